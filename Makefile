@@ -1,0 +1,89 @@
+# `make` alone prints what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+# More options for pytest, for example: make test PYTEST_ARGS="-k verdict -x"
+PYTEST_ARGS ?=
+MIN_COVERAGE := 90
+SOURCES := src tests $(wildcard benchmarks examples components pipelines)
+
+# The demo needs less than development does. An environment that already holds more is used as it is.
+DEMO_VENV := $(if $(wildcard $(STAMP)),$(VENV),.venv-demo)
+DEMO_STAMP := $(DEMO_VENV)/.stamp
+
+# No library reports home, whichever target runs.
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export GX_ANALYTICS_ENABLED := false
+
+# One thread: latency is compared side by side, and test workers would fight for the cores.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env demo-env demo chromium test test-fast test-deep check lint format generate clean
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+env: $(STAMP) ## create .venv with everything needed for development
+
+# torch goes first, alone: the pinned build is then found wherever pip is told to look for it,
+# and nothing that depends on torch pulls in another one.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt torch
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo-env: $(DEMO_STAMP) ## create .venv-demo with what the local pipeline needs (or reuse .venv)
+
+.venv-demo/.stamp: pyproject.toml constraints.txt
+	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python -m pip install -c constraints.txt torch
+	.venv-demo/bin/python -m pip install -c constraints.txt -e '.[local]'
+	touch $@
+
+demo: demo-env ## run the whole pipeline once, on the default example
+	PATH="$(CURDIR)/$(DEMO_VENV)/bin:$$PATH" $(DEMO_VENV)/bin/python -m reprune.doors.demo
+
+# The tests of the HTML report open it in a real browser.
+chromium:
+	@.ci/chromium.sh
+
+test: env chromium ## run the full test suite
+	$(TEST) $(PYTEST_ARGS)
+
+test-fast: env ## run the tests that take seconds, two at a time
+	$(TEST) -m "not slow" -n 2 $(PYTEST_ARGS)
+
+# REPRUNE_DEEP=1 is read by the tests: containers, kills, large counts of mutants and examples.
+test-deep: env chromium ## run the suite at full depth, then mutation testing of the judge
+	REPRUNE_DEEP=1 $(TEST) --timeout=3600 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+lint: env ## check format, style, types and import directions
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy --strict src
+	$(BIN)/lint-imports
+
+check: lint chromium ## everything CI checks: lint, generated files are fresh, tests, coverage
+	$(BIN)/python -m reprune.doors.generate --check
+	$(TEST) --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) $(PYTEST_ARGS)
+
+format: env ## put the code in the one format, and repair what ruff can repair
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+generate: env ## write every generated file again (schemas, reference pages, pipelines)
+	$(BIN)/python -m reprune.doors.generate
+
+clean: ## remove caches and build output; environments and .reprune/ stay
+	rm -rf build dist htmlcov mutants .coverage .coverage.* junit.xml
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +

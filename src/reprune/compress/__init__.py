@@ -1,0 +1,1 @@
+"""Makes a smaller model that computes nearly the same: groups, surgery, allocation, recovery."""

@@ -1,0 +1,471 @@
+"""What passes between steps: one frozen, tagged manifest a kind, and the payload files it vouches for.
+
+No manifest holds a clock, a host name, a path outside its directory or a duration: the same inputs
+give the same manifest. `producer`, `parents` and `payload` are filled in by the store when a step's
+result is committed; a step leaves them at their defaults.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeAlias, dataclass_transform
+
+import msgspec
+
+from reprune.core.lock import ChampionRef
+from reprune.core.machine import Machine
+
+Outcome: TypeAlias = Literal["pass", "block", "inconclusive", "error"]
+Arm: TypeAlias = Literal["candidate", "dense", "champion", "anchor"]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a manifest."""
+
+
+class Producer(Fact, kw_only=True):
+    step: str = ""
+    version: str = ""
+
+
+class Manifest(Fact, tag_field="kind", kw_only=True):
+    """`parents` maps input names to manifest digests (lists as name.0, name.1, ...); `payload` maps
+    relative POSIX paths to `sha256:<hex>` of the file's bytes.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    schema: int = 1
+    producer: Producer = Producer()
+    parents: dict[str, str] = {}
+    payload: dict[str, str] = {}
+
+
+class TaskFact(Fact, kw_only=True):
+    """The user's code: `entry` is "module:Class"; `digest` is over the files of its folder."""
+
+    entry: str
+    digest: str
+    data_version: str
+
+
+class Cost(Fact, kw_only=True):
+    """`bytes` is the size of parameters and buffers as stored; MACs are for one example."""
+
+    params: int
+    macs: int
+    bytes: int
+
+
+class GroupCut(Fact, kw_only=True):
+    """A coupled group: `width` channels before, `keep` of them left. `requested` is what the plan said."""
+
+    group: str
+    width: int
+    requested: int
+    keep: int
+
+
+class Surgery(Fact, kw_only=True):
+    """What a cut did. `equality_max_abs` is the largest logit difference of masked-dense and sliced.
+
+    `loss_*` are on the calibration split: before the cut, after it, after compensation was tried
+    (None where it was not), and of the model that was kept, which is the best of them.
+    """
+
+    criterion: str
+    groups: tuple[GroupCut, ...]
+    before: Cost
+    after: Cost
+    equality_max_abs: float
+    loss_dense: float
+    loss_cut: float
+    loss_compensated: float | None
+    loss_recalibrated: float | None
+    kept: Literal["cut", "compensated", "recalibrated"]
+
+
+class RecoveryEpoch(Fact, kw_only=True):
+    epoch: int
+    train_loss: float
+    tune_loss: float
+    learning_rate: float
+
+
+class Recovery(Fact, kw_only=True):
+    """Recovery fine-tuning: `examples` counts those forwarded and backwarded, the teacher's included."""
+
+    epochs: tuple[RecoveryEpoch, ...]
+    best_epoch: int
+    examples: int
+    teacher: str
+
+
+class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
+    """A model that can be rebuilt bit-equal without pickle.
+
+    Payload: `weights.safetensors`; `task/<package>/**` (the task's folder as it was when the model
+    was made, so that `task` is the root to import it from); `architecture.json`
+    where the model is not the factory's own (see compress.architecture).
+    """
+
+    name: str
+    dense_version: str
+    task: TaskFact
+    surgery: Surgery | None = None
+    recovery: Recovery | None = None
+
+
+class VerdictSummary(Fact, kw_only=True):
+    """One judged generation, as the registry remembers it."""
+
+    dense_version: str
+    compressed_version: str
+    outcome: Outcome
+    verdict: str
+    reasons: tuple[str, ...]
+    promoted: bool
+    latency_ratio: float | None = None
+    quality_drop: float | None = None
+    flips: float | None = None
+
+
+class Previous(Manifest, tag="Previous", kw_only=True):
+    """What the registry knew when the run began. `champion` is None where none was ever promoted.
+
+    Payload, where there is a champion: `champion/**` (its ModelBundle artefact directory) and, as
+    far as they were stored, `plan/**`, `profile/**`, `sensitivity/**`.
+    """
+
+    name: str
+    dense_version: str
+    champion: ChampionRef | None
+    anchor: ChampionRef | None
+    attempts: int
+    history: tuple[VerdictSummary, ...]
+
+
+class Expectation(Fact, kw_only=True):
+    """One demand of the data contract and what was found, in words that a person can act on."""
+
+    name: str
+    split: str
+    severity: Literal["critical", "warning"]
+    success: bool
+    observed: str
+
+
+class SplitFact(Fact, kw_only=True):
+    """`digest` is over the sorted pairs of id and content digest; `classes` counts labels as text."""
+
+    examples: int
+    digest: str
+    classes: dict[str, int]
+    slices: dict[str, dict[str, int]]
+    sources: int | None
+
+
+class PowerFact(Fact, kw_only=True):
+    """How likely the policy passes a candidate that lost nothing, and one that lost a third of the margin.
+
+    `flips` is the assumed share of examples whose correctness differs between the two models.
+    """
+
+    rule: str
+    examples: int
+    flips: float
+    alpha: float
+    pass_if_equal: float
+    pass_if_third_lost: float
+
+
+class DataReport(Manifest, tag="DataReport", kw_only=True):
+    """The data contract's result. `passed` is False if any critical expectation failed."""
+
+    task: TaskFact
+    passed: bool
+    expectations: tuple[Expectation, ...]
+    splits: dict[str, SplitFact]
+    power: tuple[PowerFact, ...]
+
+
+class LayerProfile(Fact, kw_only=True):
+    """One module's own share (children not counted); `output_shape` is for a batch of one."""
+
+    layer: str
+    type: str
+    params: int
+    macs: int
+    output_shape: tuple[int, ...]
+
+
+class OperatorTime(Fact, kw_only=True):
+    """A fused operator of the target's own graph; `share` is of the sum over operators."""
+
+    operator: str
+    type: str
+    median_us: float
+    share: float
+
+
+class TargetProfile(Fact, kw_only=True):
+    """`latency_us` is the median of whole calls, batch as given; operators are timed in the runtime."""
+
+    target: str
+    runtime: str
+    batch_size: int
+    latency_us: float
+    operators: tuple[OperatorTime, ...]
+
+
+class Profile(Manifest, tag="Profile", kw_only=True):
+    """What the dense model costs. `uncounted` names every operator whose MACs are not in `cost.macs`."""
+
+    cost: Cost
+    layers: tuple[LayerProfile, ...]
+    uncounted: tuple[str, ...]
+    machine: Machine
+    targets: tuple[TargetProfile, ...]
+
+
+class CutPoint(Fact, kw_only=True):
+    """Mean rise in loss with `keep` channels left, and its standard error over examples."""
+
+    keep: int
+    loss_increase: float
+    standard_error: float
+    macs: int
+    params: int
+
+
+class GroupSensitivity(Fact, kw_only=True):
+    """`macs` and `params` at each cut are of the whole model with only this group cut."""
+
+    group: str
+    width: int
+    cuts: tuple[CutPoint, ...]
+
+
+class Sensitivity(Manifest, tag="Sensitivity", kw_only=True):
+    """Loss is the task's own, on `tune`, after BN recalibration or compensation as pruning does it."""
+
+    criterion: str
+    base_loss: float
+    examples: int
+    groups: tuple[GroupSensitivity, ...]
+
+
+class GroupPlan(Fact, kw_only=True):
+    group: str
+    width: int
+    keep: int
+
+
+class Prediction(Fact, kw_only=True):
+    """What the plan expects; `latency_ratio` is None where the budget is not a latency."""
+
+    params: int
+    macs: int
+    loss_increase: float | None
+    latency_ratio: float | None
+
+
+class Plan(Manifest, tag="Plan", kw_only=True):
+    """Which groups are cut to what width. Payload: `plan.yaml`, the same for people to read and diff."""
+
+    allocator: str
+    budget: str
+    fraction: float
+    before: Cost
+    groups: tuple[GroupPlan, ...]
+    predicted: Prediction
+
+
+class Parity(Fact, kw_only=True):
+    """An engine's outputs against its bundle's, on calibration examples. `agreement` is of task outcomes."""
+
+    examples: int
+    max_abs: float
+    cosine: float
+    agreement: float
+
+
+class EngineFact(Fact, kw_only=True):
+    """One arm built for one target. `file` is in the payload; `bundle` is the arm's manifest digest."""
+
+    arm: Arm
+    target: str
+    runtime: str
+    runtime_version: str
+    precision: str
+    file: str
+    bytes: int
+    bundle: str
+    weights: str
+    inputs: tuple[str, ...]
+    parity: Parity
+    cost: Cost
+
+
+class Engines(Manifest, tag="Engines", kw_only=True):
+    """Every arm built with today's toolchain, for the targets of one machine."""
+
+    machine: Machine
+    engines: tuple[EngineFact, ...]
+
+
+class Recorded(Fact, kw_only=True):
+    """The sealed evaluation of all arms, example by example.
+
+    Payload: `records.safetensors` holds, for each key of judge.evidence.QualityEvidence.arms and each
+    column, an int64 tensor named `<key>/<column>`; `examples.json` holds
+    {"ids": [...], "slices": {family: [...]}, "sources": [...] or null}.
+    """
+
+    examples: int
+    eval_digest: str
+    columns: tuple[str, ...]
+
+
+class TargetSamples(Fact, kw_only=True):
+    """Payload `latency/<target>.json` holds the units (see judge.evidence.Unit)."""
+
+    target: str
+    batch_size: int
+    units: int
+    file: str
+
+
+class Benchmark(Manifest, tag="Benchmark", kw_only=True):
+    """Interleaved samples and per-example records of all arms, measured on one machine."""
+
+    machine: Machine
+    dense_version: str
+    attempt: int
+    arms: dict[str, str]
+    engines: tuple[EngineFact, ...]
+    targets: tuple[TargetSamples, ...]
+    recorded: Recorded
+
+
+class RuleResult(Fact, kw_only=True):
+    """One demand and what was measured. `low` and `high` are the interval; `limit` is the policy's.
+
+    `words` is a whole sentence for a reviewer; `decide` says what would decide an inconclusive one.
+    """
+
+    rule: str
+    baseline: str
+    target: str | None
+    outcome: Outcome
+    required: bool
+    unit: str
+    baseline_value: float | None
+    candidate_value: float | None
+    change: float | None
+    low: float | None
+    high: float | None
+    limit: float
+    direction: Literal["at most", "at least"]
+    samples: int
+    words: str
+    decide: str = ""
+
+
+class SliceResult(Fact, kw_only=True):
+    """Harm on one slice. `detectable` is the smallest harm that n could have shown, in the metric's unit."""
+
+    slice: str
+    examples: int
+    outcome: Literal["ok", "harm", "not judged"]
+    right_to_wrong: int
+    wrong_to_right: int
+    change: float
+    low: float
+    high: float
+    detectable: float
+    required: bool
+
+
+class Judgement(Fact, kw_only=True):
+    """The decision and its grounds; a pure function of the evidence. `procedure` names the statistics."""
+
+    procedure: str
+    outcome: Outcome
+    headline: str
+    reasons: tuple[str, ...]
+    attempt: int
+    alpha: float
+    rules: tuple[RuleResult, ...]
+    slices: tuple[SliceResult, ...]
+    notes: tuple[str, ...]
+
+
+class Verdict(Manifest, tag="Verdict", kw_only=True):
+    """A judgement with everything needed to make it again.
+
+    Payload: `evidence.json` (judge.evidence.Evidence, which names the files below), `policy.json`,
+    `lock.json`, `samples/**` (records and latency units), `ancestors/<digest hex>.json` (a copy of
+    every ancestor's manifest).
+    """
+
+    name: str
+    dense_version: str
+    lock: str
+    policy: str
+    champion: ChampionRef | None
+    judgement: Judgement
+
+
+class Report(Manifest, tag="Report", kw_only=True):
+    """Payload: `report.md`, `report.html`, `junit.xml`, `metrics.json`."""
+
+    outcome: Outcome
+    headline: str
+
+
+class Receipt(Manifest, tag="Receipt", kw_only=True):
+    """A signed record of what promote did. Payload: `receipt.dsse.json`. `receipt` is its digest."""
+
+    name: str
+    outcome: Outcome
+    compressed_version: str
+    promoted: bool
+    champion_after: str | None
+    verdict: str
+    bundle: str
+    receipt: str
+    predecessor: str | None
+    signer: str
+
+
+AnyManifest: TypeAlias = (
+    ModelBundle
+    | Previous
+    | DataReport
+    | Profile
+    | Sensitivity
+    | Plan
+    | Engines
+    | Benchmark
+    | Verdict
+    | Report
+    | Receipt
+)
+
+KINDS: dict[str, type[Manifest]] = {
+    kind.__name__: kind
+    for kind in (
+        ModelBundle,
+        Previous,
+        DataReport,
+        Profile,
+        Sensitivity,
+        Plan,
+        Engines,
+        Benchmark,
+        Verdict,
+        Report,
+        Receipt,
+    )
+}

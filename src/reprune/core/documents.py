@@ -1,0 +1,198 @@
+"""YAML and JSON into typed structs, with errors that name the file, the path inside it and the line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, dataclass_transform
+
+import msgspec
+import yaml
+
+from reprune.core.errors import DocumentError, nearest
+
+T = TypeVar("T")
+
+MAX_DOCUMENT_BYTES = 1_000_000
+MAX_DEPTH = 64
+
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
+_AT = re.compile(r" - at `(?P<path>\$[^`]*)`$")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a file that a person writes: unknown keys are refused, values are checked."""
+
+
+def canonical(value: object) -> bytes:
+    """The one byte form of a typed value: sorted keys, no spaces. Equal values have equal bytes."""
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def digest_of(value: object) -> str:
+    """`sha256:<hex>` over the canonical bytes of the typed, decoded value."""
+    return f"sha256:{hashlib.sha256(canonical(value)).hexdigest()}"
+
+
+def read_yaml(path: Path, kind: type[T]) -> T:
+    """The file decoded as `kind`. Raises DocumentError with the file, the path inside it and the line."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise DocumentError(
+            "there is no such file",
+            where=str(path),
+            fix="run `reprune init`, or start the command in the folder that holds it",
+        ) from None
+    except OSError as error:
+        raise DocumentError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    return decode_yaml(raw, kind, name=str(path))
+
+
+def decode_yaml(raw: bytes | str, kind: type[T], *, name: str) -> T:
+    """Decodes YAML text; duplicate keys, aliases, unknown fields and wrong values are refused."""
+    if len(raw) > MAX_DOCUMENT_BYTES:
+        raise DocumentError(f"is larger than {MAX_DOCUMENT_BYTES} bytes", where=name)
+    try:
+        node = yaml.compose(raw, Loader=yaml.SafeLoader)
+        if node is None:
+            raise DocumentError("is empty", where=name)
+        _refuse_surprises(node, name, set(), depth=0)
+        value = yaml.safe_load(raw)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark is not None else name
+        problem = getattr(error, "problem", None) or str(error)
+        raise DocumentError(f"is not valid YAML: {problem}", where=where) from error
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        _explain(str(error), kind, node, name)
+
+
+def decode_json(raw: bytes, kind: type[T], *, name: str) -> T:
+    """Decodes strict JSON: NaN, infinities, duplicate keys and unknown fields are refused."""
+    strict_json(raw, name=name)
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        _explain(str(error), kind, None, name)
+
+
+def strict_json(raw: bytes, *, name: str, max_bytes: int = 64_000_000) -> Any:
+    """The generic value of strict JSON text. Raises DocumentError for anything doubtful."""
+    if len(raw) > max_bytes:
+        raise DocumentError(f"is larger than {max_bytes} bytes", where=name)
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in items:
+            if key in result:
+                raise DocumentError(f"the key '{key}' stands there twice", where=name)
+            result[key] = value
+        return result
+
+    def constant(text: str) -> NoReturn:
+        raise DocumentError(f"{text} is not a number that JSON knows", where=name)
+
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"is not valid JSON: {error}", where=name) from error
+
+
+def _refuse_surprises(node: yaml.Node, name: str, seen: set[int], depth: int) -> None:
+    """Refuses what YAML lets pass: a key given twice, an alias (the same node reached twice), great depth."""
+    if depth > MAX_DEPTH:
+        raise DocumentError("is nested too deeply", where=name)
+    line = node.start_mark.line + 1
+    if id(node) in seen:
+        raise DocumentError("uses a YAML alias", where=f"{name}:{line}", fix="write the value out")
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        keys: set[Hashable] = set()
+        for key, value in node.value:
+            if key.value in keys:
+                raise DocumentError(
+                    f"the key '{key.value}' stands there twice",
+                    where=f"{name}:{key.start_mark.line + 1}",
+                    fix="delete one of them",
+                )
+            keys.add(key.value)
+            _refuse_surprises(value, name, seen, depth + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_surprises(value, name, seen, depth + 1)
+
+
+def _explain(message: str, kind: Any, node: yaml.Node | None, name: str) -> NoReturn:
+    at = _AT.search(message)
+    path = at["path"] if at else "$"
+    what = message[: at.start()] if at else message
+    steps = [step for step in re.split(r"[.\[\]]+", path[1:].replace("[...]", ".*")) if step]
+    fix = ""
+    unknown = _UNKNOWN_FIELD.search(what)
+    if unknown:
+        field = unknown["field"]
+        known = _fields_at(kind, steps)
+        what = f"unknown key '{field}'" + (f"; {nearest(field, known)}" if known else "")
+        fix = f"known keys here: {', '.join(sorted(known))}" if known else ""
+        steps = [*steps, field]
+    line = _line_of(node, steps)
+    where = f"{name}:{line}" if line else name
+    inside = ".".join(steps)
+    raise DocumentError(what, where=f"{where} ({inside})" if inside else where, fix=fix)
+
+
+def _line_of(node: yaml.Node | None, steps: list[str]) -> int | None:
+    """The line of the deepest node on the path; `*` stands for any key (msgspec does not say which)."""
+    if node is None:
+        return None
+    children: list[tuple[int, yaml.Node]] = []
+    if steps and isinstance(node, yaml.MappingNode):
+        children = [
+            (key.start_mark.line + 1, value)
+            for key, value in node.value
+            if steps[0] in ("*", key.value)
+        ]
+    elif steps and isinstance(node, yaml.SequenceNode) and steps[0].isdigit():
+        children = [(item.start_mark.line + 1, item) for item in node.value[int(steps[0]) :][:1]]
+    if not children:
+        return node.start_mark.line + 1
+    below = [(line, _line_of(child, steps[1:])) for line, child in children]
+    line, deeper = max(below, key=lambda pair: pair[1] or 0)
+    return deeper if len(steps) > 1 and deeper else line
+
+
+def _fields_at(kind: Any, steps: list[str]) -> set[str]:
+    """The keys that may stand at `steps` inside `kind`: of every struct that the path can mean."""
+    types = [msgspec.inspect.type_info(kind)]
+    for step in [*steps, ""]:
+        types = [inner for outer in types for inner in _members(outer)]
+        if step == "":
+            break
+        types = [inner for outer in types for inner in _children(outer, step)]
+    return {
+        field.encode_name
+        for kind_info in types
+        if isinstance(kind_info, msgspec.inspect.StructType)
+        for field in kind_info.fields
+    }
+
+
+def _members(info: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
+    return list(info.types) if isinstance(info, msgspec.inspect.UnionType) else [info]
+
+
+def _children(info: msgspec.inspect.Type, step: str) -> list[msgspec.inspect.Type]:
+    if isinstance(info, msgspec.inspect.StructType):
+        return [field.type for field in info.fields if field.encode_name == step]
+    if isinstance(info, msgspec.inspect.DictType):
+        return [info.value_type]
+    if isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
+        return [info.item_type]
+    return []

@@ -1,0 +1,69 @@
+"""`reprune.lock.yaml`: the one reviewable file that identifies a run. Its digest names the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+import yaml
+
+from reprune.core.documents import Document, digest_of, read_yaml
+
+LOCK_FILE = "reprune.lock.yaml"
+
+Digest: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+
+
+class DenseRef(Document, kw_only=True):
+    """A retrained model version, and the digest of the weight file that was looked at."""
+
+    version: str
+    weights: Digest
+
+
+class ChampionRef(Document, kw_only=True):
+    """A promoted compressed version; `receipt` is the digest of the receipt that made it champion."""
+
+    version: str
+    bundle: Digest
+    receipt: Digest
+
+
+class Lock(Document, kw_only=True):
+    """`champion` is the word `none` only where nothing was ever promoted under this name.
+
+    `params`, `policy` and `task` are digests of what lay beside the lock when it was written.
+    """
+
+    schema: Literal[1] = 1
+    reprune: str
+    registry: str
+    workspace: str
+    name: Name
+    dense: DenseRef
+    champion: ChampionRef | Literal["none"]
+    anchor: ChampionRef | Literal["none"] = "none"
+    targets: tuple[str, ...]
+    params: Digest
+    policy: Digest
+    task: Digest
+    data_version: str
+    images: dict[str, Digest] = {}
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self)
+
+
+def read_lock(path: Path) -> Lock:
+    """The lock at `path`. Raises DocumentError with file, key and line."""
+    return read_yaml(path, Lock)
+
+
+def lock_text(lock: Lock) -> str:
+    """The YAML text of a lock: fields in their order, one a line, so that a diff reads well."""
+    header = "# Written by `reprune update`. Its digest names the run: edit nothing here by hand.\n"
+    body = yaml.safe_dump(msgspec.to_builtins(lock), sort_keys=False, width=1000)
+    return header + body

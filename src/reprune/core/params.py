@@ -1,0 +1,160 @@
+"""`params.yaml`: every knob of the steps, typed and ranged. A step names the sections it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta, field
+
+from reprune.core.documents import Document, read_yaml
+from reprune.core.errors import DocumentError
+from reprune.core.lock import Name
+
+PARAMS_FILE = "params.yaml"
+MIN_EXAMPLES = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
+
+Share: TypeAlias = Annotated[float, Meta(gt=0.0, le=1.0)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=100_000_000)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0.0, le=1e9)]
+Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class Registry(Document, kw_only=True):
+    """Where versions live. `uri` is what the adapter understands; relative paths are from params.yaml."""
+
+    kind: str = "mlflow"
+    uri: str = "sqlite:///.reprune/registry.db"
+    workspace: str = "default"
+    allow_pickle: bool = False
+
+
+class Target(Document, kw_only=True):
+    """Where the model will run. `runtime` is a name of `reprune.runtimes`."""
+
+    runtime: str = "onnxruntime"
+    precision: Literal["fp32"] = "fp32"
+    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 1
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+
+
+class ValidateParams(Document, kw_only=True):
+    """The data contract. `classes` 0 means: do not check the label range."""
+
+    min_examples: dict[str, Count] = field(default_factory=lambda: dict(MIN_EXAMPLES))
+    classes: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    max_class_share: Share = 0.9
+    min_slice_examples: Annotated[int, Meta(ge=0)] = 0
+    flips: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.02
+
+
+class ProfileParams(Document, kw_only=True):
+    """`calls` whole-model calls and as many profiled ones, after `warmup_calls`."""
+
+    calls: Annotated[int, Meta(ge=10, le=100_000)] = 200
+    warmup_calls: Annotated[int, Meta(ge=0, le=100_000)] = 50
+
+
+class SensitivityParams(Document, kw_only=True):
+    """`cuts` are shares of each group's channels that are removed, one measurement each."""
+
+    cuts: tuple[Annotated[float, Meta(gt=0.0, lt=1.0)], ...] = (0.25, 0.5, 0.75)
+    examples: Count = 2000
+
+
+class PlanParams(Document, kw_only=True):
+    """`fraction` of the dense `budget` that may be left; widths are multiples of `round_to`.
+
+    `min_keep` is the least share of a group that any allocator may leave.
+    """
+
+    allocator: str = "sensitivity"
+    budget: Literal["macs", "params", "latency"] = "macs"
+    fraction: Share = 0.5
+    round_to: Annotated[int, Meta(ge=1, le=256)] = 8
+    min_keep: Share = 0.125
+    latency_target: str = ""
+    latency_trials: Annotated[int, Meta(ge=1, le=20)] = 5
+
+
+class PruneParams(Document, kw_only=True):
+    """`equality_max_abs` bounds the logit difference of the masked-dense and the sliced model."""
+
+    criterion: str = "taylor"
+    examples: Count = 512
+    compensate: bool = True
+    recalibrate: bool = True
+    ridge: Positive = 1e-3
+    equality_max_abs: Positive = 1e-3
+
+
+class DistillParams(Document, kw_only=True):
+    """`weight` is the teacher's share of the loss; 0 is plain fine-tuning."""
+
+    epochs: Annotated[int, Meta(ge=0, le=10_000)] = 4
+    learning_rate: Positive = 0.01
+    warmup_epochs: Annotated[float, Meta(ge=0.0)] = 0.5
+    weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4
+    momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.9
+    temperature: Positive = 4.0
+    weight: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.9
+    precision: Literal["no", "fp16", "bf16"] = "no"
+
+
+class BuildParams(Document, kw_only=True):
+    """Engines are compared with their bundles on this many calibration examples."""
+
+    parity_examples: Count = 128
+
+
+class BenchmarkParams(Document, kw_only=True):
+    """How units are taken; how many is the policy's `looks`. `processes` are spread over the units."""
+
+    block_ms: Annotated[float, Meta(ge=1.0, le=1000.0)] = 10.0
+    min_calls: Annotated[int, Meta(ge=5, le=10_000)] = 5
+    discard_calls: Annotated[int, Meta(ge=1, le=10_000)] = 5
+    warmup_seconds: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.3
+    units_per_process: Annotated[int, Meta(ge=1, le=15)] = 2
+    pause_seconds: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
+
+
+class ReportParams(Document, kw_only=True):
+    """`show_examples` puts examples that changed their answer into the HTML page."""
+
+    show_examples: bool = False
+
+
+class Params(Document, kw_only=True):
+    """The whole file. `seed` and `threads` hold for every step."""
+
+    schema: Literal[1] = 1
+    name: Name
+    task: Entry
+    registry: Registry = Registry()
+    targets: dict[Name, Target] = field(default_factory=lambda: {"ort-cpu": Target()})
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    validate: ValidateParams = ValidateParams()
+    profile: ProfileParams = ProfileParams()
+    sensitivity: SensitivityParams = SensitivityParams()
+    plan: PlanParams = PlanParams()
+    prune: PruneParams = PruneParams()
+    distill: DistillParams = DistillParams()
+    build: BuildParams = BuildParams()
+    benchmark: BenchmarkParams = BenchmarkParams()
+    report: ReportParams = ReportParams()
+
+
+def read_params(path: Path) -> Params:
+    """The params at `path`. Raises DocumentError with file, key and line."""
+    params = read_yaml(path, Params)
+    if not params.targets:
+        raise DocumentError("names no target", where=f"{path} (targets)", fix="name at least one")
+    latency_target = params.plan.latency_target
+    if params.plan.budget == "latency" and latency_target not in params.targets:
+        raise DocumentError(
+            f"a latency budget needs a target of this file, not '{latency_target}'",
+            where=f"{path} (plan.latency_target)",
+            fix=f"use one of: {', '.join(sorted(params.targets))}",
+        )
+    return params

@@ -1,0 +1,129 @@
+"""`policy.yaml`: what the gate demands. Its own file, so that it can have its own owners."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta
+
+from reprune.core.documents import Document, read_yaml
+from reprune.core.errors import DocumentError
+from reprune.core.lock import Name
+
+POLICY_FILE = "policy.yaml"
+LOOKS = (8, 15, 30, 60, 120)
+
+Alpha: TypeAlias = Annotated[float, Meta(ge=0.001, le=0.2)]
+Ratio: TypeAlias = Annotated[float, Meta(gt=0.0, le=10.0)]
+AtLeastOne: TypeAlias = Annotated[float, Meta(ge=1.0, le=10.0)]
+Drop: TypeAlias = Annotated[float, Meta(gt=0.0, le=1.0)]
+
+
+class MaxRatio(Document, kw_only=True):
+    max_ratio: Ratio
+
+
+class ChampionRatio(Document, kw_only=True):
+    """Below 1 is refused: it would block every second good generation."""
+
+    max_ratio: AtLeastOne = 1.05
+
+
+class LatencyRules(Document, kw_only=True):
+    """Ratios of medians, candidate over baseline, judged on their intervals."""
+
+    vs_parent: MaxRatio | None = None
+    vs_champion: ChampionRatio | None = None
+    vs_anchor: ChampionRatio | None = None
+
+
+class Margin(Document, kw_only=True):
+    """How much may be lost: the stricter of a drop in the metric's unit and a ratio of errors."""
+
+    max_drop: Drop = 0.01
+    max_error_ratio: Annotated[float, Meta(gt=1.0, le=100.0)] | None = 1.25
+
+
+class SliceRules(Document, kw_only=True):
+    """Harm on a slice blocks. Slices below `min_examples` are judged together as one."""
+
+    max_drop: Drop = 0.05
+    min_examples: Annotated[int, Meta(ge=10)] = 30
+    required: tuple[str, ...] = ()
+
+
+class QualityRules(Document, kw_only=True):
+    """Rules for one metric. `floor` is absolute and judged on its one-sided 95 % limit."""
+
+    vs_parent: Margin | None = None
+    vs_champion: Margin | None = None
+    vs_anchor: Margin | None = None
+    floor: Annotated[float, Meta(gt=0.0, lt=1.0)] | None = None
+    slices: SliceRules | None = None
+
+
+class SizeRules(Document, kw_only=True):
+    """Bytes of the engine file."""
+
+    vs_parent: MaxRatio | None = None
+    vs_champion: ChampionRatio | None = None
+    ceiling_bytes: Annotated[int, Meta(ge=1)] | None = None
+
+
+class ParityRules(Document, kw_only=True):
+    """How far an engine may be from the bundle it was built from."""
+
+    max_abs: Annotated[float, Meta(gt=0.0)] = 1e-3
+    min_cosine: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.9999
+    min_agreement: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.99
+
+
+class Policy(Document, kw_only=True):
+    """The whole file. `targets` says which of params' targets must pass and which only inform."""
+
+    schema: Literal[1] = 1
+    targets: dict[Name, Literal["required", "advisory"]]
+    alpha: Alpha = 0.05
+    looks: tuple[Annotated[int, Meta(ge=5, le=1000)], ...] = LOOKS
+    latency: LatencyRules | None = None
+    quality: dict[str, QualityRules] = {}
+    size: SizeRules | None = None
+    parity: ParityRules = ParityRules()
+    valid_for_days: Annotated[float, Meta(gt=0.0, le=365.0)] = 14.0
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy at `path`. Raises DocumentError with file, key and line; demanding nothing is one."""
+    policy = read_yaml(path, Policy)
+    check_policy(policy, where=str(path))
+    return policy
+
+
+def check_policy(policy: Policy, *, where: str) -> None:
+    """Raises DocumentError for a policy that decodes but can judge nothing, or not what it says."""
+    rules = [
+        *_named_rules(policy.latency, "latency"),
+        *_named_rules(policy.size, "size"),
+        *(rule for name, part in policy.quality.items() for rule in _named_rules(part, name)),
+    ]
+    if not rules:
+        raise DocumentError(
+            "demands nothing: every model would pass",
+            where=where,
+            fix="add at least one rule under latency, quality or size",
+        )
+    if "required" not in policy.targets.values():
+        raise DocumentError(
+            "has no required target", where=f"{where} (targets)", fix="mark one as required"
+        )
+    if not policy.looks or list(policy.looks) != sorted(set(policy.looks)):
+        raise DocumentError("must rise from look to look", where=f"{where} (looks)")
+
+
+def _named_rules(part: Document | None, name: str) -> list[str]:
+    if part is None:
+        return []
+    return [
+        f"{name}.{field}" for field in part.__struct_fields__ if getattr(part, field) is not None
+    ]

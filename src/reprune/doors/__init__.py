@@ -1,0 +1,1 @@
+"""Thin doors onto the steps: the command line, dvc.yaml, init, update, promote."""

@@ -1,0 +1,1 @@
+"""One module a runtime: a build of a bundle, and a session that runs it."""
