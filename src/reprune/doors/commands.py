@@ -64,7 +64,9 @@ def define_update(parser: argparse.ArgumentParser) -> Execute:
 
 def define_check(parser: argparse.ArgumentParser) -> Execute:
     """`reprune check`: the verdict's outcome as an exit code, after its digests were checked."""
-    parser.description = "Reads a verdict. Ends with 0 (pass), 3 (blocked), 4 (inconclusive) or 2 (evidence unusable)."
+    parser.description = (
+        "Reads a verdict; exits with 0 (pass), 3 (blocked), 4 (inconclusive) or 2 (unusable)."
+    )
     _verdict_argument(parser)
     parser.add_argument(
         "--recompute", action="store_true", help="judge again from the stored samples and compare"
