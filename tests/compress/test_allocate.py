@@ -38,23 +38,17 @@ def problems(draw, max_groups=4, max_width=64):
     for name in names:
         width = draw(st.integers(round_to, max_width // (4 if round_to == 1 else 1)))
         rungs[name] = ladder(width, round_to=round_to, min_keep=min_keep)
-        points = draw(
-            st.lists(st.tuples(st.integers(1, width), st.floats(-0.1, 3.0)), max_size=4)
-        )
+        points = draw(st.lists(st.tuples(st.integers(1, width), st.floats(-0.1, 3.0)), max_size=4))
         cuts = [
             CutPoint(keep=keep, loss_increase=rise, standard_error=0.01, macs=0, params=0)
             for keep, rise in dict(points).items()
         ]
         curve = fit_curve(width, cuts)
         rises[name] = tuple(curve.at(keep) for keep in rungs[name])
-    coefficients = draw(
-        st.lists(st.integers(1, 50), min_size=count + 1, max_size=count + 1)
-    )
+    coefficients = draw(st.lists(st.integers(1, 50), min_size=count + 1, max_size=count + 1))
     cost = chain(coefficients, names)
     dense = cost({name: rungs[name][-1] for name in names})
-    return Problem(
-        rungs=rungs, rises=rises, cost=cost, limit=draw(st.floats(0.05, 1.0)) * dense
-    )
+    return Problem(rungs=rungs, rises=rises, cost=cost, limit=draw(st.floats(0.05, 1.0)) * dense)
 
 
 def rise_of(problem: Problem, widths) -> float:

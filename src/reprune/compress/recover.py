@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from reprune.compress.checkpoint import (
     write_state,
 )
 from reprune.compress.distillation import recovery_loss
-from reprune.compress.losses import batch_losses
+from reprune.compress.paired import SEED_STRIDE, batch_losses, seeded
 from reprune.core.artifacts import Recovery, RecoveryEpoch
 from reprune.core.errors import CompressionError, InputError, TaskError
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Batch, Task
 
 CHECKPOINT = "recovery.safetensors"
-EPOCH_STRIDE = 1_000_003
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,11 +172,11 @@ class _Pupil:
 
     def learn(self, epoch: int) -> RecoveryEpoch:
         """One epoch over `train` and a look at `tune`. All randomness is a function of (seed, epoch)."""
-        seed = self.seed * EPOCH_STRIDE + epoch
+        seed = self.seed * SEED_STRIDE + epoch
         generator = torch.Generator().manual_seed(seed)
         total, seen, rate = 0.0, 0, 0.0
         self.student.train()
-        with self._seeded(seed):
+        with seeded(seed, self.student):
             for index, batch in enumerate(self._batches("train", epoch=epoch)):
                 done = epoch - 1 + min((index + 0.5) / self.steps, 1.0)
                 rate = self._set_rates(rate_at(done, self.params))
@@ -245,14 +243,6 @@ class _Pupil:
             group["lr"] = base * share
         return self.base_rates[0] * share
 
-    @contextmanager
-    def _seeded(self, seed: int) -> Iterator[None]:
-        """The global generators (dropout) seeded inside, and as before afterwards."""
-        device = self.accelerator.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
-
 
 def _accelerator(precision: str) -> Any:
     """Accelerate's choice of device: a GPU where there is one and ACCELERATE_USE_CPU is not set."""
@@ -300,7 +290,7 @@ def _not_finite(what: str, value: float, epoch: int, step: int | None) -> Compre
     return CompressionError(
         f"the {what} is {value} in {where}",
         where="distill",
-        fix="lower distill.learning_rate or lengthen distill.warmup_epochs; with fp16 try bf16 or no"
+        fix="lower distill.learning_rate or lengthen distill.warmup_epochs; with fp16 try bf16 or no",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import fsum, sqrt
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from reprune.task.protocol import Batch, Split, Task
+
+# Seeds of one run times this, plus a count of epochs or batches, never meet.
+SEED_STRIDE = 1_000_003
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +49,8 @@ def batch_losses(
 ) -> BatchLosses:
     """The module's losses in eval mode without gradients; its training mode is as before afterwards.
 
-    Batch number i always gets the same generator, so that a random loss is paired too. `place` brings
-    a batch to the module's device.
+    Batch number i always gets the same random numbers (its generator's and the global ones), so that
+    a random loss is paired too. `place` brings a batch to the module's device.
     """
     losses: list[float] = []
     sizes: list[int] = []
@@ -55,12 +59,23 @@ def batch_losses(
     try:
         with torch.no_grad():
             for index, batch in enumerate(batches):
-                generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-                losses.append(float(task.loss(module, place(batch), generator)))
+                batch_seed = seed * SEED_STRIDE + index
+                generator = torch.Generator().manual_seed(batch_seed)
+                with seeded(batch_seed, module):
+                    losses.append(float(task.loss(module, place(batch), generator)))
                 sizes.append(len(batch))
     finally:
         module.train(was_training)
     return BatchLosses(losses=tuple(losses), sizes=tuple(sizes))
+
+
+@contextmanager
+def seeded(seed: int, module: nn.Module) -> Iterator[None]:
+    """The global generators that `module` may draw from (dropout), seeded inside, as before afterwards."""
+    devices = {tensor.device for tensor in module.parameters() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+        torch.manual_seed(seed)
+        yield
 
 
 def first_batches(task: Task, split: Split, *, examples: int, seed: int) -> Iterator[Batch]:
