@@ -26,8 +26,8 @@ ALLOCATORS: Mapping[str, str] = {
 }
 
 # Where measured increases tie (often at zero: the cut cost nothing that could be seen), the more
-# even of two allocations is the safer one. This share of the largest increase, times the squared
-# share that is cut, decides; it is far below what a plan predicts.
+# even of two allocations is the safer one. This share of the most robust group's increase, times the
+# squared share that is cut, decides; it is far below what a plan predicts.
 TIE_BREAK = 1e-3
 
 
@@ -148,7 +148,7 @@ def _at_share(problem: Problem, share: Fraction) -> dict[str, int]:
 
 
 def _with_tie_break(problem: Problem) -> list[tuple[float, ...]]:
-    scale = max((rises[0] for rises in problem.rises.values()), default=0.0) or 1.0
+    scale = min((rises[0] for rises in problem.rises.values() if rises[0] > 0.0), default=1.0)
     return [
         tuple(
             rise + TIE_BREAK * scale * (1.0 - rung / rungs[-1]) ** 2

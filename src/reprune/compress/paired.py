@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from reprune.compress.coupling import evaluating
 from reprune.core.errors import TaskError
 
 if TYPE_CHECKING:
@@ -47,25 +48,21 @@ def batch_losses(
     seed: int,
     place: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> BatchLosses:
-    """The module's losses in eval mode without gradients; its training mode is as before afterwards.
+    """The module's losses in eval mode without gradients; its training flags are as before
+    afterwards.
 
     Batch number i always gets the same random numbers (its generator's and the global ones), so that
     a random loss is paired too. `place` brings a batch to the module's device.
     """
     losses: list[float] = []
     sizes: list[int] = []
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            for index, batch in enumerate(batches):
-                batch_seed = seed * SEED_STRIDE + index
-                generator = torch.Generator().manual_seed(batch_seed)
-                with seeded(batch_seed, module):
-                    losses.append(float(task.loss(module, place(batch), generator)))
-                sizes.append(len(batch))
-    finally:
-        module.train(was_training)
+    with evaluating(module):
+        for index, batch in enumerate(batches):
+            batch_seed = seed * SEED_STRIDE + index
+            generator = torch.Generator().manual_seed(batch_seed)
+            with seeded(batch_seed, module):
+                losses.append(float(task.loss(module, place(batch), generator)))
+            sizes.append(len(batch))
     return BatchLosses(losses=tuple(losses), sizes=tuple(sizes))
 
 
@@ -78,7 +75,7 @@ def seeded(seed: int, module: nn.Module) -> Iterator[None]:
         yield
 
 
-def first_batches(task: Task, split: Split, *, examples: int, seed: int) -> Iterator[Batch]:
+def at_most(task: Task, split: Split, *, examples: int, seed: int) -> Iterator[Batch]:
     """Whole batches of `split`, in its order, of at most `examples` examples; never less than one batch.
 
     Raises TaskError for an empty split.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from reprune.compress.architecture import apply
-from reprune.compress.compensate import compensate, recalibrate
+from reprune.compress.compensate import batch_norms, compensate, recalibrate
 from reprune.compress.equality import architecture_of
 from reprune.compress.importance import channel_scores, lowest_removed
 from reprune.compress.losses import first_batches, mean_loss
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Batch, Task
 
 PROGRESS_FILE = "sensitivity.json"
+
+# A cut that ruins the model may have a loss that is huge or no number at all, which no file of ours
+# holds: this many times the dense loss (at least 1) stands for "ruined".
+RUINED = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +95,10 @@ def measure(
     for number, (group, keep) in enumerate(wanted, start=1):
         if _key(group, keep) in progress.cuts:
             continue
-        losses = batch_losses(subject.task, trial.cut(group, keep), batches, seed=seed)
+        losses = _bounded(
+            batch_losses(subject.task, trial.cut(group, keep), batches, seed=seed),
+            RUINED * max(1.0, abs(progress.base.mean)),
+        )
         progress = msgspec.structs.replace(
             progress, cuts=progress.cuts | {_key(group, keep): losses.losses}
         )
@@ -104,7 +112,9 @@ def measure(
         examples=progress.base.examples,
         groups=tuple(
             GroupSensitivity(
-                group=group.name, width=group.width, cuts=tuple(_points(subject, group, progress, params))
+                group=group.name,
+                width=group.width,
+                cuts=tuple(_points(subject, group, progress, params)),
             )
             for group in subject.groups
         ),
@@ -112,13 +122,13 @@ def measure(
 
 
 def keeps(width: int, cuts: Sequence[float]) -> tuple[int, ...]:
-    """The widths that removing each share of `cuts` leaves: at least 1, fewer than all, each once, falling."""
+    """The widths that removing each share of `cuts` leaves, falling: at least 1, fewer than all."""
     return tuple(
         sorted({max(1, round(width * (1.0 - cut))) for cut in cuts} - {width}, reverse=True)
     )
 
 
-@dataclass(kw_only=False)
+@dataclass
 class _Trial:
     """Cuts one group at a time, from one set of scores and calibration examples, made when needed."""
 
@@ -144,15 +154,13 @@ class _Trial:
             candidates.append(
                 compensate(module, sliced, architecture, [group], self._calibration, prune.ridge)
             )
-        if prune.recalibrate:
+        if prune.recalibrate and batch_norms(sliced):
             candidates.append(recalibrate(sliced, self._calibration))
-        if len(candidates) == 1:
-            return sliced
-        return min(candidates, key=self._calibration_loss)
+        return min(candidates, key=self._calibration_loss) if len(candidates) > 1 else sliced
 
     def _calibration_loss(self, module: nn.Module) -> float:
         loss = mean_loss(self.subject.task, module, self._calibration, seed=self.seed)
-        return loss if loss == loss else float("inf")  # noqa: PLR0124  NaN is not itself
+        return loss if math.isfinite(loss) else math.inf
 
 
 def _points(
@@ -171,6 +179,11 @@ def _points(
         )
 
 
+def _bounded(measured: BatchLosses, most: float) -> BatchLosses:
+    losses = tuple(min(loss, most) if math.isfinite(loss) else most for loss in measured.losses)
+    return BatchLosses(losses=losses, sizes=measured.sizes)
+
+
 def _key(group: Group, keep: int) -> str:
     return f"{group.name}@{keep}"
 
@@ -184,7 +197,7 @@ def _read(path: Path) -> Progress | None:
 
 
 def _check_finite(loss: float) -> None:
-    if loss != loss or loss in (float("inf"), float("-inf")):  # noqa: PLR0124  NaN is not itself
+    if not math.isfinite(loss):
         raise CompressionError(
             f"the dense model's loss on tune is {loss}",
             where="sensitivity",
