@@ -19,13 +19,14 @@ HOST_LOCK = _SYSTEM_TEMP / "reprune-latency.lock"
 WAIT_SECONDS = 3600.0
 
 
-def _to_stderr(text: str) -> None:
+def to_stderr(text: str) -> None:
+    """Tells a person, without getting between a command and its output."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def host_lock(
-    say: Callable[[str], None] = _to_stderr,
+    say: Callable[[str], None] = to_stderr,
     *,
     path: Path = HOST_LOCK,
     wait_seconds: float = WAIT_SECONDS,

@@ -1,10 +1,13 @@
-"""What a module costs: parameters, multiply-accumulates and bytes, counted; nothing is silently 0."""
+"""What a model costs: parameters, MACs and bytes counted, nothing silently 0; its latency measured."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -12,9 +15,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from reprune.core.artifacts import Cost, LayerProfile
+from reprune.core.artifacts import Cost, LayerProfile, TargetProfile
 from reprune.core.errors import TaskError
+from reprune.core.params import ProfileParams, Target
+from reprune.measure.hostlock import host_lock
 from reprune.measure.operators import FORMULAS, FREE
+from reprune.measure.outputs import evaluating
+from reprune.measure.unit import Shape
+from reprune.runtimes.base import Session, get_runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +69,42 @@ def count_cost(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Counted
         bytes=_stored_bytes(module),
     )
     return Counted(cost=cost, layers=_layers(module, shares), uncounted=tuple(leaves.uncounted))
+
+
+def measure_target(
+    engine: Path, name: str, target: Target, shapes: Sequence[Shape], params: ProfileParams
+) -> TargetProfile:
+    """The engine's latency and that of its operators, on this machine and now: a figure, no evidence.
+
+    `latency_us` is the traffic-weighted median over the workload's shapes; operators are those of
+    the shape with most traffic. Waits for the host's measurement lock. Raises BuildError.
+    """
+    runtime = get_runtime(target.runtime)
+    with host_lock():
+        latency_us = sum(
+            shape.weight * _median_call_us(runtime.open(engine, target), shape, params)
+            for shape in shapes
+        )
+        main = max(shapes, key=lambda shape: shape.weight)
+        operators = runtime.operator_times(engine, target, main.inputs, params.calls)
+    return TargetProfile(
+        target=name,
+        runtime=target.runtime,
+        batch_size=target.batch_size,
+        latency_us=round(latency_us, 3),
+        operators=operators,
+    )
+
+
+def _median_call_us(session: Session, shape: Shape, params: ProfileParams) -> float:
+    for _ in range(params.warmup_calls):
+        session.run(shape.inputs)
+    took = []
+    for _ in range(params.calls):
+        begin = time.perf_counter_ns()
+        session.run(shape.inputs)
+        took.append(time.perf_counter_ns() - begin)
+    return median(took) / 1e3
 
 
 class _Shares:
@@ -140,21 +184,17 @@ def _operator_name(func: Any) -> str:
 @contextmanager
 def _plain_eval(module: nn.Module) -> Iterator[None]:
     """Eval mode without gradients or fused kernels: those would hide the products inside them."""
-    training = {inner: inner.training for inner in module.modules()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    module.eval()
+    # `mkldnn.flags()` would touch more than this one switch, and warn on most machines.
+    mkldnn = torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)
     try:
-        with (
-            torch.no_grad(),
-            torch.backends.mkldnn.flags(enabled=False),
-            torch.random.fork_rng(devices=[]),
-        ):
+        with evaluating(module), torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for inner, was in training.items():
-            inner.training = was
+        torch._C._set_mkldnn_enabled(mkldnn)
 
 
 def _layers(module: nn.Module, shares: _Shares) -> tuple[LayerProfile, ...]:

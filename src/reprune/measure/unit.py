@@ -63,7 +63,6 @@ class UnitSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     parent: int
     process: int
-    runtime: str
     target: Target
     engines: dict[str, str]
     shapes: tuple[str, ...]
@@ -182,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _take_all(spec: UnitSpec) -> tuple[Unit, ...]:
-    runtime = get_runtime(spec.runtime)
+    runtime = get_runtime(spec.target.runtime)
     shapes = [
         Shape(inputs=read_inputs(Path(path)), weight=weight)
         for path, weight in zip(spec.shapes, spec.weights, strict=True)
