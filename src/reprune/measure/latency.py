@@ -123,7 +123,8 @@ def _spec(job: LatencyJob, shapes: tuple[str, ...], process: int, indices: range
 def _in_fresh_process(job: LatencyJob, spec: UnitSpec, folder: Path) -> tuple[Unit, ...]:
     told, answer = folder / f"{spec.process}.spec.json", folder / f"{spec.process}.units.json"
     told.write_bytes(canonical(spec))
-    command = [sys.executable, "-m", "reprune.measure.unit", str(told), str(answer)]
+    # -P: a file in the user's folder must not stand in for a module of ours.
+    command = [sys.executable, "-P", "-m", "reprune.measure.unit", str(told), str(answer)]
     try:
         done = subprocess.run(
             command,
