@@ -58,6 +58,11 @@ class Sealed:
         self.splits = tuple(splits)
 
     @property
+    def task_type(self) -> type[Task]:
+        """The user's class, for messages."""
+        return type(self._task)
+
+    @property
     def data_version(self) -> str:
         return self._task.data_version
 
@@ -129,7 +134,7 @@ def take_census(task: Task, split: Split) -> Census:
     for batch in batches:
         where = f"{type(task).__name__}.batches('{split}')"
         ids.extend(batch.ids)
-        contents.extend(_contents(batch))
+        contents.extend(contents_of(batch))
         for name, values in _columns(batch).items():
             if len(values) != len(batch):
                 raise TaskError(
@@ -158,7 +163,7 @@ def take_census(task: Task, split: Split) -> Census:
     )
 
 
-def _contents(batch: Batch) -> list[str]:
+def contents_of(batch: Batch) -> list[str]:
     """One sha256 an example over its part of every input; rows of padding count as content."""
     arrays = [tensor.detach().cpu().contiguous().numpy() for tensor in batch.inputs]
     found = []
