@@ -94,8 +94,7 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
         if info.tags.get(OUTCOME) == "pass" and info.tags.get(VERDICT) != besides
     ]
     if not passed and any(
-        receipt.statement.predicate.champion is not None
-        for _, receipt in history(registry, name)
+        receipt.statement.predicate.champion is not None for _, receipt in history(registry, name)
     ):
         raise ChampionLost(
             f"'{compressed}' has no alias '{CHAMPION}' and no version that passed, "
@@ -110,7 +109,7 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
             "the alias was deleted, or a promotion was cut short",
             where=registry.identity,
             fix=f"if version {newest.version} was never promoted, run `reprune promote` for it "
-            f"again; else set the alias '{CHAMPION}' back to the version that served last",
+            f"again, or delete it; else set the alias '{CHAMPION}' back to the version that served last",
         )
     return None
 
@@ -243,9 +242,7 @@ def check_files(folder: Path, listed: Mapping[str, str], *, where: str) -> None:
         if path.is_file()
     }
     if found != listed:
-        wrong = sorted(
-            path for path in {*found, *listed} if found.get(path) != listed.get(path)
-        )
+        wrong = sorted(path for path in {*found, *listed} if found.get(path) != listed.get(path))
         raise PayloadCorrupt(
             f"what the registry stores is not what its receipt lists: {', '.join(wrong[:5])}",
             where=where,

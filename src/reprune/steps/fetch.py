@@ -58,9 +58,7 @@ def fetch_dense(
 
 
 @step("fetch-previous")
-def fetch_previous(
-    lock: Lock, registry: params.Registry, name: str, ctx: Context
-) -> Previous:
+def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Context) -> Previous:
     """The champion with what promote stored beside it, the last verdicts, and the attempts so far.
 
     Payload: `champion/**` (a ModelBundle), `plan/**`, `profile/<i>/**`, `sensitivity/**`, and
@@ -104,7 +102,7 @@ def check_champion(
         return
     if ref is None:
         raise ChampionLost(
-            f"the lock names an {what} of version {getattr(expected, 'version', '')}, "
+            f"the lock names as {what} version {getattr(expected, 'version', '')}, "
             "but the registry holds no receipt at all",
             where="reprune.lock.yaml",
             fix="see that registry.uri names the right registry, or restore it from a backup",
