@@ -376,9 +376,14 @@ class RuleResult(Fact, kw_only=True):
 
 
 class SliceResult(Fact, kw_only=True):
-    """Harm on one slice. `detectable` is the smallest harm that n could have shown, in the metric's unit."""
+    """Harm on one slice. `detectable` is the smallest harm that n could have shown, in the metric's unit.
+
+    `slice` is "family=value"; `rule` and `target` name the RuleResult that it is a part of.
+    """
 
     slice: str
+    rule: str = ""
+    target: str = ""
     examples: int
     outcome: Literal["ok", "harm", "not judged"]
     right_to_wrong: int
