@@ -47,9 +47,7 @@ def test_a_damaged_database_is_unreachable(tmp_path: Path) -> None:
         open_mlflow(Section(), tmp_path).versions("digits")
 
 
-def test_the_embedded_registry_lies_below_the_root_and_is_quiet(
-    tmp_path: Path, repo: Path
-) -> None:
+def test_the_embedded_registry_lies_below_the_root_and_is_quiet(tmp_path: Path, repo: Path) -> None:
     """The first registration, in a fresh process elsewhere, writes below `.reprune/` only and says nothing."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -184,7 +184,11 @@ def test_an_attempt_that_was_not_registered_counts_through_the_next(tmp_path: Pa
 @pytest.mark.parametrize("at", [1, 2, 3])
 @pytest.mark.parametrize("error", [Killed, ConnectionError])
 def test_a_promotion_cut_short_anywhere_completes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, after: bool, error: type[BaseException]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    after: bool,
+    error: type[BaseException],
 ) -> None:
     """Stopped before or after any write, with the answer lost or not: run again, it ends as if nothing was."""
     ready(tmp_path)

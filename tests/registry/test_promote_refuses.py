@@ -220,7 +220,11 @@ def test_the_unbroken_template_passes(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("age_days", "reason"),
-    [(14.5, "evidence_too_old"), (-0.1, "evidence_from_future"), (float("nan"), "evidence_too_old")],
+    [
+        (14.5, "evidence_too_old"),
+        (-0.1, "evidence_from_future"),
+        (float("nan"), "evidence_too_old"),
+    ],
 )
 def test_evidence_has_an_age(root: Path, age_days: float, reason: str) -> None:
     """Older than the policy allows, from the future, or with a clock that is none: refused."""
