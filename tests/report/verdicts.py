@@ -121,7 +121,7 @@ def rule(rule: str, baseline: str, outcome: Outcome, **fields: object) -> RuleRe
     given: dict[str, object] = {
         "target": None,
         "required": True,
-        "unit": "points",
+        "unit": "share",
         "baseline_value": None,
         "candidate_value": None,
         "change": None,
@@ -130,7 +130,7 @@ def rule(rule: str, baseline: str, outcome: Outcome, **fields: object) -> RuleRe
         "limit": -0.03,
         "direction": "at least",
         "samples": 450,
-        "words": f"{rule} against {baseline}: {outcome}.",
+        "words": f"{rule} against {baseline} was measured.",
     }
     return RuleResult(rule=rule, baseline=baseline, outcome=outcome, **(given | fields))  # type: ignore[arg-type]
 
@@ -267,7 +267,9 @@ def _evidence(scene: Scene) -> Evidence:
 
 def _records(right: int, examples: int, chance: random.Random) -> ArmRecords:
     """`right` of `examples` are right; the hard ones are the same for every arm, but for a few."""
-    difficulty = [(index * 7919 % examples + chance.gauss(0, 6), index) for index in range(examples)]
+    difficulty = [
+        (index * 7919 % examples + chance.gauss(0, 6), index) for index in range(examples)
+    ]
     wrong = {index for _, index in sorted(difficulty)[: examples - right]}
     return ArmRecords(columns={"correct": tuple(int(i not in wrong) for i in range(examples))})
 

@@ -11,7 +11,7 @@ from reprune.core.artifacts import RuleResult
 from reprune.report import advice, cells, plain, words
 from reprune.report.facts import ReportFacts
 from reprune.report.method import method_lines
-from reprune.report.phrases import Phrase, as_markdown
+from reprune.report.phrases import Phrase, as_markdown, sentence
 from reprune.report.summary import plan_lines, slice_lines
 
 MARKER = "reprune-report/1"
@@ -92,7 +92,7 @@ def marker(facts: ReportFacts) -> str:
 
 def _opening(facts: ReportFacts) -> Iterator[str]:
     judgement = facts.judgement
-    yield f"### {words.ICON[judgement.outcome]} {plain.text(judgement.headline, 1000)}"
+    yield f"### {words.ICON[judgement.outcome]} {as_markdown(sentence(judgement.headline))}"
     yield ""
     reasons = [as_markdown(line) for line in advice.reasons(facts)]
     if len(reasons) == 1:
@@ -123,7 +123,7 @@ def _titled(title: str, phrases: list[Phrase]) -> Iterator[str]:
 
 def _demands(facts: ReportFacts, room: Room) -> Iterator[str]:
     """One row a rule, blocked rows first. A row that may not be left out never is."""
-    ordered = words.worst_first(facts.judgement.rules)
+    ordered = _condensed(words.worst_first(facts.judgement.rules))
     deciding = [one for one in ordered if not words.not_deciding(one)]
     rest = [one for one in ordered if words.not_deciding(one)] if room.ok_rows else []
     shown = [*deciding[: room.deciding], *rest]
@@ -138,6 +138,21 @@ def _demands(facts: ReportFacts, room: Room) -> Iterator[str]:
         yield from ("", f"{left} more rows are in the HTML report{about}.")
     if not ordered:
         yield "No demand of the policy could be judged."
+
+
+def _condensed(results: list[RuleResult]) -> list[RuleResult]:
+    """Without the engines that passed parity, but for the worst of each target: they are no news."""
+    worst: dict[str | None, RuleResult] = {}
+    for one in results:
+        if words.family(one) == "parity" and one.outcome == "pass":
+            held = worst.setdefault(one.target, one)
+            if (one.candidate_value or 0.0) > (held.candidate_value or 0.0):
+                worst[one.target] = one
+    return [
+        one
+        for one in results
+        if words.family(one) != "parity" or one.outcome != "pass" or worst[one.target] is one
+    ]
 
 
 def _row(result: RuleResult, facts: ReportFacts, room: Room) -> list[str]:

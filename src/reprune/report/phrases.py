@@ -19,6 +19,14 @@ class Code:
 Phrase: TypeAlias = tuple[str | Code, ...]
 
 
+def sentence(text: str) -> Phrase:
+    """A sentence of ours that names commands between backticks. Unpaired ones stay as they are."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return (text,)
+    return tuple(Code(part) if index % 2 else part for index, part in enumerate(parts) if part)
+
+
 def as_markdown(phrase: Phrase) -> str:
     return "".join(
         plain.code(part.text) if isinstance(part, Code) else plain.text(part) for part in phrase

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from reprune.core.artifacts import Outcome
 from reprune.report.markup import Safe, details, esc, join, tag, visible
 
-WIDTH = 760.0
+WIDTH = 820.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,6 @@ def framed(figure: Figure) -> Safe:
         role="img",
         aria_labelledby=f"{name} {words}",
         viewBox=f"0 0 {figure.width:g} {figure.height:g}",
-        style=f"max-width:{figure.width:g}px",
     )
     caption = tag(
         "figcaption",
