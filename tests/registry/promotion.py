@@ -15,7 +15,6 @@ from reprune.core import store
 from reprune.core.errors import PromotionRefused
 from reprune.core.lock import LOCK_FILE, ChampionRef, Lock, lock_text
 from reprune.core.params import read_params
-from reprune.core.step import Documents
 from reprune.registry.compressed import champion
 from reprune.registry.dense import register_dense
 from reprune.registry.open import open_registry

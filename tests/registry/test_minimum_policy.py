@@ -119,7 +119,9 @@ def test_a_rule_left_out_is_weaker(path: tuple[Any, ...]) -> None:
         return
     if msgspec.to_builtins(found) == TREE:
         return
-    stricter_default = path[-1] in ("max_drop", "max_error_ratio") and at_least(found, MINIMUM) == []
+    stricter_default = (
+        path[-1] in ("max_drop", "max_error_ratio") and at_least(found, MINIMUM) == []
+    )
     assert at_least(found, MINIMUM) or stricter_default, path
 
 

@@ -32,16 +32,6 @@ from tests.registry.promotion import (
 DAY_S = 86_400
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with a verdict that passes, made once."""
-    with pytest.MonkeyPatch.context() as patched:
-        root = tmp_path_factory.mktemp("template")
-        patched.setenv("REPRUNE_WORK", str(tmp_path_factory.mktemp("work")))
-        ready(root)
-    return root
-
-
 @pytest.fixture
 def root(template: Path, tmp_path: Path) -> Path:
     return copy_repository(template, tmp_path / "repo")
@@ -230,7 +220,11 @@ def test_the_unbroken_template_passes(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("age_days", "reason"),
-    [(14.5, "evidence_too_old"), (-0.1, "evidence_from_future"), (float("nan"), "evidence_too_old")],
+    [
+        (14.5, "evidence_too_old"),
+        (-0.1, "evidence_from_future"),
+        (float("nan"), "evidence_too_old"),
+    ],
 )
 def test_evidence_has_an_age(root: Path, age_days: float, reason: str) -> None:
     """Older than the policy allows, from the future, or with a clock that is none: refused."""

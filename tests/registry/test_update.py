@@ -154,9 +154,7 @@ def append(path: Path, text: str) -> None:
         ("registry", "registry.uri"),
     ],
 )
-def test_a_stale_lock_says_what_changed(
-    root: Path, source: Registry, name: str, word: str
-) -> None:
+def test_a_stale_lock_says_what_changed(root: Path, source: Registry, name: str, word: str) -> None:
     """Each thing the lock pins, changed beside it: named, with the command that repairs it."""
     train(source, root)
     update(root)
