@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from reprune.core.params import Registry as Section
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry
+from tests.registry.promotion import ready
 
 SQLITE = "sqlite:///.reprune/registry.db"
 
@@ -20,6 +22,19 @@ def _own_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints, caches and locks of a test stay its own; so does whatever promoter is configured."""
     monkeypatch.setenv("REPRUNE_WORK", str(tmp_path / "work"))
     monkeypatch.delenv("REPRUNE_PROMOTER", raising=False)
+    # Nothing here pulls the plug; waiting for a busy disk would be most of these tests' time.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a verdict that passes, made once; copy it."""
+    with pytest.MonkeyPatch.context() as patched:
+        root = tmp_path_factory.mktemp("template")
+        patched.setenv("REPRUNE_WORK", str(tmp_path_factory.mktemp("work")))
+        patched.setattr(os, "fsync", lambda _: None)
+        ready(root)
+    return root
 
 
 @pytest.fixture(scope="session")

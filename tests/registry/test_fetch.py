@@ -175,7 +175,7 @@ def test_nan_weights_are_refused(root: Path, source: Registry, tmp_path: Path) -
 
 
 def test_pickled_weights_need_permission(root: Path, source: Registry, tmp_path: Path) -> None:
-    """Refused by default; with allow_pickle the values arrive as safetensors, named by the pickle's digest."""
+    """Refused by default; with allow_pickle the values arrive as safetensors; the pickle is pinned."""
     import torch
 
     made = tmp_path / "in"

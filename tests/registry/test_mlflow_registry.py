@@ -48,7 +48,7 @@ def test_a_damaged_database_is_unreachable(tmp_path: Path) -> None:
 
 
 def test_the_embedded_registry_lies_below_the_root_and_is_quiet(tmp_path: Path, repo: Path) -> None:
-    """The first registration, in a fresh process elsewhere, writes below `.reprune/` only and says nothing."""
+    """The first registration, in a fresh process elsewhere, writes only below `.reprune/`, silently."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     fresh = tmp_path / "fresh repo"
@@ -138,7 +138,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815  http.server asks for these names
 
         def log_message(self, *_: object) -> None:
             """Tests are quiet."""

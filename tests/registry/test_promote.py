@@ -16,10 +16,11 @@ from reprune.registry.mlflow_registry import MlflowRegistry
 from reprune.steps import promote as promote_module
 from reprune.steps.fetch import fetch_previous
 from reprune.steps.promoter import read_promoter
-from tests.chain import Chain, Story, write_chain
+from tests.chain import Chain, Story
 from tests.registry.promotion import (
     COMPRESSED,
     NOW_S,
+    copy_repository,
     next_generation,
     promoted,
     ready,
@@ -124,7 +125,7 @@ def test_promoting_twice_changes_nothing(tmp_path: Path) -> None:
     second = promoted(tmp_path, now=NOW_S + 1e9)
     assert second.already_done
     assert (second.receipt, second.champion_after) == (first.receipt, "1")
-    assert {p for p in tree(tmp_path / "registry" / COMPRESSED)} == set(before)
+    assert set(tree(tmp_path / "registry" / COMPRESSED)) == set(before)
     assert versions(tmp_path) == ["1"]
 
 
@@ -184,27 +185,28 @@ def test_an_attempt_that_was_not_registered_counts_through_the_next(tmp_path: Pa
 @pytest.mark.parametrize("at", [1, 2, 3])
 @pytest.mark.parametrize("error", [Killed, ConnectionError])
 def test_a_promotion_cut_short_anywhere_completes(
+    template: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     at: int,
     after: bool,
     error: type[BaseException],
 ) -> None:
-    """Stopped before or after any write, with the answer lost or not: run again, it ends as if nothing was."""
-    ready(tmp_path)
-    failing = Failing(registry_of(tmp_path), at=at, after=after, error=error)
+    """Stopped before or after any write, with the answer lost or not: run again, it completes."""
+    root = copy_repository(template, tmp_path / "repo")
+    failing = Failing(registry_of(root), at=at, after=after, error=error)
     with monkeypatch.context() as patched:
         patched.setattr(promote_module, "open_registry", lambda *_: failing)
         with pytest.raises(error):
-            promoted(tmp_path)
+            promoted(root)
     assert failing.writes == ["register", "set_alias", "set_tags"][:at]
-    result = promoted(tmp_path)
+    result = promoted(root)
     assert result.promoted
-    assert versions(tmp_path) == ["1"]
-    assert alias(tmp_path) == "1"
-    (info,) = registry_of(tmp_path).versions(COMPRESSED)
+    assert versions(root) == ["1"]
+    assert alias(root) == "1"
+    (info,) = registry_of(root).versions(COMPRESSED)
     assert info.tags["reprune.promoted"] == info.tags["reprune.receipt"] == result.receipt
-    assert promoted(tmp_path).already_done
+    assert promoted(root).already_done
     assert not list((tmp_path / "work").glob("promote-*"))
 
 
@@ -421,12 +423,3 @@ def test_promote_on_mlflow(
     result = promoted(root)
     assert (result.outcome, result.champion_after) == ("block", "1")
     assert versions(root) == ["1", "2"]
-
-
-def test_chains_of_tests_do_not_judge_themselves(tmp_path: Path) -> None:
-    """A chain without a verdict is refused: there is nothing to promote."""
-    ready(tmp_path)
-    write_chain(tmp_path / "other")
-    with refused(tmp_path, "artifact_missing"):
-        (tmp_path / "artifacts" / "verdict").rename(tmp_path / "gone")
-        promoted(tmp_path)

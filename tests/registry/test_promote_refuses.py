@@ -32,16 +32,6 @@ from tests.registry.promotion import (
 DAY_S = 86_400
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with a verdict that passes, made once."""
-    with pytest.MonkeyPatch.context() as patched:
-        root = tmp_path_factory.mktemp("template")
-        patched.setenv("REPRUNE_WORK", str(tmp_path_factory.mktemp("work")))
-        ready(root)
-    return root
-
-
 @pytest.fixture
 def root(template: Path, tmp_path: Path) -> Path:
     return copy_repository(template, tmp_path / "repo")
@@ -167,7 +157,7 @@ REFUSALS: list[tuple[str, Callable[[Path], object]]] = [
     ("artifact_missing", lambda root: shutil.rmtree(artifact(root, "engines"))),
     ("artifact_missing", lambda root: shutil.rmtree(artifact(root, "verdict"))),
     ("schema_too_new", reencoded("verdict", schema=2)),
-    ("chain_broken", edit_policy_carefully),
+    ("payload_corrupt", edit_policy_carefully),
     ("chain_broken", edit_ancestor_carefully),
     ("chain_broken", reencoded("verdict", lock="sha256:" + "0" * 64)),
     ("judgement_differs", lambda root: edit_judgement(root, headline="all is well")),
@@ -191,7 +181,7 @@ REFUSALS: list[tuple[str, Callable[[Path], object]]] = [
     ("evidence_too_old", shorter),
     ("promoter_missing", lambda root: shutil.rmtree(root / ".reprune" / "promoter")),
     ("key_missing", lambda root: (root / ".reprune" / "promoter" / "key.pem").unlink()),
-    ("key_unreadable", lambda root: flip(root / ".reprune" / "promoter" / "key.pem")),
+    ("key_unreadable", lambda root: (root / ".reprune/promoter/key.pem").write_text("x")),
 ]
 
 
@@ -211,6 +201,16 @@ def test_refused_with_its_reason(
     with refused(root, reason):
         promoted(root)
     assert versions(root) == []
+
+
+def test_a_refusal_names_the_users_file(root: Path) -> None:
+    """What is wrong is told of the artefact that was handed in, not of promote's own copy."""
+    path = artifact(root, "candidate") / "weights.safetensors"
+    flip(path)
+    with pytest.raises(PromotionRefused) as caught:
+        promoted(root)
+    assert caught.value.where == str(path)
+    assert caught.value.fix
 
 
 def test_the_unbroken_template_passes(root: Path) -> None:

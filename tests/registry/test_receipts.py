@@ -127,7 +127,7 @@ def test_no_changed_byte_survives(position: int, byte: int) -> None:
 
 @pytest.mark.parametrize("field", sorted(payload()["predicate"]))
 def test_no_field_can_be_left_out_or_emptied(field: str) -> None:
-    """Each field of the decision deleted, nulled or doubled is refused, even by a decoder that knows no key."""
+    """Each field of the decision deleted, nulled or doubled is refused."""
     whole = payload()
     without = {key: value for key, value in whole["predicate"].items() if key != field}
     nulled = whole["predicate"] | {field: None}

@@ -196,15 +196,17 @@ def history(registry: Registry, name: str) -> tuple[tuple[VersionInfo, Receipted
     return tuple(reversed(found))
 
 
-def summary(info: VersionInfo, receipt: Receipted) -> VerdictSummary:
+def summary(info: VersionInfo, receipt: Receipted, champion: Holder | None) -> VerdictSummary:
+    """One line of history. A champion that was not yet marked as promoted was, all the same."""
     decision = receipt.statement.predicate
+    serves = champion is not None and champion.info.version == info.version
     return VerdictSummary(
         dense_version=decision.dense_version,
         compressed_version=info.version,
         outcome=decision.outcome,
         verdict=decision.verdict,
         reasons=decision.reasons,
-        promoted=decision.outcome == "pass" and PROMOTED in info.tags,
+        promoted=decision.outcome == "pass" and (serves or PROMOTED in info.tags),
         latency_ratio=decision.latency_ratio,
         quality_drop=decision.quality_drop,
         flips=decision.flips,

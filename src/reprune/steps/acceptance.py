@@ -7,7 +7,7 @@ still the one that was judged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,14 +63,25 @@ class Case:
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
-    """An artefact that cannot be used is a refusal; its reason is the error's code."""
+def refusing(folder: Path, places: Mapping[str, Path]) -> Iterator[None]:
+    """An artefact that cannot be used is a refusal; its reason is the error's code.
+
+    What is wrong with a copy below `folder` is told of the artefact that it was copied from.
+    """
     try:
         yield
+    except PromotionRefused as error:
+        error.where = _origin(error.where, folder, places)
+        raise
     except (ArtifactError, DocumentError) as error:
-        raise PromotionRefused(
-            error.what, reason=error.code, where=error.where, fix=error.fix
-        ) from error
+        where = _origin(error.where, folder, places)
+        raise PromotionRefused(error.what, reason=error.code, where=where, fix=error.fix) from error
+
+
+def _origin(where: str, folder: Path, places: Mapping[str, Path]) -> str:
+    for place, source in places.items():
+        where = where.replace(str(folder / place), str(source))
+    return where
 
 
 def check_integrity(staged: Staged, name: str) -> Case:

@@ -104,7 +104,7 @@ def promote(
         private_folder(*names) as folder,
     ):
         say("promote: judging again from the samples")
-        with refusing():
+        with refusing(folder, evidence.places()):
             staged = stage(evidence, folder)
             case = check_integrity(staged, given.name)
         return _decide(desk, staged, case)

@@ -39,6 +39,18 @@ class Evidence:
     table: Path
     report: Path | None = None
 
+    def places(self) -> dict[str, Path]:
+        """Where each artefact lies in a compressed version, and where it came from."""
+        found = {
+            "verdict": self.verdict,
+            "bundle": self.candidate,
+            "plan": self.plan,
+            "sensitivity": self.table,
+            **{f"engines/{index}": path for index, path in enumerate(self.engines)},
+            **{f"profile/{index}": path for index, path in enumerate(self.profiles)},
+        }
+        return found if self.report is None else found | {"report": self.report}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Staged:
