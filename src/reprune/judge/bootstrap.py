@@ -50,15 +50,21 @@ def _weights(bits: np.random.PCG64, rows: int, units: int) -> Floats:
 
 
 def lower_limit(replicates: Floats, units: int, alpha: float) -> float | None:
-    """The expanded percentile limit; None where units or RESAMPLES are too few for the level.
+    """The lower BCa limit at `alpha`; None where units or RESAMPLES are too few for the level.
 
-    Percentiles are too narrow for few units: the level is that of Student's t, widened by
-    sqrt(n / (n - 1)) (Hesterberg 2015, The American Statistician 69, 371-386).
+    Two corrections of the percentile: the level is that of Student's t, widened by sqrt(n / (n - 1))
+    for few units (Hesterberg 2015, The American Statistician 69, 371-386), and moved for skewness,
+    since rare large losses are rarely seen (Efron 1987, JASA 82, 171-185; bias and acceleration
+    are both a sixth of the replicates' skewness, as for a mean).
     """
     if units < 2:
         return None
-    expanded = tail(math.sqrt(units / (units - 1)) * critical(alpha, units - 1), None)
-    rank = int(rounded(expanded * (RESAMPLES + 1)))
+    sixth = -_skewness(replicates) / 6
+    reach = sixth + math.sqrt(units / (units - 1)) * critical(alpha, units - 1)
+    if sixth * reach >= 1.0:
+        return None
+    level = tail(sixth + reach / (1.0 - sixth * reach), None)
+    rank = int(rounded(level * (RESAMPLES + 1)))
     return float(np.sort(replicates)[rank - 1]) if rank >= 1 else None
 
 
@@ -69,11 +75,29 @@ def upper_limit(replicates: Floats, units: int, alpha: float) -> float | None:
 
 
 def p_at_most(replicates: Floats, units: int, limit: float) -> float:
-    """The p-value against 'the true value is at most `limit`', with the same expansion.
+    """The p-value against 'the true value is at most `limit`', with the same corrections.
 
     It is never below what RESAMPLES can show.
     """
     share = (1 + int(np.count_nonzero(replicates <= limit))) / (RESAMPLES + 1)
     if share >= 1.0 or units < 2:
         return 1.0
-    return tail(critical(share, None) * math.sqrt((units - 1) / units), units - 1)
+    sixth = -_skewness(replicates) / 6
+    beyond = critical(share, None) - sixth
+    if sixth * beyond <= -1.0:
+        return 1.0
+    z = beyond / (1.0 + sixth * beyond) - sixth
+    return tail(z * math.sqrt((units - 1) / units), units - 1)
+
+
+def _skewness(replicates: Floats) -> float:
+    """The third standardised moment; 0 where nothing varies."""
+    off = replicates - exact_mean(replicates)
+    square = off * off
+    second, third = exact_mean(square), exact_mean(square * off)
+    return rounded(third / second**1.5) if second > 1e-24 else 0.0
+
+
+def exact_mean(values: Floats) -> float:
+    """Their mean, the same everywhere: numpy's own sums depend on the processor, fsum's do not."""
+    return math.fsum(values.tolist()) / len(values)
