@@ -21,7 +21,7 @@ from reprune.judge.ratios import RatioComparison, RatioLevel, Resampled
 
 def resampled(columns: np.ndarray, seed: str = "s", higher: bool = True) -> list[Resampled]:
     """Arms out of (units, 2 * arms) columns of numerators and denominators."""
-    sums = resampled_sums(columns.astype(np.int64), seed)
+    sums = resampled_sums([columns.astype(np.int64)], seed)[0]
     return [
         Resampled(
             numerator=columns[:, at],
@@ -63,12 +63,12 @@ def test_metrics_by_hand() -> None:
 def test_resamples_are_the_same_for_ever() -> None:
     """Pinned sums: the stream is PCG64's own, and does not change with numpy or the processor."""
     columns = np.arange(12, dtype=np.int64).reshape(6, 2)
-    sums = resampled_sums(columns, "pinned")
+    sums = resampled_sums([columns], "pinned")[0]
     assert sums.shape == (RESAMPLES, 2)
-    assert sums[:3].tolist() == resampled_sums(columns, "pinned")[:3].tolist()
+    assert sums[:3].tolist() == resampled_sums([columns], "pinned")[0][:3].tolist()
     assert (sums[:, 1] - sums[:, 0]).tolist() == [6] * RESAMPLES  # each resample draws six units
     assert sums[:4, 0].tolist() == PINNED
-    assert resampled_sums(columns, "other")[:4, 0].tolist() != PINNED
+    assert resampled_sums([columns], "other")[0][:4, 0].tolist() != PINNED
 
 
 PINNED = [40, 18, 24, 34]
@@ -77,10 +77,10 @@ PINNED = [40, 18, 24, 34]
 def test_resamples_of_many_units_are_made_in_parts() -> None:
     """A part's border changes no weight: columns of one are drawn as often as there are units."""
     ones = np.ones((1500, 1), dtype=np.int64)
-    assert set(resampled_sums(ones, "s")[:, 0].tolist()) == {1500}
+    assert set(resampled_sums([ones], "s")[0][:, 0].tolist()) == {1500}
     marked = np.zeros((1500, 2), dtype=np.int64)
     marked[7, 0] = marked[7, 1] = 1
-    sums = resampled_sums(marked, "s")
+    sums = resampled_sums([marked], "s")[0]
     assert np.array_equal(sums[:, 0], sums[:, 1])
     assert sums[:, 0].mean() == pytest.approx(1.0, abs=0.1)
     assert sums[:, 0].var() == pytest.approx(1.0, abs=0.15)
@@ -90,8 +90,8 @@ def test_resamples_of_many_units_are_made_in_parts() -> None:
 def test_sums_that_would_not_be_exact_are_refused() -> None:
     """Beyond 2**53 a sum of doubles is no whole number."""
     with pytest.raises(OverflowError):
-        resampled_sums(np.full((2, 1), 2**52, dtype=np.int64), "s")
-    assert resampled_sums(np.full((2, 1), 2**51, dtype=np.int64), "s")[0, 0] == 2**52
+        resampled_sums([np.full((2, 1), 2**52, dtype=np.int64)], "s")
+    assert resampled_sums([np.full((2, 1), 2**51, dtype=np.int64)], "s")[0][0, 0] == 2**52
 
 
 def test_limits_of_a_mean_are_those_of_student() -> None:
@@ -100,7 +100,7 @@ def test_limits_of_a_mean_are_those_of_student() -> None:
     units = 25
     values = rng.normal(0, 1, units)
     values = np.concatenate([values, -values])[:, None] * 1e6
-    sums = resampled_sums(np.round(values).astype(np.int64), "s")[:, 0] / 1e6 / 50
+    sums = resampled_sums([np.round(values).astype(np.int64)], "s")[0][:, 0] / 1e6 / 50
     deviation = math.sqrt(float((values[:, 0] / 1e6).var()) / 49)
     expected = 2.0096 * deviation  # t with 49 degrees of freedom, 2.5 %
     assert lower_limit(sums, 50, 0.025) == pytest.approx(-expected, rel=0.08)
@@ -116,7 +116,7 @@ def test_skewness_moves_both_limits_the_same_way() -> None:
     """Where rare units lose much, both limits lie further towards loss than percentiles do."""
     losses = np.zeros((60, 1), dtype=np.int64)
     losses[:6, 0] = (507, 1009, 1511, 2003, 3001, 4999)
-    sums = resampled_sums(losses, "s")[:, 0] / 60.0
+    sums = resampled_sums([losses], "s")[0][:, 0] / 60.0
     low, high = lower_limit(sums, 60, 0.05), upper_limit(sums, 60, 0.05)
     assert low is not None
     assert high is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -17,36 +18,39 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 RESAMPLES = 4000
 EXACT = 2**53
-_DRAWS_AT_ONCE = 2_000_000
+_DRAWS_AT_ONCE = 250_000  # as many as stay in the processor's cache
 
 
-def resampled_sums(columns: Integers, seed: str) -> Integers:
-    """Column sums of `columns` (units, k) over RESAMPLES resamples of its units: (RESAMPLES, k).
+def resampled_sums(blocks: Sequence[Integers], seed: str) -> list[Integers]:
+    """Column sums of every block (units, k) over RESAMPLES resamples of its units: (RESAMPLES, k).
 
-    All columns share one multinomial weight matrix. Draws come from PCG64's raw integers (a stream
+    All blocks share one multinomial weight matrix. Draws come from PCG64's raw integers (a stream
     that numpy promises to keep); sums are of whole numbers below 2**53, exact in any order.
     Raises OverflowError where they would not be.
     """
-    units = columns.shape[0]
-    if units * int(np.abs(columns).max(initial=0)) >= EXACT:
+    units = blocks[0].shape[0]
+    if any(units * int(np.abs(block).max(initial=0)) >= EXACT for block in blocks):
         raise OverflowError("sums of these columns would not be exact")
-    exact = columns.astype(np.float64)
+    # A slice leaves most rows empty: only the others are multiplied.
+    parts = [(rows := np.flatnonzero(block.any(axis=1)), block[rows] * 1.0) for block in blocks]
+    sums = [np.zeros((RESAMPLES, block.shape[1]), dtype=np.int64) for block in blocks]
     bits = np.random.PCG64(seed_number(seed))
-    rows_at_once = max(1, _DRAWS_AT_ONCE // units)
-    sums = []
-    for start in range(0, RESAMPLES, rows_at_once):
-        rows = min(rows_at_once, RESAMPLES - start)
-        sums.append(_weights(bits, rows, units) @ exact)
-    return np.concatenate(sums).astype(np.int64)
+    at_once = max(1, _DRAWS_AT_ONCE // units)
+    for start in range(0, RESAMPLES, at_once):
+        weights = _weights(bits, min(at_once, RESAMPLES - start), units)
+        for found, (rows, values) in zip(sums, parts, strict=True):
+            found[start : start + at_once] = weights[:, rows] @ values
+    return sums
 
 
-def _weights(bits: np.random.PCG64, rows: int, units: int) -> Floats:
-    """How often each unit is in each of `rows` resamples: (rows, units), each row sums to units."""
-    raw = bits.random_raw(rows * units)
+def _weights(bits: np.random.PCG64, resamples: int, units: int) -> Floats:
+    """How often each unit is in each resample: (resamples, units), each row sums to units."""
+    raw = bits.random_raw(resamples * units)
     drawn = ((raw >> np.uint64(32)) * np.uint64(units)) >> np.uint64(32)
-    places = drawn.astype(np.int64) + np.repeat(np.arange(rows, dtype=np.int64) * units, units)
-    counts = np.bincount(places, minlength=rows * units)
-    return counts.reshape(rows, units).astype(np.float64)
+    places = drawn.astype(np.int64).reshape(resamples, units)
+    places += np.arange(resamples, dtype=np.int64)[:, None] * units
+    counts = np.bincount(places.reshape(-1), minlength=resamples * units)
+    return counts.reshape(resamples, units).astype(np.float64)
 
 
 def lower_limit(replicates: Floats, units: int, alpha: float) -> float | None:
