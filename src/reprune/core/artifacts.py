@@ -24,8 +24,11 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Producer(Fact, kw_only=True):
+    """`knobs` is the digest of the params.yaml sections that the step read."""
+
     step: str = ""
     version: str = ""
+    knobs: str = ""
 
 
 class Manifest(Fact, tag_field="kind", kw_only=True):
@@ -409,9 +412,9 @@ class Judgement(Fact, kw_only=True):
 class Verdict(Manifest, tag="Verdict", kw_only=True):
     """A judgement with everything needed to make it again.
 
-    Payload: `evidence.json` (judge.evidence.Evidence, which names the files below), `policy.json`,
-    `lock.json`, `samples/**` (records and latency units), `ancestors/<digest hex>.json` (a copy of
-    every ancestor's manifest).
+    Payload: `evidence.json` (judge.evidence.Evidence, assembled from the rest), `policy.json`,
+    `lock.json`, `params.json`, `samples/<benchmark>/**` (its records and latency units, byte for
+    byte), `ancestors/<digest hex>.json` (a copy of every ancestor's manifest; `parents` names them).
     """
 
     name: str

@@ -30,7 +30,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def canonical(value: object) -> bytes:
     """The one byte form of a typed value: sorted keys, no spaces. Equal values have equal bytes."""
-    return msgspec.json.encode(value, order="deterministic")
+    return msgspec.json.encode(value, order="sorted")
 
 
 def digest_of(value: object) -> str:

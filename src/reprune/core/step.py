@@ -131,7 +131,15 @@ def run(
                     say=say or _say,
                 )
             manifest = the_step.function(**values)
-            return store.write(draft, manifest, step=the_step.name, parents=parents, out=out)
+            knobs = knobs_digest(the_step, documents.params)
+            return store.write(
+                draft, manifest, step=the_step.name, parents=parents, out=out, knobs=knobs
+            )
+
+
+def knobs_digest(the_step: Step, params: Params) -> str:
+    """Names the values of every params.yaml section that the step reads."""
+    return digest_of({section: getattr(params, section) for section in the_step.sections})
 
 
 @contextmanager

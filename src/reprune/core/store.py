@@ -101,7 +101,7 @@ def read(path: Path, kind: type[M], *, deep: bool = True) -> Artifact[M]:
 
 
 def write(
-    draft: Path, manifest: M, *, step: str, parents: dict[str, str], out: Path
+    draft: Path, manifest: M, *, step: str, parents: dict[str, str], out: Path, knobs: str = ""
 ) -> Artifact[M]:
     """Commits the payload files in `draft` and `manifest` as the artefact `out`, replacing what was there.
 
@@ -114,7 +114,7 @@ def write(
         }
         full = msgspec.structs.replace(
             manifest,
-            producer=Producer(step=step, version=__version__),
+            producer=Producer(step=step, version=__version__, knobs=knobs),
             parents=dict(sorted(parents.items())),
             payload=payload,
         )

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from reprune.core.artifacts import Arm, EngineFact, Fact, PowerFact
+from reprune.core.artifacts import EngineFact, Fact, PowerFact
 from reprune.core.machine import Machine
 
 
@@ -84,7 +84,7 @@ class Evidence(Fact, kw_only=True):
     champion_version: str | None
     seed: str
     attempt: int
-    arms: dict[Arm, str]
+    arms: dict[str, str]
     engines: tuple[EngineFact, ...]
     targets: tuple[TargetEvidence, ...]
     quality: QualityEvidence

@@ -1,0 +1,188 @@
+"""The commands that are not steps: update, check, explain, promote."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from reprune.core import store
+from reprune.core.artifacts import Verdict
+from reprune.core.errors import EXIT_BLOCKED, EXIT_DONE, EXIT_INCONCLUSIVE, EXIT_INPUT
+from reprune.core.lock import LOCK_FILE
+from reprune.core.store import Artifact
+from reprune.doors.local import artifact
+from reprune.doors.output import CheckOutput, PromoteOutput, UpdateOutput
+
+Execute: TypeAlias = Callable[[argparse.Namespace], int]
+
+OUTCOME_EXIT = {
+    "pass": EXIT_DONE,
+    "block": EXIT_BLOCKED,
+    "inconclusive": EXIT_INCONCLUSIVE,
+    "error": EXIT_INPUT,
+}
+
+
+def define_update(parser: argparse.ArgumentParser) -> Execute:
+    """`reprune update`: afterwards the lock pins the newest dense version and the champion."""
+    parser.description = "Pins the newest dense version and the champion in reprune.lock.yaml."
+    parser.add_argument("--dense-version", metavar="V", help="pin this version, not the newest")
+
+    def execute(parsed: argparse.Namespace) -> int:
+        from reprune.steps.update import update
+
+        os.chdir(parsed.root)
+        result = update(Path.cwd(), version=parsed.dense_version)
+        champion = None if result.lock.champion == "none" else result.lock.champion.version
+        if parsed.json:
+            _print(
+                UpdateOutput(
+                    lock=result.lock.digest,
+                    changed=result.changed,
+                    dense_version=result.lock.dense.version,
+                    champion_version=champion,
+                )
+            )
+            return EXIT_DONE
+        verb = "wrote" if result.changed else "nothing to change in"
+        print(
+            f"{verb} {LOCK_FILE}: dense version {result.lock.dense.version}, "
+            f"champion {champion or 'none'}\nnext: dvc repro",
+            file=sys.stderr,
+        )
+        return EXIT_DONE
+
+    return execute
+
+
+def define_check(parser: argparse.ArgumentParser) -> Execute:
+    """`reprune check`: the verdict's outcome as an exit code, after its digests were checked."""
+    parser.description = (
+        "Reads a verdict; exits with 0 (pass), 3 (blocked), 4 (inconclusive) or 2 (unusable)."
+    )
+    _verdict_argument(parser)
+    parser.add_argument(
+        "--recompute", action="store_true", help="judge again from the stored samples and compare"
+    )
+
+    def execute(parsed: argparse.Namespace) -> int:
+        from reprune.report.terminal import render_terminal
+
+        os.chdir(parsed.root)
+        verdict = _read(parsed.verdict, recompute=parsed.recompute)
+        if parsed.json:
+            _print(_check_output(verdict, recomputed=parsed.recompute))
+        else:
+            print(render_terminal(verdict.manifest))
+            if parsed.recompute:
+                print("Judged again from the stored samples: the same.")
+        return OUTCOME_EXIT[verdict.manifest.judgement.outcome]
+
+    return execute
+
+
+def define_explain(parser: argparse.ArgumentParser) -> Execute:
+    """`reprune explain`: why, where, what to try; exit 0 whatever the outcome."""
+    parser.description = "Says why a verdict is what it is, where the loss is, and what to try."
+    _verdict_argument(parser)
+
+    def execute(parsed: argparse.Namespace) -> int:
+        from reprune.report.terminal import render_explanation
+
+        os.chdir(parsed.root)
+        verdict = _read(parsed.verdict, recompute=False)
+        if parsed.json:
+            _print(_check_output(verdict, recomputed=False))
+        else:
+            print(render_explanation(verdict))
+        return EXIT_DONE
+
+    return execute
+
+
+def define_promote(parser: argparse.ArgumentParser) -> Execute:
+    """`reprune promote`: registers what was judged and moves the champion only on a pass."""
+    parser.description = (
+        "Judges again from the samples, checks the whole chain, registers the candidate with its "
+        "evidence, signs a receipt, and moves the champion if the verdict is a pass. Doing it twice "
+        "changes nothing."
+    )
+
+    def execute(parsed: argparse.Namespace) -> int:
+        from reprune.steps.promote import Evidence, promote
+
+        os.chdir(parsed.root)
+        root = Path.cwd()
+        evidence = Evidence(
+            verdict=artifact(root, "verdict"),
+            candidate=artifact(root, "candidate"),
+            engines=(artifact(root, "engines"),),
+            plan=artifact(root, "plan"),
+            profiles=(artifact(root, "profile"),),
+            table=artifact(root, "sensitivity"),
+            report=artifact(root, "report"),
+        )
+        result = promote(root, evidence, now=time.time(), say=_say)
+        if parsed.json:
+            _print(
+                PromoteOutput(
+                    outcome=result.outcome,
+                    promoted=result.promoted,
+                    already_done=result.already_done,
+                    compressed_version=result.compressed_version,
+                    champion_after=result.champion_after,
+                    receipt=result.receipt,
+                    reasons=result.reasons,
+                )
+            )
+        else:
+            print(result.words)
+        return OUTCOME_EXIT[result.outcome]
+
+    return execute
+
+
+def _verdict_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "verdict",
+        metavar="VERDICT",
+        nargs="?",
+        type=Path,
+        default=artifact(Path(), "verdict"),
+        help="a verdict directory (default: %(default)s)",
+    )
+
+
+def _read(path: Path, *, recompute: bool) -> Artifact[Verdict]:
+    verdict = store.read(path, Verdict)
+    if recompute:
+        from reprune.steps.gate import confirm
+
+        confirm(verdict)
+    return verdict
+
+
+def _check_output(verdict: Artifact[Verdict], *, recomputed: bool) -> CheckOutput:
+    return CheckOutput(
+        name=verdict.manifest.name,
+        dense_version=verdict.manifest.dense_version,
+        verdict=verdict.digest,
+        lock=verdict.manifest.lock,
+        recomputed=recomputed,
+        judgement=verdict.manifest.judgement,
+    )
+
+
+def _print(output: msgspec.Struct) -> None:
+    print(msgspec.json.encode(output).decode())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

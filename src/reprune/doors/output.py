@@ -1,0 +1,75 @@
+"""What each command prints with `--json`: one object on stdout, its schema committed under docs/schemas."""
+
+from __future__ import annotations
+
+from reprune.core.artifacts import Fact, Judgement, Outcome
+
+
+class ErrorOutput(Fact, kw_only=True):
+    """Printed by every command that fails. `reason` is the typed cause of a refused promotion."""
+
+    ok: bool = False
+    code: str
+    what: str
+    where: str
+    fix: str
+    exit_code: int
+    reason: str = ""
+
+
+class StepOutput(Fact, kw_only=True):
+    ok: bool = True
+    step: str
+    kind: str
+    out: str
+    digest: str
+
+
+class InitOutput(Fact, kw_only=True):
+    ok: bool = True
+    root: str
+    written: tuple[str, ...]
+    dense_version: str | None
+    next: str
+
+
+class UpdateOutput(Fact, kw_only=True):
+    ok: bool = True
+    lock: str
+    changed: bool
+    dense_version: str
+    champion_version: str | None
+
+
+class CheckOutput(Fact, kw_only=True):
+    """`recomputed` is True where the judgement was made again from the samples and found equal."""
+
+    ok: bool = True
+    name: str
+    dense_version: str
+    verdict: str
+    lock: str
+    recomputed: bool
+    judgement: Judgement
+
+
+class PromoteOutput(Fact, kw_only=True):
+    ok: bool = True
+    outcome: Outcome
+    promoted: bool
+    already_done: bool
+    compressed_version: str
+    champion_after: str | None
+    receipt: str
+    reasons: tuple[str, ...]
+
+
+OUTPUTS: dict[str, type[Fact]] = {
+    "error": ErrorOutput,
+    "step": StepOutput,
+    "init": InitOutput,
+    "update": UpdateOutput,
+    "check": CheckOutput,
+    "explain": CheckOutput,
+    "promote": PromoteOutput,
+}

@@ -1,0 +1,184 @@
+"""What a reviewer asks after the verdict: what serves now, is it noise, where is it, what do I do?"""
+
+from __future__ import annotations
+
+from reprune.core.artifacts import Outcome, RuleResult, SliceResult
+from reprune.report import cells, words
+from reprune.report.facts import ReportFacts
+from reprune.report.measured import Expected, expected_losses
+from reprune.report.phrases import Code, Phrase, sentence
+
+AFTERWARDS: Phrase = ("then ", Code("dvc repro"), ".")
+RECOMPUTE = "reprune check artifacts/verdict --recompute"
+
+
+def serving(facts: ReportFacts) -> Phrase:
+    """What is promoted now, and what this verdict changes about it. The report is written before promote."""
+    champion, name = facts.verdict.champion, Code(facts.verdict.name)
+    mine = words.version(facts.verdict.dense_version)
+    if facts.judgement.outcome == "pass":
+        end: Phrase = (" makes it the first champion; none is promoted yet.",)
+        if champion is not None:
+            held = f" is {words.version(champion.version)} until then."
+            end = (" makes it the champion; ", Code("champion"), held)
+        return (name, f" {mine} may be promoted: ", Code("reprune promote"), *end)
+    if champion is None:
+        return (name, f" {mine} is not promoted: there is no champion yet, as before.")
+    held = f" stays {words.version(champion.version)}."
+    return (name, f" {mine} is not promoted: ", Code("champion"), held)
+
+
+def reasons(facts: ReportFacts) -> list[Phrase]:
+    """Why, in the judge's own sentences; the headline is not said twice."""
+    judgement = facts.judgement
+    return [sentence(reason) for reason in judgement.reasons if reason not in judgement.headline]
+
+
+def certainty(facts: ReportFacts) -> list[Phrase]:
+    """For each blocked rule, whether chance could explain it."""
+    return [
+        found
+        for result in words.worst_first(facts.judgement.rules)
+        if result.outcome == "block"
+        and result.required
+        and (found := _beyond(result, facts)) is not None
+    ]
+
+
+def where(facts: ReportFacts) -> list[Phrase]:
+    """Where the loss sits: the harmed slices, and the groups whose cut was expected to cost most."""
+    found = [_slice_line(one, facts) for one in words.moved(facts.judgement)[:3]]
+    asked = _asks(facts, "quality", "block") or found
+    if asked and not _retraining(facts):
+        for one in costliest(facts):
+            kept = f" ({one.width} to {one.keep} channels) was expected to cost {one.loss:.2g} of loss."
+            found.append(("The cut of ", Code(one.group), kept))
+    return found
+
+
+def costliest(facts: ReportFacts, most: int = 2) -> list[Expected]:
+    """The groups whose cut alone was measured to raise the loss most."""
+    if facts.plan is None:
+        return []
+    known = [one for one in expected_losses(facts.plan, facts.table) if (one.loss or 0) > 0]
+    return sorted(known, key=lambda one: -(one.loss or 0))[:most]
+
+
+def to_try(facts: ReportFacts) -> list[Phrase]:
+    """What to do next, one knob or command a line; empty where nothing is to be done."""
+    outcome = facts.judgement.outcome
+    if outcome == "pass":
+        return []
+    if outcome == "error":
+        return [("Repair what is named above, ", *AFTERWARDS)]
+    if outcome == "inconclusive":
+        return _to_decide(facts)
+    lines: list[Phrase] = []
+    if _asks(facts, "quality") or _asks(facts, "slices"):
+        lines += _retraining(facts) or _cut_less(facts)
+    if _asks(facts, "latency") or _asks(facts, "size"):
+        lines += _cut_more(facts)
+    if _asks(facts, "parity"):
+        lines.append(("Look at the export: the engine does not compute what its model computes.",))
+    return lines or [("Read the reasons above, change the task or ", Code("params.yaml"), ".")]
+
+
+def _to_decide(facts: ReportFacts) -> list[Phrase]:
+    decide = [
+        sentence(result.decide)
+        for result in words.worst_first(facts.judgement.rules)
+        if result.outcome == "inconclusive" and result.required and result.decide
+    ]
+    unique: list[Phrase] = list(dict.fromkeys(decide))
+    return [*unique, ("The same data gives the same answer: a mere re-run decides nothing.",)]
+
+
+def _beyond(result: RuleResult, facts: ReportFacts) -> Phrase | None:
+    """Whether the whole interval lies beyond the limit."""
+    if result.low is None or result.high is None or words.family(result) == "size":
+        return None
+    nearest = result.low if result.direction == "at most" else result.high
+    outside = nearest > result.limit if result.direction == "at most" else nearest < result.limit
+    if not outside:
+        return None
+    return (
+        f"No. {words.label(result)} {words.against(result, facts)}: even the end of its interval "
+        f"nearest to the limit is beyond it ({cells.amount(result, nearest)}, "
+        f"limit {cells.limit(result)}).",
+    )
+
+
+def _slice_line(one: SliceResult, facts: ReportFacts) -> Phrase:
+    rule = words.rule_of(one, facts)
+    compared = "" if rule is None else f" {words.against(rule, facts)}"
+    return (
+        "Slice ",
+        Code(one.slice),
+        f" changed by {words.points(one.change)}{compared} ({words.plural(one.examples, 'example')}: "
+        f"{one.right_to_wrong} got worse, {one.wrong_to_right} got better).",
+    )
+
+
+def _asks(facts: ReportFacts, kind: words.Family, *outcomes: Outcome) -> bool:
+    """Whether a required rule of this kind stands in the way of passing."""
+    stops = outcomes or ("block", "inconclusive", "error")
+    if kind == "slices" and words.moved(facts.judgement):
+        return True
+    return any(
+        result.required and result.outcome in stops and words.family(result) == kind
+        for result in facts.judgement.rules
+    )
+
+
+def _retraining(facts: ReportFacts) -> list[Phrase]:
+    """Where the candidate kept what its dense parent had, the parent itself is what got worse."""
+    quality = [one for one in facts.judgement.rules if words.family(one) == "quality"]
+    outcomes: dict[str, set[Outcome]] = {}
+    for one in quality:
+        kind = "parent" if words.is_parent(one) else "other"
+        outcomes.setdefault(kind, set()).add(one.outcome)
+    kept = outcomes.get("parent") == {"pass"}
+    if not (kept and "block" in outcomes.get("other", set())):
+        return []
+    dense = words.version(facts.verdict.dense_version)
+    return [
+        (
+            f"Compression is not the cause: the candidate is as good as its dense parent {dense}, "
+            f"which is itself worse. Look at the training data and labels of {dense}, retrain, "
+            "then ",
+            Code("reprune update"),
+            " and ",
+            Code("dvc repro"),
+            ".",
+        )
+    ]
+
+
+def _cut_less(facts: ReportFacts) -> list[Phrase]:
+    params = facts.params
+    if params is None:
+        return [("Cut less: raise ", Code("plan.fraction"), ", ", *AFTERWARDS)]
+    fraction = params.plan.fraction
+    lines: list[Phrase] = []
+    if fraction < 0.95:
+        less = round(min(0.95, fraction + max(0.05, 0.3 * (1 - fraction))), 2)
+        knob = Code(f"plan.fraction: {less:g}")
+        lines.append(("Cut less: ", knob, f" (now {fraction:g}), ", *AFTERWARDS))
+    longer = max(2, 2 * params.distill.epochs)
+    knob = Code(f"distill.epochs: {longer}")
+    lines.append(("Recover longer: ", knob, f" (now {params.distill.epochs}), ", *AFTERWARDS))
+    return lines
+
+
+def _cut_more(facts: ReportFacts) -> list[Phrase]:
+    params = facts.params
+    if params is None:
+        return [("Cut more: lower ", Code("plan.fraction"), ", ", *AFTERWARDS)]
+    fraction, budget = params.plan.fraction, params.plan.budget
+    lines: list[Phrase] = []
+    if _asks(facts, "latency") and budget != "latency":
+        knob = Code("plan.budget: latency")
+        lines.append(("Plan by measured time: ", knob, f" (now {budget}), ", *AFTERWARDS))
+    knob = Code(f"plan.fraction: {max(0.05, round(0.75 * fraction, 2)):g}")
+    lines.append(("Cut more: ", knob, f" (now {fraction:g}), ", *AFTERWARDS))
+    return lines

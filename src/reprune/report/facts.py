@@ -1,0 +1,132 @@
+"""What every renderer reads: one verdict directory, decoded. Nothing is looked up anywhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from reprune.core.artifacts import (
+    Benchmark,
+    Cost,
+    DataReport,
+    Engines,
+    Judgement,
+    Manifest,
+    ModelBundle,
+    Plan,
+    Previous,
+    Profile,
+    Recovery,
+    Sensitivity,
+    Surgery,
+    Verdict,
+)
+from reprune.core.documents import decode_json
+from reprune.core.lock import Lock
+from reprune.core.params import Params
+from reprune.core.policy import Policy
+from reprune.core.store import Artifact, decode_any
+from reprune.judge.evidence import Evidence
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Manifest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFacts:
+    """A verdict and what it carries. None, or empty, is what the directory does not hold."""
+
+    verdict: Verdict
+    digest: str
+    evidence: Evidence | None = None
+    policy: Policy | None = None
+    lock: Lock | None = None
+    params: Params | None = None
+    candidate: ModelBundle | None = None
+    pruned: ModelBundle | None = None
+    dense: ModelBundle | None = None
+    previous: Previous | None = None
+    data: DataReport | None = None
+    plan: Plan | None = None
+    table: Sensitivity | None = None
+    profiles: tuple[Profile, ...] = ()
+    engines: tuple[Engines, ...] = ()
+    benchmarks: tuple[Benchmark, ...] = ()
+
+    @property
+    def judgement(self) -> Judgement:
+        return self.verdict.judgement
+
+    @property
+    def surgery(self) -> Surgery | None:
+        """What was cut: of the candidate, else of the pruned model that it recovered from."""
+        bundles = (self.candidate, self.pruned)
+        return next((b.surgery for b in bundles if b is not None and b.surgery is not None), None)
+
+    @property
+    def recovery(self) -> Recovery | None:
+        return self.candidate.recovery if self.candidate is not None else None
+
+    @property
+    def costs(self) -> tuple[Cost, Cost] | None:
+        """Dense and candidate, for one example: as built for the first target, else as cut."""
+        built = {fact.arm: fact.cost for engines in self.engines for fact in engines.engines[::-1]}
+        if "dense" in built and "candidate" in built:
+            return built["dense"], built["candidate"]
+        return (self.surgery.before, self.surgery.after) if self.surgery is not None else None
+
+
+def read_facts(verdict: Artifact[Verdict]) -> ReportFacts:
+    """The facts in a verdict directory; parts that it does not hold are None.
+
+    Raises ArtifactError or DocumentError for a part that is there and does not decode.
+    """
+    held = _ancestors(verdict)
+    return ReportFacts(
+        verdict=verdict.manifest,
+        digest=verdict.digest,
+        evidence=_document(verdict, "evidence.json", Evidence),
+        policy=_document(verdict, "policy.json", Policy),
+        lock=_document(verdict, "lock.json", Lock),
+        params=_document(verdict, "params.json", Params),
+        candidate=_one(held, "candidate", ModelBundle),
+        pruned=_one(held, "pruned", ModelBundle),
+        dense=_one(held, "dense", ModelBundle),
+        previous=_one(held, "previous", Previous),
+        data=_one(held, "data", DataReport),
+        plan=_one(held, "chosen", Plan),
+        table=_one(held, "table", Sensitivity),
+        profiles=_many(held, "profiles", Profile),
+        engines=_many(held, "engines", Engines),
+        benchmarks=_many(held, "benchmarks", Benchmark),
+    )
+
+
+def _ancestors(verdict: Artifact[Verdict]) -> dict[str, Manifest]:
+    """The gate's inputs by name, as far as a copy of their manifest is here."""
+    found: dict[str, Manifest] = {}
+    for name, digest in verdict.manifest.parents.items():
+        file = f"ancestors/{digest.removeprefix('sha256:')}.json"
+        if file in verdict.manifest.payload:
+            path = verdict.file(file)
+            found[name] = decode_any(path.read_bytes(), name=str(path))
+    return found
+
+
+def _document(verdict: Artifact[Verdict], name: str, kind: type[T]) -> T | None:
+    if name not in verdict.manifest.payload:
+        return None
+    path = verdict.file(name)
+    return decode_json(path.read_bytes(), kind, name=str(path))
+
+
+def _one(held: dict[str, Manifest], name: str, kind: type[M]) -> M | None:
+    found = held.get(name)
+    return found if isinstance(found, kind) else None
+
+
+def _many(held: dict[str, Manifest], name: str, kind: type[M]) -> tuple[M, ...]:
+    """The manifests of a list input, in the order in which the gate was given them."""
+    numbered = [key for key in held if key.startswith(f"{name}.")]
+    ordered = sorted(numbered, key=lambda key: int(key.rpartition(".")[2]))
+    return tuple(found for key in ordered if isinstance(found := held[key], kind))

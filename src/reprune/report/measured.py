@@ -1,0 +1,167 @@
+"""Numbers that figures draw and sentences name, taken from the evidence; nothing here is decided."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, median
+
+from reprune.core.artifacts import Arm, GroupSensitivity, Plan, Sensitivity
+from reprune.judge.evidence import ArmRecords, Evidence, TargetEvidence
+
+ARMS: tuple[Arm, ...] = ("candidate", "dense", "champion", "anchor")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRatio:
+    """Candidate over baseline in one unit; below 1 the candidate is faster."""
+
+    index: int
+    process: int
+    ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallTimes:
+    """Quantiles (5, 25, 50, 75, 95 %) of single calls of one arm, all units together, in ms."""
+
+    arm: Arm
+    calls: int
+    quantiles_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flips:
+    """The same examples through a baseline and the candidate, both as built for `target`, or the
+    dense model as trained where `baseline` is `dense`. `wrong_at` and `right_at` are the places of
+    the examples that became so.
+    """
+
+    baseline: str
+    target: str
+    both_right: int
+    both_wrong: int
+    wrong_at: tuple[int, ...]
+    right_at: tuple[int, ...]
+
+    @property
+    def became_wrong(self) -> int:
+        return len(self.wrong_at)
+
+    @property
+    def became_right(self) -> int:
+        return len(self.right_at)
+
+    @property
+    def examples(self) -> int:
+        return self.both_right + self.both_wrong + self.became_wrong + self.became_right
+
+    @property
+    def change(self) -> float:
+        return (self.became_right - self.became_wrong) / self.examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """A group as planned, and the rise in loss that the sensitivity table expects of its cut alone."""
+
+    group: str
+    width: int
+    keep: int
+    loss: float | None
+
+    @property
+    def kept(self) -> float:
+        return self.keep / self.width if self.width else 1.0
+
+
+def unit_ratios(evidence: TargetEvidence, baseline: Arm) -> tuple[UnitRatio, ...]:
+    """Each unit's ratio: the mean log median of the candidate's blocks less the baseline's."""
+    return tuple(
+        UnitRatio(
+            index=unit.index,
+            process=unit.process,
+            ratio=math.exp(
+                _log_median(unit.arms["candidate"].blocks_ns)
+                - _log_median(unit.arms[baseline].blocks_ns)
+            ),
+        )
+        for unit in evidence.units
+        if "candidate" in unit.arms
+        and baseline in unit.arms
+        and any(unit.arms["candidate"].blocks_ns)
+        and any(unit.arms[baseline].blocks_ns)
+    )
+
+
+def call_times(evidence: TargetEvidence) -> tuple[CallTimes, ...]:
+    """How long single calls of each arm took."""
+    found = []
+    for arm in ARMS:
+        calls = sorted(
+            call / 1e6
+            for unit in evidence.units
+            if arm in unit.arms
+            for block in unit.arms[arm].blocks_ns
+            for call in block
+        )
+        if calls:
+            places = tuple(calls[round(share * (len(calls) - 1))] for share in QUANTILES)
+            found.append(CallTimes(arm=arm, calls=len(calls), quantiles_ms=places))
+    return tuple(found)
+
+
+def flips(evidence: Evidence) -> tuple[Flips, ...]:
+    """Both ways, for each target, where the records are right or wrong: dense parent, then champion."""
+    arms = evidence.quality.arms
+    found = []
+    for target in [given.target for given in evidence.targets]:
+        mine = _correct(arms.get(f"candidate@{target}"))
+        for key, baseline in (("dense", "dense"), (f"champion@{target}", "champion")):
+            theirs = _correct(arms.get(key))
+            if mine and len(mine) == len(theirs):
+                pairs = list(zip(theirs, mine, strict=True))
+                found.append(
+                    Flips(
+                        baseline=baseline,
+                        target=target,
+                        both_right=pairs.count((1, 1)),
+                        both_wrong=pairs.count((0, 0)),
+                        wrong_at=tuple(at for at, pair in enumerate(pairs) if pair == (1, 0)),
+                        right_at=tuple(at for at, pair in enumerate(pairs) if pair == (0, 1)),
+                    )
+                )
+    return tuple(found)
+
+
+def expected_losses(plan: Plan, table: Sensitivity | None) -> tuple[Expected, ...]:
+    """The plan's groups in its order, each with what cutting it alone was measured to cost."""
+    known = {group.group: group for group in table.groups} if table is not None else {}
+    return tuple(
+        Expected(
+            group=group.group,
+            width=group.width,
+            keep=group.keep,
+            loss=_loss_at(known[group.group], group.keep) if group.group in known else None,
+        )
+        for group in plan.groups
+    )
+
+
+def _loss_at(group: GroupSensitivity, keep: int) -> float:
+    """Between measured cuts the rise in loss is taken as linear; below the deepest cut, as there."""
+    points = sorted([(cut.keep, cut.loss_increase) for cut in group.cuts] + [(group.width, 0.0)])
+    for (left, low), (right, high) in pairwise(points):
+        if left <= keep <= right and right > left:
+            return low + (high - low) * (keep - left) / (right - left)
+    return points[0][1] if keep < points[0][0] else 0.0
+
+
+def _log_median(blocks_ns: tuple[tuple[int, ...], ...]) -> float:
+    return fmean(math.log(max(1.0, median(block))) for block in blocks_ns if block)
+
+
+def _correct(records: ArmRecords | None) -> tuple[int, ...]:
+    return records.columns.get("correct", ()) if records is not None else ()

@@ -1,0 +1,122 @@
+"""The Markdown sections that can be shortened: slices, and what was cut and recovered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reprune.core.artifacts import SliceResult
+from reprune.report import plain, words
+from reprune.report.facts import ReportFacts
+from reprune.report.measured import Expected, expected_losses
+from reprune.report.slices import compared, groups, ordered, spread
+
+MOST_GROUPS = 10
+_SLICE_STATE = {
+    "ok": "✅ ok",
+    "harm": "❌ harmed",
+    "not judged": f"{words.NOT_DECIDING} not judged",
+}
+
+
+def slice_lines(facts: ReportFacts, *, ok: bool, harmed: int, name: int) -> Iterator[str]:
+    """Harmed slices in the open, the worst first; the others folded away, or only counted."""
+    slices = facts.judgement.slices
+    if not slices:
+        return
+    worst = words.moved(facts.judgement)
+    if worst:
+        shown = worst[:harmed]
+        yield from ("**Slices that moved**", "", *_slice_table(facts, shown, name))
+        if len(worst) > len(shown):
+            yield from ("", f"{len(worst) - len(shown)} more harmed slices are in the HTML report.")
+        yield ""
+    others = [one for one in ordered(facts) if one.outcome != "harm"]
+    counts = {kind: sum(s.outcome == kind for s in slices) for kind in _SLICE_STATE}
+    tally = f"Slices: {counts['ok']} ok, {counts['harm']} harmed, {counts['not judged']} not judged"
+    if ok and others:
+        yield from plain.fold(tally, _slice_table(facts, others, name))
+    else:
+        yield from (f"{tally}.", "")
+
+
+def plan_lines(facts: ReportFacts, *, full: bool, name: int) -> Iterator[str]:
+    """What was cut in one line, the groups that were cut most, and how recovery went."""
+    costs = facts.costs
+    groups = expected_losses(facts.plan, facts.table) if facts.plan is not None else ()
+    if costs is None and not groups:
+        return
+    cut = sorted((one for one in groups if one.keep < one.width), key=lambda one: one.kept)
+    title = f"What was cut: {len(cut)} of {words.plural(len(groups), 'group')}"
+    if costs is not None:
+        title += f"; {_cost_words(facts)}"
+    if not full:
+        yield from (f"{title}.", "")
+        return
+    lines: list[str] = []
+    if cut:
+        shown = cut[:MOST_GROUPS]
+        lines += plain.table(
+            ["Group", "channels", "kept", "expected loss added"],
+            [_group_row(one, name) for one in shown],
+            numbers=1,
+        )
+        if len(cut) > len(shown):
+            lines += ["", f"{len(cut) - len(shown)} more groups were cut less than these."]
+    lines += _recovery_lines(facts)
+    yield from plain.fold(title, lines)
+
+
+def _slice_table(facts: ReportFacts, slices: list[SliceResult], name: int) -> list[str]:
+    several = len(groups(facts)) > 1
+    head = ["", "Slice", "examples", "got worse / better", "change (interval)"]
+    rows = [_slice_row(one, name, compared(one, facts) if several else "") for one in slices]
+    return plain.table(head, rows, numbers=2)
+
+
+def _slice_row(one: SliceResult, name: int, about: str) -> list[str]:
+    change = f"{words.points(one.change)} ({spread(one)})"
+    if one.outcome == "not judged":
+        change = "too few examples to judge"
+    required = ", required" if one.required else ""
+    return [
+        f"{_SLICE_STATE[one.outcome]}{required}",
+        f"{plain.code(one.slice, name)} {plain.text(about, 2 * name)}".rstrip(),
+        words.count(one.examples),
+        f"{one.right_to_wrong} / {one.wrong_to_right}",
+        change,
+    ]
+
+
+def _group_row(one: Expected, name: int) -> list[str]:
+    loss = "not measured" if one.loss is None else words.signed(one.loss, 2)
+    return [
+        plain.code(one.group, name),
+        f"{one.width} → {one.keep}",
+        words.percent(one.kept, 0),
+        loss,
+    ]
+
+
+def _cost_words(facts: ReportFacts) -> str:
+    before, after = facts.costs or (None, None)
+    if before is None or after is None:
+        return ""
+    return (
+        f"{words.big(before.macs)} → {words.big(after.macs)} MACs, "
+        f"{words.big(before.params)} → {words.big(after.params)} parameters, "
+        f"{words.size(before.bytes)} → {words.size(after.bytes)}"
+    )
+
+
+def _recovery_lines(facts: ReportFacts) -> list[str]:
+    recovery = facts.recovery
+    if recovery is None or not recovery.epochs:
+        return []
+    first = recovery.epochs[0]
+    best = next((e for e in recovery.epochs if e.epoch == recovery.best_epoch), recovery.epochs[-1])
+    return [
+        "",
+        f"Recovery: loss on `tune` {words.number(first.tune_loss)} after epoch {first.epoch}, "
+        f"{words.number(best.tune_loss)} after epoch {best.epoch}, which was kept; "
+        f"{words.plural(len(recovery.epochs), 'epoch')}, {words.count(recovery.examples)} examples seen.",
+    ]

@@ -1,0 +1,293 @@
+"""From artefacts to evidence: one pure function of what the benchmark left and what the lock says.
+
+The gate calls it on the run's artefacts, `recompute` on the copies in a verdict directory; both give
+the same bytes. Whatever makes the evidence unusable becomes a Problem: the outcome is then `error`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+from reprune.core.artifacts import (
+    Benchmark,
+    DataReport,
+    Engines,
+    Manifest,
+    ModelBundle,
+    Plan,
+    Previous,
+    Profile,
+    Sensitivity,
+)
+from reprune.core.documents import digest_of
+from reprune.core.lock import Lock
+from reprune.core.params import Params
+from reprune.core.policy import Policy
+from reprune.core.step import knobs_digest
+from reprune.judge.evidence import (
+    ArmRecords,
+    Evidence,
+    Problem,
+    QualityEvidence,
+    TargetEvidence,
+    decode_units,
+)
+from reprune.steps import STEPS, get_step
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A benchmark and the folder that its payload files lie in."""
+
+    digest: str
+    manifest: Benchmark
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grounds:
+    """Everything a judgement rests on. `digests` maps the gate's input names to manifest digests."""
+
+    lock: Lock
+    policy: Policy
+    params: Params
+    digests: Mapping[str, str]
+    benchmarks: Sequence[Measured]
+    engines: Sequence[Engines]
+    profiles: Sequence[Profile]
+    candidate: ModelBundle
+    pruned: ModelBundle
+    dense: ModelBundle
+    previous: Previous
+    data: DataReport
+    chosen: Plan
+    table: Sensitivity
+
+
+def assemble(grounds: Grounds) -> Evidence:
+    """The evidence as a value; a function of the manifests and sample bytes alone."""
+    problems = [
+        *_lock_problems(grounds),
+        *_chain_problems(grounds),
+        *_machine_problems(grounds),
+        *_producer_problems(grounds),
+    ]
+    quality, trouble = _quality(grounds)
+    targets = tuple(
+        TargetEvidence(
+            target=samples.target,
+            machine=measured.manifest.machine,
+            batch_size=samples.batch_size,
+            units=decode_units((measured.folder / samples.file).read_bytes()),
+        )
+        for measured in grounds.benchmarks
+        for samples in measured.manifest.targets
+    )
+    champion = grounds.previous.champion
+    return Evidence(
+        name=grounds.lock.name,
+        dense_version=grounds.lock.dense.version,
+        champion_version=champion.version if champion else None,
+        seed=digest_of(
+            [grounds.lock.dense.version, grounds.lock.dense.weights, quality.eval_digest]
+        ),
+        attempt=max(measured.manifest.attempt for measured in grounds.benchmarks),
+        arms=_arms(grounds),
+        engines=tuple(fact for m in grounds.benchmarks for fact in m.manifest.engines),
+        targets=targets,
+        quality=quality,
+        power=grounds.data.power,
+        problems=(*problems, *trouble),
+    )
+
+
+def _arms(grounds: Grounds) -> dict[str, str]:
+    arms: dict[str, str] = {}
+    for measured in grounds.benchmarks:
+        arms |= measured.manifest.arms
+    return arms
+
+
+def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
+    """The records of all benchmarks side by side; they must be of the same examples."""
+    arms: dict[str, ArmRecords] = {}
+    examples: list[dict[str, object]] = []
+    for measured in grounds.benchmarks:
+        raw = (measured.folder / "examples.json").read_bytes()
+        examples.append(json.loads(raw))
+        for name, column in load_file(measured.folder / "records.safetensors").items():
+            key, _, column_name = name.rpartition("/")
+            columns = arms[key].columns if key in arms else {}
+            values = tuple(int(value) for value in column.tolist())
+            arms[key] = ArmRecords(columns={**columns, column_name: values})
+    first = examples[0]
+    problems = []
+    if any(other != first for other in examples[1:]):
+        problems.append(
+            Problem(code="examples", words="The benchmarks did not judge the same examples.")
+        )
+    evals = {measured.manifest.recorded.eval_digest for measured in grounds.benchmarks}
+    declared = grounds.data.splits.get("eval")
+    if declared is None or evals != {declared.digest}:
+        problems.append(
+            Problem(
+                code="eval_digest",
+                words="The judged examples are not the eval split that the data report describes.",
+            )
+        )
+    sources = first.get("sources")
+    return (
+        QualityEvidence(
+            eval_digest=sorted(evals)[0],
+            ids=tuple(_texts(first["ids"])),
+            slices={name: tuple(_texts(v)) for name, v in _mapping(first["slices"]).items()},
+            sources=None if sources is None else tuple(_texts(sources)),
+            arms=arms,
+        ),
+        problems,
+    )
+
+
+def _texts(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _lock_problems(grounds: Grounds) -> Iterator[Problem]:
+    """What the run was given against what the lock pins."""
+    lock, dense = grounds.lock, grounds.dense
+    champion = None if lock.champion == "none" else lock.champion
+    pinned = {
+        "params.yaml": (lock.params, digest_of(grounds.params)),
+        "policy.yaml": (lock.policy, digest_of(grounds.policy)),
+        "the task": (lock.task, dense.task.digest),
+        "the task's data": (lock.data_version, grounds.data.task.data_version),
+        "the dense version": (lock.dense.version, dense.dense_version),
+        "the dense weights": (lock.dense.weights, dense.payload.get(WEIGHTS, "")),
+        "the champion": (champion, grounds.previous.champion),
+        "the model's name": (lock.name, dense.name),
+        "the targets": (sorted(lock.targets), sorted(grounds.params.targets)),
+    }
+    for what, (wanted, found) in pinned.items():
+        if wanted != found:
+            yield Problem(
+                code="stale_lock",
+                words=f"The lock pins another state of {what} than the one that was used: "
+                "run `reprune update`, then `dvc repro`.",
+            )
+    if not grounds.data.passed:
+        failed = [
+            e for e in grounds.data.expectations if not e.success and e.severity == "critical"
+        ]
+        words = f" {failed[0].observed}" if failed else ""
+        yield Problem(code="data_contract", words=f"The data contract failed.{words}")
+
+
+def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
+    """Every artefact must descend from the very artefacts that lie beside it."""
+    digests = grounds.digests
+    links: list[tuple[Manifest, str, str]] = [
+        (grounds.candidate, "student", "pruned"),
+        (grounds.candidate, "teacher", "dense"),
+        (grounds.candidate, "data", "data"),
+        (grounds.pruned, "dense", "dense"),
+        (grounds.pruned, "chosen", "chosen"),
+        (grounds.pruned, "data", "data"),
+        (grounds.chosen, "dense", "dense"),
+        (grounds.chosen, "table", "table"),
+        (grounds.chosen, "previous", "previous"),
+        (grounds.table, "dense", "dense"),
+        (grounds.data, "dense", "dense"),
+        (grounds.data, "previous", "previous"),
+    ]
+    for engines in grounds.engines:
+        links += [(engines, name, name) for name in ("candidate", "dense", "previous", "data")]
+    for measured in grounds.benchmarks:
+        links += [(measured.manifest, name, name) for name in ("dense", "previous", "data")]
+    links += [(profile, "dense", "dense") for profile in grounds.profiles]
+    for child, parent, given in links:
+        if child.parents.get(parent) != digests[given]:
+            yield Problem(
+                code="chain",
+                words=f"The {type(child).__name__} of step '{child.producer.step}' was not made from "
+                f"the {parent} that it is judged with: run `dvc repro`.",
+            )
+    known = {digests[name] for name in digests if name.startswith("engines.")}
+    for measured in grounds.benchmarks:
+        if measured.manifest.parents.get("engines") not in known:
+            yield Problem(code="chain", words="A benchmark ran engines that are not judged here.")
+        for arm, name in (("candidate", "candidate"), ("dense", "dense")):
+            if measured.manifest.arms.get(arm) != digests[name]:
+                yield Problem(code="arm", words=f"A benchmark measured another {arm}.")
+
+
+def _machine_problems(grounds: Grounds) -> Iterator[Problem]:
+    """Samples are compared only within one machine, on engines built there."""
+    built = {
+        digest: engines.machine.instance
+        for digest, engines in zip(
+            _listed(grounds.digests, "engines"), grounds.engines, strict=True
+        )
+    }
+    seen: dict[str, str] = {}
+    for measured in grounds.benchmarks:
+        instance = measured.manifest.machine.instance
+        if built.get(measured.manifest.parents.get("engines", ""), instance) != instance:
+            yield Problem(
+                code="machine", words="Engines were built on one machine and measured on another."
+            )
+        for samples in measured.manifest.targets:
+            if seen.setdefault(samples.target, instance) != instance:
+                yield Problem(
+                    code="machine",
+                    words=f"Target {samples.target} was measured on two machines; "
+                    "samples of different machines are never compared.",
+                )
+
+
+def _producer_problems(grounds: Grounds) -> Iterator[Problem]:
+    """One Reprune version, and each step run with the knobs that params.yaml holds now."""
+    manifests: list[Manifest] = [
+        grounds.candidate,
+        grounds.pruned,
+        grounds.dense,
+        grounds.previous,
+        grounds.data,
+        grounds.chosen,
+        grounds.table,
+        *grounds.engines,
+        *grounds.profiles,
+        *(measured.manifest for measured in grounds.benchmarks),
+    ]
+    versions = {manifest.producer.version for manifest in manifests}
+    if versions != {grounds.lock.reprune}:
+        yield Problem(
+            code="versions",
+            words=f"Made by Reprune {', '.join(sorted(versions))}, "
+            f"the lock pins {grounds.lock.reprune}: run all steps with one version.",
+        )
+    for manifest in manifests:
+        name = manifest.producer.step
+        if name not in STEPS:
+            yield Problem(code="producer", words=f"No step is called '{name}'.")
+        elif manifest.producer.knobs != knobs_digest(get_step(name), grounds.params):
+            yield Problem(
+                code="stale_step",
+                words=f"Step '{name}' ran with other knobs than params.yaml holds: run `dvc repro`.",
+            )
+
+
+def _listed(digests: Mapping[str, str], name: str) -> list[str]:
+    """The digests of a list input, in order."""
+    found = [key for key in digests if key.startswith(f"{name}.")]
+    return [digests[key] for key in sorted(found, key=lambda key: int(key.rpartition(".")[2]))]

@@ -1,0 +1,108 @@
+"""One step, three places that speak of it: its signature, the command line, dvc.yaml. They agree."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reprune.core.params import Params, read_params
+from reprune.core.policy import read_policy
+from reprune.doors import generate
+from reprune.doors.init import TEMPLATE
+from reprune.doors.local import STAGES, dvc_text
+from reprune.doors.steps import define_step
+from reprune.steps import STEPS, get_step
+
+STAGE_OF = {stage.step: stage for stage in STAGES}
+
+
+@pytest.fixture(scope="module")
+def dvc() -> dict:
+    return yaml.safe_load((TEMPLATE / "dvc.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_is_named_as_it_is_listed(name: str) -> None:
+    """STEPS, the decorator and the pipeline use one name; its summary is a sentence."""
+    step = get_step(name)
+    assert step.name == name
+    assert step.summary.endswith(".")
+    assert name in STAGE_OF
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_command_line_takes_exactly_the_inputs(name: str) -> None:
+    """One required flag for each input and --out; no knob is ever a flag."""
+    parser = argparse.ArgumentParser(prog=f"reprune {name}")
+    define_step(parser)
+    flags = {a.dest: a for a in parser._actions if a.option_strings and a.dest != "help"}
+    step = get_step(name)
+    assert set(flags) == {given.name for given in step.inputs} | {"out"}
+    assert all(action.required for action in flags.values())
+    for given in step.inputs:
+        assert (flags[given.name].nargs == "+") is given.many
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_pipeline_wires_exactly_the_inputs(name: str, dvc: dict) -> None:
+    """Each stage passes every input from an artefact of the right kind, and depends on what it reads."""
+    step, stage = get_step(name), STAGE_OF[name]
+    assert set(stage.inputs) == {given.name for given in step.inputs}
+    kinds = {other.out: get_step(other.step).output for other in STAGES}
+    for given in step.inputs:
+        assert kinds[stage.inputs[given.name]] is given.kind, given.name
+    described = dvc["stages"][stage.out]
+    words = described["cmd"].split()
+    assert words[:2] == ["reprune", name]
+    assert dict(zip(words[2::2], words[3::2], strict=True)) == {
+        f"--{flag}": f"artifacts/{folder}" for flag, folder in stage.inputs.items()
+    } | {"--out": f"artifacts/{stage.out}"}
+    assert {f"artifacts/{folder}" for folder in stage.inputs.values()} <= set(described["deps"])
+    assert set(described.get("params", [])) == set(step.sections)
+
+
+def test_stages_come_after_what_they_read() -> None:
+    """The table is in an order in which it could be run by hand."""
+    made: set[str] = set()
+    for stage in STAGES:
+        assert set(stage.inputs.values()) <= made
+        made.add(stage.out)
+
+
+def test_the_pipeline_ends_before_promotion(dvc: dict) -> None:
+    """Promotion is a command outside the pipeline: no stage may do it."""
+    assert not any("promote" in stage["cmd"] for stage in dvc["stages"].values())
+
+
+def test_the_attempts_file_is_never_deleted(dvc: dict) -> None:
+    """DVC deletes outputs before a stage runs; the count of looks must outlive that."""
+    outs = dvc["stages"]["benchmark"]["outs"]
+    assert {"reprune.attempts.jsonl": {"cache": False, "persist": True}} in outs
+
+
+def test_the_template_holds_every_section(dvc: dict) -> None:
+    """DVC refuses a stage whose section is missing from params.yaml, so the template has them all."""
+    params = yaml.safe_load((TEMPLATE / "params.yaml").read_text())
+    assert set(params) == set(Params.__struct_fields__)
+    assert read_params(TEMPLATE / "params.yaml").name == "digits"
+    assert set(read_policy(TEMPLATE / "policy.yaml").targets) == set(params["targets"])
+
+
+def test_what_is_generated_is_fresh() -> None:
+    """Schemas and the template's dvc.yaml are what the code says."""
+    assert generate.main(["--check"]) == 0
+    assert dvc_text() == (TEMPLATE / "dvc.yaml").read_text()
+
+
+def test_architecture_and_readme_name_every_step() -> None:
+    """The documents a newcomer reads leave no step out and invent no command."""
+    for document in ("ARCHITECTURE.md", "README.md"):
+        text = Path(document).read_text(encoding="utf-8")
+        for command in re.findall(r"`reprune ([a-z-]+)", text):
+            assert command in {*STEPS, "init", "update", "check", "explain", "promote"}, command
+    text = Path("ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert all(name in text for name in STEPS)
