@@ -102,7 +102,7 @@ def _beyond(result: RuleResult, facts: ReportFacts) -> Phrase | None:
     if not outside:
         return None
     return (
-        f"No. {words.label(result)} {words.against(result, facts)}: even the end of its interval "
+        f"Hardly. {words.label(result)} {words.against(result, facts)}: even the end of its interval "
         f"nearest to the limit is beyond it ({cells.amount(result, nearest)}, "
         f"limit {cells.limit(result)}).",
     )

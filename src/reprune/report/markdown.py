@@ -82,8 +82,9 @@ def _lines(facts: ReportFacts, room: Room) -> Iterator[str]:
 def marker(facts: ReportFacts) -> str:
     """The first line, unseen by readers: whose report this is, what it says, which run it is of."""
     verdict = facts.verdict
-    targets = "+".join(facts.lock.targets) if facts.lock is not None else ""
-    key = quote(f"{verdict.name}@{targets}"[:300], safe="@+._")
+    targets = facts.lock.targets if facts.lock is not None else ()
+    names = [quote(name[:100], safe="", errors="replace") for name in (verdict.name, *targets[:9])]
+    key = f"{names[0]}@{'+'.join(names[1:])}"
     lock = quote(verdict.lock.removeprefix("sha256:")[:16])
     # `--` would end the comment; `quote` leaves a hyphen as it is.
     key = key.replace("--", "-%2D")
