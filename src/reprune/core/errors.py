@@ -29,7 +29,8 @@
        |  |- VersionNotFound
        |  |- ChampionLost
        |  |- ChampionForeign
-       |  `- ChampionMoved
+       |  |- ChampionMoved
+       |  `- ReceiptInvalid              a receipt that nobody we trust signed, or that does not decode
        `- PromotionRefused              evidence that promote does not accept
 
 A blocked model (exit 3) and an inconclusive one (exit 4) are verdicts, not errors.
@@ -185,6 +186,10 @@ class ChampionForeign(RegistryError):
 
 class ChampionMoved(RegistryError):
     code = "champion_moved"
+
+
+class ReceiptInvalid(RegistryError):
+    code = "receipt_invalid"
 
 
 class PromotionRefused(InputError):

@@ -1,0 +1,142 @@
+"""What a model costs at any widths of its groups, without cutting it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reprune.compress.architecture import Axis, layout
+from reprune.core.artifacts import Cost
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from reprune.compress.groups import Group
+    from reprune.measure.profile import Counted
+
+    Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+# The axis that is in place of one that a term does not depend on; its length is always 1.
+ONE = 0
+AXES: tuple[Axis, ...] = ("out", "in")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostModel:
+    """cost(widths) = fixed + sum of coefficient x length of one axis x length of another.
+
+    A convolution or linear layer costs the product of its outputs and inputs, a norm its channels.
+    `lengths` are the full lengths of all axes; `lost[g]` lists, for each axis that group g lies on,
+    by how much it is shorter with 0, 1, ... of the group's channels left.
+    """
+
+    groups: tuple[str, ...]
+    lengths: Integers
+    lost: tuple[tuple[tuple[int, Integers], ...], ...]
+    terms: Integers
+    coefficients: Integers
+    fixed: Integers
+
+    def __call__(self, widths: Mapping[str, int]) -> Cost:
+        """The whole model's cost with these groups cut to these widths, the others whole.
+
+        Equal to what `measure.profile.count_cost` says of the cut model wherever a group's channels
+        take the same number of positions each, and MACs are spent in layers; else at least that.
+        """
+        left = self.lengths.copy()
+        for name, lost in zip(self.groups, self.lost, strict=True):
+            if name in widths:
+                for axis, table in lost:
+                    left[axis] -= table[widths[name]]
+        products = left[self.terms[:, 0]] * left[self.terms[:, 1]]
+        params, macs, size = (int(value) for value in self.coefficients @ products + self.fixed)
+        return Cost(params=params, macs=macs, bytes=size)
+
+
+def cost_model(module: nn.Module, groups: Sequence[Group], counted: Counted) -> CostModel:
+    """The model of `module`'s cost, anchored at `counted`: at full widths it gives exactly that.
+
+    Multiply-accumulates outside the groups' layers (products that forward() makes itself) are taken
+    as they are in the dense model, so that a budget is rather met with something to spare.
+    """
+    layers = dict(module.named_modules())
+    macs = {profile.layer: profile.macs for profile in counted.layers}
+    numbers: dict[tuple[str, Axis], int] = {}
+    lengths = [1]
+    for group in groups:
+        for member in group.members:
+            found = layout(layers[member.module], member.axis)
+            if found is not None and (member.module, member.axis) not in numbers:
+                numbers[member.module, member.axis] = len(lengths)
+                lengths.append(found.size)
+    rows: list[tuple[int, int, tuple[int, int, int]]] = []
+    for name in dict.fromkeys(name for name, _ in numbers):
+        rows += _layer_terms(layers[name], name, numbers, macs.get(name, 0))
+    full = np.array(lengths, dtype=np.int64)
+    terms = np.array([row[:2] for row in rows], dtype=np.int64).reshape(-1, 2)
+    coefficients = np.array([row[2] for row in rows], dtype=np.int64).reshape(-1, 3).T
+    dense = np.array([counted.cost.params, counted.cost.macs, counted.cost.bytes], dtype=np.int64)
+    return CostModel(
+        groups=tuple(group.name for group in groups),
+        lengths=full,
+        lost=tuple(_lost(group, numbers) for group in groups),
+        terms=terms,
+        coefficients=coefficients,
+        fixed=dense - coefficients @ (full[terms[:, 0]] * full[terms[:, 1]]),
+    )
+
+
+def _lost(
+    group: Group, numbers: Mapping[tuple[str, Axis], int]
+) -> tuple[tuple[int, Integers], ...]:
+    """For each axis the group lies on, how many positions are gone by the number of channels kept.
+
+    Which channels stay is not known here: those with the most positions, so that no cost is missed.
+    """
+    tables = []
+    for member in group.members:
+        counts = sorted((len(positions) for positions in member.positions), reverse=True)
+        kept = np.array([0, *accumulate(counts)], dtype=np.int64)
+        tables.append((numbers[member.module, member.axis], kept[-1] - kept))
+    return tuple(tables)
+
+
+def _layer_terms(
+    layer: nn.Module, name: str, numbers: Mapping[tuple[str, Axis], int], macs: int
+) -> list[tuple[int, int, tuple[int, int, int]]]:
+    """(axis, axis, (params, macs, bytes)) for each tensor of the layer that a cut shortens."""
+    layouts = {
+        axis: found
+        for axis in AXES
+        if (name, axis) in numbers and (found := layout(layer, axis)) is not None
+    }
+    rows = []
+    for tensor_name in dict.fromkeys(name for found in layouts.values() for name in found.tensors):
+        tensor: Tensor | None = getattr(layer, tensor_name, None)
+        if tensor is None:
+            continue
+        axes = {
+            axis: (numbers[name, axis], found.size)
+            for axis, found in layouts.items()
+            if tensor_name in found.tensors
+        }
+        full = int(np.prod([size for _, size in axes.values()]))
+        each = tensor.numel() // full
+        first, second = (axes.get(axis, (ONE, 1))[0] for axis in AXES)
+        # Multiply-accumulates go with the weight: one for each of its numbers and output place.
+        rows.append(
+            (
+                first,
+                second,
+                (
+                    each if tensor_name in dict(layer.named_parameters(recurse=False)) else 0,
+                    macs // full if tensor_name == "weight" else 0,
+                    each * tensor.element_size(),
+                ),
+            )
+        )
+    return rows

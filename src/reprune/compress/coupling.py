@@ -1,0 +1,314 @@
+"""Which channels of which layers must go together: torch-pruning's graph, read with our own traversal.
+
+Only the graph's edges and index maps are used. torch-pruning's own groups keep one root channel an
+index, so two channels that meet (a gated unit, x.chunk(2) multiplied) lose each other silently; here
+they become one channel. Its pruning functions, histories, importances and ratios are not used at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from reprune.compress.architecture import Axis
+from reprune.core.errors import CompressionError
+from reprune.core.plugins import require
+
+# What user code and torch-pruning raise when a model cannot be traced or run; not a bare except.
+FORWARD_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One axis of one layer. `positions[c]` are the indices on it that belong to the group's channel c."""
+
+    module: str
+    axis: Axis
+    positions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """`width` channels that exist in all `members` at once; named after the first layer that makes them."""
+
+    name: str
+    width: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coupling:
+    """A group as traced, before anything was refused.
+
+    `foreign` names what it touches besides layers' axes: parameters of no layer, and `output` where
+    it reaches the model's output. `crossing` is set where a GroupNorm's group is only partly in it.
+    """
+
+    group: Group
+    foreign: tuple[str, ...]
+    output: bool
+    crossing: bool
+
+
+def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """torch-pruning's DependencyGraph of a copy of `module`; `module` is left exactly as it was.
+
+    Raises CompressionError for a model that does not run on `inputs`, whose outputs do not depend on
+    its parameters, or that torch-pruning cannot trace.
+    """
+    traced = plain_copy(module).eval()
+    for parameter in traced.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)  # a frozen parameter would vanish from the graph
+    graph_type = require("torch_pruning", "torch").DependencyGraph
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        # Run first: torch-pruning answers any error of the model with a second call of its own.
+        outputs = run(traced, inputs)
+        if not any(output.requires_grad for output in outputs):
+            raise CompressionError(
+                "the model's outputs do not depend on its parameters as far as autograd can see",
+                fix="remove no_grad, detach or argmax from forward()",
+            )
+        try:
+            return graph_type().build_dependency(
+                traced,
+                tuple(inputs),
+                output_transform=_differentiable,
+                verbose=False,
+            )
+        except FORWARD_ERRORS as error:
+            raise CompressionError(
+                f"the model cannot be traced: {type(error).__name__}: {error}",
+                fix="name what forward() does there in `keep`, or write it with plain layers",
+            ) from error
+
+
+def run(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """The floating outputs of `module(*inputs)` in order. Raises CompressionError if it fails."""
+    try:
+        return [output for output in leaves(module(*inputs)) if output.is_floating_point()]
+    except FORWARD_ERRORS as error:
+        raise CompressionError(
+            f"the model does not run: {type(error).__name__}: {error}",
+            fix="check the task's model() and example_inputs()",
+        ) from error
+
+
+def leaves(value: object) -> Iterator[Tensor]:
+    """Every tensor inside nested tuples, lists, mappings and dataclasses-as-mappings, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from leaves(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from leaves(inner)
+
+
+def plain_copy(module: nn.Module) -> nn.Module:
+    """A deep copy whose parametrised tensors (weight_norm and the like) are plain parameters.
+
+    Raises CompressionError for masks and norms that live in hooks: they cannot be copied or sliced.
+    """
+    for name, layer in module.named_modules():
+        hooks = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, HOOKS)]
+        if hooks:
+            raise CompressionError(
+                f"its weight is computed by a hook ({type(hooks[0]).__name__})",
+                where=name,
+                fix="make it permanent first: torch.nn.utils.prune.remove, remove_weight_norm or "
+                "remove_spectral_norm",
+            )
+    result = copy.deepcopy(module)
+    for layer in list(result.modules()):
+        if parametrize.is_parametrized(layer):
+            _make_plain(layer)
+    return result
+
+
+def _make_plain(layer: nn.Module) -> None:
+    """Undoes parametrisation on a copy. torch's remove_parametrizations would delete the property from
+    the class, which the copy shares with the original, and so break the original.
+    """
+    names = list(layer.parametrizations)  # type: ignore[arg-type]  # a ModuleDict
+    values = {name: getattr(layer, name).detach().clone() for name in names}
+    layer.__class__ = type(layer).__bases__[0]
+    del layer.parametrizations
+    for name, value in values.items():
+        layer.register_parameter(name, nn.Parameter(value))
+
+
+def couple(graph: Any, root: str) -> Coupling:
+    """Everything that must be cut together with the output channels of the layer `root`.
+
+    Raises CompressionError where torch-pruning's index maps fail (recurrent layers, odd splits).
+    """
+    layer = dict(graph.model.named_modules())[root]
+    pruner = graph.get_pruner_of_module(layer)
+    walk = _Walk()
+    count = pruner.get_out_channels(layer)
+    walk.arrive(graph.module2node[layer], pruner.prune_out_channels, _hybrid(count))
+    while walk.pending:
+        node, function, indices = walk.pending.pop()
+        for edge in node.dependencies:
+            if edge.is_triggered_by(function):
+                walk.arrive(edge.target, edge.handler, _mapped(edge, indices))
+    crossing = _join_within(walk)
+    return _coupling(graph, root, walk, crossing=crossing)
+
+
+@dataclass
+class _Walk:
+    """Root channels spread over the graph. `at` maps (node, function) to {index: root channel}."""
+
+    at: dict[tuple[Any, Any], dict[int, int]] = field(default_factory=dict)
+    pending: list[tuple[Any, Any, list[Any]]] = field(default_factory=list)
+    parent: dict[int, int] = field(default_factory=dict)
+
+    def find(self, channel: int) -> int:
+        while self.parent.get(channel, channel) != channel:
+            channel = self.parent[channel]
+        return channel
+
+    def join(self, one: int, other: int) -> None:
+        low, high = sorted((self.find(one), self.find(other)))
+        self.parent[high] = low
+
+    def arrive(self, node: Any, function: Any, indices: list[Any]) -> None:
+        """Notes which channel lies where; two channels at one index become one. New indices go on."""
+        if not indices:  # a concatenation or split that this part does not touch
+            return
+        known = self.at.setdefault((node, function), {})
+        fresh = []
+        for index in indices:
+            if index.idx in known:
+                self.join(known[index.idx], index.root_idx)
+            else:
+                known[index.idx] = index.root_idx
+                fresh.append(index)
+        if fresh:
+            self.pending.append((node, function, fresh))
+
+
+def _join_within(walk: _Walk) -> bool:
+    """Joins what can only go together inside one node; True if a GroupNorm's group is only partly here.
+
+    A GroupNorm group goes whole or not at all (its statistics are over all its channels). chunk()
+    cuts at equal shares of whatever width is left, so the same channel goes from each equal part.
+    """
+    crossing = False
+    for (node, _), known in walk.at.items():
+        if isinstance(node.module, nn.GroupNorm):
+            size = node.module.num_channels // node.module.num_groups
+            crossing |= _join(walk, known, {index: index // size for index in known}, full=size)
+        sizes = getattr(node.module, "split_sizes", None)
+        if sizes and len(sizes) > 1 and len(set(sizes)) == 1 and None not in sizes:
+            size = sizes[0]
+            _join(walk, known, {index: index % size for index in known}, full=len(sizes))
+    return crossing
+
+
+def _join(walk: _Walk, known: Mapping[int, int], keys: Mapping[int, int], *, full: int) -> bool:
+    """Joins the channels whose indices share a key; True if some key has fewer than `full` of them."""
+    classes: dict[int, list[int]] = {}
+    for index, channel in known.items():
+        classes.setdefault(keys[index], []).append(channel)
+    for first, *others in classes.values():
+        for other in others:
+            walk.join(first, other)
+    return any(len(members) != full for members in classes.values())
+
+
+def _coupling(graph: Any, root: str, walk: _Walk, *, crossing: bool) -> Coupling:
+    channels = sorted(
+        {walk.find(channel) for known in walk.at.values() for channel in known.values()}
+    )
+    place = {channel: number for number, channel in enumerate(channels)}
+    members: list[Member] = []
+    foreign: list[str] = []
+    output = False
+    for (node, function), known in walk.at.items():
+        if isinstance(node.module, nn.Parameter):
+            foreign.append(graph._param_to_name.get(node.module, "a parameter"))
+        elif type(node.module).__name__ == "_OutputOp":
+            output = True
+        elif node.module in graph._module2name and not _is_scalar(node.module):
+            positions: list[list[int]] = [[] for _ in channels]
+            for index, channel in sorted(known.items()):
+                positions[place[walk.find(channel)]].append(index)
+            members.append(
+                Member(
+                    module=graph._module2name[node.module],
+                    axis=_axis(graph, node, function),
+                    positions=tuple(tuple(indices) for indices in positions),
+                )
+            )
+    order = {name: number for number, name in enumerate(graph._module2name.values())}
+    members.sort(key=lambda member: (order[member.module], member.axis == "in"))
+    group = Group(name=root, width=len(channels), members=tuple(members))
+    return Coupling(group=group, foreign=tuple(sorted(foreign)), output=output, crossing=crossing)
+
+
+def _is_scalar(layer: nn.Module) -> bool:
+    """A PReLU with one slope for all channels has nothing to cut."""
+    return isinstance(layer, nn.PReLU) and layer.num_parameters == 1
+
+
+def _axis(graph: Any, node: Any, function: Any) -> Axis:
+    return "out" if function == graph.get_pruner_of_module(node.module).prune_out_channels else "in"
+
+
+def _mapped(edge: Any, indices: list[Any]) -> list[Any]:
+    for mapping in edge.index_mapping:
+        if mapping is not None:
+            try:
+                indices = mapping(indices)
+            except (LookupError, TypeError) as error:
+                raise CompressionError(
+                    f"its channels could not be followed through {edge.target.module}: {error}"
+                ) from error
+    return indices
+
+
+def _hybrid(count: int) -> list[Any]:
+    index_type = require("torch_pruning._helpers", "torch")._HybridIndex
+    return [index_type(idx=index, root_idx=index) for index in range(count)]
+
+
+def _differentiable(outputs: object) -> list[Tensor]:
+    return [output for output in leaves(outputs) if output.requires_grad]
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """`module` in eval mode without gradients; every layer's own training flag is put back."""
+    flags = {layer: layer.training for layer in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield module
+    finally:
+        for layer, flag in flags.items():
+            layer.training = flag

@@ -1,0 +1,269 @@
+"""The groups of channels of a model that can be cut, each one proven by a trial cut; and why others cannot.
+
+A layer that is in no group and can be cut in principle is in `skipped` with a reason, so that nothing
+is left out silently.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from reprune.compress.architecture import apply, layout
+from reprune.compress.coupling import (
+    Coupling,
+    Group,
+    Member,
+    couple,
+    evaluating,
+    plain_copy,
+    run,
+    trace,
+)
+from reprune.compress.equality import architecture_of, difference, mask
+from reprune.core.errors import CompressionError, TaskError, nearest
+
+__all__ = ["Group", "Member", "Survey", "find_groups", "survey"]
+
+# Rounding differs between a sliced and a masked sum; a wrong cut is off by the size of the outputs.
+TRIAL_TOLERANCE = 1e-4
+TRIAL_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """`groups` in the order of the model's layers; `skipped` maps layers that are not cut to a reason."""
+
+    groups: tuple[Group, ...]
+    skipped: Mapping[str, str]
+
+
+def find_groups(
+    module: nn.Module, example_inputs: tuple[Tensor, ...], keep: Collection[str]
+) -> tuple[Group, ...]:
+    """The groups of `survey`, without the reasons for what was left out."""
+    return survey(module, example_inputs, keep).groups
+
+
+def survey(module: nn.Module, example_inputs: tuple[Tensor, ...], keep: Collection[str]) -> Survey:
+    """Every group whose cut was tried on a copy and left the function that masking leaves.
+
+    `keep` names layers (or containers of layers) whose outputs are never cut. `module` is not
+    changed. A layer is left out, with a reason, where its channels reach the model's output, or
+    where they meet something whose result would change: LayerNorm, attention, recurrent layers,
+    grouped convolutions, parameters of no layer, shared layers, parametrised weights, or code in
+    forward() that knows the width (padded shortcuts, fixed splits, views into heads).
+
+    Raises CompressionError for a model that cannot be traced, TaskError for an unknown name in `keep`.
+    """
+    inputs = tuple(example_inputs)
+    graph = trace(module, inputs)
+    refused = _refusals(module, inputs, keep)
+    probe = _Probe(module, inputs)
+    groups: list[Group] = []
+    skipped: dict[str, str] = {}
+    claimed: set[tuple[str, str, int]] = set()
+    grouped: set[str] = set()
+    for name, layer in module.named_modules():
+        if name in grouped or name in skipped or not isinstance(layer, _ConvNd | nn.Linear):
+            continue
+        if graph.model.get_submodule(name) not in graph.module2node:
+            skipped[name] = "forward() does not reach it, or calls it inside a layer of its own"
+            continue
+        try:
+            found = couple(graph, name)
+        except CompressionError as error:
+            skipped[name] = error.what
+            continue
+        reason = (
+            _refusal(found, refused)
+            or _misplaced(found, module, claimed)
+            or probe.fault(found.group)
+        )
+        makers = _makers(found.group, module)
+        if reason:
+            skipped |= {maker: reason for maker in makers if maker not in grouped}
+            continue
+        claimed |= _places(found.group)
+        grouped.update(makers)
+        groups.append(found.group)
+    return Survey(groups=tuple(groups), skipped=skipped)
+
+
+def _makers(group: Group, module: nn.Module) -> tuple[str, ...]:
+    """The convolutions and linear layers that produce the group's channels."""
+    return tuple(
+        member.module
+        for member in group.members
+        if member.axis == "out"
+        and isinstance(module.get_submodule(member.module), _ConvNd | nn.Linear)
+    )
+
+
+def _refusals(
+    module: nn.Module, inputs: tuple[Tensor, ...], keep: Collection[str]
+) -> dict[tuple[str, str], str]:
+    """(layer, axis) to the reason why a group with it is left out."""
+    found: dict[tuple[str, str], str] = {}
+    for name, reason in _shared(module, inputs).items():
+        found |= {(name, axis): f"{name} {reason}" for axis in ("out", "in")}
+    for name, layer in module.named_modules():
+        for axis in ("out", "in"):
+            if parametrize.is_parametrized(layer):
+                found[name, axis] = f"the weight of {name} is parametrised"
+            elif layout(layer, axis) is None:
+                found[name, axis] = _not_cuttable(name, layer)
+    for name in _kept_layers(module, keep):
+        found[name, "out"] = f"{name} is named in `keep`"
+    return found
+
+
+def _not_cuttable(name: str, layer: nn.Module) -> str:
+    kind = type(layer).__name__
+    if isinstance(layer, nn.LayerNorm):
+        return f"{name} normalises over these channels, so the others would change"
+    if isinstance(layer, _ConvNd):
+        return f"{name} is a grouped convolution, and only depthwise ones are cut"
+    if isinstance(layer, nn.MultiheadAttention | nn.RNNBase):
+        return f"{name} is a {kind}, which is not cut"
+    return f"{name} is a {kind}, which cannot be cut there"
+
+
+def _kept_layers(module: nn.Module, keep: Collection[str]) -> list[str]:
+    names = [name for name, _ in module.named_modules()]
+    for wanted in keep:
+        if wanted not in names:
+            raise TaskError(
+                f"`keep` names '{wanted}', which the model does not have; {nearest(wanted, names)}",
+                fix="use a name of model.named_modules()",
+            )
+    return [
+        name
+        for name in names
+        if any(name == wanted or name.startswith(f"{wanted}.") or not wanted for wanted in keep)
+    ]
+
+
+def _shared(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, str]:
+    """Layers whose weights are used in more than one place: called twice, named twice, or tied."""
+    names: dict[int, list[str]] = {}
+    for path, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(path.rpartition(".")[0])
+    found = {
+        layer: f"shares a weight with {' and '.join(sorted(set(layers) - {layer})) or 'itself'}"
+        for layers in names.values()
+        if len(layers) > 1
+        for layer in layers
+    }
+    copied = plain_copy(module)
+    calls: Counter[str] = Counter()
+    hooks = []
+    for name, layer in copied.named_modules():
+        if next(layer.parameters(recurse=False), None) is not None:
+            hooks.append(
+                layer.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
+            )
+    with evaluating(copied):
+        run(copied, inputs)
+    return found | {
+        name: f"is called {count} times in one forward pass"
+        for name, count in calls.items()
+        if count > 1
+    }
+
+
+def _refusal(found: Coupling, refused: Mapping[tuple[str, str], str]) -> str | None:
+    if found.output:
+        return "its channels reach the model's output"
+    if found.foreign:
+        return f"coupled to a parameter that belongs to no layer: {', '.join(found.foreign)}"
+    for member in found.group.members:
+        if (member.module, member.axis) in refused:
+            return refused[member.module, member.axis]
+    if not any(member.axis == "in" for member in found.group.members):
+        return "no layer reads its channels, so they reach the model's output"
+    if found.crossing:
+        return "a group of a GroupNorm spans channels that are not coupled"
+    return "it has one channel" if found.group.width < 2 else None
+
+
+def _places(group: Group) -> set[tuple[str, str, int]]:
+    return {
+        (member.module, member.axis, index)
+        for member in group.members
+        for indices in member.positions
+        for index in indices
+    }
+
+
+def _misplaced(
+    found: Coupling, module: nn.Module, claimed: Collection[tuple[str, str, int]]
+) -> str | None:
+    """Positions that do not exist, or that another group has: the index maps went wrong on the way."""
+    for member in found.group.members:
+        axis = layout(module.get_submodule(member.module), member.axis)
+        size = axis.size if axis else 0
+        if any(index >= size for indices in member.positions for index in indices):
+            return f"forward() rearranges its channels before {member.module}"
+    shared = sorted(_places(found.group).intersection(claimed))
+    return f"overlaps with another group in {shared[0][0]}" if shared else None
+
+
+class _Probe:
+    """Cuts half of one group on a copy and compares it with the masked copy.
+
+    Weights and inputs are perturbed: a trained or fresh model may hold zeros (the last BatchNorm of a
+    block) that would hide a wrong cut.
+    """
+
+    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        generator = torch.Generator().manual_seed(TRIAL_SEED)
+        self.module = copy.deepcopy(module).eval()
+        self.inputs = tuple(_perturbed(tensor, generator) for tensor in inputs)
+        with torch.no_grad():
+            for parameter in self.module.parameters():
+                parameter.copy_(_perturbed(parameter, generator))
+        if not self._finite():
+            self.module, self.inputs = copy.deepcopy(module).eval(), inputs
+        with evaluating(self.module):
+            self.scale = max(
+                (float(output.abs().max()) for output in run(self.module, self.inputs)), default=0.0
+            )
+
+    def fault(self, group: Group) -> str | None:
+        """Why the group cannot be cut, or None: the sliced copy is the masked copy."""
+        generator = torch.Generator().manual_seed(TRIAL_SEED)
+        order = torch.randperm(group.width, generator=generator).tolist()
+        kept = {group.name: sorted(order[: group.width // 2])}
+        try:
+            sliced = apply(self.module, architecture_of(self.module, [group], kept))
+            apart = difference(mask(self.module, [group], kept), sliced, [self.inputs])
+        except CompressionError as error:
+            return f"a trial cut failed: {error.what}"
+        if apart <= TRIAL_TOLERANCE * self.scale:
+            return None
+        return (
+            f"a trial cut changed the function: outputs are off by {apart:.2g} from the masked "
+            f"model (forward() depends on the position or number of these channels)"
+        )
+
+    def _finite(self) -> bool:
+        with evaluating(self.module):
+            outputs = run(self.module, self.inputs)
+        return all(bool(torch.isfinite(output).all()) for output in outputs)
+
+
+def _perturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return tensor.detach().clone()
+    size = math.sqrt(float(tensor.detach().float().square().mean())) or 1.0
+    noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+    return tensor.detach() + 0.1 * size * noise

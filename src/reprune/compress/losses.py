@@ -1,0 +1,44 @@
+"""The first examples of a split, and a model's mean loss on them: the same examples for every candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from reprune.compress.coupling import evaluating
+from reprune.core.errors import TaskError
+from reprune.task.protocol import Batch, Split, Task
+
+
+def first_batches(task: Task, split: Split, *, examples: int, seed: int) -> list[Batch]:
+    """Whole batches of epoch 0 until there are at least `examples`, or the split ends."""
+    found = list(_until(task.batches(split, epoch=0, seed=seed), examples))
+    if not found:
+        raise TaskError(f"the split '{split}' is empty", fix="give the task's split some examples")
+    return found
+
+
+def mean_loss(task: Task, module: nn.Module, batches: Iterable[Batch], *, seed: int) -> float:
+    """The mean over examples of the task's loss in eval mode; `module` is left as it was.
+
+    It may be infinite or NaN for a model that a cut has ruined: the caller decides.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total = 0.0
+    count = 0
+    with evaluating(module):
+        for batch in batches:
+            total += float(task.loss(module, batch, generator)) * len(batch)
+            count += len(batch)
+    return total / count
+
+
+def _until(batches: Iterator[Batch], examples: int) -> Iterator[Batch]:
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += len(batch)
+        if seen >= examples:
+            return

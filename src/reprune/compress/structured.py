@@ -1,0 +1,198 @@
+"""The cut: choose channels, prove that slicing is masking, repair without training, keep the best."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import nn
+
+from reprune.compress.architecture import Architecture, apply
+from reprune.compress.compensate import batch_norms, compensate, recalibrate
+from reprune.compress.equality import architecture_of, difference, mask
+from reprune.compress.groups import Group
+from reprune.compress.importance import channel_scores, lowest_removed
+from reprune.compress.losses import first_batches, mean_loss
+from reprune.core.artifacts import Cost, GroupCut, Surgery
+from reprune.core.errors import CompressionError, nearest
+from reprune.core.params import PruneParams
+from reprune.task.protocol import Batch, Task
+
+__all__ = ["CutResult", "cut", "mask"]
+
+Repair: TypeAlias = Literal["cut", "compensated", "recalibrated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutResult:
+    """The cut model in eval mode, how to rebuild its shapes from the factory's, and what was done."""
+
+    module: nn.Module
+    architecture: Architecture
+    surgery: Surgery
+
+
+def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of another
+    task: Task,
+    module: nn.Module,
+    groups: Sequence[Group],
+    widths: Mapping[str, int],
+    params: PruneParams,
+    seed: int,
+    say: Callable[[str], None],
+) -> CutResult:
+    """`module` with each group of `widths` cut to that many channels, others whole; it is not changed.
+
+    Before anything is repaired, the sliced model is proven equal to the masked dense one: no output
+    on the calibration examples differs by more than `params.equality_max_abs`. Of the plain cut, the
+    compensated and the recalibrated one (as far as `params` allows them) the one with the lowest
+    calibration loss is returned. Equal inputs and seeds give equal bits.
+
+    Raises CompressionError for an unknown group, an impossible width, widths that cut nothing, a
+    model that is not the same sliced as masked, and one whose loss is not finite.
+    """
+    _check(groups, widths)
+    dense = copy.deepcopy(module).eval()
+    scores = channel_scores(task, dense, groups, params, seed)
+    kept = {
+        group.name: lowest_removed(scores[group.name], widths.get(group.name, group.width))
+        for group in groups
+    }
+    architecture = architecture_of(dense, groups, kept)
+    sliced = apply(dense, architecture)
+    batches = first_batches(task, "calibration", examples=params.examples, seed=seed)
+    apart = _prove(mask(dense, groups, kept), sliced, batches, params.equality_max_abs)
+    say(f"cut {len(architecture.cuts)} layers; sliced and masked outputs differ by {apart:.1e}")
+    candidates = _candidates(dense, sliced, architecture, groups, batches, params)
+    losses = {
+        repair: mean_loss(task, candidate, batches, seed=seed)
+        for repair, candidate in candidates.items()
+    }
+    best = _best(losses)
+    surgery = Surgery(
+        criterion=params.criterion,
+        groups=_group_cuts(groups, widths, kept),
+        before=_cost(task, dense),
+        after=_cost(task, candidates[best]),
+        equality_max_abs=apart,
+        loss_dense=mean_loss(task, dense, batches, seed=seed),
+        loss_cut=losses["cut"],
+        loss_compensated=losses.get("compensated"),
+        loss_recalibrated=losses.get("recalibrated"),
+        kept=best,
+    )
+    _accept(surgery, say)
+    return CutResult(module=candidates[best], architecture=architecture, surgery=surgery)
+
+
+def _check(groups: Sequence[Group], widths: Mapping[str, int]) -> None:
+    known = {group.name: group.width for group in groups}
+    for name, keep in widths.items():
+        if name not in known:
+            raise CompressionError(
+                f"the model has no group '{name}' that can be cut; {nearest(name, known)}",
+                fix="make the plan again for this model",
+            )
+        if not 1 <= keep <= known[name]:
+            raise CompressionError(
+                f"cannot keep {keep} of {known[name]} channels",
+                where=name,
+                fix=f"ask for 1 to {known[name]}",
+            )
+    if all(keep == known[name] for name, keep in widths.items()):
+        raise CompressionError(
+            "nothing is cut: every group keeps its full width",
+            fix="lower plan.fraction, plan.min_keep or plan.round_to, and make the plan again",
+        )
+
+
+def _prove(masked: nn.Module, sliced: nn.Module, batches: Sequence[Batch], limit: float) -> float:
+    apart = difference(masked, sliced, (batch.inputs for batch in batches))
+    if apart > limit:
+        raise CompressionError(
+            f"the sliced model is not the masked one: outputs differ by {apart:.3g}, "
+            f"{limit:.3g} is allowed",
+            fix="forward() depends on the number or position of channels: name the layers in "
+            "`keep`, or raise prune.equality_max_abs if outputs are that large",
+        )
+    return apart
+
+
+def _candidates(
+    dense: nn.Module,
+    sliced: nn.Module,
+    architecture: Architecture,
+    groups: Sequence[Group],
+    batches: Sequence[Batch],
+    params: PruneParams,
+) -> dict[Repair, nn.Module]:
+    """What may be kept, the plainest first. BatchNorm statistics are renewed for the plain cut only:
+    after compensation the old ones fit, and renewing them makes it worse.
+    """
+    candidates: dict[Repair, nn.Module] = {"cut": sliced}
+    if params.compensate:
+        candidates["compensated"] = compensate(
+            dense, sliced, architecture, groups, batches, params.ridge
+        )
+    if params.recalibrate and batch_norms(sliced):
+        candidates["recalibrated"] = recalibrate(sliced, batches)
+    return candidates
+
+
+def _best(losses: dict[Repair, float]) -> Repair:
+    """The repair with the lowest finite loss, the plainest of equals; the others' losses are dropped
+    where they are not finite. Raises CompressionError where the plain cut's is not.
+    """
+    if not math.isfinite(losses["cut"]):
+        raise CompressionError(
+            f"the loss of the cut model on the calibration split is {losses['cut']}",
+            fix="cut less, or correct the task's loss()",
+        )
+    for repair in [name for name, loss in losses.items() if not math.isfinite(loss)]:
+        del losses[repair]
+    return min(losses, key=lambda repair: losses[repair])
+
+
+def _group_cuts(
+    groups: Sequence[Group], widths: Mapping[str, int], kept: Mapping[str, Sequence[int]]
+) -> tuple[GroupCut, ...]:
+    return tuple(
+        GroupCut(
+            group=group.name,
+            width=group.width,
+            requested=widths.get(group.name, group.width),
+            keep=len(kept[group.name]),
+        )
+        for group in groups
+    )
+
+
+def _cost(task: Task, module: nn.Module) -> Cost:
+    from reprune.measure.profile import count_cost
+
+    return count_cost(module, task.example_inputs(1)).cost
+
+
+def _accept(surgery: Surgery, say: Callable[[str], None]) -> None:
+    """Says what the cut did. Raises CompressionError if it did nothing, or the dense loss is not finite."""
+    if surgery.after.params >= surgery.before.params:
+        raise CompressionError(
+            f"the cut removed nothing: {surgery.before.params} parameters before and "
+            f"{surgery.after.params} after",
+        )
+    if not math.isfinite(surgery.loss_dense):
+        raise CompressionError(
+            f"the dense model's loss on the calibration split is {surgery.loss_dense}",
+            fix="correct the task's loss()",
+        )
+    losses = {
+        "dense": surgery.loss_dense,
+        "cut": surgery.loss_cut,
+        "compensated": surgery.loss_compensated,
+        "recalibrated": surgery.loss_recalibrated,
+    }
+    tried = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None)
+    say(f"calibration loss: {tried}; kept the {surgery.kept} model")

@@ -1,0 +1,171 @@
+"""What makes evidence unusable. Judging goes on only if nothing is found: no rule has to look again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from reprune.core.errors import UnknownName
+from reprune.core.policy import Policy
+from reprune.judge.bootstrap import EXACT
+from reprune.judge.evidence import ArmRecords, Evidence, QualityEvidence
+from reprune.judge.family import margins, slice_baselines
+from reprune.judge.latency import unit_problems
+from reprune.judge.metrics import Metric, get_metric
+from reprune.judge.scores import record_key
+from reprune.judge.words import ARM_NAMES
+
+
+def find_metrics(policy: Policy) -> tuple[dict[str, Metric], list[str]]:
+    """The policy's metrics by name, and why some of them cannot be had."""
+    metrics, problems = {}, []
+    for name, rules in policy.quality.items():
+        try:
+            metrics[name] = get_metric(name)
+        except (UnknownName, ImportError, AttributeError) as error:
+            problems.append(f"The policy's metric '{name}' cannot be had: {error}")
+            continue
+        if rules.floor is not None and not metrics[name].higher_is_better:
+            problems.append(f"A floor makes no sense for {name}, of which less is better.")
+    return metrics, problems
+
+
+def find_problems(
+    evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric]
+) -> Iterator[str]:
+    """Sentences; none for evidence that can be judged."""
+    yield from (problem.words for problem in evidence.problems)
+    yield from _identity_problems(evidence)
+    yield from _target_problems(evidence, policy)
+    yield from _engine_problems(evidence, policy)
+    if policy.quality:
+        unusable = list(_example_problems(evidence.quality))
+        yield from unusable
+        if not unusable:
+            yield from _record_problems(evidence, policy, metrics)
+
+
+def _identity_problems(evidence: Evidence) -> Iterator[str]:
+    if not evidence.seed:
+        yield "The evidence names no seed."
+    if evidence.attempt < 1:
+        yield f"The evidence is of attempt {evidence.attempt}; the first one is 1."
+    for arm in ("candidate", "dense"):
+        if arm not in evidence.arms:
+            yield f"{ARM_NAMES[arm].capitalize()} is missing among the arms."
+    if (evidence.champion_version is None) == ("champion" in evidence.arms):
+        yield "The champion's version and the measured arms contradict each other."
+
+
+def _target_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
+    judged = [target.target for target in evidence.targets]
+    if len(set(judged)) != len(judged):
+        yield "A target was measured twice."
+    if set(judged) != set(policy.targets):
+        wanted, found = ", ".join(sorted(policy.targets)), ", ".join(sorted(judged)) or "none"
+        yield f"The policy judges the targets {wanted}; measured were {found}."
+    for target in evidence.targets:
+        for words in unit_problems(target.units, evidence.arms):
+            yield f"The latency samples of {target.target} cannot be used: {words}."
+
+
+def _engine_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
+    places = [(engine.arm, engine.target) for engine in evidence.engines]
+    if len(set(places)) != len(places):
+        yield "An engine is listed twice."
+    for target in policy.targets:
+        for arm in evidence.arms:
+            if (arm, target) not in places:
+                yield f"There is no engine of {ARM_NAMES[arm]} for {target}."
+    for engine in evidence.engines:
+        who = f"The engine of {ARM_NAMES[engine.arm]} for {engine.target}"
+        if engine.bundle != evidence.arms.get(engine.arm):
+            yield f"{who} was built from another bundle than the one that is judged."
+        if engine.bytes <= 0:
+            yield f"{who} is empty."
+        parity = engine.parity
+        if parity.examples < 1:
+            yield f"{who} was never compared with its bundle."
+        if not all(map(math.isfinite, (parity.max_abs, parity.cosine, parity.agreement))):
+            yield f"{who} was compared with its bundle, and the difference is no number."
+
+
+def _example_problems(quality: QualityEvidence) -> Iterator[str]:
+    count = len(quality.ids)
+    if count == 0:
+        yield "There are no judged examples."
+    if len(set(quality.ids)) != count:
+        yield "An example was judged twice: its id is doubled."
+    for family, values in quality.slices.items():
+        if len(values) != count:
+            yield f"The slices '{family}' name {len(values)} examples of {count}."
+    labels = [
+        f"{family}={value}" for family in quality.slices for value in set(quality.slices[family])
+    ]
+    if len(set(labels)) != len(labels):
+        yield "Two slices have the same name."
+    if quality.sources is not None and len(quality.sources) != count:
+        yield f"The sources name {len(quality.sources)} examples of {count}."
+    for key, records in quality.arms.items():
+        for name, column in records.columns.items():
+            if len(column) != count:
+                yield f"The records {key}/{name} hold {len(column)} examples of {count}."
+
+
+def _record_problems(
+    evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric]
+) -> Iterator[str]:
+    """What the rules need must be there, and within the range that the metric's form promises."""
+    for name, metric in metrics.items():
+        rules = policy.quality[name]
+        bases = {baseline.arm for baseline, _ in margins(rules, evidence.arms)}
+        bases |= {baseline.arm for baseline in slice_baselines(rules, evidence.arms)}
+        for key in sorted(
+            {record_key(a, t) for a in (*bases, "candidate") for t in policy.targets}
+        ):
+            records = evidence.quality.arms.get(key)
+            if records is None:
+                yield f"There are no records of {key}."
+            elif missing := [c for c in metric.columns if c not in records.columns]:
+                yield f"{name} needs the column {', '.join(missing)}, which {key} has not recorded."
+            elif words := _range_problem(metric, records):
+                yield f"The records of {key} for {name} {words}."
+            elif metric.form == "ratio" and not _exact(
+                records.columns[metric.columns[1]], evidence.quality.sources
+            ):
+                yield f"The records of {key} for {name} are too large to be summed exactly."
+    for label in _empty_slice_rules(evidence, policy):
+        yield (
+            f"The policy judges slices of {label}, and the examples have none: declare slices in the "
+            "task, or take them out of the policy."
+        )
+
+
+def _empty_slice_rules(evidence: Evidence, policy: Policy) -> list[str]:
+    if evidence.quality.slices:
+        return []
+    return [name for name, rules in policy.quality.items() if rules.slices is not None]
+
+
+def _range_problem(metric: Metric, records: ArmRecords) -> str:
+    """Why these columns are not what the form promises; empty where they are."""
+    columns = [records.columns[name] for name in metric.columns]
+    if metric.form == "binary":
+        return "" if set(columns[0]) <= {0, 1} else "hold other numbers than 0 and 1"
+    numerator, denominator = columns
+    if len(numerator) == len(denominator) and any(
+        not 0 <= n <= d for n, d in zip(numerator, denominator, strict=True)
+    ):
+        return "hold a numerator below 0 or above its denominator"
+    if sum(denominator) == 0:
+        return "have no denominator above 0"
+    return ""
+
+
+def _exact(denominator: Sequence[int], sources: Sequence[str] | None) -> bool:
+    """Whether every resampled sum stays exact: its largest is one unit, drawn every time."""
+    whole: dict[object, int] = {}
+    for place, amount in enumerate(denominator):
+        unit: object = place if sources is None else sources[place]
+        whole[unit] = whole.get(unit, 0) + amount
+    return len(whole) * max(whole.values(), default=0) < EXACT

@@ -1,0 +1,79 @@
+"""A rule that has been measured but not yet decided: blocking waits for all rules of the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reprune.core.artifacts import Outcome, RuleResult
+from reprune.judge.numeric import rounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """`sure` is set where chance plays no part, or where evidence is too thin for either answer.
+
+    `facts` says what was measured and what is demanded, without a full stop; `short` and `allowed`
+    are the same as two clauses for a headline. `p_harm` is the p-value of breaking the rule; None
+    where chance plays no part.
+    """
+
+    rule: str
+    baseline: str
+    target: str | None
+    required: bool
+    unit: str
+    baseline_value: float | None
+    candidate_value: float | None
+    change: float | None
+    low: float | None
+    high: float | None
+    limit: float
+    direction: Literal["at most", "at least"]
+    samples: int
+    facts: str
+    short: str
+    allowed: str
+    decide: str = ""
+    holds: bool = False
+    p_harm: float | None = None
+    sure: Outcome | None = None
+
+
+_ENDING: dict[Outcome, str] = {
+    "pass": "the rule holds",
+    "block": "the rule is broken",
+    "inconclusive": "this is not decided",
+    "error": "the rule cannot be judged",
+}
+
+
+def decide(draft: Draft, p_adjusted: float, alpha: float) -> RuleResult:
+    """The rule's result, given its p-value adjusted for all rules that could block."""
+    outcome: Outcome
+    if draft.sure is not None:
+        outcome = draft.sure
+    elif draft.holds:
+        outcome = "pass"
+    elif rounded(p_adjusted) <= rounded(alpha):
+        outcome = "block"
+    else:
+        outcome = "inconclusive"
+    return RuleResult(
+        rule=draft.rule,
+        baseline=draft.baseline,
+        target=draft.target,
+        outcome=outcome,
+        required=draft.required,
+        unit=draft.unit,
+        baseline_value=draft.baseline_value,
+        candidate_value=draft.candidate_value,
+        change=draft.change,
+        low=draft.low,
+        high=draft.high,
+        limit=draft.limit,
+        direction=draft.direction,
+        samples=draft.samples,
+        words=f"{draft.facts}: {_ENDING[outcome]}.",
+        decide=draft.decide if outcome == "inconclusive" else "",
+    )

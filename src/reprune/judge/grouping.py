@@ -1,0 +1,44 @@
+"""Which slices are large enough to be judged on their own, and which are judged together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reprune.core.policy import SliceRules
+from reprune.judge.bootstrap import Integers, Mask
+from reprune.judge.comparisons import MIN_UNITS
+from reprune.judge.examples import Examples
+
+TOGETHER = "(small slices together)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices:
+    """`judged` may hold TOGETHER, the union of the `small` ones."""
+
+    judged: Mapping[str, Mask]
+    small: Mapping[str, Mask]
+
+
+def divide(examples: Examples, rules: SliceRules, dividers: Sequence[Integers]) -> Slices:
+    """Every slice is in one of the two. `dividers` are denominators that must not sum to 0 in a
+    judged slice. With sources, a slice also needs MIN_UNITS of them.
+    """
+
+    def usable(mask: Mask) -> bool:
+        return (
+            int(np.count_nonzero(mask)) >= rules.min_examples
+            and (examples.sources is None or examples.units(mask) >= MIN_UNITS)
+            and all(int(divider[mask].sum()) > 0 for divider in dividers)
+        )
+
+    judged = {label: mask for label, mask in examples.slices.items() if usable(mask)}
+    small = {label: mask for label, mask in examples.slices.items() if label not in judged}
+    if small:
+        union = np.any(list(small.values()), axis=0)
+        if usable(union):
+            judged[TOGETHER] = union
+    return Slices(judged=judged, small=small)

@@ -1,0 +1,114 @@
+"""Latency rules: a median of unit ratios, looked at a few times, decided once.
+
+A unit (a fresh set of sessions, one an arm) gives one number: the candidate's mean over blocks of
+log(median call) less the baseline's. The rule looks at the first L units for each L of
+`policy.looks` that has been completed, in turn, with the error alpha spread evenly over all planned
+looks. It ends at the first look at which the upper limit is at or below the demanded ratio (pass),
+or at which the evidence of breaking it would block even if every other rule of the policy were
+about to (Bonferroni over the policy's rules, which Holm's step at the end can only confirm). What
+comes later is ignored for that rule, and so are units beyond the last completed look. So judging
+all units and judging those up to the moment `decided` said stop give the same result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from reprune.core.policy import Policy
+from reprune.judge.evidence import ArmTimes, Unit
+from reprune.judge.family import family_size
+from reprune.judge.median import median_interval, sign_test
+from reprune.judge.numeric import rounded
+from reprune.judge.words import ARM_NAMES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """The state of a rule at its last look; `units` is 0 where none has been completed.
+
+    `blocks` says that the rule is broken whatever the other rules are.
+    """
+
+    units: int = 0
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_harm: float = 1.0
+    passes: bool = False
+    blocks: bool = False
+
+    @property
+    def settled(self) -> bool:
+        return self.passes or self.blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequential:
+    """How a rule is looked at: after how many units, at which level, among how many rules."""
+
+    looks: tuple[int, ...]
+    alpha: float
+    rules: int
+
+    @property
+    def tail(self) -> float:
+        return self.alpha / len(self.looks)
+
+
+def log_time(arm: ArmTimes) -> float:
+    """The mean over an arm's blocks of log(median call in ns)."""
+    return math.fsum(math.log(median(block)) for block in arm.blocks_ns) / len(arm.blocks_ns)
+
+
+def unit_ratio(unit: Unit, baseline: str) -> float:
+    """The candidate's time over the baseline's in one unit."""
+    return rounded(math.exp(log_time(unit.arms["candidate"]) - log_time(unit.arms[baseline])))
+
+
+def follow(ratios: Sequence[float], limit: float, plan: Sequential) -> Look:
+    """Looks in turn and stops where the rule is settled; the state at the last look taken."""
+    state = Look()
+    for look in plan.looks:
+        if look > len(ratios) or state.settled:
+            break
+        state = _look(ratios[:look], rounded(limit), plan)
+    return state
+
+
+def _look(ratios: Sequence[float], limit: float, plan: Sequential) -> Look:
+    low, high = median_interval(ratios, plan.tail) or (None, None)
+    at_or_below = sum(ratio <= limit for ratio in ratios)
+    p_harm = rounded(min(1.0, len(plan.looks) * sign_test(at_or_below, len(ratios))))
+    return Look(
+        units=len(ratios),
+        ratio=rounded(math.exp(median(math.log(ratio) for ratio in ratios))),
+        low=low,
+        high=high,
+        p_harm=p_harm,
+        passes=high is not None and high <= limit,
+        blocks=p_harm <= rounded(plan.alpha / plan.rules),
+    )
+
+
+def unit_problems(units: Sequence[Unit], arms: Collection[str]) -> list[str]:
+    """Why these units cannot be used; empty where they can."""
+    found = []
+    if [unit.index for unit in units] != list(range(len(units))):
+        found.append("units are missing, doubled or out of order")
+    for arm in sorted(arms):
+        if any(arm not in unit.arms for unit in units):
+            found.append(f"a unit has no times of {ARM_NAMES.get(arm, arm)}")
+    times = [taken for unit in units for taken in unit.arms.values()]
+    if any(not taken.blocks_ns or not all(taken.blocks_ns) for taken in times):
+        found.append("a block holds no calls")
+    if any(call <= 0 for taken in times for block in taken.blocks_ns for call in block):
+        found.append("a call took no time, or less")
+    return found
+
+
+def latency_plan(policy: Policy, arms: Collection[str], alpha: float) -> Sequential:
+    """How this policy's latency rules are looked at, at level `alpha` for the attempt."""
+    return Sequential(looks=policy.looks, alpha=alpha, rules=family_size(policy, arms))

@@ -1,0 +1,97 @@
+"""Latency rules as drafts, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from statistics import median
+
+from reprune.core.policy import Policy
+from reprune.judge.drafts import Draft
+from reprune.judge.evidence import Unit
+from reprune.judge.family import Baseline, latency_limits
+from reprune.judge.latency import Look, Sequential, follow, latency_plan, log_time, unit_ratio
+from reprune.judge.numeric import rounded
+from reprune.judge.words import ARM_NAMES, count, speed, speed_demand
+
+
+def latency_drafts(
+    units: Sequence[Unit], target: str, policy: Policy, arms: Collection[str], alpha: float
+) -> list[Draft]:
+    """One draft a latency rule whose baseline is among `arms`. The units have no problems."""
+    plan = latency_plan(policy, arms, alpha)
+    required = policy.targets[target] == "required"
+    return [
+        _draft(units, target, baseline, limit, plan, required)
+        for baseline, limit in latency_limits(policy, arms)
+    ]
+
+
+def _draft(
+    units: Sequence[Unit],
+    target: str,
+    baseline: Baseline,
+    limit: float,
+    plan: Sequential,
+    required: bool,
+) -> Draft:
+    look = follow([unit_ratio(unit, baseline.arm) for unit in units], limit, plan)
+    seen = units[: look.units]
+    name = ARM_NAMES[baseline.arm]
+    allowed = f"the policy demands {speed_demand(limit)}"
+    short = f"latency against {name} was hardly measured"
+    if look.ratio is not None:
+        short = f"{speed(look.ratio)} {name}"
+    return Draft(
+        rule=f"latency.{baseline.name}",
+        baseline=baseline.arm,
+        target=target,
+        required=required,
+        unit="ratio",
+        baseline_value=_typical_ms(seen, baseline.arm),
+        candidate_value=_typical_ms(seen, "candidate"),
+        change=look.ratio,
+        low=look.low,
+        high=look.high,
+        limit=rounded(limit),
+        direction="at most",
+        samples=look.units,
+        facts=_facts(look, f"On {target}, the candidate", name, limit, len(units)),
+        short=short,
+        allowed=allowed,
+        decide=_decide(look, len(units), plan),
+        holds=look.passes,
+        p_harm=look.p_harm,
+    )
+
+
+def _typical_ms(units: Sequence[Unit], arm: str) -> float | None:
+    """The median over units of the arm's typical call, in milliseconds."""
+    if not units:
+        return None
+    return rounded(math.exp(median(log_time(unit.arms[arm]) for unit in units)) / 1e6)
+
+
+def _facts(look: Look, who: str, name: str, limit: float, taken: int) -> str:
+    demand = f"the policy demands {speed_demand(limit)} (a ratio of at most {limit:.4g})"
+    if look.ratio is None:
+        return f"{who}'s time was compared with {name}'s in only {count(taken, 'unit')}; {demand}"
+    limits = "no interval can be given"
+    if look.low is not None and look.high is not None:
+        limits = f"limits {look.low:.4g} to {look.high:.4g}"
+    return (
+        f"{who} is {speed(look.ratio)} {name}: a ratio of times of {look.ratio:.4g} "
+        f"({limits}, {count(look.units, 'unit')}), and {demand}"
+    )
+
+
+def _decide(look: Look, taken: int, plan: Sequential) -> str:
+    """What would settle it."""
+    later = [units for units in plan.looks if units > look.units]
+    if later:
+        more = max(1, later[0] - taken)
+        return f"{count(more, 'more unit')} on this machine, for the look at {later[0]} units."
+    return (
+        "No look is left: the ratio is too close to the limit to tell from noise. A quieter machine, "
+        "a later look in the policy, or a faster candidate would decide it."
+    )

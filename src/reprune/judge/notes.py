@@ -1,0 +1,70 @@
+"""The one sentence on top of a judgement, and the facts below it that decided nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from reprune.core.artifacts import Outcome, RuleResult
+from reprune.core.policy import Policy
+from reprune.judge.drafts import Draft
+from reprune.judge.evidence import Evidence
+from reprune.judge.family import absent_rules
+from reprune.judge.words import confidence, count, percent
+
+LOW_POWER = 0.5
+
+Decided = Sequence[tuple[Draft, RuleResult]]
+
+
+def headline(outcome: Outcome, decided: Decided, reasons: Sequence[str], policy: Policy) -> str:
+    """One sentence that a reviewer understands."""
+    required = [pair for pair in decided if pair[1].required]
+    several = len(policy.targets) > 1
+    if outcome == "pass":
+        return f"Passed: {_achieved(required)}all {count(len(required), 'required rule')} hold."
+    word = {"block": "Blocked", "inconclusive": "Inconclusive", "error": "Error"}[outcome]
+    stopped = [draft for draft, result in required if result.outcome == outcome]
+    if not stopped:
+        return f"{word}: {reasons[0]}"
+    first = stopped[0]
+    where = f" on {first.target}" if several else ""
+    more = f" ({count(len(stopped) - 1, 'more rule')})" if len(stopped) > 1 else ""
+    allowed = f"; {first.allowed}" if first.allowed else ""
+    doubt = ", but that is not certain yet" if outcome == "inconclusive" else ""
+    return f"{word}: {first.short}{where}{doubt}{allowed}{more}."
+
+
+def _achieved(required: Decided) -> str:
+    """The first speed-up and the first quality change: what the reviewer wants to know of a pass."""
+    measured = [draft for draft, _ in required if draft.change is not None]
+    speeds = [draft.short for draft in measured if draft.rule.startswith("latency.")]
+    losses = [d.short for d in measured if d.unit == "share" and ".slices." not in d.rule]
+    return "".join(f"{clause}; " for clause in (*speeds[:1], *losses[:1]))
+
+
+def notes(
+    evidence: Evidence, policy: Policy, results: Sequence[RuleResult], alpha: float
+) -> Iterator[str]:
+    """Whole sentences, in a fixed order."""
+    for arm, rules in absent_rules(policy, evidence.arms).items():
+        why = "First generation: there is no champion yet"
+        if arm != "champion":
+            why = f"There is no {arm}"
+        yield f"{why}, so {', '.join(rules)} could not be judged."
+    if evidence.attempt > 1:
+        yield (
+            f"This is attempt {evidence.attempt} for dense version {evidence.dense_version}: limits "
+            f"are {confidence(alpha)} limits, because trying again is not free."
+        )
+    for target, role in policy.targets.items():
+        if role == "advisory":
+            failed = [r for r in results if r.target == target and r.outcome != "pass"]
+            state = "all its rules hold" if not failed else f"{failed[0].words}"
+            yield f"Target {target} is advisory and decides nothing: {state}".rstrip(".") + "."
+    for fact in evidence.power:
+        if fact.pass_if_equal < LOW_POWER:
+            yield (
+                f"{fact.rule} passes a candidate that lost nothing with a chance of only "
+                f"{percent(fact.pass_if_equal)} ({fact.examples} examples, "
+                f"{percent(fact.flips)} flips)."
+            )

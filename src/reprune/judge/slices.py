@@ -1,0 +1,196 @@
+"""Slice rules: no slice may show harm, by the lower limit of what it lost, Holm over the slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from reprune.core.artifacts import SliceResult
+from reprune.core.policy import Policy, SliceRules
+from reprune.judge.comparisons import Comparison, MarginTest
+from reprune.judge.distributions import critical, holm
+from reprune.judge.drafts import Draft
+from reprune.judge.family import Baseline, slice_baselines
+from reprune.judge.numeric import halve, rounded
+from reprune.judge.quality import (
+    Setting,
+    flips_in_words,
+    limits_in_words,
+    setting_of,
+    what_decides,
+)
+from reprune.judge.scores import Scores, record_key
+from reprune.judge.words import ARM_NAMES, count, moved, points
+
+_POWER_Z = 0.8416212335729143  # the normal quantile of 80 %
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    label: str
+    compared: Comparison
+    test: MarginTest
+    p_adjusted: float
+
+
+def slice_drafts(
+    scores: Scores, policy: Policy, target: str, arms: Collection[str], alpha: float
+) -> tuple[list[Draft], list[SliceResult]]:
+    """One draft for each metric with slice rules and each baseline, and every slice's result."""
+    drafts, results = [], []
+    for metric, rules in policy.quality.items():
+        setting = setting_of(scores, policy, metric, target, alpha)
+        for baseline in slice_baselines(rules, arms):
+            if rules.slices is not None:
+                draft, found = _one_rule(scores, setting, baseline, rules.slices)
+                drafts.append(draft)
+                results += found
+    return drafts, results
+
+
+def _one_rule(
+    scores: Scores, setting: Setting, baseline: Baseline, rules: SliceRules
+) -> tuple[Draft, list[SliceResult]]:
+    rule = f"{setting.metric}.slices.{baseline.name}"
+    base, mine = (record_key(arm, setting.target) for arm in (baseline.arm, "candidate"))
+    slices = scores.slices[setting.metric]
+
+    def compare(labels: Collection[str]) -> dict[str, Comparison]:
+        return {label: scores.compare((setting.metric, label), base, mine) for label in labels}
+
+    judged = _judge(compare(slices.judged), rules, setting.alpha)
+    binary = scores.metrics[setting.metric].form == "binary"
+    results = [_result(one, rule, setting, rules, (len(judged), binary)) for one in judged]
+    small = compare(slices.small)
+    results += [_small(label, one, rule, setting, rules) for label, one in small.items()]
+    absent = [label for label in rules.required if label not in scores.examples.slices]
+    untold = [label for label in rules.required if label in small]
+    draft = _draft(rule, setting, baseline, rules, judged)
+    return _with_gaps(draft, absent, untold, len(small)), results
+
+
+def _judge(compared: Mapping[str, Comparison], rules: SliceRules, alpha: float) -> list[_Judged]:
+    """Limits hold for all slices at once (alpha / k each); p-values are Holm's."""
+    tests = {
+        label: one.drop_test(rules.max_drop, alpha / len(compared))
+        for label, one in compared.items()
+    }
+    adjusted = holm([test.p_harm for test in tests.values()])
+    return [
+        _Judged(label=label, compared=compared[label], test=tests[label], p_adjusted=rounded(p))
+        for label, p in zip(tests, adjusted, strict=True)
+    ]
+
+
+def _result(
+    one: _Judged, rule: str, setting: Setting, rules: SliceRules, how: tuple[int, bool]
+) -> SliceResult:
+    low, high = setting.interval(one.test)
+    return SliceResult(
+        slice=one.label,
+        rule=rule,
+        target=setting.target,
+        examples=one.compared.examples,
+        outcome="harm" if one.p_adjusted <= rounded(setting.alpha) else "ok",
+        right_to_wrong=one.compared.lost,
+        wrong_to_right=one.compared.gained,
+        change=setting.signed(one.compared.loss),
+        low=-1.0 if low is None else low,
+        high=1.0 if high is None else high,
+        detectable=_detectable(one.compared, rules.max_drop, setting.alpha, how),
+        required=one.label in rules.required,
+    )
+
+
+def _small(
+    label: str, compared: Comparison, rule: str, setting: Setting, rules: SliceRules
+) -> SliceResult:
+    """A slice of which nothing can be said: its interval is everything."""
+    return SliceResult(
+        slice=label,
+        rule=rule,
+        target=setting.target,
+        examples=compared.examples,
+        outcome="not judged",
+        right_to_wrong=compared.lost,
+        wrong_to_right=compared.gained,
+        change=setting.signed(compared.loss),
+        low=-1.0,
+        high=1.0,
+        detectable=1.0,
+        required=label in rules.required,
+    )
+
+
+def _detectable(compared: Comparison, margin: float, alpha: float, how: tuple[int, bool]) -> float:
+    """The smallest true loss that would be called harm with a chance of 80 %, were it the only one.
+
+    For 0/1 records a loss brings its own noise: at least d (1 - d).
+    """
+    slices, binary = how
+    reach = (critical(alpha / slices, None) + _POWER_Z) / math.sqrt(compared.units)
+
+    def missed(loss: float) -> bool:
+        own = loss * (1.0 - loss) if binary else 0.0
+        return loss - margin < reach * math.sqrt(max(compared.spread**2, own))
+
+    return rounded(halve(missed, margin, 1.0))
+
+
+def _draft(
+    rule: str, setting: Setting, baseline: Baseline, rules: SliceRules, judged: list[_Judged]
+) -> Draft:
+    """The rule as its worst slice has it: the surest harm, then the largest loss."""
+    name = ARM_NAMES[baseline.arm]
+    allowed = f"the policy allows a loss of {points(rules.max_drop)} points on any slice"
+    worst = min(judged, key=lambda one: (one.p_adjusted, -one.compared.loss), default=None)
+    facts, short, decide = f"On {setting.target}, no slice is large enough", "no slice judged", ""
+    low = high = change = None
+    if worst is not None:
+        low, high = setting.interval(worst.test)
+        change = setting.signed(worst.compared.loss)
+        facts = (
+            f"On {setting.target}, the worst of {count(len(judged), 'slice')} against {name} is "
+            f"{worst.label}: {moved(setting.metric, change)} "
+            f"({limits_in_words(low, high, setting.alpha / len(judged))}), "
+            f"{flips_in_words(worst.compared)}"
+        )
+        short = f"{moved(setting.metric, change)} on {worst.label} against {name}"
+        decide = what_decides(worst.compared, worst.test, setting.alpha / len(judged))
+    return Draft(
+        rule=rule,
+        baseline=baseline.arm,
+        target=setting.target,
+        required=setting.required,
+        unit="share",
+        baseline_value=None if worst is None else worst.compared.baseline,
+        candidate_value=None if worst is None else worst.compared.candidate,
+        change=change,
+        low=low,
+        high=high,
+        limit=setting.signed(rules.max_drop),
+        direction="at least" if setting.higher_is_better else "at most",
+        samples=0 if worst is None else worst.compared.examples,
+        facts=f"{facts}, and {allowed}",
+        short=short,
+        allowed=allowed,
+        decide=decide,
+        holds=worst is not None and worst.p_adjusted > rounded(setting.alpha),
+        p_harm=1.0 if worst is None else worst.p_adjusted,
+    )
+
+
+def _with_gaps(draft: Draft, absent: list[str], untold: list[str], small: int) -> Draft:
+    """What was demanded and cannot be answered keeps the rule from holding."""
+    facts = draft.facts
+    if small:
+        facts += f"; {count(small, 'slice')} too small to be judged alone"
+    if absent:
+        lack = f"the required slice {', '.join(absent)} is not among the examples"
+        return replace(draft, facts=f"{facts}; {lack}", short=lack, allowed="", sure="error")
+    if untold:
+        lack = f"the required slice {', '.join(untold)} is too small to be judged"
+        more = f"More examples of {', '.join(untold)}."
+        return replace(draft, facts=f"{facts}; {lack}", decide=more, holds=False)
+    return replace(draft, facts=facts)

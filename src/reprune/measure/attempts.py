@@ -1,0 +1,89 @@
+"""The local ledger of looks at sealed data: written before each look, never rewritten.
+
+A retried gate passes bad candidates (a 2 % error becomes 20 % in ten tries), so every look counts,
+the aborted ones too. One JSON object a line, appended and fsynced; DVC keeps the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+
+from reprune.core.documents import canonical
+from reprune.core.store import disk_errors
+
+ATTEMPTS_FILE = "reprune.attempts.jsonl"
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What is about to be judged, and on what. `name`, `dense_version` and `weights` say whose attempt
+    it is; `eval_digest` and `candidate` are there for the reader.
+    """
+
+    name: str
+    dense_version: str
+    weights: str
+    eval_digest: str
+    candidate: str
+
+
+def next_attempt(ledger: Path, look: Look, *, registered: int = 0) -> int:
+    """Appends `look`, on disk when this returns, and gives the number of the attempt that it is.
+
+    The number is one more than the larger of what the ledger held for the same dense model and what
+    the registry knew. A line that cannot be read (a torn write) counts for everybody.
+    Raises DiskFull or another RepruneError; then the look must not happen.
+    """
+    with disk_errors(ledger):
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(ledger, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            # Two benchmarks at once must not both believe to be the first.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            raw = ledger.read_bytes()
+            local = sum(_counts(line, look) for line in raw.split(b"\n") if line.strip())
+            attempt = max(local, registered) + 1
+            torn = b"\n" if raw and not raw.endswith(b"\n") else b""
+            entry = {"attempt": attempt, **msgspec.structs.asdict(look)}
+            _append(descriptor, torn + canonical(entry) + b"\n")
+        finally:
+            os.close(descriptor)
+        _fsync_folder(ledger.parent)
+    return attempt
+
+
+def local_attempts(ledger: Path, look: Look) -> int:
+    """How many looks the ledger holds for the dense model of `look`; 0 where there is no ledger."""
+    try:
+        raw = ledger.read_bytes()
+    except FileNotFoundError:
+        return 0
+    return sum(_counts(line, look) for line in raw.split(b"\n") if line.strip())
+
+
+def _counts(line: bytes, look: Look) -> bool:
+    """Whether the line is a look at `look`'s dense model, or may have been one."""
+    try:
+        entry = msgspec.json.decode(line, type=Look)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True
+    wanted = (look.name, look.dense_version, look.weights)
+    return (entry.name, entry.dense_version, entry.weights) == wanted
+
+
+def _append(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    os.fsync(descriptor)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

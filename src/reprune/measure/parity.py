@@ -1,0 +1,74 @@
+"""How far an engine is from the bundle that it was built from, on real examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reprune.core.artifacts import Parity
+from reprune.core.errors import BuildError
+from reprune.measure.records import checked_records, engine_answer, module_answer
+from reprune.runtimes.base import Session
+from reprune.task.protocol import Batch, Task
+
+if TYPE_CHECKING:
+    from reprune.measure.records import Column
+
+# Below this an engine computes another function, whatever precision it was built for.
+LEAST_COSINE = 0.9
+
+
+def take_parity(
+    key: str, session: Session, module: nn.Module, task: Task, batches: Sequence[Batch]
+) -> Parity:
+    """The engine's outputs against the module's on `batches`; `agreement` is of whole records.
+
+    `cosine` is between all outputs taken as one vector, `max_abs` over all of them. Raises
+    BuildError for an engine of another form, with outputs that are not finite, or that computes
+    another function; the policy bounds what is less than that.
+    """
+    expected_all: list[Tensor] = []
+    found_all: list[Tensor] = []
+    agreeing = 0
+    for batch in batches:
+        expected, found = module_answer(module, batch), engine_answer(key, session, batch)
+        forms = [[tuple(output.shape) for output in outputs] for outputs in (expected, found)]
+        if forms[0] != forms[1]:
+            raise BuildError(f"the engine {key} gives outputs {forms[1]}, its bundle {forms[0]}")
+        expected_all += [output.detach().cpu().double().flatten() for output in expected]
+        found_all += [output.double().flatten() for output in found]
+        agreeing += _agreeing(
+            checked_records(task, expected, batch), checked_records(task, found, batch)
+        )
+    one, other = torch.cat(expected_all), torch.cat(found_all)
+    examples = sum(len(batch) for batch in batches)
+    parity = Parity(
+        examples=examples,
+        max_abs=float(f"{float((one - other).abs().max()):.6g}"),
+        cosine=round(_cosine(one, other), 9),
+        agreement=round(agreeing / examples, 9),
+    )
+    if parity.cosine < LEAST_COSINE:
+        raise BuildError(
+            f"the engine {key} does not compute what its bundle does: the cosine of their outputs "
+            f"on {examples} calibration examples is {parity.cosine}",
+            fix="look for operators that the export changes; build it again",
+        )
+    return parity
+
+
+def _agreeing(one: dict[str, Column], other: dict[str, Column]) -> int:
+    same = np.logical_and.reduce([one[name] == other[name] for name in one])
+    return int(same.sum())
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    norms = float(one.norm() * other.norm())
+    if norms == 0.0:
+        # Two outputs of zeros agree; zeros and anything else have nothing in common.
+        return 1.0 if float(one.norm()) == float(other.norm()) else 0.0
+    return float(one @ other) / norms

@@ -1,0 +1,57 @@
+"""A quick, paired look at two engines, for choosing between plans. It is no evidence for a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, log
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reprune.core.params import Target
+from reprune.judge.evidence import ArmTimes
+from reprune.measure.hostlock import host_lock
+from reprune.measure.unit import BlockPlan, Shape, take_unit
+from reprune.runtimes.base import Runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+BLOCKS = BlockPlan(block_ms=5.0, min_calls=5, discard_calls=3, warmup_seconds=0.1)
+
+
+def quick_ratio(  # noqa: PLR0913  # two engines, where and on what they run, and how long
+    runtime: Runtime,
+    a: Path,
+    b: Path,
+    target: Target,
+    inputs: Sequence[Array | Tensor],
+    *,
+    rounds: int = 7,
+    seed: int,
+) -> float:
+    """time(a) / time(b): the median over `rounds` of the log-ratio of two fresh, interleaved sessions.
+
+    Below 1 means that `a` is the faster one. One process only, so trust differences of a few per
+    cent at best. Waits while another latency measurement runs on this host.
+    Raises BuildError for an engine that does not load.
+    """
+    shape = Shape(inputs=tuple(np.asarray(value) for value in inputs), weight=1.0)
+    logs: list[float] = []
+    with host_lock():
+        for index in range(rounds):
+            taken = take_unit(
+                runtime, {"a": a, "b": b}, target, [shape], BLOCKS, seed * 1_000_003 + index
+            )
+            logs.append(log(_block_time(taken["a"]) / _block_time(taken["b"])))
+    return exp(median(logs))
+
+
+def _block_time(arm: ArmTimes) -> float:
+    """The geometric mean of the two blocks' medians, so that a linear drift cancels."""
+    first, second = (median(block) for block in arm.blocks_ns)
+    return exp((log(first) + log(second)) / 2)

@@ -1,0 +1,287 @@
+"""How compressed versions lie in a registry, and who the champion is.
+
+They are versions of `<name>-compressed`. Each holds, beside its receipt,
+
+    bundle/            the candidate, a ModelBundle
+    plan/  profile/<i>/  sensitivity/     what it was made by
+    verdict/  engines/<i>/  report/       what it was judged by
+
+and is tagged at creation with what TAGS names. The alias `champion` is moved by promote alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from reprune.core import store
+from reprune.core.artifacts import VerdictSummary
+from reprune.core.errors import (
+    ChampionForeign,
+    ChampionLost,
+    PayloadCorrupt,
+    ReceiptInvalid,
+    VersionNotFound,
+)
+from reprune.core.lock import ChampionRef
+from reprune.registry.protocol import (
+    ANCHOR,
+    CHAMPION,
+    Registry,
+    VersionInfo,
+    known_alias,
+    known_versions,
+)
+from reprune.registry.receipts import (
+    MAX_RECEIPT_BYTES,
+    RECEIPT_FILE,
+    Receipted,
+    decode,
+    subject_digests,
+)
+
+PARENT = "reprune.parent"
+VERDICT = "reprune.verdict"
+LOCK = "reprune.lock"
+BUNDLE = "reprune.bundle"
+OUTCOME = "reprune.outcome"
+ATTEMPT = "reprune.attempt"
+RECEIPT = "reprune.receipt"
+PROMOTED = "reprune.promoted"
+TAGS = (PARENT, VERDICT, LOCK, BUNDLE, OUTCOME, ATTEMPT, RECEIPT)
+
+BUNDLE_PART = "bundle"
+HISTORY = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A compressed version that an alias names, with the receipt that it carries."""
+
+    info: VersionInfo
+    receipt: Receipted
+
+    @property
+    def ref(self) -> ChampionRef:
+        decision = self.receipt.statement.predicate
+        return ChampionRef(
+            version=self.info.version, bundle=decision.bundle, receipt=self.receipt.digest
+        )
+
+
+def compressed_name(name: str) -> str:
+    return f"{name}-compressed"
+
+
+def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | None:
+    """Who the alias `champion` names; None only if nothing was ever promoted.
+
+    `besides` is the digest of a verdict whose own registration does not count (a promotion that was
+    cut short). Raises ChampionLost if the alias is gone though something passed, ChampionForeign if
+    it names a version without our receipt of a pass. No signature is checked here.
+    """
+    compressed = compressed_name(name)
+    version = known_alias(registry, compressed, CHAMPION)
+    if version is not None:
+        return _holder(registry, compressed, version, CHAMPION)
+    passed = [
+        info
+        for info in known_versions(registry, compressed)
+        if info.tags.get(OUTCOME) == "pass" and info.tags.get(VERDICT) != besides
+    ]
+    if not passed and any(
+        receipt.statement.predicate.champion is not None for _, receipt in history(registry, name)
+    ):
+        raise ChampionLost(
+            f"'{compressed}' has no alias '{CHAMPION}' and no version that passed, "
+            "but its receipts name a champion: it was deleted",
+            where=registry.identity,
+            fix="restore the registry from a backup",
+        )
+    if passed:
+        newest = passed[-1]
+        raise ChampionLost(
+            f"'{compressed}' has no alias '{CHAMPION}', but {len(passed)} of its versions passed: "
+            "the alias was deleted, or a promotion was cut short",
+            where=registry.identity,
+            fix=f"if version {newest.version} was never promoted, run `reprune promote` for it "
+            f"again, or delete it; else set the alias '{CHAMPION}' back to the version that served last",
+        )
+    return None
+
+
+def anchor(registry: Registry, name: str) -> Holder | None:
+    """Who the alias `anchor` names, if it is set. Raises ChampionForeign as `champion` does."""
+    compressed = compressed_name(name)
+    version = known_alias(registry, compressed, ANCHOR)
+    return None if version is None else _holder(registry, compressed, version, ANCHOR)
+
+
+def read_receipt(registry: Registry, info: VersionInfo) -> Receipted:
+    """The receipt that a version carries and its tag names. Raises ReceiptInvalid if it has none such."""
+    where = f"{registry.identity}: {info.name} version {info.version}"
+    tag = info.tags.get(RECEIPT)
+    if tag is None:
+        raise ReceiptInvalid("carries no receipt of ours", where=where)
+    with scratch() as folder:
+        try:
+            registry.fetch(info.name, info.version, folder, part=RECEIPT_FILE)
+        except VersionNotFound as error:
+            raise ReceiptInvalid("its receipt is gone", where=where) from error
+        path = folder / RECEIPT_FILE
+        if path.stat().st_size > MAX_RECEIPT_BYTES:
+            raise ReceiptInvalid(f"is larger than {MAX_RECEIPT_BYTES} bytes", where=where)
+        found = decode(path.read_bytes(), where=where)
+    decision = found.statement.predicate
+    stated = {RECEIPT: found.digest, **tags_of(found)}
+    wrong = [tag for tag in TAGS if info.tags.get(tag) != stated[tag]]
+    if wrong:
+        raise ReceiptInvalid(f"its receipt contradicts its tags ({', '.join(wrong)})", where=where)
+    if decision.registry != registry.identity or compressed_name(decision.name) != info.name:
+        raise ReceiptInvalid(
+            f"its receipt is for '{decision.name}' in {decision.registry}", where=where
+        )
+    return found
+
+
+def tags_of(receipt: Receipted) -> dict[str, str]:
+    """The tags that a version with this receipt is created with."""
+    decision = receipt.statement.predicate
+    return {
+        PARENT: decision.dense_version,
+        VERDICT: decision.verdict,
+        LOCK: decision.lock,
+        BUNDLE: decision.bundle,
+        OUTCOME: decision.outcome,
+        ATTEMPT: str(decision.attempt),
+        RECEIPT: receipt.digest,
+    }
+
+
+def attempts(registry: Registry, name: str, dense_version: str, *, besides: str = "") -> int:
+    """How many looks at the sealed data are on record for this dense version.
+
+    The larger of the number of judged verdicts and the highest attempt that one of them was judged
+    as. `besides` is the digest of a verdict that is left out, with all that came after it.
+    """
+    judged: set[str] = set()
+    highest = 0
+    for info in known_versions(registry, compressed_name(name)):
+        verdict = info.tags.get(VERDICT)
+        if verdict is None or info.tags.get(PARENT) != dense_version:
+            continue
+        if verdict == besides:
+            break
+        judged.add(verdict)
+        number = info.tags.get(ATTEMPT, "")
+        highest = max(highest, int(number) if number.isdecimal() else 0)
+    return max(len(judged), highest)
+
+
+def history(registry: Registry, name: str) -> tuple[tuple[VersionInfo, Receipted], ...]:
+    """The last versions that carry a receipt of ours, oldest first; at most HISTORY."""
+    found: list[tuple[VersionInfo, Receipted]] = []
+    for info in reversed(known_versions(registry, compressed_name(name))):
+        if len(found) == HISTORY:
+            break
+        try:
+            found.append((info, read_receipt(registry, info)))
+        except ReceiptInvalid:
+            # Somebody else's version: it is no part of what we judged.
+            continue
+    return tuple(reversed(found))
+
+
+def summary(info: VersionInfo, receipt: Receipted) -> VerdictSummary:
+    decision = receipt.statement.predicate
+    return VerdictSummary(
+        dense_version=decision.dense_version,
+        compressed_version=info.version,
+        outcome=decision.outcome,
+        verdict=decision.verdict,
+        reasons=decision.reasons,
+        promoted=decision.outcome == "pass" and PROMOTED in info.tags,
+        latency_ratio=decision.latency_ratio,
+        quality_drop=decision.quality_drop,
+        flips=decision.flips,
+    )
+
+
+def fetch_part(registry: Registry, holder: Holder, part: str, destination: Path) -> bool:
+    """Copies the files below `part/` to `destination`, each checked against the receipt.
+
+    False if the receipt lists none. Raises PayloadCorrupt for a file that is missing, was changed
+    or was added.
+    """
+    prefix = f"{part}/"
+    listed = {
+        path.removeprefix(prefix): digest
+        for path, digest in subject_digests(holder.receipt.statement).items()
+        if path.startswith(prefix)
+    }
+    if not listed:
+        return False
+    info = holder.info
+    with scratch() as folder:
+        registry.fetch(info.name, info.version, folder, part=part)
+        check_files(folder / part, listed, where=f"{info.name} version {info.version}, {part}")
+        with store.disk_errors(destination):
+            shutil.copytree(folder / part, destination)
+    return True
+
+
+def check_files(folder: Path, listed: Mapping[str, str], *, where: str) -> None:
+    """Returns only if `folder` holds exactly the listed files, byte for byte."""
+    found = {
+        path.relative_to(folder).as_posix(): store.file_digest(path)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    if found != listed:
+        wrong = sorted(path for path in {*found, *listed} if found.get(path) != listed.get(path))
+        raise PayloadCorrupt(
+            f"what the registry stores is not what its receipt lists: {', '.join(wrong[:5])}",
+            where=where,
+            fix="restore the registry's files from a backup, or promote another generation",
+        )
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A private folder (0700), gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="reprune-") as folder:
+        yield Path(folder)
+
+
+def _holder(registry: Registry, compressed: str, version: str, alias: str) -> Holder:
+    infos = [info for info in known_versions(registry, compressed) if info.version == version]
+    if not infos:
+        raise ChampionLost(
+            f"the alias '{alias}' of '{compressed}' names version {version}, which is gone",
+            where=registry.identity,
+            fix=f"set the alias '{alias}' to a version that was promoted before",
+        )
+    try:
+        receipt = read_receipt(registry, infos[0])
+    except ReceiptInvalid as error:
+        raise _foreign(alias, error.what, error.where) from error
+    if receipt.statement.predicate.outcome != "pass":
+        raise _foreign(
+            alias,
+            f"was judged '{receipt.statement.predicate.outcome}'",
+            f"{registry.identity}: {compressed} version {version}",
+        )
+    return Holder(info=infos[0], receipt=receipt)
+
+
+def _foreign(alias: str, what: str, where: str) -> ChampionForeign:
+    return ChampionForeign(
+        f"the alias '{alias}' was set by hand on a version that Reprune did not promote: {what}",
+        where=where,
+        fix=f"set the alias '{alias}' back to the version that served last, "
+        "or make this model champion with `reprune adopt`",
+    )

@@ -1,0 +1,248 @@
+"""A registry that is a plain folder: for tests, and for people without MLflow.
+
+    registry.json                     says that this folder is a registry
+    <name>/<number>/version.json      tags and a stamp
+    <name>/<number>/files/**          what the version holds
+    <name>/aliases.json               alias to version number
+
+A version is written aside, fsynced and renamed into place: it appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import msgspec
+
+from reprune.core import params, store
+from reprune.core.documents import canonical, decode_json
+from reprune.core.errors import (
+    DocumentError,
+    RegistryError,
+    RegistryUnreachable,
+    VersionNotFound,
+    nearest,
+)
+from reprune.registry.protocol import VersionInfo
+
+T = TypeVar("T")
+
+MARKER = "registry.json"
+ALIASES = "aliases.json"
+VERSION = "version.json"
+FILES = "files"
+
+_NUMBER = re.compile(r"^[1-9][0-9]{0,8}$")
+_ATTEMPTS = 100
+
+
+class _Marker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: str = "reprune-files-registry"
+    schema: int = 1
+
+
+class _Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    tags: dict[str, str]
+    stamp: str
+
+
+def open_files(registry: params.Registry, root: Path) -> FilesRegistry:
+    """The folder that `registry.uri` names: a path, or file:// and a path; relative ones start at `root`."""
+    text = registry.uri.removeprefix("file://")
+    if "://" in text or text.startswith("sqlite:") or not text:
+        raise DocumentError(
+            f"a registry of kind 'files' needs a folder, not '{registry.uri}'",
+            where="params.yaml (registry.uri)",
+            fix="write a path such as .reprune/registry, or use kind: mlflow",
+        )
+    return FilesRegistry(identity=registry.uri, folder=root / text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesRegistry:
+    """See reprune.registry.protocol.Registry for what each method promises."""
+
+    identity: str
+    folder: Path
+
+    def versions(self, name: str) -> tuple[VersionInfo, ...]:
+        model = self._model(name)
+        with _reading(model):
+            numbers = sorted(int(path.name) for path in model.iterdir() if _NUMBER.match(path.name))
+        return tuple(self._info(name, str(number)) for number in numbers)
+
+    def fetch(self, name: str, version: str, destination: Path, *, part: str = "") -> None:
+        self._info(name, version)
+        source = self._model(name) / version / FILES
+        wanted = source / PurePosixPath(part)
+        if ".." in PurePosixPath(part).parts or not wanted.exists():
+            raise VersionNotFound(
+                f"version {version} of '{name}' holds no '{part}'", where=self.identity
+            )
+        with _reading(source):
+            found = [wanted] if wanted.is_file() else sorted(wanted.rglob("*"))
+            links = [path for path in found if path.is_symlink()]
+            if links:
+                raise RegistryError("a version may not hold links", where=str(links[0]))
+        with store.disk_errors(destination):
+            for path in found:
+                if path.is_file():
+                    target = destination / path.relative_to(source)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, target)
+
+    def register(self, name: str, folder: Path, tags: Mapping[str, str]) -> str:
+        self._create()
+        model = self.folder / _checked(name)
+        with store.disk_errors(model):
+            model.mkdir(exist_ok=True)
+            draft = model / f".{secrets.token_hex(8)}.draft"
+            try:
+                _copy_durably(folder, draft / FILES)
+                content = _Version(tags=dict(tags), stamp=secrets.token_hex(16))
+                store.write_bytes(draft / VERSION, canonical(content) + b"\n")
+                return _place(draft, model)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def alias(self, name: str, alias: str) -> str | None:
+        return self._aliases(name).get(alias)
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        self._info(name, version)
+        aliases = {**self._aliases(name), alias: version}
+        store.write_bytes(self._model(name) / ALIASES, canonical(aliases) + b"\n")
+        found = self.alias(name, alias)
+        if found != version:
+            raise RegistryError(
+                f"the alias '{alias}' of '{name}' was set to {version} but reads as {found}",
+                where=self.identity,
+                fix="somebody else writes it: find out who, then run the command again",
+            )
+
+    def set_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        known = self._stored(name, version)
+        content = msgspec.structs.replace(known, tags={**known.tags, **tags})
+        store.write_bytes(self._model(name) / version / VERSION, canonical(content) + b"\n")
+
+    def _create(self) -> None:
+        marker = self.folder / MARKER
+        with store.disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not marker.exists() and any(
+                path for path in self.folder.iterdir() if not path.name.startswith(".")
+            ):
+                raise RegistryError(
+                    "is not empty and is not a registry; nothing was changed",
+                    where=str(self.folder),
+                    fix="name another folder in params.yaml (registry.uri)",
+                )
+            if not marker.exists():
+                store.write_bytes(marker, canonical(_Marker()) + b"\n")
+
+    def _model(self, name: str) -> Path:
+        """The folder of a model that exists, in a registry that is there."""
+        found = _decoded(self.folder / MARKER, _Marker)
+        if found is None:
+            raise RegistryUnreachable(
+                "there is no registry here",
+                where=str(self.folder),
+                fix="correct registry.uri in params.yaml, mount the folder, "
+                "or register a first dense version",
+            )
+        if found != _Marker():
+            raise RegistryUnreachable(
+                f"is a {found.kind} of schema {found.schema}, which this Reprune does not read",
+                where=str(self.folder / MARKER),
+            )
+        model = self.folder / _checked(name)
+        with _reading(self.folder):
+            names = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        if name not in names:
+            raise VersionNotFound(
+                f"there is no model '{name}'; {nearest(name, names)}", where=self.identity
+            )
+        return model
+
+    def _stored(self, name: str, version: str) -> _Version:
+        model = self._model(name)
+        found = _decoded(model / version / VERSION, _Version) if _NUMBER.match(version) else None
+        if found is None:
+            raise VersionNotFound(f"there is no version {version} of '{name}'", where=self.identity)
+        return found
+
+    def _info(self, name: str, version: str) -> VersionInfo:
+        stored = self._stored(name, version)
+        return VersionInfo(name=name, version=version, tags=stored.tags, stamp=stored.stamp)
+
+    def _aliases(self, name: str) -> dict[str, str]:
+        return _decoded(self._model(name) / ALIASES, dict[str, str]) or {}
+
+
+def _checked(name: str) -> str:
+    if not re.match(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$", name):
+        raise VersionNotFound(f"'{name}' is not a model name")
+    return name
+
+
+def _decoded(path: Path, kind: type[T]) -> T | None:
+    """The file's content; None only where the file system says that there is no such file."""
+    with _reading(path):
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return None
+    try:
+        return decode_json(raw, kind, name=str(path))
+    except DocumentError as error:
+        raise RegistryUnreachable(error.what, where=error.where) from error
+
+
+@contextlib.contextmanager
+def _reading(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RegistryUnreachable(f"cannot be read: {error.strerror}", where=str(where)) from error
+
+
+def _copy_durably(source: Path, destination: Path) -> None:
+    destination.mkdir(parents=True)
+    for path in sorted(source.rglob("*")):
+        if path.is_symlink():
+            raise RegistryError("a version may not hold links", where=str(path))
+        target = destination / path.relative_to(source)
+        if path.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        shutil.copyfile(path, target)
+        with target.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def _place(draft: Path, model: Path) -> str:
+    """Renames the draft to the next free number; another writer may take the same one first."""
+    for _ in range(_ATTEMPTS):
+        numbers = [int(path.name) for path in model.iterdir() if _NUMBER.match(path.name)]
+        version = str(max(numbers, default=0) + 1)
+        try:
+            draft.rename(model / version)
+        except OSError:
+            if not (model / version).exists():
+                raise
+            continue
+        descriptor = os.open(model, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return version
+    raise RegistryError("too many writers at once", where=str(model), fix="try again")

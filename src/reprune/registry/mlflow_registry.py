@@ -1,0 +1,309 @@
+"""An MLflow registry: embedded (sqlite:///, in this process, no server) or at an http(s) address.
+
+What we register is a folder of files below a run of the experiment `reprune`; no model is logged or
+loaded, so nothing is ever unpickled. MLflow's own promises are thin where it matters here: an empty
+answer with status 200 reads as an empty object, and moving an alias has no precondition. Both are
+checked after the fact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from reprune.core import params, store
+from reprune.core.errors import (
+    DocumentError,
+    RegistryError,
+    RegistryUnreachable,
+    VersionNotFound,
+)
+from reprune.core.plugins import require
+from reprune.registry.protocol import VersionInfo
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+EXPERIMENT = "reprune"
+FOLDER = "version"
+PAGE = 200
+
+_SQLITE = "sqlite:///"
+_ADDED_BY_MLFLOW = "registered_model_meta"
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # MLflow's default of 7 retries makes a wrong address look like a hang of minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
+_NOISY = ("mlflow", "alembic", "alembic.runtime.migration")
+
+
+def open_mlflow(registry: params.Registry, root: Path) -> MlflowRegistry:
+    """The registry that `registry.uri` names; a relative SQLite path starts at `root`.
+
+    Raises DocumentError for a URI that is neither sqlite:/// nor http(s)://, or that holds a password.
+    """
+    where = "params.yaml (registry.uri)"
+    if registry.uri.startswith(_SQLITE):
+        if registry.workspace != "default":
+            raise DocumentError(
+                "an embedded registry has one workspace, 'default'",
+                where="params.yaml (registry.workspace)",
+                fix="delete the line, or use another database file",
+            )
+        database = (root / registry.uri.removeprefix(_SQLITE)).resolve()
+        return MlflowRegistry(
+            identity=registry.uri, uri=f"{_SQLITE}{database}", database=database, workspace=""
+        )
+    parts = urlsplit(registry.uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise DocumentError(
+            f"'{registry.uri}' is no address of an MLflow registry",
+            where=where,
+            fix="write sqlite:///PATH, http://HOST:PORT or https://HOST, or use kind: files",
+        )
+    if parts.username or parts.password:
+        raise DocumentError(
+            "holds a user name or a password",
+            where=where,
+            fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+        )
+    workspace = "" if registry.workspace == "default" else registry.workspace
+    return MlflowRegistry(
+        identity=registry.uri, uri=registry.uri, database=None, workspace=workspace
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlflowRegistry:
+    """See reprune.registry.protocol.Registry for what each method promises."""
+
+    identity: str
+    uri: str
+    database: Path | None
+    workspace: str
+
+    def versions(self, name: str) -> tuple[VersionInfo, ...]:
+        client = self._client()
+        with self._asking(f"there is no model '{name}'"):
+            model = _model(client, name)
+            found: list[ModelVersion] = []
+            token: str | None = None
+            while True:
+                page = client.search_model_versions(
+                    f"name='{_quotable(name)}'", max_results=PAGE, page_token=token
+                )
+                found.extend(page)
+                token = page.token
+                if not token:
+                    break
+        infos = sorted((_info(each) for each in found), key=lambda info: int(info.version))
+        missing = {str(each) for each in model.aliases.values()} - {each.version for each in infos}
+        if missing:
+            raise RegistryUnreachable(
+                f"its answer is not whole: '{name}' has aliases on versions that it did not list",
+                where=self.identity,
+                fix="try again; if it stays, look at the server's log",
+            )
+        return tuple(infos)
+
+    def fetch(self, name: str, version: str, destination: Path, *, part: str = "") -> None:
+        if ".." in PurePosixPath(part).parts:
+            raise VersionNotFound(
+                f"version {version} of '{name}' holds no '{part}'", where=self.identity
+            )
+        client = self._client()
+        with self._asking(f"there is no version {version} of '{name}'"):
+            source = _source(client, name, _number(version))
+        with store.disk_errors(destination):
+            destination.mkdir(parents=True, exist_ok=True)
+            # mkdtemp gives a folder that nobody else may enter: nothing is swapped on the way.
+            scratch = Path(tempfile.mkdtemp(prefix=".fetch.", dir=destination))
+        try:
+            what = f"version {version} of '{name}' holds no '{part}'" if part else "has no files"
+            with self._asking(what):
+                found = _download(f"{source}/{part}" if part else source, scratch, self.uri)
+            _refuse_links(found)
+            with store.disk_errors(destination):
+                _move(found, destination / part)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def register(self, name: str, folder: Path, tags: Mapping[str, str]) -> str:
+        client = self._client(create=True)
+        _refuse_links(folder)
+        with self._asking("the experiment or run that was just made is gone"):
+            run = client.create_run(self._experiment(client), run_name=name)
+            client.log_artifacts(run.info.run_id, str(folder), FOLDER)
+            client.set_terminated(run.info.run_id)
+            _ensure_model(client, _quotable(name))
+            source = f"{run.info.artifact_uri}/{FOLDER}"
+            # Last, and with its tags: a reader sees a whole version or none.
+            made = client.create_model_version(
+                name, source=source, run_id=run.info.run_id, tags=dict(tags)
+            )
+        return str(made.version)
+
+    def alias(self, name: str, alias: str) -> str | None:
+        client = self._client()
+        with self._asking(f"there is no model '{name}'"):
+            version = _model(client, name).aliases.get(alias)
+        return None if version is None else str(version)
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        client = self._client()
+        with self._asking(f"there is no version {version} of '{name}'"):
+            client.set_registered_model_alias(name, alias, _number(version))
+        found = self.alias(name, alias)
+        if found != version:
+            raise RegistryError(
+                f"the alias '{alias}' of '{name}' was set to {version} but reads as {found}",
+                where=self.identity,
+                fix="somebody else writes it: find out who, then run the command again",
+            )
+
+    def set_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        client = self._client()
+        with self._asking(f"there is no version {version} of '{name}'"):
+            for key, value in sorted(tags.items()):
+                client.set_model_version_tag(name, _number(version), key, value)
+
+    def _client(self, *, create: bool = False) -> MlflowClient:
+        """A client that answers to nobody's global settings but this registry's."""
+        if self.database is not None and not self.database.is_file():
+            if not create:
+                raise RegistryUnreachable(
+                    "there is no registry here",
+                    where=str(self.database),
+                    fix="correct registry.uri in params.yaml, or register a first dense version",
+                )
+            with store.disk_errors(self.database):
+                self.database.parent.mkdir(parents=True, exist_ok=True)
+        for key, value in _ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        if self.workspace:
+            os.environ["MLFLOW_WORKSPACE"] = self.workspace
+        module = require("mlflow", "mlflow")
+        for logger in _NOISY:
+            logging.getLogger(logger).setLevel(logging.ERROR)
+        with self._asking("it answers, but not as a registry"):
+            client: MlflowClient = module.MlflowClient(self.uri, self.uri)
+        return client
+
+    def _experiment(self, client: MlflowClient) -> str:
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None if self.database is None else (self.database.parent / "artifacts").as_uri()
+        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+
+    @contextlib.contextmanager
+    def _asking(self, absent: str) -> Iterator[None]:
+        """Only the registry's own word for "does not exist" becomes VersionNotFound."""
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise VersionNotFound(absent, where=self.identity) from error
+            raise self._unreachable(error) from error
+        except (SQLAlchemyError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> RegistryUnreachable:
+        first = str(error).partition("\n")[0]
+        return RegistryUnreachable(
+            f"the registry did not answer as one: {first[:300]}",
+            where=self.identity,
+            fix="see that it runs and that registry.uri in params.yaml is right, then try again",
+        )
+
+
+def _model(client: MlflowClient, name: str) -> RegisteredModel:
+    model = client.get_registered_model(_quotable(name))
+    if model.name != name:
+        # An empty body with status 200 decodes as a model without a name.
+        raise RegistryUnreachable(f"answered with '{model.name}' when asked for '{name}'")
+    return model
+
+
+def _info(version: ModelVersion) -> VersionInfo:
+    stamp = f"{version.creation_timestamp} {version.source}"
+    return VersionInfo(
+        name=version.name,
+        version=_number(str(version.version)),
+        tags=dict(version.tags or {}),
+        stamp=stamp,
+    )
+
+
+def _source(client: MlflowClient, name: str, version: str) -> str:
+    """Where the files of a version lie; a logged model is looked up for what it points to."""
+    uri = str(client.get_model_version_download_uri(name, version))
+    if uri.startswith("models:/"):
+        uri = str(client.get_logged_model(uri.removeprefix("models:/")).artifact_location)
+    return uri.rstrip("/")
+
+
+def _download(uri: str, scratch: Path, tracking_uri: str) -> Path:
+    from mlflow.artifacts import download_artifacts
+
+    return Path(
+        download_artifacts(artifact_uri=uri, dst_path=str(scratch), tracking_uri=tracking_uri)
+    )
+
+
+def _ensure_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _refuse_links(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_symlink():
+            raise RegistryError("a version may not hold links", where=str(path))
+
+
+def _move(found: Path, target: Path) -> None:
+    """Moves a downloaded file or folder to `target`, beside what is there already."""
+    if found.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        found.replace(target)
+        return
+    for path in sorted(found.rglob("*")):
+        if path.is_file() and path.name != _ADDED_BY_MLFLOW:
+            place = target / path.relative_to(found)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+
+
+def _quotable(name: str) -> str:
+    if not re.match(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$", name):
+        raise VersionNotFound(f"'{name}' is not a model name")
+    return name
+
+
+def _number(version: str) -> str:
+    if not re.match(r"^[1-9][0-9]{0,8}$", version):
+        raise VersionNotFound(f"'{version}' is not a version number")
+    return version

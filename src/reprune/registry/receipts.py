@@ -1,0 +1,224 @@
+"""Receipts: what promote decided about one candidate, as a signed in-toto statement in a DSSE envelope.
+
+The bytes that are signed are the canonical JSON of `Statement`; a receipt that decodes but is not in
+that one form is refused, so that no two readers can see different things in it. Its digest is that
+of the envelope file's bytes. Each receipt names its predecessor's digest.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import msgspec
+
+from reprune.core.artifacts import Fact, Outcome
+from reprune.core.documents import canonical, decode_json
+from reprune.core.errors import DocumentError, ReceiptInvalid
+from reprune.core.lock import ChampionRef, Digest
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner, Key, SSlibKey
+
+RECEIPT_FILE = "receipt.dsse.json"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "urn:reprune:promotion:v1"
+MAX_RECEIPT_BYTES = 16_000_000
+
+Hex: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+PublicKey: TypeAlias = Hex
+
+
+class Sha256(Fact, kw_only=True):
+    sha256: Hex
+
+
+class Subject(Fact, kw_only=True):
+    """One file of the registered version, by its path in there."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+    digest: Sha256
+
+
+class Decision(Fact, kw_only=True):
+    """What was decided, about what, on which grounds. Times are whole Unix seconds.
+
+    `champion` is the one that the candidate was judged against; `machines` are the instances that
+    took the samples; `predecessor` is the digest of the receipt before this one.
+    """
+
+    registry: str
+    workspace: str
+    name: str
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    attempt: Annotated[int, msgspec.Meta(ge=1)]
+    dense_version: str
+    dense_weights: Digest
+    champion: ChampionRef | None
+    bundle: Digest
+    verdict: Digest
+    lock: Digest
+    policy: Digest
+    procedure: str
+    eval_digest: str
+    machines: tuple[str, ...]
+    predecessor: Digest | None
+    reprune: str
+    measured_until_s: Annotated[int, msgspec.Meta(ge=0)]
+    signed_at_s: Annotated[int, msgspec.Meta(ge=0)]
+    latency_ratio: float | None
+    quality_drop: float | None
+    flips: float | None
+
+
+class Statement(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"type_": "_type", "predicate_type": "predicateType"},
+):
+    type_: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io/Statement/v1"
+    subject: tuple[Subject, ...]
+    predicate_type: Literal["urn:reprune:promotion:v1"] = "urn:reprune:promotion:v1"
+    predicate: Decision
+
+
+class _Signature(Fact, kw_only=True):
+    keyid: Hex
+    sig: str
+
+
+class _Envelope(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"payload_type": "payloadType"},
+):
+    payload: str
+    payload_type: Literal["application/vnd.in-toto+json"]
+    signatures: Annotated[tuple[_Signature, ...], msgspec.Meta(min_length=1, max_length=5)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipted:
+    """A decoded receipt. `signer` is the key id that verified it; empty where nobody checked."""
+
+    statement: Statement
+    digest: str
+    raw: bytes
+    signer: str = ""
+
+
+def subjects(digests: Mapping[str, str]) -> tuple[Subject, ...]:
+    """Path to `sha256:<hex>` as subjects in a fixed order."""
+    return tuple(
+        Subject(name=name, digest=Sha256(sha256=digest.removeprefix("sha256:")))
+        for name, digest in sorted(digests.items())
+    )
+
+
+def subject_digests(statement: Statement) -> dict[str, str]:
+    """The inverse of `subjects`."""
+    return {each.name: f"sha256:{each.digest.sha256}" for each in statement.subject}
+
+
+def sign(statement: Statement, signer: CryptoSigner) -> bytes:
+    """The envelope file's bytes; the same statement and Ed25519 key give the same bytes."""
+    from securesystemslib.dsse import Envelope
+
+    envelope = Envelope(canonical(statement), PAYLOAD_TYPE, {})
+    envelope.sign(signer)
+    return canonical(envelope.to_dict()) + b"\n"
+
+
+def decode(raw: bytes, *, where: str) -> Receipted:
+    """The receipt, strictly decoded; nobody's signature is checked. Raises ReceiptInvalid."""
+    return _decode(raw, where)[0]
+
+
+def verify(raw: bytes, keys: Sequence[Key], *, where: str) -> Receipted:
+    """The receipt, if one of `keys` signed these very bytes. Raises ReceiptInvalid."""
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.exceptions import UnverifiedSignatureError
+    from securesystemslib.signer import Signature
+
+    found, envelope = _decode(raw, where)
+    signatures = {
+        each.keyid: Signature(each.keyid, _unbase64(each.sig, where).hex())
+        for each in envelope.signatures
+    }
+    try:
+        accepted = Envelope(canonical(found.statement), PAYLOAD_TYPE, signatures).verify(
+            list(keys), 1
+        )
+    except (UnverifiedSignatureError, ValueError) as error:
+        raise ReceiptInvalid(
+            "is not signed by a key that this promoter trusts",
+            where=where,
+            fix="see `trusted_keys` in the promoter's config.yaml",
+        ) from error
+    return Receipted(statement=found.statement, digest=found.digest, raw=raw, signer=min(accepted))
+
+
+def public_key(value: PublicKey) -> SSlibKey:
+    """The Ed25519 key whose 32 raw bytes are `value` in hex. Raises ReceiptInvalid."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from securesystemslib.signer import SSlibKey
+
+    try:
+        return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(bytes.fromhex(value)))
+    except ValueError as error:
+        raise ReceiptInvalid(f"{value[:16]}... is no Ed25519 public key") from error
+
+
+def chain_gaps(receipts: Sequence[Receipted]) -> tuple[str, ...]:
+    """What is missing or forked in a run of receipts, oldest first, in words; empty if nothing is.
+
+    The first may name a predecessor from before the run. A receipt that was deleted shows as one
+    that its successor names and nobody holds.
+    """
+    gaps: list[str] = []
+    known: set[str] = set()
+    for index, receipt in enumerate(receipts):
+        named = receipt.statement.predicate.predecessor
+        if index > 0 and named is None:
+            gaps.append(f"receipt {receipt.digest[:19]} names no predecessor, but is not the first")
+        elif index > 0 and named not in known:
+            gaps.append(
+                f"receipt {receipt.digest[:19]} follows {str(named)[:19]}, which is not there: "
+                "a registered version was deleted"
+            )
+        known.add(receipt.digest)
+    return tuple(gaps)
+
+
+def _decode(raw: bytes, where: str) -> tuple[Receipted, _Envelope]:
+    if len(raw) > MAX_RECEIPT_BYTES:
+        raise ReceiptInvalid(f"is larger than {MAX_RECEIPT_BYTES} bytes", where=where)
+    try:
+        envelope = decode_json(raw, _Envelope, name=where)
+        payload = _unbase64(envelope.payload, where)
+        statement = decode_json(payload, Statement, name=where)
+    except DocumentError as error:
+        raise ReceiptInvalid(error.what, where=error.where) from error
+    ids = [each.keyid for each in envelope.signatures]
+    names = [each.name for each in statement.subject]
+    if canonical(statement) != payload or len(set(ids)) != len(ids) or names != sorted(set(names)):
+        raise ReceiptInvalid("is not in its one canonical form", where=where)
+    digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    return Receipted(statement=statement, digest=digest, raw=raw), envelope
+
+
+def _unbase64(text: str, where: str) -> bytes:
+    try:
+        return base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise ReceiptInvalid("holds something that is not base64", where=where) from error

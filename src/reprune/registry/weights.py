@@ -1,0 +1,223 @@
+"""The weight file of a dense version: found, checked within our own limits, without torch and pickle.
+
+The safetensors library accepts what we do not: 300,000 tensors, a 100 MB header, NaN (see `check_weights`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import msgspec
+import numpy as np
+
+from reprune.core.documents import strict_json
+from reprune.core.errors import (
+    CheckpointError,
+    DocumentError,
+    MissingExtra,
+    NonFiniteWeights,
+    PickleRefused,
+)
+
+WEIGHTS = "weights.safetensors"
+MAX_TENSORS = 10_000
+MAX_HEADER_BYTES = 8 * 2**20
+PICKLED = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".pt2")
+RISK = "unpickling runs code that the file's author chose; only do it for files of people you trust"
+UNPICKLE_SECONDS = 600
+NO_TORCH = 3
+
+_CHUNK = 2**22
+Bits: TypeAlias = tuple[type[np.generic], int]
+# Formats numpy does not know: all bits of the exponent set (E4M3: of the whole number) is not finite.
+_MASKS: dict[str, Bits] = {
+    "BF16": (np.uint16, 0x7F80),
+    "F8_E5M2": (np.uint8, 0x7C),
+    "F8_E4M3": (np.uint8, 0x7F),
+}
+_FLOATS: dict[str, type[np.generic]] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "C64": np.complex64,
+}
+_WHOLE = {
+    "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8,
+}  # fmt: skip
+
+
+class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+def find_weights(folder: Path, *, allow_pickle: bool, where: str) -> Path:
+    """The one file below `folder` that holds the weights: `*.safetensors`, else a pickled one if allowed.
+
+    Raises PickleRefused where only pickled files are there, CheckpointError for none or for several.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    safe = [path for path in files if path.suffix == ".safetensors"]
+    pickled = [path for path in files if path.suffix in PICKLED]
+    found = safe or pickled
+    names = ", ".join(path.relative_to(folder).as_posix() for path in found[:5])
+    if not found:
+        raise CheckpointError(
+            "holds no weights",
+            where=where,
+            fix=f"register a folder with one state dict in safetensors, such as {WEIGHTS}",
+        )
+    if not safe and not allow_pickle:
+        raise PickleRefused(
+            f"holds only pickled weights ({names}); {RISK}",
+            where=where,
+            fix="save the state dict with safetensors.torch.save_file and register that, "
+            "or set registry.allow_pickle: true in params.yaml",
+        )
+    if len(found) > 1:
+        raise CheckpointError(
+            f"holds several weight files ({names}); it is not clear which to take",
+            where=where,
+            fix="register a folder with exactly one",
+        )
+    return found[0]
+
+
+def take_weights(found: Path, out: Path) -> None:
+    """Writes what `found` holds to `out` as checked safetensors; a pickled file is read in a child.
+
+    Raises what `check_weights` and `unpickle` raise.
+    """
+    if found.suffix == ".safetensors":
+        # What is checked below is the copy that is used.
+        shutil.copyfile(found, out)
+    else:
+        unpickle(found, out)
+    check_weights(out)
+
+
+def check_weights(path: Path) -> None:
+    """Returns only if `path` is a sound safetensors file within our limits and every value is finite.
+
+    Raises NonFiniteWeights naming the tensor, CheckpointError for anything else.
+    """
+    header, start = _header(path)
+    _check_structure(path, header)
+    with path.open("rb") as stream:
+        for name, tensor in header.items():
+            _check_finite(stream, start, name, tensor, path)
+
+
+def unpickle(found: Path, out: Path) -> None:
+    """Turns a pickled state dict into safetensors, in a child process without our environment.
+
+    The child loads with weights_only=True and never falls back. Raises MissingExtra without torch,
+    CheckpointError for anything that is not a plain state dict.
+    """
+    kept = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "reprune.registry.unpickle", str(found), str(out)],
+            env={**environment, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=UNPICKLE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CheckpointError(
+            f"was not read within {UNPICKLE_SECONDS} s", where=str(found)
+        ) from error
+    if child.returncode == NO_TORCH:
+        raise MissingExtra(
+            "reading pickled weights needs torch, which is not installed here",
+            fix="pip install 'reprune[torch]', or register safetensors",
+        )
+    if child.returncode != 0:
+        lines = child.stderr.strip().splitlines() or [f"the reader ended with {child.returncode}"]
+        raise CheckpointError(
+            f"is not a state dict that can be read safely: {lines[-1][:300]}",
+            where=found.name,
+            fix="save the state dict with safetensors.torch.save_file and register that",
+        )
+
+
+def _header(path: Path) -> tuple[dict[str, _Tensor], int]:
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if not 2 <= size <= MAX_HEADER_BYTES:
+            raise CheckpointError(
+                f"its header claims {size} bytes; 2 to {MAX_HEADER_BYTES} are accepted",
+                where=str(path),
+            )
+        raw = stream.read(size)
+    try:
+        value: Any = strict_json(raw, name=str(path), max_bytes=MAX_HEADER_BYTES)
+    except DocumentError as error:
+        raise CheckpointError(f"its header {error.what}", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise CheckpointError("its header is no table of tensors", where=str(path))
+    value.pop("__metadata__", None)
+    if not 1 <= len(value) <= MAX_TENSORS:
+        raise CheckpointError(
+            f"holds {len(value)} tensors; 1 to {MAX_TENSORS} are accepted", where=str(path)
+        )
+    try:
+        return msgspec.convert(value, dict[str, _Tensor]), 8 + size
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"its header is malformed: {error}", where=str(path)) from error
+
+
+def _check_structure(path: Path, header: dict[str, _Tensor]) -> None:
+    """Leaves overlaps, holes and sizes to the library, and sees that it found what we found."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            names = set(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"is not a sound safetensors file: {error}", where=str(path)
+        ) from error
+    if names != set(header):
+        raise CheckpointError("its header can be read in two ways", where=str(path))
+
+
+def _check_finite(stream: BinaryIO, start: int, name: str, tensor: _Tensor, path: Path) -> None:
+    if tensor.dtype in _WHOLE:
+        return
+    kind = _FLOATS.get(tensor.dtype) or _MASKS.get(tensor.dtype, (None, 0))[0]
+    if kind is None:
+        raise CheckpointError(
+            f"the tensor {name!r} has the type {tensor.dtype}, which is not supported",
+            where=str(path),
+            fix="save floating point or integer weights",
+        )
+    stream.seek(start + tensor.data_offsets[0])
+    left = math.prod(tensor.shape)
+    while left > 0:
+        values = np.fromfile(stream, dtype=kind, count=min(left, _CHUNK))
+        if not len(values):
+            raise CheckpointError(f"ends inside the tensor {name!r}", where=str(path))
+        left -= len(values)
+        if not _all_finite(values, tensor.dtype):
+            raise NonFiniteWeights(
+                f"the tensor {name!r} holds values that are not finite (NaN or infinity)",
+                where=str(path),
+                fix="train again, or pin an earlier version with `reprune update --version N`",
+            )
+
+
+def _all_finite(values: np.ndarray[Any, Any], dtype: str) -> bool:
+    if dtype in _MASKS:
+        mask = _MASKS[dtype][1]
+        return not bool(np.any((values & mask) == mask))
+    return bool(np.all(np.isfinite(values)))

@@ -1,0 +1,166 @@
+"""A module as the bytes of one ONNX file: the batch dimension dynamic, nothing in it but the model."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from reprune.core.errors import BuildError
+from reprune.core.plugins import require
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import Tensor, nn
+
+OPSET = 20
+BATCH = "batch"
+# protobuf's own limit; beyond it a model needs files beside it.
+MAX_FILE_BYTES = 2**31 - 1
+
+_NO_TRANSLATION = re.compile(r"No ONNX function found for <OpOverload\(op='(?P<operator>[^']+)'")
+_COLOUR = re.compile(r"\x1b\[\d+m")
+
+
+def export_onnx(
+    module: nn.Module, example_inputs: tuple[Tensor, ...], input_names: Sequence[str]
+) -> bytes:
+    """The checked ONNX model; the same module gives the same bytes, and paths and traces are left out.
+
+    Outputs come in the order of the module's own (a dict's in insertion order). The module is not
+    changed. Raises BuildError that names the operator, or what fixes the batch size.
+    """
+    proto = _exported(module, example_inputs, input_names)
+    _strip(proto)
+    if proto.ByteSize() > MAX_FILE_BYTES:
+        raise BuildError(f"the model needs {proto.ByteSize()} bytes; one ONNX file holds 2 GB")
+    require("onnx", "onnx").checker.check_model(proto, full_check=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def _exported(
+    module: nn.Module, example_inputs: tuple[Tensor, ...], input_names: Sequence[str]
+) -> ModelProto:
+    import torch
+
+    require("onnxscript", "onnx")
+    if len(input_names) != len(example_inputs):
+        raise BuildError(
+            f"the task names {len(input_names)} inputs and gives {len(example_inputs)}",
+            fix="make input_names and example_inputs agree",
+        )
+    # A batch of one would be taken for a constant.
+    two = tuple(torch.cat([tensor[:1], tensor[:1]]) for tensor in example_inputs)
+    batch = torch.export.Dim(BATCH)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                _positional(copy.deepcopy(module).eval()),
+                two,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(input_names),
+                dynamic_shapes={"inputs": tuple({0: batch} for _ in two)},
+                external_data=False,
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
+        raise _explained(error) from error
+    if program is None:
+        raise BuildError("the exporter gave no model")
+    proto: ModelProto = program.model_proto
+    return proto
+
+
+def _positional(module: nn.Module) -> nn.Module:
+    """The module behind a `forward(*inputs)`, whatever its own parameters are called."""
+    import torch
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = module
+
+        def forward(self, *inputs: Tensor) -> object:
+            return self.model(*inputs)
+
+    return Model().eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of absent torchvision operators and prints graphs; none of it is for users."""
+    # Only loggers are asked: handlers that others have set stay as they are.
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+    loggers += [
+        logger
+        for name, logger in logging.root.manager.loggerDict.items()
+        if name.startswith(("torch.", "onnxscript.")) and isinstance(logger, logging.Logger)
+    ]
+    before = {logger: logger.level for logger in loggers}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
+
+
+def _explained(error: BaseException) -> BuildError:
+    texts = [_COLOUR.sub("", str(cause)) for cause in _causes(error)]
+    operators = {found["operator"] for text in texts for found in _NO_TRANSLATION.finditer(text)}
+    if operators:
+        return BuildError(
+            f"the operator {', '.join(sorted(operators))} cannot be exported to ONNX",
+            fix="replace it in the task's model by supported operators, or move it out of the model",
+        )
+    first = next(
+        (line.strip() for line in texts[-1].splitlines() if line.strip()), "no reason given"
+    )
+    if any("specialized" in text or "Constraints violated" in text for text in texts):
+        return BuildError(
+            f"the model's code fixes its batch size: {first}",
+            fix="take the batch size from the input's shape wherever the model needs it",
+        )
+    return BuildError(
+        f"the model cannot be exported to ONNX: {first}",
+        fix="keep control flow that depends on values out of the model's forward pass",
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__
+
+
+def _strip(proto: ModelProto) -> None:
+    """Removes doc strings, metadata (stack traces with paths) and free orders, so that bytes repeat."""
+    proto.doc_string = ""
+    del proto.metadata_props[:]
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for initializer in graph.initializer:
+        initializer.doc_string = ""
+        del initializer.metadata_props[:]
+    for function in proto.functions:
+        function.doc_string = ""
+        del function.metadata_props[:]
+    for node in (*graph.node, *(node for function in proto.functions for node in function.node)):
+        node.doc_string = ""
+        del node.metadata_props[:]
+        attributes = sorted(node.attribute, key=lambda attribute: attribute.name)
+        del node.attribute[:]
+        node.attribute.extend(attributes)

@@ -1,0 +1,206 @@
+"""benchmark: the only step that opens the sealed split. Records of all arms, then latency in looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reprune.core.artifacts import (
+    Benchmark,
+    DataReport,
+    Engines,
+    ModelBundle,
+    Previous,
+    TargetSamples,
+)
+from reprune.core.documents import canonical, digest_of
+from reprune.core.errors import ChainBroken, nearest
+from reprune.core.lock import Name
+from reprune.core.machine import Machine, this_machine
+from reprune.core.params import BenchmarkParams, Target
+from reprune.core.policy import Policy
+from reprune.core.step import Context, step
+from reprune.core.store import Artifact, write_bytes
+from reprune.runtimes.base import get_runtime
+from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+
+if TYPE_CHECKING:
+    from reprune.judge.evidence import Unit
+    from reprune.measure.attempts import Look
+    from reprune.measure.latency import LatencyJob
+    from reprune.runtimes.base import Session
+    from reprune.task.protocol import Split, Task
+
+WEIGHTS = "weights.safetensors"
+
+
+@step("benchmark")
+def benchmark(
+    engines: Artifact[Engines],
+    dense: Artifact[ModelBundle],
+    previous: Artifact[Previous],
+    data: Artifact[DataReport],
+    policy: Policy,
+    targets: dict[Name, Target],
+    benchmark: BenchmarkParams,
+    seed: int,
+    threads: int,
+    ctx: Context,
+) -> Benchmark:
+    """Runs all arms over the sealed examples and times them side by side until the policy can decide.
+
+    Each run is an attempt, counted in reprune.attempts.jsonl before the sealed split is opened.
+    Raises DataRefused, ChainBroken for engines of another model, machine or registry state,
+    BuildError for an engine that does not run, Busy if the host stays occupied.
+    """
+    refuse_failed_data(data)
+    machine = this_machine(threads)
+    refuse_strangers(dense, {"data report": data})
+    _refuse_unfit(engines, dense, previous, machine)
+    # torch is imported here, after the cheap refusals: the command line loads this module for help.
+    import torch
+
+    from reprune.compress.bundle import load_bundle
+    from reprune.measure.attempts import ATTEMPTS_FILE, next_attempt
+    from reprune.measure.records import take_records, write_records
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    # Whatever fails for a dull reason fails here, before a look at the sealed split is spent.
+    jobs = _jobs(engines, load_bundle(dense).task, targets, benchmark)
+    sessions = _sessions(engines, targets)
+    look = _look(engines, dense, data)
+    attempt = next_attempt(ctx.root / ATTEMPTS_FILE, look, registered=previous.manifest.attempts)
+    ctx.say(f"attempt {attempt} for dense version {look.dense_version}: opening the sealed split")
+    sealed: tuple[Split, ...] = ("eval",)
+    opened = load_bundle(dense, splits=sealed)
+    taken = take_records(opened.task, sessions, opened.module)
+    recorded = write_records(ctx.out, taken)
+    if recorded.eval_digest != look.eval_digest:
+        raise ChainBroken(
+            "the eval split is not the one that the data report describes",
+            where=str(data.path),
+            fix="run validate again; the look that was taken still counts",
+        )
+    del sessions, opened
+    run_seed = digest_of([look.dense_version, look.weights, look.eval_digest])
+    samples = [
+        _sampled(name, replace(job, seed=f"{run_seed}/{name}"), policy, attempt, ctx)
+        for name, job in jobs.items()
+    ]
+    return Benchmark(
+        machine=machine,
+        dense_version=look.dense_version,
+        attempt=attempt,
+        arms={fact.arm: fact.bundle for fact in engines.manifest.engines},
+        engines=engines.manifest.engines,
+        targets=tuple(samples),
+        recorded=recorded,
+    )
+
+
+def _refuse_unfit(
+    engines: Artifact[Engines],
+    dense: Artifact[ModelBundle],
+    previous: Artifact[Previous],
+    machine: Machine,
+) -> None:
+    """Raises ChainBroken for engines of other models, of another registry state or another machine."""
+    refuse_strangers(dense, {"engines": engines})
+    if engines.manifest.parents.get("previous") != previous.digest:
+        raise ChainBroken(
+            "the engines were built beside another champion",
+            where=str(engines.path),
+            fix="run build again (dvc repro)",
+        )
+    if engines.manifest.machine.instance != machine.instance:
+        raise ChainBroken(
+            f"the engines were built on another machine ({engines.manifest.machine.cpu}, "
+            f"{engines.manifest.machine.logical_cpus} cores) than this one ({machine.cpu}, "
+            f"{machine.logical_cpus} cores)",
+            where=str(engines.path),
+            fix="run build and benchmark on one machine, with the same `threads`",
+        )
+
+
+def _jobs(
+    engines: Artifact[Engines],
+    task: Task,
+    targets: Mapping[str, Target],
+    params: BenchmarkParams,
+) -> dict[str, LatencyJob]:
+    """What is to be timed, for each target that engines were built for; the seed is still open."""
+    from reprune.measure.latency import LatencyJob, timed_shapes
+
+    built: dict[str, dict[str, Path]] = {}
+    for fact in engines.manifest.engines:
+        if fact.target not in targets:
+            raise ChainBroken(
+                f"engines were built for '{fact.target}', which params.yaml no longer has; "
+                f"{nearest(fact.target, targets)}",
+                where=str(engines.path),
+                fix="run build again (dvc repro)",
+            )
+        built.setdefault(fact.target, {})[fact.arm] = engines.file(fact.file)
+    return {
+        name: LatencyJob(
+            target=targets[name],
+            engines=files,
+            shapes=timed_shapes(task, targets[name].batch_size),
+            params=params,
+            seed="",
+        )
+        for name, files in sorted(built.items())
+    }
+
+
+def _sessions(engines: Artifact[Engines], targets: Mapping[str, Target]) -> dict[str, Session]:
+    """Every engine, loaded, under its key of QualityEvidence.arms."""
+    return {
+        f"{fact.arm}@{fact.target}": get_runtime(fact.runtime).open(
+            engines.file(fact.file), targets[fact.target]
+        )
+        for fact in engines.manifest.engines
+    }
+
+
+def _look(
+    engines: Artifact[Engines], dense: Artifact[ModelBundle], data: Artifact[DataReport]
+) -> Look:
+    from reprune.measure.attempts import Look
+
+    candidates = [fact.bundle for fact in engines.manifest.engines if fact.arm == "candidate"]
+    if not candidates or "eval" not in data.manifest.splits:
+        raise ChainBroken(
+            "there is nothing to judge: no candidate among the engines, or no eval split",
+            where=str(engines.path),
+            fix="run the steps again from fetch on (dvc repro)",
+        )
+    return Look(
+        name=dense.manifest.name,
+        dense_version=dense.manifest.dense_version,
+        weights=dense.manifest.payload[WEIGHTS],
+        eval_digest=data.manifest.splits["eval"].digest,
+        candidate=candidates[0],
+    )
+
+
+def _sampled(
+    name: str, job: LatencyJob, policy: Policy, attempt: int, ctx: Context
+) -> TargetSamples:
+    """Takes units up to each of the policy's looks, until its rules are decided, and writes them."""
+    from reprune.judge.decided import decided
+    from reprune.measure.latency import take_units
+
+    units: tuple[Unit, ...] = ()
+    for total in policy.looks:
+        units = take_units(
+            job, total=total, already=units, say=lambda text: ctx.say(f"{name}: {text}")
+        )
+        if decided(units, policy, arms=set(job.engines), attempt=attempt):
+            break
+    file = f"latency/{name}.json"
+    write_bytes(ctx.out / file, canonical(units))
+    return TargetSamples(target=name, batch_size=job.target.batch_size, units=len(units), file=file)

@@ -1,0 +1,60 @@
+"""distill: the pruned student learns back from its dense teacher what the cut took."""
+
+from __future__ import annotations
+
+from reprune.core.artifacts import DataReport, ModelBundle
+from reprune.core.errors import ChainBroken
+from reprune.core.params import DistillParams
+from reprune.core.step import Context, step
+from reprune.core.store import Artifact
+from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+
+
+@step("distill")
+def distill(
+    student: Artifact[ModelBundle],
+    teacher: Artifact[ModelBundle],
+    data: Artifact[DataReport],
+    distill: DistillParams,
+    seed: int,
+    threads: int,
+    ctx: Context,
+) -> ModelBundle:
+    """Trains the student with its teacher's logits and keeps the best epoch on `tune`.
+
+    Resumes where a killed run stopped. The result is a bundle like the student's, with `recovery`.
+    Raises DataRefused; ChainBroken for a student that was not cut from this teacher, or whose task is
+    another; CompressionError where training diverges.
+    """
+    refuse_failed_data(data)
+    refuse_strangers(teacher, {"student": student, "data report": data})
+    if student.manifest.task.digest != teacher.manifest.task.digest:
+        raise ChainBroken(
+            "student and teacher carry different task code",
+            where=f"{student.path} and {teacher.path}",
+            fix="run `prune` again",
+        )
+    # torch is imported here, after the cheap refusals: the command line loads this module for help.
+    import torch
+
+    from reprune.compress.bundle import load_bundle, save_bundle
+    from reprune.compress.recover import Lesson, recover
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    pupil, dense = load_bundle(student), load_bundle(teacher)
+    lesson = Lesson(
+        task=pupil.task,
+        student=pupil.module,
+        teacher=dense.module,
+        teacher_digest=teacher.digest,
+    )
+    recovered = recover(lesson, distill, seed=seed, work=ctx.work, say=ctx.say)
+    save_bundle(ctx.out, recovered.module, pupil.architecture, student)
+    return ModelBundle(
+        name=student.manifest.name,
+        dense_version=student.manifest.dense_version,
+        task=student.manifest.task,
+        surgery=student.manifest.surgery,
+        recovery=recovered.recovery,
+    )

@@ -1,0 +1,168 @@
+"""The two steps that read the registry: the pinned dense version, and what was promoted before it.
+
+Both run where no torch is and never import user code. All that they take in is checked: the weights
+against the lock and our own limits, the task's files against the lock, stored files against receipts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reprune.core import params, store
+from reprune.core.artifacts import ModelBundle, Previous, TaskFact
+from reprune.core.errors import ChampionLost, ChampionMoved, PayloadCorrupt, StaleLock
+from reprune.core.lock import ChampionRef, Lock
+from reprune.core.step import Context, step
+from reprune.registry import compressed
+from reprune.registry.compressed import Holder
+from reprune.registry.dense import find_dense
+from reprune.registry.open import open_registry
+from reprune.registry.protocol import Registry
+from reprune.registry.receipts import chain_gaps
+from reprune.registry.weights import WEIGHTS, find_weights, take_weights
+from reprune.task.load import task_digest, task_folder
+
+UPDATE = "run `reprune update`"
+
+
+@step("fetch-dense")
+def fetch_dense(
+    lock: Lock, registry: params.Registry, name: str, task: str, ctx: Context
+) -> ModelBundle:
+    """The dense version that the lock pins, as a bundle with the task's files beside its weights.
+
+    Raises VersionNotFound, StaleLock if weights or task are not the locked ones, PickleRefused,
+    NonFiniteWeights or CheckpointError.
+    """
+    _check_names(lock, registry, name)
+    source = open_registry(registry, ctx.root)
+    ctx.say(f"fetching {name} version {lock.dense.version} from {source.identity}")
+    with _clean(ctx.work / "draft") as draft:
+        where = f"{source.identity}: {name} version {lock.dense.version}"
+        info = find_dense(source, name, lock.dense.version)
+        source.fetch(name, info.version, draft)
+        found = find_weights(draft, allow_pickle=registry.allow_pickle, where=where)
+        if store.file_digest(found) != lock.dense.weights:
+            raise StaleLock(
+                "the registry holds other weights under this version than the lock names",
+                where=where,
+                fix=UPDATE,
+            )
+        take_weights(found, ctx.out / WEIGHTS)
+    _copy_task(lock, task, ctx)
+    fact = TaskFact(entry=task, digest=lock.task, data_version=lock.data_version)
+    return ModelBundle(name=name, dense_version=lock.dense.version, task=fact)
+
+
+@step("fetch-previous")
+def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Context) -> Previous:
+    """The champion with what promote stored beside it, the last verdicts, and the attempts so far.
+
+    Payload: `champion/**` (a ModelBundle), `plan/**`, `profile/<i>/**`, `sensitivity/**`, and
+    `anchor/**` (a ModelBundle) where an anchor is set. Raises ChampionLost, ChampionForeign,
+    ChampionMoved, PayloadCorrupt or RegistryUnreachable; none is accepted only where nothing ever
+    was promoted.
+    """
+    _check_names(lock, registry, name)
+    source = open_registry(registry, ctx.root)
+    champion = compressed.champion(source, name)
+    anchor = compressed.anchor(source, name)
+    check_champion(lock.champion, champion, what="champion")
+    check_champion(lock.anchor, anchor, what="anchor")
+    if champion is not None:
+        ctx.say(f"fetching the champion, version {champion.info.version}")
+        _take_bundle(source, champion, ctx.out / "champion")
+        for part in ("plan", "profile", "sensitivity"):
+            compressed.fetch_part(source, champion, part, ctx.out / part)
+    if anchor is not None:
+        _take_bundle(source, anchor, ctx.out / "anchor")
+    past = compressed.history(source, name)
+    for gap in chain_gaps([receipt for _, receipt in past]):
+        ctx.say(f"warning: {gap}; attempts may have been more than are counted")
+    return Previous(
+        name=name,
+        dense_version=lock.dense.version,
+        champion=champion.ref if champion else None,
+        anchor=anchor.ref if anchor else None,
+        attempts=compressed.attempts(source, name, lock.dense.version),
+        history=tuple(compressed.summary(info, receipt) for info, receipt in past),
+    )
+
+
+def check_champion(
+    locked: ChampionRef | str, found: Holder | None, *, what: str = "champion"
+) -> None:
+    """Returns only if the registry's champion is the locked one. Raises ChampionMoved or ChampionLost."""
+    expected = None if locked == "none" else locked
+    ref = found.ref if found else None
+    if ref == expected:
+        return
+    if ref is None:
+        raise ChampionLost(
+            f"the lock names as {what} version {getattr(expected, 'version', '')}, "
+            "but the registry holds no receipt at all",
+            where="reprune.lock.yaml",
+            fix="see that registry.uri names the right registry, or restore it from a backup",
+        )
+    was = f"version {expected.version}" if isinstance(expected, ChampionRef) else "none"
+    raise ChampionMoved(
+        f"the {what} was {was} when the lock was written; now it is version {ref.version}",
+        where="reprune.lock.yaml",
+        fix=f"{UPDATE} and judge again",
+    )
+
+
+def _check_names(lock: Lock, registry: params.Registry, name: str) -> None:
+    pairs = (
+        ("name", lock.name, name),
+        ("registry", lock.registry, registry.uri),
+        ("workspace", lock.workspace, registry.workspace),
+    )
+    for what, locked, given in pairs:
+        if locked != given:
+            raise StaleLock(
+                f"the lock was written for the {what} '{locked}', params.yaml says '{given}'",
+                where="reprune.lock.yaml",
+                fix=UPDATE,
+            )
+
+
+def _copy_task(lock: Lock, entry: str, ctx: Context) -> None:
+    """Copies the task's files to task/<package>/** and proves that the copy is what the lock names."""
+    folder = task_folder(entry, ctx.root)
+    if task_digest(entry, ctx.root) == lock.task:
+        for path in store.files(folder):
+            target = ctx.out / "task" / folder.name / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        if task_digest(entry, ctx.out / "task") == lock.task:
+            return
+    raise StaleLock(
+        "the task's files are not those that the lock names", where=str(folder), fix=UPDATE
+    )
+
+
+def _take_bundle(source: Registry, holder: Holder, out: Path) -> None:
+    compressed.fetch_part(source, holder, compressed.BUNDLE_PART, out)
+    bundle = store.read(out, ModelBundle)
+    if bundle.digest != holder.ref.bundle:
+        raise PayloadCorrupt(
+            "the stored bundle is not the one that its receipt names",
+            where=f"{source.identity}: {holder.info.name} version {holder.info.version}",
+            fix="restore the registry's files from a backup, or promote another generation",
+        )
+
+
+@contextmanager
+def _clean(folder: Path) -> Iterator[Path]:
+    """An empty folder that only we may enter; gone afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with store.disk_errors(folder):
+        folder.mkdir(parents=True, mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

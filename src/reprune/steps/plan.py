@@ -1,0 +1,192 @@
+"""plan: which groups of channels are cut to what width, and what is expected of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import yaml
+
+from reprune.core import store
+from reprune.core.artifacts import (
+    Cost,
+    GroupPlan,
+    ModelBundle,
+    Plan,
+    Previous,
+    Profile,
+    Sensitivity,
+)
+from reprune.core.errors import ChainBroken, CompressionError
+from reprune.core.lock import Name
+from reprune.core.params import PlanParams, PruneParams, Target
+from reprune.core.step import Context, step
+from reprune.core.store import Artifact
+from reprune.steps.opening import Dense, open_dense
+from reprune.steps.refusals import refuse_strangers
+
+if TYPE_CHECKING:
+    from reprune.compress.choose import Choice, Options
+
+PLAN_FILE = "plan.yaml"
+
+TimeRatio: TypeAlias = Callable[[Mapping[str, int]], float]
+
+
+@step("plan")
+def plan(
+    dense: Artifact[ModelBundle],
+    profiles: list[Artifact[Profile]],
+    table: Artifact[Sensitivity],
+    previous: Artifact[Previous],
+    plan: PlanParams,
+    prune: PruneParams,
+    targets: dict[Name, Target],
+    seed: int,
+    threads: int,
+    ctx: Context,
+) -> Plan:
+    """Chooses the width of every group under the budget, and says what it predicts.
+
+    Writes `plan.yaml`, the same for people. Raises ChainBroken for artefacts of another model,
+    CompressionError where the budget cannot be met.
+    """
+    refuse_strangers(dense, {"sensitivity": table, **{f"profile {p.path}": p for p in profiles}})
+    _refuse_other_criterion(table, prune)
+    before = _agreed_cost(profiles)
+    opened = open_dense(dense, seed=seed, threads=threads)
+    options = _options(opened, profiles[0].manifest, table, plan)
+    _say_uncut(options, ctx)
+    from reprune.compress.choose import choose
+
+    target = targets[plan.latency_target] if plan.budget == "latency" else None
+    with _timing(opened, target, seed) as time_ratio:
+        choice = choose(options, plan, time_ratio, _champion_plan(previous), ctx.say)
+    result = Plan(
+        allocator=plan.allocator,
+        budget=plan.budget,
+        fraction=plan.fraction,
+        before=before,
+        groups=tuple(
+            GroupPlan(group=group.name, width=group.width, keep=choice.widths[group.name])
+            for group in opened.groups
+        ),
+        predicted=choice.prediction,
+    )
+    text = yaml.safe_dump(_for_people(result, options, choice), sort_keys=False)
+    store.write_bytes(ctx.out / PLAN_FILE, text.encode())
+    return result
+
+
+@contextmanager
+def _timing(opened: Dense, target: Target | None, seed: int) -> Iterator[TimeRatio | None]:
+    """What measures a latency ratio on `target`; None where the budget is no latency."""
+    if target is None:
+        yield None
+        return
+    from reprune.compress.latency import Bench, timing
+
+    bench = Bench(
+        task=opened.task, module=opened.module, groups=opened.groups, target=target, seed=seed
+    )
+    with timing(bench) as time_ratio:
+        yield time_ratio
+
+
+def _refuse_other_criterion(table: Artifact[Sensitivity], prune: PruneParams) -> None:
+    """Raises ChainBroken where other channels were cut for the table than would be cut now."""
+    if table.manifest.criterion != prune.criterion:
+        raise ChainBroken(
+            f"the sensitivity was measured with the criterion '{table.manifest.criterion}', "
+            f"prune.criterion is '{prune.criterion}'",
+            where=str(table.path),
+            fix="run `sensitivity` again",
+        )
+
+
+def _agreed_cost(profiles: list[Artifact[Profile]]) -> Cost:
+    """The dense model's cost, counted alike on every machine; else ChainBroken."""
+    first = profiles[0]
+    for other in profiles[1:]:
+        if other.manifest.cost != first.manifest.cost:
+            raise ChainBroken(
+                "the profiles disagree about what the dense model costs",
+                where=f"{first.path} and {other.path}",
+                fix="run `profile` again on both machines, with the same Reprune",
+            )
+    return first.manifest.cost
+
+
+def _options(
+    opened: Dense, profile: Profile, table: Artifact[Sensitivity], params: PlanParams
+) -> Options:
+    from reprune.compress.choose import Options
+    from reprune.compress.costs import cost_model
+    from reprune.compress.curves import fit_curves
+    from reprune.measure.profile import Counted
+
+    measured = [(item.group, item.width) for item in table.manifest.groups]
+    if measured != [(group.name, group.width) for group in opened.groups]:
+        raise ChainBroken(
+            "the sensitivity was measured for other groups than the model has now",
+            where=str(table.path),
+            fix="run `sensitivity` again",
+        )
+    counted = Counted(cost=profile.cost, layers=profile.layers, uncounted=profile.uncounted)
+    cost = cost_model(opened.module, opened.groups, counted)
+    return Options.of(fit_curves(table.manifest.groups), cost, params)
+
+
+def _say_uncut(options: Options, ctx: Context) -> None:
+    """Names the groups that the params leave no choice for. Raises CompressionError if that is all."""
+    whole = [name for name, rungs in options.rungs.items() if len(rungs) == 1]
+    if len(whole) == len(options.rungs):
+        raise CompressionError(
+            "no group is wide enough to be cut to a multiple of plan.round_to",
+            where="params.yaml (plan.round_to, plan.min_keep)",
+            fix="set a smaller plan.round_to or plan.min_keep",
+        )
+    if whole:
+        ctx.say(f"plan: too narrow to be cut with these params: {', '.join(whole)}")
+
+
+def _champion_plan(previous: Artifact[Previous]) -> Plan | None:
+    """The plan that the champion was made by, if there is one and it was stored."""
+    if previous.manifest.champion is None or "plan/manifest.json" not in previous.manifest.payload:
+        return None
+    return store.read(previous.path / "plan", Plan).manifest
+
+
+def _for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
+    """What a reviewer reads and compares with the last one: round numbers, one group a line."""
+    before, after = plan.before, options.cost(choice.widths)
+    return {
+        "allocator": plan.allocator,
+        "budget": plan.budget,
+        "fraction": plan.fraction,
+        "groups": {
+            item.group: {
+                "before": item.width,
+                "after": item.keep,
+                "predicted_loss": _short(options.curves[item.group].at(item.keep)),
+            }
+            for item in plan.groups
+        },
+        "cost": {
+            name: {
+                "before": getattr(before, name),
+                "after": getattr(after, name),
+                "left": _short(getattr(after, name) / getattr(before, name)),
+            }
+            for name in ("macs", "params", "bytes")
+        },
+        "predicted": {
+            "loss_increase": _short(plan.predicted.loss_increase),
+            "latency_ratio": _short(plan.predicted.latency_ratio),
+        },
+    }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -1,0 +1,60 @@
+"""profile: what the dense model costs, counted, and measured on this machine."""
+
+from __future__ import annotations
+
+from reprune.core.artifacts import DataReport, ModelBundle, Profile
+from reprune.core.lock import Name
+from reprune.core.machine import this_machine
+from reprune.core.params import ProfileParams, Target
+from reprune.core.step import Context, step
+from reprune.core.store import Artifact
+from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+
+
+@step("profile")
+def profile(
+    dense: Artifact[ModelBundle],
+    data: Artifact[DataReport],
+    targets: dict[Name, Target],
+    profile: ProfileParams,
+    seed: int,
+    threads: int,
+    ctx: Context,
+) -> Profile:
+    """Counts parameters and MACs of the dense model, and times it and its operators on each target.
+
+    Raises DataRefused, ChainBroken for data of another model, BuildError for a target that it
+    cannot be built for.
+    """
+    refuse_failed_data(data)
+    refuse_strangers(dense, {"data report": data})
+    # torch is imported here, after the cheap refusals: the command line loads this module for help.
+    import torch
+
+    from reprune.compress.bundle import load_bundle
+    from reprune.measure.latency import timed_shapes
+    from reprune.measure.profile import count_cost, measure_target
+    from reprune.runtimes.base import get_runtime
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    loaded = load_bundle(dense)
+    counted = count_cost(loaded.module, loaded.task.example_inputs(1))
+    for name in counted.uncounted:
+        ctx.say(f"not counted in the MACs: {name}")
+    measured = []
+    for name, target in sorted(targets.items()):
+        runtime = get_runtime(target.runtime)
+        engine = ctx.work / f"{name}{runtime.suffix}"
+        inputs = loaded.task.example_inputs(2)
+        runtime.build(loaded.module, inputs, loaded.task.input_names, target, engine)
+        shapes = timed_shapes(loaded.task, target.batch_size)
+        measured.append(measure_target(engine, name, target, shapes, profile))
+        ctx.say(f"{name}: {measured[-1].latency_us:.0f} us a call of {target.batch_size}")
+    return Profile(
+        cost=counted.cost,
+        layers=counted.layers,
+        uncounted=counted.uncounted,
+        machine=this_machine(threads),
+        targets=tuple(measured),
+    )

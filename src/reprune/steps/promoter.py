@@ -1,0 +1,142 @@
+"""The promoter's own configuration: key, minimum policy, trusted machines. Never the repository's.
+
+It lies at $REPRUNE_PROMOTER, or at `.reprune/promoter/config.yaml`, which git ignores: whoever can
+change the repository under judgement cannot change it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from reprune.core import store
+from reprune.core.documents import Document, read_yaml
+from reprune.core.errors import PromotionRefused
+from reprune.core.policy import Policy
+from reprune.registry.receipts import PublicKey, public_key
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner, Key
+
+VARIABLE = "REPRUNE_PROMOTER"
+FOLDER = Path(".reprune") / "promoter"
+CONFIG = "config.yaml"
+KEY = "key.pem"
+
+_TEXT = """\
+# What `reprune promote` takes from nobody else. Keep it out of the repository that it judges.
+schema: 1
+# The Ed25519 private key (PEM, PKCS #8) that signs receipts; relative to this file.
+key: {key}
+# Public keys (32 bytes, hex) of other promoters whose receipts count.
+trusted_keys: []
+# Machines (`machine.instance`) whose samples count; empty: any.
+machines: []
+# Evidence older than this is refused, whatever policy.yaml says.
+max_valid_for_days: 14
+# The least that policy.yaml must demand, in its own words; none: whatever it demands.
+# minimum_policy:
+"""
+
+
+class Promoter(Document, kw_only=True):
+    """The whole file; the text that `make_promoter` writes explains each key."""
+
+    schema: Literal[1] = 1
+    key: Annotated[str, Meta(min_length=1)]
+    trusted_keys: tuple[PublicKey, ...] = ()
+    machines: tuple[str, ...] = ()
+    max_valid_for_days: Annotated[float, Meta(gt=0.0, le=365.0)] = 14.0
+    minimum_policy: Policy | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authority:
+    """The configuration with its key opened. `keys` are all whose receipts count, our own included."""
+
+    promoter: Promoter
+    signer: CryptoSigner
+    keys: tuple[Key, ...]
+
+
+def make_promoter(root: Path) -> Path:
+    """A new local key and configuration below `root`, for this user only (0600); what exists stays.
+
+    Returns the path of config.yaml.
+    """
+    from securesystemslib.signer import CryptoSigner
+
+    folder = root / FOLDER
+    with store.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        if not (folder / KEY).exists():
+            _write_private(folder / KEY, CryptoSigner.generate_ed25519().private_bytes)
+        if not (folder / CONFIG).exists():
+            _write_private(folder / CONFIG, _TEXT.format(key=KEY).encode())
+    return folder / CONFIG
+
+
+def read_promoter(root: Path) -> Authority:
+    """The promoter's configuration and key. Raises PromotionRefused saying how to make them."""
+    path = config_path(root)
+    if not path.is_file():
+        raise PromotionRefused(
+            "there is no promoter's configuration, so nobody could sign",
+            reason="promoter_missing",
+            where=str(path),
+            fix=f"run `reprune init` for a local key, or set ${VARIABLE} to a config.yaml",
+        )
+    promoter = read_yaml(path, Promoter)
+    signer = _signer(path.parent / promoter.key)
+    trusted = [public_key(value) for value in promoter.trusted_keys]
+    return Authority(promoter=promoter, signer=signer, keys=(signer.public_key, *trusted))
+
+
+def config_path(root: Path) -> Path:
+    """Where the configuration is looked for."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else root / FOLDER / CONFIG
+
+
+def _signer(path: Path) -> CryptoSigner:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from securesystemslib.signer import CryptoSigner, SSlibKey
+
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except FileNotFoundError:
+        raise PromotionRefused(
+            "the promoter's key is not there",
+            reason="key_missing",
+            where=str(path),
+            fix="restore it; a new key (`reprune init` after deleting config.yaml) cannot vouch "
+            "for what the old one signed",
+        ) from None
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise PromotionRefused(
+            f"the promoter's key cannot be used: {error}", reason="key_unreadable", where=str(path)
+        ) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise PromotionRefused(
+            "the promoter's key is not an Ed25519 key", reason="key_unreadable", where=str(path)
+        )
+    return CryptoSigner(key, SSlibKey.from_crypto(key.public_key()))
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Never readable by others, not even while it is being written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)

@@ -1,0 +1,74 @@
+"""prune: cut the dense model to the plan's widths, and prove that nothing else was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reprune.core.artifacts import DataReport, ModelBundle, Plan
+from reprune.core.errors import CompressionError, nearest
+from reprune.core.params import PruneParams
+from reprune.core.step import Context, step
+from reprune.core.store import Artifact
+from reprune.steps.opening import open_dense
+from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+
+if TYPE_CHECKING:
+    from reprune.compress.groups import Group
+
+
+@step("prune")
+def prune(
+    dense: Artifact[ModelBundle],
+    data: Artifact[DataReport],
+    chosen: Artifact[Plan],
+    prune: PruneParams,
+    seed: int,
+    threads: int,
+    ctx: Context,
+) -> ModelBundle:
+    """Cuts the dense model's groups to the widths of the plan; no training yet.
+
+    The result is a bundle of the same task whose `surgery` records what was asked and achieved.
+    Raises DataRefused, ChainBroken for a plan or data of another model, CompressionError for a plan
+    that does not fit the model, that cuts nothing, or whose cut would change the function.
+    """
+    refuse_failed_data(data)
+    refuse_strangers(dense, {"data report": data, "plan": chosen})
+    from reprune.compress.bundle import save_bundle
+    from reprune.compress.structured import cut
+
+    opened = open_dense(dense, seed=seed, threads=threads)
+    widths = _widths(chosen, opened.groups)
+    result = cut(opened.task, opened.module, opened.groups, widths, prune, seed, ctx.say)
+    save_bundle(ctx.out, result.module, result.architecture, dense)
+    return ModelBundle(
+        name=dense.manifest.name,
+        dense_version=dense.manifest.dense_version,
+        task=dense.manifest.task,
+        surgery=result.surgery,
+    )
+
+
+def _widths(chosen: Artifact[Plan], groups: Sequence[Group]) -> dict[str, int]:
+    """The plan's widths by group. Raises CompressionError for a group that the model does not have so."""
+    known = {group.name: group.width for group in groups}
+    widths: dict[str, int] = {}
+    for item in chosen.manifest.groups:
+        what = None
+        if item.group not in known:
+            hint = nearest(item.group, known)
+            what = f"the model has no group '{item.group}' that can be cut; {hint}"
+        elif item.width != known[item.group]:
+            what = (
+                f"the plan says that '{item.group}' has {item.width} channels, the model has "
+                f"{known[item.group]}"
+            )
+        elif item.group in widths:
+            what = f"the plan names '{item.group}' twice"
+        if what is not None:
+            raise CompressionError(
+                what, where=str(chosen.path), fix="make the plan again for this model"
+            )
+        widths[item.group] = item.keep
+    return widths

@@ -1,0 +1,48 @@
+"""sensitivity: what each group of channels is worth."""
+
+from __future__ import annotations
+
+from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
+from reprune.core.params import PruneParams, SensitivityParams
+from reprune.core.step import Context, step
+from reprune.core.store import Artifact
+from reprune.steps.opening import open_dense
+from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+
+
+@step("sensitivity")
+def sensitivity(
+    dense: Artifact[ModelBundle],
+    data: Artifact[DataReport],
+    sensitivity: SensitivityParams,
+    prune: PruneParams,
+    seed: int,
+    threads: int,
+    ctx: Context,
+) -> Sensitivity:
+    """Measures the loss that is added when each group of channels alone is cut, with its error.
+
+    Resumes where a killed run stopped. Raises DataRefused, ChainBroken for data of another model,
+    CompressionError where nothing can be cut.
+    """
+    refuse_failed_data(data)
+    refuse_strangers(dense, {"data report": data})
+    from reprune.compress.costs import cost_model
+    from reprune.compress.sensitivity import Subject, measure
+    from reprune.measure.profile import count_cost
+
+    opened = open_dense(dense, seed=seed, threads=threads)
+    counted = count_cost(opened.module, opened.task.example_inputs(1))
+    subject = Subject(
+        task=opened.task,
+        module=opened.module,
+        groups=opened.groups,
+        cost=cost_model(opened.module, opened.groups, counted),
+    )
+    measured = measure(subject, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say)
+    return Sensitivity(
+        criterion=prune.criterion,
+        base_loss=measured.base_loss,
+        examples=measured.examples,
+        groups=measured.groups,
+    )

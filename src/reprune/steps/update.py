@@ -1,0 +1,165 @@
+"""`reprune update` writes the lock; `check_lock` tells whether it still describes what lies beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from reprune import __version__
+from reprune.core import params, store
+from reprune.core.documents import canonical, decode_json, digest_of
+from reprune.core.errors import DocumentError, StaleLock, nearest
+from reprune.core.lock import (
+    LOCK_FILE,
+    ChampionRef,
+    DenseRef,
+    Digest,
+    Lock,
+    lock_text,
+    read_lock,
+)
+from reprune.core.params import PARAMS_FILE, Params, read_params
+from reprune.core.policy import POLICY_FILE, Policy, read_policy
+from reprune.core.step import Documents, exclusive, work_root
+from reprune.registry import compressed
+from reprune.registry.dense import find_dense
+from reprune.registry.open import open_registry
+from reprune.registry.protocol import Registry, VersionInfo
+from reprune.registry.weights import find_weights
+from reprune.task.load import load_task, task_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updated:
+    """The lock as it now is on disk. `changed` is False if it said the same before."""
+
+    lock: Lock
+    changed: bool
+    path: Path
+
+
+class _Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    stamp: str
+    weights: Digest
+
+
+def update(
+    root: Path, *, version: str | None = None, say: Callable[[str], None] | None = None
+) -> Updated:
+    """Pins the newest dense version (or `version`), the champion, and digests of all that lies beside.
+
+    The lock is written whole or not at all, and only if it changes. The task is imported, to ask for
+    its data version. Raises DocumentError, VersionNotFound, RegistryUnreachable, ChampionLost,
+    ChampionForeign, PickleRefused, CheckpointError or TaskError.
+    """
+    path = root / LOCK_FILE
+    with exclusive(f"update:{root.resolve()}", what="another `reprune update` runs here"):
+        given = read_params(root / PARAMS_FILE)
+        policy = read_policy(root / POLICY_FILE)
+        _check_targets(given, policy, root)
+        registry = open_registry(given.registry, root)
+        dense = find_dense(registry, given.name, version)
+        if say:
+            say(f"{given.name}: pinning dense version {dense.version}")
+        lock = Lock(
+            reprune=__version__,
+            registry=given.registry.uri,
+            workspace=given.registry.workspace,
+            name=given.name,
+            dense=DenseRef(
+                version=dense.version, weights=_weights(registry, dense, given.registry)
+            ),
+            champion=_ref(compressed.champion(registry, given.name)),
+            anchor=_ref(compressed.anchor(registry, given.name)),
+            targets=tuple(sorted(given.targets)),
+            params=digest_of(given),
+            policy=digest_of(policy),
+            task=task_digest(given.task, root),
+            data_version=load_task(given.task, root).data_version,
+        )
+        changed = _existing(path) != lock
+        if changed:
+            store.write_bytes(path, lock_text(lock).encode())
+    return Updated(lock=lock, changed=changed, path=path)
+
+
+def check_lock(documents: Documents) -> None:
+    """Returns only if the lock describes the files beside it. Raises StaleLock saying what changed."""
+    lock, given = documents.lock, documents.params
+    pairs = (
+        ("the installed Reprune", lock.reprune, __version__),
+        ("the model name in params.yaml", lock.name, given.name),
+        ("registry.uri in params.yaml", lock.registry, given.registry.uri),
+        ("registry.workspace in params.yaml", lock.workspace, given.registry.workspace),
+        ("the targets in params.yaml", lock.targets, tuple(sorted(given.targets))),
+        (PARAMS_FILE, lock.params, digest_of(given)),
+        (POLICY_FILE, lock.policy, digest_of(documents.policy)),
+        ("the task's code", lock.task, task_digest(given.task, documents.root)),
+    )
+    changed = [what for what, locked, found in pairs if locked != found]
+    if changed:
+        raise StaleLock(
+            f"{changed[0]} changed since the lock was written",
+            where=str(documents.root / LOCK_FILE),
+            fix="run `reprune update`",
+        )
+
+
+def _check_targets(given: Params, policy: Policy, root: Path) -> None:
+    """The policy must speak about exactly the targets that will be built."""
+    unknown = sorted(set(policy.targets) - set(given.targets))
+    if unknown:
+        raise DocumentError(
+            f"the target '{unknown[0]}' is not in {PARAMS_FILE}; "
+            f"{nearest(unknown[0], given.targets)}",
+            where=f"{root / POLICY_FILE} (targets)",
+            fix=f"add it to {PARAMS_FILE}, or delete it here",
+        )
+    silent = sorted(set(given.targets) - set(policy.targets))
+    if silent:
+        raise DocumentError(
+            f"does not say whether the target '{silent[0]}' is required or advisory",
+            where=f"{root / POLICY_FILE} (targets)",
+            fix=f"add `{silent[0]}: required` or `{silent[0]}: advisory`",
+        )
+
+
+def _weights(registry: Registry, dense: VersionInfo, given: params.Registry) -> str:
+    """The digest of a version's weight file; a version that was looked at before is not fetched again."""
+    key = digest_of([registry.identity, dense.name, dense.version]).removeprefix("sha256:")
+    cache = work_root() / "dense-weights" / f"{key[:32]}.json"
+    seen = _cached(cache)
+    if seen is not None and seen.stamp == dense.stamp:
+        return seen.weights
+    where = f"{registry.identity}: {dense.name} version {dense.version}"
+    with compressed.scratch() as folder:
+        registry.fetch(dense.name, dense.version, folder)
+        found = find_weights(folder, allow_pickle=given.allow_pickle, where=where)
+        weights = store.file_digest(found)
+    if found.suffix == ".safetensors":
+        # A pickled file is looked up each time, so that `allow_pickle: false` is heard at once.
+        store.write_bytes(cache, canonical(_Seen(stamp=dense.stamp, weights=weights)))
+    return weights
+
+
+def _cached(path: Path) -> _Seen | None:
+    try:
+        return decode_json(path.read_bytes(), _Seen, name=str(path))
+    except (FileNotFoundError, DocumentError):
+        return None
+
+
+def _existing(path: Path) -> Lock | None:
+    """The lock as it is; an undecodable one is written again."""
+    try:
+        return read_lock(path)
+    except DocumentError:
+        return None
+
+
+def _ref(holder: compressed.Holder | None) -> ChampionRef | Literal["none"]:
+    return holder.ref if holder else "none"

@@ -1,0 +1,183 @@
+"""Repairs without training: exact where a repair exists, harmless where none does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from reprune.compress.architecture import apply
+from reprune.compress.compensate import compensate, recalibrate
+from reprune.compress.equality import architecture_of, difference
+from reprune.compress.groups import find_groups
+from reprune.compress.losses import first_batches, mean_loss
+from reprune.task.protocol import Batch
+from tests import models
+
+
+def batches_of(inputs: tuple[torch.Tensor, ...], size: int) -> list[Batch]:
+    count = len(inputs[0])
+    return [
+        Batch(
+            inputs=tuple(tensor[first : first + size] for tensor in inputs),
+            targets=None,
+            ids=[str(n) for n in range(first, min(first + size, count))],
+        )
+        for first in range(0, count, size)
+    ]
+
+
+def twins(name: str) -> nn.Module:
+    """A model whose first group's channel 0 is three times its channel 1: losing it loses nothing."""
+    module = models.build(name)
+    with torch.no_grad():
+        for tensor in module.conv.parameters():
+            tensor[0] = 3.0 * tensor[1]
+    return module
+
+
+@pytest.mark.parametrize("name", ["flattened"])
+def test_a_redundant_channel_is_compensated_exactly(name: str) -> None:
+    """Where the kept channels span the removed one, the compensated network is the dense one."""
+    module = twins(name)
+    inputs = models.inputs(name, 256)
+    groups = find_groups(module, models.inputs(name, 2), ())
+    architecture = architecture_of(module, groups, {"conv": range(1, 6)})
+    sliced = apply(module, architecture)
+    batches = batches_of(inputs, 64)
+    repaired = compensate(module, sliced, architecture, groups, batches, 1e-9)
+    assert difference(module, sliced, [inputs]) > 1e-2
+    assert difference(module, repaired, [inputs]) < 1e-4
+
+
+class Strided(nn.Module):
+    """A reader with stride, dilation, odd padding and a bias, whose input channels 0 and 1 are equal."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.make = nn.Conv2d(3, 4, 1)
+        self.read = nn.Conv2d(
+            4, 5, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2), padding_mode=mode
+        )
+        self.head = nn.Conv2d(5, 2, 1)
+        with torch.no_grad():
+            for tensor in self.make.parameters():
+                tensor[0] = tensor[1]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.read(torch.tanh(self.make(image)))))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_patches_are_what_the_convolution_reads(mode: str) -> None:
+    """Stride, dilation, padding and its mode are followed, or the fit could not be exact."""
+    torch.manual_seed(1)
+    module = Strided(mode).eval()
+    inputs = (torch.randn(64, 3, 8, 8),)
+    groups = find_groups(module, inputs, ())
+    architecture = architecture_of(module, groups, {"make": (1, 2, 3)})
+    repaired = compensate(
+        module, apply(module, architecture), architecture, groups, batches_of(inputs, 16), 1e-9
+    )
+    assert difference(module, repaired, [inputs]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet-b", "concat", "separable", "unet", "two-input", "attention"]
+)
+def test_compensation_lowers_the_loss_of_a_cut(
+    model_task: Callable[..., object], name: str
+) -> None:
+    """Half of every group gone: the compensated network is nearer to the dense one's outputs."""
+    task = model_task(name, examples=256)
+    module = task.teacher
+    groups = find_groups(module, models.inputs(name, 2), ())
+    kept = {group.name: range(group.width - group.width // 2) for group in groups}
+    architecture = architecture_of(module, groups, kept)
+    sliced = apply(module, architecture)
+    batches = first_batches(task, "calibration", examples=256, seed=0)
+    repaired = compensate(module, sliced, architecture, groups, batches, 1e-3)
+    held_out = first_batches(task, "tune", examples=256, seed=0)
+    before = mean_loss(task, sliced, held_out, seed=0)
+    assert mean_loss(task, repaired, held_out, seed=0) < 0.8 * before
+
+
+def test_few_examples_and_a_strong_ridge_leave_the_weights() -> None:
+    """The penalty pulls to the weights as they are, not to zero: nothing to learn, nothing changed."""
+    module = models.build("flattened")
+    groups = find_groups(module, models.inputs("flattened", 2), ())
+    architecture = architecture_of(module, groups, {"fc1": range(6)})
+    sliced = apply(module, architecture)
+    batches = batches_of(models.inputs("flattened", 2), 2)
+    repaired = compensate(module, sliced, architecture, groups, batches, 1e9)
+    assert torch.allclose(repaired.fc2.weight, sliced.fc2.weight, atol=1e-5)
+
+
+def test_only_readers_change_and_the_arguments_do_not() -> None:
+    """Dense and cut networks stay as they are; layers that lost no input keep their bits."""
+    module = models.build("resnet-b")
+    inputs = models.inputs("resnet-b", 64)
+    groups = find_groups(module, models.inputs("resnet-b", 2), ())
+    architecture = architecture_of(module, groups, {"block2.conv1": range(8)})
+    sliced = apply(module, architecture)
+    before = copy.deepcopy((module.state_dict(), sliced.state_dict()))
+    repaired = compensate(module, sliced, architecture, groups, batches_of(inputs, 32), 1e-3)
+    changed = [
+        key
+        for key, value in repaired.state_dict().items()
+        if not torch.equal(value, before[1][key])
+    ]
+    assert changed == ["block2.conv2.weight"]
+    for network, state in zip((module, sliced), before, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_a_dead_input_leaves_the_layer_as_it_is() -> None:
+    """A reader that only ever sees zeros has no scale to fit on; it is left alone, not made NaN."""
+    module = models.build("flattened")
+    with torch.no_grad():
+        module.conv.weight.zero_()
+        module.conv.bias.fill_(-1.0)
+    groups = find_groups(models.build("flattened"), models.inputs("flattened", 2), ())
+    architecture = architecture_of(module, groups, {"conv": range(3)})
+    sliced = apply(module, architecture)
+    batches = batches_of(models.inputs("flattened", 8), 8)
+    repaired = compensate(module, sliced, architecture, groups, batches, 1e-3)
+    assert torch.equal(repaired.fc1.weight, sliced.fc1.weight)
+
+
+def test_recalibration_averages_the_batches(model_task: Callable[..., object]) -> None:
+    """The first norm gets the plain mean of the batches' statistics; only statistics differ."""
+    module = models.build("plain")
+    inputs = models.inputs("plain", 96)
+    batches = batches_of(inputs, 32)
+    result = recalibrate(module, batches)
+    with torch.no_grad():
+        made = [module.first[0](batch.inputs[0]) for batch in batches]
+    norm = result.first[1]
+    means = torch.stack([value.mean(dim=(0, 2, 3)) for value in made]).mean(dim=0)
+    variances = torch.stack([value.var(dim=(0, 2, 3)) for value in made]).mean(dim=0)
+    assert torch.allclose(norm.running_mean, means, atol=1e-5)
+    assert torch.allclose(norm.running_var, variances, atol=1e-5)
+    assert norm.momentum == module.first[1].momentum
+    changed = {
+        key.rpartition(".")[2]
+        for key, value in result.state_dict().items()
+        if not torch.equal(value, module.state_dict()[key])
+    }
+    assert changed == {"running_mean", "running_var"}
+    assert not any(layer.training for layer in result.modules())
+
+
+def test_batches_of_one_example_do_not_break_recalibration() -> None:
+    """A last batch of one has no variance: it is left out, and alone it changes nothing."""
+    module = models.build("plain")
+    inputs = models.inputs("plain", 33)
+    first = recalibrate(module, batches_of((inputs[0][:32],), 32))
+    both = recalibrate(module, batches_of(inputs, 32))
+    assert torch.equal(first.first[1].running_mean, both.first[1].running_mean)
+    alone = recalibrate(module, batches_of(models.inputs("plain", 1), 1))
+    assert torch.equal(alone.first[1].running_mean, module.first[1].running_mean)

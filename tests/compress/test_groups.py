@@ -1,0 +1,294 @@
+"""Which groups are found, that each is right, and that what cannot be cut is left out by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from reprune.compress.architecture import apply
+from reprune.compress.equality import architecture_of, difference, mask
+from reprune.compress.groups import Survey, survey
+from reprune.core.errors import CompressionError, TaskError
+from tests import models
+
+GROUPS = {
+    "plain": {"first.0": 8, "second.0": 16},
+    "flattened": {"conv": 6, "fc1": 12},
+    "resnet-a": {"block1.conv1": 8, "block2.conv1": 16, "block3.conv1": 16},
+    "resnet-b": {
+        "stem.0": 8,
+        "block1.conv1": 8,
+        "block2.conv1": 16,
+        "block2.conv2": 16,
+        "block3.conv1": 16,
+    },
+    "concat": {"left.0": 6, "right.0": 10, "mix": 8, "grow": 8},
+    "gated": {"conv.0": 6, "out": 8},
+    "chunked": {"conv.0": 6, "one": 8},
+    "fixed-split": {"one": 8},
+    "separable": {"stem.0": 8, "expand.0": 16},
+    "unet": {"enter.0": 4, "down.0": 16, "up": 8, "leave.0": 8},
+    "two-input": {"conv.0": 8, "embed": 8, "join": 12},
+    "attention": {"wide": 24},
+    "built-in-attention": {"wide": 24},
+}
+
+
+def found_in(name: str, keep: tuple[str, ...] = ()) -> tuple[nn.Module, Survey]:
+    module = models.build(name)
+    return module, survey(module, models.inputs(name, 2), keep)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_exactly_the_groups_that_can_be_cut_are_found(name: str) -> None:
+    """Every architecture yields its known groups and widths, and a reason for each layer left out."""
+    module, found = found_in(name)
+    assert {group.name: group.width for group in found.groups} == GROUPS[name]
+    makers = {
+        member.module for group in found.groups for member in group.members if member.axis == "out"
+    }
+    layers = {
+        layer
+        for layer, part in module.named_modules()
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+    }
+    assert layers - makers == set(found.skipped)
+    assert all(found.skipped.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), name=st.sampled_from(sorted(GROUPS)), seed=st.integers(0, 3))
+def test_any_joint_cut_is_the_masked_model(data: st.DataObject, name: str, seed: int) -> None:
+    """Whatever channels of however many groups go: sliced and masked models are one function."""
+    module = models.build(name, seed=seed)
+    inputs = models.inputs(name, 3, seed=seed)
+    found = survey(module, inputs, ())
+    kept = {
+        group.name: sorted(
+            data.draw(st.sets(st.integers(0, group.width - 1), min_size=1), label=group.name)
+        )
+        for group in found.groups
+    }
+    sliced = apply(module, architecture_of(module, found.groups, kept))
+    assert difference(mask(module, found.groups, kept), sliced, [inputs]) < 1e-4
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_the_model_looked_at_is_not_changed(name: str) -> None:
+    """Weights, gradients, training flags, requires_grad and hooks are what they were."""
+    module = models.build(name).train()
+    frozen = next(module.parameters()).requires_grad_(False)
+    next(module.children()).eval()
+    before = copy.deepcopy(module.state_dict())
+    flags = [layer.training for layer in module.modules()]
+    state = torch.get_rng_state()
+    survey(module, models.inputs(name, 2), ())
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert [layer.training for layer in module.modules()] == flags
+    assert not frozen.requires_grad
+    assert sum(parameter.requires_grad for parameter in module.parameters()) == (
+        len(list(module.parameters())) - 1
+    )
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_kept_layers_are_not_cut_and_kept_containers_cover_their_layers() -> None:
+    """`keep` protects the outputs of a layer or of all layers of a container; inputs may be cut."""
+    _, found = found_in("resnet-b", keep=("block1.conv1", "block3"))
+    assert {group.name for group in found.groups} == {"stem.0", "block2.conv1"}
+    assert "keep" in found.skipped["block1.conv1"]
+    # block2.conv2 writes into the same trunk as block3.conv2, so it is protected with it.
+    assert "block3.conv2 is named in `keep`" in found.skipped["block2.conv2"]
+
+
+def test_an_unknown_name_in_keep_is_refused() -> None:
+    """A misspelt protected layer is an error that names the nearest one, never silently ignored."""
+    with pytest.raises(TaskError, match=r"block1\.conv1"):
+        found_in("resnet-b", keep=("block1.con1",))
+
+
+def test_a_gated_unit_makes_one_channel_of_two() -> None:
+    """Channels that are multiplied with each other after chunk() go together."""
+    _, found = found_in("gated")
+    (conv, *_) = found.groups[0].members
+    assert conv.positions[1] == (1, 7)
+
+
+def test_a_flattened_channel_is_all_its_positions() -> None:
+    """A linear layer after flatten loses every position of the channel, and only those."""
+    _, found = found_in("flattened")
+    reader = found.groups[0].members[-1]
+    assert (reader.module, reader.axis) == ("fc1", "in")
+    assert reader.positions[2] == tuple(range(32, 48))
+
+
+def test_option_a_shortcuts_are_left_out_and_named() -> None:
+    """Padding moves channels: torch-pruning's group for it is silently wrong, so it is not offered."""
+    _, found = found_in("resnet-a")
+    for layer in ("stem.0", "block2.conv2", "block3.conv2"):
+        assert "changed the function" in found.skipped[layer]
+
+
+def test_zeros_do_not_hide_a_wrong_cut() -> None:
+    """A block whose last norm starts at zero is still found to be padded, because trials perturb."""
+    module = models.build("resnet-a")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    found = survey(module, models.inputs("resnet-a", 2), ())
+    assert {group.name for group in found.groups} == set(GROUPS["resnet-a"])
+
+
+class Sequenced(nn.Module):
+    def __init__(self, recurrent: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.before = nn.Linear(4, 6)
+        self.recurrent = recurrent(6, 8, batch_first=True)
+        self.after = nn.Linear(8, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.after(self.recurrent(self.before(x))[0][:, -1])))
+
+
+@pytest.mark.parametrize("recurrent", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_and_what_feeds_them_are_left_out(recurrent: type[nn.RNNBase]) -> None:
+    """torch-pruning slices LSTM weights wrongly and cannot follow a GRU: neither is touched."""
+    torch.manual_seed(0)
+    found = survey(Sequenced(recurrent), (torch.randn(2, 5, 4),), ())
+    assert [group.name for group in found.groups] == ["after"]
+    assert "before" in found.skipped
+
+
+class Chain(nn.Module):
+    """a -> b -> c -> d; what `step` does with it is up to the test."""
+
+    def __init__(self, step: Callable[[Chain, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 6)
+        self.b = nn.Linear(6, 6)
+        self.c = nn.Linear(6, 7)
+        self.d = nn.Linear(7, 3)
+        self.scale = nn.Parameter(torch.randn(6))
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(F.relu(self.c(self.step(self, F.relu(self.a(x))))))
+
+
+def twice(chain: Chain, x: Tensor) -> Tensor:
+    return F.relu(chain.b(F.relu(chain.b(x))))
+
+
+def scaled(chain: Chain, x: Tensor) -> Tensor:
+    return chain.b(x * chain.scale) + x
+
+
+def normalised(chain: Chain, x: Tensor) -> Tensor:
+    return chain.b(x.softmax(dim=-1)) + x
+
+
+def backwards(chain: Chain, x: Tensor) -> Tensor:
+    return chain.b(x) + x.flip(-1)
+
+
+def through_its_own_weight(chain: Chain, x: Tensor) -> Tensor:
+    return chain.b(F.linear(F.linear(x, chain.a.weight.t()), chain.a.weight)) + x
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (twice, "called 2 times"),
+        (scaled, "belongs to no layer: scale"),
+        (normalised, "changed the function"),
+        (backwards, "changed the function"),
+        (through_its_own_weight, "trial cut"),
+    ],
+)
+def test_what_a_cut_would_break_is_left_out_with_a_reason(
+    step: Callable[[Chain, Tensor], Tensor], reason: str
+) -> None:
+    """Reused layers, bare parameters, functions over channels, permutations, weights used twice."""
+    torch.manual_seed(0)
+    module = Chain(step)
+    found = survey(module, (torch.randn(4, 8),), ())
+    assert [group.name for group in found.groups] == ["c"]
+    assert reason in found.skipped["a"]
+
+
+def test_tied_weights_are_left_out() -> None:
+    """Two layers with one weight cannot be sliced apart; the reason names the partner."""
+    torch.manual_seed(0)
+    module = Chain(lambda chain, x: chain.b(x))
+    module.c = nn.Linear(6, 6)
+    module.c.weight = module.b.weight
+    module.d = nn.Linear(6, 3)
+    found = survey(module, (torch.randn(4, 8),), ())
+    assert found.groups == ()
+    assert "shares a weight with" in found.skipped["b"]
+
+
+def test_parametrised_weights_are_left_out_and_stay_whole() -> None:
+    """weight_norm breaks torch-pruning's trace; here its layer is left out, and still works after."""
+    module = models.build("resnet-b")
+    nn.utils.parametrizations.weight_norm(module.block1.conv1)
+    inputs = models.inputs("resnet-b", 2)
+    expected = module(*inputs)
+    found = survey(module, inputs, ())
+    assert {group.name for group in found.groups} == {
+        "block2.conv1",
+        "block2.conv2",
+        "block3.conv1",
+    }
+    assert "parametrised" in found.skipped["block1.conv1"]
+    assert torch.equal(module(*inputs), expected)
+
+
+def test_pruning_masks_must_be_made_permanent_first() -> None:
+    """torch.nn.utils.prune masks are refused with the call that makes them permanent."""
+    module = models.build("plain")
+    nn.utils.prune.l1_unstructured(module.second[0], "weight", 0.5)
+    with pytest.raises(CompressionError, match=r"prune\.remove"):
+        survey(module, models.inputs("plain", 2), ())
+
+
+def test_a_frozen_model_has_the_same_groups() -> None:
+    """requires_grad=False everywhere hides nothing, also inside no_grad."""
+    module = models.build("separable").requires_grad_(False)
+    with torch.no_grad():
+        found = survey(module, models.inputs("separable", 2), ())
+    assert {group.name: group.width for group in found.groups} == GROUPS["separable"]
+
+
+def test_a_batch_of_one_is_traced_as_a_batch() -> None:
+    """torch-pruning unpacks a bare tensor's batch; we hand it tuples, so one example gives the same."""
+    module = models.build("flattened")
+    one = survey(module, models.inputs("flattened", 1), ())
+    assert one.groups == survey(module, models.inputs("flattened", 2), ()).groups
+
+
+def test_the_models_own_error_is_reported() -> None:
+    """An input that the model refuses is reported as it is, not as a second call's confusion."""
+    with pytest.raises(CompressionError, match="expected input"):
+        survey(models.build("plain"), (torch.randn(2, 4, 8, 8),), ())
+
+
+def test_a_model_that_autograd_cannot_see_is_refused() -> None:
+    """Outputs that do not depend on the parameters give an error, not an empty list of groups."""
+
+    class Blind(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    with pytest.raises(CompressionError, match="autograd"):
+        survey(Blind(3, 3), (torch.randn(2, 3),), ())

@@ -1,0 +1,107 @@
+"""The main job on real input: generations of a digit classifier, judged and promoted, or not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reprune.core import store
+from reprune.core.artifacts import Previous, Verdict
+from reprune.steps.gate import confirm
+from tests.repository import Repository, make_repository
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """One generation run through to its promotion."""
+    made = make_repository(tmp_path_factory.mktemp("generations") / "repo")
+    made.train(seed=1)
+    made.update()
+    made.repro()
+    return made
+
+
+def test_the_first_generation_passes_and_is_promoted(repository: Repository) -> None:
+    """No champion yet: non-inferior to its parent, floors met, promoted; twice changes nothing."""
+    checked = repository.reprune("check", "--recompute", "--json")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    judgement = json.loads(checked.stdout)["judgement"]
+    assert judgement["outcome"] == "pass"
+    first = repository.reprune("promote", "--json")
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["promoted"]
+    second = json.loads(repository.reprune("promote", "--json").stdout)
+    assert second["already_done"]
+    assert second["receipt"] == json.loads(first.stdout)["receipt"]
+
+
+def test_the_next_generation_is_judged_against_the_champion(repository: Repository) -> None:
+    """A retrain brings the champion as Previous; candidate, dense and champion are measured together."""
+    repository.reprune("promote")
+    repository.train(seed=2)
+    repository.update()
+    repository.repro()
+    previous = store.read(repository.root / "artifacts/previous", Previous).manifest
+    assert previous.champion is not None
+    assert previous.history
+    verdict = store.read(repository.root / "artifacts/verdict", Verdict)
+    assert {rule.rule for rule in verdict.manifest.judgement.rules} >= {
+        "latency.vs_parent",
+        "latency.vs_champion",
+        "accuracy.vs_parent",
+        "accuracy.vs_champion",
+        "accuracy.floor",
+        "size.vs_parent",
+    }
+    assert verdict.manifest.judgement.outcome in ("pass", "inconclusive")
+    assert confirm(verdict) == verdict.manifest.judgement
+
+
+def test_a_retrain_on_wrong_labels_is_blocked(repository: Repository, tmp_path: Path) -> None:
+    """Blocked with exit code 3, the reason in words, the champion where it was."""
+    repository.reprune("promote")
+    before = json.loads(repository.reprune("update", "--json").stdout)["champion_version"]
+    from reprune.doors.demo import _spoil_labels
+
+    _spoil_labels(repository.root, 0.45)
+    repository.train(seed=3)
+    repository.update()
+    repository.repro()
+    checked = repository.reprune("check")
+    assert checked.returncode == 3, checked.stdout
+    assert "champion" in checked.stdout
+    promoted = repository.reprune("promote", "--json")
+    assert promoted.returncode == 3
+    answer = json.loads(promoted.stdout)
+    assert not answer["promoted"]
+    assert answer["champion_after"] == before
+    explained = repository.reprune("explain")
+    assert explained.returncode == 0
+    assert "accuracy" in explained.stdout
+
+
+def test_an_edited_run_is_refused_by_promote(repository: Repository, tmp_path: Path) -> None:
+    """One sample, one manifest, the policy or a weight edited after the fact: promote refuses."""
+    for number, (file, old, new) in enumerate(
+        [
+            ("artifacts/verdict/samples/0/latency/ort-cpu.json", b'"index":0', b'"index":1'),
+            ("artifacts/verdict/manifest.json", b'"outcome": "block"', b'"outcome": "pass"'),
+            ("artifacts/verdict/policy.json", b'"max_drop":0.03', b'"max_drop":0.9'),
+            ("policy.yaml", b"max_drop: 0.03", b"max_drop: 0.9"),
+            ("artifacts/candidate/manifest.json", b'"dense_version"', b'"dense_versiom"'),
+        ]
+    ):
+        copy = tmp_path / str(number)
+        shutil.copytree(repository.root, copy, symlinks=True)
+        path = copy / file
+        raw = path.read_bytes()
+        assert old in raw, file
+        path.write_bytes(raw.replace(old, new, 1))
+        result = Repository(copy).reprune("promote")
+        assert result.returncode == 2, (file, result.stdout, result.stderr)
+        assert "Traceback" not in result.stderr
