@@ -114,6 +114,7 @@ def test_the_expected_loss_lies_between_measured_cuts() -> None:
         (words.percent(0.9206), f"92.06{words.NBSP}%"),
         (words.size(44_700_000), f"44.7{words.NBSP}MB"),
         (words.milliseconds(0.05), f"50.0{words.NBSP}µs"),
+        (words.ratio(1.00934), f"{words.TIMES}1.009"),
         (words.milliseconds(8.41), f"8.41{words.NBSP}ms"),
         (words.version("3"), "v3"),
         (words.version("night-3"), "night-3"),

@@ -130,7 +130,9 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     power = 10 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw)
     first = math.ceil(low / step - 1e-9)
-    return [float(f"{index * step:.12g}") for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [
+        float(f"{index * step:.12g}") for index in range(first, math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def x_axis(scale: Scale, top: float, bottom: float, words: Callable[[float], str]) -> Safe:
