@@ -57,6 +57,16 @@ def test_a_sentence_is_shown_as_it_is(text: str) -> None:
 
 
 @given(NASTY)
+def test_a_sentence_stays_in_its_cell(text: str) -> None:
+    """In a table, no character of a sentence ends the cell or the row."""
+    tokens = PARSER.parse(f"| a | b |\n| --- | --- |\n| {plain.text(text, 2000)} | end |\n")
+    cells = [token.children or [] for token in tokens if token.type == "inline"][2:]
+    assert collapsed(shown(cells[0])) == collapsed(visible(text, 2000))
+    assert shown(cells[1]) == "end"
+    assert len(cells) == 2
+
+
+@given(NASTY)
 def test_a_sentence_alone_is_one_paragraph(text: str) -> None:
     """Also at the start of a line nothing becomes a heading, a list, a rule or a block of code."""
     tokens = PARSER.parse("x\n\n" + plain.text(text, 2000).strip() + "\n\nx")

@@ -219,10 +219,27 @@ def test_what_was_left_out_is_counted() -> None:
 
 def test_more_blocked_rules_than_fit_are_counted() -> None:
     """Where even the blocked rows do not fit, the first stay and the rest are counted."""
-    text = render_markdown(bare(crowd(["x" * 300], 0, 0, 0, 800)))
+    text = render_markdown(bare(crowd(["\U0001f600" * 300], 0, 0, 0, 500)))
     assert len(text.encode()) <= MAX_BYTES
     assert re.search(r"more rows are in the HTML report, \d+ of them not ok\.", text)
     assert "| ❌ blocked |" in text
+    assert_whole(text)
+
+
+def test_long_sentences_give_way() -> None:
+    """However long the judge's sentences are, and however much escaping adds, the report stays short."""
+    shout = "@&<" * 1000
+    rules = tuple(
+        rule(
+            f"m{place}.vs_parent", "dense", "block", change=-0.1, low=-0.2, high=-0.1, target=shout
+        )
+        for place in range(60)
+    )
+    text = render_markdown(
+        bare(replace(BLOCKED, headline=shout, reasons=(f"{shout}.",) * 60, rules=rules))
+    )
+    assert len(text.encode()) <= MAX_BYTES
+    assert len(re.findall(r"^\| ❌ blocked \|", text, re.MULTILINE)) == 60
     assert_whole(text)
 
 
