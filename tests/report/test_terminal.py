@@ -44,6 +44,8 @@ def test_the_table_is_aligned_and_worst_first(told: Told) -> None:
     assert [line.split()[0] for line in table[1:4]] == ["blocked", "blocked", "undecided"]
     assert len({len(line) for line in table[1:]}) == 1
     assert max(len(line) for line in table) <= 100
+    ends = {re.search(r"\S(?= +[≤≥])", line).end() for line in table[1:]}  # type: ignore[union-attr]
+    assert len(ends) == 1
 
 
 def test_an_explanation_says_why_where_and_what_to_try(tmp_path: Path) -> None:

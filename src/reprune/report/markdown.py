@@ -63,7 +63,6 @@ def _rooms() -> Iterator[Room]:
             harmed=room.harmed // 2,
             deciding=room.deciding // 2,
             sentences=max(2, room.sentences // 2),
-            sentence=max(80, room.sentence // 2),
         )
         yield room
 
