@@ -159,7 +159,7 @@ def make_evidence(
         champion_version="1" if "champion" in arms else None,
         seed="sha256:seed",
         attempt=attempt,
-        arms={arm: f"sha256:{arm}" for arm in arms},  # type: ignore[misc]
+        arms={arm: f"sha256:{arm}" for arm in arms},
         engines=tuple(make_engine(arm, t, sizes[arm]) for t in targets for arm in arms),
         targets=tuple(
             TargetEvidence(

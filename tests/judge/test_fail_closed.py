@@ -37,6 +37,7 @@ FAULTS: list[tuple[str, str, Any, str]] = [
         lambda old: {**old, "anchor": "sha256:anchor"},
         "engine",
     ),
+    ("an arm that nobody knows", "arms", lambda old: {**old, "x": "sha256:x"}, "the arm 'x'"),
     ("no target", "targets", (), "measured were none"),
     ("another target", "targets.0.target", "gpu", "judges the targets cpu"),
     ("a target twice", "targets", lambda old: old + old, "measured twice"),

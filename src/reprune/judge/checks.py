@@ -53,6 +53,8 @@ def _identity_problems(evidence: Evidence) -> Iterator[str]:
     for arm in ("candidate", "dense"):
         if arm not in evidence.arms:
             yield f"{ARM_NAMES[arm].capitalize()} is missing among the arms."
+    for arm in sorted(set(evidence.arms) - set(ARM_NAMES)):
+        yield f"Nobody knows the arm '{arm}'."
     if (evidence.champion_version is None) == ("champion" in evidence.arms):
         yield "The champion's version and the measured arms contradict each other."
 
@@ -76,7 +78,7 @@ def _engine_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
     for target in policy.targets:
         for arm in evidence.arms:
             if (arm, target) not in places:
-                yield f"There is no engine of {ARM_NAMES[arm]} for {target}."
+                yield f"There is no engine of {ARM_NAMES.get(arm, arm)} for {target}."
     for engine in evidence.engines:
         who = f"The engine of {ARM_NAMES[engine.arm]} for {engine.target}"
         if engine.bundle != evidence.arms.get(engine.arm):
