@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -38,6 +38,7 @@ def architectures(draw: st.DrawFn) -> Architecture:
     return Architecture(cuts=tuple(cuts))
 
 
+@settings(deadline=None)
 @given(architecture=architectures())
 def test_writing_and_reading_is_identity(
     architecture: Architecture, tmp_path_factory: pytest.TempPathFactory

@@ -141,7 +141,7 @@ def test_loading_gives_an_evaluating_float_model_with_sealed_splits(
 
 def test_saving_twice_gives_equal_bytes(dense: Artifact[ModelBundle], tmp_path: Path) -> None:
     """The payload is a function of the model, also for tensors in another memory order."""
-    module = load_bundle(dense).module
+    module = models.build("plain")
     save_bundle(tmp_path / "one", module, None, dense)
     save_bundle(tmp_path / "two", module.to(memory_format=torch.channels_last), None, dense)
     assert store.folder_digest(tmp_path / "one") == store.folder_digest(tmp_path / "two")
@@ -213,6 +213,17 @@ def test_an_attention_mask_is_no_divergence(tmp_path: Path) -> None:
     save_file(stored_tensors(module), tmp_path / "weights.safetensors")
     again = load_module(tmp_path / "weights.safetensors", None, Masked)
     assert torch.equal(again.mask, module.mask)
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+
+def test_extra_state_that_is_no_tensor_is_refused() -> None:
+    """It could only be pickled, so it is refused by name before anything is written."""
+    with pytest.raises(CheckpointError, match="_extra_state"):
+        stored_tensors(Extra(2, 2))
 
 
 class Tied(nn.Module):

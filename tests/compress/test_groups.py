@@ -123,6 +123,30 @@ def test_a_gated_unit_makes_one_channel_of_two() -> None:
     assert conv.positions[1] == (1, 7)
 
 
+class Doubled(nn.Module):
+    """One layer's outputs twice in a row, added to those of a layer that is as wide as both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(8, 12)
+        self.small = nn.Linear(8, 6)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.small(x))
+        return self.head(F.relu(torch.cat([y, y], dim=1) + self.wide(x)))
+
+
+def test_channels_that_meet_elsewhere_become_one() -> None:
+    """Two outputs of `wide` are added to one of `small`: all three go, or none."""
+    torch.manual_seed(0)
+    (group,) = survey(Doubled(), (torch.randn(3, 8),), ()).groups
+    positions = {(member.module, member.axis): member.positions for member in group.members}
+    assert group.width == 6
+    assert positions["wide", "out"][1] == positions["head", "in"][1] == (1, 7)
+    assert positions["small", "out"][1] == (1,)
+
+
 def test_a_flattened_channel_is_all_its_positions() -> None:
     """A linear layer after flatten loses every position of the channel, and only those."""
     _, found = found_in("flattened")

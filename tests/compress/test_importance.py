@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -27,6 +27,7 @@ def scored(model_task: Callable[..., object], name: str, criterion: str, seed: i
     return channel_scores(model_task(name), module, groups, params, seed)
 
 
+@settings(deadline=None)
 @given(
     scores=st.lists(st.floats(-10, 10), min_size=1, max_size=20),
     data=st.data(),

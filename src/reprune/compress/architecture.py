@@ -208,7 +208,7 @@ def _slice(module: nn.Module, cut: ModuleCut) -> None:
         tensor: Tensor | None = getattr(module, name, None)
         if tensor is None:
             continue
-        kept = torch.index_select(tensor.detach(), dim, index.to(tensor.device)).contiguous()
+        kept = torch.index_select(tensor.detach(), dim, index.to(tensor.device))
         if isinstance(tensor, nn.Parameter):
             setattr(module, name, nn.Parameter(kept, requires_grad=tensor.requires_grad))
         else:

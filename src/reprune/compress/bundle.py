@@ -151,6 +151,12 @@ def _first_names(module: nn.Module) -> dict[str, str]:
     seen: dict[tuple[object, ...], str] = {}
     result: dict[str, str] = {}
     for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(
+                f"'{name}' of the model's state dict is a {type(tensor).__name__}, not a tensor",
+                where=type(module).__name__,
+                fix="keep it as a tensor buffer: extra state is pickled, and nothing is unpickled",
+            )
         place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         result[name] = seen.setdefault(place, name) if tensor.numel() else name
     return result
