@@ -22,7 +22,10 @@ CHROMIUM = next(
     ),
     None,
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH; see `make chromium`")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH; see `make chromium`"),
+]
 
 # Every text that is seen, with the contrast of its colour to what lies behind it. Backgrounds are
 # mixed from the outermost element that has one; drawings lie on the card, and marks that text may

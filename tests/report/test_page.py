@@ -16,6 +16,7 @@ import pytest
 from reprune.core.artifacts import Expectation
 from reprune.report.facts import ReportFacts
 from reprune.report.html import render_html
+from reprune.report.markdown import render_markdown
 from tests.report.scenes import BLOCKED, HOSTILE, PASSED, SCENES, slice_result
 from tests.report.verdicts import bare, facts, rule
 
@@ -215,3 +216,16 @@ def test_the_examples_that_changed_are_shown_on_demand(told: Told) -> None:
     text = render_html(told("block"), show_examples=True)
     assert text.count("became wrong</td>") == 27 + 25
     assert "digit-0" in text
+
+
+def test_a_recovery_that_did_not_help_says_so(told: Told) -> None:
+    """Where no epoch was better than the cut model, no epoch is marked as kept."""
+    known = told("block")
+    assert known.candidate is not None
+    assert known.candidate.recovery is not None
+    vain = msgspec.structs.replace(known.candidate.recovery, best_epoch=0)
+    candidate = msgspec.structs.replace(known.candidate, recovery=vain)
+    changed = replace(known, candidate=candidate)
+    assert "the model as it was cut was kept" in render_html(changed)
+    assert "no epoch was better than the model as it was cut" in render_markdown(changed)
+    assert "epoch 3 was kept" in render_html(known)

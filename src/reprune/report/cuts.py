@@ -159,14 +159,17 @@ def recovery_figure(recovery: Recovery) -> svg.Figure | None:
         svg.y_axis(y, 70, 690, [(v, f"{v:g}") for v in svg.ticks(y.low, high)]),
         *(svg.label(x.at(v), 240, f"{v:g}", "tick mid") for v in _epoch_ticks(recovery)),
         svg.label(380, 262, "epoch", "tick mid"),
-        svg.line(x.at(recovery.best_epoch), 16, x.at(recovery.best_epoch), 220, "limit"),
-        svg.label(x.at(recovery.best_epoch) - 8, 28, "kept", "tick end"),
     ]
+    kept = "the model as it was cut was kept"
+    if recovery.best_epoch in [one.epoch for one in epochs]:
+        kept = f"epoch {recovery.best_epoch} was kept"
+        at = x.at(recovery.best_epoch)
+        marks += [svg.line(at, 16, at, 220, "limit"), svg.label(at - 8, 28, "kept", "tick end")]
     marks += _loss_lines(recovery, x, y)
     return svg.Figure(
         key="recovery",
         title="Recovery after the cut",
-        description=f"{words.plural(len(epochs), 'epoch')}; epoch {recovery.best_epoch} was kept.",
+        description=f"{words.plural(len(epochs), 'epoch')}; {kept}.",
         how="Lower is better. The two losses are not the same quantity where a teacher's answers "
         "are part of the training loss; the dashed line is the epoch that was kept.",
         height=272,

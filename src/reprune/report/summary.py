@@ -112,11 +112,12 @@ def _recovery_lines(facts: ReportFacts) -> list[str]:
     recovery = facts.recovery
     if recovery is None or not recovery.epochs:
         return []
+    best = next((one for one in recovery.epochs if one.epoch == recovery.best_epoch), None)
     first = recovery.epochs[0]
-    best = next((e for e in recovery.epochs if e.epoch == recovery.best_epoch), recovery.epochs[-1])
-    return [
-        "",
-        f"Recovery: loss on `tune` {words.number(first.tune_loss)} after epoch {first.epoch}, "
-        f"{words.number(best.tune_loss)} after epoch {best.epoch}, which was kept; "
-        f"{words.plural(len(recovery.epochs), 'epoch')}, {words.count(recovery.examples)} examples seen.",
-    ]
+    text = f"Recovery: loss on `tune` {words.number(first.tune_loss)} after epoch {first.epoch}, "
+    if best is None:
+        text += "and no epoch was better than the model as it was cut, which was kept"
+    else:
+        text += f"{words.number(best.tune_loss)} after epoch {best.epoch}, which was kept"
+    epochs = words.plural(len(recovery.epochs), "epoch")
+    return ["", f"{text}; {epochs}, {words.count(recovery.examples)} examples seen."]

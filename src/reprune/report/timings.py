@@ -155,8 +155,8 @@ def _call_figure(facts: ReportFacts, target: str, times: tuple[CallTimes, ...]) 
         title=f"How long one call takes, {target}",
         description="Median call time: "
         + "; ".join(f"{one.arm} {words.milliseconds(one.quantiles_ms[2])}" for one in times),
-        how="The upright line is the median, the bar the middle half of all calls, the thin line "
-        "5 % to 95 %. The verdict rests on the paired ratios above, not on these.",
+        how="The upright line is the median, the bar the middle half of all calls, the thin line nine "
+        "tenths of them. The verdict rests on the paired ratios above, not on these.",
         height=bottom + 26,
         marks=tuple(marks),
         numbers=html_table(f"Call times on {target}", head, rows, numbers=1),
