@@ -35,7 +35,8 @@ class Vectors(Classification):
             "ids": [f"v{row}" for row in range(60)],
             "slices": {"parity": [("even", "odd")[row % 2] for row in range(60)]},
         }
-        splits = {"train": range(40), "eval": range(40, 60)}
+        splits = {"train": range(20), "tune": range(20, 28), "calibration": range(28, 40)}
+        splits["eval"] = range(40, 60)
         super().__init__(Examples(**(facts | columns)), splits, batch_size=8)
 
     def model(self) -> nn.Module:
@@ -197,18 +198,28 @@ def test_parity_is_measured_on_outputs_and_on_outcomes() -> None:
     same = take_parity("dense@cpu", FromModule(model()), model(), task, batches)
     assert (same.max_abs, same.cosine, same.agreement) == (0.0, 1.0, 1.0)
     assert same.examples == sum(map(len, batches))
-    shifted = take_parity(
-        "x",
-        FromModule(model(), lambda y: y + torch.tensor([0.25, 0.0, 0.0])),
-        model(),
-        task,
-        batches,
-    )
-    assert shifted.max_abs == pytest.approx(0.25, abs=1e-5)
-    assert 0.9 < shifted.cosine < 1.0
-    assert shifted.agreement <= 1.0
-    flipped = FromModule(model(), lambda y: y + 3 * torch.eye(3)[0] * (y.argmax(1, True) == 0))
-    assert take_parity("x", flipped, model(), task, batches).agreement == 1.0
+    shift = torch.tensor([0.25, 0.0, 0.0])
+    moved = FromModule(model(), lambda y: y + shift)
+    shifted = take_parity("x", moved, model(), task, batches)
+    y = model()(torch.cat([batch.inputs[0] for batch in batches])).detach()
+    cosine = torch.cosine_similarity(y.flatten(), (y + shift).flatten(), dim=0)
+    targets = torch.cat([batch.targets for batch in batches])
+    right = [(out.argmax(1) == targets) for out in (y, y + shift)]
+    assert shifted.max_abs == pytest.approx(0.25, abs=1e-6)
+    assert shifted.cosine == pytest.approx(float(cosine), abs=1e-6)
+    assert shifted.agreement == pytest.approx(float((right[0] == right[1]).float().mean()))
+    # One answer in twelve is turned from right to wrong.
+    nudge = torch.zeros(3)
+    place = next(i for i, (row, ok) in enumerate(zip(y, right[0], strict=True)) if ok)
+    wrong = (int(targets[place]) + 1) % 3
+    nudge[wrong] = float(y[place].max() - y[place][wrong]) + 1e-3
+
+    def turn(out: Tensor) -> Tensor:
+        same = (out - y[place]).abs().sum(1) < 1e-5
+        return out + same[:, None] * nudge
+
+    turned = take_parity("x", FromModule(model(), turn), model(), task, batches)
+    assert turned.agreement == pytest.approx(11 / 12)
 
 
 def test_an_engine_of_another_function_is_refused() -> None:

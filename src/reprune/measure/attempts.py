@@ -44,8 +44,7 @@ def next_attempt(ledger: Path, look: Look, *, registered: int = 0) -> int:
             # Two benchmarks at once must not both believe to be the first.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             raw = ledger.read_bytes()
-            local = sum(_counts(line, look) for line in raw.split(b"\n") if line.strip())
-            attempt = max(local, registered) + 1
+            attempt = max(_count(raw, look), registered) + 1
             torn = b"\n" if raw and not raw.endswith(b"\n") else b""
             entry = {"attempt": attempt, **msgspec.structs.asdict(look)}
             _append(descriptor, torn + canonical(entry) + b"\n")
@@ -61,6 +60,10 @@ def local_attempts(ledger: Path, look: Look) -> int:
         raw = ledger.read_bytes()
     except FileNotFoundError:
         return 0
+    return _count(raw, look)
+
+
+def _count(raw: bytes, look: Look) -> int:
     return sum(_counts(line, look) for line in raw.split(b"\n") if line.strip())
 
 
