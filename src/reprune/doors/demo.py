@@ -143,10 +143,8 @@ def _generation(workspace: Path, number: int, generation: Generation) -> Generat
         champion_after=promoted["champion_after"],
         report_html=str(done / "report" / "report.html"),
         report_markdown=str(done / "report" / "report.md"),
-        latency_ratio=_measured(rules, "latency.vs_parent", "change"),
-        quality_drop=_measured(rules, "accuracy.vs_champion", "change")
-        if "accuracy.vs_champion" in rules
-        else _measured(rules, "accuracy.vs_parent", "change"),
+        latency_ratio=_change(rules, "latency.vs_parent"),
+        quality_drop=_drop(rules),
     )
     _keep(workspace, done, row)
     return row
@@ -162,9 +160,15 @@ def _keep(workspace: Path, done: Path, row: GenerationResult) -> None:
     aside.rename(done)
 
 
-def _measured(rules: dict[str, Any], name: str, field: str) -> float | None:
+def _change(rules: dict[str, Any], name: str) -> float | None:
     rule = rules.get(name)
-    return None if rule is None else rule[field]
+    return None if rule is None else rule["change"]
+
+
+def _drop(rules: dict[str, Any]) -> float | None:
+    """How much accuracy was lost, positive for a loss: against the champion, else the dense parent."""
+    changes = (_change(rules, f"accuracy.{name}") for name in ("vs_champion", "vs_parent"))
+    return next((-change for change in changes if change is not None), None)
 
 
 def _spoil_labels(workspace: Path, share: float) -> None:
@@ -250,7 +254,7 @@ def _print_table(results: Sequence[GenerationResult], result: Path) -> None:
         table.add_column(name)
     for row in results:
         ratio = "-" if row.latency_ratio is None else f"x{row.latency_ratio:.3f}"
-        drop = "-" if row.quality_drop is None else f"{100 * row.quality_drop:+.1f} points"
+        drop = "-" if row.quality_drop is None else f"{100 * row.quality_drop:.1f} points"
         table.add_row(row.version, row.outcome, ratio, drop, row.champion_after or "none")
     console = Console()
     console.print(table)
