@@ -66,6 +66,13 @@ def test_the_first_look_that_blocks_ends_the_rule() -> None:
     assert follow([0.9] * 15, 0.8, crowded).units == 15
 
 
+def test_evidence_exactly_at_the_level_blocks() -> None:
+    """A p-value equal to the level is enough: one in 256 at a level of two in 256 for two rules."""
+    plan = Sequential(looks=(8,), alpha=2 / 256, rules=2)
+    assert follow([0.9] * 8, 0.8, plan).blocks
+    assert not follow([0.9] * 8, 0.8, Sequential(looks=(8,), alpha=2 / 256, rules=3)).blocks
+
+
 def test_units_beyond_the_last_completed_look_are_ignored() -> None:
     """Fourteen units are judged as eight, and seven as none."""
     mixed = [0.7, 0.9] * 4

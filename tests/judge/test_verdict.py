@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from reprune.core.artifacts import Judgement, PowerFact, RuleResult
 from reprune.core.policy import Policy
+from reprune.judge.drafts import Draft, decide
 from reprune.judge.evidence import Evidence
 from reprune.judge.verdict import PROCEDURE, judge
 from reprune.judge.words import moved, percent, points, roughly, speed, speed_demand
@@ -194,6 +196,37 @@ def test_low_power_is_noted() -> None:
         "accuracy.vs_parent passes a candidate that lost nothing with a chance of only 31 % "
         "(450 examples, 3 % flips).",
     )
+
+
+def test_a_rule_is_broken_at_exactly_its_level() -> None:
+    """An adjusted p-value equal to alpha blocks; a rule that holds passes whatever its p-value."""
+    draft = Draft(
+        rule="accuracy.vs_parent",
+        baseline="dense",
+        target="cpu",
+        required=True,
+        unit="share",
+        baseline_value=0.9,
+        candidate_value=0.8,
+        change=-0.1,
+        low=-0.2,
+        high=-0.05,
+        limit=-0.01,
+        direction="at least",
+        samples=100,
+        facts="Facts",
+        short="short",
+        allowed="allowed",
+        decide="More.",
+        p_harm=0.01,
+    )
+    assert decide(draft, 0.025, 0.025).outcome == "block"
+    undecided = decide(draft, 0.0251, 0.025)
+    assert (undecided.outcome, undecided.decide) == ("inconclusive", "More.")
+    assert undecided.words == "Facts: this is not decided."
+    assert decide(replace(draft, holds=True), 0.0, 0.025).outcome == "pass"
+    sure = decide(replace(draft, holds=True, sure="error"), 0.0, 0.025)
+    assert (sure.outcome, sure.decide) == ("error", "")
 
 
 # --- engines -------------------------------------------------------------------------------------

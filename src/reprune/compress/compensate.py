@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reprune.compress.architecture import Architecture
-from reprune.compress.coupling import evaluating
 from reprune.compress.groups import Group
+from reprune.measure.outputs import evaluating
 from reprune.task.protocol import Batch
 
 # Rows of the least-squares problem that are kept a layer, at least; and columns that still fit memory.

@@ -7,36 +7,20 @@ they become one channel. Its pruning functions, histories, importances and ratio
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from reprune.compress.architecture import Axis
+from reprune.compress.copies import FORWARD_ERRORS, leaves, plain_copy, run
 from reprune.core.errors import CompressionError
 from reprune.core.plugins import require
+from reprune.measure.outputs import evaluating
 
-# What user code and torch-pruning raise when a model cannot be traced or run; not a bare except.
-FORWARD_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
+__all__ = ["Coupling", "Group", "Member", "couple", "evaluating", "trace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,62 +86,6 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
                 f"the model cannot be traced: {type(error).__name__}: {error}",
                 fix="name what forward() does there in `keep`, or write it with plain layers",
             ) from error
-
-
-def run(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The floating outputs of `module(*inputs)` in order. Raises CompressionError if it fails."""
-    try:
-        return [output for output in leaves(module(*inputs)) if output.is_floating_point()]
-    except FORWARD_ERRORS as error:
-        raise CompressionError(
-            f"the model does not run: {type(error).__name__}: {error}",
-            fix="check the task's model() and example_inputs()",
-        ) from error
-
-
-def leaves(value: object) -> Iterator[Tensor]:
-    """Every tensor inside nested tuples, lists, mappings and dataclasses-as-mappings, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from leaves(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from leaves(inner)
-
-
-def plain_copy(module: nn.Module) -> nn.Module:
-    """A deep copy whose parametrised tensors (weight_norm and the like) are plain parameters.
-
-    Raises CompressionError for masks and norms that live in hooks: they cannot be copied or sliced.
-    """
-    for name, layer in module.named_modules():
-        hooks = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, HOOKS)]
-        if hooks:
-            raise CompressionError(
-                f"its weight is computed by a hook ({type(hooks[0]).__name__})",
-                where=name,
-                fix="make it permanent first: torch.nn.utils.prune.remove, remove_weight_norm or "
-                "remove_spectral_norm",
-            )
-    result = copy.deepcopy(module)
-    for layer in list(result.modules()):
-        if parametrize.is_parametrized(layer):
-            _make_plain(layer)
-    return result
-
-
-def _make_plain(layer: nn.Module) -> None:
-    """Undoes parametrisation on a copy. torch's remove_parametrizations would delete the property from
-    the class, which the copy shares with the original, and so break the original.
-    """
-    names = list(layer.parametrizations)  # type: ignore[arg-type]  # a ModuleDict
-    values = {name: getattr(layer, name).detach().clone() for name in names}
-    layer.__class__ = type(layer).__bases__[0]
-    del layer.parametrizations
-    for name, value in values.items():
-        layer.register_parameter(name, nn.Parameter(value))
 
 
 def couple(graph: Any, root: str) -> Coupling:
@@ -299,16 +227,3 @@ def _hybrid(count: int) -> list[Any]:
 
 def _differentiable(outputs: object) -> list[Tensor]:
     return [output for output in leaves(outputs) if output.requires_grad]
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """`module` in eval mode without gradients; every layer's own training flag is put back."""
-    flags = {layer: layer.training for layer in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield module
-    finally:
-        for layer, flag in flags.items():
-            layer.training = flag

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from reprune.compress.architecture import Architecture, Axis, ModuleCut, layout
-from reprune.compress.coupling import Group, evaluating, run
+from reprune.compress.copies import run
+from reprune.compress.coupling import Group
 from reprune.core.errors import CompressionError
+from reprune.measure.outputs import evaluating
 
 Kept = Mapping[str, Sequence[int]]
 """Group name to the channels that stay; a group that is not named stays whole."""

@@ -18,18 +18,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from reprune.compress.architecture import apply, layout
-from reprune.compress.coupling import (
-    Coupling,
-    Group,
-    Member,
-    couple,
-    evaluating,
-    plain_copy,
-    run,
-    trace,
-)
+from reprune.compress.copies import plain_copy, run
+from reprune.compress.coupling import Coupling, Group, Member, couple, trace
 from reprune.compress.equality import architecture_of, difference, mask
 from reprune.core.errors import CompressionError, TaskError, nearest
+from reprune.measure.outputs import evaluating
 
 __all__ = ["Group", "Member", "Survey", "find_groups", "survey"]
 

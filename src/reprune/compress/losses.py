@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-from reprune.compress.coupling import evaluating
 from reprune.core.errors import TaskError
+from reprune.measure.outputs import evaluating
 from reprune.task.protocol import Batch, Split, Task
 
 

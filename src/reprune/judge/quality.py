@@ -100,7 +100,11 @@ def _margin_draft(
         decide=what_decides(compared, binding, setting.alpha),
         holds=all(test.holds for test in tests),
         # Two chances to break one rule: Bonferroni.
-        p_harm=rounded(min(1.0, len(tests) * min(test.p_harm for test in tests))),
+        p_harm=(
+            rounded(min(1.0, len(tests) * min(test.p_harm for test in tests)))
+            if compared.trusted
+            else 1.0
+        ),
         sure=None if compared.trusted else "inconclusive",
     )
 
@@ -173,7 +177,7 @@ def _floor_draft(setting: Setting, floor: float, level: Level) -> Draft:
         allowed=allowed,
         decide=_what_decides_floor(floor, level, setting.alpha),
         holds=low is not None and low >= rounded(floor),
-        p_harm=level.p_below(floor),
+        p_harm=level.p_below(floor) if level.trusted else 1.0,
         sure=None if level.trusted else "inconclusive",
     )
 
