@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from reprune.core.artifacts import Outcome, RuleResult, SliceResult
 from reprune.report import cells, words
 from reprune.report.facts import ReportFacts
@@ -138,27 +140,40 @@ def _asks(facts: ReportFacts, kind: words.Family, *outcomes: Outcome) -> bool:
 
 
 def _retraining(facts: ReportFacts) -> list[Phrase]:
-    """Where the candidate kept what its dense parent had, the parent itself is what got worse."""
+    """Where most of the loss is the dense parent's own, compression is not what to change.
+
+    The candidate's distance from the champion is its distance from its parent plus the parent's from
+    the champion; the first part is compression's.
+    """
     quality = [one for one in facts.judgement.rules if words.family(one) == "quality"]
-    outcomes: dict[str, set[Outcome]] = {}
-    for one in quality:
-        kind = "parent" if words.is_parent(one) else "other"
-        outcomes.setdefault(kind, set()).add(one.outcome)
-    kept = outcomes.get("parent") == {"pass"}
-    if not (kept and "block" in outcomes.get("other", set())):
+    parents = [one for one in quality if words.is_parent(one)]
+    blocked = [one for one in quality if not words.is_parent(one) and one.outcome == "block"]
+    if not blocked or not parents or any(one.outcome == "block" for one in parents):
+        return []
+    ours = _largest(parents)
+    whole = _largest([one for one in blocked if one.baseline_value is not None])
+    if ours > whole / 2 and any(one.outcome != "pass" for one in parents):
         return []
     dense = words.version(facts.verdict.dense_version)
+    share = f" (its share is {_loss(ours)} of {_loss(whole)})" if whole > ours else ""
     return [
         (
-            f"Compression is not the cause: the candidate is as good as its dense parent {dense}, "
-            f"which is itself worse. Look at the training data and labels of {dense}, retrain, "
-            "then ",
+            f"Compression is not the cause{share}: the dense parent {dense} is itself worse. Look at "
+            f"the training data and labels of {dense}, retrain, then ",
             Code("reprune update"),
             " and ",
             Code("dvc repro"),
             ".",
         )
     ]
+
+
+def _largest(rules: Sequence[RuleResult]) -> float:
+    return max((abs(one.change) for one in rules if one.change is not None), default=0.0)
+
+
+def _loss(change: float) -> str:
+    return words.points(-abs(change)).lstrip(words.MINUS)
 
 
 def _cut_less(facts: ReportFacts) -> list[Phrase]:
