@@ -84,12 +84,14 @@ def test_the_attempts_file_is_never_deleted(dvc: dict) -> None:
     assert {"reprune.attempts.jsonl": {"cache": False, "persist": True}} in outs
 
 
-def test_the_template_holds_every_section(dvc: dict) -> None:
-    """DVC refuses a stage whose section is missing from params.yaml, so the template has them all."""
-    params = yaml.safe_load((TEMPLATE / "params.yaml").read_text())
-    assert set(params) == set(Params.__struct_fields__)
-    assert read_params(TEMPLATE / "params.yaml").name == "digits"
-    assert set(read_policy(TEMPLATE / "policy.yaml").targets) == set(params["targets"])
+@pytest.mark.parametrize("folder", [TEMPLATE, *sorted(Path("examples").iterdir())], ids=str)
+def test_every_example_holds_every_section(folder: Path) -> None:
+    """DVC refuses a stage whose section is missing from params.yaml, so each example has them all."""
+    written = yaml.safe_load((folder / "params.yaml").read_text())
+    assert set(written) == set(Params.__struct_fields__)
+    params = read_params(folder / "params.yaml")
+    assert set(read_policy(folder / "policy.yaml").targets) == set(params.targets)
+    assert (folder / params.task.split(".")[0] / "__init__.py").exists()
 
 
 def test_what_is_generated_is_fresh() -> None:
