@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from reprune.core.artifacts import (
     DataReport,
     Engines,
     Judgement,
-    Manifest,
     ModelBundle,
     Plan,
     Previous,
@@ -57,7 +57,7 @@ def gate(
 
     The step succeeds whatever the outcome; `reprune check` carries the exit code.
     """
-    singles: dict[str, Artifact[Manifest]] = {
+    singles: dict[str, Artifact[Any]] = {
         "candidate": candidate,
         "pruned": pruned,
         "dense": dense,
@@ -71,27 +71,7 @@ def gate(
         "engines": engines,
         "profiles": profiles,
     }
-    digests = {name: item.digest for name, item in singles.items()}
-    for name, items in lists.items():
-        digests |= {f"{name}.{index}": item.digest for index, item in enumerate(items)}
-    grounds = Grounds(
-        lock=lock,
-        policy=policy,
-        params=params,
-        digests=digests,
-        benchmarks=[
-            Measured(digest=b.digest, manifest=b.manifest, folder=b.path) for b in benchmarks
-        ],
-        engines=[item.manifest for item in engines],
-        profiles=[item.manifest for item in profiles],
-        candidate=candidate.manifest,
-        pruned=pruned.manifest,
-        dense=dense.manifest,
-        previous=previous.manifest,
-        data=data.manifest,
-        chosen=chosen.manifest,
-        table=table.manifest,
-    )
+    grounds = _grounds(singles, lists, {"lock": lock, "policy": policy, "params": params})
     evidence = assemble(grounds)
     judgement = judge(evidence, policy)
     ancestors = [*singles.values(), *(item for items in lists.values() for item in items)]
@@ -104,6 +84,28 @@ def gate(
         policy=digest_of(policy),
         champion=previous.manifest.champion,
         judgement=judgement,
+    )
+
+
+def _grounds(
+    singles: Mapping[str, Artifact[Any]],
+    lists: Mapping[str, Sequence[Artifact[Any]]],
+    documents: Mapping[str, Any],
+) -> Grounds:
+    digests = {name: item.digest for name, item in singles.items()}
+    for name, items in lists.items():
+        digests |= {f"{name}.{index}": item.digest for index, item in enumerate(items)}
+    manifests: dict[str, Any] = {name: item.manifest for name, item in singles.items()}
+    return Grounds(
+        digests=digests,
+        benchmarks=[
+            Measured(digest=item.digest, manifest=item.manifest, folder=item.path)
+            for item in lists["benchmarks"]
+        ],
+        engines=[item.manifest for item in lists["engines"]],
+        profiles=[item.manifest for item in lists["profiles"]],
+        **documents,
+        **manifests,
     )
 
 
