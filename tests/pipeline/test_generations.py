@@ -23,6 +23,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made.train(seed=1)
     made.update()
     made.repro()
+    # As it is before anything is promoted, for the tests that tamper with it.
+    shutil.copytree(made.root, made.root.with_name("judged"), symlinks=True)
     return made
 
 
@@ -85,23 +87,30 @@ def test_a_retrain_on_wrong_labels_is_blocked(repository: Repository, tmp_path: 
     assert "accuracy" in explained.stdout
 
 
-def test_an_edited_run_is_refused_by_promote(repository: Repository, tmp_path: Path) -> None:
-    """One sample, one manifest, the policy or a weight edited after the fact: promote refuses."""
-    for number, (file, old, new) in enumerate(
-        [
-            ("artifacts/verdict/samples/0/latency/ort-cpu.json", b'"index":0', b'"index":1'),
-            ("artifacts/verdict/manifest.json", b'"outcome": "block"', b'"outcome": "pass"'),
-            ("artifacts/verdict/policy.json", b'"max_drop":0.03', b'"max_drop":0.9'),
-            ("policy.yaml", b"max_drop: 0.03", b"max_drop: 0.9"),
-            ("artifacts/candidate/manifest.json", b'"dense_version"', b'"dense_versiom"'),
-        ]
-    ):
-        copy = tmp_path / str(number)
-        shutil.copytree(repository.root, copy, symlinks=True)
-        path = copy / file
-        raw = path.read_bytes()
-        assert old in raw, file
-        path.write_bytes(raw.replace(old, new, 1))
-        result = Repository(copy).reprune("promote")
-        assert result.returncode == 2, (file, result.stdout, result.stderr)
-        assert "Traceback" not in result.stderr
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("artifacts/verdict/samples/0/latency/ort-cpu.json", b'"index":0', b'"index":1'),
+        ("artifacts/verdict/manifest.json", b'"outcome": "pass"', b'"outcome": "block"'),
+        ("artifacts/verdict/policy.json", b'"max_drop":0.03', b'"max_drop":0.9'),
+        ("artifacts/candidate/manifest.json", b'"dense_version"', b'"dense_versiom"'),
+        ("artifacts/plan/manifest.json", b'"fraction": 0.5', b'"fraction": 0.6'),
+        ("policy.yaml", b"max_drop: 0.03", b"max_drop: 0.9"),
+        ("params.yaml", b"fraction: 0.5", b"fraction: 0.6"),
+        ("task/digits.py", b"batch_size=64", b"batch_size=65"),
+        ("artifacts/engines/ort-cpu/candidate.onnx", b"o", b"p"),
+    ],
+)
+def test_an_edited_run_is_refused_by_promote(
+    repository: Repository, tmp_path: Path, file: str, old: bytes, new: bytes
+) -> None:
+    """A sample, a manifest, an engine, the policy, a knob, the task edited after a pass: refused."""
+    copy = Repository(tmp_path / "copy")
+    shutil.copytree(repository.root.with_name("judged"), copy.root, symlinks=True)
+    raw = (copy.root / file).read_bytes()
+    assert old in raw
+    (copy.root / file).write_bytes(raw.replace(old, new, 1))
+    result = copy.reprune("promote")
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list((copy.root / ".reprune/registry").rglob("digits-compressed"))

@@ -33,6 +33,7 @@ from reprune.steps.fetch import check_champion
 from reprune.steps.minimum_policy import at_least
 from reprune.steps.promoter import Authority
 from reprune.steps.staging import Staged
+from reprune.task.load import task_digest, task_folder
 
 DAY_S = 86_400
 CLOCK_SKEW_S = 300
@@ -200,7 +201,7 @@ def _check_judged(staged: Staged, evidence: Evidence) -> None:
 
 
 def _check_unchanged(case: Case, root: Path, given: Params) -> None:
-    """The repository still holds the lock, the params and the policy that were judged."""
+    """The repository still holds the lock, the params, the policy and the task that were judged."""
     lock = read_lock(root / LOCK_FILE)
     if lock.digest != case.verdict.manifest.lock:
         _refuse(
@@ -214,6 +215,9 @@ def _check_unchanged(case: Case, root: Path, given: Params) -> None:
         _refuse("policy_changed", "is not the policy that was judged by", root / POLICY_FILE)
     if digest_of(given) != lock.params:
         _refuse("params_changed", "are not the params that were locked", root / PARAMS_FILE)
+    if task_digest(given.task, root) != lock.task:
+        folder = task_folder(given.task, root)
+        _refuse("task_changed", "is not the task that was locked", folder)
 
 
 def _check_terms(case: Case, authority: Authority) -> None:
