@@ -98,7 +98,7 @@ def test_a_retrain_on_wrong_labels_is_blocked(repository: Repository, tmp_path: 
         ("policy.yaml", b"max_drop: 0.03", b"max_drop: 0.9"),
         ("params.yaml", b"fraction: 0.5", b"fraction: 0.6"),
         ("task/digits.py", b"batch_size=64", b"batch_size=65"),
-        ("artifacts/engines/ort-cpu/candidate.onnx", b"o", b"p"),
+        ("artifacts/engines/engines/ort-cpu/candidate.onnx", b"o", b"p"),
     ],
 )
 def test_an_edited_run_is_refused_by_promote(
