@@ -138,6 +138,24 @@ def test_a_lock_without_a_champion_must_say_none() -> None:
     assert "champion" in refusal(text, Lock).what
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("champion: none", "champoin: none", "did you mean 'champion'?"),
+        ("version: '1'", "version: 1", "Expected `str`"),
+        ("sha256:1111", "sha256:xyz", "matching regex"),
+        ("schema: 1", "schema: 9", "Invalid enum value 9"),
+    ],
+)
+def test_a_lock_edited_by_hand_is_located(old: str, new: str, what: str) -> None:
+    """Unknown keys and impossible values of the lock are refused as those of the other files are."""
+    text = lock_text(make_lock())
+    assert old in text
+    error = refusal(text.replace(old, new, 1), Lock)
+    assert what in error.what
+    assert ":" in error.where
+
+
 @given(
     st.recursive(
         st.none()
