@@ -112,6 +112,12 @@ def test_median_rank_is_the_largest_that_is_rare_enough(count: int, level: float
     assert sign_test(largest + 1, count) > level
 
 
+def test_a_tail_that_is_met_exactly_is_met() -> None:
+    """Eight values are enough for one in 256."""
+    assert median_rank(8, 1 / 256) == 0
+    assert median_rank(8, 0.99 / 256) is None
+
+
 def test_median_interval_misses_on_either_side_exactly_as_rarely_as_promised() -> None:
     """Over all 2^8 patterns of eight values around their median, each side misses at most alpha."""
     count, level = 8, 0.05

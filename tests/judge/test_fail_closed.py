@@ -120,13 +120,11 @@ def test_slice_rules_without_slices_are_an_error() -> None:
     assert judge(evidence, make_policy()).outcome == "pass"
 
 
-def ratio_evidence(numerator: int, denominator: int, **other: tuple[int, ...]) -> Evidence:
+def ratio_evidence(numerator: int, denominator: int) -> Evidence:
     evidence = make_evidence()
     columns = {"numerator": (numerator,) * 1000, "denominator": (denominator,) * 1000}
     for key in evidence.quality.arms:
         evidence = edit(evidence, f"quality.arms.{key}.columns", columns)
-    for name, values in other.items():
-        evidence = edit(evidence, f"quality.arms.candidate@cpu.columns.{name}", values)
     return evidence
 
 
@@ -149,6 +147,32 @@ def test_ratios_outside_their_range_are_errors(
     assert words in found.headline
     assert judge(ratio_evidence(2, 2), policy).outcome == "pass"
     assert judge(ratio_evidence(2**43, 2**43), policy).outcome == "pass"
+
+
+def test_one_example_outside_its_range_is_enough() -> None:
+    """A single numerator above its denominator spoils the records."""
+    policy = make_policy(quality={"dice": {"floor": 0.1}})
+    path = "quality.arms.candidate@cpu.columns.numerator"
+    one = edit(ratio_evidence(2, 2), path, (3, *(2,) * 999))
+    assert judge(one, policy).outcome == "error"
+
+
+def test_the_bound_on_exact_sums_is_sharp() -> None:
+    """1,024 examples of 2^43 sum to 2^53, which is one too many: an error, not an exception."""
+    policy = make_policy(quality={"dice": {"floor": 0.1}}, latency=None)
+    evidence = make_evidence(examples=1024, units=0)
+    for value, outcome in ((2**43, "error"), (2**43 - 1, "pass")):
+        columns = {"numerator": (value,) * 1024, "denominator": (value,) * 1024}
+        full = edit(evidence, "quality.arms.candidate@cpu.columns", columns)
+        for key in ("dense", "champion@cpu"):
+            full = edit(full, f"quality.arms.{key}.columns", columns)
+        assert judge(full, policy).outcome == outcome
+
+
+def test_parity_on_one_example_is_a_comparison() -> None:
+    """One example is few, and it was compared."""
+    evidence = edit(make_evidence(), "engines.0.parity", but(examples=1))
+    assert judge(evidence, make_policy()).outcome == "pass"
 
 
 def test_large_ratios_of_large_sources_are_errors() -> None:

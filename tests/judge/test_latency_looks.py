@@ -250,6 +250,8 @@ def test_family_size_counts_what_chance_could_break() -> None:
     assert family_size(policy, ARMS) == 16
     assert family_size(policy, ("candidate", "dense")) == 10
     assert family_size(make_policy(latency=None, quality={}), ARMS) == 1
+    floors = {"accuracy": {"floor": 0.5}, "f1": {"floor": 0.5}, "dice": {"vs_parent": {}}}
+    assert family_size(make_policy(latency=None, quality=floors), ARMS) == 3
 
 
 def test_false_passes_at_the_margin_are_rarer_than_alpha() -> None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from reprune.judge.binary import BinaryComparison, binary_level, compare_binary, sums_by_source
-from reprune.judge.distributions import critical, tail
+from reprune.judge.distributions import beta_quantile, critical, tail
 from reprune.judge.paired import (
     design_effect,
     error_ratio_limits,
@@ -250,3 +250,41 @@ def test_errors_at_the_margin_stay_near_their_level(sources: int, size: int, ali
     assert held <= allowed
     assert harmed <= allowed
     assert held + harmed > 0.0
+
+
+def test_flips_that_cancel_within_sources_widen_nothing() -> None:
+    """Sources that each lose one and gain one agree perfectly: only Student's t is left."""
+    base, mine = [1, 0, *[1] * 8] * 30 + [1] * 300, [0, 1, *[1] * 8] * 30 + [1] * 300
+    mirrored = comparison(base, mine, [place // 10 for place in range(600)])
+    assert (mirrored.lost, mirrored.gained) == (30, 30)
+    test = mirrored.drop_test(0.1, 0.05)
+    assert test.high == pytest.approx(tango_upper(30, 30, 600, critical(0.05, 59)), rel=1e-8)
+    assert mirrored.spread == pytest.approx(math.sqrt(60 / 600 * 60 / 600))
+    ratio = mirrored.error_test(1.0, 0.05)
+    low, high = error_ratio_limits(30, 30, 0, 540, critical(0.05, 59))
+    assert ratio.high == pytest.approx((high - 1) * 0.05, rel=1e-8)
+    assert ratio.low == pytest.approx((low - 1) * 0.05, rel=1e-8)
+
+
+def test_a_candidate_without_errors_has_a_ratio_of_zero_and_more() -> None:
+    """Its lower limit is 0, its upper one is not."""
+    low, high = error_ratio_limits(0, 5, 0, 95, 1.645)
+    assert low == pytest.approx(0.0, abs=1e-12)
+    assert 0.2 < high < 1.0
+
+
+def test_floors_of_sources_by_hand() -> None:
+    """Fifty sources of four that are half right each: effect 1 and Student's t alone."""
+    mine = np.asarray([1, 1, 0, 0] * 50)
+    low, high = binary_level(mine, np.arange(200) // 4).interval(0.025)
+    n = 200 * (critical(0.025, None) / critical(0.025, 49)) ** 2
+    assert low == pytest.approx(beta_quantile(0.025, n / 2, n / 2 + 1), rel=1e-8)
+    assert high == pytest.approx(1 - beta_quantile(0.025, n / 2, n / 2 + 1), rel=1e-8)
+
+
+def test_floors_are_trusted_from_twenty_sources_on() -> None:
+    """Without sources always; with sources from 20 on."""
+    mine = np.ones(40, dtype=np.int64)
+    assert binary_level(mine[:5], None).trusted
+    assert binary_level(mine, np.arange(40) // 2).trusted
+    assert not binary_level(mine[:38], np.arange(38) // 2).trusted

@@ -137,3 +137,9 @@ def test_the_proposed_margin_is_the_smallest_that_is_likely_to_pass(
 def test_no_margin_helps_a_handful_of_examples() -> None:
     """Two examples: everything may be lost, and that is what is proposed."""
     assert propose_margin(1, 0.9, 0.05) == 1.0
+
+
+def test_one_example_is_an_example() -> None:
+    """Its upper limit is .73 at 5 %: it passes a margin above that, and nothing below."""
+    assert pass_chance(examples=1, flips=0.0, drop=0.0, margin=0.8, alpha=0.05) == 1.0
+    assert pass_chance(examples=1, flips=0.0, drop=0.0, margin=0.7, alpha=0.05) == 0.0

@@ -9,9 +9,12 @@ import pytest
 
 from reprune.core.artifacts import Judgement, RuleResult, SliceResult
 from reprune.judge.comparisons import margin_test
+from reprune.judge.distributions import tail
 from reprune.judge.evidence import Evidence
 from reprune.judge.grouping import TOGETHER
 from reprune.judge.metrics import Metric
+from reprune.judge.numeric import rounded
+from reprune.judge.paired import tango_z
 from reprune.judge.verdict import judge
 from tests.building import edit, flipped, make_evidence, make_policy, make_quality
 
@@ -460,3 +463,80 @@ def test_margin_tests_stay_within_what_a_share_can_lose() -> None:
     unknown = margin_test("drop", (None, None), 0.1, 0.5)
     assert not unknown.holds
     assert unknown.room == -1.0
+
+
+# --- the sentences themselves, and the borders ---------------------------------------------------
+
+
+def test_sentences_of_quality_rules() -> None:
+    """What a reviewer reads of a margin, a floor and the worst slice, word for word."""
+    rules = {"vs_parent": margin(0.03), "floor": 0.9, "slices": {"max_drop": 0.05}}
+    found = judged(sliced(9), **rules)
+    assert [one.words for one in found.rules if one.rule != "parity"] == [
+        "On cpu, accuracy fell by 0.6 points against the dense model as trained (100 % to 99.4 %; "
+        "97.5 % limits -1.14 and -0.32 points), 9 of 1500 examples got worse and 0 got better, and "
+        "the policy allows a loss of 3.0 points: the rule holds.",
+        "On cpu, accuracy is 99.4 % on 1500 examples (97.5 % sure to be at least 98.86 % and at most "
+        "99.73 %), and the policy demands 90 % at that limit: the rule holds.",
+        "On cpu, the worst of 2 slices against the dense model is light=night: accuracy fell by 3.0 "
+        "points (98.75 % limits -6.10 and -1.30 points), 9 of 300 examples got worse and 0 got "
+        "better, and the policy allows a loss of 5.0 points on any slice: the rule holds.",
+    ]
+
+
+def test_a_level_beyond_the_resamples_decides_nothing_and_says_so() -> None:
+    """At the fortieth attempt 4,000 resamples show no limit: inconclusive, and no invented number."""
+    halves = tuple("first" if place < 100 else "second" for place in range(200))
+    evidence = edit(edit(dice_evidence(0.0), "attempt", 40), "quality.slices", {"half": halves})
+    rules = {"vs_parent": margin(0.05), "floor": 0.5, "slices": {"max_drop": 0.05}}
+    found = judge(evidence, make_policy(latency=None, size=None, quality={"dice": rules}))
+    assert found.outcome == "inconclusive"
+    one, floor = result(found, "dice.vs_parent"), result(found, "dice.floor")
+    assert (one.low, one.high, floor.low, floor.high) == (None,) * 4
+    assert "no interval can be given" in one.words
+    assert "no limit can be given)" in floor.words
+    first = slices_of(found, "dice.slices.vs_parent")["half=first"]
+    assert (first.low, first.high) == (-1.0, 1.0)
+
+
+def test_a_floor_that_is_met_exactly_is_met() -> None:
+    """The lower limit itself, set as the floor, is reached; on the value nothing would decide."""
+    low = result(judged(make_evidence(), floor=0.9), "accuracy.floor").low
+    assert result(judged(make_evidence(), floor=low), "accuracy.floor").outcome == "pass"
+    on_it = result(judged(make_evidence(), floor=0.96), "accuracy.floor")
+    assert "no number of examples" in on_it.decide
+    near = result(judged(make_evidence(), floor=0.95), "accuracy.floor")
+    needed = 0.95 * 0.05 * (2.8016 / 0.01) ** 2 - 1000
+    assert needed <= int(near.decide.split()[1]) <= 1.06 * needed
+
+
+def test_an_undecided_error_ratio_asks_for_examples() -> None:
+    """A baseline that errs can be compared with: more examples help."""
+    found = parent(make_evidence(lost=8, gained=4), 0.03, 1.25)
+    assert found.outcome == "inconclusive"
+    assert found.decide.startswith("About")
+
+
+def test_a_slice_is_harmed_at_exactly_its_level() -> None:
+    """A p-value equal to the level is harm, and keeps the rule from holding."""
+    evidence = edit(sliced(90), "quality.slices", {"all": ("x",) * 1500})
+    p_harm = tail(tango_z(90, 0, 1500, 0.05), None)
+    rules = slice_rules()
+    policy = make_policy(**accuracy(**rules), alpha=rounded(p_harm) * 2)
+    found = judge(evidence, policy)
+    assert found.alpha == rounded(p_harm)
+    assert slices_of(found)["all=x"].outcome == "harm"
+    slices = result(found, "accuracy.slices.vs_parent")
+    assert (slices.outcome, slices.direction) == ("inconclusive", "at least")
+    above = judge(evidence, make_policy(**accuracy(**rules), alpha=rounded(p_harm) * 1.99))
+    assert slices_of(above)["all=x"].outcome == "ok"
+
+
+def test_a_slice_of_exactly_twenty_sources_is_judged() -> None:
+    """Twenty are enough, in a slice as overall; a small slice keeps its required mark."""
+    sources = tuple(f"s{place // 15}" for place in range(1500))
+    evidence = edit(sliced(0), "quality.sources", sources)
+    assert slices_of(judged(evidence, **slice_rules()))["light=night"].outcome == "ok"
+    small = judged(sliced(0, size=29), **slice_rules(required=("light=night",)))
+    assert slices_of(small)["light=night"].required
+    assert not slices_of(small)["light=day"].required

@@ -48,6 +48,7 @@ def test_a_good_candidate_passes() -> None:
         *["parity"] * 3,
     ]
     assert all(rule.decide == "" for rule in found.rules)
+    assert "outputs differ by at most 1e-05, and the policy allows 0.001" in found.rules[-1].words
 
 
 def test_a_champion_that_was_better_blocks() -> None:
