@@ -123,6 +123,8 @@ def test_speed_is_told_in_words() -> None:
     assert "x faster than the dense model" in result.words
     assert "8 units" in result.words
     assert "at least 1.25x faster" in result.words
+    assert "a ratio of times of 0.6" in result.words
+    assert "(limits 0.6" in result.words
     assert result.words.endswith("the rule holds.")
     slower = rule(make_units(30, {"dense": 1.3, "champion": 1.0}, noise=0.0))
     assert "x slower than the dense model" in slower.words

@@ -288,3 +288,21 @@ def test_floors_are_trusted_from_twenty_sources_on() -> None:
     assert binary_level(mine[:5], None).trusted
     assert binary_level(mine, np.arange(40) // 2).trusted
     assert not binary_level(mine[:38], np.arange(38) // 2).trusted
+
+
+@pytest.mark.parametrize("ratio", [1.25, 2.0])
+def test_the_error_ratio_of_sources_by_hand(ratio: float) -> None:
+    """Weights of the ratio's own statistic: 1 lost, -ratio gained, 1 - ratio wrong in both."""
+    rng = np.random.default_rng(6)
+    base, mine = (rng.random((30, 12)) < share for share in (0.7, 0.6))
+    lost, gained, both = base & ~mine, ~base & mine, ~base & ~mine
+    weights = lost * 1.0 - ratio * gained + (1 - ratio) * both
+    effect = design_effect([12] * 30, weights.sum(axis=1).tolist(), float((weights**2).sum()))
+    counts = [float(part.sum()) / effect for part in (lost, gained, both)]
+    rest = 360 / effect - sum(counts)
+    codes = np.repeat(np.arange(30), 12)
+    found = compare_binary(base.reshape(-1).astype(int), mine.reshape(-1).astype(int), codes)
+    test = found.error_test(ratio, 0.05)
+    assert test.p_harm == pytest.approx(tail(error_ratio_z(*counts, rest, ratio), 29), rel=1e-7)
+    _, high = error_ratio_limits(*counts, rest, critical(0.05, 29))
+    assert test.high == pytest.approx((high - 1) * float((~base).mean()), rel=1e-7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from reprune.core.artifacts import Judgement, RuleResult, SliceResult
 from reprune.judge.comparisons import margin_test
-from reprune.judge.distributions import tail
+from reprune.judge.distributions import critical, tail
 from reprune.judge.evidence import Evidence
 from reprune.judge.grouping import TOGETHER
 from reprune.judge.metrics import Metric
@@ -84,7 +85,7 @@ def test_the_stricter_of_drop_and_error_ratio_counts() -> None:
     strict = parent(evidence, 0.03, 1.25)
     assert strict.outcome == "inconclusive"
     assert strict.limit == -0.01
-    assert "25 % more errors" in strict.words
+    assert "the policy allows 25 % more errors, here a loss of 1.0 points" in strict.words
     assert parent(evidence, 0.005, 1.25).limit == -0.005
     assert parent(make_evidence(lost=40, gained=0), 0.2, 1.25).outcome == "block"
 
@@ -203,6 +204,32 @@ def test_a_ratio_metric_needs_twenty_examples() -> None:
     policy = make_policy(latency=None, size=None, quality={"dice": {"vs_parent": margin(0.5)}})
     assert judge(dice_evidence(0.0, 19), policy).outcome == "inconclusive"
     assert judge(dice_evidence(0.0, 20), policy).outcome == "pass"
+
+
+def test_identical_ratios_on_few_examples_are_not_proof() -> None:
+    """A Dice that did not change at all on 200 images may still lose a point elsewhere."""
+    policy = make_policy(latency=None, size=None, quality={"dice": {"vs_parent": margin(0.01)}})
+    evidence = dice_evidence(0.0)
+    own = evidence.quality.arms["dense"]
+    same = edit(evidence, "quality.arms.candidate@cpu", own)
+    assert judge(same, policy).outcome == "inconclusive"
+    assert judge(evidence, policy).outcome == "pass"
+    sources = tuple(f"s{place // 8}" for place in range(200))
+    column = own.columns["numerator"]
+    for changed, outcome in ((150, "inconclusive"), (160, "pass")):
+        mine = tuple(v + 1 if place < changed else v for place, v in enumerate(column))
+        some = edit(same, "quality.arms.candidate@cpu.columns.numerator", mine)
+        some = edit(some, "quality.sources", sources)
+        loose = make_policy(latency=None, size=None, quality={"dice": {"vs_parent": margin(0.02)}})
+        assert judge(some, loose).outcome == outcome
+
+
+def test_an_arm_that_no_rule_names_may_have_recorded_less() -> None:
+    """A champion with half the columns is no trouble where nothing is judged against it."""
+    policy = make_policy(latency=None, size=None, quality={"dice": {"vs_parent": margin(0.05)}})
+    path = "quality.arms.champion@cpu.columns"
+    less = edit(dice_evidence(0.0), path, lambda old: {"numerator": old["numerator"]})
+    assert judge(less, policy).outcome == "pass"
 
 
 def test_ratio_metrics_share_one_set_of_resamples() -> None:
@@ -415,6 +442,9 @@ def test_what_a_slice_could_have_shown_shrinks_with_its_size() -> None:
     values = tuple(str(place % 20) for place in range(4000))
     evidence = edit(evidence, "quality.slices", {"kind": values})
     twenty = slices_of(judged(evidence, **slice_rules(max_drop=0.03)))["kind=7"]
+    reach = (critical(0.025 / 20, None) + 0.8416212) * math.sqrt(1 / 200)
+    own = twenty.detectable * (1 - twenty.detectable)
+    assert twenty.detectable == pytest.approx(0.03 + reach * math.sqrt(own), rel=1e-6)
     assert 0.10 < twenty.detectable < 0.14
     two = edit(evidence, "quality.slices", {"kind": tuple(str(p % 2) for p in range(4000))})
     assert slices_of(judged(two, **slice_rules(max_drop=0.03)))["kind=1"].detectable < 0.06
@@ -463,6 +493,7 @@ def test_margin_tests_stay_within_what_a_share_can_lose() -> None:
     unknown = margin_test("drop", (None, None), 0.1, 0.5)
     assert not unknown.holds
     assert unknown.room == -1.0
+    assert margin_test("drop", (0.0, 0.2), 0.3, 0.5).room == pytest.approx(0.1)
 
 
 # --- the sentences themselves, and the borders ---------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprune.core.artifacts import Judgement, PowerFact, RuleResult
+from reprune.core.artifacts import Judgement, Parity, PowerFact, RuleResult
 from reprune.core.policy import Policy
 from reprune.judge.drafts import Draft, decide
 from reprune.judge.evidence import Evidence
@@ -65,6 +65,18 @@ def test_a_champion_that_was_better_blocks() -> None:
     )
     assert found.reasons == (of(found, "accuracy.vs_champion").words,)
     assert of(found, "accuracy.vs_parent").outcome == "pass"
+
+
+def test_what_is_at_issue_is_named_before_slices_and_floors() -> None:
+    """The headline of a pass names a margin's change, not a slice's or a floor's."""
+    quality = {"accuracy": {"floor": 0.5, "slices": {}, "vs_champion": NO_RATIO}}
+    found = judge(make_evidence(), make_policy(quality=quality, latency=None))
+    assert found.headline.startswith("Passed: accuracy did not change against the champion; all")
+    alone = judge(
+        make_evidence(),
+        make_policy(quality={"accuracy": {"floor": 0.5, "slices": {}}}, latency=None),
+    )
+    assert alone.headline.startswith("Passed: all 6 required rules hold")
 
 
 def test_one_undecided_rule_makes_the_verdict_inconclusive() -> None:
@@ -283,6 +295,17 @@ def test_parity_bounds(parity: dict[str, float], within: bool, engine: int, outc
     bad = [rule for rule in found.rules if rule.rule == "parity" and rule.outcome != "pass"]
     assert [rule.baseline for rule in bad] == (
         [] if within else [("candidate", "dense", "champion")[engine]]
+    )
+
+
+def test_an_engine_that_left_its_bundle_says_by_how_much() -> None:
+    """All that is out of bounds is named, with the bounds."""
+    parity = Parity(examples=64, max_abs=0.5, cosine=0.9, agreement=0.75)
+    found = judge(edit(make_evidence(), "engines.0.parity", parity), make_policy())
+    assert found.reasons == (
+        "On cpu, the engine of the candidate was compared with its own bundle: outputs differ by up "
+        "to 0.5; the cosine falls to 0.9; outcomes agree on 75 %, and the policy allows 0.001, a "
+        "cosine of 0.9999 and 99 % agreement: the rule is broken.",
     )
 
 

@@ -144,7 +144,7 @@ def what_decides(compared: Comparison, test: MarginTest, alpha: float) -> str:
     needed = (reach / distance) ** 2 if distance * 1e4 > reach else 1e8
     if needed >= 1e8:
         return f"The loss lies on the limit: no number of {noun}s would decide it."
-    more = roughly(max(needed - compared.units, compared.units / 10))
+    more = roughly(max(needed - compared.units, 1.0))
     return f"About {count(more, f'more {noun}')}, if the loss stays as it is."
 
 
@@ -190,5 +190,5 @@ def _what_decides_floor(floor: float, level: Level, alpha: float) -> str:
     needed = floor * (1 - floor) * (reach / distance) ** 2 if distance > 1e-4 else 1e8
     if needed >= 1e8:
         return "The value lies on the floor: no number of examples would decide it."
-    more = roughly(max(needed - level.examples, level.examples / 10))
+    more = roughly(max(needed - level.examples, 1.0))
     return f"About {count(more, 'more example')}, if the value stays as it is."
