@@ -100,6 +100,8 @@ class Story:
     units: int = 15
     attempt: int = 1
     champion: ChampionRef | None = None
+    anchor: ChampionRef | None = None
+    anchor_wrong: int = 6
     machine: str = "box-a"
     engines_machine: str = ""
     started_s: float = 1_000_000.0
@@ -168,7 +170,7 @@ class _Writer:
                 name="digits",
                 dense_version=self.story.dense_version,
                 champion=self.story.champion,
-                anchor=None,
+                anchor=self.story.anchor,
                 attempts=self.story.attempts_before,
                 history=(),
             ),
@@ -192,6 +194,8 @@ class _Writer:
         arms = {"candidate": candidate, "dense": dense}
         if self.story.champion:
             arms["champion"] = self.story.champion.bundle
+        if self.story.anchor:
+            arms["anchor"] = self.story.anchor.bundle
         facts = tuple(self._engine(arm, digest) for arm, digest in arms.items())
         machine = self._machine(self.story.engines_machine)
         engines = self._put(
@@ -387,6 +391,7 @@ class _Writer:
             "candidate": story.candidate_wrong,
             "dense": story.dense_wrong,
             "champion": story.champion_wrong,
+            "anchor": story.anchor_wrong,
         }
         records: dict[str, np.ndarray] = {}
         for arm in arms:
@@ -433,6 +438,7 @@ class _Writer:
             "dense": 1.0,
             "candidate": self.story.ratio,
             "champion": self.story.ratio / self.story.champion_ratio,
+            "anchor": self.story.ratio,
         }
         times = {}
         for order, arm in enumerate(sorted(arms)):
@@ -462,6 +468,7 @@ class _Writer:
             name="digits",
             dense=DenseRef(version=self.story.dense_version, weights=weights),
             champion=self.story.champion or "none",
+            anchor=self.story.anchor or "none",
             targets=tuple(self.params.targets),
             params=digest_of(self.params),
             policy=digest_of(self.policy),

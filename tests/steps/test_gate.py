@@ -16,9 +16,10 @@ from reprune.core.errors import ArtifactError, ChainBroken, PayloadCorrupt
 from reprune.core.lock import ChampionRef
 from reprune.core.step import Documents
 from reprune.steps.gate import confirm, recompute
-from tests.chain import Chain, Story, reencode, write_chain
+from tests.chain import POLICY, Chain, Story, reencode, write_chain
 
 CHAMPION = ChampionRef(version="7", bundle="sha256:" + "c" * 64, receipt="sha256:" + "d" * 64)
+ANCHOR = ChampionRef(version="5", bundle="sha256:" + "a" * 64, receipt="sha256:" + "b" * 64)
 
 
 @pytest.fixture(autouse=True)
@@ -262,3 +263,26 @@ def test_an_ancestor_cannot_be_swapped_or_left_out(tmp_path: Path) -> None:
     reencode(chain.path("verdict"), parents=parents)
     with pytest.raises((ChainBroken, ArtifactError)):
         recompute(store.read(chain.path("verdict"), Verdict))
+
+
+def test_an_anchor_is_judged_where_one_is_set(tmp_path: Path) -> None:
+    """Small losses cannot add up unseen: the anchor is an arm, and its rule can block on its own."""
+    policy = POLICY.replace("vs_champion: {max_drop", "vs_anchor: {max_drop")
+    for wrong, expected in ((6, "pass"), (0, "block")):
+        story = Story(
+            champion=CHAMPION, anchor=ANCHOR, policy=policy, dense_wrong=60, candidate_wrong=60
+        )
+        story.anchor_wrong = 60 if wrong else 0
+        judgement = write_chain(tmp_path / expected, story).judged().manifest.judgement
+        rules = {rule.rule: rule.outcome for rule in judgement.rules}
+        assert rules["accuracy.vs_anchor"] == expected, judgement.headline
+
+
+def test_a_champion_or_anchor_that_was_not_measured_is_an_error(tmp_path: Path) -> None:
+    """The registry names one, the benchmark has another or none: nothing is decided."""
+    chain = write_chain(tmp_path, Story(champion=CHAMPION))
+    arms = json.loads((chain.path("benchmark") / store.MANIFEST).read_bytes())["arms"]
+    reencode(chain.path("benchmark"), arms=arms | {"champion": "sha256:" + "9" * 64})
+    judgement = chain.judged().manifest.judgement
+    assert judgement.outcome == "error"
+    assert any("another champion" in reason for reason in judgement.reasons)

@@ -137,7 +137,8 @@ class Previous(Manifest, tag="Previous", kw_only=True):
     """What the registry knew when the run began. `champion` is None where none was ever promoted.
 
     Payload, where there is a champion: `champion/**` (its ModelBundle artefact directory) and, as
-    far as they were stored, `plan/**`, `profile/**`, `sensitivity/**`.
+    far as they were stored, `plan/**`, `profile/<i>/**`, `sensitivity/**`. Where an anchor is set:
+    `anchor/**`, its ModelBundle.
     """
 
     name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from reprune.core import store
 from reprune.core.artifacts import Arm, Cost, ModelBundle, Previous
@@ -13,7 +13,8 @@ from reprune.core.store import Artifact
 if TYPE_CHECKING:
     from reprune.compress.bundle import LoadedModel
 
-CHAMPION_FOLDER = "champion"
+# What was promoted, by the arm it becomes and the folder of Previous that its bundle lies in.
+PROMOTED: tuple[Literal["champion", "anchor"], ...] = ("champion", "anchor")
 BEGIN_ANEW = (
     "restore what changed; or, where the change is meant, let the model begin anew under another "
     "`name` in params.yaml, where nothing has been promoted yet"
@@ -34,11 +35,11 @@ def open_arms(
     dense: Artifact[ModelBundle],
     previous: Artifact[Previous],
 ) -> dict[Arm, ArmModel]:
-    """Candidate, dense model and, where there is one, the champion: rebuilt, and comparable.
+    """Candidate, dense model and, where there are any, champion and anchor: rebuilt, and comparable.
 
     Raises ChainBroken for a candidate of another dense model or a champion that is not the one
     named, BuildError for a champion that cannot be rebuilt and for an arm whose inputs, outputs or
-    preprocessing differ from the dense model's.
+    preprocessing differ from the dense model's. The same holds for the anchor.
     """
     lineage = (candidate.manifest.name, candidate.manifest.dense_version)
     if lineage != (dense.manifest.name, dense.manifest.dense_version):
@@ -49,11 +50,12 @@ def open_arms(
             fix="run the steps again from fetch on (dvc repro)",
         )
     arms: dict[Arm, ArmModel] = {"candidate": _opened(candidate), "dense": _opened(dense)}
-    champion = _champion(previous)
-    if champion is not None:
-        arms["champion"] = champion
-    for arm, model in arms.items():
-        _refuse_incomparable(arm, model, arms["dense"])
+    for arm in PROMOTED:
+        model = _promoted(previous, arm)
+        if model is not None:
+            arms[arm] = model
+    for name, opened in arms.items():
+        _refuse_incomparable(name, opened, arms["dense"])
     return arms
 
 
@@ -70,13 +72,14 @@ def _opened(bundle: Artifact[ModelBundle]) -> ArmModel:
     return ArmModel(bundle=bundle, loaded=loaded, cost=counted.cost)
 
 
-def _champion(previous: Artifact[Previous]) -> ArmModel | None:
-    """The champion's own bundle, rebuilt from its own stored task."""
-    named = previous.manifest.champion
+def _promoted(previous: Artifact[Previous], arm: Literal["champion", "anchor"]) -> ArmModel | None:
+    """The champion's or the anchor's own bundle, rebuilt from its own stored task."""
+    named = previous.manifest.champion if arm == "champion" else previous.manifest.anchor
     if named is None:
         return None
+    folder = previous.path / arm
     try:
-        bundle = store.read(previous.path / CHAMPION_FOLDER, ModelBundle)
+        bundle = store.read(folder, ModelBundle)
         if bundle.digest != named.bundle:
             raise ChainBroken(
                 "the stored bundle is not the one that was promoted", where=str(bundle.path)
@@ -86,8 +89,8 @@ def _champion(previous: Artifact[Previous]) -> ArmModel | None:
         raise
     except InputError as error:
         raise BuildError(
-            f"the champion (version {named.version}) cannot be rebuilt: {error.what}",
-            where=error.where or str(previous.path / CHAMPION_FOLDER),
+            f"the {arm} (version {named.version}) cannot be rebuilt: {error.what}",
+            where=error.where or str(folder),
             fix=BEGIN_ANEW,
         ) from error
 

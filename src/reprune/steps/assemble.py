@@ -167,6 +167,7 @@ def _lock_problems(grounds: Grounds) -> Iterator[Problem]:
     """What the run was given against what the lock pins."""
     lock, dense = grounds.lock, grounds.dense
     champion = None if lock.champion == "none" else lock.champion
+    anchor = None if lock.anchor == "none" else lock.anchor
     pinned = {
         "params.yaml": (lock.params, digest_of(grounds.params)),
         "policy.yaml": (lock.policy, digest_of(grounds.policy)),
@@ -175,6 +176,7 @@ def _lock_problems(grounds: Grounds) -> Iterator[Problem]:
         "the dense version": (lock.dense.version, dense.dense_version),
         "the dense weights": (lock.dense.weights, dense.payload.get(WEIGHTS, "")),
         "the champion": (champion, grounds.previous.champion),
+        "the anchor": (anchor, grounds.previous.anchor),
         "the model's name": (lock.name, dense.name),
         "the targets": (sorted(lock.targets), sorted(grounds.params.targets)),
     }
@@ -226,9 +228,17 @@ def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
     for measured in grounds.benchmarks:
         if measured.manifest.parents.get("engines") not in known:
             yield Problem(code="chain", words="A benchmark ran engines that are not judged here.")
-        for arm, name in (("candidate", "candidate"), ("dense", "dense")):
-            if measured.manifest.arms.get(arm) != digests[name]:
-                yield Problem(code="arm", words=f"A benchmark measured another {arm}.")
+        expected = _expected_arms(grounds)
+        for arm in sorted({*expected, *measured.manifest.arms}):
+            if measured.manifest.arms.get(arm) != expected.get(arm):
+                yield Problem(code="arm", words=f"A benchmark measured another {arm}, or none.")
+
+
+def _expected_arms(grounds: Grounds) -> dict[str, str]:
+    """The bundles that must have been measured: no more, no fewer, no others."""
+    arms = {name: grounds.digests[name] for name in ("candidate", "dense")}
+    promoted = {"champion": grounds.previous.champion, "anchor": grounds.previous.anchor}
+    return arms | {arm: ref.bundle for arm, ref in promoted.items() if ref is not None}
 
 
 def _machine_problems(grounds: Grounds) -> Iterator[Problem]:

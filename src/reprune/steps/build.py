@@ -55,7 +55,7 @@ def build(
     threads: int,
     ctx: Context,
 ) -> Engines:
-    """Builds candidate, dense model and champion for each target, all with today's toolchain.
+    """Builds candidate, dense model, champion and anchor for each target with today's toolchain.
 
     Each engine is compared with its bundle on calibration examples. Raises DataRefused, ChainBroken
     for artefacts that do not belong together, BuildError for an arm that cannot be built or cannot
