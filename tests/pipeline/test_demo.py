@@ -52,7 +52,7 @@ def test_the_demo_survives_interruption_and_blocks_the_third_generation(tmp_path
     """Ctrl-C in one generation, SIGKILL in the next; run again, it completes with the three verdicts."""
     stopped = stop_at(tmp_path, "generation 1 of 3", "sensitivity: 2 of", signal.SIGINT)
     assert "goes on from here" in stopped
-    stop_at(tmp_path, "generation 2 of 3", "Running stage 'benchmark'", signal.SIGKILL)
+    stop_at(tmp_path, "generation 2 of 3", "opening the sealed split", signal.SIGKILL)
     finished = subprocess.run(
         [sys.executable, "-m", "reprune.doors.demo"],
         cwd=tmp_path,
