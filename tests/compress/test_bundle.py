@@ -176,9 +176,7 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
 def test_a_long_list_is_cut_short(tmp_path: Path) -> None:
     """A wrong checkpoint does not fill the screen."""
     with pytest.raises(CheckpointMismatch, match=r"and \d+ more"):
-        load_module(
-            weights_of(tmp_path, "plain", dict.clear), None, models.MODELS["resnet-b"]
-        )
+        load_module(weights_of(tmp_path, "plain", dict.clear), None, models.MODELS["resnet-b"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

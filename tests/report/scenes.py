@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from reprune.core.artifacts import RuleResult, SliceResult
+import msgspec
+
+from reprune.core.artifacts import Outcome, RuleResult, SliceResult
 from reprune.judge.evidence import Problem
 from tests.report.verdicts import CANDIDATE_COST, DENSE_COST, Scene, rule
 
@@ -10,69 +12,133 @@ DENSE_BYTES = DENSE_COST.bytes + 4_211
 CANDIDATE_BYTES = CANDIDATE_COST.bytes + 4_211
 
 
-def accuracy(baseline: str, outcome: str, right: int, was: int, interval: float) -> RuleResult:
-    """Non-inferiority of accuracy: `right` of 450 against `was` of 450."""
+_ENDING = {
+    "pass": "the rule holds",
+    "block": "the rule is broken",
+    "inconclusive": "this is not decided",
+}
+_NAMES = {"dense": "the dense model as trained", "champion": "the champion"}
+_RULES = {"dense": "vs_parent", "champion": "vs_champion"}
+
+
+def accuracy(baseline: str, outcome: Outcome, counts: tuple[int, int], half: float) -> RuleResult:
+    """Non-inferiority of accuracy: `counts` right of 450, candidate and baseline, +- `half`."""
+    right, was = counts
     change = (right - was) / 450
+    moved = f"{'rose' if change > 0 else 'fell'} by {100 * abs(change):.2f} points"
     return rule(
-        f"accuracy.{baseline}",
+        f"accuracy.{_RULES[baseline]}",
         baseline,
-        outcome,  # type: ignore[arg-type]
+        outcome,
         baseline_value=was / 450,
         candidate_value=right / 450,
         change=change,
-        low=change - interval,
-        high=change + interval,
+        low=change - half,
+        high=change + half,
         target="ort-cpu",
+        words=f"On ort-cpu, accuracy {moved} against {_NAMES[baseline]} "
+        f"({100 * was / 450:.4g} % to {100 * right / 450:.4g} %; 97.5 % limits "
+        f"{100 * (change - half):.2f} and {100 * (change + half):.2f} points), and the policy allows "
+        f"a loss of 3.0 points: {_ENDING[outcome]}.",
     )
 
 
-def floor(outcome: str, right: int) -> RuleResult:
+def floor(outcome: Outcome, right: int) -> RuleResult:
     share = right / 450
     return rule(
         "accuracy.floor",
-        "floor",
-        outcome,  # type: ignore[arg-type]
-        unit="share",
+        "absolute",
+        outcome,
         candidate_value=share,
-        change=share,
         low=share - 0.018,
         high=share + 0.012,
         limit=0.9,
         target="ort-cpu",
+        words=f"On ort-cpu, accuracy is {100 * share:.4g} % on 450 examples (97.5 % sure to be at "
+        f"least {100 * share - 1.8:.4g} %), and the policy demands 90 % at that limit: "
+        f"{_ENDING[outcome]}.",
     )
 
 
-def latency(baseline: str, outcome: str, was_ms: float, ratio: float, limit: float) -> RuleResult:
+def latency(baseline: str, outcome: Outcome, was_ms: float, ratio: float) -> RuleResult:
+    limit = {"dense": 0.85, "champion": 1.05}[baseline]
     return rule(
-        f"latency.{baseline}",
+        f"latency.{_RULES[baseline]}",
         baseline,
-        outcome,  # type: ignore[arg-type]
+        outcome,
         unit="ratio",
         target="ort-cpu",
         baseline_value=was_ms,
         candidate_value=was_ms * ratio,
         change=ratio,
-        low=ratio * 0.992,
-        high=ratio * 1.009,
+        low=ratio * 0.988,
+        high=ratio * 1.011,
         limit=limit,
         direction="at most",
         samples=15,
+        words=f"On ort-cpu, the candidate takes {ratio:.4g} times as long as "
+        f"{_NAMES[baseline].removesuffix(' as trained')} (15 units), and the policy demands a ratio "
+        f"of at most {limit:g}: {_ENDING[outcome]}.",
+    )
+
+
+def worst_slice(outcome: Outcome, change: float) -> RuleResult:
+    return rule(
+        "accuracy.slices.vs_parent",
+        "dense",
+        outcome,
+        target="ort-cpu",
+        baseline_value=44 / 45,
+        candidate_value=44 / 45 + change,
+        change=change,
+        low=change - 0.075,
+        high=change + 0.07,
+        limit=-0.1,
+        samples=45,
+        words=f"On ort-cpu, the worst of 10 slices against the dense model is digit=8: accuracy fell "
+        f"by {-100 * change:.1f} points, and the policy allows a loss of 10.0 points on any slice; "
+        f"1 slice too small to be judged alone: {_ENDING[outcome]}.",
     )
 
 
 def size() -> RuleResult:
+    ratio = CANDIDATE_BYTES / DENSE_BYTES
     return rule(
         "size.vs_parent",
-        "vs_parent",
+        "dense",
         "pass",
         unit="ratio",
         target="ort-cpu",
-        baseline_value=DENSE_BYTES,
-        candidate_value=CANDIDATE_BYTES,
-        change=CANDIDATE_BYTES / DENSE_BYTES,
+        baseline_value=float(DENSE_BYTES),
+        candidate_value=float(CANDIDATE_BYTES),
+        change=ratio,
+        low=ratio,
+        high=ratio,
         limit=0.6,
         direction="at most",
         samples=1,
+        words=f"On ort-cpu, the engine has {CANDIDATE_BYTES} bytes, {ratio:.4g} times those of the "
+        "dense model, and the policy allows at most 0.6 times its size: the rule holds.",
+    )
+
+
+def parity(*arms: str) -> tuple[RuleResult, ...]:
+    return tuple(
+        rule(
+            "parity",
+            arm,
+            "pass",
+            unit="max_abs",
+            target="ort-cpu",
+            candidate_value=2.4e-6 * (place + 1),
+            high=2.4e-6 * (place + 1),
+            limit=1e-3,
+            direction="at most",
+            samples=128,
+            words=f"On ort-cpu, the engine of the {arm} was compared with its own bundle: outputs "
+            "differ by at most 2.4e-06, and the policy allows 0.001: the rule holds.",
+        )
+        for place, arm in enumerate(arms)
     )
 
 
@@ -82,148 +148,132 @@ def digit_slices(harmed: bool = False) -> tuple[SliceResult, ...]:
         wrong, right = (9, 0) if harmed and digit == 8 else (digit % 3, (digit + 1) % 2)
         change = (right - wrong) / 45
         found.append(
-            SliceResult(
-                slice=f"digit={digit}",
-                examples=45,
+            slice_result(
+                f"digit={digit}",
                 outcome="harm" if harmed and digit == 8 else "ok",
-                right_to_wrong=wrong,
-                wrong_to_right=right,
+                flips=(wrong, right),
                 change=change,
                 low=change - 0.075,
                 high=change + 0.07,
-                detectable=0.142,
-                required=False,
+                detectable=0.242,
             )
         )
-    found.append(
-        SliceResult(
-            slice="writer=rare",
-            examples=12,
-            outcome="not judged",
-            right_to_wrong=1,
-            wrong_to_right=0,
-            change=-1 / 12,
-            low=-0.36,
-            high=0.2,
-            detectable=0.31,
-            required=False,
-        )
+    unjudged = {"change": -1 / 12, "low": -1.0, "high": 1.0, "detectable": 1.0}
+    rare = slice_result("writer=rare", outcome="not judged", flips=(1, 0), examples=12, **unjudged)
+    return (*found, rare)
+
+
+def slice_result(
+    name: str, *, outcome: str, flips: tuple[int, int], examples: int = 45, **fields: float
+) -> SliceResult:
+    return SliceResult(
+        slice=name,
+        rule="accuracy.slices.vs_parent",
+        target="ort-cpu",
+        examples=examples,
+        outcome=outcome,  # type: ignore[arg-type]
+        right_to_wrong=flips[0],
+        wrong_to_right=flips[1],
+        required=False,
+        **fields,
     )
-    return tuple(found)
 
 
-PASSED = Scene(
-    outcome="pass",
-    headline="Reprune passed digits v3: accuracy and latency hold against dense v3 and champion v2.",
-    reasons=("Accuracy fell by 0.22 points against its dense parent; the policy allows 3.00.",),
-    rules=(
-        accuracy("vs_parent", "pass", 440, 441, 0.0125),
-        accuracy("vs_champion", "pass", 440, 439, 0.0131),
-        floor("pass", 440),
-        latency("vs_parent", "pass", 0.0841, 0.61, 0.85),
-        latency("vs_champion", "pass", 0.0525, 0.977, 1.05),
-        size(),
-    ),
-    slices=digit_slices(),
+def scene(outcome: Outcome, headline: str, *rules: RuleResult, **fields: object) -> Scene:
+    """A scene whose reasons are what the rules of its outcome say, as the judge has it."""
+    deciding = [one.words for one in rules if one.required and one.outcome == outcome]
+    given = {"reasons": tuple(deciding), "slices": digit_slices()}
+    return Scene(outcome=outcome, headline=headline, rules=rules, **(given | fields))  # type: ignore[arg-type]
+
+
+PASSED = scene(
+    "pass",
+    "Passed: 1.61x faster than the dense model; accuracy fell by 0.22 points against the dense "
+    "model; all 10 required rules hold.",
+    accuracy("dense", "pass", (440, 441), 0.0125),
+    accuracy("champion", "pass", (440, 439), 0.0131),
+    floor("pass", 440),
+    worst_slice("pass", -0.044),
+    latency("dense", "pass", 0.0841, 0.619),
+    latency("champion", "pass", 0.0525, 0.979),
+    size(),
+    *parity("dense", "champion", "candidate"),
 )
 
-FIRST = Scene(
-    outcome="pass",
-    headline="Reprune passed digits v1: as good as its dense parent and 1.64 times as fast.",
-    reasons=("There is no champion yet: judged against the dense parent and the policy's floors.",),
+FIRST = scene(
+    "pass",
+    "Passed: 1.61x faster than the dense model; accuracy fell by 0.22 points against the dense "
+    "model; all 7 required rules hold.",
+    accuracy("dense", "pass", (438, 439), 0.0127),
+    floor("pass", 438),
+    worst_slice("pass", -0.044),
+    latency("dense", "pass", 0.0841, 0.619),
+    size(),
+    *parity("dense", "candidate"),
     dense_version="1",
     champion=None,
     right={"dense": 439, "candidate": 438},
-    rules=(
-        accuracy("vs_parent", "pass", 438, 439, 0.0127),
-        floor("pass", 438),
-        latency("vs_parent", "pass", 0.0841, 0.61, 0.85),
-        size(),
+    notes=(
+        "First generation: there is no champion yet, so latency.vs_champion, accuracy.vs_champion "
+        "could not be judged.",
     ),
-    slices=digit_slices(),
-    notes=("No champion: rules against the champion were not judged.",),
 )
 
-BLOCKED = Scene(
-    outcome="block",
-    headline="Reprune blocked digits v3: accuracy fell further than the policy allows.",
-    reasons=(
-        "Accuracy fell by 6.00 points against its dense parent, and by at least 3.81; "
-        "the policy allows 3.00.",
-        "1 of 10 judged slices was harmed: digit=8.",
-    ),
+BLOCKED = scene(
+    "block",
+    "Blocked: accuracy fell by 6.00 points against the dense model; the policy allows a loss of 3.0 "
+    "points (1 more rule).",
+    accuracy("dense", "block", (414, 441), 0.0219),
+    accuracy("champion", "inconclusive", (414, 439), 0.0262),
+    floor("pass", 414),
+    worst_slice("block", -0.2),
+    latency("dense", "pass", 0.0841, 0.619),
+    latency("champion", "pass", 0.0525, 0.979),
+    size(),
+    *parity("dense", "champion", "candidate"),
     right={"dense": 441, "candidate": 414, "champion": 439},
-    rules=(
-        accuracy("vs_parent", "block", 414, 441, 0.0219),
-        accuracy("vs_champion", "inconclusive", 414, 439, 0.0262),
-        floor("pass", 414),
-        latency("vs_parent", "pass", 0.0841, 0.61, 0.85),
-        latency("vs_champion", "pass", 0.0525, 0.977, 1.05),
-        size(),
-    ),
     slices=digit_slices(harmed=True),
 )
 
 # The retraining went wrong: compression kept what the dense model had left.
-RETRAINED = Scene(
-    outcome="block",
-    headline="Reprune blocked digits v3: accuracy fell 14.00 points below champion v2.",
-    reasons=("Accuracy fell by 14.00 points against champion v2; the policy allows 3.00.",),
+RETRAINED = scene(
+    "block",
+    "Blocked: accuracy fell by 14.0 points against the champion; the policy allows a loss of 3.0 "
+    "points (1 more rule).",
+    accuracy("dense", "pass", (376, 378), 0.0161),
+    accuracy("champion", "block", (376, 439), 0.0333),
+    floor("block", 376),
+    worst_slice("pass", -0.044),
+    latency("dense", "pass", 0.0841, 0.619),
+    latency("champion", "pass", 0.0525, 0.979),
+    size(),
+    *parity("dense", "champion", "candidate"),
     right={"dense": 378, "candidate": 376, "champion": 439},
-    rules=(
-        accuracy("vs_parent", "pass", 376, 378, 0.0161),
-        accuracy("vs_champion", "block", 376, 439, 0.0333),
-        floor("block", 376),
-        latency("vs_parent", "pass", 0.0841, 0.61, 0.85),
-        size(),
-    ),
-    slices=digit_slices(),
 )
 
-UNDECIDED = Scene(
-    outcome="inconclusive",
-    headline="Reprune cannot decide yet on digits v3: too few evaluation examples.",
-    reasons=("No check failed, but 450 examples cannot show a drop of less than 1.00 point.",),
-    rules=(
-        rule(
-            "accuracy.vs_parent",
-            "vs_parent",
-            "inconclusive",
-            baseline_value=441 / 450,
-            candidate_value=440 / 450,
-            change=-1 / 450,
-            low=-0.0147,
-            high=0.0103,
-            limit=-0.01,
-            target="ort-cpu",
-            decide="About 1 450 examples (1 000 more) settle it 4 times in 5 if v3 lost nothing.",
-        ),
-        latency("vs_parent", "pass", 0.0841, 0.61, 0.85),
-        size(),
+UNDECIDED = scene(
+    "inconclusive",
+    "Inconclusive: accuracy fell by 0.22 points against the dense model, but that is not certain yet; "
+    "the policy allows a loss of 1.0 points.",
+    msgspec.structs.replace(
+        accuracy("dense", "inconclusive", (440, 441), 0.0125),
+        limit=-0.01,
+        decide="About 620 more examples, if the loss stays as it is.",
     ),
-    slices=digit_slices(),
+    latency("dense", "pass", 0.0841, 0.619),
+    size(),
+    *parity("dense", "candidate"),
 )
 
+_PROBLEM = (
+    "The lock pins another state of policy.yaml than the one that was used: run `reprune update`, "
+    "then `dvc repro`."
+)
 BROKEN = Scene(
     outcome="error",
-    headline="Reprune could not judge digits v3: the evidence cannot be used.",
-    reasons=("The lock pins another state of policy.yaml than the one that was used.",),
-    problems=(
-        Problem(
-            code="stale_lock",
-            words="The lock pins another state of policy.yaml than the one that was used.",
-        ),
-    ),
-    rules=(
-        rule(
-            "accuracy.vs_parent",
-            "vs_parent",
-            "error",
-            words="accuracy was not judged: no records of target ort-cpu.",
-            target="ort-cpu",
-        ),
-        latency("vs_parent", "pass", 0.0841, 0.61, 0.85),
-    ),
+    headline=f"Error: {_PROBLEM} (1 more)",
+    reasons=(_PROBLEM, "Target ort-cpu has no units."),
+    problems=(Problem(code="stale_lock", words=_PROBLEM),),
 )
 
 HOSTILE = (

@@ -121,7 +121,7 @@ def rule(rule: str, baseline: str, outcome: Outcome, **fields: object) -> RuleRe
     given: dict[str, object] = {
         "target": None,
         "required": True,
-        "unit": "points",
+        "unit": "share",
         "baseline_value": None,
         "candidate_value": None,
         "change": None,
@@ -130,7 +130,7 @@ def rule(rule: str, baseline: str, outcome: Outcome, **fields: object) -> RuleRe
         "limit": -0.03,
         "direction": "at least",
         "samples": 450,
-        "words": f"{rule} against {baseline}: {outcome}.",
+        "words": f"{rule} against {baseline} was measured.",
     }
     return RuleResult(rule=rule, baseline=baseline, outcome=outcome, **(given | fields))  # type: ignore[arg-type]
 
@@ -139,10 +139,23 @@ def facts(scene: Scene, folder: Path) -> ReportFacts:
     return read_facts(write_verdict(scene, folder))
 
 
+def bare(scene: Scene) -> ReportFacts:
+    """The facts of a verdict that carries nothing but its judgement; no file is written."""
+    verdict = Verdict(
+        name=scene.name,
+        dense_version=scene.dense_version,
+        lock=digest("lock"),
+        policy=digest("policy"),
+        champion=_champion(scene),
+        judgement=_judgement(scene),
+    )
+    return ReportFacts(verdict=verdict, digest=digest("verdict"))
+
+
 def write_verdict(scene: Scene, folder: Path) -> Artifact[Verdict]:
     """The verdict of `scene` as a directory below `folder`, with its ancestors' manifests."""
     evidence = _evidence(scene)
-    policy, params, lock = _policy(scene), _params(scene), _lock(scene)
+    policy, params, lock = _policy(scene), _params(scene), lock_of(scene)
     parents: dict[str, str] = {}
     with store.drafting(folder / "verdict") as draft:
         (draft / "evidence.json").write_bytes(canonical(evidence))
@@ -208,7 +221,7 @@ def _params(scene: Scene) -> Params:
     )
 
 
-def _lock(scene: Scene) -> Lock:
+def lock_of(scene: Scene) -> Lock:
     return Lock(
         reprune="0.1.0",
         registry="sqlite:///.reprune/registry.db",
@@ -267,7 +280,9 @@ def _evidence(scene: Scene) -> Evidence:
 
 def _records(right: int, examples: int, chance: random.Random) -> ArmRecords:
     """`right` of `examples` are right; the hard ones are the same for every arm, but for a few."""
-    difficulty = [(index * 7919 % examples + chance.gauss(0, 6), index) for index in range(examples)]
+    difficulty = [
+        (index * 7919 % examples + chance.gauss(0, 6), index) for index in range(examples)
+    ]
     wrong = {index for _, index in sorted(difficulty)[: examples - right]}
     return ArmRecords(columns={"correct": tuple(int(i not in wrong) for i in range(examples))})
 

@@ -94,8 +94,7 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
         if info.tags.get(OUTCOME) == "pass" and info.tags.get(VERDICT) != besides
     ]
     if not passed and any(
-        receipt.statement.predicate.champion is not None
-        for _, receipt in history(registry, name)
+        receipt.statement.predicate.champion is not None for _, receipt in history(registry, name)
     ):
         raise ChampionLost(
             f"'{compressed}' has no alias '{CHAMPION}' and no version that passed, "
@@ -110,7 +109,7 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
             "the alias was deleted, or a promotion was cut short",
             where=registry.identity,
             fix=f"if version {newest.version} was never promoted, run `reprune promote` for it "
-            f"again; else set the alias '{CHAMPION}' back to the version that served last",
+            f"again, or delete it; else set the alias '{CHAMPION}' back to the version that served last",
         )
     return None
 
@@ -197,15 +196,17 @@ def history(registry: Registry, name: str) -> tuple[tuple[VersionInfo, Receipted
     return tuple(reversed(found))
 
 
-def summary(info: VersionInfo, receipt: Receipted) -> VerdictSummary:
+def summary(info: VersionInfo, receipt: Receipted, champion: Holder | None) -> VerdictSummary:
+    """One line of history. A champion that was not yet marked as promoted was, all the same."""
     decision = receipt.statement.predicate
+    serves = champion is not None and champion.info.version == info.version
     return VerdictSummary(
         dense_version=decision.dense_version,
         compressed_version=info.version,
         outcome=decision.outcome,
         verdict=decision.verdict,
         reasons=decision.reasons,
-        promoted=decision.outcome == "pass" and PROMOTED in info.tags,
+        promoted=decision.outcome == "pass" and (serves or PROMOTED in info.tags),
         latency_ratio=decision.latency_ratio,
         quality_drop=decision.quality_drop,
         flips=decision.flips,
@@ -243,9 +244,7 @@ def check_files(folder: Path, listed: Mapping[str, str], *, where: str) -> None:
         if path.is_file()
     }
     if found != listed:
-        wrong = sorted(
-            path for path in {*found, *listed} if found.get(path) != listed.get(path)
-        )
+        wrong = sorted(path for path in {*found, *listed} if found.get(path) != listed.get(path))
         raise PayloadCorrupt(
             f"what the registry stores is not what its receipt lists: {', '.join(wrong[:5])}",
             where=where,

@@ -28,6 +28,7 @@ from reprune.core.errors import (
     VersionNotFound,
 )
 from reprune.core.plugins import require
+from reprune.registry.mlflow_artifacts import download, holds, move, refuse_links, source_uri
 from reprune.registry.protocol import VersionInfo
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ FOLDER = "version"
 PAGE = 200
 
 _SQLITE = "sqlite:///"
-_ADDED_BY_MLFLOW = "registered_model_meta"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -110,15 +110,17 @@ class MlflowRegistry:
                 token = page.token
                 if not token:
                     break
-        infos = sorted((_info(each) for each in found), key=lambda info: int(info.version))
-        missing = {str(each) for each in model.aliases.values()} - {each.version for each in infos}
+        listed = {str(each.version) for each in found}
+        missing = {str(each) for each in model.aliases.values()} - listed
         if missing:
             raise RegistryUnreachable(
                 f"its answer is not whole: '{name}' has aliases on versions that it did not list",
                 where=self.identity,
                 fix="try again; if it stays, look at the server's log",
             )
-        return tuple(infos)
+        # A version that is still being uploaded is none yet.
+        infos = [_info(each) for each in found if each.status == "READY"]
+        return tuple(sorted(infos, key=lambda info: int(info.version)))
 
     def fetch(self, name: str, version: str, destination: Path, *, part: str = "") -> None:
         if ".." in PurePosixPath(part).parts:
@@ -127,24 +129,28 @@ class MlflowRegistry:
             )
         client = self._client()
         with self._asking(f"there is no version {version} of '{name}'"):
-            source = _source(client, name, _number(version))
+            source = source_uri(client, name, _number(version))
+            there = not part or holds(source, PurePosixPath(part), self.uri)
+        if not there:
+            raise VersionNotFound(
+                f"version {version} of '{name}' holds no '{part}'", where=self.identity
+            )
         with store.disk_errors(destination):
             destination.mkdir(parents=True, exist_ok=True)
             # mkdtemp gives a folder that nobody else may enter: nothing is swapped on the way.
             scratch = Path(tempfile.mkdtemp(prefix=".fetch.", dir=destination))
         try:
-            what = f"version {version} of '{name}' holds no '{part}'" if part else "has no files"
-            with self._asking(what):
-                found = _download(f"{source}/{part}" if part else source, scratch, self.uri)
-            _refuse_links(found)
+            with self._asking(f"version {version} of '{name}' has no files"):
+                found = download(f"{source}/{part}" if part else source, scratch, self.uri)
+            refuse_links(found)
             with store.disk_errors(destination):
-                _move(found, destination / part)
+                move(found, destination / part)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def register(self, name: str, folder: Path, tags: Mapping[str, str]) -> str:
         client = self._client(create=True)
-        _refuse_links(folder)
+        refuse_links(folder)
         with self._asking("the experiment or run that was just made is gone"):
             run = client.create_run(self._experiment(client), run_name=name)
             client.log_artifacts(run.info.run_id, str(folder), FOLDER)
@@ -252,22 +258,6 @@ def _info(version: ModelVersion) -> VersionInfo:
     )
 
 
-def _source(client: MlflowClient, name: str, version: str) -> str:
-    """Where the files of a version lie; a logged model is looked up for what it points to."""
-    uri = str(client.get_model_version_download_uri(name, version))
-    if uri.startswith("models:/"):
-        uri = str(client.get_logged_model(uri.removeprefix("models:/")).artifact_location)
-    return uri.rstrip("/")
-
-
-def _download(uri: str, scratch: Path, tracking_uri: str) -> Path:
-    from mlflow.artifacts import download_artifacts
-
-    return Path(
-        download_artifacts(artifact_uri=uri, dst_path=str(scratch), tracking_uri=tracking_uri)
-    )
-
-
 def _ensure_model(client: MlflowClient, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -276,25 +266,6 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _refuse_links(folder: Path) -> None:
-    for path in [folder, *folder.rglob("*")]:
-        if path.is_symlink():
-            raise RegistryError("a version may not hold links", where=str(path))
-
-
-def _move(found: Path, target: Path) -> None:
-    """Moves a downloaded file or folder to `target`, beside what is there already."""
-    if found.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        found.replace(target)
-        return
-    for path in sorted(found.rglob("*")):
-        if path.is_file() and path.name != _ADDED_BY_MLFLOW:
-            place = target / path.relative_to(found)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
 
 
 def _quotable(name: str) -> str:

@@ -165,9 +165,7 @@ def verify(raw: bytes, keys: Sequence[Key], *, where: str) -> Receipted:
             where=where,
             fix="see `trusted_keys` in the promoter's config.yaml",
         ) from error
-    return Receipted(
-        statement=found.statement, digest=found.digest, raw=raw, signer=min(accepted)
-    )
+    return Receipted(statement=found.statement, digest=found.digest, raw=raw, signer=min(accepted))
 
 
 def public_key(value: PublicKey) -> SSlibKey:

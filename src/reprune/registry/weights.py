@@ -191,9 +191,7 @@ def _check_structure(path: Path, header: dict[str, _Tensor]) -> None:
         raise CheckpointError("its header can be read in two ways", where=str(path))
 
 
-def _check_finite(
-    stream: BinaryIO, start: int, name: str, tensor: _Tensor, path: Path
-) -> None:
+def _check_finite(stream: BinaryIO, start: int, name: str, tensor: _Tensor, path: Path) -> None:
     if tensor.dtype in _WHOLE:
         return
     kind = _FLOATS.get(tensor.dtype) or _MASKS.get(tensor.dtype, (None, 0))[0]

@@ -6,7 +6,7 @@ from reprune.core.artifacts import Outcome, RuleResult, SliceResult
 from reprune.report import cells, words
 from reprune.report.facts import ReportFacts
 from reprune.report.measured import Expected, expected_losses
-from reprune.report.phrases import Code, Phrase
+from reprune.report.phrases import Code, Phrase, sentence
 
 AFTERWARDS: Phrase = ("then ", Code("dvc repro"), ".")
 RECOMPUTE = "reprune check artifacts/verdict --recompute"
@@ -14,33 +14,31 @@ RECOMPUTE = "reprune check artifacts/verdict --recompute"
 
 def serving(facts: ReportFacts) -> Phrase:
     """What is promoted now, and what this verdict changes about it. The report is written before promote."""
-    champion = facts.verdict.champion
-    passed = facts.judgement.outcome == "pass"
+    champion, name = facts.verdict.champion, Code(facts.verdict.name)
+    mine = words.version(facts.verdict.dense_version)
+    if facts.judgement.outcome == "pass":
+        end: Phrase = (" makes it the first champion; none is promoted yet.",)
+        if champion is not None:
+            held = f" is {words.version(champion.version)} until then."
+            end = (" makes it the champion; ", Code("champion"), held)
+        return (name, f" {mine} may be promoted: ", Code("reprune promote"), *end)
     if champion is None:
-        now: Phrase = ("no compressed version is promoted yet.",)
-        after: Phrase = (" ", Code("reprune promote"), " makes this the first champion.")
-        return ("Now serving: ", *now, *after) if passed else ("Nothing was promoted: ", *now)
-    held: Phrase = (Code("champion"), " is ", words.version(champion.version))
-    if passed:
-        return ("Now serving: ", *held, " until ", Code("reprune promote"), " moves it.")
-    return (
-        "Nothing was promoted: ",
-        Code("champion"),
-        f" stays {words.version(champion.version)}.",
-    )
+        return (name, f" {mine} is not promoted: there is no champion yet, as before.")
+    held = f" stays {words.version(champion.version)}."
+    return (name, f" {mine} is not promoted: ", Code("champion"), held)
 
 
 def reasons(facts: ReportFacts) -> list[Phrase]:
-    """Why, in the judge's own sentences; the headline is not said twice."""
+    """Why, in the judge's own sentences. The headline is not said twice, and a pass needs no list:
+    each demand that holds is in the table.
+    """
     judgement = facts.judgement
-    given = [reason for reason in judgement.reasons if reason != judgement.headline]
-    said = " ".join((judgement.headline, *given))
-    given += [
-        result.words
-        for result in words.worst_first(judgement.rules)
-        if not words.not_deciding(result) and result.words not in said
+    held = {one.words for one in judgement.rules} if judgement.outcome == "pass" else set()
+    return [
+        sentence(reason)
+        for reason in judgement.reasons
+        if reason not in judgement.headline and reason not in held
     ]
-    return [(reason,) for reason in given]
 
 
 def certainty(facts: ReportFacts) -> list[Phrase]:
@@ -56,7 +54,7 @@ def certainty(facts: ReportFacts) -> list[Phrase]:
 
 def where(facts: ReportFacts) -> list[Phrase]:
     """Where the loss sits: the harmed slices, and the groups whose cut was expected to cost most."""
-    found = [_slice_line(one) for one in words.moved(facts.judgement.slices)[:3]]
+    found = [_slice_line(one, facts) for one in words.moved(facts.judgement)[:3]]
     asked = _asks(facts, "quality", "block") or found
     if asked and not _retraining(facts):
         for one in costliest(facts):
@@ -94,7 +92,7 @@ def to_try(facts: ReportFacts) -> list[Phrase]:
 
 def _to_decide(facts: ReportFacts) -> list[Phrase]:
     decide = [
-        (result.decide,)
+        sentence(result.decide)
         for result in words.worst_first(facts.judgement.rules)
         if result.outcome == "inconclusive" and result.required and result.decide
     ]
@@ -104,32 +102,34 @@ def _to_decide(facts: ReportFacts) -> list[Phrase]:
 
 def _beyond(result: RuleResult, facts: ReportFacts) -> Phrase | None:
     """Whether the whole interval lies beyond the limit."""
-    if result.low is None or result.high is None:
+    if result.low is None or result.high is None or words.family(result) == "size":
         return None
     nearest = result.low if result.direction == "at most" else result.high
     outside = nearest > result.limit if result.direction == "at most" else nearest < result.limit
     if not outside:
         return None
     return (
-        f"No. {words.label(result)} {words.against(result, facts)}: even the end of its interval "
+        f"Hardly. {words.label(result)} {words.against(result, facts)}: even the end of its interval "
         f"nearest to the limit is beyond it ({cells.amount(result, nearest)}, "
         f"limit {cells.limit(result)}).",
     )
 
 
-def _slice_line(one: SliceResult) -> Phrase:
+def _slice_line(one: SliceResult, facts: ReportFacts) -> Phrase:
+    rule = words.rule_of(one, facts)
+    compared = "" if rule is None else f" {words.against(rule, facts)}"
     return (
         "Slice ",
         Code(one.slice),
-        f" changed by {words.points(one.change)} ({words.plural(one.examples, 'example')}: "
-        f"{one.right_to_wrong} became wrong, {one.wrong_to_right} became right).",
+        f" changed by {words.points(one.change)}{compared} ({words.plural(one.examples, 'example')}: "
+        f"{one.right_to_wrong} got worse, {one.wrong_to_right} got better).",
     )
 
 
 def _asks(facts: ReportFacts, kind: words.Family, *outcomes: Outcome) -> bool:
     """Whether a required rule of this kind stands in the way of passing."""
     stops = outcomes or ("block", "inconclusive", "error")
-    if kind == "slices" and words.moved(facts.judgement.slices):
+    if kind == "slices" and words.moved(facts.judgement):
         return True
     return any(
         result.required and result.outcome in stops and words.family(result) == kind

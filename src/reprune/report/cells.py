@@ -11,13 +11,13 @@ NOTHING = words.EN_DASH
 
 Format = Callable[[float], str]
 
-# How a rule's `unit` shows its change, its interval and its limit.
-CHANGES: dict[str, Format] = {
+# How a rule's `unit` shows its change, its interval and its limit (see judge.verdict). A share is a
+# difference in points, unless the rule is about the share itself.
+UNITS: dict[str, Format] = {
     "ratio": words.ratio,
-    "points": words.points,
-    "share": words.percent,
+    "share": words.points,
     "bytes": words.size,
-    "ms": words.milliseconds,
+    "max_abs": words.number,
 }
 
 
@@ -30,11 +30,20 @@ def candidate(result: RuleResult) -> str:
 
 
 def change(result: RuleResult) -> str:
-    return NOTHING if result.change is None else amount(result, result.change)
+    """The change, or for an absolute rule the value itself."""
+    value = measured(result)
+    return NOTHING if value is None else amount(result, value)
+
+
+def measured(result: RuleResult) -> float | None:
+    """What is compared with the limit."""
+    return result.candidate_value if result.change is None else result.change
 
 
 def interval(result: RuleResult) -> str:
-    """The interval as `low to high`; empty where there is none (a size is not estimated)."""
+    """The interval as `low to high`; empty where chance plays no part, or where there is none."""
+    if words.family(result) in ("size", "parity"):
+        return ""
     if result.low is None and result.high is None:
         return ""
     low = "unbounded" if result.low is None else amount(result, result.low)
@@ -55,13 +64,22 @@ def span(low: str, high: str) -> str:
 def limit(result: RuleResult) -> str:
     """The policy's demand with its direction, as `≤ 5 MB`."""
     sign = "≤" if result.direction == "at most" else "≥"
-    return f"{sign} {amount(result, result.limit)}"
+    return f"{sign} {_EXACT.get(result.unit, amount)(result, result.limit)}"
 
 
 def amount(result: RuleResult, value: float) -> str:
     """A change, or a limit on it, in the rule's unit. A unit nobody knows here is shown by its name."""
-    known = CHANGES.get(result.unit)
+    if result.unit == "share" and words.is_absolute(result):
+        return words.percent(value)
+    known = UNITS.get(result.unit)
     return known(value) if known else f"{words.number(value)} {result.unit}".rstrip()
+
+
+# Where people write a limit as a plain number, it reads as they wrote it.
+_EXACT: dict[str, Callable[[RuleResult, float], str]] = {
+    "ratio": lambda _, value: f"{words.TIMES}{value:g}",
+    "max_abs": lambda _, value: f"{value:g}",
+}
 
 
 def _value(result: RuleResult, value: float | None) -> str:
@@ -73,4 +91,4 @@ def _value(result: RuleResult, value: float | None) -> str:
         return words.milliseconds(value)
     if kind == "size":
         return words.size(value)
-    return words.percent(value) if abs(value) <= 1 else words.number(value)
+    return words.number(value) if kind == "parity" else words.percent(value)

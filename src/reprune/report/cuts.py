@@ -7,12 +7,12 @@ from reprune.report import svg, words
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import Safe, esc, tag
 from reprune.report.markup import table as html_table
-from reprune.report.measured import Expected, Flips, expected_losses, flips
+from reprune.report.measured import Expected, expected_losses
 
 MOST_GROUPS = 40
 MOST_CURVES = 12
 _COLUMNS = 4
-_CELL_WIDTH, _CELL_HEIGHT = 190.0, 132.0
+_CELL_WIDTH, _CELL_HEIGHT = 205.0, 140.0
 
 
 def widths_figure(facts: ReportFacts) -> svg.Figure | None:
@@ -27,10 +27,10 @@ def widths_figure(facts: ReportFacts) -> svg.Figure | None:
         y = 6 + 26.0 * index
         marks += [
             svg.label(0, y + 14, one.group, limit=26),
-            svg.box(190, y + 2, 330, 16, "before"),
-            svg.box(190, y + 2, 330 * one.kept, 16, "bar mine"),
-            svg.label(532, y + 14, f"{one.width} → {one.keep}", "value"),
-            svg.label(622, y + 14, words.percent(one.kept, 0), "tick"),
+            svg.box(200, y + 2, 400, 16, "before"),
+            svg.box(200, y + 2, 400 * one.kept, 16, "bar mine"),
+            svg.label(612, y + 14, f"{one.width} → {one.keep}", "value"),
+            svg.label(712, y + 14, words.percent(one.kept, 0), "tick"),
         ]
     less = "" if len(drawn) == len(groups) else f", the {len(drawn)} that were cut most"
     return svg.Figure(
@@ -99,17 +99,17 @@ def _curve(
     left = _CELL_WIDTH * (index % _COLUMNS)
     top = _CELL_HEIGHT * (index // _COLUMNS)
     x = svg.Scale(low=0.0, high=1.0, start=left + 40, end=left + _CELL_WIDTH - 14)
-    y = svg.Scale(low=reach[0], high=reach[1], start=top + 104, end=top + 28)
+    y = svg.Scale(low=reach[0], high=reach[1], start=top + 112, end=top + 28)
     points = [(0.0, 0.0, 0.0)] + [
         (1 - cut.keep / group.width, cut.loss_increase, cut.standard_error)
         for cut in sorted(group.cuts, key=lambda cut: -cut.keep)
     ]
     marks = [
         svg.label(left + 40, top + 16, group.group, "strong", limit=19),
-        svg.y_axis(y, x.start, x.end, [(v, words.number(v, 2)) for v in svg.ticks(*reach, 3)]),
-        svg.label(x.start, top + 122, "0 %", "tick mid"),
-        svg.label(x.end, top + 122, "all", "tick end"),
-        svg.label((x.start + x.end) / 2, top + 122, "removed", "tick mid"),
+        svg.y_axis(y, x.start, x.end, [(v, f"{v:g}") for v in svg.ticks(*reach, 3)]),
+        svg.label(x.start, top + 130, "0 %", "tick mid"),
+        svg.label(x.end, top + 130, "all", "tick end"),
+        svg.label((x.start + x.end) / 2, top + 130, "removed", "tick mid"),
     ]
     if planned is not None:
         at = x.at(1 - planned / group.width)
@@ -153,15 +153,32 @@ def recovery_figure(recovery: Recovery) -> svg.Figure | None:
         return None
     losses = [loss for one in epochs for loss in (one.train_loss, one.tune_loss)]
     high = max(losses) * 1.06
-    x = svg.Scale(low=epochs[0].epoch, high=epochs[-1].epoch, start=70, end=620)
+    x = svg.Scale(low=epochs[0].epoch, high=epochs[-1].epoch, start=70, end=690)
     y = svg.Scale(low=min(0.0, *losses), high=high, start=220, end=16)
     marks = [
-        svg.y_axis(y, 70, 620, [(v, words.number(v, 2)) for v in svg.ticks(y.low, high)]),
+        svg.y_axis(y, 70, 690, [(v, f"{v:g}") for v in svg.ticks(y.low, high)]),
         *(svg.label(x.at(v), 240, f"{v:g}", "tick mid") for v in _epoch_ticks(recovery)),
-        svg.label(345, 262, "epoch", "tick mid"),
+        svg.label(380, 262, "epoch", "tick mid"),
         svg.line(x.at(recovery.best_epoch), 16, x.at(recovery.best_epoch), 220, "limit"),
         svg.label(x.at(recovery.best_epoch) - 8, 28, "kept", "tick end"),
     ]
+    marks += _loss_lines(recovery, x, y)
+    return svg.Figure(
+        key="recovery",
+        title="Recovery after the cut",
+        description=f"{words.plural(len(epochs), 'epoch')}; epoch {recovery.best_epoch} was kept.",
+        how="Lower is better. The two losses are not the same quantity where a teacher's answers "
+        "are part of the training loss; the dashed line is the epoch that was kept.",
+        height=272,
+        marks=tuple(marks),
+        numbers=_recovery_table(recovery),
+    )
+
+
+def _loss_lines(recovery: Recovery, x: svg.Scale, y: svg.Scale) -> list[Safe]:
+    """The two curves, each named at its end; names that would overlap are moved apart."""
+    epochs = recovery.epochs
+    marks: list[Safe] = []
     ends: list[tuple[float, str]] = []
     for name, css, values in (
         ("train", "curve faint", [one.train_loss for one in epochs]),
@@ -177,8 +194,12 @@ def recovery_figure(recovery: Recovery) -> svg.Figure | None:
     for place, name in sorted(ends):
         below = max(place, below + 16)
         marks.append(
-            svg.label(630, below + 4, f"{name} loss", "strong" if name == "tune" else "tick")
+            svg.label(700, below + 4, f"{name} loss", "strong" if name == "tune" else "tick")
         )
+    return marks
+
+
+def _recovery_table(recovery: Recovery) -> Safe:
     rows = [
         [
             esc(one.epoch),
@@ -187,86 +208,12 @@ def recovery_figure(recovery: Recovery) -> svg.Figure | None:
             esc(words.number(one.learning_rate)),
             esc("kept" if one.epoch == recovery.best_epoch else ""),
         ]
-        for one in epochs
+        for one in recovery.epochs
     ]
     head = ["Epoch", "Train loss", "Tune loss", "Learning rate", ""]
-    return svg.Figure(
-        key="recovery",
-        title="Recovery after the cut",
-        description=f"{words.plural(len(epochs), 'epoch')}; epoch {recovery.best_epoch} was kept.",
-        how="Lower is better. The two losses are not the same quantity where a teacher's answers "
-        "are part of the training loss; the dashed line is the epoch that was kept.",
-        height=272,
-        marks=tuple(marks),
-        numbers=html_table("Recovery by epoch", head, rows, numbers=0),
-    )
+    return html_table("Recovery by epoch", head, rows, numbers=0)
 
 
 def _epoch_ticks(recovery: Recovery) -> list[float]:
     first, last = recovery.epochs[0].epoch, recovery.epochs[-1].epoch
     return [v for v in svg.ticks(first, last, min(8, max(1, last - first))) if v == round(v)]
-
-
-def flips_figure(facts: ReportFacts) -> svg.Figure | None:
-    """The examples that changed, both ways. None where records are not right or wrong."""
-    found = flips(facts.evidence) if facts.evidence is not None else ()
-    if not found:
-        return None
-    most = max([1, *(n for one in found for n in (one.became_wrong, one.became_right))])
-    marks = [
-        svg.label(440, 18, "became wrong", "tick end"),
-        svg.label(460, 18, "became right", "tick"),
-    ]
-    for index, one in enumerate(found):
-        marks += _flip_row(one, facts, 28 + 46.0 * index, most)
-    bottom = 28 + 46.0 * len(found)
-    marks.append(svg.line(450, 6, 450, bottom, "zero"))
-    rows = [
-        [
-            tag("bdi", esc(f"{words.baseline_name(one.baseline, facts)}, {one.target}")),
-            *(
-                esc(words.count(value))
-                for value in (one.both_right, one.became_wrong, one.became_right, one.both_wrong)
-            ),
-            esc(words.points(one.change)),
-        ]
-        for one in found
-    ]
-    head = [
-        "Baseline, target",
-        "Right with both",
-        "Became wrong",
-        "Became right",
-        "Wrong with both",
-        "Net",
-    ]
-    return svg.Figure(
-        key="flips",
-        title="Examples that changed their answer",
-        description="; ".join(
-            f"against {words.baseline_name(one.baseline, facts)} on {one.target}: {one.became_wrong} "
-            f"became wrong, {one.became_right} became right"
-            for one in found[:12]
-        ),
-        how="The same examples through both models. A small net change can hide many flips both ways.",
-        height=bottom + 6,
-        marks=tuple(marks),
-        numbers=html_table("Flips", head, rows, numbers=1),
-    )
-
-
-def _flip_row(one: Flips, facts: ReportFacts, y: float, most: int) -> list[Safe]:
-    wrong, right = 160 * one.became_wrong / most, 160 * one.became_right / most
-    return [
-        svg.label(
-            0, y + 16, f"against {words.baseline_name(one.baseline, facts)}", "strong", limit=30
-        ),
-        svg.label(
-            0, y + 32, f"{one.target}, {words.count(one.examples)} examples", "tick", limit=38
-        ),
-        svg.box(450 - wrong, y + 8, wrong, 20, "bar lost"),
-        svg.box(450, y + 8, right, 20, "bar won"),
-        svg.label(442 - wrong, y + 23, words.count(one.became_wrong), "value end"),
-        svg.label(458 + right, y + 23, words.count(one.became_right), "value"),
-        svg.label(680, y + 23, words.points(one.change), "value"),
-    ]

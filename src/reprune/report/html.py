@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.resources import files
 
 from reprune.core.artifacts import Outcome
 from reprune.report import advice, cells, words
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import Safe, esc, join, tag
-from reprune.report.phrases import Phrase, as_html
+from reprune.report.phrases import Phrase, as_html, sentence
 from reprune.report.provenance import data_section, lineage_section, machine_section, parity_section
 from reprune.report.sections import (
     Section,
@@ -31,14 +32,17 @@ _SIGNS: dict[Outcome, str] = {
 }
 
 
-def render_html(facts: ReportFacts) -> str:
-    """The whole page. Every text that comes from a user is escaped; nothing is loaded from anywhere."""
+def render_html(facts: ReportFacts, *, show_examples: bool = False) -> str:
+    """The whole page. Every text that comes from a user is escaped; nothing is loaded from anywhere.
+
+    `show_examples` lists the ids of the examples that changed their answer.
+    """
     sections = [
         section
         for build in (
             demands_section,
             latency_section,
-            quality_section,
+            partial(quality_section, show_examples=show_examples),
             plan_section,
             sensitivity_section,
             recovery_section,
@@ -79,15 +83,25 @@ def _style() -> str:
 def _banner(facts: ReportFacts) -> Safe:
     judgement = facts.judgement
     undecided = judgement.outcome == "inconclusive"
+    mine = f"{facts.verdict.name} {words.version(facts.verdict.dense_version)}"
     return tag(
         "header",
-        tag("p", _sign(judgement.outcome), esc(words.WORD[judgement.outcome]), class_="state"),
-        tag("h1", esc(judgement.headline, 1000)),
+        tag(
+            "p",
+            _sign(judgement.outcome),
+            esc(f"Verdict on {mine}"),
+            class_="state",
+        ),
+        tag("h1", as_html(sentence(judgement.headline))),
         _phrases("", advice.reasons(facts)),
         tag("p", as_html(advice.serving(facts)), class_="serving"),
         _phrases("Is it noise?", advice.certainty(facts)),
-        _phrases("Where", advice.where(facts)),
-        _phrases("To decide it" if undecided else "What to try", advice.to_try(facts)),
+        tag(
+            "div",
+            _phrases("Where", advice.where(facts)),
+            _phrases("To decide it" if undecided else "What to try", advice.to_try(facts)),
+            class_="next",
+        ),
         class_=f"banner {judgement.outcome}",
     )
 
@@ -106,11 +120,13 @@ def _phrases(title: str, phrases: list[Phrase]) -> Safe:
     """Nothing, one sentence or a list, after a word in bold that says what they are."""
     if not phrases:
         return Safe("")
+    if title and len(phrases) > 1:
+        items = tag("ul", *(tag("li", as_html(phrase)) for phrase in phrases[:40]))
+        return tag("div", tag("p", tag("strong", esc(title))), items)
     strong = Safe(tag("strong", esc(title)) + " ") if title else Safe("")
     if len(phrases) == 1:
         return tag("p", strong, as_html(phrases[0]))
-    items = tag("ul", *(tag("li", as_html(phrase)) for phrase in phrases[:40]))
-    return Safe((tag("p", strong) if title else "") + items)
+    return tag("ul", *(tag("li", as_html(phrase)) for phrase in phrases[:40]))
 
 
 def _tiles(facts: ReportFacts) -> Safe:

@@ -78,6 +78,7 @@ def table(
         tag("caption", esc(caption)),
         tag("thead", tag("tr", *heads)),
         tag("tbody", *body),
+        class_="wide" if len(head) > 3 else None,
     )
     return scroll(whole, f"Table: {caption}")
 

@@ -35,15 +35,24 @@ class CallTimes:
 @dataclass(frozen=True, kw_only=True)
 class Flips:
     """The same examples through a baseline and the candidate, both as built for `target`, or the
-    dense model as trained where `baseline` is `dense`.
+    dense model as trained where `baseline` is `dense`. `wrong_at` and `right_at` are the places of
+    the examples that became so.
     """
 
     baseline: str
     target: str
     both_right: int
     both_wrong: int
-    became_wrong: int
-    became_right: int
+    wrong_at: tuple[int, ...]
+    right_at: tuple[int, ...]
+
+    @property
+    def became_wrong(self) -> int:
+        return len(self.wrong_at)
+
+    @property
+    def became_right(self) -> int:
+        return len(self.right_at)
 
     @property
     def examples(self) -> int:
@@ -120,8 +129,8 @@ def flips(evidence: Evidence) -> tuple[Flips, ...]:
                         target=target,
                         both_right=pairs.count((1, 1)),
                         both_wrong=pairs.count((0, 0)),
-                        became_wrong=pairs.count((1, 0)),
-                        became_right=pairs.count((0, 1)),
+                        wrong_at=tuple(at for at, pair in enumerate(pairs) if pair == (1, 0)),
+                        right_at=tuple(at for at, pair in enumerate(pairs) if pair == (0, 1)),
                     )
                 )
     return tuple(found)

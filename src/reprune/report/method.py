@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from reprune.report import advice, words
 from reprune.report.facts import ReportFacts
 from reprune.report.measured import flips
-from reprune.report.phrases import Code, Phrase
+from reprune.report.phrases import Code, Phrase, sentence
 
 
 def method_lines(facts: ReportFacts) -> list[Phrase]:
@@ -16,7 +16,7 @@ def method_lines(facts: ReportFacts) -> list[Phrase]:
         *_quality(facts),
         *_latency(facts),
         *_looks(facts),
-        *[(note,) for note in facts.judgement.notes],
+        *[sentence(note) for note in facts.judgement.notes],
         ("Judge the same samples again, without training or measuring: ", Code(advice.RECOMPUTE)),
         *_identity(facts),
     ]
@@ -53,7 +53,7 @@ def _latency(facts: ReportFacts) -> Iterator[Phrase]:
 def _looks(facts: ReportFacts) -> Iterator[Phrase]:
     judgement = facts.judgement
     yield (
-        f"This was look {judgement.attempt} at the sealed examples for dense "
+        f"This was attempt {judgement.attempt} on the sealed examples for dense "
         f"{words.version(facts.verdict.dense_version)}; its error rate is {judgement.alpha:.3g} "
         "for each side. A passed rule has its whole interval inside the limit, a blocked one outside.",
     )

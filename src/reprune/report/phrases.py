@@ -19,9 +19,19 @@ class Code:
 Phrase: TypeAlias = tuple[str | Code, ...]
 
 
-def as_markdown(phrase: Phrase) -> str:
+def sentence(text: str) -> Phrase:
+    """A sentence of ours that names commands between backticks. Unpaired ones stay as they are."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return (text,)
+    return tuple(Code(part) if index % 2 else part for index, part in enumerate(parts) if part)
+
+
+def as_markdown(phrase: Phrase, limit: int = 600) -> str:
+    """`limit` is of characters in each part, before they are escaped."""
     return "".join(
-        plain.code(part.text) if isinstance(part, Code) else plain.text(part) for part in phrase
+        plain.code(part.text, min(80, limit)) if isinstance(part, Code) else plain.text(part, limit)
+        for part in phrase
     )
 
 

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 
 from reprune.core.artifacts import Cost
 from reprune.report import svg, words
-from reprune.report.cuts import flips_figure, recovery_figure, sensitivity_figure, widths_figure
+from reprune.report.cuts import recovery_figure, sensitivity_figure, widths_figure
 from reprune.report.facts import ReportFacts
-from reprune.report.forests import rules_figure, rules_table, slices_figure, slices_table
+from reprune.report.flips import changed_tables, flips_figure
+from reprune.report.forests import rules_figure, rules_table
 from reprune.report.markup import Safe, details, esc, tag
 from reprune.report.markup import table as html_table
+from reprune.report.slices import ordered, slice_figures, slices_table
 from reprune.report.timings import call_figures, operator_figures, ratio_figures
+
+_BUDGETS = {
+    "macs": "multiply-accumulates",
+    "params": "parameters",
+    "latency": "latency",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +68,16 @@ def latency_section(facts: ReportFacts) -> Section | None:
     )
 
 
-def quality_section(facts: ReportFacts) -> Section | None:
-    """Flips both ways, and slices."""
-    found = (flips_figure(facts), slices_figure(facts))
-    content = [svg.framed(figure) for figure in found if figure is not None]
+def quality_section(facts: ReportFacts, *, show_examples: bool = False) -> Section | None:
+    """Flips both ways, and slices; on demand the ids of the examples that changed."""
+    flipped, by_slice = flips_figure(facts), slice_figures(facts)
+    content = [] if flipped is None else [svg.framed(flipped)]
+    if show_examples:
+        content += changed_tables(facts)
+    content += [svg.framed(figure) for figure in by_slice]
     slices = facts.judgement.slices
-    if slices and found[1] is None:
-        content.append(slices_table(facts))
+    if slices and not by_slice:
+        content.append(slices_table(ordered(facts), "Slices"))
     if not content:
         return None
     unjudged = sum(one.outcome == "not judged" for one in slices)
@@ -98,7 +109,7 @@ def plan_section(facts: ReportFacts) -> Section | None:
         plan = facts.plan
         lead = (
             f"The allocator “{plan.allocator}” was asked to leave {words.percent(plan.fraction, 0)} "
-            f"of the dense model's {plan.budget}."
+            f"of the dense model's {_BUDGETS.get(plan.budget, plan.budget)}."
         )
     return Section(key="plan", title="The plan", lead=lead, content=tuple(content))
 

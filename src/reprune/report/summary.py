@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reprune.core.artifacts import SliceResult
-from reprune.report import cells, plain, words
+from reprune.report import plain, words
 from reprune.report.facts import ReportFacts
 from reprune.report.measured import Expected, expected_losses
+from reprune.report.slices import compared, groups, ordered, spread
 
 MOST_GROUPS = 10
 _SLICE_STATE = {
@@ -22,21 +23,18 @@ def slice_lines(facts: ReportFacts, *, ok: bool, harmed: int, name: int) -> Iter
     slices = facts.judgement.slices
     if not slices:
         return
-    worst = words.moved(slices)
+    worst = words.moved(facts.judgement)
     if worst:
         shown = worst[:harmed]
-        yield from ("**Slices that moved**", "", *_slice_table(shown, name))
+        yield from ("**Slices that moved**", "", *_slice_table(facts, shown, name))
         if len(worst) > len(shown):
             yield from ("", f"{len(worst) - len(shown)} more harmed slices are in the HTML report.")
         yield ""
-    others = sorted(
-        (s for s in slices if s.outcome != "harm"),
-        key=lambda one: (one.outcome != "ok", one.change),
-    )
+    others = [one for one in ordered(facts) if one.outcome != "harm"]
     counts = {kind: sum(s.outcome == kind for s in slices) for kind in _SLICE_STATE}
     tally = f"Slices: {counts['ok']} ok, {counts['harm']} harmed, {counts['not judged']} not judged"
     if ok and others:
-        yield from plain.fold(tally, _slice_table(others, name))
+        yield from plain.fold(tally, _slice_table(facts, others, name))
     else:
         yield from (f"{tally}.", "")
 
@@ -68,20 +66,21 @@ def plan_lines(facts: ReportFacts, *, full: bool, name: int) -> Iterator[str]:
     yield from plain.fold(title, lines)
 
 
-def _slice_table(slices: list[SliceResult], name: int) -> list[str]:
-    head = ["", "Slice", "examples", "right→wrong / wrong→right", "change (interval)"]
-    return plain.table(head, [_slice_row(one, name) for one in slices], numbers=2)
+def _slice_table(facts: ReportFacts, slices: list[SliceResult], name: int) -> list[str]:
+    several = len(groups(facts)) > 1
+    head = ["", "Slice", "examples", "got worse / better", "change (interval)"]
+    rows = [_slice_row(one, name, compared(one, facts) if several else "") for one in slices]
+    return plain.table(head, rows, numbers=2)
 
 
-def _slice_row(one: SliceResult, name: int) -> list[str]:
-    spread = cells.span(words.points(one.low), words.points(one.high))
-    change = f"{words.points(one.change)} ({spread})"
+def _slice_row(one: SliceResult, name: int, about: str) -> list[str]:
+    change = f"{words.points(one.change)} ({spread(one)})"
     if one.outcome == "not judged":
-        change = f"too few: could only show a loss of {words.points(one.detectable).lstrip('+')}"
+        change = "too few examples to judge"
     required = ", required" if one.required else ""
     return [
         f"{_SLICE_STATE[one.outcome]}{required}",
-        plain.code(one.slice, name),
+        f"{plain.code(one.slice, name)} {plain.text(about, 2 * name)}".rstrip(),
         words.count(one.examples),
         f"{one.right_to_wrong} / {one.wrong_to_right}",
         change,

@@ -61,21 +61,23 @@ def _ratio_figure(
     low, high = math.log(min(values)), math.log(max(values))
     pad = 0.08 * (high - low or 0.1)
     y = svg.Scale(low=low - pad, high=high + pad, start=236, end=16)
-    x = svg.Scale(low=-0.5, high=len(ratios) - 0.5, start=70, end=610)
-    grid = [(math.log(v), words.ratio(v)) for v in svg.ticks(min(values), max(values)) if v > 0]
-    marks = [svg.y_axis(y, 70, 610, grid), *_process_bands(ratios, x), *_levels(rule, y, middle)]
+    x = svg.Scale(low=-0.5, high=len(ratios) - 0.5, start=70, end=670)
+    grid = [
+        (math.log(v), f"{words.TIMES}{v:g}") for v in svg.ticks(min(values), max(values)) if v > 0
+    ]
+    marks = [svg.y_axis(y, 70, 670, grid), *_process_bands(ratios, x), *_levels(rule, y, middle)]
     for place, one in enumerate(ratios):
         dot = tag("circle", cx=x.at(place), cy=y.at(math.log(one.ratio)), r=4.5, class_="dot")
         marks.append(dot)
     marks.append(
-        svg.label(340, 262, "units, in the order they were taken; bands are processes", "tick mid")
+        svg.label(370, 262, "units, in the order they were taken; bands are processes", "tick mid")
     )
     between = "" if rule is None or rule.low is None else f", interval {_interval(rule)}"
     return svg.Figure(
         key=_key("ratio", given.target, baseline),
         title=f"Latency against {name}, {given.target}",
         description=f"{len(ratios)} units; the median ratio is {words.ratio(middle)}{between}.",
-        how=f"Each dot is one freshly made pair of sessions; below {words.ratio(1)} the pruned model "
+        how=f"Each dot is one freshly made pair of sessions; below {words.TIMES}1 the pruned model "
         "is faster. The shaded band is the interval that the rule was judged on.",
         height=274,
         marks=tuple(marks),
@@ -97,22 +99,22 @@ def _process_bands(ratios: tuple[UnitRatio, ...], x: svg.Scale) -> list[Safe]:
 def _levels(rule: RuleResult | None, y: svg.Scale, middle: float) -> list[Safe]:
     """The reference lines, each named at its right end; names that would overlap are moved apart."""
     marks: list[Safe] = []
-    names = [(y.at(0.0), f"{words.ratio(1)} same speed", "tick")]
-    marks.append(svg.line(70, y.at(0.0), 610, y.at(0.0), "zero"))
+    names = [(y.at(0.0), f"{words.TIMES}1 same speed", "tick")]
+    marks.append(svg.line(70, y.at(0.0), 670, y.at(0.0), "zero"))
     if rule is not None and rule.low is not None and rule.high is not None and rule.low > 0:
         top, bottom = y.at(math.log(rule.high)), y.at(math.log(rule.low))
-        marks.append(svg.box(70, top, 540, max(2.0, bottom - top), "interval"))
+        marks.append(svg.box(70, top, 600, max(2.0, bottom - top), "interval"))
     if rule is not None and rule.limit > 0:
         marks.append(
-            svg.line(70, y.at(math.log(rule.limit)), 610, y.at(math.log(rule.limit)), "limit")
+            svg.line(70, y.at(math.log(rule.limit)), 670, y.at(math.log(rule.limit)), "limit")
         )
-        names.append((y.at(math.log(rule.limit)), f"{words.ratio(rule.limit)} limit", "tick"))
-    marks.append(svg.line(70, y.at(math.log(middle)), 610, y.at(math.log(middle)), "median"))
+        names.append((y.at(math.log(rule.limit)), f"{words.TIMES}{rule.limit:g} limit", "tick"))
+    marks.append(svg.line(70, y.at(math.log(middle)), 670, y.at(math.log(middle)), "median"))
     names.append((y.at(math.log(middle)), f"{words.ratio(middle)} median", "strong"))
     below = -20.0
     for place, text, css in sorted(names):
         below = max(place, below + 16)
-        marks.append(svg.label(618, below + 4, text, css))
+        marks.append(svg.label(678, below + 4, text, css))
     return marks
 
 
@@ -124,25 +126,25 @@ def _ratio_table(target: str, name: str, ratios: tuple[UnitRatio, ...]) -> Safe:
 
 def _call_figure(facts: ReportFacts, target: str, times: tuple[CallTimes, ...]) -> svg.Figure:
     longest = max(one.quantiles_ms[-1] for one in times)
-    scale = svg.Scale(low=0.0, high=longest * 1.05, start=150, end=640)
+    scale = svg.Scale(low=0.0, high=longest * 1.05, start=150, end=700)
     bottom = 16 + 40.0 * len(times)
-    marks = [svg.x_axis(scale, 10, bottom, words.milliseconds)]
+    marks = [svg.x_axis(scale, 10, bottom, words.milliseconds_like(longest))]
     for index, one in enumerate(times):
         y = 16 + 40.0 * index + 18
         p5, p25, p50, p75, p95 = (scale.at(value) for value in one.quantiles_ms)
         marks += [
-            svg.label(0, y + 4, _arm_name(one.arm, facts), "strong", limit=22),
+            svg.label(0, y + 4, words.baseline_name(one.arm, facts), "strong", limit=22),
             svg.line(p5, y, p95, y, "whisker plain"),
             svg.box(
                 p25, y - 8, max(2.0, p75 - p25), 16, "bar mine" if one.arm == "candidate" else "bar"
             ),
-            svg.line(p50, y - 11, p50, y + 11, "median"),
-            svg.label(652, y + 4, words.milliseconds(one.quantiles_ms[2]), "value"),
+            svg.line(p50, y - 11, p50, y + 11, "median plain"),
+            svg.label(712, y + 4, words.milliseconds(one.quantiles_ms[2]), "value"),
         ]
     head = ["Arm", "Calls", "5 %", "25 %", "Median", "75 %", "95 %"]
     rows = [
         [
-            esc(_arm_name(one.arm, facts)),
+            esc(words.baseline_name(one.arm, facts)),
             esc(words.count(one.calls)),
             *(esc(words.milliseconds(value)) for value in one.quantiles_ms),
         ]
@@ -164,7 +166,7 @@ def _call_figure(facts: ReportFacts, target: str, times: tuple[CallTimes, ...]) 
 def _operator_figure(profile: TargetProfile) -> svg.Figure:
     ordered = sorted(profile.operators, key=lambda one: -one.share)
     drawn = ordered[:MOST_OPERATORS]
-    scale = svg.Scale(low=0.0, high=drawn[0].share or 1.0, start=230, end=600)
+    scale = svg.Scale(low=0.0, high=drawn[0].share or 1.0, start=230, end=650)
     marks: list[Safe] = []
     for index, one in enumerate(drawn):
         y = 8 + 24.0 * index
@@ -200,14 +202,11 @@ def _operator_figure(profile: TargetProfile) -> svg.Figure:
 
 
 def _latency_rule(facts: ReportFacts, target: str, baseline: Arm) -> RuleResult | None:
-    kinds = ("parent", "dense") if baseline == "dense" else (baseline,)
     return next(
         (
             one
             for one in facts.judgement.rules
-            if words.family(one) == "latency"
-            and one.target == target
-            and one.baseline.removeprefix("vs_") in kinds
+            if words.family(one) == "latency" and one.target == target and one.baseline == baseline
         ),
         None,
     )
@@ -215,12 +214,6 @@ def _latency_rule(facts: ReportFacts, target: str, baseline: Arm) -> RuleResult 
 
 def _interval(rule: RuleResult) -> str:
     return f"{words.ratio(rule.low or 0.0)} to {words.ratio(rule.high or 0.0)}"
-
-
-def _arm_name(arm: Arm, facts: ReportFacts) -> str:
-    if arm == "candidate":
-        return f"pruned {words.version(facts.verdict.dense_version)}"
-    return words.baseline_name(arm, facts)
 
 
 def _key(kind: str, target: str, baseline: str) -> str:

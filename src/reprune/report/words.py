@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
-from reprune.core.artifacts import Outcome, RuleResult, SliceResult
+from reprune.core.artifacts import Judgement, Outcome, RuleResult, SliceResult
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import visible
 
@@ -59,67 +58,101 @@ def not_deciding(result: RuleResult) -> bool:
     return result.outcome == "pass" or not result.required
 
 
-def moved(slices: Iterable[SliceResult]) -> list[SliceResult]:
+def worsening(one: SliceResult, rules: Iterable[RuleResult]) -> float:
+    """How much a slice lost, positive where it got worse, whichever way its metric counts."""
+    falls = any(
+        result.rule == one.rule and result.direction == "at most" and result.target == one.target
+        for result in rules
+    )
+    return one.change if falls else -one.change
+
+
+def moved(judgement: Judgement) -> list[SliceResult]:
     """The slices that were harmed, the worst first."""
-    return sorted((s for s in slices if s.outcome == "harm"), key=lambda one: one.change)
+    harmed = [one for one in judgement.slices if one.outcome == "harm"]
+    return sorted(harmed, key=lambda one: -worsening(one, judgement.rules))
 
 
 def family(result: RuleResult) -> Family:
     """What kind of demand a rule is; a rule named after a metric is one of quality."""
-    words = re.split(r"[^a-z]+", result.rule.lower())
-    for name in ("slices", "latency", "size", "parity"):
-        if name in words:
-            return name
-    return "quality"
+    if result.rule == "parity":
+        return "parity"
+    if ".slices." in result.rule:
+        return "slices"
+    first = result.rule.partition(".")[0]
+    return "latency" if first == "latency" else "size" if first == "size" else "quality"
 
 
 def metric(result: RuleResult) -> str:
     """The metric that a quality rule is about, as the policy spells it."""
-    parts = [part for part in result.rule.split(".") if part != "quality"]
-    return parts[0] if parts else result.rule
+    return result.rule.partition(".slices.")[0].rpartition(".")[0] or result.rule.partition(".")[0]
 
 
 def label(result: RuleResult) -> str:
-    """What a rule is about, in one or two words."""
+    """What a rule is about, in one to three words."""
     kind = family(result)
-    subject = {"latency": "Latency", "size": "Engine size", "parity": "Engine parity"}.get(kind)
-    if subject is None:
-        subject = sentence_case(metric(result))
-        return f"{subject} by slice" if kind == "slices" else subject
-    return subject
+    if kind == "latency":
+        return "Latency"
+    if kind == "size":
+        return "Engine size"
+    if kind == "parity":
+        return "Engine parity"
+    name = sentence_case(metric(result))
+    return f"{name}, worst slice" if kind == "slices" else name
 
 
 def arrow(result: RuleResult) -> str:
     """Which way is better."""
-    return "↓" if family(result) in ("latency", "size") else "↑"
+    return "↓" if result.direction == "at most" else "↑"
+
+
+def is_absolute(result: RuleResult) -> bool:
+    """Whether a rule compares with nothing but its limit."""
+    return result.baseline == "absolute"
 
 
 def is_parent(result: RuleResult) -> bool:
     """Whether the rule compares with the dense model that the candidate was made from."""
-    return result.baseline.removeprefix("vs_") in ("parent", "dense")
+    return result.baseline == "dense" and family(result) != "parity"
 
 
 def against(result: RuleResult, facts: ReportFacts) -> str:
     """What a rule compares with, and on which target."""
-    name = baseline_name(result.baseline, facts)
     where = f" on {result.target}" if result.target else ""
+    if is_absolute(result):
+        kind = result.rule.rpartition(".")[2]
+        return f"against the policy's {kind if kind in ('floor', 'ceiling') else 'limit'}{where}"
+    name = baseline_name(result.baseline, facts)
+    if family(result) == "parity":
+        return f"of {name}{where}"
     return f"against {name}{where}"
 
 
-def baseline_name(baseline: str, facts: ReportFacts) -> str:
-    """An arm's or rule's baseline as a person names it."""
+def rule_of(one: SliceResult, facts: ReportFacts) -> RuleResult | None:
+    """The rule that a slice's result is a part of."""
+    return next(
+        (
+            result
+            for result in facts.judgement.rules
+            if result.rule == one.rule and (result.target or "") == one.target
+        ),
+        None,
+    )
+
+
+def baseline_name(arm: str, facts: ReportFacts) -> str:
+    """An arm as a person names it, with its version."""
     verdict, previous = facts.verdict, facts.previous
     anchor = previous.anchor if previous is not None else None
-    kind = baseline.removeprefix("vs_")
-    if kind in ("parent", "dense"):
+    if arm == "candidate":
+        return f"pruned {version(verdict.dense_version)}"
+    if arm == "dense":
         return f"dense {version(verdict.dense_version)}"
-    if kind == "champion" and verdict.champion is not None:
+    if arm == "champion" and verdict.champion is not None:
         return f"champion {version(verdict.champion.version)}"
-    if kind == "anchor" and anchor is not None:
+    if arm == "anchor" and anchor is not None:
         return f"anchor {version(anchor.version)}"
-    if kind in ("", "floor", "ceiling", "policy", "none", "absolute"):
-        return f"the policy's {kind}" if kind in ("floor", "ceiling") else "the policy"
-    return kind.replace("_", " ")
+    return arm.replace("_", " ")
 
 
 def version(text: str) -> str:
@@ -139,7 +172,8 @@ def number(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e7:
-        return f"{value:.{digits - 1}e}".replace("-", MINUS)
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{places}f}".replace("-", MINUS).replace(",", NBSP)
 
@@ -155,7 +189,8 @@ def count(value: int) -> str:
 
 
 def ratio(value: float) -> str:
-    return f"{TIMES}{number(value)}"
+    """Three decimals, so that an interval around 1 keeps its width."""
+    return f"{TIMES}{value:.3f}" if 0.001 <= abs(value) < 100 else f"{TIMES}{number(value)}"
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -178,7 +213,14 @@ def size(count_bytes: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    return f"{number(value * 1e3)}{NBSP}µs" if abs(value) < 0.1 else f"{number(value)}{NBSP}ms"
+    return f"{number(value * 1e3)}{NBSP}µs" if abs(value) < 1 else f"{number(value)}{NBSP}ms"
+
+
+def milliseconds_like(longest: float) -> Callable[[float], str]:
+    """How the values of one axis read: all in the unit that suits the longest."""
+    if longest < 1:
+        return lambda value: f"{value * 1e3:g}{NBSP}µs"
+    return lambda value: f"{value:g}{NBSP}ms"
 
 
 def big(value: float) -> str:

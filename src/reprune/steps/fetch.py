@@ -22,7 +22,7 @@ from reprune.registry.dense import find_dense
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry
 from reprune.registry.receipts import chain_gaps
-from reprune.registry.weights import WEIGHTS, find_weights, take_weights
+from reprune.registry.weights import PICKLED, RISK, WEIGHTS, find_weights, take_weights
 from reprune.task.load import task_digest, task_folder
 
 UPDATE = "run `reprune update`"
@@ -51,6 +51,8 @@ def fetch_dense(
                 where=where,
                 fix=UPDATE,
             )
+        if found.suffix in PICKLED:
+            ctx.say(f"warning: {found.name} is pickled, and params.yaml allows it: {RISK}")
         take_weights(found, ctx.out / WEIGHTS)
     _copy_task(lock, task, ctx)
     fact = TaskFact(entry=task, digest=lock.task, data_version=lock.data_version)
@@ -58,9 +60,7 @@ def fetch_dense(
 
 
 @step("fetch-previous")
-def fetch_previous(
-    lock: Lock, registry: params.Registry, name: str, ctx: Context
-) -> Previous:
+def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Context) -> Previous:
     """The champion with what promote stored beside it, the last verdicts, and the attempts so far.
 
     Payload: `champion/**` (a ModelBundle), `plan/**`, `profile/<i>/**`, `sensitivity/**`, and
@@ -90,7 +90,7 @@ def fetch_previous(
         champion=champion.ref if champion else None,
         anchor=anchor.ref if anchor else None,
         attempts=compressed.attempts(source, name, lock.dense.version),
-        history=tuple(compressed.summary(info, receipt) for info, receipt in past),
+        history=tuple(compressed.summary(info, receipt, champion) for info, receipt in past),
     )
 
 
@@ -104,7 +104,7 @@ def check_champion(
         return
     if ref is None:
         raise ChampionLost(
-            f"the lock names an {what} of version {getattr(expected, 'version', '')}, "
+            f"the lock names as {what} version {getattr(expected, 'version', '')}, "
             "but the registry holds no receipt at all",
             where="reprune.lock.yaml",
             fix="see that registry.uri names the right registry, or restore it from a backup",

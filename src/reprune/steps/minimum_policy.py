@@ -73,9 +73,7 @@ def _margin(name: str, found: Margin | None, minimum: Margin | None) -> Iterator
         return
     yield from _above(f"{name}.max_drop", found.max_drop, minimum.max_drop)
     if minimum.max_error_ratio is not None:
-        yield from _above(
-            f"{name}.max_error_ratio", found.max_error_ratio, minimum.max_error_ratio
-        )
+        yield from _above(f"{name}.max_error_ratio", found.max_error_ratio, minimum.max_error_ratio)
 
 
 def _slices(name: str, found: SliceRules | None, minimum: SliceRules) -> Iterator[str]:
@@ -110,7 +108,9 @@ def _parity(found: ParityRules, minimum: ParityRules) -> Iterator[str]:
 
 def _ratio(name: str, found: Ratio | None, minimum: Ratio | None) -> Iterator[str]:
     if minimum is not None:
-        yield from _above(f"{name}.max_ratio", found.max_ratio if found else None, minimum.max_ratio)
+        yield from _above(
+            f"{name}.max_ratio", found.max_ratio if found else None, minimum.max_ratio
+        )
 
 
 def _above(name: str, found: float | None, most: float) -> Iterator[str]:

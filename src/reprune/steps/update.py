@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -160,5 +161,5 @@ def _existing(path: Path) -> Lock | None:
         return None
 
 
-def _ref(holder: compressed.Holder | None) -> ChampionRef | str:
+def _ref(holder: compressed.Holder | None) -> ChampionRef | Literal["none"]:
     return holder.ref if holder else "none"

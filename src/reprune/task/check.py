@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reprune.core.errors import TaskError
 from reprune.task.check_batches import check_batches
-from reprune.task.check_model import check_model
+from reprune.task.check_model import check_loss_and_records, check_model
 from reprune.task.load import guarded
 from reprune.task.protocol import SPLITS, Task
 from reprune.task.seal import Sealed
@@ -36,11 +36,17 @@ def check_task(task: Task, *, seed: int) -> None:
             _check_fact(task, fact, folder)
         guarded(lambda: check_model(task, name), folder=folder, doing=f"running {name}'s model")
         for split in splits:
-            guarded(
+            first = guarded(
                 partial(check_batches, task, name, split, seed=seed),
                 folder=folder,
                 doing=f"reading {name}.batches('{split}')",
             )
+            if first is not None and split in ("train", "tune"):
+                guarded(
+                    partial(check_loss_and_records, task, first, name, seed=seed),
+                    folder=folder,
+                    doing=f"computing the loss and records of {name}",
+                )
 
 
 def _check_fact(task: Task, fact: str, folder: Path) -> None:

@@ -30,7 +30,7 @@ class Census:
     """What is known of a split without its inputs; one entry an example, in the split's order.
 
     `contents` are digests over the bytes, types and shapes of the example's inputs. `augmented` says
-    that they are of augmented inputs, so that equal examples need not have equal digests.
+    that the inputs differ from epoch to epoch, so that equal examples need not have equal digests.
     """
 
     ids: tuple[str, ...]
@@ -159,7 +159,17 @@ def take_census(task: Task, split: Split) -> Census:
         },
         sources=_column(columns, "source"),
         times=_column(columns, "time"),
-        augmented=plain is None and split == "train",
+        augmented=plain is None and split == "train" and _augments(task, ids, contents),
+    )
+
+
+def _augments(task: Task, ids: Sequence[str], contents: Sequence[str]) -> bool:
+    """Whether an example of train has other inputs in epoch 1 than in epoch 0."""
+    before = dict(zip(ids, contents, strict=True))
+    return any(
+        before.get(name) != content
+        for batch in task.batches("train", epoch=1, seed=0)
+        for name, content in zip(batch.ids, contents_of(batch), strict=True)
     )
 
 

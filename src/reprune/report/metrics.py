@@ -1,0 +1,70 @@
+"""`metrics.json` for `dvc metrics show` and `dvc metrics diff`: a flat object of numbers and words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from reprune.core.artifacts import RuleResult
+from reprune.report import words
+from reprune.report.facts import ReportFacts
+
+Value: TypeAlias = str | float | int
+
+
+def render_metrics(facts: ReportFacts) -> str:
+    """The numbers that people compare from commit to commit, as JSON.
+
+    `latency_ratio.<target>` and `size_ratio.<target>` are candidate over dense parent;
+    `quality_drop.<metric>.<target>` is what the metric lost against the dense parent as trained,
+    `quality.<metric>.<target>` what it is; `..._vs_champion` are the same against the champion.
+    What was not measured is left out, never written as 0.
+    """
+    values: dict[str, Value] = {
+        "outcome": facts.judgement.outcome,
+        "attempt": facts.judgement.attempt,
+        "rules_not_passed": sum(
+            one.required and one.outcome != "pass" for one in facts.judgement.rules
+        ),
+        "slices_harmed": sum(one.outcome == "harm" for one in facts.judgement.slices),
+    }
+    for name, value in (*_from_rules(facts), *_from_engines(facts)):
+        # What the candidate is stands in several rules; they agree.
+        values.setdefault(name, value)
+    if facts.costs is not None:
+        dense, mine = facts.costs
+        values |= {"macs": mine.macs, "params": mine.params, "bytes": mine.bytes}
+        values |= {"dense_macs": dense.macs, "dense_params": dense.params}
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _from_rules(facts: ReportFacts) -> Iterator[tuple[str, Value]]:
+    for one in facts.judgement.rules:
+        kind = words.family(one)
+        end = {"dense": "", "champion": "_vs_champion", "anchor": "_vs_anchor"}.get(one.baseline)
+        if end is None or one.change is None:
+            continue
+        if kind in ("latency", "size"):
+            yield f"{kind}_ratio{end}.{one.target}", one.change
+        if kind == "latency" and one.candidate_value is not None:
+            yield f"latency_ms.{one.target}", one.candidate_value
+        if kind == "quality":
+            name = words.metric(one)
+            yield f"quality_drop{end}.{name}.{one.target}", drop(one)
+            if one.candidate_value is not None:
+                yield f"quality.{name}.{one.target}", one.candidate_value
+
+
+def drop(result: RuleResult) -> float:
+    """What a metric lost, positive where it got worse, whichever way it counts."""
+    change = result.change or 0.0
+    # Adding 0.0 turns -0.0 into 0.0, which would be a change in every diff.
+    return (change if result.direction == "at most" else -change) + 0.0
+
+
+def _from_engines(facts: ReportFacts) -> Iterator[tuple[str, Value]]:
+    for engines in facts.engines:
+        for one in engines.engines:
+            if one.arm == "candidate":
+                yield f"engine_bytes.{one.target}", one.bytes

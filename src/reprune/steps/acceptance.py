@@ -1,0 +1,269 @@
+"""What promote demands of the evidence before it signs. Deny by default: each refusal has a reason.
+
+`check_integrity` holds for every outcome: what is recorded must be true. `check_acceptance` holds
+for a pass: it may move the champion only under the promoter's own terms, and only if the world is
+still the one that was judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from reprune.core.artifacts import Benchmark, Judgement, Verdict
+from reprune.core.documents import canonical, decode_json, digest_of
+from reprune.core.errors import (
+    ArtifactError,
+    ChampionForeign,
+    DocumentError,
+    PromotionRefused,
+    ReceiptInvalid,
+)
+from reprune.core.lock import LOCK_FILE, Lock, read_lock
+from reprune.core.params import PARAMS_FILE, Params
+from reprune.core.policy import POLICY_FILE, Policy, read_policy
+from reprune.core.store import Artifact
+from reprune.judge.evidence import Evidence
+from reprune.registry import compressed, receipts
+from reprune.registry.protocol import Registry
+from reprune.steps.fetch import check_champion
+from reprune.steps.minimum_policy import at_least
+from reprune.steps.promoter import Authority
+from reprune.steps.staging import Staged
+
+DAY_S = 86_400
+CLOCK_SKEW_S = 300
+T = TypeVar("T")
+
+AGAIN = "run `dvc repro` again; do not edit what it wrote"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A verdict that was found true, with what it rests on."""
+
+    verdict: Artifact[Verdict]
+    judgement: Judgement
+    evidence: Evidence
+    lock: Lock
+    policy: Policy
+
+    @property
+    def measured_until_s(self) -> float | None:
+        """When the last unit of evidence began; None without units."""
+        started = [unit.started_s for target in self.evidence.targets for unit in target.units]
+        return max(started, default=None)
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        return tuple(sorted({target.machine.instance for target in self.evidence.targets}))
+
+
+@contextmanager
+def refusing(folder: Path, places: Mapping[str, Path]) -> Iterator[None]:
+    """An artefact that cannot be used is a refusal; its reason is the error's code.
+
+    What is wrong with a copy below `folder` is told of the artefact that it was copied from.
+    """
+    try:
+        yield
+    except PromotionRefused as error:
+        error.where = _origin(error.where, folder, places)
+        raise
+    except (ArtifactError, DocumentError) as error:
+        where = _origin(error.where, folder, places)
+        raise PromotionRefused(error.what, reason=error.code, where=where, fix=error.fix) from error
+
+
+def _origin(where: str, folder: Path, places: Mapping[str, Path]) -> str:
+    for place, source in places.items():
+        where = where.replace(str(folder / place), str(source))
+    return where
+
+
+def check_integrity(staged: Staged, name: str) -> Case:
+    """The case that the staged verdict makes, after it was judged again from its own samples.
+
+    Raises PromotionRefused if the recorded judgement is another one, or if what was handed in is not
+    what was judged.
+    """
+    from reprune.judge.verdict import PROCEDURE
+    from reprune.steps.gate import recompute
+
+    verdict = staged.verdict
+    recorded = verdict.manifest.judgement
+    if recorded.procedure != PROCEDURE:
+        _refuse(
+            "procedure_unknown",
+            f"was judged by procedure '{recorded.procedure}', this Reprune knows '{PROCEDURE}'",
+            verdict.path,
+        )
+    again = recompute(verdict)
+    if canonical(again) != canonical(recorded):
+        _refuse(
+            "judgement_differs",
+            f"says '{recorded.outcome}', but its own samples give '{again.outcome}'"
+            if again.outcome != recorded.outcome
+            else "its judgement is not the one that its own samples give",
+            verdict.path,
+        )
+    evidence = _decoded(verdict, "evidence", Evidence)
+    lock = _decoded(verdict, "lock", Lock)
+    if (verdict.manifest.name, lock.name, evidence.name) != (name, name, name):
+        _refuse("other_model", f"judges '{lock.name}', not '{name}'", verdict.path)
+    if verdict.manifest.dense_version != lock.dense.version:
+        _refuse("other_version", "names another dense version than its lock", verdict.path)
+    champion = None if lock.champion == "none" else lock.champion
+    if verdict.manifest.champion != champion:
+        _refuse("champion_not_locked", "names another champion than its lock", verdict.path)
+    _check_judged(staged, evidence)
+    return Case(
+        verdict=verdict,
+        judgement=recorded,
+        evidence=evidence,
+        lock=lock,
+        policy=_decoded(verdict, "policy", Policy),
+    )
+
+
+def check_acceptance(
+    case: Case, authority: Authority, registry: Registry, *, root: Path, given: Params, now: float
+) -> None:
+    """Returns only if this pass may move the champion now.
+
+    Raises PromotionRefused, or ChampionMoved, ChampionLost or ChampionForeign for what the registry
+    says about the champion.
+    """
+    _check_unchanged(case, root, given)
+    _check_terms(case, authority)
+    _check_age(case, authority, now)
+    before = compressed.attempts(
+        registry, case.lock.name, case.lock.dense.version, besides=case.verdict.digest
+    )
+    if before >= case.judgement.attempt:
+        _refuse(
+            "attempt_understated",
+            f"was judged as attempt {case.judgement.attempt} on dense version "
+            f"{case.lock.dense.version}, but {before} other attempts are on record",
+            case.verdict.path,
+            fix="run `dvc repro` again: fetch-previous reads the number of attempts",
+        )
+    check_registry_champion(case, authority, registry)
+
+
+def check_registry_champion(case: Case, authority: Authority, registry: Registry) -> None:
+    """Returns only if the champion is the locked one and carries a receipt that we trust."""
+    holder = compressed.champion(registry, case.lock.name, besides=case.verdict.digest)
+    check_champion(case.lock.champion, holder)
+    if holder is not None:
+        try:
+            receipts.verify(holder.receipt.raw, authority.keys, where=registry.identity)
+        except ReceiptInvalid as error:
+            raise ChampionForeign(
+                f"the champion, version {holder.info.version}: its receipt {error.what}",
+                where=registry.identity,
+                fix="add the key that signed it to `trusted_keys` in the promoter's config.yaml, "
+                "if you trust its owner",
+            ) from error
+
+
+def _check_judged(staged: Staged, evidence: Evidence) -> None:
+    """What was handed in is, digest by digest, what the gate judged."""
+    from reprune.steps.gate import ancestor
+
+    parents = staged.verdict.manifest.parents
+    handed = {
+        "candidate": (staged.candidate.digest, parents.get("candidate")),
+        "plan": (staged.plan.digest, parents.get("chosen")),
+        "table": (staged.table.digest, parents.get("table")),
+        "engines": ([each.digest for each in staged.engines], _listed(parents, "engines")),
+        "profiles": ([each.digest for each in staged.profiles], _listed(parents, "profiles")),
+    }
+    for what, (found, judged) in handed.items():
+        if found != judged or not found:
+            _refuse(f"{what}_not_judged", f"the {what} handed in is not what was judged")
+    if evidence.arms.get("candidate") != staged.candidate.digest:
+        _refuse("candidate_not_measured", "the samples are of another candidate")
+    measured = [
+        ancestor(staged.verdict, name, Benchmark).parents.get("engines")
+        for name in parents
+        if name.startswith("benchmarks.")
+    ]
+    if sorted(map(str, measured)) != sorted(each.digest for each in staged.engines):
+        _refuse("engines_not_measured", "the samples are of other engines than were handed in")
+    facts = {canonical(fact) for each in staged.engines for fact in each.manifest.engines}
+    if not all(canonical(fact) in facts for fact in evidence.engines):
+        _refuse("engines_not_measured", "the evidence describes engines that were not handed in")
+
+
+def _check_unchanged(case: Case, root: Path, given: Params) -> None:
+    """The repository still holds the lock, the params and the policy that were judged."""
+    lock = read_lock(root / LOCK_FILE)
+    if lock.digest != case.verdict.manifest.lock:
+        _refuse(
+            "lock_changed",
+            "the lock is not the one that was judged",
+            root / LOCK_FILE,
+            fix="run `dvc repro`, then promote its verdict",
+        )
+    policy = read_policy(root / POLICY_FILE)
+    if not digest_of(policy) == lock.policy == case.verdict.manifest.policy:
+        _refuse("policy_changed", "is not the policy that was judged by", root / POLICY_FILE)
+    if digest_of(given) != lock.params:
+        _refuse("params_changed", "are not the params that were locked", root / PARAMS_FILE)
+
+
+def _check_terms(case: Case, authority: Authority) -> None:
+    promoter = authority.promoter
+    if promoter.minimum_policy is not None:
+        weaker = at_least(case.policy, promoter.minimum_policy)
+        if weaker:
+            _refuse(
+                "policy_too_weak",
+                f"the policy demands less than the promoter's minimum: {'; '.join(weaker[:5])}",
+                fix="raise policy.yaml to the minimum and judge again",
+            )
+    strangers = sorted(set(case.machines) - set(promoter.machines))
+    if promoter.machines and (strangers or not case.machines):
+        _refuse(
+            "machine_not_trusted",
+            f"samples were taken on a machine that the promoter does not trust: {strangers}",
+            fix="judge on a trusted machine, or add its instance to the promoter's config.yaml",
+        )
+
+
+def _check_age(case: Case, authority: Authority, now: float) -> None:
+    until = case.measured_until_s
+    if until is None:
+        _refuse("evidence_undated", "holds no latency unit, so nothing says how old it is")
+    age_days = (now - until) / DAY_S
+    limit_days = min(case.policy.valid_for_days, authority.promoter.max_valid_for_days)
+    if not age_days <= limit_days:
+        _refuse(
+            "evidence_too_old",
+            f"the newest sample is {age_days:.1f} days old; {limit_days:g} are allowed",
+            fix="measure again: `dvc repro -f benchmark`, then promote",
+        )
+    if not now - until >= -CLOCK_SKEW_S:
+        _refuse(
+            "evidence_from_future",
+            "the newest sample is dated in the future",
+            fix="set the clocks of this machine and of the one that measured",
+        )
+
+
+def _decoded(verdict: Artifact[Verdict], name: str, kind: type[T]) -> T:
+    path = verdict.file(f"{name}.json")
+    return decode_json(path.read_bytes(), kind, name=str(path))
+
+
+def _listed(parents: dict[str, str], name: str) -> list[str]:
+    count = sum(key.startswith(f"{name}.") for key in parents)
+    return [parents.get(f"{name}.{index}", "") for index in range(count)]
+
+
+def _refuse(reason: str, what: str, where: Path | None = None, fix: str = AGAIN) -> NoReturn:
+    raise PromotionRefused(what, reason=reason, where=str(where) if where else "", fix=fix)

@@ -1,0 +1,69 @@
+"""What a receipt says about a case: the decision, and the figures that later generations look back on."""
+
+from __future__ import annotations
+
+from reprune import __version__
+from reprune.registry.receipts import Decision
+from reprune.steps.acceptance import Case
+
+
+def decision(
+    case: Case, bundle: str, *, registry: str, predecessor: str | None, now: float
+) -> Decision:
+    """The predicate of a receipt; a function of the case, the chain and the clock alone."""
+    lock, judgement = case.lock, case.judgement
+    return Decision(
+        registry=registry,
+        workspace=lock.workspace,
+        name=lock.name,
+        outcome=judgement.outcome,
+        reasons=judgement.reasons,
+        attempt=judgement.attempt,
+        dense_version=lock.dense.version,
+        dense_weights=lock.dense.weights,
+        champion=case.verdict.manifest.champion,
+        bundle=bundle,
+        verdict=case.verdict.digest,
+        lock=case.verdict.manifest.lock,
+        policy=case.verdict.manifest.policy,
+        procedure=judgement.procedure,
+        eval_digest=case.evidence.quality.eval_digest,
+        machines=case.machines,
+        predecessor=predecessor,
+        reprune=__version__,
+        measured_until_s=max(0, int(case.measured_until_s or 0)),
+        signed_at_s=max(0, int(now)),
+        latency_ratio=_change(case, "latency.vs_parent"),
+        quality_drop=_quality_drop(case),
+        flips=_flips(case),
+    )
+
+
+def _change(case: Case, rule: str) -> float | None:
+    found = [each.change for each in case.judgement.rules if each.rule == rule]
+    return found[0] if found else None
+
+
+def _quality_drop(case: Case) -> float | None:
+    """The change of the first metric that is judged against the parent."""
+    for metric in sorted(case.policy.quality):
+        change = _change(case, f"{metric}.vs_parent")
+        if change is not None:
+            return change
+    return None
+
+
+def _flips(case: Case) -> float | None:
+    """The share of examples whose record differs between candidate and dense model."""
+    arms = case.evidence.quality.arms
+    targets = sorted(target.target for target in case.evidence.targets)
+    candidate = arms.get(f"candidate@{targets[0]}") if targets else None
+    dense = arms.get("dense")
+    examples = len(case.evidence.quality.ids)
+    if candidate is None or dense is None or set(candidate.columns) != set(dense.columns):
+        return None
+    pairs = [
+        zip(candidate.columns[name], dense.columns[name], strict=True) for name in dense.columns
+    ]
+    differs = [any(a != b for a, b in row) for row in zip(*pairs, strict=True)]
+    return sum(differs) / examples if examples else None

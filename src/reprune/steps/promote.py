@@ -1,0 +1,266 @@
+"""`reprune promote`: the only signer, and the only writer of the champion.
+
+    copy -> judge again -> chain -> [pass: terms, age, lock, champion] -> sign -> register
+         -> [pass: read back -> move the alias -> mark as promoted] -> local receipt
+
+Each arrow may be the last thing that happens: doing it again completes it, and a version is
+registered once a verdict. The receipt is signed before the version is made and lies inside it, so
+that there never is a version of ours without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from reprune.core import store
+from reprune.core.artifacts import Outcome, Receipt
+from reprune.core.errors import PayloadCorrupt, PromotionRefused, ReceiptInvalid
+from reprune.core.params import PARAMS_FILE, Params, read_params
+from reprune.core.step import exclusive
+from reprune.core.store import Artifact
+from reprune.registry import compressed, receipts
+from reprune.registry.open import open_registry
+from reprune.registry.protocol import CHAMPION, Registry, VersionInfo, known_alias, known_versions
+from reprune.registry.receipts import Receipted, Statement
+from reprune.steps.acceptance import (
+    Case,
+    check_acceptance,
+    check_integrity,
+    check_registry_champion,
+    refusing,
+)
+from reprune.steps.decision import decision
+from reprune.steps.promoter import Authority, make_promoter, read_promoter
+from reprune.steps.staging import Evidence, Staged, private_folder, stage
+
+__all__ = ["Evidence", "PromoteResult", "make_promoter", "promote"]
+
+RECEIPTS = Path(".reprune") / "receipts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteResult:
+    """What promote did. `receipt` is the digest of the signed receipt; `artifact` holds it locally.
+
+    `already_done` says that an earlier run had done all of it.
+    """
+
+    outcome: Outcome
+    promoted: bool
+    already_done: bool
+    compressed_version: str
+    champion_after: str | None
+    receipt: str
+    reasons: tuple[str, ...]
+    words: str
+    artifact: Artifact[Receipt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Desk:
+    """What one call works with."""
+
+    root: Path
+    given: Params
+    registry: Registry
+    authority: Authority
+    now: float
+    say: Callable[[str], None]
+
+    @property
+    def compressed(self) -> str:
+        return compressed.compressed_name(self.given.name)
+
+
+def promote(
+    root: Path, evidence: Evidence, *, now: float, say: Callable[[str], None]
+) -> PromoteResult:
+    """Registers what was judged, signs a receipt, and moves the champion if the verdict is a pass.
+
+    Deny by default: nothing is registered unless the verdict, judged again from its samples, is the
+    recorded one, and the artefacts handed in are those that were judged. A pass is registered and
+    promoted only under the promoter's own terms, with lock, policy and champion unchanged since.
+    Idempotent, and complete after any interruption. `now` is Unix time in seconds.
+
+    Raises PromotionRefused (each with its own `reason`), ChampionMoved, ChampionLost,
+    ChampionForeign, RegistryUnreachable, Busy.
+    """
+    given = read_params(root / PARAMS_FILE)
+    desk = _Desk(
+        root=root,
+        given=given,
+        registry=open_registry(given.registry, root),
+        authority=read_promoter(root),
+        now=now,
+        say=say,
+    )
+    names = (desk.registry.identity, given.registry.workspace, given.name)
+    with (
+        exclusive(
+            f"promote:{'|'.join(names)}", what=f"another promote of '{given.name}' is running"
+        ),
+        private_folder(*names) as folder,
+    ):
+        say("promote: judging again from the samples")
+        with refusing(folder, evidence.places()):
+            staged = stage(evidence, folder)
+            case = check_integrity(staged, given.name)
+        return _decide(desk, staged, case)
+
+
+def _decide(desk: _Desk, staged: Staged, case: Case) -> PromoteResult:
+    found = _registered(desk, case)
+    passed = case.judgement.outcome == "pass"
+    if found is not None:
+        info, receipt = found
+        if not passed:
+            return _result(desk, case, found, done=True)
+        if known_alias(desk.registry, desk.compressed, CHAMPION) == info.version:
+            done = compressed.PROMOTED in info.tags
+            _mark(desk, info.version, receipt)
+            return _result(desk, case, found, done=done)
+    if passed:
+        check_acceptance(
+            case, desk.authority, desk.registry, root=desk.root, given=desk.given, now=desk.now
+        )
+    if found is None:
+        found = _register(desk, staged, case)
+    if passed:
+        _move(desk, case, *found)
+    return _result(desk, case, found, done=False)
+
+
+def _registered(desk: _Desk, case: Case) -> tuple[VersionInfo, Receipted] | None:
+    """The version that an earlier call made for this verdict; tags alone are not believed."""
+    for info in reversed(known_versions(desk.registry, desk.compressed)):
+        if info.tags.get(compressed.VERDICT) != case.verdict.digest:
+            continue
+        try:
+            receipt = _verified(desk, info)
+        except ReceiptInvalid as error:
+            desk.say(f"promote: version {info.version} is not ours: {error.what}")
+            continue
+        return info, receipt
+    return None
+
+
+def _verified(desk: _Desk, info: VersionInfo) -> Receipted:
+    receipt = compressed.read_receipt(desk.registry, info)
+    return receipts.verify(
+        receipt.raw, desk.authority.keys, where=f"{info.name} version {info.version}"
+    )
+
+
+def _register(desk: _Desk, staged: Staged, case: Case) -> tuple[VersionInfo, Receipted]:
+    statement = Statement(
+        subject=receipts.subjects(staged.file_digests()),
+        predicate=decision(
+            case,
+            staged.candidate.digest,
+            registry=desk.registry.identity,
+            predecessor=_predecessor(desk),
+            now=desk.now,
+        ),
+    )
+    raw = receipts.sign(statement, desk.authority.signer)
+    receipt = receipts.verify(raw, desk.authority.keys, where="the receipt just signed")
+    store.write_bytes(staged.folder / receipts.RECEIPT_FILE, raw)
+    desk.say(f"promote: registering a version of {desk.compressed}")
+    tags = compressed.tags_of(receipt)
+    version = desk.registry.register(desk.compressed, staged.folder, tags)
+    return VersionInfo(name=desk.compressed, version=version, tags=tags, stamp=""), receipt
+
+
+def _predecessor(desk: _Desk) -> str | None:
+    """The newest receipt that we trust."""
+    for info in reversed(known_versions(desk.registry, desk.compressed)):
+        try:
+            return _verified(desk, info).digest
+        except ReceiptInvalid:
+            # Somebody else's version: no link of our chain.
+            continue
+    return None
+
+
+def _move(desk: _Desk, case: Case, info: VersionInfo, receipt: Receipted) -> None:
+    """The alias moves only onto bytes that were read back, while the champion is still the locked one."""
+    listed = {
+        **receipts.subject_digests(receipt.statement),
+        receipts.RECEIPT_FILE: receipt.digest,
+    }
+    with compressed.scratch() as folder:
+        desk.registry.fetch(info.name, info.version, folder)
+        try:
+            compressed.check_files(folder, listed, where=f"{info.name} version {info.version}")
+        except PayloadCorrupt as error:
+            raise PromotionRefused(
+                error.what, reason="stored_differs", where=error.where, fix=error.fix
+            ) from error
+    # Nobody's registry moves an alias on a condition: look again, as late as can be.
+    check_registry_champion(case, desk.authority, desk.registry)
+    desk.registry.set_alias(desk.compressed, CHAMPION, info.version)
+    _mark(desk, info.version, receipt)
+    desk.say(f"promote: the champion of {desk.given.name} is now version {info.version}")
+
+
+def _mark(desk: _Desk, version: str, receipt: Receipted) -> None:
+    desk.registry.set_tags(desk.compressed, version, {compressed.PROMOTED: receipt.digest})
+
+
+def _result(
+    desk: _Desk, case: Case, found: tuple[VersionInfo, Receipted], *, done: bool
+) -> PromoteResult:
+    info, receipt = found
+    outcome = case.judgement.outcome
+    champion = known_alias(desk.registry, desk.compressed, CHAMPION)
+    promoted = outcome == "pass"
+    if promoted and champion != info.version:
+        raise PromotionRefused(
+            f"the champion reads as version {champion}, not {info.version}",
+            reason="alias_not_moved",
+            where=desk.registry.identity,
+            fix="somebody else writes the alias: find out who, then promote again",
+        )
+    place = f"registered as version {info.version} of {desk.compressed}"
+    if promoted:
+        words = f"pass: {place}, which is now the champion."
+    else:
+        words = f"{outcome}: {place}; the champion stays {champion or 'none'}."
+    return PromoteResult(
+        outcome=outcome,
+        promoted=promoted,
+        already_done=done,
+        compressed_version=info.version,
+        champion_after=champion,
+        receipt=receipt.digest,
+        reasons=case.judgement.reasons,
+        words=f"{words} Nothing had to be done." if done else words,
+        artifact=_keep(desk, case, info, receipt, champion),
+    )
+
+
+def _keep(
+    desk: _Desk, case: Case, info: VersionInfo, receipt: Receipted, champion: str | None
+) -> Artifact[Receipt]:
+    """The receipt as an artefact below `.reprune/receipts`, for whoever keeps records."""
+    stated = receipt.statement.predicate
+    out = desk.root / RECEIPTS / receipt.digest.removeprefix("sha256:")[:24]
+    manifest = Receipt(
+        name=stated.name,
+        outcome=stated.outcome,
+        compressed_version=info.version,
+        promoted=stated.outcome == "pass",
+        champion_after=champion,
+        verdict=stated.verdict,
+        bundle=stated.bundle,
+        receipt=receipt.digest,
+        predecessor=stated.predecessor,
+        signer=receipt.signer,
+    )
+    with store.drafting(out) as draft:
+        store.write_bytes(draft / receipts.RECEIPT_FILE, receipt.raw)
+        return store.write(
+            draft, manifest, step="promote", parents={"verdict": case.verdict.digest}, out=out
+        )

@@ -1,0 +1,149 @@
+"""The promoter's minimum: whatever is weaker than it is named, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reprune.core.documents import decode_yaml
+from reprune.core.policy import Policy
+from reprune.steps.minimum_policy import at_least
+
+FULL = """
+targets: {ort-cpu: required, jetson: advisory}
+alpha: 0.05
+looks: [8, 15, 30]
+latency: {vs_parent: {max_ratio: 0.9}, vs_champion: {max_ratio: 1.05}, vs_anchor: {max_ratio: 1.1}}
+quality:
+  accuracy:
+    vs_parent: {max_drop: 0.02, max_error_ratio: 1.25}
+    vs_champion: {max_drop: 0.02, max_error_ratio: 1.25}
+    vs_anchor: {max_drop: 0.02, max_error_ratio: 1.25}
+    floor: 0.9
+    slices: {max_drop: 0.05, min_examples: 30, required: [night]}
+size: {vs_parent: {max_ratio: 0.8}, vs_champion: {max_ratio: 1.05}, ceiling_bytes: 1000000}
+parity: {max_abs: 0.001, min_cosine: 0.999, min_agreement: 0.99}
+valid_for_days: 14.0
+"""
+MINIMUM = decode_yaml(FULL, Policy, name="minimum")
+STRICTER_WHEN_HIGHER = {"floor", "min_cosine", "min_agreement", "looks"}
+IGNORED = {"schema"}
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    return value | {path[0]: replaced(value[path[0]], path[1:], new)}
+
+
+TREE: dict[str, Any] = msgspec.to_builtins(MINIMUM)
+LEAVES = [(path, value) for path, value in leaves(TREE) if path[-1] not in IGNORED]
+WITH_LIMIT = [(path, value) for path, value in LEAVES if isinstance(value, float | int)]
+
+
+def moved(path: tuple[Any, ...], value: Any, *, weaker: bool) -> Any:
+    """The tree with one leaf made weaker or stricter."""
+    if path[0] == "targets":
+        other = {"required": "advisory", "advisory": "required"}[value]
+        return replaced(TREE, path, other) if weaker == (value == "required") else TREE
+    if path[-1] == "required":
+        return replaced(TREE, path, [] if weaker else [*value, "rain"])
+    up = (path[-1] in STRICTER_WHEN_HIGHER) != weaker
+    if path[-1] == "looks":
+        return replaced(TREE, path, [look + (1 if up else -1) for look in value])
+    if isinstance(value, int):
+        return replaced(TREE, path, value + (1 if up else -1))
+    return replaced(TREE, path, value * (1.0005 if up else 0.9995))
+
+
+def decoded(tree: Any) -> Policy:
+    return msgspec.convert(tree, Policy)
+
+
+def test_a_policy_is_at_least_itself() -> None:
+    """The minimum meets itself."""
+    assert at_least(MINIMUM, MINIMUM) == []
+
+
+@pytest.mark.parametrize(("path", "value"), LEAVES, ids=lambda v: str(v)[:60])
+def test_every_leaf_counts(path: tuple[Any, ...], value: Any) -> None:
+    """Each number and word of the policy, made a little weaker, is reported; made stricter, it is not.
+
+    A field that is added to the policy and forgotten in the comparison fails here.
+    """
+    weaker = moved(path, value, weaker=True)
+    if weaker != TREE:
+        assert at_least(decoded(weaker), MINIMUM), path
+    assert at_least(decoded(moved(path, value, weaker=False)), MINIMUM) == [], path
+
+
+def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key)
+            yield from nodes(inner, (*path, key))
+
+
+OPTIONAL = [
+    path
+    for path in nodes(TREE)
+    if path[0] in ("latency", "quality", "size", "targets") and path[-1] != "max_ratio"
+]
+
+
+def without(value: Any, path: tuple[Any, ...]) -> Any:
+    if len(path) == 1:
+        return {key: inner for key, inner in value.items() if key != path[0]}
+    return value | {path[0]: without(value[path[0]], path[1:])}
+
+
+@pytest.mark.parametrize("path", OPTIONAL, ids=str)
+def test_a_rule_left_out_is_weaker(path: tuple[Any, ...]) -> None:
+    """Deleting any rule is reported, unless its default is as strict as the minimum."""
+    try:
+        found = decoded(without(TREE, path))
+    except msgspec.ValidationError:
+        return
+    if msgspec.to_builtins(found) == TREE:
+        return
+    stricter_default = (
+        path[-1] in ("max_drop", "max_error_ratio") and at_least(found, MINIMUM) == []
+    )
+    assert at_least(found, MINIMUM) or stricter_default, path
+
+
+def test_more_rules_are_not_weaker() -> None:
+    """A minimum that asks for little is met by a policy that asks for more."""
+    little = decode_yaml(
+        "targets: {ort-cpu: advisory}\nquality: {accuracy: {floor: 0.5}}\nalpha: 0.1\n"
+        "parity: {max_abs: 1, min_cosine: 0.5, min_agreement: 0.5}\nlooks: [5]\n",
+        Policy,
+        name="little",
+    )
+    assert at_least(MINIMUM, little) == []
+    assert at_least(little, MINIMUM)
+
+
+@given(st.lists(st.sampled_from(WITH_LIMIT), min_size=1, unique_by=lambda item: item[0]))
+def test_weaker_stays_weaker_in_company(chosen: list[tuple[tuple[Any, ...], Any]]) -> None:
+    """However many limits are weakened at once, none of them hides another."""
+    tree = TREE
+    for path, value in chosen:
+        whole = moved(path, value, weaker=True)
+        for key in path:
+            whole = whole[key]
+        tree = replaced(tree, path, whole)
+    assert len(at_least(decoded(tree), MINIMUM)) >= len(chosen)

@@ -1,0 +1,286 @@
+"""promote denies by default: everything that could be forged, old, weak or foreign, each with its reason."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from reprune.core import store
+from reprune.core.artifacts import Verdict
+from reprune.core.documents import canonical, decode_json, digest_of
+from reprune.core.errors import DocumentError, PromotionRefused
+from reprune.core.lock import LOCK_FILE, read_lock
+from reprune.core.policy import Policy
+from reprune.steps.promoter import make_promoter, read_promoter
+from tests.chain import Story, reencode
+from tests.registry.promotion import (
+    NOW_S,
+    copy_repository,
+    flip,
+    promoted,
+    ready,
+    redigest,
+    refused,
+    versions,
+    write_lock,
+)
+
+DAY_S = 86_400
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path) -> Path:
+    return copy_repository(template, tmp_path / "repo")
+
+
+def artifact(root: Path, name: str) -> Path:
+    return root / "artifacts" / name
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def edit_manifest(root: Path, name: str) -> None:
+    path = artifact(root, name) / "manifest.json"
+    path.write_text(path.read_text().replace("digits", "digitz", 1))
+
+
+def edit_judgement(root: Path, **changes: object) -> None:
+    folder = artifact(root, "verdict")
+    judgement = store.read(folder, Verdict).manifest.judgement
+    reencode(folder, judgement=msgspec.to_builtins(msgspec.structs.replace(judgement, **changes)))
+
+
+def edit_sample(root: Path) -> None:
+    path = artifact(root, "verdict") / "samples" / "0" / "latency" / "ort-cpu.json"
+    text = path.read_text()
+    at = text.index("blocks_ns") + len('blocks_ns":[[')
+    path.write_text(text[:at] + ("1" if text[at] != "1" else "2") + text[at + 1 :])
+
+
+def edit_sample_carefully(root: Path) -> None:
+    edit_sample(root)
+    redigest(artifact(root, "verdict"))
+
+
+def edit_policy_carefully(root: Path) -> None:
+    """A weaker policy in the verdict, with every digest of it corrected."""
+    folder = artifact(root, "verdict")
+    path = folder / "policy.json"
+    weak = decode_json(path.read_bytes(), Policy, name="policy.json")
+    weak = msgspec.structs.replace(weak, alpha=0.2)
+    path.write_bytes(canonical(weak))
+    redigest(folder)
+    reencode(folder, policy=digest_of(weak))
+
+
+def edit_ancestor_carefully(root: Path) -> None:
+    folder = artifact(root, "verdict")
+    path = next((folder / "ancestors").glob("*.json"))
+    path.write_text(path.read_text().replace('"digits"', '"digitz"').replace("0.1.0", "0.1.1"))
+    redigest(folder)
+
+
+def edit_evidence_carefully(root: Path) -> None:
+    folder = artifact(root, "verdict")
+    append(folder / "evidence.json", " ")
+    redigest(folder)
+
+
+def replace_candidate(root: Path) -> None:
+    """Another bundle, whole and sound, where the judged candidate lay."""
+    shutil.rmtree(artifact(root, "candidate"))
+    shutil.copytree(artifact(root, "pruned"), artifact(root, "candidate"))
+
+
+def reencoded(name: str, /, **changes: object) -> Callable[[Path], None]:
+    return lambda root: reencode(artifact(root, name), **changes)
+
+
+def link_payload(root: Path) -> None:
+    path = artifact(root, "candidate") / "weights.safetensors"
+    target = root / "elsewhere"
+    path.rename(target)
+    path.symlink_to(target)
+
+
+def escape_payload(root: Path) -> None:
+    reencode(artifact(root, "candidate"), payload={"../../params.yaml": "sha256:" + "0" * 64})
+
+
+def change_lock(root: Path) -> None:
+    lock = read_lock(root / LOCK_FILE)
+    write_lock(root, msgspec.structs.replace(lock, data_version="data-2"))
+
+
+def change_params(root: Path) -> None:
+    """params.yaml edited after the lock was written; the lock and the policy are as judged."""
+    append(root / "params.yaml", "seed: 5\n")
+
+
+def configure(root: Path, text: str) -> None:
+    append(root / ".reprune" / "promoter" / "config.yaml", text)
+
+
+def minimum(root: Path) -> None:
+    configure(root, "minimum_policy: {targets: {ort-cpu: required}, size: {ceiling_bytes: 10}}\n")
+
+
+def machines(root: Path) -> None:
+    path = root / ".reprune" / "promoter" / "config.yaml"
+    path.write_text(path.read_text().replace("machines: []", "machines: [box-z]"))
+
+
+def shorter(root: Path) -> None:
+    path = root / ".reprune" / "promoter" / "config.yaml"
+    path.write_text(path.read_text().replace("days: 14", "days: 0.01"))
+
+
+REFUSALS: list[tuple[str, Callable[[Path], object]]] = [
+    ("payload_corrupt", edit_sample),
+    ("payload_corrupt", edit_sample_carefully),
+    ("payload_corrupt", edit_evidence_carefully),
+    ("payload_corrupt", lambda root: flip(artifact(root, "candidate") / "weights.safetensors")),
+    ("payload_corrupt", lambda root: flip(artifact(root, "engines") / "ort-cpu/candidate.onnx")),
+    ("payload_corrupt", lambda root: (artifact(root, "plan") / "plan.yaml").unlink()),
+    ("payload_corrupt", link_payload),
+    ("payload_corrupt", lambda root: (artifact(root, "plan") / "manifest.digest").unlink()),
+    ("artifact", escape_payload),
+    ("artifact", lambda root: copy_over(root, "plan", "profile")),
+    ("manifest_edited", lambda root: edit_manifest(root, "verdict")),
+    ("manifest_edited", lambda root: edit_manifest(root, "candidate")),
+    ("artifact_missing", lambda root: shutil.rmtree(artifact(root, "engines"))),
+    ("artifact_missing", lambda root: shutil.rmtree(artifact(root, "verdict"))),
+    ("schema_too_new", reencoded("verdict", schema=2)),
+    ("payload_corrupt", edit_policy_carefully),
+    ("chain_broken", edit_ancestor_carefully),
+    ("chain_broken", reencoded("verdict", lock="sha256:" + "0" * 64)),
+    ("judgement_differs", lambda root: edit_judgement(root, headline="all is well")),
+    ("judgement_differs", lambda root: edit_judgement(root, outcome="block")),
+    ("judgement_differs", lambda root: edit_judgement(root, attempt=7)),
+    ("judgement_differs", lambda root: edit_judgement(root, alpha=0.04)),
+    ("procedure_unknown", lambda root: edit_judgement(root, procedure="0")),
+    ("other_version", reencoded("verdict", dense_version="2")),
+    ("other_model", reencoded("verdict", name="letters")),
+    ("candidate_not_judged", replace_candidate),
+    ("candidate_not_judged", reencoded("candidate", dense_version="9")),
+    ("engines_not_judged", reencoded("engines", parents={})),
+    ("plan_not_judged", reencoded("plan", fraction=0.9)),
+    ("profiles_not_judged", reencoded("profile", uncounted=["x"])),
+    ("table_not_judged", reencoded("sensitivity", examples=3)),
+    ("lock_changed", change_lock),
+    ("params_changed", change_params),
+    ("policy_changed", lambda root: append(root / "policy.yaml", "alpha: 0.2\n")),
+    ("policy_too_weak", minimum),
+    ("machine_not_trusted", machines),
+    ("evidence_too_old", shorter),
+    ("promoter_missing", lambda root: shutil.rmtree(root / ".reprune" / "promoter")),
+    ("key_missing", lambda root: (root / ".reprune" / "promoter" / "key.pem").unlink()),
+    ("key_unreadable", lambda root: (root / ".reprune/promoter/key.pem").write_text("x")),
+]
+
+
+def copy_over(root: Path, name: str, other: str) -> None:
+    shutil.rmtree(artifact(root, name))
+    shutil.copytree(artifact(root, other), artifact(root, name))
+
+
+@pytest.mark.parametrize(
+    ("reason", "break_it"), REFUSALS, ids=[f"{i}-{r[0]}" for i, r in enumerate(REFUSALS)]
+)
+def test_refused_with_its_reason(
+    root: Path, reason: str, break_it: Callable[[Path], object]
+) -> None:
+    """One thing is wrong: refused for just that, nothing registered, and the whole one still passes."""
+    break_it(root)
+    with refused(root, reason):
+        promoted(root)
+    assert versions(root) == []
+
+
+def test_a_refusal_names_the_users_file(root: Path) -> None:
+    """What is wrong is told of the artefact that was handed in, not of promote's own copy."""
+    path = artifact(root, "candidate") / "weights.safetensors"
+    flip(path)
+    with pytest.raises(PromotionRefused) as caught:
+        promoted(root)
+    assert caught.value.where == str(path)
+    assert caught.value.fix
+
+
+def test_the_unbroken_template_passes(root: Path) -> None:
+    """What the refusals above break is promoted when nothing is broken."""
+    assert promoted(root).promoted
+
+
+@pytest.mark.parametrize(
+    ("age_days", "reason"),
+    [
+        (14.5, "evidence_too_old"),
+        (-0.1, "evidence_from_future"),
+        (float("nan"), "evidence_too_old"),
+    ],
+)
+def test_evidence_has_an_age(root: Path, age_days: float, reason: str) -> None:
+    """Older than the policy allows, from the future, or with a clock that is none: refused."""
+    with refused(root, reason):
+        promoted(root, now=NOW_S + age_days * DAY_S)
+    assert promoted(root, now=NOW_S + 13 * DAY_S).promoted
+
+
+def test_a_block_is_recorded_whatever_has_changed_since(tmp_path: Path) -> None:
+    """Terms, lock and age guard the champion; the record of a failed attempt needs none of them."""
+    ready(tmp_path, Story(candidate_wrong=70))
+    minimum(tmp_path)
+    change_lock(tmp_path)
+    result = promoted(tmp_path, now=NOW_S + 1000 * DAY_S)
+    assert (result.outcome, result.promoted) == ("block", False)
+    assert versions(tmp_path) == ["1"]
+
+
+def test_extra_files_are_not_registered(root: Path) -> None:
+    """A file that no manifest lists stays behind."""
+    (artifact(root, "candidate") / "extra.py").write_text("evil = 1\n")
+    assert promoted(root).promoted
+    assert not list((root / "registry").rglob("extra.py"))
+
+
+def test_the_promoters_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made once, readable by this user only, kept on the second call, and found by $REPRUNE_PROMOTER."""
+    config = make_promoter(tmp_path)
+    key = config.parent / "key.pem"
+    assert [path.stat().st_mode & 0o777 for path in (config, key, key.parent)] == [
+        0o600,
+        0o600,
+        0o700,
+    ]
+    before = key.read_bytes()
+    assert make_promoter(tmp_path) == config
+    assert key.read_bytes() == before
+    keyid = read_promoter(tmp_path).signer.public_key.keyid
+    monkeypatch.setenv("REPRUNE_PROMOTER", str(config))
+    assert read_promoter(tmp_path / "nowhere").signer.public_key.keyid == keyid
+    config.write_text("schema: 1\nkey: key.pem\nmachine: [a]\n")
+    with pytest.raises(DocumentError, match="did you mean 'machines'"):
+        read_promoter(tmp_path)
+
+
+def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
+    """Only Ed25519 signs receipts."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+
+    config = make_promoter(tmp_path)
+    pem = generate_private_key(SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (config.parent / "key.pem").write_bytes(pem)
+    with pytest.raises(PromotionRefused, match="Ed25519"):
+        read_promoter(tmp_path)

@@ -1,0 +1,199 @@
+"""A receipt is believed only in its one form, and only under a key that the promoter trusts."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from securesystemslib.signer import CryptoSigner
+
+from reprune.core.documents import canonical
+from reprune.core.errors import ReceiptInvalid
+from reprune.registry.receipts import (
+    Decision,
+    Receipted,
+    Statement,
+    chain_gaps,
+    decode,
+    public_key,
+    sign,
+    subject_digests,
+    subjects,
+    verify,
+)
+
+HEX = "a" * 64
+DIGEST = f"sha256:{HEX}"
+SIGNER = CryptoSigner.generate_ed25519()
+OTHER = CryptoSigner.generate_ed25519()
+
+
+def statement(**changes: Any) -> Statement:
+    values: dict[str, Any] = {
+        "registry": "files",
+        "workspace": "default",
+        "name": "digits",
+        "outcome": "pass",
+        "reasons": (),
+        "attempt": 1,
+        "dense_version": "3",
+        "dense_weights": DIGEST,
+        "champion": None,
+        "bundle": DIGEST,
+        "verdict": DIGEST,
+        "lock": DIGEST,
+        "policy": DIGEST,
+        "procedure": "1",
+        "eval_digest": DIGEST,
+        "machines": ("box",),
+        "predecessor": None,
+        "reprune": "0.1.0",
+        "measured_until_s": 1,
+        "signed_at_s": 2,
+        "latency_ratio": 0.5,
+        "quality_drop": None,
+        "flips": 0.01,
+    }
+    return Statement(
+        subject=subjects({"bundle/w": DIGEST, "a": DIGEST}),
+        predicate=Decision(**(values | changes)),
+    )
+
+
+RAW = sign(statement(), SIGNER)
+
+
+def test_what_was_signed_is_what_is_read() -> None:
+    """Signing and verifying is identity, names the signer, and the same statement has the same bytes."""
+    found = verify(RAW, [SIGNER.public_key], where="r")
+    assert found.statement == statement()
+    assert found.signer == SIGNER.public_key.keyid
+    assert found.digest == decode(RAW, where="r").digest
+    assert sign(statement(), SIGNER) == RAW
+    assert subject_digests(found.statement) == {"a": DIGEST, "bundle/w": DIGEST}
+    assert decode(RAW, where="r").signer == ""
+
+
+def test_an_unknown_key_is_refused() -> None:
+    """A receipt of somebody else is refused, until that key is trusted by its 32 bytes in hex."""
+    with pytest.raises(ReceiptInvalid, match="trusts"):
+        verify(RAW, [OTHER.public_key], where="r")
+    with pytest.raises(ReceiptInvalid):
+        verify(RAW, [], where="r")
+    trusted = public_key(SIGNER.public_key.keyval["public"])
+    assert verify(RAW, [OTHER.public_key, trusted], where="r").signer == trusted.keyid
+
+
+def envelope() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(RAW)
+    return loaded
+
+
+def repacked(payload: bytes) -> bytes:
+    return json.dumps(envelope() | {"payload": base64.b64encode(payload).decode()}).encode()
+
+
+def payload() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(base64.b64decode(envelope()["payload"]))
+    return loaded
+
+
+def test_the_keyid_of_a_trusted_key_is_not_enough() -> None:
+    """A signature by another key under a trusted key's id is refused."""
+    forged = json.loads(sign(statement(), OTHER))
+    forged["signatures"][0]["keyid"] = SIGNER.public_key.keyid
+    with pytest.raises(ReceiptInvalid):
+        verify(json.dumps(forged).encode(), [SIGNER.public_key], where="r")
+
+
+@settings(max_examples=300, deadline=None)
+@given(position=st.integers(0, len(RAW) - 1), byte=st.integers(0, 255))
+def test_no_changed_byte_survives(position: int, byte: int) -> None:
+    """Any byte of the file changed to another: refused, or what it says is what was signed."""
+    changed = bytearray(RAW)
+    changed[position] = byte
+    try:
+        found = verify(bytes(changed), [SIGNER.public_key], where="r")
+    except ReceiptInvalid:
+        return
+    assert found.statement == statement()
+
+
+@pytest.mark.parametrize("field", sorted(payload()["predicate"]))
+def test_no_field_can_be_left_out_or_emptied(field: str) -> None:
+    """Each field of the decision deleted, nulled or doubled is refused."""
+    whole = payload()
+    without = {key: value for key, value in whole["predicate"].items() if key != field}
+    nulled = whole["predicate"] | {field: None}
+    for predicate in (without, nulled, whole["predicate"] | {"extra": 1}):
+        raw = repacked(msgspec.json.encode(whole | {"predicate": predicate}, order="sorted"))
+        if predicate != whole["predicate"]:
+            with pytest.raises(ReceiptInvalid):
+                verify(raw, [SIGNER.public_key], where="r")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        RAW[:-20],
+        RAW.replace(b'"payloadType":', b'"payloadType":"x","payloadType":'),
+        RAW.replace(b"vnd.in-toto+json", b"octet-stream"),
+        json.dumps(envelope() | {"signatures": []}).encode(),
+        json.dumps(envelope() | {"signatures": envelope()["signatures"] * 2}).encode(),
+        json.dumps(envelope() | {"signatures": envelope()["signatures"] * 9}).encode(),
+        json.dumps(envelope() | {"payload": "!!!"}).encode(),
+        repacked(b'{"_type": NaN}'),
+        repacked(json.dumps(payload(), indent=1).encode()),
+        repacked(canonical(payload() | {"_type": "https://in-toto.io/Statement/v2"})),
+        repacked(canonical(payload() | {"predicateType": "urn:else"})),
+        repacked(canonical(payload() | {"subject": payload()["subject"][::-1]})),
+        repacked(canonical(payload() | {"subject": payload()["subject"][:1] * 2})),
+        b"[" * 100_000,
+        b" " * 16_000_001,
+    ],
+)
+def test_what_is_not_exactly_a_receipt_is_refused(raw: bytes) -> None:
+    """Wrong type, doubled keys, no signature, another form of the same content: refused without a key."""
+    with pytest.raises(ReceiptInvalid):
+        decode(raw, where="r")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_figure_that_is_no_number_does_not_come_back_as_one(value: float) -> None:
+    """NaN makes every comparison false: a receipt says "unknown" in its place."""
+    found = verify(sign(statement(latency_ratio=value), SIGNER), [SIGNER.public_key], where="r")
+    assert found.statement.predicate.latency_ratio is None
+
+
+def receipt(predecessor: Receipted | None, name: str) -> Receipted:
+    digest = predecessor.digest if predecessor else None
+    return decode(sign(statement(predecessor=digest, dense_version=name), SIGNER), where="r")
+
+
+def test_a_deleted_link_shows() -> None:
+    """A chain without gaps says nothing; a receipt deleted from its middle is missed by its successor."""
+    first = receipt(None, "1")
+    second = receipt(first, "2")
+    third = receipt(second, "3")
+    assert chain_gaps([first, second, third]) == ()
+    assert chain_gaps([second, third]) == ()
+    assert chain_gaps([]) == ()
+    assert "deleted" in chain_gaps([first, third])[0]
+    assert "no predecessor" in chain_gaps([first, receipt(None, "9")])[0]
+
+
+@pytest.mark.parametrize("value", ["00" * 31, "zz" * 32])
+def test_a_bad_public_key_is_refused(value: str, tmp_path: Path) -> None:
+    """A key that is no key is an error that says so, not a crash."""
+    with pytest.raises(ReceiptInvalid):
+        public_key(value)
