@@ -118,6 +118,19 @@ def test_sensitivity_never_predicts_more_loss_than_uniform(problem):
     assert rise_of(problem, by_sensitivity(problem)) <= rise_of(problem, uniform(problem)) + slack
 
 
+@given(problem=problems())
+def test_no_group_can_be_widened_for_less_loss(problem):
+    """What the last cut left of the budget is spent: one rung more anywhere gains nothing or is too dear."""
+    if not problem.fits(problem.least):
+        return
+    widths = by_sensitivity(problem)
+    for name, rungs in problem.rungs.items():
+        level = rungs.index(widths[name])
+        rises = problem.rises[name]
+        if level + 1 < len(rungs) and rises[level + 1] < rises[level] - 1e-9:
+            assert not problem.fits(widths | {name: rungs[level + 1]})
+
+
 @settings(max_examples=60)
 @given(problem=problems(max_groups=3, max_width=40))
 def test_sensitivity_is_near_the_exhaustive_optimum(problem):

@@ -74,6 +74,10 @@ def test_recovery_learns_back_what_the_cut_took(tmp_path):
     assert before < 0.5
     assert after > accuracy(DigitsTask(), dense()) - 0.05
     assert [epoch.epoch for epoch in done.recovery.epochs] == [1, 2, 3, 4, 5, 6]
+    rates = [epoch.learning_rate for epoch in done.recovery.epochs]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.045
+    assert rates[-1] < 0.001
     assert done.recovery.teacher == "sha256:teacher"
 
 
@@ -174,6 +178,25 @@ def test_an_adaptive_optimiser_of_the_task_is_used_and_resumed(tmp_path):
     assert same_weights(resumed.module, unbroken.module)
     assert not same_weights(resumed.module, plain.module)
     assert resumed.recovery.epochs[0].learning_rate < 0.005
+
+
+def test_the_best_epoch_before_a_stop_is_not_forgotten(tmp_path):
+    """Where epoch 1 was the best, a run that was stopped after it still returns its weights."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(text: str) -> None:
+        if "epoch 1 of" in text:
+            raise Stop
+
+    params = DistillParams(epochs=3, learning_rate=0.01, weight=0.0)
+    with pytest.raises(Stop):
+        recover(lesson(SpoiltTask()), params, seed=0, work=tmp_path / "a", say=stop)
+    resumed = recover(lesson(SpoiltTask()), params, seed=0, work=tmp_path / "a", say=quiet)
+    unbroken = recover(lesson(SpoiltTask()), params, seed=0, work=tmp_path / "b", say=quiet)
+    assert resumed.recovery.best_epoch == unbroken.recovery.best_epoch == 1
+    assert same_weights(resumed.module, unbroken.module)
 
 
 def test_an_unreadable_checkpoint_costs_only_time(tmp_path):
@@ -358,6 +381,17 @@ class DropoutTask(DigitsTask):
 class AdamTask(DigitsTask):
     def optimizer(self, params):
         return torch.optim.AdamW(params, lr=0.005)
+
+
+class SpoiltTask(DigitsTask):
+    """From the second epoch on, the loss of training is turned round."""
+
+    def batches(self, split, *, epoch, **order):
+        self.sign = -1.0 if split == "train" and epoch > 1 else 1.0
+        return super().batches(split, epoch=epoch, **order)
+
+    def loss(self, module, batch, generator):
+        return self.sign * super().loss(module, batch, generator)
 
 
 class BypassTask(DigitsTask):
