@@ -62,7 +62,9 @@ def make_unit(
         blocks = []
         for _ in range(2):
             block = typical * rng.lognormvariate(0, noise)
-            blocks.append(tuple(max(1, round(block * rng.uniform(0.99, 1.05))) for _ in range(calls)))
+            blocks.append(
+                tuple(max(1, round(block * rng.uniform(0.99, 1.05))) for _ in range(calls))
+            )
         arms[arm] = ArmTimes(order=order, blocks_ns=tuple(blocks), warmup_calls=10)
     return Unit(
         index=index, process=index // 5, seed=index, started_s=1.0e9 + index, load=0.1, arms=arms

@@ -101,6 +101,7 @@ class Story:
     attempt: int = 1
     champion: ChampionRef | None = None
     machine: str = "box-a"
+    engines_machine: str = ""
     started_s: float = 1_000_000.0
     policy: str = POLICY
     attempts_before: int = 0
@@ -192,7 +193,7 @@ class _Writer:
         if self.story.champion:
             arms["champion"] = self.story.champion.bundle
         facts = tuple(self._engine(arm, digest) for arm, digest in arms.items())
-        machine = self._machine()
+        machine = self._machine(self.story.engines_machine)
         engines = self._put(
             "engines",
             "build",
@@ -251,9 +252,13 @@ class _Writer:
     def _champion_payload(self) -> dict[str, bytes]:
         return {"champion/placeholder.txt": b"champion"} if self.story.champion else {}
 
-    def _machine(self) -> Machine:
+    def _machine(self, instance: str = "") -> Machine:
         return Machine(
-            instance=self.story.machine, kind="k", cpu="cpu", logical_cpus=2, os="Linux x86_64"
+            instance=instance or self.story.machine,
+            kind="k",
+            cpu="cpu",
+            logical_cpus=2,
+            os="Linux x86_64",
         )
 
     def _data(self) -> DataReport:

@@ -18,7 +18,7 @@ from reprune.task.protocol import SPLITS, Batch, Split, Work
 from tests import models
 
 # A package as a user writes it: nothing but torch and reprune's protocol.
-PACKAGE = '''
+PACKAGE = """
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -71,7 +71,7 @@ class TinyTask:
 
     def workload(self):
         return [Work(inputs=self.example_inputs(1), weight=1.0)]
-'''
+"""
 
 
 class ModelTask:
@@ -162,10 +162,6 @@ def dense(tmp_path: Path) -> Artifact[ModelBundle]:
         manifest = ModelBundle(
             name="tiny",
             dense_version="1",
-            task=TaskFact(
-                entry=entry, digest=task_digest(entry, draft / "task"), data_version="1"
-            ),
+            task=TaskFact(entry=entry, digest=task_digest(entry, draft / "task"), data_version="1"),
         )
-        return store.write(
-            draft, manifest, step="fetch-dense", parents={}, out=tmp_path / "dense"
-        )
+        return store.write(draft, manifest, step="fetch-dense", parents={}, out=tmp_path / "dense")

@@ -183,9 +183,7 @@ def test_a_killed_run_goes_on_to_the_identical_result(tmp_path):
     )
     assert killed.returncode == -signal.SIGKILL
     told: list[str] = []
-    resumed = measure(
-        subject(), PARAMS, PRUNE, seed=0, work=tmp_path / "killed", say=told.append
-    )
+    resumed = measure(subject(), PARAMS, PRUNE, seed=0, work=tmp_path / "killed", say=told.append)
     assert told[0] == "sensitivity: 2 of 6 cuts were already measured"
     assert len(told) == 1 + 4
     assert resumed == measure(subject(), PARAMS, PRUNE, seed=0, work=tmp_path / "b", say=quiet)

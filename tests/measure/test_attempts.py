@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprune.core.errors import RepruneError
@@ -22,6 +23,7 @@ def look(version: str = "1", *, weights: str = "w", candidate: str = "c") -> Loo
     )
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("12"), st.integers(0, 4)), max_size=12))
 def test_attempts_only_rise_and_count_each_dense_model_apart(steps: list[tuple[str, int]]) -> None:
     """The number is one above the larger of what the ledger and the registry know."""
@@ -72,17 +74,20 @@ def test_a_torn_line_counts_and_spoils_nothing(tmp_path: Path, torn: bytes) -> N
 
 def test_two_benchmarks_at_once_never_share_a_number(tmp_path: Path) -> None:
     """Processes that race for the ledger get different attempts."""
-    ledger = tmp_path / ATTEMPTS_FILE
+    ledger, go = tmp_path / ATTEMPTS_FILE, tmp_path / "go"
     code = (
         "import sys, pathlib\n"
         "from reprune.measure.attempts import Look, next_attempt\n"
         "look = Look(name='n', dense_version='1', weights='w', eval_digest='e', candidate='c')\n"
+        "while not pathlib.Path(sys.argv[2]).exists(): pass\n"
         "for _ in range(20): print(next_attempt(pathlib.Path(sys.argv[1]), look))\n"
     )
     racers = [
-        subprocess.Popen([sys.executable, "-c", code, str(ledger)], stdout=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", code, str(ledger), str(go)], stdout=subprocess.PIPE)
         for _ in range(3)
     ]
+    time.sleep(0.5)
+    go.touch()
     numbers = [int(line) for racer in racers for line in racer.communicate()[0].split()]
     assert sorted(numbers) == list(range(1, 61))
 

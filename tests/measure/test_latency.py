@@ -11,20 +11,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reprune.core.documents import canonical
 from reprune.core.errors import BuildError, RepruneError, TaskError
 from reprune.core.params import BenchmarkParams, ProfileParams, Target
+from reprune.measure import unit
 from reprune.measure.latency import LatencyJob, take_units, timed_shapes, unit_seed
 from reprune.measure.profile import measure_target
 from reprune.measure.quick import quick_ratio
 from reprune.measure.unit import (
     BlockPlan,
     Shape,
+    UnitSpec,
     block_order,
     calls_a_block,
     creation_order,
@@ -68,14 +72,14 @@ def test_units_are_fresh_sessions_in_fresh_processes(probe: Any) -> None:
 
 def test_blocks_are_a_permutation_and_its_mirror_and_switches_are_discarded(probe: Any) -> None:
     """The runs of a unit are warm-up, then two blocks an arm of which only the later calls are kept."""
-    (unit,) = take_units(probe_job(probe), total=1, say=quiet)
+    (taken,) = take_units(probe_job(probe), total=1, say=quiet)
     runs = [arm for _, event, arm in probe.events() if event == "run"]
-    warm = sum(arm.warmup_calls for arm in unit.arms.values())
+    warm = sum(arm.warmup_calls for arm in taken.arms.values())
     blocks = [(arm, len(list(same))) for arm, same in groupby(runs[warm:])]
-    order = block_order(ARMS, unit.seed)
+    order = block_order(ARMS, taken.seed)
     # The two blocks of the last arm touch each other.
     assert [arm for arm, _ in blocks] == [*order, *reversed(order[:-1])]
-    for arm, times in unit.arms.items():
+    for arm, times in taken.arms.items():
         assert times.order == order.index(arm)
         first, second = times.blocks_ns
         assert len(first) == len(second) >= PARAMS.min_calls
@@ -170,10 +174,10 @@ def test_real_units_hold_times_that_tell_a_big_net_from_a_small_one(
     said: list[str] = []
     units = take_units(job, total=2, say=said.append)
     assert any("2 of 2" in text for text in said)
-    for unit in units:
-        medians = {a: np.median(np.concatenate(t.blocks_ns)) for a, t in unit.arms.items()}
+    for taken in units:
+        medians = {a: np.median(np.concatenate(t.blocks_ns)) for a, t in taken.arms.items()}
         assert medians["dense"] > 2 * medians["candidate"]
-        assert unit.started_s > 1e9
+        assert taken.started_s > 1e9
 
 
 def test_the_measuring_process_imports_no_torch() -> None:
@@ -193,9 +197,6 @@ def test_a_measuring_process_ends_when_the_benchmark_is_gone(probe: Any) -> None
         "except RepruneError as error:\n    print(error)\n"
     )
     blocks = BlockPlan(block_ms=1.0, min_calls=5, discard_calls=1, warmup_seconds=0.0)
-    from reprune.core.documents import canonical
-    from reprune.measure.unit import UnitSpec
-
     spec = UnitSpec(
         parent=1, process=0, target=probe.target, engines={}, shapes=(), weights=(),
         blocks=blocks, units=((0, 0),),
@@ -206,34 +207,47 @@ def test_a_measuring_process_ends_when_the_benchmark_is_gone(probe: Any) -> None
     assert b"is gone" in done.stdout
 
 
-class Steps:
-    """A session whose calls take these many milliseconds, the last one for ever after."""
+class Clock:
+    """A clock that only sessions move; it stands in for the time module of reprune.measure.unit."""
 
-    def __init__(self, *milliseconds: float) -> None:
-        self.left = list(milliseconds)
-        self.calls = 0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ns = 0
+        monkeypatch.setattr(unit, "time", self)
 
-    def run(self, _: object) -> list[Any]:
-        import time
+    def perf_counter_ns(self) -> int:
+        return self.ns
 
+    def perf_counter(self) -> float:
+        return self.ns / 1e9
+
+
+class Lasting:
+    """A session whose calls last as `milliseconds` says, given the call's number and its inputs."""
+
+    def __init__(self, clock: Clock, milliseconds: Any) -> None:
+        self.clock, self.milliseconds, self.calls = clock, milliseconds, 0
+
+    def run(self, inputs: Any) -> list[Any]:
+        self.clock.ns += round(self.milliseconds(self.calls, inputs) * 1e6)
         self.calls += 1
-        until = (
-            time.perf_counter() + (self.left.pop(0) if len(self.left) > 1 else self.left[0]) / 1e3
-        )
-        while time.perf_counter() < until:
-            pass
         return []
 
 
-def test_warming_up_ends_when_it_is_stable_or_the_time_is_up() -> None:
-    """A slow start is waited for; what never settles stops at the limit."""
+def test_warming_up_ends_when_it_is_stable_or_the_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slow start is waited for, three like blocks are enough, what never settles has a limit."""
+    clock = Clock(monkeypatch)
     plan = BlockPlan(block_ms=4.0, min_calls=5, discard_calls=1, warmup_seconds=5.0)
-    warm = warm_up(Steps(*[8.0] * 10, 1.0), SHAPES, plan)
-    assert warm.calls > 20
-    assert warm.call_ns == pytest.approx(1e6, rel=0.5)
-    restless = Steps(*[1.0 + (i // 5) % 2 for i in range(10_000)])
-    plan = BlockPlan(block_ms=4.0, min_calls=5, discard_calls=1, warmup_seconds=0.05)
-    assert warm_up(restless, SHAPES, plan).calls <= 60
+    slow_start = Lasting(clock, lambda call, _: 8.0 - call if call < 7 else 1.0)
+    warm = warm_up(slow_start, SHAPES, plan)
+    assert (warm.calls, warm.call_ns) == (20, 1e6)
+    assert warm_up(Lasting(clock, lambda *_: 1.0), SHAPES, plan).calls == 15
+    restless = Lasting(clock, lambda call, _: 1.0 + (call // 5) % 2)
+    plan = msgspec.structs.replace(plan, warmup_seconds=0.05)
+    begin = clock.ns
+    assert warm_up(restless, SHAPES, plan).calls == 35
+    assert 50e6 <= clock.ns - begin < 61e6
 
 
 @given(st.floats(1.0, 1e10), st.integers(5, 50))
@@ -246,22 +260,14 @@ def test_a_block_fills_its_time_and_never_has_too_few_calls(call_ns: float, min_
     assert calls == min_calls or (calls - 1) * call_ns < 1e7
 
 
-def test_a_call_of_several_shapes_lasts_their_mean_by_traffic(probe: Any, monkeypatch: Any) -> None:
+def test_a_call_of_several_shapes_lasts_their_mean_by_traffic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Three quarters of the traffic at 1 ms and a quarter at 5 ms make 2 ms."""
-    from reprune.measure import unit
-
-    class ByLength:
-        def run(self, inputs: Any) -> list[Any]:
-            import time
-
-            until = time.perf_counter() + len(inputs[0]) / 1e3
-            while time.perf_counter() < until:
-                pass
-            return []
-
+    session = Lasting(Clock(monkeypatch), lambda _, inputs: len(inputs[0]))
     shapes = [Shape(inputs=(np.zeros(n),), weight=w) for n, w in ((1, 0.75), (5, 0.25))]
-    took = unit._block(ByLength(), shapes, 0, 9)
-    assert np.median(took) == pytest.approx(2e6, rel=0.2)
+    assert unit._block(session, shapes, 3, 2) == (2_000_000, 2_000_000)
+    assert session.calls == (3 + 2) * 2
 
 
 def test_inputs_survive_the_file(tmp_path: Path) -> None:

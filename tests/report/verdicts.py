@@ -139,10 +139,23 @@ def facts(scene: Scene, folder: Path) -> ReportFacts:
     return read_facts(write_verdict(scene, folder))
 
 
+def bare(scene: Scene) -> ReportFacts:
+    """The facts of a verdict that carries nothing but its judgement; no file is written."""
+    verdict = Verdict(
+        name=scene.name,
+        dense_version=scene.dense_version,
+        lock=digest("lock"),
+        policy=digest("policy"),
+        champion=_champion(scene),
+        judgement=_judgement(scene),
+    )
+    return ReportFacts(verdict=verdict, digest=digest("verdict"))
+
+
 def write_verdict(scene: Scene, folder: Path) -> Artifact[Verdict]:
     """The verdict of `scene` as a directory below `folder`, with its ancestors' manifests."""
     evidence = _evidence(scene)
-    policy, params, lock = _policy(scene), _params(scene), _lock(scene)
+    policy, params, lock = _policy(scene), _params(scene), lock_of(scene)
     parents: dict[str, str] = {}
     with store.drafting(folder / "verdict") as draft:
         (draft / "evidence.json").write_bytes(canonical(evidence))
@@ -208,7 +221,7 @@ def _params(scene: Scene) -> Params:
     )
 
 
-def _lock(scene: Scene) -> Lock:
+def lock_of(scene: Scene) -> Lock:
     return Lock(
         reprune="0.1.0",
         registry="sqlite:///.reprune/registry.db",

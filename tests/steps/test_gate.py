@@ -139,20 +139,6 @@ def test_a_failed_data_contract_is_an_error(tmp_path: Path) -> None:
         ("sensitivity", {"parents": {}}, "was not made from"),
         ("data", {"parents": {}}, "was not made from"),
         (
-            "engines",
-            {
-                "machine": {
-                    "instance": "box-b",
-                    "kind": "k",
-                    "cpu": "c",
-                    "logical_cpus": 2,
-                    "os": "L",
-                    "accelerator": "",
-                }
-            },
-            "another",
-        ),
-        (
             "benchmark",
             {"arms": {"candidate": "sha256:" + "9" * 64, "dense": "sha256:" + "8" * 64}},
             "another",
@@ -170,6 +156,13 @@ def test_artefacts_that_do_not_belong_together_are_an_error(
     judgement = chain.judged().manifest.judgement
     assert judgement.outcome == "error"
     assert any(words in reason for reason in judgement.reasons), judgement.reasons
+
+
+def test_engines_of_another_machine_are_an_error(tmp_path: Path) -> None:
+    """An engine is measured where it was built, or the samples are of something else."""
+    judgement = write_chain(tmp_path, Story(engines_machine="box-b")).judged().manifest.judgement
+    assert judgement.outcome == "error"
+    assert any("measured on another" in reason for reason in judgement.reasons)
 
 
 def test_samples_of_two_machines_are_never_compared(tmp_path: Path) -> None:

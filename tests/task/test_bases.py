@@ -108,15 +108,22 @@ def test_carving_is_a_partition_that_growth_does_not_move(count: int, seed: int)
 
 
 def test_carved_splits_have_about_their_share_and_keep_sources_together(vectors: Base) -> None:
-    """A tenth each of a large train, and no source on both sides."""
+    """An eighth or so of a large train each, and no source on both sides."""
     source = [f"s{row // 5}" for row in range(4000)]
     task = vectors({"source": source}, count=4000)
     sizes = {split: len(rows) for split, rows in task.rows.items()}
     assert sizes["eval"] == 2000
-    assert 120 < sizes["tune"] < 280
-    assert 120 < sizes["calibration"] < 280
+    assert 150 < sizes["tune"] < 330
+    assert 150 < sizes["calibration"] < 330
     seen = [{source[row] for row in rows.tolist()} for rows in task.rows.values()]
     assert sum(map(len, seen)) == len(set().union(*seen))
+
+
+def test_carving_twice_leaves_every_split_its_share() -> None:
+    """What is carved from the rest of an earlier carving does not come out empty."""
+    first = carve([f"e{n}" for n in range(2000)], {"eval": 0.3})
+    second = carve([f"e{n}" for n in first["train"]], {"tune": 0.1, "calibration": 0.1})
+    assert all(100 < len(second[split]) < 180 for split in ("tune", "calibration"))
 
 
 @pytest.mark.parametrize("shares", [{"tune": 0.0}, {"tune": 0.6, "eval": 0.4}, {"tune": -0.1}])

@@ -324,7 +324,7 @@ def test_a_policy_that_cannot_pass_is_refused_beforehand(tmp_path: Path) -> None
 
 
 def test_power_uses_the_flips_and_attempts_of_the_past(tmp_path: Path) -> None:
-    """Flips seen before replace the assumed ones, and a later attempt is tested more strictly."""
+    """Flips seen are averaged with the assumed ones, and a later attempt is tested more strictly."""
 
     def seen(flips: float | None) -> VerdictSummary:
         return VerdictSummary(
@@ -338,13 +338,13 @@ def test_power_uses_the_flips_and_attempts_of_the_past(tmp_path: Path) -> None:
         )
 
     assumed = validated(tmp_path / "a")[0].power[0]
-    known = validated(tmp_path / "b", history=(seen(0.01), seen(0.03), seen(None)), attempts=1)[0]
+    known = validated(tmp_path / "b", history=(seen(0.03), seen(0.04), seen(None)), attempts=1)[0]
     none = validated(tmp_path / "c", history=(seen(0.0),))[0]
     assert assumed.flips == pytest.approx(0.02)
-    assert known.power[0].flips == pytest.approx(0.02)
+    assert known.power[0].flips == pytest.approx(0.03)
     assert known.power[0].alpha < assumed.alpha
     assert known.power[0].pass_if_equal < assumed.pass_if_equal
-    assert none.power[0].flips == pytest.approx(1 / 400)
+    assert none.power[0].flips == pytest.approx(0.01)
 
 
 def test_a_task_that_breaks_its_promises_is_an_error(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> nn.Module:
     usable = [batch for batch in batches if len(batch) > 1]
     if not usable:
         return result
-    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    before = [(norm, norm.momentum, _count(norm)) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the cumulative average
@@ -78,8 +78,13 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> nn.Module:
             result(*batch.inputs)
     for norm, momentum, tracked in before:
         norm.momentum = momentum
-        norm.num_batches_tracked = tracked
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.fill_(tracked)
     return result.eval()
+
+
+def _count(norm: _BatchNorm) -> int:
+    return 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -177,8 +177,8 @@ def _summed(
 
 def _by_channel(values: Tensor, dim: int, member: Member) -> Tensor:
     """`values` summed over everything but `dim`, then over each channel's positions."""
-    rows = values.detach().to(device="cpu", dtype=torch.float64).movedim(dim, 0).flatten(1)
-    sums = rows.sum(dim=1) if rows.ndim > 1 else rows
+    rows = values.detach().to(device="cpu", dtype=torch.float64).movedim(dim, 0)
+    sums = rows.reshape(len(rows), -1).sum(dim=1)
     channels = [c for c, indices in enumerate(member.positions) for _ in indices]
     positions = [index for indices in member.positions for index in indices]
     result = torch.zeros(len(member.positions), dtype=torch.float64)

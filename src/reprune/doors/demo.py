@@ -24,8 +24,11 @@ import msgspec
 from reprune.core.artifacts import Fact
 from reprune.core.documents import decode_json
 from reprune.core.errors import EXIT_BROKEN, EXIT_DONE, RepruneError
+from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.step import exclusive
 from reprune.core.store import write_bytes
+from reprune.registry.open import open_registry
+from reprune.registry.protocol import known_versions
 
 WORKSPACE = Path(".reprune/demo")
 RESULT = Path(".reprune/demo.json")
@@ -187,16 +190,13 @@ def _spoil_labels(workspace: Path, share: float) -> None:
 
 
 def _versions(workspace: Path) -> list[str]:
-    """The dense versions that the embedded registry holds, oldest first."""
-    code = (
-        "from pathlib import Path\n"
-        "from reprune.core.params import read_params\n"
-        "from reprune.registry.open import open_registry\n"
-        "params = read_params(Path('params.yaml'))\n"
-        "registry = open_registry(params.registry, Path.cwd())\n"
-        "print(' '.join(found.version for found in registry.versions(params.name)))\n"
-    )
-    return _run([sys.executable, "-c", code], workspace, capture=True).split()
+    """The dense versions that the embedded registry holds, oldest first; none before it exists."""
+    params = read_params(workspace / PARAMS_FILE)
+    database = params.registry.uri.removeprefix("sqlite:///")
+    if not (workspace / database).exists():
+        return []
+    registry = open_registry(params.registry, workspace.resolve())
+    return [found.version for found in known_versions(registry, params.name)]
 
 
 def _reprune(words: list[str], root: Path, ok: tuple[int, ...] = (0,)) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -17,48 +18,57 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 RESAMPLES = 4000
 EXACT = 2**53
-_DRAWS_AT_ONCE = 2_000_000
+_DRAWS_AT_ONCE = 250_000  # as many as stay in the processor's cache
 
 
-def resampled_sums(columns: Integers, seed: str) -> Integers:
-    """Column sums of `columns` (units, k) over RESAMPLES resamples of its units: (RESAMPLES, k).
+def resampled_sums(blocks: Sequence[Integers], seed: str) -> list[Integers]:
+    """Column sums of every block (units, k) over RESAMPLES resamples of its units: (RESAMPLES, k).
 
-    All columns share one multinomial weight matrix. Draws come from PCG64's raw integers (a stream
+    All blocks share one multinomial weight matrix. Draws come from PCG64's raw integers (a stream
     that numpy promises to keep); sums are of whole numbers below 2**53, exact in any order.
     Raises OverflowError where they would not be.
     """
-    units = columns.shape[0]
-    if units * int(np.abs(columns).max(initial=0)) >= EXACT:
+    units = blocks[0].shape[0]
+    if any(units * int(np.abs(block).max(initial=0)) >= EXACT for block in blocks):
         raise OverflowError("sums of these columns would not be exact")
-    exact = columns.astype(np.float64)
+    # A slice leaves most rows empty: only the others are multiplied.
+    parts = [(rows := np.flatnonzero(block.any(axis=1)), block[rows] * 1.0) for block in blocks]
+    sums = [np.zeros((RESAMPLES, block.shape[1]), dtype=np.int64) for block in blocks]
     bits = np.random.PCG64(seed_number(seed))
-    rows_at_once = max(1, _DRAWS_AT_ONCE // units)
-    sums = []
-    for start in range(0, RESAMPLES, rows_at_once):
-        rows = min(rows_at_once, RESAMPLES - start)
-        sums.append(_weights(bits, rows, units) @ exact)
-    return np.concatenate(sums).astype(np.int64)
+    at_once = max(1, _DRAWS_AT_ONCE // units)
+    for start in range(0, RESAMPLES, at_once):
+        weights = _weights(bits, min(at_once, RESAMPLES - start), units)
+        for found, (rows, values) in zip(sums, parts, strict=True):
+            found[start : start + at_once] = weights[:, rows] @ values
+    return sums
 
 
-def _weights(bits: np.random.PCG64, rows: int, units: int) -> Floats:
-    """How often each unit is in each of `rows` resamples: (rows, units), each row sums to units."""
-    raw = bits.random_raw(rows * units)
+def _weights(bits: np.random.PCG64, resamples: int, units: int) -> Floats:
+    """How often each unit is in each resample: (resamples, units), each row sums to units."""
+    raw = bits.random_raw(resamples * units)
     drawn = ((raw >> np.uint64(32)) * np.uint64(units)) >> np.uint64(32)
-    places = drawn.astype(np.int64) + np.repeat(np.arange(rows, dtype=np.int64) * units, units)
-    counts = np.bincount(places, minlength=rows * units)
-    return counts.reshape(rows, units).astype(np.float64)
+    places = drawn.astype(np.int64).reshape(resamples, units)
+    places += np.arange(resamples, dtype=np.int64)[:, None] * units
+    counts = np.bincount(places.reshape(-1), minlength=resamples * units)
+    return counts.reshape(resamples, units).astype(np.float64)
 
 
 def lower_limit(replicates: Floats, units: int, alpha: float) -> float | None:
-    """The expanded percentile limit; None where units or RESAMPLES are too few for the level.
+    """The lower BCa limit at `alpha`; None where units or RESAMPLES are too few for the level.
 
-    Percentiles are too narrow for few units: the level is that of Student's t, widened by
-    sqrt(n / (n - 1)) (Hesterberg 2015, The American Statistician 69, 371-386).
+    Two corrections of the percentile: the level is that of Student's t, widened by sqrt(n / (n - 1))
+    for few units (Hesterberg 2015, The American Statistician 69, 371-386), and moved for skewness,
+    since rare large losses are rarely seen (Efron 1987, JASA 82, 171-185; bias and acceleration
+    are both a sixth of the replicates' skewness, as for a mean).
     """
     if units < 2:
         return None
-    expanded = tail(math.sqrt(units / (units - 1)) * critical(alpha, units - 1), None)
-    rank = int(rounded(expanded * (RESAMPLES + 1)))
+    sixth = -_skewness(replicates) / 6
+    reach = sixth + math.sqrt(units / (units - 1)) * critical(alpha, units - 1)
+    if sixth * reach >= 1.0:
+        return None
+    level = tail(sixth + reach / (1.0 - sixth * reach), None)
+    rank = int(rounded(level * (RESAMPLES + 1)))
     return float(np.sort(replicates)[rank - 1]) if rank >= 1 else None
 
 
@@ -69,11 +79,29 @@ def upper_limit(replicates: Floats, units: int, alpha: float) -> float | None:
 
 
 def p_at_most(replicates: Floats, units: int, limit: float) -> float:
-    """The p-value against 'the true value is at most `limit`', with the same expansion.
+    """The p-value against 'the true value is at most `limit`', with the same corrections.
 
     It is never below what RESAMPLES can show.
     """
     share = (1 + int(np.count_nonzero(replicates <= limit))) / (RESAMPLES + 1)
     if share >= 1.0 or units < 2:
         return 1.0
-    return tail(critical(share, None) * math.sqrt((units - 1) / units), units - 1)
+    sixth = -_skewness(replicates) / 6
+    beyond = critical(share, None) - sixth
+    if sixth * beyond <= -1.0:
+        return 1.0
+    z = beyond / (1.0 + sixth * beyond) - sixth
+    return tail(z * math.sqrt((units - 1) / units), units - 1)
+
+
+def _skewness(replicates: Floats) -> float:
+    """The third standardised moment; 0 where nothing varies."""
+    off = replicates - exact_mean(replicates)
+    square = off * off
+    second, third = exact_mean(square), exact_mean(square * off)
+    return rounded(third / second**1.5) if second > 1e-24 else 0.0
+
+
+def exact_mean(values: Floats) -> float:
+    """Their mean, the same everywhere: numpy's own sums depend on the processor, fsum's do not."""
+    return math.fsum(values.tolist()) / len(values)

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reprune.judge.bootstrap import Floats, Integers, Mask, lower_limit, p_at_most, upper_limit
+from reprune.judge.bootstrap import (
+    Floats,
+    Integers,
+    Mask,
+    exact_mean,
+    lower_limit,
+    p_at_most,
+    upper_limit,
+)
 from reprune.judge.comparisons import MIN_UNITS, MarginTest, margin_test
 from reprune.judge.distributions import critical
 from reprune.judge.numeric import rounded
@@ -85,10 +93,9 @@ class RatioComparison:
     @property
     def spread(self) -> float:
         """sqrt(units) times the standard deviation over resamples."""
-        losses = self._losses(-1.0).tolist()
-        mean = math.fsum(losses) / len(losses)  # numpy's sums depend on the processor
-        variance = math.fsum((loss - mean) ** 2 for loss in losses) / len(losses)
-        return math.sqrt(self.units * variance)
+        losses = self._losses(-1.0)
+        off = losses - exact_mean(losses)
+        return math.sqrt(self.units * exact_mean(off * off))
 
     def drop_test(self, limit: float, alpha: float) -> MarginTest:
         """The interval of the loss."""

@@ -135,12 +135,18 @@ def _resample(
 
     What is resampled is a source, or an example where none are declared.
     """
-    wanted = [(group, key) for group in groups for metric, key in records if metric == group[0]]
-    if not wanted:
+    keys = {group: [key for metric, key in records if metric == group[0]] for group in groups}
+    keys = {group: found for group, found in keys.items() if found}
+    if not keys:
         return {}
-    rows = [records[group[0], key] * groups[group] for group, key in wanted]
-    columns = np.concatenate(rows, axis=0).T
+    blocks = [
+        np.concatenate([records[group[0], key] * groups[group] for key in found], axis=0).T
+        for group, found in keys.items()
+    ]
     if examples.sources is not None:
-        columns = sums_by_source(columns, examples.sources)
-    sums = resampled_sums(columns, seed)
-    return {name: sums[:, 2 * place : 2 * place + 2] for place, name in enumerate(wanted)}
+        blocks = [sums_by_source(block, examples.sources) for block in blocks]
+    return {
+        (group, key): sums[:, 2 * place : 2 * place + 2]
+        for (group, found), sums in zip(keys.items(), resampled_sums(blocks, seed), strict=True)
+        for place, key in enumerate(found)
+    }

@@ -130,10 +130,11 @@ def _detectable(compared: Comparison, margin: float, alpha: float, how: tuple[in
     """
     slices, binary = how
     reach = (critical(alpha / slices, None) + _POWER_Z) / math.sqrt(compared.units)
+    variance = compared.spread**2
 
     def missed(loss: float) -> bool:
         own = loss * (1.0 - loss) if binary else 0.0
-        return loss - margin < reach * math.sqrt(max(compared.spread**2, own))
+        return loss - margin < reach * math.sqrt(max(variance, own))
 
     return rounded(halve(missed, margin, 1.0))
 

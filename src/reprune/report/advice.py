@@ -29,9 +29,16 @@ def serving(facts: ReportFacts) -> Phrase:
 
 
 def reasons(facts: ReportFacts) -> list[Phrase]:
-    """Why, in the judge's own sentences; the headline is not said twice."""
+    """Why, in the judge's own sentences. The headline is not said twice, and a pass needs no list:
+    each demand that holds is in the table.
+    """
     judgement = facts.judgement
-    return [sentence(reason) for reason in judgement.reasons if reason not in judgement.headline]
+    held = {one.words for one in judgement.rules} if judgement.outcome == "pass" else set()
+    return [
+        sentence(reason)
+        for reason in judgement.reasons
+        if reason not in judgement.headline and reason not in held
+    ]
 
 
 def certainty(facts: ReportFacts) -> list[Phrase]:
@@ -102,7 +109,7 @@ def _beyond(result: RuleResult, facts: ReportFacts) -> Phrase | None:
     if not outside:
         return None
     return (
-        f"No. {words.label(result)} {words.against(result, facts)}: even the end of its interval "
+        f"Hardly. {words.label(result)} {words.against(result, facts)}: even the end of its interval "
         f"nearest to the limit is beyond it ({cells.amount(result, nearest)}, "
         f"limit {cells.limit(result)}).",
     )

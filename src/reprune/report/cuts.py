@@ -162,6 +162,23 @@ def recovery_figure(recovery: Recovery) -> svg.Figure | None:
         svg.line(x.at(recovery.best_epoch), 16, x.at(recovery.best_epoch), 220, "limit"),
         svg.label(x.at(recovery.best_epoch) - 8, 28, "kept", "tick end"),
     ]
+    marks += _loss_lines(recovery, x, y)
+    return svg.Figure(
+        key="recovery",
+        title="Recovery after the cut",
+        description=f"{words.plural(len(epochs), 'epoch')}; epoch {recovery.best_epoch} was kept.",
+        how="Lower is better. The two losses are not the same quantity where a teacher's answers "
+        "are part of the training loss; the dashed line is the epoch that was kept.",
+        height=272,
+        marks=tuple(marks),
+        numbers=_recovery_table(recovery),
+    )
+
+
+def _loss_lines(recovery: Recovery, x: svg.Scale, y: svg.Scale) -> list[Safe]:
+    """The two curves, each named at its end; names that would overlap are moved apart."""
+    epochs = recovery.epochs
+    marks: list[Safe] = []
     ends: list[tuple[float, str]] = []
     for name, css, values in (
         ("train", "curve faint", [one.train_loss for one in epochs]),
@@ -179,6 +196,10 @@ def recovery_figure(recovery: Recovery) -> svg.Figure | None:
         marks.append(
             svg.label(700, below + 4, f"{name} loss", "strong" if name == "tune" else "tick")
         )
+    return marks
+
+
+def _recovery_table(recovery: Recovery) -> Safe:
     rows = [
         [
             esc(one.epoch),
@@ -187,19 +208,10 @@ def recovery_figure(recovery: Recovery) -> svg.Figure | None:
             esc(words.number(one.learning_rate)),
             esc("kept" if one.epoch == recovery.best_epoch else ""),
         ]
-        for one in epochs
+        for one in recovery.epochs
     ]
     head = ["Epoch", "Train loss", "Tune loss", "Learning rate", ""]
-    return svg.Figure(
-        key="recovery",
-        title="Recovery after the cut",
-        description=f"{words.plural(len(epochs), 'epoch')}; epoch {recovery.best_epoch} was kept.",
-        how="Lower is better. The two losses are not the same quantity where a teacher's answers "
-        "are part of the training loss; the dashed line is the epoch that was kept.",
-        height=272,
-        marks=tuple(marks),
-        numbers=html_table("Recovery by epoch", head, rows, numbers=0),
-    )
+    return html_table("Recovery by epoch", head, rows, numbers=0)
 
 
 def _epoch_ticks(recovery: Recovery) -> list[float]:

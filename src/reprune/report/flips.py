@@ -25,6 +25,22 @@ def flips_figure(facts: ReportFacts) -> svg.Figure | None:
         marks += _flip_row(one, facts, 28 + 46.0 * index, most)
     bottom = 28 + 46.0 * len(found)
     marks.append(svg.line(480, 6, 480, bottom, "zero"))
+    return svg.Figure(
+        key="flips",
+        title="Examples that changed their answer",
+        description="; ".join(
+            f"against {words.baseline_name(one.baseline, facts)} on {one.target}: {one.became_wrong} "
+            f"became wrong, {one.became_right} became right"
+            for one in found[:12]
+        ),
+        how="The same examples through both models. A small net change can hide many flips both ways.",
+        height=bottom + 6,
+        marks=tuple(marks),
+        numbers=_table(facts, found),
+    )
+
+
+def _table(facts: ReportFacts, found: tuple[Flips, ...]) -> Safe:
     rows = [
         [
             tag("bdi", esc(f"{words.baseline_name(one.baseline, facts)}, {one.target}")),
@@ -44,19 +60,7 @@ def flips_figure(facts: ReportFacts) -> svg.Figure | None:
         "Wrong with both",
         "Net",
     ]
-    return svg.Figure(
-        key="flips",
-        title="Examples that changed their answer",
-        description="; ".join(
-            f"against {words.baseline_name(one.baseline, facts)} on {one.target}: {one.became_wrong} "
-            f"became wrong, {one.became_right} became right"
-            for one in found[:12]
-        ),
-        how="The same examples through both models. A small net change can hide many flips both ways.",
-        height=bottom + 6,
-        marks=tuple(marks),
-        numbers=html_table("Flips", head, rows, numbers=1),
-    )
+    return html_table("Flips", head, rows, numbers=1)
 
 
 def _flip_row(one: Flips, facts: ReportFacts, y: float, most: int) -> list[Safe]:

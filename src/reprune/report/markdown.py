@@ -31,6 +31,8 @@ class Room:
     harmed: int = 200
     deciding: int = 400
     name: int = 80
+    sentences: int = 20
+    sentence: int = 600
 
 
 def render_markdown(facts: ReportFacts) -> str:
@@ -54,16 +56,21 @@ def _rooms() -> Iterator[Room]:
     for step in ({"ok_slices": False}, {"plan": False}, {"ok_rows": False}, {"method": False}):
         room = replace(room, **step)
         yield room
-    yield (room := replace(room, name=40, harmed=100))
+    yield (room := replace(room, name=40, harmed=100, sentences=10, sentence=300))
     while room.deciding > 1:
-        room = replace(room, harmed=room.harmed // 2, deciding=room.deciding // 2)
+        room = replace(
+            room,
+            harmed=room.harmed // 2,
+            deciding=room.deciding // 2,
+            sentences=max(2, room.sentences // 2),
+        )
         yield room
 
 
 def _lines(facts: ReportFacts, room: Room) -> Iterator[str]:
     yield marker(facts)
-    yield from _opening(facts)
-    yield from _explanation(facts)
+    yield from _opening(facts, room)
+    yield from _explanation(facts, room)
     yield from _demands(facts, room)
     yield ""
     yield from slice_lines(facts, ok=room.ok_slices, harmed=room.harmed, name=room.name)
@@ -82,27 +89,25 @@ def _lines(facts: ReportFacts, room: Room) -> Iterator[str]:
 def marker(facts: ReportFacts) -> str:
     """The first line, unseen by readers: whose report this is, what it says, which run it is of."""
     verdict = facts.verdict
-    targets = "+".join(facts.lock.targets) if facts.lock is not None else ""
-    key = quote(f"{verdict.name}@{targets}"[:300], safe="@+._")
+    targets = facts.lock.targets if facts.lock is not None else ()
+    names = [quote(name[:100], safe="", errors="replace") for name in (verdict.name, *targets[:9])]
+    key = f"{names[0]}@{'+'.join(names[1:])}"
     lock = quote(verdict.lock.removeprefix("sha256:")[:16])
     # `--` would end the comment; `quote` leaves a hyphen as it is.
     key = key.replace("--", "-%2D")
     return f"<!-- {MARKER} key={key} verdict={facts.judgement.outcome} lock={lock} -->"
 
 
-def _opening(facts: ReportFacts) -> Iterator[str]:
+def _opening(facts: ReportFacts, room: Room) -> Iterator[str]:
     judgement = facts.judgement
-    yield f"### {words.ICON[judgement.outcome]} {as_markdown(sentence(judgement.headline))}"
+    headline = as_markdown(sentence(judgement.headline), room.sentence)
+    yield f"### {words.ICON[judgement.outcome]} {headline}"
     yield ""
-    reasons = [as_markdown(line) for line in advice.reasons(facts)]
-    if len(reasons) == 1:
-        yield from (reasons[0], "")
-    elif reasons:
-        yield from (*(f"- {line}" for line in reasons[:20]), "")
+    yield from _titled("", advice.reasons(facts), room)
     yield from (f"**{as_markdown(advice.serving(facts))}**", "")
 
 
-def _explanation(facts: ReportFacts) -> Iterator[str]:
+def _explanation(facts: ReportFacts, room: Room) -> Iterator[str]:
     for title, phrases in (
         ("Is it noise?", advice.certainty(facts)),
         ("Where:", advice.where(facts)),
@@ -111,14 +116,19 @@ def _explanation(facts: ReportFacts) -> Iterator[str]:
             advice.to_try(facts),
         ),
     ):
-        yield from _titled(title, phrases[:10])
+        yield from _titled(title, phrases, room)
 
 
-def _titled(title: str, phrases: list[Phrase]) -> Iterator[str]:
-    if len(phrases) == 1:
-        yield from (f"**{title}** {as_markdown(phrases[0])}", "")
-    elif phrases:
-        yield from (f"**{title}**", *(f"- {as_markdown(line)}" for line in phrases), "")
+def _titled(title: str, phrases: list[Phrase], room: Room) -> Iterator[str]:
+    """One sentence in a line, several as a list, after a word in bold; of too many the first."""
+    shown = [as_markdown(line, room.sentence) for line in phrases[: room.sentences]]
+    if len(shown) < len(phrases):
+        shown.append(f"and {len(phrases) - len(shown)} more")
+    bold = f"**{title}**" if title else ""
+    if len(shown) == 1:
+        yield from (f"{bold} {shown[0]}".lstrip(), "")
+    elif shown:
+        yield from (*([bold] if bold else []), *(f"- {line}" for line in shown), "")
 
 
 def _demands(facts: ReportFacts, room: Room) -> Iterator[str]:

@@ -53,7 +53,7 @@ def _latency(facts: ReportFacts) -> Iterator[Phrase]:
 def _looks(facts: ReportFacts) -> Iterator[Phrase]:
     judgement = facts.judgement
     yield (
-        f"This was look {judgement.attempt} at the sealed examples for dense "
+        f"This was attempt {judgement.attempt} on the sealed examples for dense "
         f"{words.version(facts.verdict.dense_version)}; its error rate is {judgement.alpha:.3g} "
         "for each side. A passed rule has its whole interval inside the limit, a blocked one outside.",
     )

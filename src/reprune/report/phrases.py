@@ -27,9 +27,11 @@ def sentence(text: str) -> Phrase:
     return tuple(Code(part) if index % 2 else part for index, part in enumerate(parts) if part)
 
 
-def as_markdown(phrase: Phrase) -> str:
+def as_markdown(phrase: Phrase, limit: int = 600) -> str:
+    """`limit` is of characters in each part, before they are escaped."""
     return "".join(
-        plain.code(part.text) if isinstance(part, Code) else plain.text(part) for part in phrase
+        plain.code(part.text, min(80, limit)) if isinstance(part, Code) else plain.text(part, limit)
+        for part in phrase
     )
 
 

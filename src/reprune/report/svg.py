@@ -123,13 +123,16 @@ def whisker(low: float, high: float, y: float, class_: str) -> Safe:
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers within [low, high], about as many as asked for."""
     span = high - low
-    if span <= 0 or not math.isfinite(span):
+    # Ends that rounding cannot tell apart have no room for a second tick.
+    if not 1e-9 * max(abs(low), abs(high), 1e-200) < span < math.inf:
         return [low]
     raw = span / about
     power = 10 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw)
     first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [
+        float(f"{index * step:.12g}") for index in range(first, math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def x_axis(scale: Scale, top: float, bottom: float, words: Callable[[float], str]) -> Safe:

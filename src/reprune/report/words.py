@@ -189,7 +189,8 @@ def count(value: int) -> str:
 
 
 def ratio(value: float) -> str:
-    return f"{TIMES}{number(value)}"
+    """Three decimals, so that an interval around 1 keeps its width."""
+    return f"{TIMES}{value:.3f}" if 0.001 <= abs(value) < 100 else f"{TIMES}{number(value)}"
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -212,12 +213,12 @@ def size(count_bytes: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    return f"{number(value * 1e3)}{NBSP}µs" if abs(value) < 0.1 else f"{number(value)}{NBSP}ms"
+    return f"{number(value * 1e3)}{NBSP}µs" if abs(value) < 1 else f"{number(value)}{NBSP}ms"
 
 
 def milliseconds_like(longest: float) -> Callable[[float], str]:
     """How the values of one axis read: all in the unit that suits the longest."""
-    if longest < 0.1:
+    if longest < 1:
         return lambda value: f"{value * 1e3:g}{NBSP}µs"
     return lambda value: f"{value:g}{NBSP}ms"
 

@@ -60,8 +60,12 @@ def open_arms(
 def _opened(bundle: Artifact[ModelBundle]) -> ArmModel:
     from reprune.compress.bundle import load_bundle
     from reprune.measure.profile import count_cost
+    from reprune.task.load import guarded
 
-    loaded = load_bundle(bundle)
+    # The factory is the user's code, and the champion's is that of some weeks ago.
+    loaded = guarded(
+        lambda: load_bundle(bundle), folder=bundle.path.resolve(), doing="rebuilding the model"
+    )
     counted = count_cost(loaded.module, loaded.task.example_inputs(1))
     return ArmModel(bundle=bundle, loaded=loaded, cost=counted.cost)
 

@@ -80,13 +80,11 @@ def validate(
 
 
 def _flips(previous: Previous, assumed: float, examples: int) -> float:
-    """The mean share of flips that earlier generations showed, or what params.yaml assumes.
+    """The mean share of flips that earlier generations showed, params.yaml's counting as one of them.
 
     At least one example: a history without a flip does not promise that there will be none.
     """
-    seen = [one.flips for one in previous.history if one.flips is not None]
-    if not seen:
-        return assumed
+    seen = [assumed, *(one.flips for one in previous.history if one.flips is not None)]
     return min(0.999, max(sum(seen) / len(seen), 1 / max(examples, 1)))
 
 

@@ -55,7 +55,8 @@ class Task(Protocol):
     """What every task offers. Optional attributes, looked up by name where they are of use:
 
     `keep` (names of modules that are never cut), `heads` (attention heads by module), `features`
-    (names of modules whose outputs are distilled), `optimizer(params)`.
+    (names of modules whose outputs are distilled), `optimizer(params)`, and `plain(split)`: the
+    split's batches without augmentation, from which the data contract finds overlaps with `train`.
     """
 
     @property

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from reprune.core.params import PARAMS_FILE, read_params
 from reprune.registry.open import open_registry
 from reprune.task.load import load_task
+from reprune.task.outputs import outputs_of
 from reprune.task.seal import Sealed
 
 ROOT = Path(__file__).resolve().parent
@@ -28,23 +29,23 @@ def main():
     torch.set_num_threads(params.threads)
     task = Sealed(load_task(params.task, ROOT))
     module = train(task, options.epochs, options.seed)
-    accuracy = accuracy_of(module, task)
+    score = score_of(module, task)
     with tempfile.TemporaryDirectory() as folder:
         save_file(module.state_dict(), Path(folder) / "weights.safetensors")
-        tags = {"seed": str(options.seed), "tune_accuracy": f"{accuracy:.4f}"}
+        tags = {"seed": str(options.seed), "tune_score": f"{score:.4f}"}
         registry = open_registry(params.registry, ROOT)
         version = registry.register(params.name, Path(folder), tags)
-    print(f"{params.name} version {version}: {accuracy:.1%} of the split `tune` right")
+    print(f"{params.name} version {version}: {score:.1%} on the split `tune`")
 
 
 def train(task, epochs, seed):
     torch.manual_seed(seed)
     module = task.model()
     steps = epochs * sum(1 for _ in task.batches("train", epoch=0, seed=seed))
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, steps, pct_start=0.2)
+    make_optimizer = getattr(task, "optimizer", sgd)
+    optimizer = make_optimizer(module.parameters())
+    highest = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, steps, pct_start=0.2)
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
         module.train()
@@ -60,14 +61,20 @@ def train(task, epochs, seed):
     return module
 
 
-def accuracy_of(module, task):
+def sgd(params):
+    return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def score_of(module, task):
+    """On the split `tune`: the share of right answers, or the ratio (Dice, F1) of the task's records."""
     module.eval()
-    correct, count = 0, 0
+    above, below = 0, 0
     with torch.no_grad():
         for batch in task.batches("tune", epoch=0, seed=0):
-            correct += int(task.records((module(*batch.inputs),), batch)["correct"].sum())
-            count += len(batch)
-    return correct / count
+            records = task.records(outputs_of(module, batch.inputs), batch)
+            above += int(records["correct" if "correct" in records else "numerator"].sum())
+            below += int(records["denominator"].sum()) if "denominator" in records else len(batch)
+    return above / below
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Records
 
 WORKLOAD_EXAMPLES = 64
-CARVED: Mapping[Split, float] = {"tune": 0.1, "calibration": 0.1}
+CARVED: Mapping[Split, float] = {"tune": 0.12, "calibration": 0.12}
 
 
 class ArrayTask(ABC):

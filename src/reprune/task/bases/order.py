@@ -40,7 +40,9 @@ def carve(
             f"cannot carve shares {dict(shares)}: each must be above 0, their sum below 1",
             where="reprune.task.bases.carve",
         )
-    place = _mix(hash_ids(ids) ^ np.uint64(_hash(f"carve/{seed}"))) / np.float64(2**64)
+    # Salted with the names, so that carving what an earlier carving left is independent of it.
+    salt = np.uint64(_hash(f"carve/{seed}/{'/'.join(shares)}"))
+    place = _mix(hash_ids(ids) ^ salt) / np.float64(2**64)
     edges = np.cumsum(list(shares.values()))
     part = np.searchsorted(edges, place, side="right")
     named: dict[Split, Indices] = {

@@ -1,0 +1,83 @@
+"""The same evidence gives the same bytes on a processor without vector extensions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from reprune.judge.verdict import judge
+from tests.building import edit, make_evidence, make_policy, make_quality
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def vector_features() -> list[str]:
+    """What numpy dispatches on this processor and lets us switch off."""
+    from numpy._core._multiarray_umath import (
+        __cpu_baseline__,
+        __cpu_dispatch__,
+        __cpu_features__,
+    )
+
+    return [
+        name
+        for name in __cpu_dispatch__
+        if __cpu_features__.get(name) and name not in __cpu_baseline__
+    ]
+
+
+def judgement_bytes() -> bytes:
+    """A judgement that uses every statistic: looks, Tango, error ratio, floors, sources, bootstrap."""
+    evidence = make_evidence(targets={"cpu": 0.8, "npu": 0.79}, units=60, lost=14, gained=6)
+    rng = np.random.default_rng(3)
+    whole = rng.integers(500, 900, 1000)
+    arms = {}
+    for place, (key, records) in enumerate(evidence.quality.arms.items()):
+        part = np.floor(whole * (0.9 - 0.004 * place - 0.05 * rng.random(1000)))
+        arms[key] = {
+            **records.columns,
+            "numerator": tuple(int(v) for v in part),
+            "denominator": tuple(int(v) for v in whole),
+        }
+    rules = {"vs_parent": {}, "vs_champion": {"max_error_ratio": None}, "floor": 0.8, "slices": {}}
+    policy = make_policy(
+        targets={"cpu": "required", "npu": "advisory"}, quality={"accuracy": rules, "dice": rules}
+    )
+    whole_bytes = b""
+    for sources in (None, tuple(f"s{place % 77}" for place in range(1000))):
+        quality = make_quality(arms, slices=evidence.quality.slices, sources=sources)
+        whole_bytes += msgspec.json.encode(judge(edit(evidence, "quality", quality), policy))
+    return whole_bytes
+
+
+def test_judgement_without_vector_instructions_has_the_same_bytes() -> None:
+    """numpy's AVX-512 and AVX2 paths change the last bits of its logarithms and sums, not a verdict."""
+    features = vector_features()
+    if not features:
+        pytest.skip("numpy dispatches nothing on this processor")
+    code = (
+        "import sys; from tests.judge.test_same_bits import judgement_bytes, vector_features;"
+        "assert not vector_features(), vector_features();"
+        "sys.stdout.buffer.write(judgement_bytes())"
+    )
+    environment = {
+        **os.environ,
+        "NPY_DISABLE_CPU_FEATURES": " ".join(features),
+        "OPENBLAS_CORETYPE": "Nehalem",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
+    }
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    assert run.stdout == judgement_bytes()

@@ -1,0 +1,312 @@
+"""The pull-request report: what it says first, what it never leaves out, how long it may be."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from reprune.report import markdown
+from reprune.report.facts import ReportFacts
+from reprune.report.markdown import MAX_BYTES, render_markdown
+from tests.report.scenes import (
+    BLOCKED,
+    HOSTILE,
+    PASSED,
+    SCENES,
+    accuracy,
+    latency,
+    slice_result,
+)
+from tests.report.verdicts import Scene, bare, facts, rule
+
+GOLDEN = Path(__file__).parent / "golden"
+PARSER = MarkdownIt("commonmark", {"html": True}).enable("table")
+Told = Callable[[str], ReportFacts]
+
+
+def stable(text: str) -> str:
+    """Without what changes when nothing a reader cares about did: digests and our own version."""
+    text = re.sub(r"sha256:[0-9a-f]{12}…", "sha256:…", text)
+    text = re.sub(r"lock=[0-9a-f]{16}", "lock=…", text)
+    return re.sub(r"<sub>Reprune \S+", "<sub>Reprune …", text)
+
+
+@pytest.mark.parametrize("name", sorted(SCENES))
+def test_golden(name: str, told: Told) -> None:
+    """The report of each outcome reads as the committed file says.
+
+    To write the files again: REPRUNE_GOLDEN=write python -m pytest tests/report/test_markdown.py
+    """
+    text = stable(render_markdown(told(name)))
+    path = GOLDEN / f"{name}.md"
+    if os.environ.get("REPRUNE_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(SCENES))
+def test_the_verdict_comes_first(name: str, told: Told) -> None:
+    """The marker is line 1, the headline line 2, and what serves now stands above the table."""
+    known = told(name)
+    text = render_markdown(known)
+    lines = text.splitlines()
+    assert re.fullmatch(
+        rf"<!-- reprune-report/1 key=digits@ort-cpu verdict={known.judgement.outcome} lock=\w+ -->",
+        lines[0],
+    )
+    assert known.judgement.headline.replace("`", "") in lines[1].replace("`", "")
+    above = text.partition("| --- |")[0]
+    assert "promoted" in above
+    if known.verdict.champion is not None:
+        assert f"v{known.verdict.champion.version}" in above
+
+
+def test_blocked_rows_come_first(told: Told) -> None:
+    """The rows of the table stand worst first, whatever the policy's order is."""
+    rows = re.findall(
+        r"^\| (\S+) (\w+) \| \w+.* [↑↓]", render_markdown(told("block")), re.MULTILINE
+    )
+    states = [state for _, state in rows]
+    assert states == sorted(states, key=["blocked", "error", "undecided", "ok"].index)
+    assert states.count("blocked") == 2
+
+
+def test_every_row_names_direction_interval_and_limit(told: Told) -> None:
+    """Each measured row says which way is better, how sure it is, and what was allowed."""
+    text = render_markdown(told("pass"))
+    row = next(line for line in text.splitlines() if "Latency" in line and "dense" in line)
+    assert "↓" in row
+    assert "\u00d70.619 (\u00d70.612 to 0.626)" in row
+    assert row.rstrip(" |").endswith("≤ \u00d70.85")
+
+
+@pytest.mark.parametrize("name", sorted(SCENES))
+def test_tables_are_whole(name: str, told: Told) -> None:
+    """A Markdown parser sees every table with as many cells in each row as in its head."""
+    assert_whole(render_markdown(told(name)))
+
+
+def assert_whole(text: str) -> None:
+    tokens = PARSER.parse(text)
+    columns = cells = 0
+    for token in tokens:
+        if token.type == "table_open":
+            columns = 0
+        if token.type == "th_open":
+            columns += 1
+        if token.type == "tr_open":
+            cells = 0
+        if token.type == "td_open":
+            cells += 1
+        if token.type == "tr_close" and cells:
+            assert cells == columns
+    # Every line that was meant as a row was taken as one.
+    rows = sum(token.type == "tr_open" for token in tokens)
+    meant = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows == len([line for line in meant if not set(line) <= set("|-: ")])
+    assert text.count("<details>") == text.count("</details>") == text.count("</summary>")
+    allowed = r"</?(?:details|summary|sub|code)>|<!--.*-->"
+    html = "".join(
+        token.content
+        for outer in tokens
+        for token in (outer, *(outer.children or []))
+        if token.type in ("html_block", "html_inline")
+    )
+    assert "<" not in re.sub(allowed, "", html)
+
+
+NAMES = st.one_of(
+    st.sampled_from(
+        [HOSTILE, "day", "|", "`", "x" * 300, "\u202e", "a|b", "</details>", "<!--", "-->"]
+    ),
+    st.text(max_size=40),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    names=st.lists(NAMES, min_size=1, max_size=4),
+    slices=st.integers(0, 2000),
+    harmed=st.integers(0, 2000),
+    rules=st.integers(0, 300),
+    blocked=st.integers(0, 120),
+)
+def test_never_too_long_and_never_broken(
+    names: list[str], slices: int, harmed: int, rules: int, blocked: int
+) -> None:
+    """Whatever the names and the counts, the report is short enough, whole, and names every blocked rule."""
+    scene = crowd(names, slices, harmed, rules, blocked)
+    text = render_markdown(bare(scene))
+    assert len(text.encode()) <= MAX_BYTES < 60_001
+    assert text.splitlines()[0].startswith("<!-- reprune-report/1 key=")
+    assert text.splitlines()[0].endswith("-->")
+    assert text.count("-->") >= 1
+    assert len(re.findall(r"^\| ❌ blocked \|", text, re.MULTILINE)) == blocked
+    assert "not promoted" in text
+    assert_whole(text)
+
+
+def crowd(names: list[str], slices: int, harmed: int, rules: int, blocked: int) -> Scene:
+    """Many slices and rules with the names in turn."""
+
+    def named(place: int) -> str:
+        return f"{names[place % len(names)]}={place}"
+
+    return replace(
+        BLOCKED,
+        name=names[0],
+        headline=f"Blocked: {names[0]} fell; the policy allows less.",
+        reasons=tuple(f"{named(place)} fell." for place in range(blocked)),
+        rules=(
+            *(
+                rule(f"m{p}.vs_parent", "dense", "pass", target=named(p), change=0.0)
+                for p in range(rules)
+            ),
+            *(
+                rule(f"{named(p)}.vs_parent", "dense", "block", target=named(p), change=-0.1)
+                for p in range(blocked)
+            ),
+        ),
+        slices=tuple(
+            slice_result(
+                named(place),
+                outcome="harm" if place < harmed else "ok",
+                flips=(1, 0),
+                change=-0.1,
+                low=-0.2,
+                high=0.1,
+                detectable=0.2,
+            )
+            for place in range(slices)
+        ),
+    )
+
+
+def test_the_order_of_sacrifice(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With less and less room, ok slices go first, then the plan, then ok rows, then the method."""
+    known = told("block")
+    seen = []
+    text = render_markdown(known)
+    while True:
+        assert "❌ blocked | Accuracy ↑" in text
+        assert "`digit=8`" in text
+        assert "reprune check artifacts/verdict --recompute" in text
+        parts = ("✅ ok | `digit=5`", "| `conv3` |", "✅ ok | Latency", "How it was measured")
+        seen.append([part in text for part in parts])
+        if not any(seen[-1]):
+            break
+        # One byte less than what it took: the next thing has to go.
+        monkeypatch.setattr(markdown, "MAX_BYTES", len(text.encode()) - 1)
+        text = render_markdown(known)
+    assert seen == [[place >= gone for place in range(4)] for gone in range(5)]
+
+
+def test_what_was_left_out_is_counted() -> None:
+    """A report that had to leave rows out says how many, and where they are."""
+    text = render_markdown(bare(crowd(["s"], 0, 0, 900, 2)))
+    assert "900 more rows are in the HTML report, all ok or advisory." in text
+
+
+def test_more_blocked_rules_than_fit_are_counted() -> None:
+    """Where even the blocked rows do not fit, the first stay and the rest are counted."""
+    text = render_markdown(bare(crowd(["\U0001f600" * 300], 0, 0, 0, 500)))
+    assert len(text.encode()) <= MAX_BYTES
+    assert re.search(r"more rows are in the HTML report, \d+ of them not ok\.", text)
+    assert "| ❌ blocked |" in text
+    assert_whole(text)
+
+
+def test_long_sentences_give_way() -> None:
+    """However long the judge's sentences are, and however much escaping adds, the report stays short."""
+    shout = "@&<" * 1000
+    rules = tuple(
+        rule(
+            f"m{place}.vs_parent", "dense", "block", change=-0.1, low=-0.2, high=-0.1, target=shout
+        )
+        for place in range(60)
+    )
+    text = render_markdown(
+        bare(replace(BLOCKED, headline=shout, reasons=(f"{shout}.",) * 60, rules=rules))
+    )
+    assert len(text.encode()) <= MAX_BYTES
+    assert len(re.findall(r"^\| ❌ blocked \|", text, re.MULTILINE)) == 60
+    assert_whole(text)
+
+
+def test_hostile_names_everywhere(tmp_path: Path) -> None:
+    """Names that try to be markup, mentions or direction overrides are shown, and nothing else."""
+    hostile_rule = msgspec.structs.replace(
+        accuracy("dense", "block", (414, 441), 0.02), rule=f"{HOSTILE}.vs_parent", words=HOSTILE
+    )
+    scene = replace(
+        BLOCKED,
+        name=HOSTILE,
+        dense_version=HOSTILE[:40],
+        champion=HOSTILE[:40],
+        headline=HOSTILE,
+        reasons=(HOSTILE,),
+        rules=(hostile_rule, latency("dense", "pass", 0.08, 0.6)),
+        groups=((HOSTILE, 16, 8), ("b|c", 32, 16)),
+        slices=tuple(msgspec.structs.replace(s, slice=HOSTILE) for s in BLOCKED.slices),
+        notes=(HOSTILE,),
+    )
+    text = render_markdown(facts(scene, tmp_path))
+    assert_whole(text)
+    assert "<script" not in text
+    assert not re.search(r"@everyone", text)
+    assert "\u202e" not in text
+    assert "\x1b" not in text
+    assert "U+202E" in text
+
+
+def test_advice_for_a_block_by_compression(told: Told) -> None:
+    """Where the cut did it, the report names the slice, the layers and a knob with its value now."""
+    text = render_markdown(told("block"))
+    assert "Slice `digit=8`" in text
+    assert "The cut of `conv1` (16 to 8 channels)" in text
+    assert "`plan.fraction: 0.65` (now 0.5)" in text
+    assert "**Is it noise?**" in text
+
+
+def test_advice_for_a_bad_retraining(told: Told) -> None:
+    """Where the dense parent itself got worse, the report says so and proposes no knob of the cut."""
+    text = render_markdown(told("retrained"))
+    assert "Compression is not the cause" in text
+    assert "plan.fraction" not in text
+
+
+def test_advice_for_an_undecided_one(told: Told) -> None:
+    """An undecided verdict says what would decide it, and that a re-run alone does not."""
+    text = render_markdown(told("inconclusive"))
+    assert "About 620 more examples" in text
+    assert "a mere re-run decides nothing" in text
+
+
+def test_advice_for_a_slow_one() -> None:
+    """Where time is short, the knobs proposed are those that cut more."""
+    scene = replace(BLOCKED, slices=(), rules=(latency("dense", "block", 0.08, 0.95),))
+    text = render_markdown(bare(scene))
+    assert "Cut more" in text
+    assert "Recover longer" not in text
+
+
+def test_an_advisory_target_cannot_look_decisive() -> None:
+    """A rule of an advisory target that failed has no cross, and does not stand above what decides."""
+    advisory = msgspec.structs.replace(
+        latency("dense", "block", 0.08, 1.2), target="phone", required=False
+    )
+    scene = replace(PASSED, rules=(advisory, *PASSED.rules), slices=())
+    text = render_markdown(bare(scene))
+    row = next(line for line in text.splitlines() if "phone" in line)
+    assert row.startswith("| \u2796 blocked, advisory: does not decide |")
+    assert "❌" not in text

@@ -1,0 +1,217 @@
+"""The HTML report as text: one file, whole, for everybody, and nothing in it that could ask anyone."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from reprune.core.artifacts import Expectation
+from reprune.report.facts import ReportFacts
+from reprune.report.html import render_html
+from tests.report.scenes import BLOCKED, HOSTILE, PASSED, SCENES, slice_result
+from tests.report.verdicts import bare, facts, rule
+
+Told = Callable[[str], ReportFacts]
+VOID = {"meta", "br", "hr", "wbr"}
+FIGURES = {"rules", "flips", "slices-0", "widths", "sensitivity", "recovery"}
+
+
+class Page(HTMLParser):
+    """The elements of a page in order, with their attributes, and the text of all."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.text.append(data)
+
+    def all(self, *tags: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+
+@pytest.mark.parametrize("name", sorted(SCENES))
+def test_the_page_is_well_formed(name: str, told: Told) -> None:
+    """Every element is closed where it should be, ids are unique, and links lead to an id of the page."""
+    page = Page(render_html(told(name)))
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {link["href"] for link in page.all("a")} <= {f"#{one}" for one in ids}
+
+
+@pytest.mark.parametrize("name", sorted(SCENES))
+def test_the_page_asks_nobody(name: str, told: Told) -> None:
+    """There is no script, no handler, nothing to load, and a policy that forbids all three."""
+    text = render_html(told(name))
+    page = Page(text)
+    names = {tag for tag, _ in page.elements}
+    assert not names & {"script", "link", "img", "iframe", "object", "form", "base", "use", "image"}
+    for tag, attributes in page.elements:
+        assert not [key for key in attributes if key.startswith("on") or key in ("src", "srcset")]
+        assert tag != "a" or str(attributes["href"]).startswith("#")
+    assert "url(" not in text
+    assert "@import" not in text
+    (policy,) = [m["content"] for m in page.all("meta") if "http-equiv" in m]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+
+
+@pytest.mark.parametrize("name", sorted(SCENES))
+def test_the_page_is_for_everybody(name: str, told: Told) -> None:
+    """Language, one main and one h1, headings in order, captions, scopes, and words for each drawing."""
+    page = Page(render_html(told(name)))
+    assert page.all("html")[0]["lang"] == "en"
+    assert (
+        len(page.all("main")) == len(page.all("h1")) == len(page.all("title")) - len(drawings(page))
+    )
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(cell.get("scope") in ("col", "row") for cell in page.all("th"))
+    ids = {attributes.get("id") for _, attributes in page.elements}
+    for drawing in drawings(page):
+        assert drawing["role"] == "img"
+        assert set(str(drawing["aria-labelledby"]).split()) <= ids
+    scrolling = [box for box in page.all("div") if "scroll" in str(box.get("class"))]
+    assert all(box.get("tabindex") == "0" and box.get("aria-label") for box in scrolling)
+
+
+def drawings(page: Page) -> list[dict[str, str | None]]:
+    return [svg for svg in page.all("svg") if svg.get("aria-hidden") != "true"]
+
+
+def test_every_figure_is_there_with_its_numbers(told: Told) -> None:
+    """A full verdict shows every figure, each with one sentence and the table of its numbers."""
+    text = render_html(told("block"))
+    keys = set(re.findall(r'id="fig-([\w-]+?)"', text))
+    assert keys > FIGURES
+    target = b"ort-cpu".hex()
+    assert {f"ratio-{target}-dense", f"ratio-{target}-champion", f"calls-{target}"} < keys
+    for figure in re.findall(r"<figure>.*?</figure>", text, re.DOTALL):
+        assert '<span class="how">' in figure
+        assert "<summary>The numbers</summary>" in figure
+        assert "<table" in figure.partition("<summary>")[2]
+
+
+def test_every_section_is_there(told: Told) -> None:
+    """The page answers for the verdict, time, quality, the cut, the data, the engines and the lineage."""
+    page = Page(render_html(told("pass")))
+    sections = [section["id"] for section in page.all("section")]
+    expected = "demands latency quality plan sensitivity recovery data parity lineage method"
+    assert sections == expected.split()
+
+
+def test_the_lineage_runs_from_dense_to_verdict(told: Told) -> None:
+    """The lineage names every ancestor by its whole digest, the dense model first, the verdict last."""
+    known = told("pass")
+    text = render_html(known).partition('class="chain"')[2]
+    found = re.findall(r"sha256:[0-9a-f]{64}", text.partition("</ol>")[0])
+    assert found[0] == known.verdict.parents["dense"]
+    assert found[-1] == known.digest
+    assert set(known.verdict.parents.values()) <= set(found)
+
+
+def test_a_verdict_without_ancestors_is_still_a_report(tmp_path: Path) -> None:
+    """Where a verdict carries no ancestors, or nothing at all, the page shows what there is."""
+    alone = facts(replace(BLOCKED, ancestors=False), tmp_path)
+    for known in (alone, bare(BLOCKED)):
+        page = Page(render_html(known))
+        assert page.open == []
+        assert BLOCKED.headline in "".join(page.text)
+        assert "plan" not in [section["id"] for section in page.all("section")]
+
+
+def test_hostile_text_is_shown_and_nothing_else(tmp_path: Path) -> None:
+    """Names from anywhere add no element and no attribute, and are all there to read."""
+    scene = replace(
+        BLOCKED,
+        name=HOSTILE,
+        headline=HOSTILE,
+        reasons=(HOSTILE,),
+        groups=((HOSTILE, 16, 8), ("b" * 300, 32, 16)),
+        rules=tuple(msgspec.structs.replace(one, words=HOSTILE) for one in BLOCKED.rules),
+        slices=tuple(msgspec.structs.replace(s, slice=HOSTILE) for s in BLOCKED.slices),
+        notes=(HOSTILE,),
+        expectations=(
+            Expectation(
+                name=HOSTILE, split=HOSTILE, severity="critical", success=False, observed=HOSTILE
+            ),
+        ),
+    )
+    text = render_html(facts(scene, tmp_path))
+    plain = render_html(facts(replace(scene, headline="x"), tmp_path))
+    assert len(Page(text).elements) - len(Page(plain).elements) in range(-3, 4)
+    assert "<script" not in text
+    assert "\u202e" not in text
+    assert "\x1b" not in text
+    assert "<script>alert(1)</script>" in "".join(Page(text).text)
+
+
+def test_the_digits_report_is_small(told: Told) -> None:
+    """The page of the default example stays far below its budget of 500 KB."""
+    assert len(render_html(told("pass")).encode()) < 200_000
+
+
+def test_a_large_model_is_quick_and_bounded(tmp_path: Path) -> None:
+    """200 layers, 3 targets, 120 units, 50 slices a target: under 10 s of CPU and under 1 MB."""
+    targets = ("ort-cpu", "jetson", "phone")
+    scene = replace(
+        PASSED,
+        targets=targets,
+        units=120,
+        groups=tuple((f"stage{i // 20}.block{i % 20}.conv", 256, 64 + i) for i in range(200)),
+        rules=tuple(
+            rule(f"m{i}.vs_parent", "dense", "pass", target=t, change=0.0, low=-0.01, high=0.01)
+            for t in targets
+            for i in range(8)
+        ),
+        slices=tuple(
+            slice_result(
+                f"{t}={i}",
+                outcome="ok",
+                flips=(1, 2),
+                change=0.0,
+                low=-0.1,
+                high=0.1,
+                detectable=0.2,
+            )
+            for t in targets
+            for i in range(50)
+        ),
+    )
+    known = facts(scene, tmp_path)
+    started = time.process_time()
+    text = render_html(known)
+    assert time.process_time() - started < 10
+    assert len(text.encode()) < 1_000_000
+    assert Page(text).open == []
+
+
+def test_the_examples_that_changed_are_shown_on_demand(told: Told) -> None:
+    """Ids of examples appear only where params.yaml asks for them."""
+    assert "digit-0" not in render_html(told("block"))
+    text = render_html(told("block"), show_examples=True)
+    assert text.count("became wrong</td>") == 27 + 25
+    assert "digit-0" in text

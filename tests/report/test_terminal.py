@@ -1,0 +1,74 @@
+"""The verdict in a terminal, and the one sentence that is the same everywhere."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from reprune.report.facts import ReportFacts
+from reprune.report.html import render_html
+from reprune.report.junit import render_junit
+from reprune.report.markdown import render_markdown
+from reprune.report.terminal import render_explanation, render_terminal
+from tests.report.scenes import BLOCKED, HOSTILE, PASSED, SCENES, UNDECIDED
+from tests.report.verdicts import write_verdict
+
+Told = Callable[[str], ReportFacts]
+
+
+@pytest.mark.parametrize("name", sorted(SCENES))
+def test_the_same_sentence_everywhere(name: str, told: Told) -> None:
+    """Terminal, Markdown, HTML and JUnit open with the judge's own headline."""
+    known = told(name)
+    sentence = known.judgement.headline.replace("`", "")
+    page = re.sub("<[^>]+>", "", re.findall("<h1>(.*?)</h1>", render_html(known))[0])
+    case = ElementTree.fromstring(render_junit(known)).find("testsuite/testcase")
+    assert case is not None
+    assert render_terminal(known.verdict).splitlines()[0].replace("`", "").endswith(sentence)
+    assert render_markdown(known).splitlines()[1].replace("`", "").endswith(sentence)
+    assert html.unescape(page) == sentence
+    if len(case):
+        assert case[0].attrib["message"].replace("`", "") == sentence
+
+
+def test_the_table_is_aligned_and_worst_first(told: Told) -> None:
+    """Columns line up, the blocked rows stand first, and it fits a usual terminal."""
+    table = render_terminal(told("block").verdict).partition("\n\n")[2].splitlines()
+    assert len({line.index("vs ") for line in table if "Latency vs" in line}) == 1
+    assert [line.split()[0] for line in table[1:4]] == ["blocked", "blocked", "undecided"]
+    assert len({len(line) for line in table[1:]}) == 1
+    assert max(len(line) for line in table) <= 100
+    ends = {re.search(r"\S(?= +[≤≥])", line).end() for line in table[1:]}  # type: ignore[union-attr]
+    assert len(ends) == 1
+
+
+def test_an_explanation_says_why_where_and_what_to_try(tmp_path: Path) -> None:
+    """`reprune explain` names the slice, the layers, the knob, and how to judge again."""
+    text = render_explanation(write_verdict(BLOCKED, tmp_path))
+    for part in (
+        "Slice digit=8 changed by",
+        "The cut of conv1",
+        "plan.fraction: 0.65 (now 0.5)",
+        "reprune check artifacts/verdict --recompute",
+        "digits v3 is not promoted: champion stays v2.",
+    ):
+        assert part in text
+
+
+def test_an_undecided_one_says_what_decides_it(tmp_path: Path) -> None:
+    """The title and the number are those of the judge."""
+    text = render_explanation(write_verdict(UNDECIDED, tmp_path))
+    assert "To decide it\n  - About 620 more examples" in text
+
+
+def test_nothing_reaches_the_terminal_that_it_would_obey(tmp_path: Path) -> None:
+    """Escape sequences and direction overrides in names are shown as code points."""
+    scene = replace(PASSED, name=HOSTILE, headline=HOSTILE, reasons=(HOSTILE,), notes=(HOSTILE,))
+    text = render_explanation(write_verdict(scene, tmp_path))
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
