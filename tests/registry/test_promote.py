@@ -15,7 +15,7 @@ from reprune.registry import compressed, receipts
 from reprune.registry.mlflow_registry import MlflowRegistry
 from reprune.steps import promote as promote_module
 from reprune.steps.fetch import fetch_previous
-from reprune.steps.promoter import read_promoter
+from reprune.steps.promoter import make_promoter, read_promoter
 from tests.chain import Chain, Story
 from tests.registry.promotion import (
     COMPRESSED,
@@ -344,6 +344,20 @@ def test_tags_without_a_receipt_do_not_pass_for_a_registration(tmp_path: Path) -
     registry.register(COMPRESSED, chain.path("dense"), {"reprune.verdict": verdict.digest})
     result = promoted(tmp_path)
     assert (result.compressed_version, result.champion_after) == ("2", "2")
+
+
+def test_a_registration_that_a_stranger_signed_is_not_ours(tmp_path: Path) -> None:
+    """The same verdict, registered and receipted under a key we do not trust, is registered again."""
+    ready(tmp_path, BLOCKED)
+    theirs = promoted(tmp_path)
+    for name in ("key.pem", "config.yaml"):
+        (tmp_path / ".reprune" / "promoter" / name).unlink()
+    make_promoter(tmp_path)
+    ours = promoted(tmp_path)
+    assert (ours.already_done, ours.compressed_version) == (False, "2")
+    assert ours.receipt != theirs.receipt
+    assert ours.artifact.manifest.predecessor is None
+    assert compressed.attempts(registry_of(tmp_path), "digits", "1") == 1
 
 
 def test_what_is_registered_is_the_copy_that_was_judged(
