@@ -19,7 +19,7 @@ from reprune.compress.architecture import (
     read_architecture,
     write_architecture,
 )
-from reprune.core.artifacts import ModelBundle
+from reprune.core.artifacts import WEIGHTS, ModelBundle
 from reprune.core.errors import (
     CheckpointError,
     CheckpointMismatch,
@@ -32,7 +32,6 @@ from reprune.task.load import load_task
 from reprune.task.protocol import Split
 from reprune.task.seal import Sealed
 
-WEIGHTS_FILE = "weights.safetensors"
 TASK_FOLDER = "task"
 LISTED = 8
 
@@ -64,7 +63,7 @@ def load_bundle(
     architecture = None
     if ARCHITECTURE_FILE in bundle.manifest.payload:
         architecture = read_architecture(bundle.file(ARCHITECTURE_FILE))
-    module = load_module(bundle.file(WEIGHTS_FILE), architecture, task.model)
+    module = load_module(bundle.file(WEIGHTS), architecture, task.model)
     return LoadedModel(
         module=module, task=Sealed(task, splits=tuple(splits)), architecture=architecture
     )
@@ -124,10 +123,10 @@ def save_bundle(
     Equal modules give equal bytes. Of tied tensors one is stored. Raises NonFiniteWeights.
     """
     tensors = stored_tensors(module)
-    _refuse_non_finite(tensors, out / WEIGHTS_FILE)
+    _refuse_non_finite(tensors, out / WEIGHTS)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, out / WEIGHTS_FILE)
+        save_file(tensors, out / WEIGHTS)
         if architecture is not None and architecture.cuts:
             write_architecture(out / ARCHITECTURE_FILE, architecture)
         for name in source.manifest.payload:

@@ -44,6 +44,10 @@ class Manifest(Fact, tag_field="kind", kw_only=True):
     payload: dict[str, str] = {}
 
 
+# The payload file of every ModelBundle that holds its parameters and buffers.
+WEIGHTS = "weights.safetensors"
+
+
 class TaskFact(Fact, kw_only=True):
     """The user's code: `entry` is "module:Class"; `digest` is over the files of its folder."""
 

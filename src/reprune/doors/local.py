@@ -11,10 +11,10 @@ from reprune.core.lock import LOCK_FILE
 from reprune.core.params import PARAMS_FILE
 from reprune.core.policy import POLICY_FILE
 from reprune.core.step import Step
+from reprune.measure.attempts import ATTEMPTS_FILE
 from reprune.steps import get_step
 
 ARTIFACTS = "artifacts"
-ATTEMPTS_FILE = "reprune.attempts.jsonl"
 DVC_FILE = "dvc.yaml"
 
 

@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from reprune.core.artifacts import WEIGHTS
 from reprune.core.errors import VersionNotFound
 from reprune.registry.protocol import Registry, VersionInfo
-from reprune.registry.weights import WEIGHTS, check_weights
+from reprune.registry.weights import check_weights
 
 
 def register_dense(

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, TypeAlias
 import msgspec
 import numpy as np
 
+from reprune.core.artifacts import WEIGHTS
 from reprune.core.documents import strict_json
 from reprune.core.errors import (
     CheckpointError,
@@ -25,7 +26,6 @@ from reprune.core.errors import (
     PickleRefused,
 )
 
-WEIGHTS = "weights.safetensors"
 MAX_TENSORS = 10_000
 MAX_HEADER_BYTES = 8 * 2**20
 PICKLED = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".pt2")

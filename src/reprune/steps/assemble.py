@@ -14,6 +14,7 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from reprune.core.artifacts import (
+    WEIGHTS,
     Benchmark,
     DataReport,
     Engines,
@@ -38,8 +39,6 @@ from reprune.judge.evidence import (
     decode_units,
 )
 from reprune.steps import STEPS, get_step
-
-WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

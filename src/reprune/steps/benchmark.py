@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import (
+    WEIGHTS,
     Benchmark,
     DataReport,
     Engines,
     ModelBundle,
     Previous,
+    Recorded,
     TargetSamples,
 )
 from reprune.core.documents import canonical, digest_of
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from reprune.measure.latency import LatencyJob
     from reprune.runtimes.base import Session
     from reprune.task.protocol import Split, Task
-
-WEIGHTS = "weights.safetensors"
 
 
 @step("benchmark")
@@ -64,7 +64,6 @@ def benchmark(
 
     from reprune.compress.bundle import load_bundle
     from reprune.measure.attempts import ATTEMPTS_FILE, next_attempt
-    from reprune.measure.records import take_records, write_records
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -74,17 +73,8 @@ def benchmark(
     look = _look(engines, dense, data)
     attempt = next_attempt(ctx.root / ATTEMPTS_FILE, look, registered=previous.manifest.attempts)
     ctx.say(f"attempt {attempt} for dense version {look.dense_version}: opening the sealed split")
-    sealed: tuple[Split, ...] = ("eval",)
-    opened = load_bundle(dense, splits=sealed)
-    taken = take_records(opened.task, sessions, opened.module)
-    recorded = write_records(ctx.out, taken)
-    if recorded.eval_digest != look.eval_digest:
-        raise ChainBroken(
-            "the eval split is not the one that the data report describes",
-            where=str(data.path),
-            fix="run validate again; the look that was taken still counts",
-        )
-    del sessions, opened
+    recorded = _record(dense, data, sessions, look, ctx)
+    del sessions
     run_seed = digest_of([look.dense_version, look.weights, look.eval_digest])
     samples = [
         _sampled(name, replace(job, seed=f"{run_seed}/{name}"), policy, attempt, ctx)
@@ -185,6 +175,29 @@ def _look(
         eval_digest=data.manifest.splits["eval"].digest,
         candidate=candidates[0],
     )
+
+
+def _record(
+    dense: Artifact[ModelBundle],
+    data: Artifact[DataReport],
+    sessions: Mapping[str, Session],
+    look: Look,
+    ctx: Context,
+) -> Recorded:
+    """Opens the sealed split, the only place that does, and writes every arm's records of it."""
+    from reprune.compress.bundle import load_bundle
+    from reprune.measure.records import take_records, write_records
+
+    sealed: tuple[Split, ...] = ("eval",)
+    opened = load_bundle(dense, splits=sealed)
+    recorded = write_records(ctx.out, take_records(opened.task, sessions, opened.module))
+    if recorded.eval_digest != look.eval_digest:
+        raise ChainBroken(
+            "the eval split is not the one that the data report describes",
+            where=str(data.path),
+            fix="run validate again; the look that was taken still counts",
+        )
+    return recorded
 
 
 def _sampled(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import (
+    WEIGHTS,
     Arm,
     DataReport,
     EngineFact,
@@ -29,8 +30,6 @@ from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 if TYPE_CHECKING:
     from reprune.task.protocol import Batch
     from reprune.task.seal import Sealed
-
-WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reprune.core import params, store
-from reprune.core.artifacts import ModelBundle, Previous, TaskFact
+from reprune.core.artifacts import WEIGHTS, ModelBundle, Previous, TaskFact
 from reprune.core.errors import ChampionLost, ChampionMoved, PayloadCorrupt, StaleLock
 from reprune.core.lock import ChampionRef, Lock
 from reprune.core.step import Context, step
@@ -22,7 +22,7 @@ from reprune.registry.dense import find_dense
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry
 from reprune.registry.receipts import chain_gaps
-from reprune.registry.weights import PICKLED, RISK, WEIGHTS, find_weights, take_weights
+from reprune.registry.weights import PICKLED, RISK, find_weights, take_weights
 from reprune.task.load import task_digest, task_folder
 
 UPDATE = "run `reprune update`"
