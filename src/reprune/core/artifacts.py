@@ -3,6 +3,9 @@
 No manifest holds a clock, a host name, a path outside its directory or a duration: the same inputs
 give the same manifest. `producer`, `parents` and `payload` are filled in by the store when a step's
 result is committed; a step leaves them at their defaults.
+
+A field that came after the first release of its kind is `UNSET` by default: it is then absent from the
+canonical bytes, so that the digests of older manifests stay what they were.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal, TypeAlias, dataclass_transform
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from reprune.core.lock import ChampionRef
 from reprune.core.machine import Machine
@@ -73,11 +77,35 @@ class GroupCut(Fact, kw_only=True):
     keep: int
 
 
+class TensorSparsity(Fact, kw_only=True):
+    """`zeros` of a tensor's `size` weights are masked; `pattern` is "unstructured" or "n:m" in numbers."""
+
+    tensor: str
+    size: int
+    requested: int
+    zeros: int
+    pattern: str
+
+
+class PruneStage(Fact, kw_only=True):
+    """One cut of a schedule. `share` is the part of the whole cut that is done after it (1 at the end);
+    `loss_after` is on `tune`, after the recovery that followed it.
+    """
+
+    epoch: float
+    share: float
+    macs: int
+    params: int
+    zeros: int
+    loss_after: float
+
+
 class Surgery(Fact, kw_only=True):
     """What a cut did. `equality_max_abs` is the largest logit difference of masked-dense and sliced.
 
     `loss_*` are on the calibration split: before the cut, after it, after compensation was tried
-    (None where it was not), and of the model that was kept, which is the best of them.
+    (None where it was not), and of the model that was kept, which is the best of them. `blocks` were
+    removed whole; `sparsity` lists masked tensors; `examples` went through a model for all this.
     """
 
     criterion: str
@@ -90,6 +118,10 @@ class Surgery(Fact, kw_only=True):
     loss_compensated: float | None
     loss_recalibrated: float | None
     kept: Literal["cut", "compensated", "recalibrated"]
+    blocks: tuple[str, ...] | UnsetType = UNSET
+    sparsity: tuple[TensorSparsity, ...] | UnsetType = UNSET
+    stages: tuple[PruneStage, ...] | UnsetType = UNSET
+    examples: int | UnsetType = UNSET
 
 
 class RecoveryEpoch(Fact, kw_only=True):
@@ -100,12 +132,16 @@ class RecoveryEpoch(Fact, kw_only=True):
 
 
 class Recovery(Fact, kw_only=True):
-    """Recovery fine-tuning: `examples` counts those forwarded and backwarded, the teacher's included."""
+    """Recovery fine-tuning: `examples` counts those forwarded and backwarded, the teacher's included.
+
+    `stopped` says in words why it ended before its last epoch, where it did.
+    """
 
     epochs: tuple[RecoveryEpoch, ...]
     best_epoch: int
     examples: int
     teacher: str
+    stopped: str | UnsetType = UNSET
 
 
 class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
@@ -254,19 +290,76 @@ class GroupSensitivity(Fact, kw_only=True):
     cuts: tuple[CutPoint, ...]
 
 
+class BlockSensitivity(Fact, kw_only=True):
+    """Mean rise in loss with the whole block removed; `macs` and `params` are of the model without it."""
+
+    block: str
+    loss_increase: float
+    standard_error: float
+    macs: int
+    params: int
+
+
+class TensorSensitivity(Fact, kw_only=True):
+    """Mean rise in loss at each share of the tensor's weights masked, in the order of `shares`."""
+
+    tensor: str
+    size: int
+    shares: tuple[float, ...]
+    loss_increases: tuple[float, ...]
+    standard_errors: tuple[float, ...]
+
+
+class JointCheck(Fact, kw_only=True):
+    """Random cuts of many groups at once: what the table predicts (the sum) and what was measured.
+
+    `rank_correlation` is Kendall's tau of the two over `predicted` and `measured`.
+    """
+
+    predicted: tuple[float, ...]
+    measured: tuple[float, ...]
+    rank_correlation: float
+
+
 class Sensitivity(Manifest, tag="Sensitivity", kw_only=True):
-    """Loss is the task's own, on `tune`, after BN recalibration or compensation as pruning does it."""
+    """Loss is the task's own, on `tune`, after BN recalibration or compensation as pruning does it.
+
+    `cost` counts examples forwarded for the table, a backward pass as two more.
+    """
 
     criterion: str
     base_loss: float
     examples: int
     groups: tuple[GroupSensitivity, ...]
+    blocks: tuple[BlockSensitivity, ...] | UnsetType = UNSET
+    tensors: tuple[TensorSensitivity, ...] | UnsetType = UNSET
+    joint: JointCheck | UnsetType = UNSET
+    cost: int | UnsetType = UNSET
 
 
 class GroupPlan(Fact, kw_only=True):
     group: str
     width: int
     keep: int
+
+
+class TensorPlan(Fact, kw_only=True):
+    """`zeros` of the tensor's `size` weights are to be masked."""
+
+    tensor: str
+    size: int
+    zeros: int
+
+
+class SparsityPlan(Fact, kw_only=True):
+    """Masks instead of cuts. `pattern` is "unstructured" or "n:m" in numbers; with scope "global" the
+    tensors share `zeros` between them and `tensors` says what is expected, else it is binding.
+    """
+
+    pattern: str
+    scope: Literal["global", "local", "sensitivity"]
+    zeros: int
+    tensors: tuple[TensorPlan, ...]
 
 
 class Prediction(Fact, kw_only=True):
@@ -279,7 +372,9 @@ class Prediction(Fact, kw_only=True):
 
 
 class Plan(Manifest, tag="Plan", kw_only=True):
-    """Which groups are cut to what width. Payload: `plan.yaml`, the same for people to read and diff."""
+    """Which groups are cut to what width, which blocks go, which weights are masked. Payload:
+    `plan.yaml`, the same for people to read and diff.
+    """
 
     allocator: str
     budget: str
@@ -287,6 +382,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     before: Cost
     groups: tuple[GroupPlan, ...]
     predicted: Prediction
+    blocks: tuple[str, ...] | UnsetType = UNSET
+    sparsity: SparsityPlan | UnsetType = UNSET
 
 
 class Parity(Fact, kw_only=True):

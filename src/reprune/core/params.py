@@ -65,9 +65,16 @@ class SensitivityParams(Document, kw_only=True):
 class PlanParams(Document, kw_only=True):
     """`fraction` of the dense `budget` that may be left; widths are multiples of `round_to`.
 
-    `min_keep` is the least share of a group that any allocator may leave.
+    `min_keep` is the least share of a group that any allocator may leave. `method` is what is taken
+    away: channels (with `depth`, whole blocks too), or weights by masks: `sparsity` of all weights
+    that may be masked, shared out by `scope`, or `pattern` ("2:4": 2 of every 4 stay) everywhere.
     """
 
+    method: Literal["channels", "weights", "n:m"] = "channels"
+    depth: bool = False
+    sparsity: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.9
+    scope: Literal["global", "local", "sensitivity"] = "global"
+    pattern: Annotated[str, Meta(pattern=r"^[1-9]\d?:[1-9]\d?$")] = "2:4"
     allocator: str = "sensitivity"
     budget: Literal["macs", "params", "latency"] = "macs"
     fraction: Share = 0.5
@@ -77,10 +84,37 @@ class PlanParams(Document, kw_only=True):
     latency_trials: Annotated[int, Meta(ge=1, le=20)] = 5
 
 
+class ScheduleParams(Document, kw_only=True):
+    """How a cut is spread over recovery training: `steps` cuts over `epochs`; see compress.schedule.
+
+    One-shot takes no training of its own: recovery is the distill step's.
+    """
+
+    kind: str = "one-shot"
+    steps: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    epochs: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
+
+
+class SparseLearningParams(Document, kw_only=True):
+    """Training that pushes channels towards zero before the cut; see compress.sparse_learning."""
+
+    method: Literal["none", "group-norm", "bn-scale", "growing"] = "none"
+    epochs: Annotated[int, Meta(ge=0, le=10_000)] = 1
+    strength: Positive = 1e-4
+
+
 class PruneParams(Document, kw_only=True):
-    """`equality_max_abs` bounds the logit difference of the masked-dense and the sliced model."""
+    """`equality_max_abs` bounds the logit difference of the masked-dense and the sliced model.
+
+    A channel's score is `reduction` over the layers of its group, made comparable between groups by
+    `normalizer`.
+    """
 
     criterion: str = "taylor"
+    reduction: Literal["sum", "mean", "max", "prod", "first"] = "sum"
+    normalizer: Literal["none", "sum", "mean", "max", "standardize", "gaussian", "lamp"] = "none"
+    schedule: ScheduleParams = ScheduleParams()
+    sparse_learning: SparseLearningParams = SparseLearningParams()
     examples: Count = 512
     compensate: bool = True
     recalibrate: bool = True
