@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import DataReport, ModelBundle, Plan
 from reprune.core.errors import CompressionError, nearest
 from reprune.core.params import PruneParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
-from reprune.steps.opening import open_dense
+from reprune.steps.masking import masked_bundle, prune_masks
+from reprune.steps.opening import open_dense, open_for_masks
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 if TYPE_CHECKING:
@@ -29,12 +32,17 @@ def prune(
 ) -> ModelBundle:
     """Cuts the dense model's groups to the widths of the plan; no training yet.
 
+    Where the plan masks weights, they are zero and the masks lie beside them, all widths stay.
     The result is a bundle of the same task whose `surgery` records what was asked and achieved.
     Raises DataRefused, ChainBroken for a plan or data of another model, CompressionError for a plan
     that does not fit the model, that cuts nothing, or whose cut would change the function.
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data, "plan": chosen})
+    sparsity = chosen.manifest.sparsity
+    if sparsity is not UNSET:
+        whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
+        return masked_bundle(dense, prune_masks(whole, sparsity, prune, seed, ctx), ctx)
     from reprune.compress.bundle import save_bundle
     from reprune.compress.structured import cut
 
