@@ -253,7 +253,7 @@ class Pupil:
         if not math.isfinite(measured.mean):
             raise not_finite("loss on tune", measured.mean, epoch, None)
         self.examples += measured.examples
-        ready = settled(self.shapers, self._moment())
+        ready = settled(self.shapers)
         if measured.mean < self.best_loss if ready else not math.isfinite(self.best_loss):
             self.best_epoch, self.best = epoch, on_cpu(self.judged)
             self.best_loss = measured.mean if ready else math.inf
