@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reprune.compress.architecture import Architecture, Axis, ModuleCut, layout
 from reprune.compress.copies import run
 from reprune.compress.coupling import Group
+from reprune.compress.layouts import indices
 from reprune.core.errors import CompressionError
 from reprune.measure.outputs import evaluating
 
@@ -19,7 +20,10 @@ Kept = Mapping[str, Sequence[int]]
 
 
 def architecture_of(module: nn.Module, groups: Iterable[Group], kept: Kept) -> Architecture:
-    """The cuts that leave exactly `kept`; layers in the model's own order, groups of one axis merged."""
+    """The cuts that leave exactly `kept`; layers in the model's own order, groups of one axis merged.
+
+    Raises CompressionError where a layer would have nothing left.
+    """
     layers = dict(module.named_modules())
     removed: dict[tuple[str, Axis], set[int]] = {}
     for group in groups:
@@ -36,27 +40,34 @@ def architecture_of(module: nn.Module, groups: Iterable[Group], kept: Kept) -> A
             if found is None or not gone:
                 continue
             keep = tuple(index for index in range(found.size) if index not in gone)
+            if not keep:
+                raise CompressionError(
+                    f"nothing would be left of it (axis {axis})",
+                    where=name,
+                    fix="keep at least one channel of every group",
+                )
             cuts.append(ModuleCut(module=name, axis=axis, size=found.size, keep=keep))
     return Architecture(cuts=tuple(cuts))
 
 
 def mask(module: nn.Module, groups: Iterable[Group], kept: Kept) -> nn.Module:
-    """A copy of full size in which no consumer reads a removed channel: those input weights are zero."""
+    """A copy of full size in which no consumer reads a removed channel: those input weights are zero.
+
+    A recurrent layer reads its own hidden units; those weights are zero as well.
+    """
     result = copy.deepcopy(module)
     layers = dict(result.named_modules())
     for group in groups:
         gone = set(range(group.width)) - set(kept.get(group.name, range(group.width)))
         for member in group.members:
             found = layout(layers[member.module], member.axis)
-            if member.axis != "in" or found is None:
-                continue
-            index = torch.tensor(
-                sorted(index for channel in gone for index in member.positions[channel]),
-                dtype=torch.long,
-            )
-            weight: Tensor = layers[member.module].weight
-            with torch.no_grad():
-                weight.index_fill_(found.tensors["weight"], index.to(weight.device), 0.0)
+            positions = sorted(index for channel in gone for index in member.positions[channel])
+            for span in found.spans if found else ():
+                if member.axis == "in" or span.reads:
+                    weight: Tensor = getattr(layers[member.module], span.tensor)
+                    places = indices(span, found.size if found else 0, positions)
+                    with torch.no_grad():
+                        weight.index_fill_(span.dim, places.to(weight.device), 0.0)
     return result
 
 

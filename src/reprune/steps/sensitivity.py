@@ -28,6 +28,7 @@ def sensitivity(
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
     from reprune.compress.costs import cost_model
+    from reprune.compress.importance import criterion_label
     from reprune.compress.sensitivity import Subject, measure
     from reprune.measure.profile import count_cost
 
@@ -41,7 +42,7 @@ def sensitivity(
     )
     measured = measure(subject, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say)
     return Sensitivity(
-        criterion=prune.criterion,
+        criterion=criterion_label(prune),
         base_loss=measured.base_loss,
         examples=measured.examples,
         groups=measured.groups,
