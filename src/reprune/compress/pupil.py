@@ -23,6 +23,7 @@ from reprune.compress.checkpoint import (
 )
 from reprune.compress.devices import accelerator_of, gradients_are_finite, unscale
 from reprune.compress.lesson import Lesson, identity_of, not_finite, on_cpu, part_of
+from reprune.compress.optimizer_state import give_moments
 from reprune.compress.paired import SEED_STRIDE, batch_losses, seeded
 from reprune.compress.rates import build_optimizer, freeze, rate_at, without_dropout
 from reprune.compress.shaping import Moment, settled
@@ -118,6 +119,7 @@ class Pupil:
         for shaper in self.shapers:
             shaper.begin(self.student, self.optimizer)
         self.judged.load_state_dict(self.student.state_dict())
+        give_moments(self.optimizer, self.student, self.lesson.moments)
         self._judge(0)
 
     def resume(self, kept: State) -> bool:

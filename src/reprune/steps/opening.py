@@ -66,6 +66,13 @@ def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dens
     return Dense(task=loaded.task, module=loaded.module, groups=found.groups)
 
 
+def groups_again(task: Sealed, module: nn.Module) -> tuple[Group, ...]:
+    """The groups of a model of the task that was cut already, by the names that they always had."""
+    from reprune.compress.groups import survey
+
+    return survey(module, task.example_inputs(2), getattr(task, "keep", ())).groups
+
+
 def _load(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> LoadedModel:
     # torch is imported here: the command line loads the steps' modules for help.
     import torch

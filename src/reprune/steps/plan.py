@@ -107,10 +107,13 @@ def _timing(opened: Dense, target: Target | None, seed: int) -> Iterator[TimeRat
 
 def _refuse_other_criterion(table: Artifact[Sensitivity], prune: PruneParams) -> None:
     """Raises ChainBroken where other channels were cut for the table than would be cut now."""
-    if table.manifest.criterion != prune.criterion:
+    from reprune.compress.importance import criterion_label
+
+    asked = criterion_label(prune)
+    if table.manifest.criterion != asked:
         raise ChainBroken(
             f"the sensitivity was measured with the criterion '{table.manifest.criterion}', "
-            f"prune.criterion is '{prune.criterion}'",
+            f"the section prune asks for '{asked}'",
             where=str(table.path),
             fix="run `sensitivity` again",
         )

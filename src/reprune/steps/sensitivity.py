@@ -34,6 +34,7 @@ def sensitivity(
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
         return measure_masks(whole, sensitivity, plan, prune, seed, ctx)
     from reprune.compress.costs import cost_model
+    from reprune.compress.importance import criterion_label
     from reprune.compress.sensitivity import Subject, measure
     from reprune.measure.profile import count_cost
 
@@ -47,7 +48,7 @@ def sensitivity(
     )
     measured = measure(subject, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say)
     return Sensitivity(
-        criterion=prune.criterion,
+        criterion=criterion_label(prune),
         base_loss=measured.base_loss,
         examples=measured.examples,
         groups=measured.groups,
