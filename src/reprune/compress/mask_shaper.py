@@ -20,7 +20,7 @@ from reprune.core.artifacts import SparsityPlan
 from reprune.core.errors import CompressionError, UnknownName, nearest
 
 Criterion: TypeAlias = Literal["magnitude", "taylor", "movement", "magnitude-adam"]
-CRITERIA = ("magnitude", "taylor", "movement", "magnitude-adam")
+CRITERIA: tuple[Criterion, ...] = ("magnitude", "taylor", "movement", "magnitude-adam")
 SHARE = "share"
 GATHERED_STEPS = "gathered_steps"
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -124,7 +124,9 @@ class MaskShaper:
             share = 1.0 if last else self.share(done)
             if not 0.0 <= share <= 1.0:
                 raise CompressionError(f"the schedule's share after {done} steps is {share}")
-            if share > 0.0 and (last or share >= 1.0 or done % self.every == 0):
+            due = last or share >= 1.0 or done % self.every == 0
+            # The same share of what is alive is what is masked already.
+            if due and share > 0.0 and (self.regrow or share != self._done):
                 self._rank(module, optimizer, share)
         self._hold(module, optimizer)
 
