@@ -47,7 +47,8 @@ def prune(
     sparsity = chosen.manifest.sparsity
     if sparsity is not UNSET:
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
-        return masked_bundle(dense, prune_masks(whole, sparsity, prune, seed, ctx), ctx)
+        made = prune_masks(whole, dense, sparsity, prune, distill, seed, ctx)
+        return masked_bundle(dense, made, ctx)
     from reprune.compress.bundle import save_bundle
     from reprune.compress.stages import Course, cut_in_stages
     from reprune.compress.structured import cut
