@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import send_to_device
+from msgspec import UNSET
 from torch import Tensor, nn
 
 from reprune.compress.averaging import average
@@ -26,6 +27,7 @@ from reprune.compress.lesson import Lesson, identity_of, not_finite, on_cpu, par
 from reprune.compress.optimizer_state import give_moments
 from reprune.compress.paired import SEED_STRIDE, batch_losses, seeded
 from reprune.compress.rates import build_optimizer, freeze, rate_at, without_dropout
+from reprune.compress.reach import bar_of, out_of_reach
 from reprune.compress.shaping import Moment, settled
 from reprune.compress.teaching import TEACHERS, Teaching, teacher_of
 from reprune.core.artifacts import Recovery, RecoveryEpoch
@@ -60,6 +62,7 @@ class Pupil:
     steps: int = 0
     taken: int = 0
     examples: int = 0
+    bar: float | None = None
     best_epoch: int = 0
     best_loss: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -119,6 +122,8 @@ class Pupil:
         for shaper in self.shapers:
             shaper.begin(self.student, self.optimizer)
         self.judged.load_state_dict(self.student.state_dict())
+        if self.params.bar > 0.0 or self.params.bar_ratio > 0.0:
+            self.bar = bar_of(self.params, self._dense_loss())
         give_moments(self.optimizer, self.student, self.lesson.moments)
         self._judge(0)
 
@@ -141,6 +146,7 @@ class Pupil:
         restore_optimizer(self.prepared, kept.optimizer, progress.scalars)
         if self.accelerator.scaler is not None and progress.scaler is not None:
             self.accelerator.scaler.load_state_dict(progress.scaler)
+        self.bar = progress.bar
         self.steps, self.taken, self.examples = progress.steps, progress.taken, progress.examples
         self.best_epoch = progress.best_epoch
         self.best_loss = math.inf if progress.best_loss is None else progress.best_loss
@@ -161,6 +167,7 @@ class Pupil:
                 best_epoch=self.best_epoch,
                 best_loss=self.best_loss if math.isfinite(self.best_loss) else None,
                 examples=self.examples,
+                bar=self.bar,
                 epochs=tuple(self.epochs),
                 running=self.running,
                 scaler=scaler.state_dict() if scaler is not None else None,
@@ -197,12 +204,27 @@ class Pupil:
         self.running = Running()
         return record
 
+    @property
+    def stopped(self) -> str:
+        """Why training ends here although epochs are left, in words; empty: it goes on."""
+        losses = [epoch.tune_loss for epoch in self.epochs]
+        left = self.params.epochs - len(losses)
+        if self.bar is None or not left or not settled(self.shapers):
+            return ""
+        if not out_of_reach(losses, left, self.bar):
+            return ""
+        return (
+            f"after epoch {len(losses)} of {self.params.epochs}: the loss on tune was "
+            f"{min(losses):.4f} at best, and the bar of {self.bar:.4f} out of reach"
+        )
+
     def recovery(self) -> Recovery:
         return Recovery(
             epochs=tuple(self.epochs),
             best_epoch=self.best_epoch,
             examples=self.examples,
             teacher=TEACHERS.get(self.params.teacher, self.lesson.teacher_digest),
+            stopped=self.stopped or UNSET,
         )
 
     def _step(self, batch: Batch) -> None:
@@ -269,6 +291,15 @@ class Pupil:
         self.teaching.remember(
             lambda: self._batches("train", epoch=0), examples=sum(sizes), seed=self.seed
         )
+
+    def _dense_loss(self) -> float:
+        """The lesson's own teacher's loss on `tune`, whoever teaches."""
+        dense = copy.deepcopy(self.lesson.teacher).float().to(self.accelerator.device)
+        measured = batch_losses(
+            self.lesson.task, dense, self._batches("tune", epoch=0), seed=self.seed
+        )
+        self.examples += measured.examples
+        return measured.mean
 
     def _moment(self) -> Moment:
         return Moment(

@@ -52,6 +52,9 @@ def recover(
     that went through a model: student, teacher (once each where its answers are kept), and the looks
     at `tune`.
 
+    Where `params` set a bar, training stops as soon as it is out of reach (see compress.reach), and
+    `Recovery.stopped` says so; the best epoch is returned all the same.
+
     `shapers` act on the training copy in their order (see compress.shaping). Only states that all of
     them call settled can be the best; where there is none, the last state is returned.
 
@@ -72,7 +75,7 @@ def recover(
         else:
             pupil.begin()
     written = time.monotonic()
-    while pupil.epoch <= params.epochs:
+    while pupil.epoch <= params.epochs and not pupil.stopped:
         for _ in pupil.steps_of_epoch():
             if time.monotonic() - written >= params.checkpoint_seconds:
                 write_state(path, pupil.state())
@@ -84,6 +87,8 @@ def recover(
             f"recovery: epoch {record.epoch} of {params.epochs}, train loss "
             f"{record.train_loss:.4f}, tune loss {record.tune_loss:.4f}"
         )
+    if pupil.stopped:
+        say(f"recovery: stopped {pupil.stopped}")
     module = copy.deepcopy(lesson.student).float().cpu()
     module.load_state_dict(pupil.best)
     return Recovered(module=module.eval(), recovery=pupil.recovery())
