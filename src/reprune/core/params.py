@@ -147,9 +147,12 @@ class DistillParams(Document, kw_only=True):
     unless `rate` is constant. A task's own `optimizer` wins over `optimizer`. `ema` is the decay of a
     moving average that is then judged and returned instead of the weights (0: none). Parameters whose
     names fit a pattern in `freeze` are not trained. `clip_norm` 0 does not clip. The teacher's outputs
-    are kept where they fit `teacher_cache_bytes` and the task's `train` is not augmented. `bar` is the loss
-    on `tune` to reach, or `bar_ratio` times the dense model's, whichever is lower (0: none): training
-    stops when even an optimistic look at its curve cannot reach it.
+    are kept where they fit `teacher_cache_bytes` and the task's `train` is not augmented.
+
+    `bar` is the loss on `tune` to reach, or `bar_ratio` times the dense model's, whichever is lower
+    (0: none): training stops when even an optimistic look at its curve cannot reach it. With
+    `quantize` the model trains, and is judged, with weights and activations rounded to int8; what is
+    returned are its float weights.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=10_000)] = 4
@@ -175,6 +178,7 @@ class DistillParams(Document, kw_only=True):
     teacher_cache_bytes: Annotated[int, Meta(ge=0)] = 268_435_456
     bar: Annotated[float, Meta(ge=0.0)] = 0.0
     bar_ratio: Annotated[float, Meta(ge=0.0)] = 0.0
+    quantize: Literal["none", "int8"] = "none"
     precision: Literal["no", "fp16", "bf16"] = "no"
     checkpoint_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0
 
