@@ -71,12 +71,18 @@ class Cost(Fact, kw_only=True):
 
 
 class GroupCut(Fact, kw_only=True):
-    """A coupled group: `width` channels before, `keep` of them left. `requested` is what the plan said."""
+    """A coupled group: `width` channels before, `keep` of them left. `requested` is what the plan said.
+
+    `planned` is what leaving `requested` of this group alone was to take away, `removed` what its cut
+    alone does take away, counted. Groups share layers, so these do not add up to the whole.
+    """
 
     group: str
     width: int
     requested: int
     keep: int
+    planned: Cost | UnsetType = UNSET
+    removed: Cost | UnsetType = UNSET
 
 
 class TensorSparsity(Fact, kw_only=True):
