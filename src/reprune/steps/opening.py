@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import ModelBundle
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """`module` in eval mode; `groups` in the order of its layers."""
+    """`module` in eval mode; `groups` in the order of its layers; `skipped` maps layers that are in
+    none of them to the reason.
+    """
 
     task: Sealed
     module: nn.Module
     groups: tuple[Group, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_for_masks(
@@ -63,7 +66,7 @@ def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dens
             where=str(dense.path),
             fix="shorten the task's `keep`, or change the layers that are named here",
         )
-    return Dense(task=loaded.task, module=loaded.module, groups=found.groups)
+    return Dense(task=loaded.task, module=loaded.module, groups=found.groups, skipped=found.skipped)
 
 
 def groups_again(task: Sealed, module: nn.Module) -> tuple[Group, ...]:

@@ -64,6 +64,8 @@ def plan(
         return masking
     opened = open_dense(dense, seed=seed, threads=threads)
     options = _options(opened, profiles[0].manifest, table, plan)
+    for layer, reason in opened.skipped.items():
+        ctx.say(f"plan: {layer} is not cut: {reason}")
     _say_uncut(options, ctx)
     from reprune.compress.choose import choose
 
@@ -135,6 +137,7 @@ def _agreed_cost(profiles: list[Artifact[Profile]]) -> Cost:
 def _options(
     opened: Dense, profile: Profile, table: Artifact[Sensitivity], params: PlanParams
 ) -> Options:
+    from reprune.compress.alignment import alignments
     from reprune.compress.choose import Options
     from reprune.compress.costs import cost_model
     from reprune.compress.curves import fit_curves
@@ -149,7 +152,8 @@ def _options(
         )
     counted = Counted(cost=profile.cost, layers=profile.layers, uncounted=profile.uncounted)
     cost = cost_model(opened.module, opened.groups, counted)
-    return Options.of(fit_curves(table.manifest.groups), cost, params)
+    steps = alignments(opened.module, opened.groups, params.round_to)
+    return Options.of(fit_curves(table.manifest.groups), cost, params, steps)
 
 
 def _say_uncut(options: Options, ctx: Context) -> None:
