@@ -7,32 +7,26 @@ is left out silently.
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from reprune.compress.architecture import apply, layout
+from reprune.compress.architecture import layout
+from reprune.compress.attention import find_attention
 from reprune.compress.copies import plain_copy, run
 from reprune.compress.coupling import Coupling, Group, Member, couple, trace
-from reprune.compress.equality import architecture_of, difference, mask
+from reprune.compress.heads import Offers, offers
 from reprune.compress.recurrent import traced_layer
+from reprune.compress.trials import Probe
 from reprune.core.errors import CompressionError, TaskError, nearest
 from reprune.measure.outputs import evaluating
 
 __all__ = ["Group", "Member", "Survey", "find_groups", "survey"]
-
-# Rounding differs between a sliced and a masked sum; a wrong cut is off by more, but not always by
-# much: one that changed the outputs by 1e-4 was met. Relative to the largest output.
-TRIAL_TOLERANCE = 1e-9
-FLOAT32_TOLERANCE = 1e-4
-TRIALS = 2
-TRIAL_SEED = 0
 
 # The layers that make channels of their own.
 MAKERS = (_ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
@@ -58,25 +52,55 @@ def find_groups(
     return survey(module, example_inputs, keep).groups
 
 
-def survey(module: nn.Module, example_inputs: tuple[Tensor, ...], keep: Collection[str]) -> Survey:
+def survey(
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    keep: Collection[str],
+    *,
+    heads: Mapping[str, int] | None = None,
+    dimensions: bool = False,
+) -> Survey:
     """Every group whose cut was tried on a copy and left the function that masking leaves.
 
     `keep` names layers (or containers of layers) whose outputs are never cut. `module` is not
     changed. A layer is left out, with a reason, where its channels reach the model's output, or
-    where they meet something whose result would change: LayerNorm, attention, parameters of no
-    layer, shared layers, parametrised weights, or code in forward() that knows the width (padded
-    shortcuts, fixed splits, views into heads, initial states of a fixed size).
+    where they meet something whose result would change: LayerNorm, parameters of no layer, shared
+    layers, parametrised weights, or code in forward() that knows the width (padded shortcuts, fixed
+    splits, views into heads, initial states of a fixed size).
+
+    Attention gives groups of whole heads (unit "head"), and with `dimensions` of the same dimension
+    of all heads; never single channels of its projections. `heads` is the task's declaration
+    (heads.offers says what it does). nn.MultiheadAttention must be written with one layer a
+    projection first (separate.separate): as it is, it is left out.
 
     Raises CompressionError for a model that cannot be traced, TaskError for an unknown name in `keep`.
     """
     inputs = tuple(example_inputs)
     graph = trace(module, inputs)
     refused = _refusals(module, inputs, keep)
-    probe = _Probe(module, inputs)
-    groups: list[Group] = []
-    skipped: dict[str, str] = {}
-    claimed: set[tuple[str, str, int]] = set()
-    grouped: set[str] = set()
+    probe = Probe(module, inputs)
+    attended = offers(
+        module,
+        find_attention(copy.deepcopy(probe.module), probe.inputs),
+        lambda group: _refused_member(group, refused) or probe.fault(group),
+        declared=heads or {},
+        dimensions=dimensions,
+    )
+    return _add_traced(module, graph, refused, probe, attended)
+
+
+def _add_traced(
+    module: nn.Module,
+    graph: Any,
+    refused: Mapping[tuple[str, str], str],
+    probe: Probe,
+    attended: Offers,
+) -> Survey:
+    """The survey of `attended` and of every other layer's channels, as the graph couples them."""
+    groups = list(attended.groups)
+    skipped = dict(attended.skipped)
+    claimed = {place for group in groups for place in _places(group)}
+    grouped = {maker for group in groups for maker in _makers(group, module)}
     for name, layer in module.named_modules():
         if name in grouped or name in skipped or not isinstance(layer, MAKERS):
             continue
@@ -103,6 +127,8 @@ def survey(module: nn.Module, example_inputs: tuple[Tensor, ...], keep: Collecti
             groups.append(part)
     for name in grouped:
         skipped.pop(name, None)  # another part of its channels could not be cut
+    order = {name: number for number, (name, _) in enumerate(module.named_modules())}
+    groups.sort(key=lambda group: order.get(group.name, order[group.members[0].module]))
     return Survey(groups=tuple(groups), skipped=skipped, frozen=frozen_layers(module, groups))
 
 
@@ -180,7 +206,7 @@ def _is_one_output_a_group(layer: nn.Module) -> bool:
 
 def _not_cuttable(name: str, layer: nn.Module) -> str:
     kind = type(layer).__name__
-    if isinstance(layer, nn.LayerNorm):
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return f"{name} normalises over these channels, so the others would change"
     if isinstance(layer, _ConvNd) and layer.transposed:
         return f"{name} is a grouped transposed convolution, which is not cut"
@@ -189,7 +215,8 @@ def _not_cuttable(name: str, layer: nn.Module) -> str:
     if isinstance(layer, nn.LSTM) and layer.proj_size > 0:
         return f"{name} is a {kind} with projections (proj_size), which is not cut"
     if isinstance(layer, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase):
-        return f"{name} is a {kind}, which is not cut"
+        hint = " as it is (see separate)" if isinstance(layer, nn.MultiheadAttention) else ""
+        return f"{name} is a {kind}, which is not cut{hint}"
     return f"{name} is a {kind}, which cannot be cut there"
 
 
@@ -241,9 +268,9 @@ def _refusal(found: Coupling, refused: Mapping[tuple[str, str], str]) -> str | N
         return "its channels reach the model's output"
     if found.foreign:
         return f"coupled to a parameter that belongs to no layer: {', '.join(found.foreign)}"
-    for member in found.group.members:
-        if (member.module, member.axis) in refused:
-            return refused[member.module, member.axis]
+    reason = _refused_member(found.group, refused)
+    if reason:
+        return reason
     if not any(member.axis == "in" for member in found.group.members):
         return "no layer reads its channels, so they reach the model's output"
     if found.crossing:
@@ -253,6 +280,11 @@ def _refusal(found: Coupling, refused: Mapping[tuple[str, str], str]) -> str | N
 
 def _narrow(group: Group) -> str | None:
     return "it has one channel" if group.width < 2 else None
+
+
+def _refused_member(group: Group, refused: Mapping[tuple[str, str], str]) -> str | None:
+    places = ((member.module, member.axis) for member in group.members)
+    return next((refused[place] for place in places if place in refused), None)
 
 
 def _places(group: Group) -> set[tuple[str, str, int]]:
@@ -275,79 +307,3 @@ def _misplaced(
             return f"forward() rearranges its channels before {member.module}"
     shared = sorted(_places(found.group).intersection(claimed))
     return f"overlaps with another group in {shared[0][0]}" if shared else None
-
-
-class _Probe:
-    """Cuts half of one group on a copy and compares it with the masked copy.
-
-    Weights and inputs are perturbed: a trained or fresh model may hold zeros (the last BatchNorm of a
-    block) that would hide a wrong cut. It is done in float64 where the model runs so, because a wrong
-    cut may change little: attention that is nearly even hides channels that moved between heads
-    within the rounding of float32.
-    """
-
-    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        generator = torch.Generator().manual_seed(TRIAL_SEED)
-        perturbed = copy.deepcopy(module).eval()
-        moved = tuple(_perturbed(tensor, generator) for tensor in inputs)
-        with torch.no_grad():
-            for parameter in perturbed.parameters():
-                parameter.copy_(_perturbed(parameter, generator))
-        plain = copy.deepcopy(module).eval()
-        trials = [
-            (_doubled(perturbed), tuple(_in_double(tensor) for tensor in moved), TRIAL_TOLERANCE),
-            (perturbed, moved, FLOAT32_TOLERANCE),
-            (_doubled(plain), tuple(_in_double(tensor) for tensor in inputs), TRIAL_TOLERANCE),
-        ]
-        self.module, self.inputs, self.tolerance = next(
-            (trial for trial in trials if _is_finite(*trial[:2])),
-            (plain, inputs, FLOAT32_TOLERANCE),
-        )
-        with evaluating(self.module):
-            self.scale = max(
-                (float(output.abs().max()) for output in run(self.module, self.inputs)), default=0.0
-            )
-
-    def fault(self, group: Group) -> str | None:
-        """Why the group cannot be cut, or None: sliced copies are the masked copies."""
-        generator = torch.Generator().manual_seed(TRIAL_SEED)
-        for _ in range(TRIALS):
-            order = torch.randperm(group.width, generator=generator).tolist()
-            kept = {group.name: sorted(order[: group.width // 2])}
-            try:
-                sliced = apply(self.module, architecture_of(self.module, [group], kept))
-                apart = difference(mask(self.module, [group], kept), sliced, [self.inputs])
-            except CompressionError as error:
-                return f"a trial cut failed: {error.what}"
-            if apart > self.tolerance * self.scale:
-                return (
-                    f"a trial cut changed the function: outputs are off by {apart:.2g} from the "
-                    f"masked model (forward() depends on the position or number of these channels)"
-                )
-        return None
-
-
-def _doubled(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).double()
-
-
-def _in_double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def _is_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    """Whether the module runs on the inputs (float32 may be written into forward()) without NaN."""
-    try:
-        with evaluating(module):
-            outputs = run(module, inputs)
-    except CompressionError:
-        return False
-    return all(bool(torch.isfinite(output).all()) for output in outputs)
-
-
-def _perturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return tensor.detach().clone()
-    size = math.sqrt(float(tensor.detach().float().square().mean())) or 1.0
-    noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-    return tensor.detach() + 0.1 * size * noise
