@@ -113,7 +113,8 @@ class Surgery(Fact, kw_only=True):
 
     `loss_*` are on the calibration split: before the cut, after it, after compensation was tried
     (None where it was not), and of the model that was kept, which is the best of them. `blocks` were
-    removed whole; `sparsity` lists masked tensors; `examples` went through a model for all this.
+    removed whole; `sparsity` lists masked tensors; `ladder` says in words which
+    cuts were tried and what came of them; `examples` went through a model for all this.
     """
 
     criterion: str
@@ -129,6 +130,7 @@ class Surgery(Fact, kw_only=True):
     blocks: tuple[str, ...] | UnsetType = UNSET
     sparsity: tuple[TensorSparsity, ...] | UnsetType = UNSET
     stages: tuple[PruneStage, ...] | UnsetType = UNSET
+    ladder: tuple[str, ...] | UnsetType = UNSET
     examples: int | UnsetType = UNSET
 
 
