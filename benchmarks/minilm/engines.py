@@ -28,9 +28,7 @@ def write_engines(task: Sst2Task, module: nn.Module, out: Path, name: str) -> di
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = {kind: out / f"{name}-{kind}.onnx" for kind in ("fp32", "int8")}
-    content = export_onnx(
-        module, task.example_inputs(2), task.input_names, open_dimensions=TOKENS
-    )
+    content = export_onnx(module, task.example_inputs(2), task.input_names, open_dimensions=TOKENS)
     paths["fp32"].write_bytes(content)
     _quantise(content, paths["int8"])
     return paths
@@ -47,7 +45,9 @@ def _quantise(content: bytes, out: Path) -> None:
     # Shapes that the exporter inferred before transposing stop the quantiser's own inference.
     del model.graph.value_info[:]
     level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # it advises a preprocessing that changes nothing here
+    logging.getLogger().setLevel(
+        logging.ERROR
+    )  # it advises a preprocessing that changes nothing here
     try:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"

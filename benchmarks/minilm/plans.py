@@ -22,7 +22,9 @@ class Point(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def removed(self) -> tuple[int, ...]:
-        return tuple(i for i, (h, f) in enumerate(zip(self.heads, self.ffn, strict=True)) if not h + f)
+        return tuple(
+            i for i, (h, f) in enumerate(zip(self.heads, self.ffn, strict=True)) if not h + f
+        )
 
 
 class Plans(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -105,9 +105,7 @@ def watched(student: nn.Module) -> tuple[str, ...]:
     return tuple(layer_name(i) for i, next_stays in enumerate([*stays, True]) if next_stays)
 
 
-def _seen(
-    module: nn.Module, names: tuple[str, ...], batch: Batch
-) -> tuple[Tensor, list[Tensor]]:
+def _seen(module: nn.Module, names: tuple[str, ...], batch: Batch) -> tuple[Tensor, list[Tensor]]:
     found: list[Tensor] = []
 
     def note(_: nn.Module, __: Any, output: Any) -> None:

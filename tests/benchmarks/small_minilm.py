@@ -1,4 +1,4 @@
-"""A prepared folder as `benchmarks.sst2` writes it, of a tiny BERT with random weights and made-up sentences."""
+"""A prepared folder as `benchmarks.sst2` writes it: a tiny random BERT and made-up sentences."""
 
 from pathlib import Path
 

@@ -37,8 +37,9 @@ def export_onnx(
     """The checked ONNX model; the same module gives the same bytes, and paths and traces are left out.
 
     The batch size is open. `open_dimensions` opens more: of every input that has such a dimension, to
-    its name, the least and the largest size, as in {1: ("tokens", 2, 48)}. Outputs come in the order of the module's own (a dict's in insertion order). The module is not
-    changed. Raises BuildError that names the operator, or what fixes the batch size.
+    its name, the least and the largest size, as in {1: ("tokens", 2, 48)}. Outputs come in the order
+    of the module's own (a dict's in insertion order). The module is not changed. Raises BuildError
+    that names the operator, or what fixes the size.
     """
     proto = _exported(module, example_inputs, input_names, open_dimensions or {})
     _strip(proto)
