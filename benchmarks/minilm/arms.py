@@ -28,12 +28,12 @@ def recipe(plans: Path, arm: str) -> dict[str, Any]:
     if arm in (DENSE, CONTROL):
         return {"epochs": [DENSE_EPOCHS, MORE_EPOCHS]}
     if arm in (SELF, STOCK):
-        return {"recovery": recovery.RECIPE}
+        return {"recovery": msgspec.to_builtins(recovery.RECIPE)}
     points = read_plans(plans).points
     if arm not in points:
         raise SystemExit(f"{plans} has no point '{arm}'; it has {', '.join(points)}")
     return {
-        "recovery": recovery.RECIPE,
+        "recovery": msgspec.to_builtins(recovery.RECIPE),
         "point": msgspec.to_builtins(points[arm]),
         "cut": msgspec.to_builtins(CUT),
     }
@@ -70,7 +70,7 @@ def _cut(
     if arm == SELF:
         return dense
     if arm == STOCK:
-        return stock_pruned(task, dense, seed, setting.device).cpu()
+        return stock_pruned(task, dense, seed)
     result = cut_to(task, dense, read_plans(setting.plans).points[arm], seed)
     row["equality_max_abs"] = result.surgery.equality_max_abs
     row["kept"] = result.surgery.kept

@@ -13,31 +13,31 @@ import copy
 import torch
 from torch import nn
 
-from benchmarks.sst2 import Sst2Task, to_device
+from benchmarks.sst2 import Sst2Task
 from reprune.compress.losses import first_batches
 
 HEADS_REMOVED, FFN_REMOVED, ROUND_TO = 0.5, 0.4, 8
 BATCHES = 8
 
 
-def stock_pruned(task: Sst2Task, dense: nn.Module, seed: int, device: str) -> nn.Module:
+def stock_pruned(task: Sst2Task, dense: nn.Module, seed: int) -> nn.Module:
     """A pruned copy of `dense`, in eval mode; `dense` is not changed.
 
     Exits if torch-pruning did not remove what it was asked to.
     """
     import torch_pruning as tp
 
-    module = copy.deepcopy(dense).to(device).eval()
+    module = copy.deepcopy(dense).eval()
     attention = [layer.attention.self for layer in module.bert.encoder.layer]
     heads = {
         part: layer.num_attention_heads
         for layer in attention
         for part in (layer.query, layer.key, layer.value)
     }
-    inputs = tuple(x.to(device) for x in task.example_inputs(1))
+    ids, mask = task.example_inputs(1)
     pruner = tp.pruner.BasePruner(
         module,
-        {"ids": inputs[0], "mask": inputs[1]},
+        {"ids": ids, "mask": mask},
         importance=tp.importance.GroupTaylorImportance(),
         pruning_ratio=FFN_REMOVED,
         head_pruning_ratio=HEADS_REMOVED,
@@ -47,7 +47,7 @@ def stock_pruned(task: Sst2Task, dense: nn.Module, seed: int, device: str) -> nn
         ignored_layers=_residual_writers(module),
         round_to=ROUND_TO,
     )
-    _gradients(task, module, seed, device)
+    _gradients(task, module, seed)
     pruner.step()
     module.zero_grad(set_to_none=True)
     _check(module, dense)
@@ -61,12 +61,12 @@ def _residual_writers(module: nn.Module) -> list[nn.Module]:
     return written
 
 
-def _gradients(task: Sst2Task, module: nn.Module, seed: int, device: str) -> None:
+def _gradients(task: Sst2Task, module: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     batches = first_batches(task, "train", examples=BATCHES * task.batch_size, seed=seed)
     with torch.enable_grad():
         for batch in batches:
-            loss = task.loss(module, to_device(batch, device), generator)
+            loss = task.loss(module, batch, generator)
             (loss / len(batches)).backward()
 
 
