@@ -36,8 +36,34 @@ GROUPS = {
     "separable": {"stem.0": 8, "expand.0": 16},
     "unet": {"enter.0": 4, "down.0": 16, "up": 8, "leave.0": 8},
     "two-input": {"conv.0": 8, "embed": 8, "join": 12},
-    "attention": {"wide": 24},
+    "attention": {"heads": 4, "wide": 24},
     "built-in-attention": {"wide": 24},
+    "bert": {
+        "layers.0:heads": 3,
+        "layers.0.wide": 48,
+        "layers.1:heads": 3,
+        "layers.1.wide": 48,
+        "pool": 24,
+    },
+    "vit": {
+        "blocks.0.attn:heads": 4,
+        "blocks.0.mlp.0": 20,
+        "blocks.1.attn:heads": 4,
+        "blocks.1.mlp.0": 20,
+    },
+    "vit-fixed": {"blocks.0.mlp.0": 20, "blocks.1.mlp.0": 20},
+    "grouped-queries": {
+        "layers.0.attention:heads": 2,
+        "layers.0.gate": 24,
+        "layers.1.attention:heads": 2,
+        "layers.1.gate": 24,
+    },
+    "one-key-head": {
+        "layers.0.attention:heads": 4,
+        "layers.0.gate": 24,
+        "layers.1.attention:heads": 4,
+        "layers.1.gate": 24,
+    },
 }
 
 

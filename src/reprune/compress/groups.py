@@ -18,9 +18,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from reprune.compress.architecture import apply, layout
+from reprune.compress.attention import find_attention
 from reprune.compress.copies import plain_copy, run
 from reprune.compress.coupling import Coupling, Group, Member, couple, trace
 from reprune.compress.equality import architecture_of, difference, mask
+from reprune.compress.heads import offers
 from reprune.core.errors import CompressionError, TaskError, nearest
 from reprune.measure.outputs import evaluating
 
@@ -46,14 +48,31 @@ def find_groups(
     return survey(module, example_inputs, keep).groups
 
 
-def survey(module: nn.Module, example_inputs: tuple[Tensor, ...], keep: Collection[str]) -> Survey:
+def survey(
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    keep: Collection[str],
+    *,
+    heads: Mapping[str, int] | None = None,
+    dimensions: bool = False,
+) -> Survey:
     """Every group whose cut was tried on a copy and left the function that masking leaves.
 
     `keep` names layers (or containers of layers) whose outputs are never cut. `module` is not
     changed. A layer is left out, with a reason, where its channels reach the model's output, or
-    where they meet something whose result would change: LayerNorm, attention, recurrent layers,
-    grouped convolutions, parameters of no layer, shared layers, parametrised weights, or code in
-    forward() that knows the width (padded shortcuts, fixed splits, views into heads).
+    where they meet something whose result would change: LayerNorm, recurrent layers, grouped
+    convolutions, parameters of no layer, shared layers, parametrised weights, or code in forward()
+    that knows the width (padded shortcuts, fixed splits, views into heads).
+
+    Attention gives groups of whole heads (unit "head"), and with `dimensions` of the same dimension
+    of all heads; never single channels of its projections. `heads` is the task's declaration
+    (heads.offers says what it does). nn.MultiheadAttention must be written with one layer a
+    projection first (separate.separate): as it is, it is left out.
+
+    Attention gives groups of whole heads (unit "head"), and with `dimensions` of the same dimension
+    of all heads; never single channels of its projections. `heads` is the task's declaration
+    (heads.offers says what it does). nn.MultiheadAttention is written with one layer a projection
+    first (separate.separate): here it is left out.
 
     Raises CompressionError for a model that cannot be traced, TaskError for an unknown name in `keep`.
     """
@@ -61,10 +80,17 @@ def survey(module: nn.Module, example_inputs: tuple[Tensor, ...], keep: Collecti
     graph = trace(module, inputs)
     refused = _refusals(module, inputs, keep)
     probe = _Probe(module, inputs)
-    groups: list[Group] = []
-    skipped: dict[str, str] = {}
-    claimed: set[tuple[str, str, int]] = set()
-    grouped: set[str] = set()
+    attended = offers(
+        module,
+        find_attention(copy.deepcopy(probe.module), probe.inputs),
+        lambda group: _refused_member(group, refused) or probe.fault(group),
+        declared=heads or {},
+        dimensions=dimensions,
+    )
+    groups = list(attended.groups)
+    skipped = dict(attended.skipped)
+    claimed = {place for group in groups for place in _places(group)}
+    grouped = {maker for group in groups for maker in _makers(group, module)}
     for name, layer in module.named_modules():
         if name in grouped or name in skipped or not isinstance(layer, _ConvNd | nn.Linear):
             continue
@@ -88,6 +114,8 @@ def survey(module: nn.Module, example_inputs: tuple[Tensor, ...], keep: Collecti
         claimed |= _places(found.group)
         grouped.update(makers)
         groups.append(found.group)
+    order = {name: number for number, (name, _) in enumerate(module.named_modules())}
+    groups.sort(key=lambda group: order.get(group.name, order[group.members[0].module]))
     return Survey(groups=tuple(groups), skipped=skipped)
 
 
@@ -121,12 +149,13 @@ def _refusals(
 
 def _not_cuttable(name: str, layer: nn.Module) -> str:
     kind = type(layer).__name__
-    if isinstance(layer, nn.LayerNorm):
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return f"{name} normalises over these channels, so the others would change"
     if isinstance(layer, _ConvNd):
         return f"{name} is a grouped convolution, and only depthwise ones are cut"
     if isinstance(layer, nn.MultiheadAttention | nn.RNNBase):
-        return f"{name} is a {kind}, which is not cut"
+        hint = " as it is (see separate)" if isinstance(layer, nn.MultiheadAttention) else ""
+        return f"{name} is a {kind}, which is not cut{hint}"
     return f"{name} is a {kind}, which cannot be cut there"
 
 
@@ -178,14 +207,19 @@ def _refusal(found: Coupling, refused: Mapping[tuple[str, str], str]) -> str | N
         return "its channels reach the model's output"
     if found.foreign:
         return f"coupled to a parameter that belongs to no layer: {', '.join(found.foreign)}"
-    for member in found.group.members:
-        if (member.module, member.axis) in refused:
-            return refused[member.module, member.axis]
+    reason = _refused_member(found.group, refused)
+    if reason:
+        return reason
     if not any(member.axis == "in" for member in found.group.members):
         return "no layer reads its channels, so they reach the model's output"
     if found.crossing:
         return "a group of a GroupNorm spans channels that are not coupled"
     return "it has one channel" if found.group.width < 2 else None
+
+
+def _refused_member(group: Group, refused: Mapping[tuple[str, str], str]) -> str | None:
+    places = ((member.module, member.axis) for member in group.members)
+    return next((refused[place] for place in places if place in refused), None)
 
 
 def _places(group: Group) -> set[tuple[str, str, int]]:
