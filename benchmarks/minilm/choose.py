@@ -16,9 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.minilm.plans import Point, groups_of, layer_name, removal_of
+from benchmarks.minilm.plans import Point, cuttable, ffn_of, heads_of
 from benchmarks.sst2 import FOLDER, Sst2Task, read_prepared
-from reprune.compress.architecture import apply
 from reprune.compress.importance import channel_scores
 from reprune.core.params import PruneParams
 
@@ -28,29 +27,30 @@ HEAD_MACS, COLUMN_MACS = 4 * 384 * 32, 2 * 384
 ROUND_TO = 32
 
 
-def fisher(task: Sst2Task, module: nn.Module, layers: Sequence[int]) -> dict[str, Tensor]:
-    """The score of each head and column of `layers`, by group."""
+def fisher(task: Sst2Task, dense: nn.Module) -> dict[str, Tensor]:
+    """The score of each head and column, by group."""
     params = PruneParams(criterion=CRITERION, examples=EXAMPLES)
-    return channel_scores(task, module, groups_of(module, tuple(layers)), params, seed=0)
+    return channel_scores(task, dense, cuttable(task, dense).groups, params, seed=0)
 
 
-def allocate(
-    scores: Mapping[str, Tensor], layers: Sequence[int], of: int, budget: float
-) -> Point:
+def allocate(scores: Mapping[str, Tensor], layers: Sequence[int], of: int, budget: float) -> Point:
     """The point of at most `budget` MACs a token: the best channels a MAC, columns rounded to 32.
 
-    Every layer keeps a head and 32 columns.
+    Every layer of `layers` keeps a head and 32 columns.
     """
     channels = sorted(
         (
             (float(score) / macs, kind, layer)
             for layer in layers
-            for kind, macs in (("attention.heads", HEAD_MACS), ("ffn", COLUMN_MACS))
-            for score in scores[f"{layer_name(layer)}.{kind}"]
+            for kind, name, macs in (
+                ("heads", heads_of(layer), HEAD_MACS),
+                ("ffn", ffn_of(layer), COLUMN_MACS),
+            )
+            for score in scores[name]
         ),
         reverse=True,
     )
-    kept = {("attention.heads", layer): 0 for layer in layers} | {("ffn", layer): 0 for layer in layers}
+    kept = {(kind, layer): 0 for layer in layers for kind in ("heads", "ffn")}
     best = _rounded(kept, of)
     for _, kind, layer in channels:
         kept[kind, layer] += 1
@@ -66,7 +66,7 @@ def macs_of(point: Point) -> int:
 
 def _rounded(kept: Mapping[tuple[str, int], int], of: int) -> Point:
     layers = {layer for _, layer in kept}
-    heads = [max(1, kept["attention.heads", n]) if n in layers else 0 for n in range(of)]
+    heads = [max(1, kept["heads", n]) if n in layers else 0 for n in range(of)]
     ffn = [
         max(ROUND_TO, round(kept["ffn", n] / ROUND_TO) * ROUND_TO) if n in layers else 0
         for n in range(of)
@@ -87,9 +87,8 @@ def main() -> int:
     dense.eval()
     of = len(dense.bert.encoder.layer)
     full = of * (12 * HEAD_MACS + 1536 * COLUMN_MACS)
+    scores = fisher(task, dense)
     for count in options.layers:
-        whole = Point(heads=(12,) * count + (0,) * (of - count), ffn=(1536,) * count + (0,) * (of - count))
-        scores = fisher(task, apply(dense, removal_of(whole)), range(count))
         for fraction in options.fractions:
             point = allocate(scores, range(count), of, fraction * full)
             print(count, fraction, msgspec.json.encode(point).decode(), flush=True)

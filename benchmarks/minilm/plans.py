@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from torch import nn
 
-from reprune.compress.architecture import Architecture, Removal, apply
+from benchmarks.sst2 import Sst2Task
+from reprune.compress.architecture import apply
+from reprune.compress.blocks import Block, find_blocks
 from reprune.compress.equality import architecture_of
-from reprune.compress.groups import Group, Member
+from reprune.compress.groups import Group, find_groups
 
 CONFIG = Path(__file__).parent.parent / "configs" / "minilm_plans.json"
+KEEP = ("head",)
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,88 +26,73 @@ class Point(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ffn: tuple[int, ...]
 
     @property
-    def removed(self) -> tuple[int, ...]:
-        return tuple(
-            i for i, (h, f) in enumerate(zip(self.heads, self.ffn, strict=True)) if not h + f
-        )
+    def layers(self) -> tuple[int, ...]:
+        """Those that stay."""
+        pairs = enumerate(zip(self.heads, self.ffn, strict=True))
+        return tuple(number for number, (heads, columns) in pairs if heads + columns)
 
 
 class Plans(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`main` is the point that the claims are about; `how` says how the points were chosen."""
 
     main: str
-    points: dict[str, Point]
     how: str
+    points: dict[str, Point]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cuttable:
+    """What the product finds in a MiniLM that can be cut."""
+
+    groups: tuple[Group, ...]
+    blocks: tuple[Block, ...]
 
 
 def read_plans(path: Path = CONFIG) -> Plans:
     return msgspec.json.decode(path.read_bytes(), type=Plans)
 
 
+def cuttable(task: Sst2Task, module: nn.Module) -> Cuttable:
+    inputs = task.example_inputs(2)
+    return Cuttable(
+        groups=find_groups(module, inputs, KEEP), blocks=find_blocks(module, inputs, KEEP).blocks
+    )
+
+
 def layer_name(number: int) -> str:
     return f"bert.encoder.layer.{number}"
 
 
-def head_group(module: nn.Module, number: int) -> Group:
-    """The heads of one layer: q, k and v make them, the attention's output layer reads them."""
-    base = f"{layer_name(number)}.attention"
-    size = module.get_submodule(f"{base}.self").attention_head_size
-    channels = module.get_submodule(f"{base}.self.query").out_features
-    positions = tuple(
-        tuple(range(head * size, (head + 1) * size)) for head in range(channels // size)
-    )
-    makers = tuple(
-        Member(module=f"{base}.self.{part}", axis="out", positions=positions)
-        for part in ("query", "key", "value")
-    )
-    reader = Member(module=f"{base}.output.dense", axis="in", positions=positions)
-    return Group(name=f"{base}.heads", width=len(positions), members=(*makers, reader))
+def heads_of(number: int) -> str:
+    """The name of the group of a layer's heads."""
+    return f"{layer_name(number)}.attention.self:heads"
 
 
-def ffn_group(module: nn.Module, number: int) -> Group:
-    """The columns of one layer's FFN."""
-    base = layer_name(number)
-    width = module.get_submodule(f"{base}.intermediate.dense").out_features
-    positions = tuple((column,) for column in range(width))
-    return Group(
-        name=f"{base}.ffn",
-        width=width,
-        members=(
-            Member(module=f"{base}.intermediate.dense", axis="out", positions=positions),
-            Member(module=f"{base}.output.dense", axis="in", positions=positions),
-        ),
-    )
-
-
-def groups_of(module: nn.Module, layers: tuple[int, ...]) -> tuple[Group, ...]:
-    return tuple(
-        group
-        for number in layers
-        for group in (head_group(module, number), ffn_group(module, number))
-    )
-
-
-def kept_layers(point: Point) -> tuple[int, ...]:
-    return tuple(number for number in range(len(point.heads)) if number not in point.removed)
+def ffn_of(number: int) -> str:
+    """The name of the group of a layer's FFN columns."""
+    return f"{layer_name(number)}.intermediate.dense"
 
 
 def widths_of(point: Point) -> dict[str, int]:
     """The width of each group of the layers that stay."""
-    widths = {}
-    for number in kept_layers(point):
-        widths[f"{layer_name(number)}.attention.heads"] = point.heads[number]
-        widths[f"{layer_name(number)}.ffn"] = point.ffn[number]
-    return widths
+    return {
+        name: width
+        for number in point.layers
+        for name, width in (
+            (heads_of(number), point.heads[number]),
+            (ffn_of(number), point.ffn[number]),
+        )
+    }
 
 
-def removal_of(point: Point) -> Architecture:
-    return Architecture(
-        removed=tuple(Removal(module=layer_name(number)) for number in point.removed)
-    )
+def removed_by(point: Point, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    stay = {layer_name(number) for number in point.layers}
+    return tuple(block for block in blocks if block.name not in stay)
 
 
-def shaped(module: nn.Module, point: Point) -> nn.Module:
+def shaped(task: Sst2Task, module: nn.Module, point: Point) -> nn.Module:
     """`module` with the point's shapes; which heads and columns stay has no meaning."""
-    groups = groups_of(module, kept_layers(point))
+    found = cuttable(task, module)
     kept = {name: range(width) for name, width in widths_of(point).items()}
-    return apply(apply(module, removal_of(point)), architecture_of(module, groups, kept))
+    gone = removed_by(point, found.blocks)
+    return apply(module, architecture_of(module, found.groups, kept, gone))

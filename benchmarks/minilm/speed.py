@@ -52,7 +52,7 @@ def _engines(task: Sst2Task, points: Mapping[str, Point], folder: Path) -> dict[
     for name, point in points.items():
         paths = {kind: folder / f"{name}-{kind}.onnx" for kind in ("fp32", "int8")}
         if not all(path.exists() for path in paths.values()):
-            paths = write_engines(task, shaped(random_dense(task), point), folder, name)
+            paths = write_engines(task, shaped(task, random_dense(task), point), folder, name)
         engines |= {f"{name}-{kind}": path for kind, path in paths.items()}
     return engines
 
