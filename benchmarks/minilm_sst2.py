@@ -1,6 +1,7 @@
 """MiniLM on SST-2: layers, heads and FFN columns removed, against torch-pruning and against more training.
 
     python -m benchmarks.minilm_sst2 [--quick] [--verify] [--json FILE]        everything, on this CPU
+    python -m benchmarks.minilm_sst2 --part choose --out DIR    plans, on dev, into DIR/minilm_plans.json
     python -m benchmarks.minilm_sst2 --part train --device cuda --workers 12 --out DIR --work DIR
     python -m benchmarks.minilm_sst2 --part measure --out DIR                  latency, on this CPU
     python -m benchmarks.minilm_sst2 --part report --out DIR --json FILE
@@ -13,8 +14,8 @@ Arms, each with the same seeds. `dense`: 2 epochs of AdamW at 5e-5. `control`: d
 the same. `control_recovery`: dense and one epoch of the cut arms' recovery. `stock`: torch-pruning, half
 the heads and 40 % of FFN by Taylor. `x2` ... `x8`: ours, see configs/minilm_plans.json; the claims are
 about its `main`. Every cut arm begins with its seed's dense model and gets the same recovery: one epoch,
-cross entropy + KL + hidden states, see minilm/recovery.py. Plans were chosen on the dev file; the test file
-is opened once by each trained model, at the end.
+cross entropy + KL + hidden states, see minilm/recovery.py. Plans were chosen on the dev file, see
+minilm/choose.py; the test file is opened once by each trained model, at the end.
 
 Speed-ups are over dense fp32, through ONNX Runtime: batch 1, 32 tokens, 1 thread, the median over at least 10
 fresh processes that time all arms side by side. int8 is onnxruntime.quantization.quantize_dynamic as it
@@ -34,6 +35,7 @@ from typing import Any
 import msgspec
 
 from benchmarks import common
+from benchmarks.minilm.choose import choose
 from benchmarks.minilm.jobs import CONTROL, DENSE, RESULT, SELF, STOCK, Setting, failed, run_jobs
 from benchmarks.minilm.plans import CONFIG, Point, read_plans
 from benchmarks.minilm.report import curve_table, summary
@@ -48,7 +50,9 @@ VERIFY_WITHIN = 1.5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--part", choices=("all", "train", "measure", "report"), default="all")
+    parser.add_argument(
+        "--part", choices=("all", "choose", "train", "measure", "report"), default="all"
+    )
     parser.add_argument(
         "--checkpoint", type=Path, default=FOLDER, help="what benchmarks.sst2 wrote"
     )
@@ -62,7 +66,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--arms", nargs="*", help="only these (default: all)")
     parser.add_argument("--units", type=int, help="processes that measure latency")
-    parser.add_argument("--held-out", action="store_true", help="score on dev, leave test closed")
 
 
 def main() -> int:
@@ -71,6 +74,9 @@ def main() -> int:
         return verify(options)
     if options.quick:
         quicken(options)
+    if options.part == "choose":
+        choose(setting(options), workers=options.workers)
+        return 0
     wrong = False
     if options.part in ("all", "train"):
         wrong = train(options)
@@ -99,7 +105,6 @@ def setting(options: Any) -> Setting:
         work=options.work or options.out / "work",
         device=options.device,
         share=QUICK_SHARE if options.quick else 1.0,
-        held_out=options.held_out,
     )
 
 

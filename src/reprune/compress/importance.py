@@ -24,6 +24,7 @@ from reprune.task.protocol import Task
 Scores = dict[str, Tensor]
 
 CRITERIA: dict[str, str] = {
+    "fisher": "reprune.compress.mask_fisher:fisher",
     "l1": "reprune.compress.importance:l1",
     "l2": "reprune.compress.importance:l2",
     "random": "reprune.compress.importance:random",
