@@ -9,7 +9,7 @@ from benchmarks.sst2 import Sst2Task
 from reprune.compress.structured import CutResult, cut
 from reprune.core.params import PruneParams
 
-CUT = PruneParams(criterion="fisher", examples=512)
+CUT = PruneParams(criterion="fisher", examples=256)
 
 
 def cut_to(task: Sst2Task, dense: nn.Module, point: Point, seed: int) -> CutResult:
