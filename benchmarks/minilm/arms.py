@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def scores(setting: Setting, task: Sst2Task, module: nn.Module, name: str) -> di
         "split": split,
         "accuracy": _on(setting, task, module, split),
     }
-    engines = write_engines(task, module.cpu(), setting.work / "engines", name)
+    engines = write_engines(task, module.cpu(), setting.work / f"engines-{os.getpid()}", name)
     answers = engine_answers(engines["int8"])
     row["accuracy_int8"] = accuracy(answers, task.batches(split, epoch=0, seed=0))
     row["bytes"] = {kind: path.stat().st_size for kind, path in engines.items()}

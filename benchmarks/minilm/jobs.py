@@ -83,6 +83,7 @@ def _rows(
     if workers <= 1 or len(jobs) <= 1:
         yield from map(_job, given)
         return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Spawned, not forked: CUDA does not survive a fork.
     context = multiprocessing.get_context("spawn")
     with context.Pool(min(workers, len(jobs)), initializer=_begin) as pool:
@@ -90,7 +91,6 @@ def _rows(
 
 
 def _begin() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
