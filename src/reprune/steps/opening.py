@@ -12,17 +12,21 @@ from reprune.core.store import Artifact
 if TYPE_CHECKING:
     from torch import nn
 
+    from reprune.compress.blocks import Block
     from reprune.compress.groups import Group
     from reprune.task.seal import Sealed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """`module` in eval mode; `groups` in the order of its layers, at least one."""
+    """`module` in eval mode, its attentions with one layer a projection; `groups` in the order of its
+    layers and `blocks` that can be removed, at least one of either.
+    """
 
     task: Sealed
     module: nn.Module
     groups: tuple[Group, ...]
+    blocks: tuple[Block, ...] = ()
 
 
 def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dense:
@@ -34,8 +38,10 @@ def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dens
     # torch is imported here: the command line loads the steps' modules for help.
     import torch
 
+    from reprune.compress.blocks import find_blocks
     from reprune.compress.bundle import load_bundle
     from reprune.compress.groups import survey
+    from reprune.compress.separate import separate
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -44,13 +50,17 @@ def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dens
         raise CompressionError(
             "the dense model is itself a pruned one", where=str(dense.path), fix="cut its original"
         )
-    keep = getattr(loaded.task, "keep", ())
-    found = survey(loaded.module, loaded.task.example_inputs(2), keep)
-    if not found.groups:
+    task = loaded.task
+    keep = getattr(task, "keep", ())
+    module = separate(loaded.module)
+    inputs = task.example_inputs(2)
+    found = survey(module, inputs, keep, heads=getattr(task, "heads", None))
+    blocks = find_blocks(module, inputs, keep, getattr(task, "blocks", None)).blocks
+    if not found.groups and not blocks:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in found.skipped.items())
         raise CompressionError(
             f"nothing in this model can be cut ({reasons or 'it has no layers to cut'})",
             where=str(dense.path),
             fix="shorten the task's `keep`, or change the layers that are named here",
         )
-    return Dense(task=loaded.task, module=loaded.module, groups=found.groups)
+    return Dense(task=task, module=module, groups=found.groups, blocks=blocks)

@@ -14,6 +14,7 @@ from reprune.steps.opening import open_dense
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 if TYPE_CHECKING:
+    from reprune.compress.blocks import Block
     from reprune.compress.groups import Group
 
 
@@ -27,7 +28,7 @@ def prune(
     threads: int,
     ctx: Context,
 ) -> ModelBundle:
-    """Cuts the dense model's groups to the widths of the plan; no training yet.
+    """Cuts the dense model's groups to the widths of the plan and removes its blocks; no training yet.
 
     The result is a bundle of the same task whose `surgery` records what was asked and achieved.
     Raises DataRefused, ChainBroken for a plan or data of another model, CompressionError for a plan
@@ -40,7 +41,17 @@ def prune(
 
     opened = open_dense(dense, seed=seed, threads=threads)
     widths = _widths(chosen, opened.groups)
-    result = cut(opened.task, opened.module, opened.groups, widths, prune, seed, ctx.say)
+    blocks = _blocks(chosen, opened.blocks)
+    result = cut(
+        opened.task,
+        opened.module,
+        opened.groups,
+        widths,
+        prune,
+        seed,
+        ctx.say,
+        blocks=blocks,
+    )
     save_bundle(ctx.out, result.module, result.architecture, dense)
     return ModelBundle(
         name=dense.manifest.name,
@@ -72,3 +83,18 @@ def _widths(chosen: Artifact[Plan], groups: Sequence[Group]) -> dict[str, int]:
             )
         widths[item.group] = item.keep
     return widths
+
+
+def _blocks(chosen: Artifact[Plan], blocks: Sequence[Block]) -> list[Block]:
+    """The blocks that the plan removes. Raises CompressionError for one that cannot be removed."""
+    known = {block.name: block for block in blocks}
+    found = []
+    for name in chosen.manifest.blocks or ():
+        if name not in known:
+            raise CompressionError(
+                f"the model has no block '{name}' that can be removed; {nearest(name, known)}",
+                where=str(chosen.path),
+                fix="make the plan again for this model",
+            )
+        found.append(known[name])
+    return found

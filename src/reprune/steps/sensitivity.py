@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
 from reprune.core.params import PruneParams, SensitivityParams
 from reprune.core.step import Context, step
@@ -20,13 +22,14 @@ def sensitivity(
     threads: int,
     ctx: Context,
 ) -> Sensitivity:
-    """Measures the loss that is added when each group of channels alone is cut, with its error.
+    """Measures the loss that each group of channels adds when cut alone, and each block when removed.
 
     Resumes where a killed run stopped. Raises DataRefused, ChainBroken for data of another model,
     CompressionError where nothing can be cut.
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
+    from reprune.compress.block_sensitivity import measure_blocks
     from reprune.compress.costs import cost_model
     from reprune.compress.sensitivity import Subject, measure
     from reprune.measure.profile import count_cost
@@ -37,12 +40,16 @@ def sensitivity(
         task=opened.task,
         module=opened.module,
         groups=opened.groups,
-        cost=cost_model(opened.module, opened.groups, counted),
+        cost=cost_model(opened.module, opened.groups, counted, opened.blocks),
     )
     measured = measure(subject, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say)
+    blocks = measure_blocks(
+        subject, opened.blocks, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say
+    )
     return Sensitivity(
         criterion=prune.criterion,
         base_loss=measured.base_loss,
         examples=measured.examples,
         groups=measured.groups,
+        blocks=blocks or UNSET,
     )
