@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -174,27 +175,31 @@ def _layer_terms(
         for axis in AXES
         if (name, axis) in numbers and (found := layout(layer, axis)) is not None
     }
+    weights = sum(
+        tensor.numel()
+        for tensor_name, tensor in layer.named_parameters(recurse=False)
+        if tensor_name.startswith("weight")
+    )
+    spans = [(axis, span) for axis, found in layouts.items() for span in found.spans]
     rows = []
-    for tensor_name in dict.fromkeys(name for found in layouts.values() for name in found.tensors):
+    for tensor_name in dict.fromkeys(span.tensor for _, span in spans):
         tensor: Tensor | None = getattr(layer, tensor_name, None)
         if tensor is None:
             continue
-        axes = {
-            axis: (numbers[name, axis], found.size)
-            for axis, found in layouts.items()
-            if tensor_name in found.tensors
-        }
-        full = int(np.prod([size for _, size in axes.values()]))
+        # Twice the same axis for the weights with which a recurrent layer reads itself.
+        axes = [axis for axis, span in spans if span.tensor == tensor_name]
+        full = math.prod(layouts[axis].size for axis in axes)
         each = tensor.numel() // full
-        first, second = (axes.get(axis, (ONE, 1))[0] for axis in AXES)
-        # Multiply-accumulates go with the weight: one for each of its numbers and output place.
+        first, second = ([numbers[name, axis] for axis in axes] + [ONE])[:2]
+        # Multiply-accumulates go with the weights: as many for each of their numbers.
+        spent = macs * tensor.numel() // weights if tensor_name.startswith("weight") else 0
         rows.append(
             (
                 first,
                 second,
                 (
                     each if tensor_name in dict(layer.named_parameters(recurse=False)) else 0,
-                    macs // full if tensor_name == "weight" else 0,
+                    spent // full,
                     each * tensor.element_size(),
                 ),
             )
