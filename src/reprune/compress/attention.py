@@ -64,12 +64,13 @@ class Attention:
 def find_attention(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Attention, ...]:
     """Every attention of linear projections in `module`, in the model's order.
 
-    `module` is run once with gradients, on the first example (on all where it does not run on one),
-    and must be a copy that may be hooked and whose weights are generic: a zero hides a path.
+    `module` is run once with gradients, on the first example (on all where the first dimension is not
+    the example), and must be a copy that may be hooked and whose weights are generic: a zero hides a
+    path.
     """
     try:
         seen = _record(module, tuple(tensor[:1] for tensor in inputs))
-    except (CompressionError, IndexError):  # its batch size is a part of it, or an input has none
+    except (CompressionError, IndexError):
         seen = _record(module, inputs)
     found: list[tuple[set[str], set[str]]] = []
     for sink in seen.given:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,21 +38,20 @@ class Options:
         curves: Mapping[str, Curve],
         cost: CostModel,
         params: PlanParams,
-        *,
-        heads: Collection[str] = (),
+        alignment: Mapping[str, int] | None = None,
         blocks: Mapping[str, tuple[str, ...]] | None = None,
     ) -> Options:
-        """The widths that `params` allows for each group of `curves`; `heads` are groups of whole heads,
-        whose number need not be a multiple of `round_to`, `blocks` keys among the curves.
+        """The widths that `params` allows for each group of `curves`: multiples of its `alignment`
+        (see compress.alignment), by default of `params.round_to`. `blocks` are keys among the curves.
         """
-        inside = blocks or {}
+        steps, inside = alignment or {}, blocks or {}
         return cls(
             rungs={
                 name: (0, 1)
                 if name in inside
                 else ladder(
                     curve.keeps[-1],
-                    round_to=1 if name in heads else params.round_to,
+                    round_to=steps.get(name, params.round_to),
                     min_keep=params.min_keep,
                 )
                 for name, curve in curves.items()

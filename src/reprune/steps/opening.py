@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import ModelBundle
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Dense:
     """`module` in eval mode, its attentions with one layer a projection; `groups` in the order of its
-    layers and `blocks` that can be removed, at least one of either.
+    layers and `blocks` that can be removed, at least one of either; `skipped` maps layers that are in
+    no group to the reason.
     """
 
     task: Sealed
     module: nn.Module
     groups: tuple[Group, ...]
     blocks: tuple[Block, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_for_masks(
@@ -73,7 +75,9 @@ def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dens
             where=str(dense.path),
             fix="shorten the task's `keep`, or change the layers that are named here",
         )
-    return Dense(task=task, module=module, groups=found.groups, blocks=blocks)
+    return Dense(
+        task=task, module=module, groups=found.groups, blocks=blocks, skipped=found.skipped
+    )
 
 
 def groups_again(task: Sealed, module: nn.Module) -> tuple[Group, ...]:

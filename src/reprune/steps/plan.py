@@ -66,6 +66,8 @@ def plan(
         return masking
     opened = open_dense(dense, seed=seed, threads=threads)
     options = _options(opened, profiles[0].manifest, table, plan)
+    for layer, reason in opened.skipped.items():
+        ctx.say(f"plan: {layer} is not cut: {reason}")
     _say_uncut(options, ctx)
     from reprune.compress.choose import choose
 
@@ -160,6 +162,7 @@ def _agreed_cost(profiles: list[Artifact[Profile]]) -> Cost:
 def _options(
     opened: Dense, profile: Profile, table: Artifact[Sensitivity], params: PlanParams
 ) -> Options:
+    from reprune.compress.alignment import alignments
     from reprune.compress.choose import Options
     from reprune.compress.costs import cost_model
     from reprune.compress.curves import fit_blocks, fit_curves
@@ -184,8 +187,8 @@ def _options(
         curves,
         cost_model(opened.module, opened.groups, counted, opened.blocks),
         params,
-        heads=[group.name for group in opened.groups if group.unit == "head"],
-        blocks=blocks,
+        alignments(opened.module, opened.groups, params.round_to),
+        blocks,
     )
 
 
