@@ -24,7 +24,7 @@ from reprune.core.params import PruneParams
 
 CANDIDATES, CHOSEN = "candidates.json", "minilm_plans.json"
 FIRST_SEED, SEEDS = 100, 2
-EXAMPLES = 1024
+EXAMPLES = 512
 ROUND_TO = 32
 # Microseconds of ONNX Runtime at 32 tokens, fitted to models of two layers with 1 to 12 heads and 64 to
 # 1,536 columns: the parts add up within a few per cent, without stairs.
