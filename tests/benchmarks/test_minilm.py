@@ -60,7 +60,9 @@ def test_splits_share_no_sentence_and_batches_hold_each_one_once(task):
 
 def test_the_order_of_train_is_of_the_seed_and_the_epoch(task):
     def order(epoch, seed):
-        return [name for batch in task.batches("train", epoch=epoch, seed=seed) for name in batch.ids]
+        return [
+            name for batch in task.batches("train", epoch=epoch, seed=seed) for name in batch.ids
+        ]
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(1, 0)
@@ -122,7 +124,7 @@ def test_the_allocation_takes_the_best_channel_a_microsecond_within_the_budget()
 
 
 def test_the_plan_of_a_speed_is_the_one_that_dev_prefers():
-    points = {name: POINT for name in ("x4-l2", "x4-l3", "x2-l3")}
+    points = dict.fromkeys(("x4-l2", "x4-l3", "x2-l3"), POINT)
     rows = [
         {"arm": arm, "seed": seed, "accuracy_held_out": value}
         for arm, values in (("x4-l2", (80, 82)), ("x4-l3", (90, 71)), ("x2-l3", (60, 60)))
@@ -236,7 +238,9 @@ def test_the_small_vocabulary_gives_the_logits_of_the_published_model(tmp_path):
     config._attn_implementation = "eager"
     whole = BertModel(config, add_pooling_layer=False).eval()
     tensors = load_file(package / "model.safetensors")
-    whole.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("pooler")}, strict=False)
+    whole.load_state_dict(
+        {n: t for n, t in tensors.items() if not n.startswith("pooler")}, strict=False
+    )
     tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(sst2.MAX_TOKENS)
