@@ -133,6 +133,7 @@ class DistillParams(Document, kw_only=True):
     temperature: Positive = 4.0
     weight: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.9
     precision: Literal["no", "fp16", "bf16"] = "no"
+    checkpoint_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0
 
 
 class BuildParams(Document, kw_only=True):
