@@ -127,7 +127,7 @@ def save_bundle(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         save_file(tensors, out / WEIGHTS)
-        if architecture is not None and architecture.cuts:
+        if architecture is not None and architecture.changes:
             write_architecture(out / ARCHITECTURE_FILE, architecture)
         for name in source.manifest.payload:
             if name.startswith(f"{TASK_FOLDER}/"):
