@@ -7,6 +7,7 @@ JPEG, so results are of "CIFAR-10 (JPEG copy)", a little below those of the orig
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +73,7 @@ def decoded(joined: bytes, offsets: Sequence[int]) -> np.ndarray[Any, np.dtype[n
     from PIL import Image
 
     images = []
-    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for begin, end in itertools.pairwise(offsets):
         with Image.open(io.BytesIO(joined[int(begin) : int(end)])) as image:
             images.append(np.asarray(image.convert("RGB")))
     return np.stack(images)
@@ -128,7 +129,7 @@ class CifarTask(Classification):
         mean, deviation = (torch.tensor(v, device=pixels.device) for v in (MEAN, DEVIATION))
         return (((pixels.float() / 255 - mean) / deviation).permute(0, 3, 1, 2),)
 
-    def batches(  # noqa: PLR0913  the Task protocol's own
+    def batches(
         self,
         split: Split,
         *,
@@ -148,7 +149,7 @@ class CifarTask(Classification):
         crops = self._crops(seed, epoch, rows) if split == "train" else None
         on_device = torch.from_numpy(rows).to(self._device)
         edges = np.linspace(0, len(rows), count + 1).astype(int).tolist()
-        for begin, end in list(zip(edges[:-1], edges[1:], strict=True))[start:]:
+        for begin, end in list(itertools.pairwise(edges))[start:]:
             part = on_device[begin:end]
             pixels = self._pixels[part]
             if crops is not None:

@@ -8,9 +8,9 @@ One dense model a seed, made by two epochs of fine-tuning from the public weight
 two epochs of recovery with the product's own distillation (the same for all arms, data order included),
 judged on the test set. Speed is that of one thread of ONNX Runtime against the dense model, the median
 over fresh processes; the graph rewrite of shortcuts is applied to all arms. What is cut is pinned in
-`configs/resnet20_plans.json`, chosen on the held-out part of train (`--judge tune`). Each part goes on where it was
-cut off. Without `--part` all three run. `--quick` is a small run of all three; `--verify` trains the
-pinned row of seed 0 again and compares.
+`configs/resnet20_plans.json`, chosen on the held-out part of train (`--judge tune`). Each part goes on
+where it was cut off. Without `--part` all three run. `--quick` is a small run of all three; `--verify`
+trains the pinned row of seed 0 again and compares.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         name = f"{arm}-{given['point']}-{seed}"
     cut_seconds = time.monotonic() - began
     before = accuracy(here, student, "tune")[0]
-    recovered = learnt(there, student, dense, params, name, folder, given["device"], seed)
+    recovered = learnt(there, student, dense, params, name, folder, seed)
     module = recovered.module
     save_file(
         {k: v.contiguous() for k, v in module.state_dict().items()}, folder / f"{name}.safetensors"
@@ -109,7 +109,6 @@ def learnt(  # noqa: PLR0913, PLR0917  who learns from whom, where, how
     params: DistillParams,
     name: str,
     folder: Path,
-    device: str,
     seed: int,
 ) -> Any:
     """The product's own recovery. Both models lie channels-last, as the batches do."""

@@ -49,7 +49,7 @@ def build_engines(models: Mapping[str, nn.Module], task: Task, folder: Path) -> 
     return engines
 
 
-def time_engines(  # noqa: PLR0913  engines, what they run, how often, where it is kept
+def time_engines(
     engines: Mapping[str, Path],
     task: Task,
     batch_size: int,
