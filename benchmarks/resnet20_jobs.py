@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.cifar import WEIGHTS, CifarTask, accuracy, load
-from benchmarks.cifar_models import DENSE_WIDTHS, ResNet20
+from benchmarks.cifar_models import ResNet20
 from benchmarks.common import data
 from benchmarks.jobs import Job
 from benchmarks.stock import stock_resnet20, widths_of
+from reprune.compress.blocks import find_blocks
 from reprune.compress.groups import find_groups
 from reprune.compress.recover import Lesson, recover
 from reprune.compress.structured import cut
@@ -134,16 +135,13 @@ def our_resnet20(
     dense: ResNet20, widths: list[int], task: CifarTask, params: PruneParams, seed: int
 ) -> nn.Module:
     """`dense` cut to `widths`, 0 for a block that goes; slicing is proven to be masking on the way."""
-    whole = [full if width else 0 for width, full in zip(widths, DENSE_WIDTHS, strict=True)]
-    shorter = ResNet20(whole)
-    shorter.load_state_dict(
-        {k: v for k, v in dense.state_dict().items() if k in shorter.state_dict()}
-    )
-    if list(widths) == whole:
-        return shorter.eval()
-    groups = find_groups(shorter.eval(), task.example_inputs(2), ())
-    wanted = {f"layer{i // 3 + 1}.{i % 3}.conv1": width for i, width in enumerate(widths) if width}
-    return cut(task, shorter, groups, wanted, params, seed, _quiet).module
+    names = [f"layer{i // 3 + 1}.{i % 3}" for i in range(len(widths))]
+    example = task.example_inputs(2)
+    gone = [name for name, width in zip(names, widths, strict=True) if not width]
+    blocks = [block for block in find_blocks(dense, example, ()).blocks if block.name in gone]
+    wanted = {f"{name}.conv1": width for name, width in zip(names, widths, strict=True) if width}
+    groups = find_groups(dense, example, ())
+    return cut(task, dense, groups, wanted, params, seed, _quiet, blocks=blocks).module
 
 
 def pretrained() -> ResNet20:
