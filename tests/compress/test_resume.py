@@ -42,14 +42,25 @@ class NoisyTask(DigitsTask):
         super().__init__(model=DropoutCnn)
         self.deaths = list(deaths)
 
-    def loss(self, module, batch, generator):
+    def live(self, module):
         if module.training and self.deaths:
             self.deaths[0] -= 1
             if self.deaths[0] < 0:
                 self.deaths.pop(0)
                 raise Killed
+
+    def loss(self, module, batch, generator):
+        self.live(module)
         noise = torch.randn(batch.inputs[0].shape, generator=generator)
         return F.cross_entropy(module(batch.inputs[0] + 0.05 * noise), batch.targets)
+
+
+class PlainTask(NoisyTask):
+    """No noise: what the teacher says can be kept."""
+
+    def loss(self, module, batch, generator):
+        self.live(module)
+        return F.cross_entropy(module(*batch.inputs), batch.targets)
 
 
 class AdamTask(NoisyTask):
@@ -63,6 +74,7 @@ class RandomMasks:
     def __init__(self):
         self.masks = {}
         self.seen = torch.zeros(())
+        self.settled = False
 
     def begin(self, module, optimizer):
         self.masks = {
@@ -73,6 +85,7 @@ class RandomMasks:
         self.seen += module.head.weight.grad.abs().sum()
 
     def after_step(self, module, optimizer, moment):
+        self.settled = moment.epoch > 1.0
         for name, mask in self.masks.items():
             mask.mul_(torch.rand_like(mask) > 0.01)
             module.get_parameter(name).data.mul_(mask)
@@ -83,9 +96,6 @@ class RandomMasks:
     def restore(self, state):
         self.seen = state.pop("seen")
         self.masks = state
-
-    def settled(self, moment):
-        return moment.epoch > 1.0
 
 
 @cache
@@ -113,8 +123,23 @@ def run(task, work, *, shaped=False, **knobs):
 
 SETUPS = {
     "sgd": (NoisyTask, {}),
-    "shaped": (NoisyTask, {"shaped": True}),
     "task's adamw": (AdamTask, {"shaped": True, "weight": 0.0}),
+    "everything": (
+        NoisyTask,
+        {
+            "shaped": True,
+            "optimizer": "adamw",
+            "ema": 0.9,
+            "features": 1.0,
+            "feature_modules": ("norm1", "conv2"),
+            "attention": 10.0,
+            "balance": True,
+            "clip_norm": 5.0,
+            "freeze": ("depth.*",),
+            "teacher": "ema",
+        },
+    ),
+    "cached": (PlainTask, {"features": 1.0, "feature_modules": ("norm1", "conv2")}),
 }
 
 

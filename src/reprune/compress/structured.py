@@ -85,8 +85,8 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
     surgery = Surgery(
         criterion=params.criterion,
         groups=_group_cuts(groups, widths, kept),
-        before=_cost(task, dense),
-        after=_cost(task, candidates[best]),
+        before=cost_of(task, dense),
+        after=cost_of(task, candidates[best]),
         equality_max_abs=apart,
         loss_dense=mean_loss(task, dense, batches, seed=seed),
         loss_cut=losses["cut"],
@@ -181,7 +181,8 @@ def _group_cuts(
     )
 
 
-def _cost(task: Task, module: nn.Module) -> Cost:
+def cost_of(task: Task, module: nn.Module) -> Cost:
+    """Parameters, MACs for one example, and bytes of the module."""
     from reprune.measure.profile import count_cost
 
     return count_cost(module, task.example_inputs(1)).cost
