@@ -88,7 +88,6 @@ class CifarTask(Classification):
     """
 
     input_names = ("image",)
-    features = ("layer1", "layer2", "layer3")
 
     def __init__(  # noqa: PLR0913  the sizes of a task and where it lies
         self,
@@ -100,8 +99,10 @@ class CifarTask(Classification):
         examples: int | None = None,
         batch_size: int = 128,
         device: str = "cpu",
+        features: tuple[str, ...] = (),
     ) -> None:
         self._build = build
+        self.features = features
         self._device = torch.device(device)
         held = images.train - tune - calibration
         splits: dict[Split, Sequence[int]] = {

@@ -141,7 +141,7 @@ def summary(
             "difference_low": last["low"],
         } | {name: last[name] for name in ("speedup_batch1", "speedup_batch32") if name in last}
         claim = common.Claim(
-            words=f"at {100 * (1 - last['macs_left']):.0f} % fewer MACs within {MARGIN:g} point of the control",
+            words=f"{100 * (1 - last['macs_left']):.0f} % fewer MACs, within {MARGIN:g} point of the control",
             differences=last["differences"],
             margin=-MARGIN,
         )

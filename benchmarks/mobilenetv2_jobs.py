@@ -121,11 +121,11 @@ def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "cut_seconds": round(cut_seconds, 1),
         "seconds": round(time.monotonic() - began, 1),
         "device": given["device"],
-        "note": f"{found[0]:.2f} % on {given['judge']}, {cost.macs / 1e6:.2f} M MACs, cut {cut_seconds:.0f} s",
+        "note": f"{found[0]:.2f} % on {given['judge']}, {cost.macs / 1e6:.2f} M, cut {cut_seconds:.0f} s",
     }
 
 
-def cut_to(  
+def cut_to(
     student: nn.Module,
     limit: float,
     task: CifarTask,

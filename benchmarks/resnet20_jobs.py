@@ -157,7 +157,8 @@ def _tasks(
 ) -> tuple[CifarTask, CifarTask]:
     """The task on the CPU, where models are cut, and on the device, where they learn; once a process."""
     images = load()
-    sizes = {"tune": tune, "calibration": calibration, "examples": examples}
+    sizes: dict[str, Any] = {"tune": tune, "calibration": calibration, "examples": examples}
+    sizes["features"] = ("layer1", "layer2", "layer3")
     here = CifarTask(images, ResNet20, **sizes)
     return here, here if device == "cpu" else CifarTask(images, ResNet20, device=device, **sizes)
 
