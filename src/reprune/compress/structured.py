@@ -14,9 +14,10 @@ from torch import nn
 from reprune.compress.architecture import Architecture, apply
 from reprune.compress.blocks import Block
 from reprune.compress.compensate import batch_norms, compensate, recalibrate
+from reprune.compress.criteria.weights import without_scale
 from reprune.compress.equality import architecture_of, difference, mask
 from reprune.compress.groups import Group
-from reprune.compress.importance import channel_scores, lowest_removed
+from reprune.compress.importance import channel_scores, criterion_label, lowest_removed
 from reprune.compress.losses import first_batches, mean_loss
 from reprune.core.artifacts import Cost, GroupCut, Surgery
 from reprune.core.errors import CompressionError, nearest
@@ -67,6 +68,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         group.name: lowest_removed(scores[group.name], widths.get(group.name, group.width))
         for group in groups
     }
+    _say_substitutes(dense, groups, params, say)
     architecture = architecture_of(dense, groups, kept, blocks)
     sliced = apply(dense, architecture)
     batches = first_batches(task, "calibration", examples=params.examples, seed=seed)
@@ -83,7 +85,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
     }
     best = _best(losses)
     surgery = Surgery(
-        criterion=params.criterion,
+        criterion=criterion_label(params),
         groups=_group_cuts(groups, widths, kept),
         before=cost_of(task, dense),
         after=cost_of(task, candidates[best]),
@@ -118,6 +120,16 @@ def _check(groups: Sequence[Group], widths: Mapping[str, int], blocks: Sequence[
             "nothing is cut: every group keeps its full width",
             fix="lower plan.fraction, plan.min_keep or plan.round_to, and make the plan again",
         )
+
+
+def _say_substitutes(
+    module: nn.Module, groups: Sequence[Group], params: PruneParams, say: Callable[[str], None]
+) -> None:
+    """Names the groups that the criterion "bn-scale" has to rank by something else."""
+    if params.criterion == "bn-scale":
+        bare = [group.name for group in without_scale(module, groups)]
+        if bare:
+            say(f"no norm scales the channels of {', '.join(bare)}: ranked by l2")
 
 
 def _prove(masked: nn.Module, sliced: nn.Module, batches: Sequence[Batch], limit: float) -> float:
