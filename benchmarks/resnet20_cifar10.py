@@ -8,9 +8,9 @@ One dense model a seed, made by two epochs of fine-tuning from the public weight
 two epochs of recovery with the product's own distillation (the same for all arms, data order included),
 judged on the test set. Speed is that of one thread of ONNX Runtime against the dense model, the median
 over fresh processes; the graph rewrite of shortcuts is applied to all arms. What is cut is pinned in
-`configs/resnet20_plans.json`, chosen on the held-out part of train (`--judge tune`). Each part goes on
-where it was cut off. Without `--part` all three run. `--quick` is a small run of all three; `--verify`
-trains the pinned row of seed 0 again and compares.
+`configs/resnet20_plans.json`, which of our points stands for a speed is chosen on the held-out part of
+train. Each part goes on where it was cut off. Without `--part` all three run. `--quick` is a small run of
+all three; `--verify` trains the row of our first point, seed 0, again and compares.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def trained(config: Mapping[str, Any], jobs: Path) -> list[dict[str, Any]]:
 
 
 def verify(config: Mapping[str, Any], options: argparse.Namespace) -> int:
-    """Trains the dense model and our point at the first bar again, seed 0, and compares with the result."""
-    point = next(iter(config["bars"].values()))
+    """Trains the dense model and our first point again, seed 0, and compares with the committed result."""
+    point = config["first"][0]
     kept = {(row["arm"], row["point"]): row for row in common.committed(NAME)["rows"]}
     options.only = f"dense-0,ours-{point}-0"
     with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
@@ -144,8 +144,8 @@ def quick(config: Mapping[str, Any]) -> dict[str, Any]:
     """One seed, a sixteenth of the data, two points an arm: a look at whether all of it works."""
     points = {}
     for arm, found in config["points"].items():
-        pinned = [name for name in found if name in config["bars"].values()] or list(found)
-        points[arm] = {name: found[name] for name in pinned[: 2 if arm == "ours" else 1]}
+        names = config["first"][:2] if arm == "ours" else list(found)[1:2]
+        points[arm] = {name: found[name] for name in names}
     return {**config, "seeds": 1, "points": points, "cut": {**config["cut"], "examples": 128}}
 
 

@@ -37,7 +37,7 @@ def jobs_of(
     config: Mapping[str, Any], *, device: str, judge: str, examples: int | None
 ) -> list[Job]:
     """Every job, seed by seed, so that a run that is cut off leaves whole seeds; in each seed the points
-    that a bar needs come first.
+    named `first` come first.
     """
     shared = {"config": dict(config), "device": device, "judge": judge, "examples": examples}
     found = []
@@ -52,8 +52,8 @@ def jobs_of(
 
 def _in_order(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     pairs = [(arm, point) for arm, points in config["points"].items() for point in points]
-    pinned = set(config["bars"].values())
-    return sorted(pairs, key=lambda pair: not (pair[0] == "ours" and pair[1] in pinned))
+    first = set(config["first"])
+    return sorted(pairs, key=lambda pair: not (pair[0] == "ours" and pair[1] in first))
 
 
 def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
