@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -53,13 +55,43 @@ class Outcome:
     left: list[str] = field(default_factory=list)
 
 
-def run_jobs(
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """One file that holds what fits `patterns` of the jobs' folder, for where only few files can be brought
+    home; written again as each job ends.
+    """
+
+    path: Path
+    patterns: tuple[str, ...] = ("*.json", "*.error.txt")
+
+    def write(self, folder: Path) -> None:
+        names = sorted({path for pattern in self.patterns for path in folder.glob(pattern)})
+        aside = self.path.with_suffix(".part")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in names:
+                archive.write(path, path.name)
+        aside.replace(self.path)
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Lays what a pack holds into the jobs' folder, without replacing what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            there = folder / Path(name).name
+            if not there.exists():
+                write_bytes(there, archive.read(name))
+
+
+def run_jobs(  # noqa: PLR0913  what, how, where, and who watches
     jobs: Sequence[Job],
     work: Work,
     folder: Path,
     *,
     workers: int,
     stop_after: float | None = None,
+    pack: Pack | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
     """Runs what is not done yet, in the given order as far as needs allow, `workers` at a time.
@@ -84,6 +116,8 @@ def run_jobs(
             ready = wait([worker.pipe for worker in busy], timeout=5.0)
             for worker in [w for w in busy if w.pipe in ready]:
                 _take_in(worker, folder, outcome, began, say)
+            if ready and pack is not None:
+                pack.write(folder)
             crew = [
                 w if w.process.is_alive() or w.job is not None else _hire(work, folder)
                 for w in crew
@@ -100,6 +134,11 @@ def run_jobs(
 
 def is_done(folder: Path, name: str) -> bool:
     return (folder / f"{name}.json").is_file()
+
+
+def work_folder(folder: Path, name: str) -> Path:
+    """Where a job keeps what it needs to go on after a kill; gone when it is done."""
+    return folder / "work" / name
 
 
 def read_job(folder: Path, name: str) -> dict[str, Any] | None:
@@ -175,6 +214,7 @@ def _serve(pipe: Connection, work: Work, folder: Path) -> None:
             return
         try:
             found = work(given, folder)
+            shutil.rmtree(work_folder(folder, name), ignore_errors=True)
             write_bytes(folder / f"{name}.json", (json.dumps(found, indent=1) + "\n").encode())
             pipe.send(("", str(found.get("note", ""))))
         except Exception:  # noqa: BLE001  whatever a job died of, its error is kept and the others go on

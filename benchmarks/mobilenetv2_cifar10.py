@@ -24,7 +24,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks import common
-from benchmarks.jobs import read_job, run_jobs
+from benchmarks.jobs import Pack, read_job, run_jobs, unpack
 from benchmarks.mobilenetv2_jobs import CONFIG, jobs_of, read_config, shaped, work
 
 NAME = "mobilenetv2_cifar10"
@@ -55,6 +55,8 @@ def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) 
     if options.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     load()  # decoded once, before there are several processes
+    if options.unpack:
+        unpack(options.unpack, folder / "jobs")
     jobs = jobs_of(
         config,
         device=options.device,
@@ -67,12 +69,15 @@ def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) 
         folder / "jobs",
         workers=options.workers,
         stop_after=options.stop_after,
+        pack=Pack(path=options.pack) if options.pack else None,
         say=_say,
     )
     return 1 if outcome.failed else 0
 
 
 def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
+    if options.unpack:
+        unpack(options.unpack, folder / "jobs")
     from benchmarks.timing import build_engines, time_engines
 
     task = _task(config)
@@ -252,6 +257,8 @@ def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="keeps what was done; without it nothing is kept")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--judge", default="eval", choices=("eval", "tune"))
+    parser.add_argument("--pack", type=Path, help="one zip file of all results, for bringing home")
+    parser.add_argument("--unpack", type=Path, help="begin with what such a file holds")
     parser.add_argument("--stop-after", type=float, help="seconds after which no training begins")
     parser.add_argument("--processes", type=int, default=12, help="fresh processes for latency")
     parser.add_argument("--config", type=Path, default=CONFIG)

@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.cifar import CifarTask, accuracy, load
 from benchmarks.cifar_models import MobileNetV2
-from benchmarks.jobs import Job
+from benchmarks.jobs import Job, work_folder
 from reprune.compress.allocate import Problem, allocate, ladder
 from reprune.compress.architecture import apply, read_architecture, write_architecture
 from reprune.compress.costs import cost_model
@@ -96,7 +96,7 @@ def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         params,
         # Another order of the data in every stage, the same for both arms.
         seed=seed * 100 + stage,
-        work=folder / "work" / name,
+        work=work_folder(folder, name),
         say=_quiet,
     )
     module = recovered.module

@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from benchmarks.jobs import is_done, read_job, run_jobs
+from benchmarks.jobs import Pack, is_done, read_job, run_jobs, unpack
 from benchmarks.resnet20_jobs import CONFIG, jobs_of, read_config, work
 
 NAME = "resnet20_cifar10"
 QUICK_EXAMPLES = 2560
+# The dense models too: with them, trainings can go on on another machine.
+PACKED = ("*.json", "*.error.txt", "dense-*.safetensors")
 
 
 def main() -> int:
@@ -54,6 +56,8 @@ def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) 
     if options.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     load()  # decoded once, before there are several processes
+    if options.unpack:
+        unpack(options.unpack, folder / "jobs")
     jobs = jobs_of(
         config,
         device=options.device,
@@ -68,12 +72,15 @@ def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) 
         folder / "jobs",
         workers=options.workers,
         stop_after=options.stop_after,
+        pack=Pack(path=options.pack, patterns=PACKED) if options.pack else None,
         say=_say,
     )
     return 1 if outcome.failed else 0
 
 
 def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
+    if options.unpack:
+        unpack(options.unpack, folder / "jobs")
     from benchmarks.cifar import CifarTask, load
     from benchmarks.cifar_models import DENSE_WIDTHS, ResNet20
     from benchmarks.timing import build_engines, shapes_name, time_engines
@@ -155,6 +162,8 @@ def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="keeps what was done; without it nothing is kept")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--judge", default="eval", choices=("eval", "tune"))
+    parser.add_argument("--pack", type=Path, help="one zip file of all results, for bringing home")
+    parser.add_argument("--unpack", type=Path, help="begin with what such a file holds")
     parser.add_argument("--stop-after", type=float, help="seconds after which no training begins")
     parser.add_argument("--only", help="only trainings whose names begin so, separated by commas")
     parser.add_argument("--processes", type=int, default=12, help="fresh processes for latency")

@@ -16,7 +16,7 @@ from torch import nn
 from benchmarks.cifar import WEIGHTS, CifarTask, accuracy, load
 from benchmarks.cifar_models import ResNet20
 from benchmarks.common import data
-from benchmarks.jobs import Job
+from benchmarks.jobs import Job, work_folder
 from benchmarks.stock import stock_resnet20, widths_of
 from reprune.compress.blocks import find_blocks
 from reprune.compress.groups import find_groups
@@ -119,7 +119,7 @@ def learnt(  # noqa: PLR0913, PLR0917  who learns from whom, where, how
         teacher=teacher.to(memory_format=torch.channels_last),
         teacher_digest=f"dense-{seed}",
     )
-    return recover(lesson, params, seed=seed, work=folder / "work" / name, say=_quiet)
+    return recover(lesson, params, seed=seed, work=work_folder(folder, name), say=_quiet)
 
 
 def cut_arm(
