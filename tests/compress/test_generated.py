@@ -82,7 +82,7 @@ def test_any_cut_of_any_groups_is_the_masked_model(data: st.DataObject, spec: Sp
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
+@settings(max_examples=150, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(data=st.data(), spec=specs())
 def test_any_cut_of_any_groups_is_the_masked_model_many_times(
     data: st.DataObject, spec: Spec
