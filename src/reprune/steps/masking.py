@@ -50,6 +50,7 @@ def measure_masks(
     """Each maskable tensor's rise in loss around `plan.sparsity`; of an n:m pattern only the base loss,
     for there is nothing to share out.
     """
+    from reprune.compress.importance import criterion_label
     from reprune.compress.mask_plan import find_weights
     from reprune.compress.mask_sensitivity import MaskSubject, measure_tensors, shares_for
 
@@ -64,7 +65,7 @@ def measure_masks(
         say=ctx.say,
     )
     return Sensitivity(
-        criterion=prune.criterion,
+        criterion=criterion_label(prune),
         base_loss=measured.base_loss,
         examples=measured.examples,
         groups=(),
