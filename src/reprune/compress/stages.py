@@ -124,7 +124,8 @@ def _stage(
 ) -> tuple[nn.Module, StageFacts]:
     widths = stage_widths(course, number)
     blocks = course.blocks if number == 1 else ()
-    groups = course.groups if number == 1 else course.regroup(before.module)
+    again = course.groups if number == 1 else course.regroup(before.module)
+    groups = [group for group in again if group.name in widths]
     _refuse_lost(course, number, widths, {group.name for group in groups})
     goal = {group.name: min(widths[group.name], group.width) for group in groups}
     module, architecture, surgery = before.module, before.architecture, None

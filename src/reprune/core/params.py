@@ -68,6 +68,8 @@ class PlanParams(Document, kw_only=True):
     `min_keep` is the least share of a group that any allocator may leave. `method` is what is taken
     away: channels (with `depth`, whole blocks too), or weights by masks: `sparsity` of all weights
     that may be masked, shared out by `scope`, or `pattern` ("2:4": 2 of every 4 stay) everywhere.
+    A latency budget is allocated by MACs, or ("in-model") by what each cut was measured to save in the
+    built model; either way the whole cut is timed, at most `latency_trials` times.
     """
 
     method: Literal["channels", "weights", "n:m"] = "channels"
@@ -82,6 +84,7 @@ class PlanParams(Document, kw_only=True):
     min_keep: Share = 0.125
     latency_target: str = ""
     latency_trials: Annotated[int, Meta(ge=1, le=20)] = 5
+    latency_model: Literal["macs", "in-model"] = "macs"
 
 
 class ScheduleParams(Document, kw_only=True):
