@@ -60,7 +60,9 @@ def test_splits_share_no_sentence_and_batches_hold_each_one_once(task):
 
 def test_the_order_of_train_is_of_the_seed_and_the_epoch(task):
     def order(epoch, seed):
-        return [name for batch in task.batches("train", epoch=epoch, seed=seed) for name in batch.ids]
+        return [
+            name for batch in task.batches("train", epoch=epoch, seed=seed) for name in batch.ids
+        ]
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(1, 0)
@@ -236,7 +238,9 @@ def test_the_small_vocabulary_gives_the_logits_of_the_published_model(tmp_path):
     config._attn_implementation = "eager"
     whole = BertModel(config, add_pooling_layer=False).eval()
     tensors = load_file(package / "model.safetensors")
-    whole.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("pooler")}, strict=False)
+    whole.load_state_dict(
+        {n: t for n, t in tensors.items() if not n.startswith("pooler")}, strict=False
+    )
     tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(sst2.MAX_TOKENS)
