@@ -32,10 +32,10 @@ HEAD_US, COLUMN_US, LAYER_US, FIXED_US = 46.5, 0.675, 30.0, 50.0
 # Speed-up in fp32 and the numbers of layers that are tried for it; "x4" is meant to end above 4.
 CLASSES = {
     "x2": (2.0, (6, 5)),
-    "x3": (3.05, (6, 5, 4)),
-    "x4": (4.2, (6, 5, 4, 3)),
-    "x5": (5.2, (5, 4, 3)),
-    "x8": (8.0, (4, 3, 2)),
+    "x3": (3.05, (5, 4)),
+    "x4": (4.2, (5, 4)),
+    "x5": (5.2, (5, 4)),
+    "x8": (8.0, (4, 3)),
 }
 MAIN = "x4"
 
