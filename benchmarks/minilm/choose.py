@@ -32,11 +32,11 @@ HEAD_US, COLUMN_US, LAYER_US = 45.0, 0.65, 92.0
 WHOLE = 0.94
 # Speed-up in fp32 and the numbers of layers that are tried for it; "x4" is meant to end above 4.
 CLASSES = {
-    "x2": (2.0, (6, 5)),
-    "x3": (3.1, (5, 4)),
-    "x4": (4.25, (5, 4)),
-    "x5": (5.25, (5, 4)),
-    "x8": (8.2, (4, 3)),
+    "x2": (2.0, (6,)),
+    "x3": (3.1, (6, 5)),
+    "x4": (4.25, (5, 4, 3)),
+    "x5": (5.25, (4, 3)),
+    "x8": (8.2, (3, 2)),
 }
 MAIN = "x4"
 
