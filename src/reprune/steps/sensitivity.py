@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
 from reprune.core.params import PruneParams, SensitivityParams
 from reprune.core.step import Context, step
@@ -21,6 +23,8 @@ def sensitivity(
     ctx: Context,
 ) -> Sensitivity:
     """Measures the loss that is added when each group of channels alone is cut, with its error.
+
+    In full, or from estimates and few evaluations (`sensitivity.method`).
 
     Resumes where a killed run stopped. Raises DataRefused, ChainBroken for data of another model,
     CompressionError where nothing can be cut.
@@ -45,4 +49,7 @@ def sensitivity(
         base_loss=measured.base_loss,
         examples=measured.examples,
         groups=measured.groups,
+        blocks=measured.blocks or UNSET,
+        joint=measured.joint or UNSET,
+        cost=measured.cost,
     )
