@@ -7,8 +7,6 @@ path as the surgery that made it, so their shapes cannot drift apart.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -20,13 +18,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from reprune.compress.bypass import Bypass, replace_submodule
+from reprune.compress.layouts import Axis, Layout, grouped_layout, indices, recurrent_layout
+from reprune.compress.separate import separate_one
 from reprune.core.documents import Document, canonical, decode_json, strict_json
 from reprune.core.errors import CheckpointError, CompressionError, DocumentError, SchemaTooNew
 from reprune.core.store import write_bytes
 
-Axis: TypeAlias = Literal["out", "in"]
+__all__ = [
+    "Architecture",
+    "AttributeChange",
+    "Axis",
+    "Layout",
+    "ModuleCut",
+    "Removal",
+    "apply",
+    "is_depthwise",
+    "layout",
+    "read_architecture",
+    "write_architecture",
+]
+
 Index: TypeAlias = Annotated[int, Meta(ge=0)]
-SCHEMA = 1
+SCHEMA = 2
 ARCHITECTURE_FILE = "architecture.json"
 
 
@@ -39,31 +53,58 @@ class ModuleCut(Document, kw_only=True):
     keep: Annotated[tuple[Index, ...], Meta(min_length=1)]
 
 
-class Architecture(Document, kw_only=True):
-    """How a model differs from its factory's; at most one cut a layer and axis."""
+class Removal(Document, kw_only=True):
+    """The block `module` is gone: its first input goes on in its place.
 
-    schema: Literal[1] = 1
-    cuts: tuple[ModuleCut, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Where one axis of a layer lies: `tensors` maps the names of its tensors to the dimension that is
-    sliced; `attributes` are the numbers that must follow; `size` is the axis' length.
+    `returns` is 0 for a block that gave a bare tensor, n for one that gave a tuple of n items.
     """
 
-    tensors: Mapping[str, int]
-    attributes: tuple[str, ...]
-    size: int
+    module: str
+    returns: Annotated[int, Meta(ge=0, le=64)] = 0
+
+
+class AttributeChange(Document, kw_only=True):
+    """A number that forward() reads, such as `num_heads`: it was `before`, and must be `after`."""
+
+    module: str
+    attribute: Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")]
+    before: int
+    after: int
+
+
+class Architecture(Document, kw_only=True):
+    """How a model differs from its factory's; at most one cut a layer and axis.
+
+    `separated` names attention modules with packed projections that were written with one layer a
+    projection (see compress.separate). Schema 1 has only `cuts`; the schema follows from the content.
+    """
+
+    schema: Literal[1, 2] = 1
+    cuts: tuple[ModuleCut, ...] = ()
+    removed: tuple[Removal, ...] = ()
+    attributes: tuple[AttributeChange, ...] = ()
+    separated: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        newer = bool(self.removed or self.attributes or self.separated)
+        msgspec.structs.force_setattr(self, "schema", 2 if newer else 1)
+
+    @property
+    def changes(self) -> bool:
+        """Whether the model is any other than its factory's."""
+        return bool(self.cuts or self.removed or self.attributes or self.separated)
 
 
 def layout(module: nn.Module, axis: Axis) -> Layout | None:
     """The layout of `axis`, or None for a layer or axis that cannot be sliced.
 
     Layers that work channel by channel (depthwise convolutions, norms) have only the axis "out".
+    See `grouped_layout` and `recurrent_layout` for what the axes of those layers are.
     """
     if isinstance(module, _ConvNd):
         return _conv_layout(module, axis)
+    if isinstance(module, nn.RNNBase):
+        return recurrent_layout(module, axis)
     if isinstance(module, nn.Linear):
         if axis == "out":
             return Layout(
@@ -85,11 +126,17 @@ def is_depthwise(module: nn.Module) -> bool:
 
 
 def apply(module: nn.Module, architecture: Architecture) -> nn.Module:
-    """A deep copy of `module` with every cut applied; `module` itself is not changed.
+    """A deep copy of `module` with everything applied; `module` itself is not changed.
 
-    What is kept has the very bits it had. Raises CompressionError if a cut does not fit the model.
+    What is kept has the very bits it had. Raises CompressionError if something does not fit the model.
     """
     result = copy.deepcopy(module)
+    for name in architecture.separated:
+        separate_one(result, name)
+    for change in architecture.attributes:
+        _change(result, change)
+    for removal in architecture.removed:
+        _remove(result, removal)
     layers = dict(result.named_modules())
     seen: set[tuple[str, str]] = set()
     for cut in architecture.cuts:
@@ -104,9 +151,34 @@ def apply(module: nn.Module, architecture: Architecture) -> nn.Module:
     return result
 
 
+def _change(module: nn.Module, change: AttributeChange) -> None:
+    where = f"{change.module}.{change.attribute}"
+    try:
+        owner = module.get_submodule(change.module)
+    except AttributeError as error:
+        raise CompressionError("the model has no such module", where=where) from error
+    found = getattr(owner, change.attribute, None)
+    if type(found) is not int or found != change.before:
+        raise CompressionError(f"is {found!r}, the cut is for {change.before}", where=where)
+    setattr(owner, change.attribute, change.after)
+
+
+def _remove(module: nn.Module, removal: Removal) -> None:
+    try:
+        if not removal.module or isinstance(module.get_submodule(removal.module), Bypass):
+            raise CompressionError("cannot be removed", where=removal.module or "the whole model")
+    except AttributeError as error:
+        raise CompressionError("the model has no such block", where=removal.module) from error
+    replace_submodule(module, removal.module, Bypass(removal.returns))
+
+
 def write_architecture(path: Path, architecture: Architecture) -> None:
     """Writes the architecture as JSON that a person can read; equal architectures have equal bytes."""
-    write_bytes(path, msgspec.json.format(canonical(architecture), indent=1) + b"\n")
+    value = msgspec.to_builtins(architecture)
+    for newer in ("removed", "attributes", "separated"):
+        if not value[newer]:
+            del value[newer]  # so that what was written before stays byte for byte
+    write_bytes(path, msgspec.json.format(canonical(value), indent=1) + b"\n")
 
 
 def read_architecture(path: Path) -> Architecture:
@@ -122,7 +194,10 @@ def read_architecture(path: Path) -> Architecture:
                 where=name,
                 fix="upgrade Reprune (pip install -U reprune)",
             )
-        return decode_json(raw, Architecture, name=name)
+        found = decode_json(raw, Architecture, name=name)
+        if found.schema != schema and schema == 1:
+            raise CheckpointError("says schema 1 and holds what only schema 2 has", where=name)
+        return found
     except DocumentError as error:
         raise CheckpointError(error.what, where=error.where, fix=error.fix) from error
     except OSError as error:
@@ -139,7 +214,7 @@ def _conv_layout(module: _ConvNd, axis: Axis) -> Layout | None:
             size=module.out_channels,
         )
     if module.groups != 1:
-        return None
+        return grouped_layout(module, axis)
     # A transposed convolution stores its weight as (in, out, ...).
     out_dim = 1 if module.transposed else 0
     if axis == "out":
@@ -191,6 +266,11 @@ def _check(module: nn.Module, cut: ModuleCut, where: str) -> None:
             "only whole groups of a GroupNorm can be removed: the others' statistics would change",
             where=where,
         )
+    if isinstance(module, _ConvNd) and cut.axis == "out" and not _keeps_evenly(module, cut.keep):
+        raise CompressionError(
+            f"each of the convolution's {module.groups} groups must keep the same number of outputs",
+            where=where,
+        )
 
 
 def _keeps_whole_groups(module: nn.GroupNorm, keep: tuple[int, ...]) -> bool:
@@ -199,21 +279,29 @@ def _keeps_whole_groups(module: nn.GroupNorm, keep: tuple[int, ...]) -> bool:
     return len(keep) == len(groups) * size
 
 
+def _keeps_evenly(module: _ConvNd, keep: tuple[int, ...]) -> bool:
+    if module.groups == 1 or is_depthwise(module):
+        return True
+    size = module.out_channels // module.groups
+    left = [sum(index // size == group for index in keep) for group in range(module.groups)]
+    return left[0] > 0 and len(set(left)) == 1
+
+
 def _slice(module: nn.Module, cut: ModuleCut) -> None:
     found = layout(module, cut.axis)
     if found is None:  # _check refused it
         return
-    index = torch.tensor(cut.keep, dtype=torch.long)
-    for name, dim in found.tensors.items():
-        tensor: Tensor | None = getattr(module, name, None)
+    for span in found.spans:
+        tensor: Tensor | None = getattr(module, span.tensor, None)
         if tensor is None:
             continue
-        kept = torch.index_select(tensor.detach(), dim, index.to(tensor.device))
+        places = indices(span, found.size, cut.keep).to(tensor.device)
+        kept = torch.index_select(tensor.detach(), span.dim, places)
         if isinstance(tensor, nn.Parameter):
-            setattr(module, name, nn.Parameter(kept, requires_grad=tensor.requires_grad))
+            setattr(module, span.tensor, nn.Parameter(kept, requires_grad=tensor.requires_grad))
         else:
-            setattr(module, name, kept)
+            setattr(module, span.tensor, kept)
     if isinstance(module, nn.GroupNorm):
         module.num_groups = len(cut.keep) // (module.num_channels // module.num_groups)
     for attribute in found.attributes:
-        setattr(module, attribute, len(cut.keep))
+        setattr(module, attribute, len(cut.keep) * found.per_position)

@@ -1,4 +1,4 @@
-"""The state of a training between two epochs, in one safetensors file; no pickle."""
+"""The state of a training between two of its steps, in one safetensors file; no pickle."""
 
 from __future__ import annotations
 
@@ -22,34 +22,53 @@ PROGRESS = "progress"
 Scalar = bool | int | float | str | None
 
 
+class Running(Fact, kw_only=True):
+    """What is done of the epoch that runs: `loss` is the sum over its `examples`, `rate` the last rate."""
+
+    batches: int = 0
+    examples: int = 0
+    loss: float = 0.0
+    rate: float = 0.0
+
+
 class Progress(Fact, kw_only=True):
-    """Everything but tensors. `steps` are batches an epoch; `best_loss` is on `tune`, `best_epoch` 0
-    is the model that training began with; `scaler` is the loss scaler's state (fp16 only).
+    """Everything but tensors. `identity` names the training; `steps` are batches an epoch, `taken`
+    optimiser steps; `best_loss` is on `tune` (None: no state that may be kept yet), `best_epoch` 0 is
+    the model that training began with; `scaler` is the loss scaler's state (fp16 only).
     """
 
+    identity: str
     steps: int
+    taken: int
     best_epoch: int
-    best_loss: float
+    best_loss: float | None
     examples: int
     epochs: tuple[RecoveryEpoch, ...] = ()
+    running: Running = Running()
     scaler: dict[str, float] | None = None
     scalars: dict[str, Scalar] = {}
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """`model` and `best` are state dicts; `optimizer` is its tensors, named by `optimizer_tensors`."""
+    """`model` and `best` are state dicts; `optimizer` is its tensors, named by `split_optimizer`;
+    `more` is what else trains or shapes, named `<whose>/<name>`.
+    """
 
     progress: Progress
     model: dict[str, Tensor]
     best: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    more: dict[str, Tensor]
+
+
+PARTS = ("model", "best", "optimizer", "more")
 
 
 def write_state(path: Path, state: State) -> None:
     """Afterwards the file holds the whole state, or what it held before."""
     tensors = {
         f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
-        for part in ("model", "best", "optimizer")
+        for part in PARTS
         for name, tensor in getattr(state, part).items()
     }
     header = {PROGRESS: msgspec.json.encode(state.progress).decode()}
@@ -60,7 +79,7 @@ def read_state(path: Path) -> State | None:
     """The state at `path`; None if there is none that can be read: that costs only time."""
     if not path.is_file():
         return None
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(PROGRESS, "")

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ def refits(
     solves where the reader's inputs that stay are the dense network's; without a moment, or where the
     system has no finite solution, the plain weights.
 
-    Only convolutions and linear layers are answered for. No data is looked at.
+    Only linear layers and convolutions without groups are answered for. No data is looked at.
     """
     gone: dict[str, set[int]] = {}
     for group in groups:
@@ -149,7 +149,7 @@ def refits(
     return {
         name: _refit(layer, sorted(away), moments.get(name), ridge)
         for name, away in gone.items()
-        if away and isinstance(layer := module.get_submodule(name), _ConvNd | nn.Linear)
+        if away and _is_plain(layer := module.get_submodule(name))
     }
 
 
@@ -179,6 +179,11 @@ def repaired(
             if bias is not None:
                 layer.bias.copy_(bias)
     return result.eval()
+
+
+def _is_plain(layer: nn.Module) -> TypeGuard[_ConvNd | nn.Linear]:
+    """Whether every input of the layer has a place of its own in its weight."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and layer.groups == 1)
 
 
 def _refit(

@@ -20,7 +20,15 @@ from reprune.compress.losses import Counting, first_batches, mean_loss
 from reprune.compress.merging import merge
 from reprune.compress.moments import readers
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
-from reprune.compress.subject import Measured, Removable, Subject, bounded, check_finite, keeps
+from reprune.compress.subject import (
+    Measured,
+    Removable,
+    Subject,
+    bounded,
+    check_finite,
+    keeps,
+    removables,
+)
 from reprune.compress.trials import block_unit
 from reprune.core import store
 from reprune.core.artifacts import BlockSensitivity, CutPoint, Fact, GroupSensitivity
@@ -34,7 +42,16 @@ if TYPE_CHECKING:
     from reprune.core.params import PruneParams, SensitivityParams
     from reprune.task.protocol import Batch
 
-__all__ = ["Measured", "Removable", "Subject", "keeps", "measure", "measure_all"]
+__all__ = [
+    "RUINED",
+    "Measured",
+    "Removable",
+    "Subject",
+    "keeps",
+    "measure",
+    "measure_all",
+    "removables",
+]
 
 PROGRESS_FILE = "sensitivity.json"
 

@@ -7,6 +7,7 @@ loop stays one loop.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,7 +32,12 @@ class Moment:
 
 
 class Shaper(Protocol):
-    """Shapes the very module that trains (on its device). Its state goes into the checkpoint."""
+    """Shapes the very module that trains (on its device). Its state goes into the checkpoint.
+
+    It may have an attribute `settled` besides: whether the module, as the last step left it, may be
+    kept as the best. One that is still being pruned or pushed may not.
+    A method that draws random numbers finds torch's global generator seeded for the step.
+    """
 
     def begin(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Called once before the first step, and after a resume before `restore`."""
@@ -51,3 +57,8 @@ class Shaper(Protocol):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Takes up what `state` gave."""
+
+
+def settled(shapers: Iterable[Shaper]) -> bool:
+    """Whether all shapers call the module, as it is now, fit to be kept."""
+    return all(getattr(shaper, "settled", True) for shaper in shapers)

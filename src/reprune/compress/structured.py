@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from msgspec import UNSET
 from torch import nn
 
 from reprune.compress.architecture import Architecture, apply
+from reprune.compress.blocks import Block
 from reprune.compress.compensate import batch_norms, compensate, recalibrate
+from reprune.compress.criteria.weights import without_scale
 from reprune.compress.equality import architecture_of, difference, mask
 from reprune.compress.groups import Group
-from reprune.compress.importance import channel_scores, lowest_removed
+from reprune.compress.importance import channel_scores, criterion_label, lowest_removed
 from reprune.compress.losses import first_batches, mean_loss
 from reprune.core.artifacts import Cost, GroupCut, Surgery
 from reprune.core.errors import CompressionError, nearest
@@ -43,29 +46,38 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
     params: PruneParams,
     seed: int,
     say: Callable[[str], None],
+    *,
+    blocks: Sequence[Block] = (),
 ) -> CutResult:
-    """`module` with each group of `widths` cut to that many channels, others whole; it is not changed.
+    """`module` with each group of `widths` cut to that many channels, others whole, and without
+    `blocks`; it is not changed. Groups inside a removed block are gone with it, whatever their width.
 
-    Before anything is repaired, the sliced model is proven equal to the masked dense one: no output
-    on the calibration examples differs by more than `params.equality_max_abs`. Of the plain cut, the
-    compensated and the recalibrated one (as far as `params` allows them) the one with the lowest
-    calibration loss is returned. Equal inputs and seeds give equal bits.
+    Before anything is repaired, the sliced model is proven equal to the masked dense one (with the
+    same blocks bypassed): no output on the calibration examples differs by more than
+    `params.equality_max_abs`. Of the plain cut, the compensated and the recalibrated one (as far as
+    `params` allows them) the one with the lowest calibration loss is returned. Equal inputs and seeds
+    give equal bits.
 
     Raises CompressionError for an unknown group, an impossible width, widths that cut nothing, a
     model that is not the same sliced as masked, and one whose loss is not finite.
     """
-    _check(groups, widths)
+    _check(groups, widths, blocks)
     dense = copy.deepcopy(module).eval()
     scores = channel_scores(task, dense, groups, params, seed)
     kept = {
         group.name: lowest_removed(scores[group.name], widths.get(group.name, group.width))
         for group in groups
     }
-    architecture = architecture_of(dense, groups, kept)
+    _say_substitutes(dense, groups, params, say)
+    architecture = architecture_of(dense, groups, kept, blocks)
     sliced = apply(dense, architecture)
     batches = first_batches(task, "calibration", examples=params.examples, seed=seed)
-    apart = _prove(mask(dense, groups, kept), sliced, batches, params.equality_max_abs)
-    say(f"cut {len(architecture.cuts)} layers; sliced and masked outputs differ by {apart:.1e}")
+    masked = mask(dense, groups, kept, blocks)
+    apart = _prove(masked, sliced, batches, params.equality_max_abs)
+    say(
+        f"cut {len(architecture.cuts)} layers, removed {len(blocks)} blocks; sliced and masked outputs "
+        f"differ by {apart:.1e}"
+    )
     candidates = _candidates(dense, sliced, architecture, groups, batches, params)
     losses = {
         repair: mean_loss(task, candidate, batches, seed=seed)
@@ -73,22 +85,23 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
     }
     best = _best(losses)
     surgery = Surgery(
-        criterion=params.criterion,
+        criterion=criterion_label(params),
         groups=_group_cuts(groups, widths, kept),
-        before=_cost(task, dense),
-        after=_cost(task, candidates[best]),
+        before=cost_of(task, dense),
+        after=cost_of(task, candidates[best]),
         equality_max_abs=apart,
         loss_dense=mean_loss(task, dense, batches, seed=seed),
         loss_cut=losses["cut"],
         loss_compensated=losses.get("compensated"),
         loss_recalibrated=losses.get("recalibrated"),
         kept=best,
+        blocks=tuple(removal.module for removal in architecture.removed) or UNSET,
     )
     _accept(surgery, say)
     return CutResult(module=candidates[best], architecture=architecture, surgery=surgery)
 
 
-def _check(groups: Sequence[Group], widths: Mapping[str, int]) -> None:
+def _check(groups: Sequence[Group], widths: Mapping[str, int], blocks: Sequence[Block]) -> None:
     known = {group.name: group.width for group in groups}
     for name, keep in widths.items():
         if name not in known:
@@ -102,11 +115,21 @@ def _check(groups: Sequence[Group], widths: Mapping[str, int]) -> None:
                 where=name,
                 fix=f"ask for 1 to {known[name]}",
             )
-    if all(keep == known[name] for name, keep in widths.items()):
+    if not blocks and all(keep == known[name] for name, keep in widths.items()):
         raise CompressionError(
             "nothing is cut: every group keeps its full width",
             fix="lower plan.fraction, plan.min_keep or plan.round_to, and make the plan again",
         )
+
+
+def _say_substitutes(
+    module: nn.Module, groups: Sequence[Group], params: PruneParams, say: Callable[[str], None]
+) -> None:
+    """Names the groups that the criterion "bn-scale" has to rank by something else."""
+    if params.criterion == "bn-scale":
+        bare = [group.name for group in without_scale(module, groups)]
+        if bare:
+            say(f"no norm scales the channels of {', '.join(bare)}: ranked by l2")
 
 
 def _prove(masked: nn.Module, sliced: nn.Module, batches: Sequence[Batch], limit: float) -> float:
@@ -170,7 +193,8 @@ def _group_cuts(
     )
 
 
-def _cost(task: Task, module: nn.Module) -> Cost:
+def cost_of(task: Task, module: nn.Module) -> Cost:
+    """Parameters, MACs for one example, and bytes of the module."""
     from reprune.measure.profile import count_cost
 
     return count_cost(module, task.example_inputs(1)).cost

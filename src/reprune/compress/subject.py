@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reprune.compress.architecture import apply
+from reprune.compress.blocks import Block, find_blocks
+from reprune.compress.equality import architecture_of
 from reprune.compress.paired import BatchLosses
 from reprune.core.artifacts import BlockSensitivity, GroupSensitivity, JointCheck
 from reprune.core.errors import CompressionError
+from reprune.measure.profile import count_cost
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +63,26 @@ class Measured:
     blocks: tuple[BlockSensitivity, ...] = ()
     joint: JointCheck | None = None
     cost: int = 0
+
+
+def removables(task: Task, module: nn.Module) -> tuple[Removable, ...]:
+    """The blocks of `module` that can be removed whole (`compress.blocks`), those of the task's `blocks`
+    if it names some.
+    """
+    inputs = task.example_inputs(2)
+    named = getattr(task, "blocks", None)
+    found = find_blocks(module, inputs, getattr(task, "keep", ()), named)
+
+    def one(block: Block) -> Removable:
+        architecture = architecture_of(module, (), {}, [block])
+        return Removable(
+            name=block.name,
+            changed=(block.name,),
+            cut=lambda: apply(module, architecture),
+            cost=count_cost(apply(module, architecture), inputs).cost,
+        )
+
+    return tuple(one(block) for block in found.blocks)
 
 
 def keeps(width: int, cuts: Sequence[float]) -> tuple[int, ...]:

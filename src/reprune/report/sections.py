@@ -19,6 +19,7 @@ _BUDGETS = {
     "macs": "multiply-accumulates",
     "params": "parameters",
     "latency": "latency",
+    "weights": "weights that may be masked",
 }
 
 

@@ -1,0 +1,291 @@
+"""A training at any of its steps: what recover() drives, and what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from reprune.compress.averaging import average
+from reprune.compress.checkpoint import (
+    Progress,
+    Running,
+    State,
+    restore_optimizer,
+    split_optimizer,
+)
+from reprune.compress.devices import accelerator_of, gradients_are_finite, unscale
+from reprune.compress.lesson import Lesson, identity_of, not_finite, on_cpu, part_of
+from reprune.compress.optimizer_state import give_moments
+from reprune.compress.paired import SEED_STRIDE, batch_losses, seeded
+from reprune.compress.rates import build_optimizer, freeze, rate_at, without_dropout
+from reprune.compress.shaping import Moment, settled
+from reprune.compress.teaching import TEACHERS, Teaching, teacher_of
+from reprune.core.artifacts import Recovery, RecoveryEpoch
+from reprune.core.errors import TaskError
+
+if TYPE_CHECKING:
+    from reprune.compress.shaping import Shaper
+    from reprune.core.params import DistillParams
+    from reprune.task.protocol import Batch
+
+
+@dataclass(kw_only=True)
+class Pupil:
+    """`epoch` is the one that is running or comes next, from 1; 0 is the student as it came.
+
+    `taken` counts optimiser steps over all epochs, `steps` are batches an epoch. All randomness of a
+    step is a function of (seed, taken), so that it can be taken up at any of them.
+    """
+
+    lesson: Lesson
+    params: DistillParams
+    seed: int
+    identity: str
+    shapers: Sequence[Shaper]
+    accelerator: Any
+    student: nn.Module
+    judged: nn.Module
+    teaching: Teaching
+    optimizer: torch.optim.Optimizer
+    prepared: Any
+    base_rates: tuple[float, ...] = ()
+    steps: int = 0
+    taken: int = 0
+    examples: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best: dict[str, Tensor] = field(default_factory=dict)
+    epochs: list[RecoveryEpoch] = field(default_factory=list)
+    running: Running = field(default_factory=Running)
+
+    @classmethod
+    def start(
+        cls, lesson: Lesson, params: DistillParams, seed: int, shapers: Sequence[Shaper]
+    ) -> Pupil:
+        accelerator = accelerator_of(params.precision)
+        student = copy.deepcopy(lesson.student).float().to(accelerator.device)
+        freeze(student, params.freeze)
+        judged = copy.deepcopy(student).requires_grad_(False) if params.ema else student
+        teacher = teacher_of(lesson, params, judged).to(accelerator.device)
+        teaching = Teaching.of(lesson.task, teacher, params, accelerator.autocast)
+        optimizer = build_optimizer(lesson.task, student, params)
+        pupil = cls(
+            lesson=lesson,
+            params=params,
+            seed=seed,
+            identity=identity_of(lesson, params, seed, shapers),
+            shapers=shapers,
+            accelerator=accelerator,
+            student=student,
+            judged=judged,
+            teaching=teaching,
+            optimizer=optimizer,
+            prepared=None,
+            best=on_cpu(student),
+        )
+        if params.epochs:
+            pupil._add_projections()
+        if not params.dropout:
+            without_dropout(student)
+        pupil.base_rates = tuple(group["lr"] for group in optimizer.param_groups)
+        pupil.prepared = accelerator.prepare(optimizer)
+        return pupil
+
+    def _add_projections(self) -> None:
+        for batch in islice(self._batches("train", epoch=0), 1):
+            self.teaching.project(self.student, batch, seed=self.seed)
+        if self.teaching.projections is not None:
+            found = list(self.teaching.projections.parameters())
+            if found:
+                rate = self.optimizer.param_groups[0]["lr"]
+                self.optimizer.add_param_group({"params": found, "lr": rate})
+
+    @property
+    def epoch(self) -> int:
+        return len(self.epochs) + 1
+
+    def begin(self) -> None:
+        """Counts the batches of an epoch, for the schedule, and takes the loss to beat."""
+        self._prepare_teacher()
+        self.examples = self.teaching.spent
+        for shaper in self.shapers:
+            shaper.begin(self.student, self.optimizer)
+        self.judged.load_state_dict(self.student.state_dict())
+        give_moments(self.optimizer, self.student, self.lesson.moments)
+        self._judge(0)
+
+    def resume(self, kept: State) -> bool:
+        """Takes up a state that this very training left; False, and nothing done, for another's."""
+        progress = kept.progress
+        if progress.identity != self.identity:
+            return False
+        if len(progress.epochs) < self.params.epochs:
+            self._prepare_teacher()
+        self.student.load_state_dict(kept.model)
+        for number, shaper in enumerate(self.shapers):
+            shaper.begin(self.student, self.optimizer)
+            shaper.restore(part_of(kept.more, f"shaper{number}"))
+        # Again, for a shaper whose begin() changes the module.
+        self.student.load_state_dict(kept.model)
+        if self.params.ema:
+            self.judged.load_state_dict(part_of(kept.more, "average"))
+        self.teaching.restore(part_of(kept.more, "teaching"))
+        restore_optimizer(self.prepared, kept.optimizer, progress.scalars)
+        if self.accelerator.scaler is not None and progress.scaler is not None:
+            self.accelerator.scaler.load_state_dict(progress.scaler)
+        self.steps, self.taken, self.examples = progress.steps, progress.taken, progress.examples
+        self.best_epoch = progress.best_epoch
+        self.best_loss = math.inf if progress.best_loss is None else progress.best_loss
+        self.best, self.epochs, self.running = kept.best, list(progress.epochs), progress.running
+        return True
+
+    def state(self) -> State:
+        tensors, scalars = split_optimizer(self.prepared)
+        scaler = self.accelerator.scaler
+        owned = {f"shaper{number}": shaper.state() for number, shaper in enumerate(self.shapers)}
+        owned["teaching"] = self.teaching.state()
+        owned["average"] = on_cpu(self.judged) if self.params.ema else {}
+        return State(
+            progress=Progress(
+                identity=self.identity,
+                steps=self.steps,
+                taken=self.taken,
+                best_epoch=self.best_epoch,
+                best_loss=self.best_loss if math.isfinite(self.best_loss) else None,
+                examples=self.examples,
+                epochs=tuple(self.epochs),
+                running=self.running,
+                scaler=scaler.state_dict() if scaler is not None else None,
+                scalars=scalars,
+            ),
+            model=on_cpu(self.student),
+            best=self.best,
+            optimizer=tensors,
+            more={
+                f"{owner}/{name}": tensor
+                for owner, tensors in owned.items()
+                for name, tensor in tensors.items()
+            },
+        )
+
+    def steps_of_epoch(self) -> Iterator[None]:
+        """Takes the epoch's steps that are left, one each time it is asked."""
+        self.student.train()
+        for batch in self._batches("train", epoch=self.epoch, start=self.running.batches):
+            self._step(batch)
+            yield
+
+    def close_epoch(self) -> RecoveryEpoch:
+        """The look at `tune` after the last step of an epoch; the next epoch comes next."""
+        epoch, running = self.epoch, self.running
+        tune_loss = self._judge(epoch)
+        record = RecoveryEpoch(
+            epoch=epoch,
+            train_loss=running.loss / running.examples,
+            tune_loss=tune_loss,
+            learning_rate=running.rate,
+        )
+        self.epochs.append(record)
+        self.running = Running()
+        return record
+
+    def recovery(self) -> Recovery:
+        return Recovery(
+            epochs=tuple(self.epochs),
+            best_epoch=self.best_epoch,
+            examples=self.examples,
+            teacher=TEACHERS.get(self.params.teacher, self.lesson.teacher_digest),
+        )
+
+    def _step(self, batch: Batch) -> None:
+        index = self.running.batches
+        done = self.epoch - 1 + min((index + 0.5) / self.steps, 1.0)
+        rate = self._set_rates(rate_at(done, self.params))
+        seed = self.seed * SEED_STRIDE + self.taken
+        with seeded(seed, self.student):
+            generator = torch.Generator().manual_seed(seed)
+            with self.accelerator.autocast():
+                loss, taught = self.teaching.loss(self.student, batch, generator)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise not_finite("loss", value, self.epoch, index)
+            self._descend(loss)
+        self.taken += 1
+        self.examples += len(batch) + taught
+        self.running = Running(
+            batches=index + 1,
+            examples=self.running.examples + len(batch),
+            loss=self.running.loss + value * len(batch),
+            rate=rate,
+        )
+
+    def _descend(self, loss: Tensor) -> None:
+        moment = self._moment()
+        self.prepared.zero_grad()
+        self.accelerator.backward(loss)
+        unscale(self.accelerator, self.optimizer)
+        # With fp16 a step whose gradients overflowed is left out, by the scaler and so by shapers.
+        sound = self.accelerator.scaler is None or gradients_are_finite(self.optimizer)
+        for shaper in self.shapers if sound else ():
+            shaper.after_backward(self.student, self.optimizer, moment)
+        if self.params.clip_norm > 0.0:
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.params.clip_norm)
+        self.prepared.step()
+        for shaper in self.shapers:
+            shaper.after_step(self.student, self.optimizer, moment)
+        if self.params.ema:
+            average(self.judged, self.student, decay=self.params.ema, taken=self.taken)
+
+    def _judge(self, epoch: int) -> float:
+        """The loss on `tune`; the state is kept where it is the best of those that may be."""
+        measured = batch_losses(
+            self.lesson.task, self.judged, self._batches("tune", epoch=0), seed=self.seed
+        )
+        if not measured.examples:
+            raise TaskError("the split 'tune' is empty", where="batches()", fix="give it examples")
+        if not math.isfinite(measured.mean):
+            raise not_finite("loss on tune", measured.mean, epoch, None)
+        self.examples += measured.examples
+        ready = settled(self.shapers)
+        if measured.mean < self.best_loss if ready else not math.isfinite(self.best_loss):
+            self.best_epoch, self.best = epoch, on_cpu(self.judged)
+            self.best_loss = measured.mean if ready else math.inf
+        return measured.mean
+
+    def _prepare_teacher(self) -> None:
+        sizes = [len(batch) for batch in self.lesson.task.batches("train", epoch=0, seed=self.seed)]
+        if not sizes:
+            raise TaskError("the split 'train' is empty", where="batches()", fix="give it examples")
+        self.steps = len(sizes)
+        self.teaching.remember(
+            lambda: self._batches("train", epoch=0), examples=sum(sizes), seed=self.seed
+        )
+
+    def _moment(self) -> Moment:
+        return Moment(
+            step=self.taken, steps=self.steps * self.params.epochs, steps_per_epoch=self.steps
+        )
+
+    def _batches(self, split: Any, *, epoch: int, start: int = 0) -> Iterator[Batch]:
+        device = self.accelerator.device
+        order = {"epoch": epoch, "seed": self.seed, "start": start}
+        for batch in self.lesson.task.batches(split, **order):
+            yield replace(
+                batch,
+                inputs=tuple(tensor.to(device) for tensor in batch.inputs),
+                targets=send_to_device(batch.targets, device),
+            )
+
+    def _set_rates(self, share: float) -> float:
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * share
+        return self.base_rates[0] * share
