@@ -164,7 +164,7 @@ class DistillParams(Document, kw_only=True):
 
     `bar` is the loss on `tune` to reach, or `bar_ratio` times the dense model's, whichever is lower
     (0: none): training stops when even an optimistic look at its curve cannot reach it. With
-    `quantize` the model trains, and is judged, with weights and activations rounded to int8; what is
+    `quantize` the model trains, and is judged, with weights and activations rounded to that; what is
     returned are its float weights.
     """
 
@@ -191,7 +191,7 @@ class DistillParams(Document, kw_only=True):
     teacher_cache_bytes: Annotated[int, Meta(ge=0)] = 268_435_456
     bar: Annotated[float, Meta(ge=0.0)] = 0.0
     bar_ratio: Annotated[float, Meta(ge=0.0)] = 0.0
-    quantize: Literal["none", "int8"] = "none"
+    quantize: Literal["none", "int8", "int4"] = "none"
     precision: Literal["no", "fp16", "bf16"] = "no"
     checkpoint_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0
 

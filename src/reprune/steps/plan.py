@@ -88,7 +88,10 @@ def plan(
         predicted=choice.prediction,
         blocks=_removed(opened, choice) if plan.depth else UNSET,
     )
-    _write_for_people(_for_people(result, options, choice), ctx)
+    described = _for_people(result, options, choice)
+    if opened.skipped:
+        described["not_cut"] = dict(opened.skipped)
+    _write_for_people(described, ctx)
     return result
 
 
