@@ -3,7 +3,7 @@
     python -m benchmarks.unet_membrane [--quick] [--json FILE] [--picture docs/images/unet_membrane.png]
 
 Both begin with the same dense model and train for the same number of epochs. At once: the weights of smallest
-magnitude of the whole model go, the rest recovers. Gradually: the sparsity of each layer is chosen by what
+magnitude of each layer go, the rest recovers. Gradually: the sparsity of each layer is chosen by what
 masking it does to the loss on held-out tiles, and is reached along a cubic schedule. The picture shows where
 the first model failed. One volume is one source: an illustration, no claim.
 """
@@ -87,7 +87,7 @@ def run(task: MembraneTask, epochs: tuple[int, int], work: Path) -> dict[str, An
     fresh = task.model()
     dense = trained(task, fresh, DENSE, epochs[0], work / "dense")
     say(f"dense: Dice {dice(task, dense):.4f}")
-    once = plan(task, dense, "global", work)
+    once = plan(task, dense, "local", work)
     gradual = plan(task, dense, "sensitivity", work)
     masks = choose_masks(magnitude(dense, once.weights.names), once.sparsity)
     at_once = trained(
