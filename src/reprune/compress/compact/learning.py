@@ -69,9 +69,9 @@ class BookShaper:
         moment: Moment,
     ) -> None:
         """Gives the step to the hidden weights and shows their nearest book values."""
-        for name, latent in self._latent.items():
-            moved = module.get_parameter(name).detach().flatten()[self._places[name]]
-            latent += moved - self._shown(name)
+        for name, places in self._places.items():
+            moved = module.get_parameter(name).detach().flatten()[places]
+            self._latent[name] += moved - self._shown(name)
         done = moment.step + 1
         if done % self.refit == 0 and done <= self.fit_share * moment.steps:
             self._fit(module)
