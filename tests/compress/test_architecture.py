@@ -73,7 +73,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_newer_format_is_refused_as_newer(tmp_path: Path) -> None:
     """A later schema says that Reprune must be upgraded."""
     path = tmp_path / "architecture.json"
-    path.write_text(json.dumps({"schema": 2, "cuts": []}))
+    path.write_text(json.dumps({"schema": 3, "cuts": []}))
     with pytest.raises(SchemaTooNew):
         read_architecture(path)
 

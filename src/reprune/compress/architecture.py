@@ -20,13 +20,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from reprune.compress.bypass import Bypass, replace_submodule
+from reprune.compress.separate import separate_one
 from reprune.core.documents import Document, canonical, decode_json, strict_json
 from reprune.core.errors import CheckpointError, CompressionError, DocumentError, SchemaTooNew
 from reprune.core.store import write_bytes
 
 Axis: TypeAlias = Literal["out", "in"]
 Index: TypeAlias = Annotated[int, Meta(ge=0)]
-SCHEMA = 1
+SCHEMA = 2
 ARCHITECTURE_FILE = "architecture.json"
 
 
@@ -39,11 +41,46 @@ class ModuleCut(Document, kw_only=True):
     keep: Annotated[tuple[Index, ...], Meta(min_length=1)]
 
 
-class Architecture(Document, kw_only=True):
-    """How a model differs from its factory's; at most one cut a layer and axis."""
+class Removal(Document, kw_only=True):
+    """The block `module` is gone: its first input goes on in its place.
 
-    schema: Literal[1] = 1
+    `returns` is 0 for a block that gave a bare tensor, n for one that gave a tuple of n items.
+    """
+
+    module: str
+    returns: Annotated[int, Meta(ge=0, le=64)] = 0
+
+
+class AttributeChange(Document, kw_only=True):
+    """A number that forward() reads, such as `num_heads`: it was `before`, and must be `after`."""
+
+    module: str
+    attribute: Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")]
+    before: int
+    after: int
+
+
+class Architecture(Document, kw_only=True):
+    """How a model differs from its factory's; at most one cut a layer and axis.
+
+    `separated` names attention modules with packed projections that were written with one layer a
+    projection (see compress.separate). Schema 1 has only `cuts`; the schema follows from the content.
+    """
+
+    schema: Literal[1, 2] = 1
     cuts: tuple[ModuleCut, ...] = ()
+    removed: tuple[Removal, ...] = ()
+    attributes: tuple[AttributeChange, ...] = ()
+    separated: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        newer = bool(self.removed or self.attributes or self.separated)
+        msgspec.structs.force_setattr(self, "schema", 2 if newer else 1)
+
+    @property
+    def changes(self) -> bool:
+        """Whether the model is any other than its factory's."""
+        return bool(self.cuts or self.removed or self.attributes or self.separated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +122,17 @@ def is_depthwise(module: nn.Module) -> bool:
 
 
 def apply(module: nn.Module, architecture: Architecture) -> nn.Module:
-    """A deep copy of `module` with every cut applied; `module` itself is not changed.
+    """A deep copy of `module` with everything applied; `module` itself is not changed.
 
-    What is kept has the very bits it had. Raises CompressionError if a cut does not fit the model.
+    What is kept has the very bits it had. Raises CompressionError if something does not fit the model.
     """
     result = copy.deepcopy(module)
+    for name in architecture.separated:
+        separate_one(result, name)
+    for change in architecture.attributes:
+        _change(result, change)
+    for removal in architecture.removed:
+        _remove(result, removal)
     layers = dict(result.named_modules())
     seen: set[tuple[str, str]] = set()
     for cut in architecture.cuts:
@@ -104,9 +147,34 @@ def apply(module: nn.Module, architecture: Architecture) -> nn.Module:
     return result
 
 
+def _change(module: nn.Module, change: AttributeChange) -> None:
+    where = f"{change.module}.{change.attribute}"
+    try:
+        owner = module.get_submodule(change.module)
+    except AttributeError as error:
+        raise CompressionError("the model has no such module", where=where) from error
+    found = getattr(owner, change.attribute, None)
+    if type(found) is not int or found != change.before:
+        raise CompressionError(f"is {found!r}, the cut is for {change.before}", where=where)
+    setattr(owner, change.attribute, change.after)
+
+
+def _remove(module: nn.Module, removal: Removal) -> None:
+    try:
+        if not removal.module or isinstance(module.get_submodule(removal.module), Bypass):
+            raise CompressionError("cannot be removed", where=removal.module or "the whole model")
+    except AttributeError as error:
+        raise CompressionError("the model has no such block", where=removal.module) from error
+    replace_submodule(module, removal.module, Bypass(removal.returns))
+
+
 def write_architecture(path: Path, architecture: Architecture) -> None:
     """Writes the architecture as JSON that a person can read; equal architectures have equal bytes."""
-    write_bytes(path, msgspec.json.format(canonical(architecture), indent=1) + b"\n")
+    value = msgspec.to_builtins(architecture)
+    for newer in ("removed", "attributes", "separated"):
+        if not value[newer]:
+            del value[newer]  # so that what was written before stays byte for byte
+    write_bytes(path, msgspec.json.format(canonical(value), indent=1) + b"\n")
 
 
 def read_architecture(path: Path) -> Architecture:
@@ -122,7 +190,10 @@ def read_architecture(path: Path) -> Architecture:
                 where=name,
                 fix="upgrade Reprune (pip install -U reprune)",
             )
-        return decode_json(raw, Architecture, name=name)
+        found = decode_json(raw, Architecture, name=name)
+        if found.schema != schema and schema == 1:
+            raise CheckpointError("says schema 1 and holds what only schema 2 has", where=name)
+        return found
     except DocumentError as error:
         raise CheckpointError(error.what, where=error.where, fix=error.fix) from error
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,9 @@ from reprune.compress.architecture import (
     read_architecture,
     write_architecture,
 )
-from reprune.core.artifacts import WEIGHTS, ModelBundle
+from reprune.compress.mask_files import check_masks, read_masks, write_masks
+from reprune.compress.masks import Masks
+from reprune.core.artifacts import MASKS, WEIGHTS, ModelBundle
 from reprune.core.errors import (
     CheckpointError,
     CheckpointMismatch,
@@ -41,11 +43,15 @@ PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """`module` in eval mode with the bundle's weights, float32; `task` from the bundle's own archive."""
+    """`module` in eval mode with the bundle's weights, float32; `task` from the bundle's own archive.
+
+    `masks` are those of its weights, by parameter name: True where kept, zero where not.
+    """
 
     module: nn.Module
     task: Sealed
     architecture: Architecture | None
+    masks: Masks = field(default_factory=dict)
 
 
 def load_bundle(
@@ -57,15 +63,22 @@ def load_bundle(
 
     Raises TaskError for a task that does not load, CheckpointMismatch for weights or cuts that do
     not fit its model, NonFiniteWeights, PickleRefused or CheckpointError for a file that is no
-    safetensors, ArtifactError for a bundle without weights.
+    safetensors, or for masked weights that are not zero, ArtifactError for a bundle without weights.
     """
     task = load_task(bundle.manifest.task.entry, bundle.path / TASK_FOLDER)
     architecture = None
     if ARCHITECTURE_FILE in bundle.manifest.payload:
         architecture = read_architecture(bundle.file(ARCHITECTURE_FILE))
     module = load_module(bundle.file(WEIGHTS), architecture, task.model)
+    masks: Masks = {}
+    if MASKS in bundle.manifest.payload:
+        masks = read_masks(bundle.file(MASKS))
+        check_masks(module, masks, bundle.path / MASKS)
     return LoadedModel(
-        module=module, task=Sealed(task, splits=tuple(splits)), architecture=architecture
+        module=module,
+        task=Sealed(task, splits=tuple(splits)),
+        architecture=architecture,
+        masks=masks,
     )
 
 
@@ -117,18 +130,24 @@ def save_bundle(
     module: nn.Module,
     architecture: Architecture | None,
     source: Artifact[ModelBundle],
+    masks: Masks | None = None,
 ) -> None:
-    """Writes the payload of a ModelBundle to `out`: weights, the architecture, the task of `source`.
+    """Writes the payload of a ModelBundle to `out`: weights, the architecture, masks, the task of
+    `source`.
 
-    Equal modules give equal bytes. Of tied tensors one is stored. Raises NonFiniteWeights.
+    Equal modules give equal bytes. Of tied tensors one is stored. Raises NonFiniteWeights, and
+    CheckpointError for masks of weights that are not zero.
     """
     tensors = stored_tensors(module)
     _refuse_non_finite(tensors, out / WEIGHTS)
+    check_masks(module, masks or {}, out / MASKS)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         save_file(tensors, out / WEIGHTS)
-        if architecture is not None and architecture.cuts:
+        if architecture is not None and architecture.changes:
             write_architecture(out / ARCHITECTURE_FILE, architecture)
+        if masks:
+            write_masks(out / MASKS, masks)
         for name in source.manifest.payload:
             if name.startswith(f"{TASK_FOLDER}/"):
                 (out / name).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from reprune.core.errors import CompressionError
 from reprune.core.plugins import require
 from reprune.measure.outputs import evaluating
 
-__all__ = ["Coupling", "Group", "Member", "couple", "evaluating", "trace"]
+__all__ = ["Coupling", "Follower", "Group", "Member", "couple", "evaluating", "trace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,29 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Follower:
+    """An integer attribute of a module that forward() reads; it shrinks with the share that is kept."""
+
+    module: str
+    attribute: str
+    value: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Group:
-    """`width` channels that exist in all `members` at once; named after the first layer that makes them."""
+    """`width` channels that exist in all `members` at once; named after the first layer that makes them.
+
+    `unit` says what a channel is: one of a layer, a whole attention head (or key-value group), or the
+    same dimension of all heads. A group that crosses another (dimensions cross heads: each position
+    belongs to one of both) names it in `across`.
+    """
 
     name: str
     width: int
     members: tuple[Member, ...]
+    unit: Literal["channel", "head", "dimension"] = "channel"
+    followers: tuple[Follower, ...] = ()
+    across: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.architecture import Architecture, Axis, ModuleCut, layout
+from reprune.compress.architecture import (
+    Architecture,
+    AttributeChange,
+    Axis,
+    ModuleCut,
+    Removal,
+    apply,
+    layout,
+)
+from reprune.compress.bypass import inside
 from reprune.compress.copies import run
-from reprune.compress.coupling import Group
+from reprune.compress.coupling import Follower, Group, Member
+from reprune.compress.separate import separated
 from reprune.core.errors import CompressionError
 from reprune.measure.outputs import evaluating
+
+if TYPE_CHECKING:
+    from reprune.compress.blocks import Block
 
 Kept = Mapping[str, Sequence[int]]
 """Group name to the channels that stay; a group that is not named stays whole."""
 
 
-def architecture_of(module: nn.Module, groups: Iterable[Group], kept: Kept) -> Architecture:
-    """The cuts that leave exactly `kept`; layers in the model's own order, groups of one axis merged."""
+def architecture_of(
+    module: nn.Module, groups: Iterable[Group], kept: Kept, blocks: Iterable[Block] = ()
+) -> Architecture:
+    """What leaves exactly `kept` and none of `blocks`; layers in the model's own order, groups of one
+    axis merged. What lies in a removed block is not cut as well.
+
+    Raises CompressionError where a number that forward() reads would not be whole.
+    """
     layers = dict(module.named_modules())
+    groups, blocks = list(groups), list(blocks)
+    names = [block.name for block in blocks]
     removed: dict[tuple[str, Axis], set[int]] = {}
     for group in groups:
         gone = set(range(group.width)) - set(kept.get(group.name, range(group.width)))
         for member in group.members:
+            if inside(member.module, names):
+                continue
             positions = {index for channel in gone for index in member.positions[channel]}
             if positions:
                 removed.setdefault((member.module, member.axis), set()).update(positions)
@@ -37,27 +61,82 @@ def architecture_of(module: nn.Module, groups: Iterable[Group], kept: Kept) -> A
                 continue
             keep = tuple(index for index in range(found.size) if index not in gone)
             cuts.append(ModuleCut(module=name, axis=axis, size=found.size, keep=keep))
-    return Architecture(cuts=tuple(cuts))
+    order = {name: number for number, name in enumerate(layers)}
+    return Architecture(
+        cuts=tuple(cuts),
+        removed=tuple(
+            Removal(module=block.name, returns=block.returns)
+            for block in sorted(blocks, key=lambda block: order.get(block.name, -1))
+        ),
+        attributes=_attributes(groups, kept, names),
+        separated=separated(module),
+    )
 
 
-def mask(module: nn.Module, groups: Iterable[Group], kept: Kept) -> nn.Module:
-    """A copy of full size in which no consumer reads a removed channel: those input weights are zero."""
-    result = copy.deepcopy(module)
+def _attributes(
+    groups: Iterable[Group], kept: Kept, removed: Collection[str]
+) -> tuple[AttributeChange, ...]:
+    """Every follower times the share that is kept of each group that it follows."""
+    shares: dict[Follower, Fraction] = {}
+    for group in groups:
+        left = len(kept.get(group.name, range(group.width)))
+        for follower in group.followers:
+            if not inside(follower.module, removed):
+                share = shares.get(follower, Fraction(1))
+                shares[follower] = share * Fraction(left, group.width)
+    changes = []
+    for follower, share in sorted(
+        shares.items(), key=lambda item: (item[0].module, item[0].attribute)
+    ):
+        after = follower.value * share
+        if after.denominator != 1:
+            raise CompressionError(
+                f"would have to become {after}", where=f"{follower.module}.{follower.attribute}"
+            )
+        if after != follower.value:
+            changes.append(
+                AttributeChange(
+                    module=follower.module,
+                    attribute=follower.attribute,
+                    before=follower.value,
+                    after=int(after),
+                )
+            )
+    return tuple(changes)
+
+
+def mask(
+    module: nn.Module, groups: Iterable[Group], kept: Kept, blocks: Iterable[Block] = ()
+) -> nn.Module:
+    """A copy of full size in which no consumer reads a removed channel: those input weights are zero.
+
+    `blocks` are bypassed: there is no other way to run without them.
+    """
+    removed = tuple(Removal(module=block.name, returns=block.returns) for block in blocks)
+    result = apply(module, Architecture(removed=removed))
     layers = dict(result.named_modules())
     for group in groups:
         gone = set(range(group.width)) - set(kept.get(group.name, range(group.width)))
         for member in group.members:
-            found = layout(layers[member.module], member.axis)
-            if member.axis != "in" or found is None:
-                continue
-            index = torch.tensor(
-                sorted(index for channel in gone for index in member.positions[channel]),
-                dtype=torch.long,
-            )
-            weight: Tensor = layers[member.module].weight
-            with torch.no_grad():
-                weight.index_fill_(found.tensors["weight"], index.to(weight.device), 0.0)
+            # A dimension of a score has no reader: its product vanishes where a factor is zero.
+            if member.axis == "in" or group.unit == "dimension":
+                _zero(layers.get(member.module), member, gone)
     return result
+
+
+def _zero(layer: nn.Module | None, member: Member, gone: Iterable[int]) -> None:
+    """Zeroes weights (for outputs the bias too) at the positions; a layer that was removed has none."""
+    found = None if layer is None else layout(layer, member.axis)
+    if found is None:
+        return
+    index = torch.tensor(
+        sorted(index for channel in gone for index in member.positions[channel]), dtype=torch.long
+    )
+    for name, dim in found.tensors.items():
+        tensor: Tensor | None = getattr(layer, name, None)
+        if tensor is not None:
+            with torch.no_grad():
+                tensor.index_fill_(dim, index.to(tensor.device), 0.0)
 
 
 def difference(one: nn.Module, other: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> float:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from msgspec import UNSET
 from torch import nn
 
 from reprune.compress.architecture import Architecture, apply
+from reprune.compress.blocks import Block
 from reprune.compress.compensate import batch_norms, compensate, recalibrate
 from reprune.compress.equality import architecture_of, difference, mask
 from reprune.compress.groups import Group
@@ -43,29 +45,37 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
     params: PruneParams,
     seed: int,
     say: Callable[[str], None],
+    *,
+    blocks: Sequence[Block] = (),
 ) -> CutResult:
-    """`module` with each group of `widths` cut to that many channels, others whole; it is not changed.
+    """`module` with each group of `widths` cut to that many channels, others whole, and without
+    `blocks`; it is not changed. Groups inside a removed block are gone with it, whatever their width.
 
-    Before anything is repaired, the sliced model is proven equal to the masked dense one: no output
-    on the calibration examples differs by more than `params.equality_max_abs`. Of the plain cut, the
-    compensated and the recalibrated one (as far as `params` allows them) the one with the lowest
-    calibration loss is returned. Equal inputs and seeds give equal bits.
+    Before anything is repaired, the sliced model is proven equal to the masked dense one (with the
+    same blocks bypassed): no output on the calibration examples differs by more than
+    `params.equality_max_abs`. Of the plain cut, the compensated and the recalibrated one (as far as
+    `params` allows them) the one with the lowest calibration loss is returned. Equal inputs and seeds
+    give equal bits.
 
     Raises CompressionError for an unknown group, an impossible width, widths that cut nothing, a
     model that is not the same sliced as masked, and one whose loss is not finite.
     """
-    _check(groups, widths)
+    _check(groups, widths, blocks)
     dense = copy.deepcopy(module).eval()
     scores = channel_scores(task, dense, groups, params, seed)
     kept = {
         group.name: lowest_removed(scores[group.name], widths.get(group.name, group.width))
         for group in groups
     }
-    architecture = architecture_of(dense, groups, kept)
+    architecture = architecture_of(dense, groups, kept, blocks)
     sliced = apply(dense, architecture)
     batches = first_batches(task, "calibration", examples=params.examples, seed=seed)
-    apart = _prove(mask(dense, groups, kept), sliced, batches, params.equality_max_abs)
-    say(f"cut {len(architecture.cuts)} layers; sliced and masked outputs differ by {apart:.1e}")
+    masked = mask(dense, groups, kept, blocks)
+    apart = _prove(masked, sliced, batches, params.equality_max_abs)
+    say(
+        f"cut {len(architecture.cuts)} layers, removed {len(blocks)} blocks; sliced and masked outputs "
+        f"differ by {apart:.1e}"
+    )
     candidates = _candidates(dense, sliced, architecture, groups, batches, params)
     losses = {
         repair: mean_loss(task, candidate, batches, seed=seed)
@@ -83,12 +93,13 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         loss_compensated=losses.get("compensated"),
         loss_recalibrated=losses.get("recalibrated"),
         kept=best,
+        blocks=tuple(removal.module for removal in architecture.removed) or UNSET,
     )
     _accept(surgery, say)
     return CutResult(module=candidates[best], architecture=architecture, surgery=surgery)
 
 
-def _check(groups: Sequence[Group], widths: Mapping[str, int]) -> None:
+def _check(groups: Sequence[Group], widths: Mapping[str, int], blocks: Sequence[Block]) -> None:
     known = {group.name: group.width for group in groups}
     for name, keep in widths.items():
         if name not in known:
@@ -102,7 +113,7 @@ def _check(groups: Sequence[Group], widths: Mapping[str, int]) -> None:
                 where=name,
                 fix=f"ask for 1 to {known[name]}",
             )
-    if all(keep == known[name] for name, keep in widths.items()):
+    if not blocks and all(keep == known[name] for name, keep in widths.items()):
         raise CompressionError(
             "nothing is cut: every group keeps its full width",
             fix="lower plan.fraction, plan.min_keep or plan.round_to, and make the plan again",

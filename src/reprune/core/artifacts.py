@@ -50,6 +50,8 @@ class Manifest(Fact, tag_field="kind", kw_only=True):
 
 # The payload file of every ModelBundle that holds its parameters and buffers.
 WEIGHTS = "weights.safetensors"
+# The payload file of a ModelBundle some of whose weights are masked: which ones, bit by bit.
+MASKS = "masks.safetensors"
 
 
 class TaskFact(Fact, kw_only=True):
@@ -149,7 +151,8 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
 
     Payload: `weights.safetensors`; `task/<package>/**` (the task's folder as it was when the model
     was made, so that `task` is the root to import it from); `architecture.json`
-    where the model is not the factory's own (see compress.architecture).
+    where the model is not the factory's own (see compress.architecture); `masks.safetensors` where
+    weights are masked: they are zero, and stay so in training (see compress.mask_files).
     """
 
     name: str
