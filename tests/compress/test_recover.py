@@ -120,12 +120,18 @@ def test_neither_model_is_modified(tmp_path):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("weight", "passes"), [(0.9, 2), (0.0, 1)])
-def test_every_example_that_went_through_a_model_is_counted(tmp_path, weight, passes):
-    """Student, teacher (if it teaches) and each look at tune, the one before training included."""
-    params = DistillParams(epochs=2, learning_rate=0.01, weight=weight)
+@pytest.mark.parametrize(
+    ("weight", "cache_bytes", "passes"), [(0.9, 0, 4), (0.9, 10**9, 3), (0.0, 10**9, 2)]
+)
+def test_every_example_that_went_through_a_model_is_counted(tmp_path, weight, cache_bytes, passes):
+    """Student, teacher (if it teaches, once where its answers are kept) and each look at tune, the one
+    before training included.
+    """
+    params = DistillParams(
+        epochs=2, learning_rate=0.01, weight=weight, teacher_cache_bytes=cache_bytes
+    )
     done = recover(lesson(), params, seed=0, work=tmp_path, say=quiet)
-    assert done.recovery.examples == 2 * passes * 900 + 3 * 300
+    assert done.recovery.examples == passes * 900 + 3 * 300
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):

@@ -42,14 +42,25 @@ class NoisyTask(DigitsTask):
         super().__init__(model=DropoutCnn)
         self.deaths = list(deaths)
 
-    def loss(self, module, batch, generator):
+    def live(self, module):
         if module.training and self.deaths:
             self.deaths[0] -= 1
             if self.deaths[0] < 0:
                 self.deaths.pop(0)
                 raise Killed
+
+    def loss(self, module, batch, generator):
+        self.live(module)
         noise = torch.randn(batch.inputs[0].shape, generator=generator)
         return F.cross_entropy(module(batch.inputs[0] + 0.05 * noise), batch.targets)
+
+
+class PlainTask(NoisyTask):
+    """No noise: what the teacher says can be kept."""
+
+    def loss(self, module, batch, generator):
+        self.live(module)
+        return F.cross_entropy(module(*batch.inputs), batch.targets)
 
 
 class AdamTask(NoisyTask):
@@ -113,8 +124,23 @@ def run(task, work, *, shaped=False, **knobs):
 
 SETUPS = {
     "sgd": (NoisyTask, {}),
-    "shaped": (NoisyTask, {"shaped": True}),
     "task's adamw": (AdamTask, {"shaped": True, "weight": 0.0}),
+    "everything": (
+        NoisyTask,
+        {
+            "shaped": True,
+            "optimizer": "adamw",
+            "ema": 0.9,
+            "features": 1.0,
+            "feature_modules": ("norm1", "conv2"),
+            "attention": 10.0,
+            "balance": True,
+            "clip_norm": 5.0,
+            "freeze": ("depth.*",),
+            "teacher": "ema",
+        },
+    ),
+    "cached": (PlainTask, {"features": 1.0, "feature_modules": ("norm1", "conv2")}),
 }
 
 

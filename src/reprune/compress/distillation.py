@@ -1,76 +1,61 @@
-"""What a student learns from its teacher: the loss, and which outputs it is about."""
+"""What two models give for one input, and how far a student's outputs are from its teacher's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reprune.core.errors import CompressionError, TaskError
-
-if TYPE_CHECKING:
-    from reprune.core.params import DistillParams
-    from reprune.task.protocol import Batch, Task
+from reprune.compress.copies import leaves
+from reprune.core.errors import CompressionError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One time that a module was called."""
+    """One time that a module was called; `features` are what parts of it gave meanwhile, by name."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: object
+    features: Mapping[str, tuple[Tensor, ...]]
 
 
 @contextmanager
-def calls_of(module: nn.Module) -> Iterator[list[Call]]:
-    """Collects every call of `module` (not of its parts) inside the block."""
+def calls_of(module: nn.Module, names: Sequence[str] = ()) -> Iterator[list[Call]]:
+    """Collects every call of `module` inside the block, and what its modules `names` give in it.
+
+    A module that gives several tensors counts as giving the first.
+    """
     calls: list[Call] = []
+    heard: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        calls.append(Call(args=args, kwargs=kwargs, output=output))
+        features = {name: tuple(found) for name, found in heard.items()}
+        calls.append(Call(args=args, kwargs=kwargs, output=output, features=features))
+        for found in heard.values():
+            found.clear()
 
-    handle = module.register_forward_hook(note, with_kwargs=True)
+    def hear(name: str) -> Callable[..., None]:
+        def note_part(_: nn.Module, __: object, output: object) -> None:
+            heard[name].extend(islice(leaves(output), 1))
+
+        return note_part
+
+    handles = [
+        module.get_submodule(name).register_forward_hook(hear(name)) for name in heard if name
+    ]
+    handles.append(module.register_forward_hook(note, with_kwargs=True))
     try:
         yield calls
     finally:
-        handle.remove()
-
-
-def recovery_loss(
-    task: Task,
-    student: nn.Module,
-    teacher: nn.Module,
-    batch: Batch,
-    generator: torch.Generator,
-    params: DistillParams,
-) -> Tensor:
-    """(1 - weight) x the task's loss + weight x the distance to the teacher; a scalar.
-
-    The task's loss runs the student itself; the teacher then sees exactly what the student was
-    called with, call by call, so that augmentation and several views are the same for both.
-    """
-    with calls_of(student) as calls:
-        own = task.loss(student, batch, generator)
-    if params.weight == 0.0:
-        return own
-    if not calls:
-        raise TaskError(
-            "the loss did not call the module as module(...), so there is nothing to distil",
-            where=f"{type(task).__name__}.loss",
-            fix="call the module itself in loss(), or set distill.weight to 0",
-        )
-    distances = []
-    for call in calls:
-        with torch.no_grad():
-            taught = teacher(*call.args, **call.kwargs)
-        distances.append(distance(call.output, taught, params.temperature))
-    return (1.0 - params.weight) * own + params.weight * torch.stack(distances).mean()
+        for handle in handles:
+            handle.remove()
 
 
 def distance(student: object, teacher: object, temperature: float) -> Tensor:
@@ -83,7 +68,7 @@ def distance(student: object, teacher: object, temperature: float) -> Tensor:
 
     Raises CompressionError if the two models' outputs are not alike, or hold no such tensor.
     """
-    ours, theirs = list(_logits(student)), list(_logits(teacher))
+    ours, theirs = list(logits_of(student)), list(logits_of(teacher))
     if not ours or [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
         raise CompressionError(
             f"the outputs cannot be distilled: student {_shapes(ours)}, teacher {_shapes(theirs)}",
@@ -105,16 +90,17 @@ def _softened_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     return divergence.sum(dim=1).mean() * temperature**2
 
 
-def _logits(output: object) -> Iterator[Tensor]:
+def logits_of(output: object) -> Iterator[Tensor]:
+    """The tensors in `output` that `distance` reads, in its order."""
     if isinstance(output, Tensor):
         if output.is_floating_point() and output.dim() >= 2:
             yield output
     elif isinstance(output, Mapping):
         for key in sorted(output):
-            yield from _logits(output[key])
+            yield from logits_of(output[key])
     elif isinstance(output, list | tuple):
         for item in output:
-            yield from _logits(item)
+            yield from logits_of(item)
 
 
 def _shapes(tensors: list[Tensor]) -> str:

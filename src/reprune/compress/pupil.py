@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from reprune.compress.averaging import average
 from reprune.compress.checkpoint import (
     Progress,
     Running,
@@ -21,28 +22,18 @@ from reprune.compress.checkpoint import (
     split_optimizer,
 )
 from reprune.compress.devices import accelerator_of, gradients_are_finite, unscale
-from reprune.compress.distillation import recovery_loss
+from reprune.compress.lesson import Lesson, identity_of, not_finite, on_cpu, part_of
 from reprune.compress.paired import SEED_STRIDE, batch_losses, seeded
-from reprune.compress.rates import build_optimizer, rate_at
+from reprune.compress.rates import build_optimizer, freeze, rate_at, without_dropout
 from reprune.compress.shaping import Moment, settled
+from reprune.compress.teaching import TEACHERS, Teaching, teacher_of
 from reprune.core.artifacts import Recovery, RecoveryEpoch
-from reprune.core.documents import canonical
-from reprune.core.errors import CompressionError, TaskError
+from reprune.core.errors import TaskError
 
 if TYPE_CHECKING:
     from reprune.compress.shaping import Shaper
     from reprune.core.params import DistillParams
-    from reprune.task.protocol import Batch, Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """Who learns what from whom. `teacher_digest` names the teacher in the result."""
-
-    task: Task
-    student: nn.Module
-    teacher: nn.Module
-    teacher_digest: str
+    from reprune.task.protocol import Batch
 
 
 @dataclass(kw_only=True)
@@ -60,10 +51,11 @@ class Pupil:
     shapers: Sequence[Shaper]
     accelerator: Any
     student: nn.Module
-    teacher: nn.Module
+    judged: nn.Module
+    teaching: Teaching
     optimizer: torch.optim.Optimizer
     prepared: Any
-    base_rates: tuple[float, ...]
+    base_rates: tuple[float, ...] = ()
     steps: int = 0
     taken: int = 0
     examples: int = 0
@@ -79,22 +71,41 @@ class Pupil:
     ) -> Pupil:
         accelerator = accelerator_of(params.precision)
         student = copy.deepcopy(lesson.student).float().to(accelerator.device)
-        teacher = copy.deepcopy(lesson.teacher).float().to(accelerator.device).eval()
+        freeze(student, params.freeze)
+        judged = copy.deepcopy(student).requires_grad_(False) if params.ema else student
+        teacher = teacher_of(lesson, params, judged).to(accelerator.device)
+        teaching = Teaching.of(lesson.task, teacher, params, accelerator.autocast)
         optimizer = build_optimizer(lesson.task, student, params)
-        return cls(
+        pupil = cls(
             lesson=lesson,
             params=params,
             seed=seed,
-            identity=_identity(lesson, params, seed, shapers),
+            identity=identity_of(lesson, params, seed, shapers),
             shapers=shapers,
             accelerator=accelerator,
             student=student,
-            teacher=teacher,
-            base_rates=tuple(group["lr"] for group in optimizer.param_groups),
+            judged=judged,
+            teaching=teaching,
             optimizer=optimizer,
-            prepared=accelerator.prepare(optimizer),
+            prepared=None,
             best=on_cpu(student),
         )
+        if params.epochs:
+            pupil._add_projections()
+        if not params.dropout:
+            without_dropout(student)
+        pupil.base_rates = tuple(group["lr"] for group in optimizer.param_groups)
+        pupil.prepared = accelerator.prepare(optimizer)
+        return pupil
+
+    def _add_projections(self) -> None:
+        for batch in islice(self._batches("train", epoch=0), 1):
+            self.teaching.project(self.student, batch, seed=self.seed)
+        if self.teaching.projections is not None:
+            found = list(self.teaching.projections.parameters())
+            if found:
+                rate = self.optimizer.param_groups[0]["lr"]
+                self.optimizer.add_param_group({"params": found, "lr": rate})
 
     @property
     def epoch(self) -> int:
@@ -102,11 +113,11 @@ class Pupil:
 
     def begin(self) -> None:
         """Counts the batches of an epoch, for the schedule, and takes the loss to beat."""
-        self.steps = sum(1 for _ in self.lesson.task.batches("train", epoch=0, seed=self.seed))
-        if not self.steps:
-            raise TaskError("the split 'train' is empty", where="batches()", fix="give it examples")
+        self._prepare_teacher()
+        self.examples = self.teaching.spent
         for shaper in self.shapers:
             shaper.begin(self.student, self.optimizer)
+        self.judged.load_state_dict(self.student.state_dict())
         self._judge(0)
 
     def resume(self, kept: State) -> bool:
@@ -114,12 +125,17 @@ class Pupil:
         progress = kept.progress
         if progress.identity != self.identity:
             return False
+        if len(progress.epochs) < self.params.epochs:
+            self._prepare_teacher()
         self.student.load_state_dict(kept.model)
         for number, shaper in enumerate(self.shapers):
             shaper.begin(self.student, self.optimizer)
-            shaper.restore(_part(kept.more, f"shaper{number}"))
+            shaper.restore(part_of(kept.more, f"shaper{number}"))
         # Again, for a shaper whose begin() changes the module.
         self.student.load_state_dict(kept.model)
+        if self.params.ema:
+            self.judged.load_state_dict(part_of(kept.more, "average"))
+        self.teaching.restore(part_of(kept.more, "teaching"))
         restore_optimizer(self.prepared, kept.optimizer, progress.scalars)
         if self.accelerator.scaler is not None and progress.scaler is not None:
             self.accelerator.scaler.load_state_dict(progress.scaler)
@@ -132,11 +148,9 @@ class Pupil:
     def state(self) -> State:
         tensors, scalars = split_optimizer(self.prepared)
         scaler = self.accelerator.scaler
-        more = {
-            f"shaper{number}/{name}": tensor
-            for number, shaper in enumerate(self.shapers)
-            for name, tensor in shaper.state().items()
-        }
+        owned = {f"shaper{number}": shaper.state() for number, shaper in enumerate(self.shapers)}
+        owned["teaching"] = self.teaching.state()
+        owned["average"] = on_cpu(self.judged) if self.params.ema else {}
         return State(
             progress=Progress(
                 identity=self.identity,
@@ -153,7 +167,11 @@ class Pupil:
             model=on_cpu(self.student),
             best=self.best,
             optimizer=tensors,
-            more=more,
+            more={
+                f"{owner}/{name}": tensor
+                for owner, tensors in owned.items()
+                for name, tensor in tensors.items()
+            },
         )
 
     def steps_of_epoch(self) -> Iterator[None]:
@@ -182,7 +200,7 @@ class Pupil:
             epochs=tuple(self.epochs),
             best_epoch=self.best_epoch,
             examples=self.examples,
-            teacher=self.lesson.teacher_digest,
+            teacher=TEACHERS.get(self.params.teacher, self.lesson.teacher_digest),
         )
 
     def _step(self, batch: Batch) -> None:
@@ -191,25 +209,21 @@ class Pupil:
         rate = self._set_rates(rate_at(done, self.params))
         seed = self.seed * SEED_STRIDE + self.taken
         with seeded(seed, self.student):
-            loss = self._loss(batch, torch.Generator().manual_seed(seed))
+            generator = torch.Generator().manual_seed(seed)
+            with self.accelerator.autocast():
+                loss, taught = self.teaching.loss(self.student, batch, generator)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise _not_finite("loss", value, self.epoch, index)
+                raise not_finite("loss", value, self.epoch, index)
             self._descend(loss)
         self.taken += 1
-        self.examples += len(batch) * (2 if self.params.weight > 0.0 else 1)
+        self.examples += len(batch) + taught
         self.running = Running(
             batches=index + 1,
             examples=self.running.examples + len(batch),
             loss=self.running.loss + value * len(batch),
             rate=rate,
         )
-
-    def _loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        with self.accelerator.autocast():
-            return recovery_loss(
-                self.lesson.task, self.student, self.teacher, batch, generator, self.params
-            )
 
     def _descend(self, loss: Tensor) -> None:
         moment = self._moment()
@@ -220,25 +234,39 @@ class Pupil:
         sound = self.accelerator.scaler is None or gradients_are_finite(self.optimizer)
         for shaper in self.shapers if sound else ():
             shaper.after_backward(self.student, self.optimizer, moment)
+        if self.params.clip_norm > 0.0:
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.params.clip_norm)
         self.prepared.step()
         for shaper in self.shapers:
             shaper.after_step(self.student, self.optimizer, moment)
+        if self.params.ema:
+            average(self.judged, self.student, decay=self.params.ema, taken=self.taken)
 
     def _judge(self, epoch: int) -> float:
         """The loss on `tune`; the state is kept where it is the best of those that may be."""
         measured = batch_losses(
-            self.lesson.task, self.student, self._batches("tune", epoch=0), seed=self.seed
+            self.lesson.task, self.judged, self._batches("tune", epoch=0), seed=self.seed
         )
         if not measured.examples:
             raise TaskError("the split 'tune' is empty", where="batches()", fix="give it examples")
         if not math.isfinite(measured.mean):
-            raise _not_finite("loss on tune", measured.mean, epoch, None)
+            raise not_finite("loss on tune", measured.mean, epoch, None)
         self.examples += measured.examples
         ready = settled(self.shapers, self._moment())
         if measured.mean < self.best_loss if ready else not math.isfinite(self.best_loss):
-            self.best_epoch, self.best = epoch, on_cpu(self.student)
+            self.best_epoch, self.best = epoch, on_cpu(self.judged)
             self.best_loss = measured.mean if ready else math.inf
         return measured.mean
+
+    def _prepare_teacher(self) -> None:
+        sizes = [len(batch) for batch in self.lesson.task.batches("train", epoch=0, seed=self.seed)]
+        if not sizes:
+            raise TaskError("the split 'train' is empty", where="batches()", fix="give it examples")
+        self.steps = len(sizes)
+        self.teaching.remember(
+            lambda: self._batches("train", epoch=0), examples=sum(sizes), seed=self.seed
+        )
 
     def _moment(self) -> Moment:
         return Moment(
@@ -259,40 +287,3 @@ class Pupil:
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * share
         return self.base_rates[0] * share
-
-
-def on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the module's state dict."""
-    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-
-
-def _identity(lesson: Lesson, params: DistillParams, seed: int, shapers: Sequence[Shaper]) -> str:
-    """Names a training, so that no other's checkpoint is taken for its own."""
-    names = [type(shaper).__name__ for shaper in shapers]
-    digest = hashlib.sha256(canonical((params, seed, lesson.teacher_digest, names)))
-    for name, tensor in on_cpu(lesson.student).items():
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    prefix = f"{name}/"
-    return {
-        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
-    }
-
-
-def _not_finite(what: str, value: float, epoch: int, step: int | None) -> CompressionError:
-    where = f"epoch {epoch}" + (f", batch {step}" if step is not None else "")
-    if epoch == 0:
-        return CompressionError(
-            f"the {what} is {value} before recovery began",
-            where="distill",
-            fix="cut less (plan.fraction), or check the task's loss on this model",
-        )
-    return CompressionError(
-        f"the {what} is {value} in {where}",
-        where="distill",
-        fix="lower distill.learning_rate or lengthen distill.warmup_epochs; with fp16 try bf16 or no",
-    )

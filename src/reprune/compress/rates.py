@@ -1,34 +1,53 @@
-"""The learning rate over a training, as a share of its base, and the optimiser it drives."""
+"""What drives a training: the optimiser, what it may train, and the learning rate over time."""
 
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from reprune.core.errors import CompressionError
+from reprune.core.errors import CompressionError, InputError, nearest
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from reprune.core.params import DistillParams
     from reprune.task.protocol import Task
 
 
 def rate_at(progress_epochs: float, params: DistillParams) -> float:
-    """The share of the base learning rate after `progress_epochs`: linear warm-up, then a cosine to 0.
+    """The share of the base learning rate after `progress_epochs`: linear warm-up, hold, cosine to 0.
 
-    The warm-up takes at most half of the training.
+    The warm-up takes at most half of the training; the rate is held from its end to `hold_epochs`,
+    for ever where the `rate` is "constant".
     """
     warm = min(params.warmup_epochs, params.epochs / 2)
     if progress_epochs < warm:
         return progress_epochs / warm
-    return 0.5 * (1.0 + math.cos(math.pi * (progress_epochs - warm) / (params.epochs - warm)))
+    start = max(warm, params.hold_epochs)
+    if params.rate == "constant" or progress_epochs < start or start >= params.epochs:
+        return 1.0
+    return 0.5 * (1.0 + math.cos(math.pi * (progress_epochs - start) / (params.epochs - start)))
+
+
+def freeze(student: nn.Module, patterns: tuple[str, ...]) -> None:
+    """No parameter whose name fits a shell pattern is trained. Raises InputError for one that fits none."""
+    names = [name for name, _ in student.named_parameters()]
+    for pattern in patterns:
+        found = [name for name in names if fnmatchcase(name, pattern)]
+        if not found:
+            raise InputError(
+                f"no parameter's name fits '{pattern}'; {nearest(pattern, names)}",
+                where="params.yaml (distill.freeze)",
+                fix="use names of model.named_parameters(), with * for anything",
+            )
+        for name in found:
+            student.get_parameter(name).requires_grad_(False)
 
 
 def build_optimizer(task: Task, student: nn.Module, params: DistillParams) -> torch.optim.Optimizer:
-    """The task's own optimiser where it has one, else SGD with momentum, over what can be trained.
+    """The task's own optimiser where it has one, else that of the params, over what can be trained.
 
     Raises CompressionError where nothing can.
     """
@@ -39,9 +58,21 @@ def build_optimizer(task: Task, student: nn.Module, params: DistillParams) -> to
     if build is not None:
         found: torch.optim.Optimizer = build(trainable)
         return found
-    return torch.optim.SGD(
-        trainable,
-        lr=params.learning_rate,
-        momentum=params.momentum,
-        weight_decay=params.weight_decay,
-    )
+    rate, decay = params.learning_rate, params.weight_decay
+    if params.optimizer == "adamw":
+        return torch.optim.AdamW(trainable, lr=rate, weight_decay=decay)
+    if params.optimizer == "adam":
+        return torch.optim.Adam(trainable, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(trainable, lr=rate, momentum=params.momentum, weight_decay=decay)
+
+
+def without_dropout(module: nn.Module) -> None:
+    """Sets every dropout probability of `module` to 0: of dropout layers, and of the attributes by
+    which attention and recurrent layers hold theirs. Nothing else of train mode changes.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.p = 0.0
+        for name, value in vars(layer).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(layer, name, 0.0)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from reprune.compress.checkpoint import read_state, write_state
-from reprune.compress.pupil import Lesson, Pupil
+from reprune.compress.lesson import Lesson
+from reprune.compress.pupil import Pupil
 from reprune.compress.rates import rate_at
 from reprune.core.artifacts import Recovery
 
@@ -44,11 +45,12 @@ def recover(
 ) -> Recovered:
     """Trains a copy of the student on `train`; the epoch with the least loss on `tune` is kept.
 
-    SGD with momentum, or the task's own `optimizer(params)`; its learning rates rise over the
-    warm-up and then fall along a cosine, step by step. The student trains in train mode (its batch
-    norms learn the new statistics), the teacher stays in eval mode. Where no epoch beats the student
-    as it came, that is kept and `best_epoch` is 0. `Recovery.examples` counts every example that went
-    through a model: student, teacher, and the looks at `tune`.
+    The optimiser is the task's own `optimizer(params)`, else that of `params`, which also say what is
+    learnt from the teacher (see core.params.DistillParams). The student trains in train mode (its
+    batch norms learn the new statistics), the teacher stays in eval mode. Where no epoch beats the
+    student as it came, that is kept and `best_epoch` is 0. `Recovery.examples` counts every example
+    that went through a model: student, teacher (once each where its answers are kept), and the looks
+    at `tune`.
 
     `shapers` act on the training copy in their order (see compress.shaping). Only states that all of
     them call settled can be the best; where there is none, the last state is returned.

@@ -123,15 +123,42 @@ class PruneParams(Document, kw_only=True):
 
 
 class DistillParams(Document, kw_only=True):
-    """`weight` is the teacher's share of the loss; 0 is plain fine-tuning."""
+    """Recovery training, in the distill step and between the cuts of a schedule.
+
+    The loss is (1 - weight) x the task's + weight x the distance of the logits to the teacher's
+    (0 is plain fine-tuning) + `features` x that of the outputs of `feature_modules` (the task's
+    `features` where it is empty) + `attention` x that of their spatial attention maps; with `balance`
+    the parts keep these shares of the whole whatever their sizes. The `teacher` may be the student
+    itself, as it came ("self") or as its moving average ("ema").
+
+    The learning rate rises over `warmup_epochs`, is held until `hold_epochs`, and falls along a cosine
+    unless `rate` is constant. A task's own `optimizer` wins over `optimizer`. `ema` is the decay of a
+    moving average that is then judged and returned instead of the weights (0: none). Parameters whose
+    names fit a pattern in `freeze` are not trained. `clip_norm` 0 does not clip. The teacher's outputs
+    are kept where they fit `teacher_cache_bytes` and the task's `train` is not augmented.
+    """
 
     epochs: Annotated[int, Meta(ge=0, le=10_000)] = 4
+    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
     learning_rate: Positive = 0.01
     warmup_epochs: Annotated[float, Meta(ge=0.0)] = 0.5
+    hold_epochs: Annotated[float, Meta(ge=0.0)] = 0.0
+    rate: Literal["cosine", "constant"] = "cosine"
     weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4
     momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.9
+    clip_norm: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
+    ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    freeze: tuple[str, ...] = ()
+    dropout: bool = True
+    teacher: Literal["dense", "self", "ema"] = "dense"
     temperature: Positive = 4.0
     weight: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.9
+    features: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
+    feature_modules: tuple[str, ...] = ()
+    feature_distance: Literal["normalized", "mse"] = "normalized"
+    attention: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
+    balance: bool = False
+    teacher_cache_bytes: Annotated[int, Meta(ge=0)] = 268_435_456
     precision: Literal["no", "fp16", "bf16"] = "no"
     checkpoint_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0
 
