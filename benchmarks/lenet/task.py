@@ -40,7 +40,12 @@ class MnistTask:
     input_names = ("image",)
 
     def __init__(
-        self, *, shifts: bool = False, held_out: bool = True, batch_size: int = 128, rate: float = 1e-3
+        self,
+        *,
+        shifts: bool = False,
+        held_out: bool = True,
+        batch_size: int = 128,
+        rate: float = 1e-3,
     ) -> None:
         self.shifts, self.batch_size, self.rate = shifts, batch_size, rate
         self.count = 60_000 - HELD_OUT if held_out else 60_000

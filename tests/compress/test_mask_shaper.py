@@ -103,7 +103,7 @@ def test_no_optimiser_brings_a_dead_weight_back(net: nn.Module, name: str) -> No
                     assert not bool(value[~mask].any())
 
     train(net, optimizer, shaper, watch=alive)
-    assert shaper.settled
+    assert shaper.settled()
     kept = masks["0.weight"]
     assert not torch.equal(net[0].weight[kept], dense[0].weight[kept])  # the others did learn
 
@@ -163,7 +163,7 @@ def test_a_schedule_that_never_ends_is_still_exact_at_the_last_step(net: nn.Modu
     assert seen[:4] == [0] * 4
     assert seen[4:9] == [round(plan.zeros * 0.5 * 5 / STEPS)] * 5
     assert seen[-1] == plan.zeros
-    assert shaper.settled
+    assert shaper.settled()
 
 
 def test_without_regrowth_the_dead_stay_dead_and_with_it_they_return_as_they_were() -> None:
@@ -227,8 +227,8 @@ def test_a_copy_goes_its_own_way(net: nn.Module) -> None:
     twin, module = copy.deepcopy(shaper), copy.deepcopy(net)
     before = {name: mask.clone() for name, mask in shaper.masks.items()}
     train(module, OPTIMIZERS["adam"](module), twin, first=3)
-    assert twin.settled
-    assert not shaper.settled
+    assert twin.settled()
+    assert not shaper.settled()
     assert all(torch.equal(shaper.masks[name], mask) for name, mask in before.items())
 
 

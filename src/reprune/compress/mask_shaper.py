@@ -70,9 +70,8 @@ class MaskShaper:
         if self.plan is None and not self.masks:
             raise CompressionError("there is nothing to mask: neither masks nor a plan")
 
-    @property
-    def settled(self) -> bool:
-        """Whether the masks are what they will be in the end."""
+    def settled(self, moment: Moment | None = None) -> bool:  # noqa: ARG002  the Shaper's signature
+        """Whether the masks are, by now, what they will be in the end."""
         return self.plan is None or self._done >= 1.0
 
     def begin(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -100,7 +99,7 @@ class MaskShaper:
         moment: Moment,  # noqa: ARG002  as above
     ) -> None:
         """Takes the scores that need gradients, then zeroes the gradients of masked weights."""
-        gathering = bool(self._gathered) and not self.settled
+        gathering = bool(self._gathered) and not self.settled()
         for name, mask in self.masks.items():
             parameter = module.get_parameter(name)
             if parameter.grad is None:
@@ -119,7 +118,7 @@ class MaskShaper:
         self, module: nn.Module, optimizer: torch.optim.Optimizer, moment: Moment
     ) -> None:
         """Ranks and masks anew where the schedule says so; then nothing masked is alive."""
-        if not self.settled:
+        if not self.settled():
             done = moment.step + 1
             last = done >= moment.steps
             share = 1.0 if last else self.share(done)
@@ -183,7 +182,7 @@ class MaskShaper:
         if self.criterion == "taylor":
             self._gathered = {name: torch.zeros_like(t) for name, t in self._gathered.items()}
             self._steps = 0
-        if self.settled:
+        if self.settled():
             zero_masked(module, self.masks)
             verify_masks(module, self.masks, self.plan)
 
