@@ -17,7 +17,7 @@ from benchmarks.lenet.task import LeNet, MnistTask
 from reprune.compress.compact import Layer, sorted_by_weights, without_dead
 from reprune.compress.compact.learning import BookShaper
 from reprune.compress.mask_shaper import MaskShaper
-from reprune.compress.masks import choose_masks, plan_sparsity
+from reprune.compress.masks import choose_masks, plan_counts, plan_sparsity, zeros_for
 from reprune.compress.recover import Lesson, recover
 from reprune.compress.schedule import sparsity_at
 from reprune.compress.shaping import Shaper
@@ -108,8 +108,11 @@ def ours_gradual(
         progress = min(done / steps, 1.0)
         return sparsity_at("cubic", progress, final=sparsity) / sparsity if progress < 1 else 1.0
 
+    # The tensors share the zeros between them as the training goes: an even split is but an expectation.
+    shapes = {name: start.get_parameter(name).shape for name in WEIGHTS}
+    even = {name: zeros_for(shape.numel(), sparsity) for name, shape in shapes.items()}
     shaper = MaskShaper(
-        plan=plan_sparsity(magnitude(start, WEIGHTS), sparsity),
+        plan=plan_counts(shapes, even, scope="global"),
         share=share,
         criterion=recipe.criterion,  # type: ignore[arg-type]
         every=recipe.every,
