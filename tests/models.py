@@ -243,6 +243,175 @@ class BuiltInAttention(nn.Module):
         return self.head(F.gelu(self.wide(x)).mean(dim=1))
 
 
+class BertLayer(nn.Module):
+    """Norms after the sums; the head size is a fixed number, the count of heads follows from the shape.
+
+    Returns a tuple, as some libraries do.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.num_attention_heads = heads
+        self.head_size = width // heads
+        self.all_head_size = width
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.dense = nn.Linear(width, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.wide = nn.Linear(width, 2 * width)
+        self.narrow = nn.Linear(2 * width, width)
+        self.norm2 = nn.LayerNorm(width)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, None]:
+        q, k, v = (
+            layer(hidden).view(*hidden.shape[:2], -1, self.head_size).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        scores = q @ k.transpose(2, 3) * self.head_size**-0.5 + mask
+        seen = (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+        hidden = self.norm1(hidden + self.dense(seen))
+        return self.norm2(hidden + self.narrow(F.gelu(self.wide(hidden)))), None
+
+
+class Bert(nn.Module):
+    """Embeddings, two layers, a pooler and a head; padding (token 0) is masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 24)
+        self.place = nn.Embedding(7, 24)
+        self.norm = nn.LayerNorm(24)
+        self.layers = nn.ModuleList([BertLayer(24, 3) for _ in range(2)])
+        self.pool = nn.Linear(24, 24)
+        self.head = nn.Linear(24, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        hidden = self.norm(self.embed(tokens) + self.place(places))
+        mask = torch.zeros_like(tokens, dtype=hidden.dtype).masked_fill(tokens == 0, -1e4)
+        for layer in self.layers:
+            hidden, _ = layer(hidden, mask[:, None, None, :])
+        return self.head(torch.tanh(self.pool(hidden[:, 0])))
+
+
+class ViTAttention(nn.Module):
+    """One fused projection; `fixed` writes the width of the result into forward()."""
+
+    def __init__(self, width: int, heads: int, *, fixed: bool) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.head_dim = width // heads
+        self.scale = self.head_dim**-0.5
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.fixed = fixed
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        seen = F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2)
+        return self.proj(seen.reshape(batch, tokens, width) if self.fixed else seen.flatten(2))
+
+
+class ViTBlock(nn.Module):
+    """Norms before; attention and feed-forward each added to the trunk."""
+
+    def __init__(self, width: int, heads: int, *, fixed: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = ViTAttention(width, heads, fixed=fixed)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 20), nn.GELU(), nn.Linear(20, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class ViT(nn.Module):
+    """Patches, a learnt place for each, two blocks, the mean over tokens."""
+
+    def __init__(self, *, fixed: bool = False) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 16, 4, stride=4)
+        self.place = nn.Parameter(torch.zeros(1, 4, 16))
+        self.blocks = nn.Sequential(*(ViTBlock(16, 4, fixed=fixed) for _ in range(2)))
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patch(image).flatten(2).transpose(1, 2) + self.place
+        return self.head(self.norm(self.blocks(x)).mean(dim=1))
+
+
+class GroupedQueries(nn.Module):
+    """Causal attention in which `shared` query heads read each key-value head; rotated places."""
+
+    def __init__(self, width: int, heads: int, shared: int) -> None:
+        super().__init__()
+        self.head_dim = width // heads
+        self.num_key_value_groups = shared
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width // shared, bias=False)
+        self.v_proj = nn.Linear(width, width // shared, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = self._rotated(q), self._rotated(k)
+        k, v = (t.repeat_interleave(self.num_key_value_groups, dim=1) for t in (k, v))
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o_proj(seen.transpose(1, 2).flatten(2))
+
+    def _rotated(self, x: Tensor) -> Tensor:
+        half = self.head_dim // 2
+        speed = torch.arange(half, device=x.device) + 1.0
+        angle = torch.arange(x.shape[2], device=x.device)[:, None] / speed
+        cos, sin = angle.cos(), angle.sin()
+        left, right = x[..., :half], x[..., half:]
+        return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+
+
+class DecoderLayer(nn.Module):
+    """RMSNorm before, grouped queries, a gated feed-forward layer."""
+
+    def __init__(self, shared: int) -> None:
+        super().__init__()
+        self.norm1 = nn.RMSNorm(16)
+        self.attention = GroupedQueries(16, 4, shared)
+        self.norm2 = nn.RMSNorm(16)
+        self.gate = nn.Linear(16, 24, bias=False)
+        self.up = nn.Linear(16, 24, bias=False)
+        self.down = nn.Linear(24, 16, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        y = self.norm2(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+class Decoder(nn.Module):
+    """Two layers in which 2 (or all 4: one key-value head) query heads share keys and values."""
+
+    def __init__(self, shared: int = 2) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 16)
+        self.layers = nn.ModuleList([DecoderLayer(shared) for _ in range(2)])
+        self.norm = nn.RMSNorm(16)
+        self.head = nn.Linear(16, CLASSES, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.norm(x)[:, -1])
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "plain": PlainCNN,
     "flattened": Flattened,
@@ -257,13 +426,22 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "two-input": TwoInput,
     "attention": Attention,
     "built-in-attention": BuiltInAttention,
+    "bert": Bert,
+    "vit": ViT,
+    "vit-fixed": lambda: ViT(fixed=True),
+    "grouped-queries": Decoder,
+    "one-key-head": lambda: Decoder(shared=4),
 }
+TOKENS = ("attention", "built-in-attention", "bert", "grouped-queries", "one-key-head")
+
+
+NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, nn.LayerNorm, nn.RMSNorm)
 
 
 def inputs(name: str, batch_size: int, *, seed: int = 0) -> tuple[Tensor, ...]:
     """Seeded inputs for the model `name`."""
     generator = torch.Generator().manual_seed(seed)
-    if "attention" in name:
+    if name in TOKENS:
         return (torch.randint(0, 20, (batch_size, 7), generator=generator),)
     image = torch.randn((batch_size, *IMAGE), generator=generator)
     if name == "two-input":
@@ -284,6 +462,6 @@ def build(name: str, *, seed: int = 0) -> nn.Module:
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.running_mean.normal_()
                     layer.running_var.uniform_(0.5, 2.0)
-                if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
+                if isinstance(layer, NORMS):
                     layer.weight.add_(1.0)
     return module.eval()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -118,14 +119,69 @@ def test_a_group_norm_loses_whole_groups_or_nothing() -> None:
     assert smaller(torch.randn(2, 4, 3)).shape == (2, 4, 3)
 
 
-def test_a_grouped_convolution_is_refused_and_a_depthwise_one_is_not() -> None:
+def test_a_grouped_convolution_keeps_as_many_outputs_in_every_group() -> None:
+    """Else it is no convolution any more; its axis "in" is that of one group, and counts for all."""
+    grouped = nn.Sequential(nn.Conv2d(8, 12, 3, groups=2))
+    for uneven in [(0, 1, 6), (0, 1, 2), (0,)]:
+        with pytest.raises(CompressionError, match="same number of outputs"):
+            apply(grouped, one("0", "out", 12, *uneven))
+    smaller = apply(grouped, one("0", "out", 12, 0, 3, 7, 11))[0]
+    assert (smaller.groups, smaller.in_channels, smaller.out_channels) == (2, 8, 4)
+    assert torch.equal(smaller.weight, grouped[0].weight[[0, 3, 7, 11]])
+    narrower = apply(grouped, one("0", "in", 4, 1, 2))[0]
+    assert (narrower.groups, narrower.in_channels, narrower.out_channels) == (2, 4, 12)
+    assert torch.equal(narrower.weight, grouped[0].weight[:, [1, 2]])
+    image = torch.randn(2, 8, 5, 5)
+    expected = F.conv2d(image[:, [1, 2, 5, 6]], narrower.weight, narrower.bias, groups=2)
+    assert torch.equal(narrower(image[:, [1, 2, 5, 6]]), expected)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(8, 12, 3, groups=2),
+        nn.LSTM(4, 8, proj_size=3),
+    ],
+)
+def test_what_has_no_layout_is_refused(layer: nn.Module) -> None:
+    """Grouped transposed convolutions and projected recurrent layers."""
+    for axis in ("out", "in"):
+        with pytest.raises(CompressionError, match="cannot be cut"):
+            apply(nn.Sequential(layer), one("0", axis, 8, 0))
+
+
+def test_a_depthwise_convolution_is_cut_on_one_axis() -> None:
     """groups, in_channels and out_channels of a depthwise convolution follow the cut."""
-    with pytest.raises(CompressionError, match="cannot be cut"):
-        apply(nn.Sequential(nn.Conv2d(8, 8, 3, groups=2)), one("0", "out", 8, 0))
     depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8))
     smaller = apply(depthwise, one("0", "out", 8, 1, 6))[0]
     assert (smaller.groups, smaller.in_channels, smaller.out_channels) == (2, 2, 2)
     assert torch.equal(smaller.weight, depthwise[0].weight[[1, 6]])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_a_recurrent_layer_is_cut_in_every_gate_layer_and_direction(
+    kind: type[nn.RNNBase], gates: int, bidirectional: bool
+) -> None:
+    """Against the weights written out; the result runs and its sizes are told."""
+    ways = 2 if bidirectional else 1
+    source = nn.Sequential(kind(5, 6, num_layers=2, bidirectional=bidirectional))
+    cuts = one("0", "out", 6, 0, 2, 5).cuts + one("0", "in", 5, 1, 4).cuts
+    smaller = apply(source, Architecture(cuts=cuts))[0]
+    assert (smaller.hidden_size, smaller.input_size) == (3, 2)
+    rows = [6 * gate + unit for gate in range(gates) for unit in (0, 2, 5)]
+    read = [6 * way + unit for way in range(ways) for unit in (0, 2, 5)]
+    for end in ("", "_reverse")[:ways]:
+        old, new = source[0], smaller
+        for name, columns in (
+            (f"weight_ih_l0{end}", [1, 4]),
+            (f"weight_hh_l0{end}", [0, 2, 5]),
+            (f"weight_ih_l1{end}", read),
+            (f"weight_hh_l1{end}", [0, 2, 5]),
+        ):
+            assert torch.equal(getattr(new, name), getattr(old, name)[rows][:, columns])
+        assert torch.equal(getattr(new, f"bias_hh_l1{end}"), getattr(old, f"bias_hh_l1{end}")[rows])
+    assert smaller(torch.randn(7, 2, 2))[0].shape == (7, 2, 3 * ways)
 
 
 def test_kept_weights_have_their_very_bits_and_flags() -> None:

@@ -28,6 +28,11 @@ from tests import models
 BLOCKS = {
     "resnet-a": ["block1", "block3"],
     "resnet-b": ["block1", "block3"],
+    "bert": ["layers.0", "layers.1"],
+    "vit": ["blocks.0", "blocks.1"],
+    "vit-fixed": ["blocks.0", "blocks.1"],
+    "grouped-queries": ["layers.0", "layers.1"],
+    "one-key-head": ["layers.0", "layers.1"],
     "staged": ["stage.0", "stage.1", "mixer.first", "mixer.second", "layer"],
 }
 

@@ -36,8 +36,34 @@ GROUPS = {
     "separable": {"stem.0": 8, "expand.0": 16},
     "unet": {"enter.0": 4, "down.0": 16, "up": 8, "leave.0": 8},
     "two-input": {"conv.0": 8, "embed": 8, "join": 12},
-    "attention": {"wide": 24},
+    "attention": {"heads": 4, "wide": 24},
     "built-in-attention": {"wide": 24},
+    "bert": {
+        "layers.0:heads": 3,
+        "layers.0.wide": 48,
+        "layers.1:heads": 3,
+        "layers.1.wide": 48,
+        "pool": 24,
+    },
+    "vit": {
+        "blocks.0.attn:heads": 4,
+        "blocks.0.mlp.0": 20,
+        "blocks.1.attn:heads": 4,
+        "blocks.1.mlp.0": 20,
+    },
+    "vit-fixed": {"blocks.0.mlp.0": 20, "blocks.1.mlp.0": 20},
+    "grouped-queries": {
+        "layers.0.attention:heads": 2,
+        "layers.0.gate": 24,
+        "layers.1.attention:heads": 2,
+        "layers.1.gate": 24,
+    },
+    "one-key-head": {
+        "layers.0.attention:heads": 4,
+        "layers.0.gate": 24,
+        "layers.1.attention:heads": 4,
+        "layers.1.gate": 24,
+    },
 }
 
 
@@ -170,27 +196,6 @@ def test_zeros_do_not_hide_a_wrong_cut() -> None:
             parameter.zero_()
     found = survey(module, models.inputs("resnet-a", 2), ())
     assert {group.name for group in found.groups} == set(GROUPS["resnet-a"])
-
-
-class Sequenced(nn.Module):
-    def __init__(self, recurrent: type[nn.RNNBase]) -> None:
-        super().__init__()
-        self.before = nn.Linear(4, 6)
-        self.recurrent = recurrent(6, 8, batch_first=True)
-        self.after = nn.Linear(8, 6)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.after(self.recurrent(self.before(x))[0][:, -1])))
-
-
-@pytest.mark.parametrize("recurrent", [nn.LSTM, nn.GRU])
-def test_recurrent_layers_and_what_feeds_them_are_left_out(recurrent: type[nn.RNNBase]) -> None:
-    """torch-pruning slices LSTM weights wrongly and cannot follow a GRU: neither is touched."""
-    torch.manual_seed(0)
-    found = survey(Sequenced(recurrent), (torch.randn(2, 5, 4),), ())
-    assert [group.name for group in found.groups] == ["after"]
-    assert "before" in found.skipped
 
 
 class Chain(nn.Module):

@@ -85,10 +85,12 @@ def chosen(dense: Artifact[ModelBundle], tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def pruned(dense: Artifact[ModelBundle], data: Path, chosen: Path, out: Path) -> ModelBundle:
+def pruned(
+    dense: Artifact[ModelBundle], data: Path, chosen: Path, out: Path, params: str = PARAMS
+) -> ModelBundle:
     documents = Documents(
         root=out.parent,
-        params=decode_yaml(PARAMS, Params, name="params.yaml"),
+        params=decode_yaml(params, Params, name="params.yaml"),
         policy=decode_yaml(POLICY, Policy, name="policy.yaml"),
         lock=Lock(  # not read by this step
             reprune="0",
@@ -129,6 +131,32 @@ def test_a_plan_becomes_a_bundle_that_loads(
     assert loaded.module.conv.out_channels == 4
     assert loaded.module.wide.in_features == 4 * 16
     assert loaded.module.head.out_features == 3
+
+
+def test_a_schedule_cuts_in_stages_with_training_between(
+    dense: Artifact[ModelBundle],
+    data: Callable[..., Path],
+    chosen: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stages are recorded, the widths are the plan's, and the bundle rebuilds to them."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    plan = chosen(("conv", 8, 4), ("wide", 12, 6))
+    params = (
+        "name: tiny\ntask: tinytask:TinyTask\n"
+        "prune: {examples: 64, schedule: {kind: iterative, steps: 2, epochs: 2}}\n"
+    )
+    surgery = pruned(dense, data(), plan, tmp_path / "pruned", params).surgery
+    assert surgery is not None
+    assert isinstance(surgery.stages, tuple)
+    assert [stage.share for stage in surgery.stages] == [0.5, 1.0]
+    assert surgery.stages[1].params == surgery.after.params < surgery.stages[0].params
+    # Two epochs of 96 by student and teacher, and three looks a stage at 96 of tune.
+    assert surgery.examples == 2 * (2 * 96 + 3 * 96)
+    loaded = load_bundle(store.read(tmp_path / "pruned", ModelBundle))
+    assert loaded.module.conv.out_channels == 4
+    assert loaded.module.wide.in_features == 4 * 16
 
 
 def test_the_same_inputs_give_the_same_artefact(

@@ -74,6 +74,7 @@ class RandomMasks:
     def __init__(self):
         self.masks = {}
         self.seen = torch.zeros(())
+        self.settled = False
 
     def begin(self, module, optimizer):
         self.masks = {
@@ -84,6 +85,7 @@ class RandomMasks:
         self.seen += module.head.weight.grad.abs().sum()
 
     def after_step(self, module, optimizer, moment):
+        self.settled = moment.epoch > 1.0
         for name, mask in self.masks.items():
             mask.mul_(torch.rand_like(mask) > 0.01)
             module.get_parameter(name).data.mul_(mask)
@@ -94,9 +96,6 @@ class RandomMasks:
     def restore(self, state):
         self.seen = state.pop("seen")
         self.masks = state
-
-    def settled(self, moment):
-        return moment.epoch > 1.0
 
 
 @cache
@@ -138,6 +137,7 @@ SETUPS = {
             "clip_norm": 5.0,
             "freeze": ("depth.*",),
             "teacher": "ema",
+            "quantize": "int8",
         },
     ),
     "cached": (PlainTask, {"features": 1.0, "feature_modules": ("norm1", "conv2")}),

@@ -7,8 +7,6 @@ path as the surgery that made it, so their shapes cannot drift apart.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -21,12 +19,26 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from reprune.compress.bypass import Bypass, replace_submodule
+from reprune.compress.layouts import Axis, Layout, grouped_layout, indices, recurrent_layout
 from reprune.compress.separate import separate_one
 from reprune.core.documents import Document, canonical, decode_json, strict_json
 from reprune.core.errors import CheckpointError, CompressionError, DocumentError, SchemaTooNew
 from reprune.core.store import write_bytes
 
-Axis: TypeAlias = Literal["out", "in"]
+__all__ = [
+    "Architecture",
+    "AttributeChange",
+    "Axis",
+    "Layout",
+    "ModuleCut",
+    "Removal",
+    "apply",
+    "is_depthwise",
+    "layout",
+    "read_architecture",
+    "write_architecture",
+]
+
 Index: TypeAlias = Annotated[int, Meta(ge=0)]
 SCHEMA = 2
 ARCHITECTURE_FILE = "architecture.json"
@@ -83,24 +95,16 @@ class Architecture(Document, kw_only=True):
         return bool(self.cuts or self.removed or self.attributes or self.separated)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Where one axis of a layer lies: `tensors` maps the names of its tensors to the dimension that is
-    sliced; `attributes` are the numbers that must follow; `size` is the axis' length.
-    """
-
-    tensors: Mapping[str, int]
-    attributes: tuple[str, ...]
-    size: int
-
-
 def layout(module: nn.Module, axis: Axis) -> Layout | None:
     """The layout of `axis`, or None for a layer or axis that cannot be sliced.
 
     Layers that work channel by channel (depthwise convolutions, norms) have only the axis "out".
+    See `grouped_layout` and `recurrent_layout` for what the axes of those layers are.
     """
     if isinstance(module, _ConvNd):
         return _conv_layout(module, axis)
+    if isinstance(module, nn.RNNBase):
+        return recurrent_layout(module, axis)
     if isinstance(module, nn.Linear):
         if axis == "out":
             return Layout(
@@ -210,7 +214,7 @@ def _conv_layout(module: _ConvNd, axis: Axis) -> Layout | None:
             size=module.out_channels,
         )
     if module.groups != 1:
-        return None
+        return grouped_layout(module, axis)
     # A transposed convolution stores its weight as (in, out, ...).
     out_dim = 1 if module.transposed else 0
     if axis == "out":
@@ -262,6 +266,11 @@ def _check(module: nn.Module, cut: ModuleCut, where: str) -> None:
             "only whole groups of a GroupNorm can be removed: the others' statistics would change",
             where=where,
         )
+    if isinstance(module, _ConvNd) and cut.axis == "out" and not _keeps_evenly(module, cut.keep):
+        raise CompressionError(
+            f"each of the convolution's {module.groups} groups must keep the same number of outputs",
+            where=where,
+        )
 
 
 def _keeps_whole_groups(module: nn.GroupNorm, keep: tuple[int, ...]) -> bool:
@@ -270,21 +279,29 @@ def _keeps_whole_groups(module: nn.GroupNorm, keep: tuple[int, ...]) -> bool:
     return len(keep) == len(groups) * size
 
 
+def _keeps_evenly(module: _ConvNd, keep: tuple[int, ...]) -> bool:
+    if module.groups == 1 or is_depthwise(module):
+        return True
+    size = module.out_channels // module.groups
+    left = [sum(index // size == group for index in keep) for group in range(module.groups)]
+    return left[0] > 0 and len(set(left)) == 1
+
+
 def _slice(module: nn.Module, cut: ModuleCut) -> None:
     found = layout(module, cut.axis)
     if found is None:  # _check refused it
         return
-    index = torch.tensor(cut.keep, dtype=torch.long)
-    for name, dim in found.tensors.items():
-        tensor: Tensor | None = getattr(module, name, None)
+    for span in found.spans:
+        tensor: Tensor | None = getattr(module, span.tensor, None)
         if tensor is None:
             continue
-        kept = torch.index_select(tensor.detach(), dim, index.to(tensor.device))
+        places = indices(span, found.size, cut.keep).to(tensor.device)
+        kept = torch.index_select(tensor.detach(), span.dim, places)
         if isinstance(tensor, nn.Parameter):
-            setattr(module, name, nn.Parameter(kept, requires_grad=tensor.requires_grad))
+            setattr(module, span.tensor, nn.Parameter(kept, requires_grad=tensor.requires_grad))
         else:
-            setattr(module, name, kept)
+            setattr(module, span.tensor, kept)
     if isinstance(module, nn.GroupNorm):
         module.num_groups = len(cut.keep) // (module.num_channels // module.num_groups)
     for attribute in found.attributes:
-        setattr(module, attribute, len(cut.keep))
+        setattr(module, attribute, len(cut.keep) * found.per_position)

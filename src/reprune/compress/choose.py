@@ -25,11 +25,24 @@ class Options:
     cost: CostModel
 
     @classmethod
-    def of(cls, curves: Mapping[str, Curve], cost: CostModel, params: PlanParams) -> Options:
-        """The widths that `params` allows for each group of `curves`."""
+    def of(
+        cls,
+        curves: Mapping[str, Curve],
+        cost: CostModel,
+        params: PlanParams,
+        alignment: Mapping[str, int] | None = None,
+    ) -> Options:
+        """The widths that `params` allows for each group of `curves`: multiples of its `alignment`
+        (see compress.alignment), by default of `params.round_to`.
+        """
+        steps = alignment or {}
         return cls(
             rungs={
-                name: ladder(curve.keeps[-1], round_to=params.round_to, min_keep=params.min_keep)
+                name: ladder(
+                    curve.keeps[-1],
+                    round_to=steps.get(name, params.round_to),
+                    min_keep=params.min_keep,
+                )
                 for name, curve in curves.items()
             },
             curves=curves,

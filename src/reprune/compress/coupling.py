@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from reprune.compress.architecture import Axis
+from reprune.compress.architecture import Axis, is_depthwise
 from reprune.compress.copies import FORWARD_ERRORS, leaves, plain_copy, run
+from reprune.compress.recurrent import real_names, traced_layer, with_stand_ins
 from reprune.core.errors import CompressionError
 from reprune.core.plugins import require
 from reprune.measure.outputs import evaluating
@@ -78,7 +80,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     Raises CompressionError for a model that does not run on `inputs`, whose outputs do not depend on
     its parameters, or that torch-pruning cannot trace.
     """
-    traced = plain_copy(module).eval()
+    traced = with_stand_ins(plain_copy(module)).eval()
     for parameter in traced.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(True)  # a frozen parameter would vanish from the graph
@@ -108,11 +110,11 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 def couple(graph: Any, root: str) -> Coupling:
     """Everything that must be cut together with the output channels of the layer `root`.
 
-    Raises CompressionError where torch-pruning's index maps fail (recurrent layers, odd splits).
+    Raises CompressionError where torch-pruning's index maps fail (odd splits).
     """
-    layer = dict(graph.model.named_modules())[root]
+    layer = traced_layer(graph.model, root)
     pruner = graph.get_pruner_of_module(layer)
-    walk = _Walk()
+    walk = _Walk(periods=_periods(graph))
     count = pruner.get_out_channels(layer)
     walk.arrive(graph.module2node[layer], pruner.prune_out_channels, _hybrid(count))
     while walk.pending:
@@ -126,8 +128,13 @@ def couple(graph: Any, root: str) -> Coupling:
 
 @dataclass
 class _Walk:
-    """Root channels spread over the graph. `at` maps (node, function) to {index: root channel}."""
+    """Root channels spread over the graph. `at` maps (node, function) to {index: root channel}.
 
+    `periods` maps (module, function) to (period, count): of `count` indices there those that are a
+    multiple of `period` apart are one channel.
+    """
+
+    periods: dict[tuple[Any, Any], tuple[int, int]]
     at: dict[tuple[Any, Any], dict[int, int]] = field(default_factory=dict)
     pending: list[tuple[Any, Any, list[Any]]] = field(default_factory=list)
     parent: dict[int, int] = field(default_factory=dict)
@@ -147,7 +154,7 @@ class _Walk:
             return
         known = self.at.setdefault((node, function), {})
         fresh = []
-        for index in indices:
+        for index in self._with_siblings(node, function, indices):
             if index.idx in known:
                 self.join(known[index.idx], index.root_idx)
             else:
@@ -155,6 +162,35 @@ class _Walk:
                 fresh.append(index)
         if fresh:
             self.pending.append((node, function, fresh))
+
+    def _with_siblings(self, node: Any, function: Any, indices: list[Any]) -> list[Any]:
+        period, count = self.periods.get((node.module, function), (0, 0))
+        if not period:
+            return indices
+        return [
+            type(index)(idx=place, root_idx=index.root_idx)
+            for index in indices
+            for place in range(index.idx % period, count, period)
+        ]
+
+
+def _periods(graph: Any) -> dict[tuple[Any, Any], tuple[int, int]]:
+    """Where one channel has several indices by the nature of a layer: a grouped convolution keeps as
+    many in every group, and a recurrent layer the same units in both directions.
+    """
+    found: dict[tuple[Any, Any], tuple[int, int]] = {}
+    for module in graph.module2node:
+        pruner = graph.get_pruner_of_module(module)
+        if isinstance(module, _ConvNd) and module.groups > 1 and not is_depthwise(module):
+            inputs, outputs = module.in_channels, module.out_channels
+            found[module, pruner.prune_in_channels] = (inputs // module.groups, inputs)
+            found[module, pruner.prune_out_channels] = (outputs // module.groups, outputs)
+    for units, name in real_names(graph.model).items():
+        if units in graph.module2node:
+            pruner, count = graph.get_pruner_of_module(units), units.out_features
+            directions = graph.model.get_submodule(name).directions
+            found[units, pruner.prune_out_channels] = (count // directions, count)
+    return found
 
 
 def _join_within(walk: _Walk) -> bool:
@@ -191,6 +227,7 @@ def _coupling(graph: Any, root: str, walk: _Walk, *, crossing: bool) -> Coupling
         {walk.find(channel) for known in walk.at.values() for channel in known.values()}
     )
     place = {channel: number for number, channel in enumerate(channels)}
+    names = graph._module2name | real_names(graph.model)
     members: list[Member] = []
     foreign: list[str] = []
     output = False
@@ -200,17 +237,22 @@ def _coupling(graph: Any, root: str, walk: _Walk, *, crossing: bool) -> Coupling
         elif type(node.module).__name__ == "_OutputOp":
             output = True
         elif node.module in graph._module2name and not _is_scalar(node.module):
-            positions: list[list[int]] = [[] for _ in channels]
-            for index, channel in sorted(known.items()):
-                positions[place[walk.find(channel)]].append(index)
+            axis = _axis(graph, node, function)
+            positions: list[set[int]] = [set() for _ in channels]
+            # Both directions of a recurrent layer, and the inputs of all groups, are one position.
+            period, _ = walk.periods.get((node.module, function), (0, 0))
+            if isinstance(node.module, _ConvNd) and axis == "out":
+                period = 0
+            for index, channel in known.items():
+                positions[place[walk.find(channel)]].add(index % period if period else index)
             members.append(
                 Member(
-                    module=graph._module2name[node.module],
-                    axis=_axis(graph, node, function),
-                    positions=tuple(tuple(indices) for indices in positions),
+                    module=names[node.module],
+                    axis=axis,
+                    positions=tuple(tuple(sorted(indices)) for indices in positions),
                 )
             )
-    order = {name: number for number, name in enumerate(graph._module2name.values())}
+    order = {name: number for number, (name, _) in enumerate(graph.model.named_modules())}
     members.sort(key=lambda member: (order[member.module], member.axis == "in"))
     group = Group(name=root, width=len(channels), members=tuple(members))
     return Coupling(group=group, foreign=tuple(sorted(foreign)), output=output, crossing=crossing)

@@ -21,6 +21,7 @@ from reprune.compress.architecture import (
 from reprune.compress.bypass import inside
 from reprune.compress.copies import run
 from reprune.compress.coupling import Follower, Group, Member
+from reprune.compress.layouts import indices
 from reprune.compress.separate import separated
 from reprune.core.errors import CompressionError
 from reprune.measure.outputs import evaluating
@@ -38,7 +39,8 @@ def architecture_of(
     """What leaves exactly `kept` and none of `blocks`; layers in the model's own order, groups of one
     axis merged. What lies in a removed block is not cut as well.
 
-    Raises CompressionError where a number that forward() reads would not be whole.
+    Raises CompressionError where a layer would have nothing left, or a number that forward() reads
+    would not be whole.
     """
     layers = dict(module.named_modules())
     groups, blocks = list(groups), list(blocks)
@@ -60,6 +62,12 @@ def architecture_of(
             if found is None or not gone:
                 continue
             keep = tuple(index for index in range(found.size) if index not in gone)
+            if not keep:
+                raise CompressionError(
+                    f"nothing would be left of it (axis {axis})",
+                    where=name,
+                    fix="keep at least one channel of every group",
+                )
             cuts.append(ModuleCut(module=name, axis=axis, size=found.size, keep=keep))
     order = {name: number for number, name in enumerate(layers)}
     return Architecture(
@@ -110,7 +118,8 @@ def mask(
 ) -> nn.Module:
     """A copy of full size in which no consumer reads a removed channel: those input weights are zero.
 
-    `blocks` are bypassed: there is no other way to run without them.
+    A recurrent layer reads its own hidden units; those weights are zero as well. `blocks` are
+    bypassed: there is no other way to run without them.
     """
     removed = tuple(Removal(module=block.name, returns=block.returns) for block in blocks)
     result = apply(module, Architecture(removed=removed))
@@ -119,24 +128,27 @@ def mask(
         gone = set(range(group.width)) - set(kept.get(group.name, range(group.width)))
         for member in group.members:
             # A dimension of a score has no reader: its product vanishes where a factor is zero.
-            if member.axis == "in" or group.unit == "dimension":
-                _zero(layers.get(member.module), member, gone)
+            outputs = group.unit == "dimension"
+            _silence(layers.get(member.module), member, gone, outputs=outputs)
     return result
 
 
-def _zero(layer: nn.Module | None, member: Member, gone: Iterable[int]) -> None:
-    """Zeroes weights (for outputs the bias too) at the positions; a layer that was removed has none."""
+def _silence(
+    layer: nn.Module | None, member: Member, gone: Iterable[int], *, outputs: bool
+) -> None:
+    """Zeroes the weights that read the positions; with `outputs` those that make them as well, and
+    their biases. A layer that was removed has none.
+    """
     found = None if layer is None else layout(layer, member.axis)
     if found is None:
         return
-    index = torch.tensor(
-        sorted(index for channel in gone for index in member.positions[channel]), dtype=torch.long
-    )
-    for name, dim in found.tensors.items():
-        tensor: Tensor | None = getattr(layer, name, None)
-        if tensor is not None:
+    positions = sorted(index for channel in gone for index in member.positions[channel])
+    for span in found.spans:
+        tensor: Tensor | None = getattr(layer, span.tensor, None)
+        if tensor is not None and (member.axis == "in" or span.reads or outputs):
+            places = indices(span, found.size, positions)
             with torch.no_grad():
-                tensor.index_fill_(dim, index.to(tensor.device), 0.0)
+                tensor.index_fill_(span.dim, places.to(tensor.device), 0.0)
 
 
 def difference(one: nn.Module, other: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> float:

@@ -10,7 +10,8 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +19,39 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from reprune.compress.architecture import apply, layout
+from reprune.compress.attention import find_attention
 from reprune.compress.copies import plain_copy, run
 from reprune.compress.coupling import Coupling, Group, Member, couple, trace
 from reprune.compress.equality import architecture_of, difference, mask
+from reprune.compress.heads import Offers, offers
+from reprune.compress.recurrent import traced_layer
 from reprune.core.errors import CompressionError, TaskError, nearest
 from reprune.measure.outputs import evaluating
 
 __all__ = ["Group", "Member", "Survey", "find_groups", "survey"]
 
-# Rounding differs between a sliced and a masked sum; a wrong cut is off by the size of the outputs.
-TRIAL_TOLERANCE = 1e-4
+# Rounding differs between a sliced and a masked sum; a wrong cut is off by more, but not always by
+# much: one that changed the outputs by 1e-4 was met. Relative to the largest output.
+TRIAL_TOLERANCE = 1e-9
+FLOAT32_TOLERANCE = 1e-4
+TRIALS = 2
 TRIAL_SEED = 0
+
+# The layers that make channels of their own.
+MAKERS = (_ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """`groups` in the order of the model's layers; `skipped` maps layers that are not cut to a reason."""
+    """`groups` in the order of the model's layers; `skipped` maps layers that are not cut to a reason.
+
+    `frozen` names the layers of the groups that hold parameters which do not train: they are cut like
+    any others, because slicing needs no gradient, but compensation and training will not mend them.
+    """
 
     groups: tuple[Group, ...]
     skipped: Mapping[str, str]
+    frozen: tuple[str, ...] = ()
 
 
 def find_groups(
@@ -46,14 +61,26 @@ def find_groups(
     return survey(module, example_inputs, keep).groups
 
 
-def survey(module: nn.Module, example_inputs: tuple[Tensor, ...], keep: Collection[str]) -> Survey:
+def survey(
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    keep: Collection[str],
+    *,
+    heads: Mapping[str, int] | None = None,
+    dimensions: bool = False,
+) -> Survey:
     """Every group whose cut was tried on a copy and left the function that masking leaves.
 
     `keep` names layers (or containers of layers) whose outputs are never cut. `module` is not
     changed. A layer is left out, with a reason, where its channels reach the model's output, or
-    where they meet something whose result would change: LayerNorm, attention, recurrent layers,
-    grouped convolutions, parameters of no layer, shared layers, parametrised weights, or code in
-    forward() that knows the width (padded shortcuts, fixed splits, views into heads).
+    where they meet something whose result would change: LayerNorm, parameters of no layer, shared
+    layers, parametrised weights, or code in forward() that knows the width (padded shortcuts, fixed
+    splits, views into heads, initial states of a fixed size).
+
+    Attention gives groups of whole heads (unit "head"), and with `dimensions` of the same dimension
+    of all heads; never single channels of its projections. `heads` is the task's declaration
+    (heads.offers says what it does). nn.MultiheadAttention must be written with one layer a
+    projection first (separate.separate): as it is, it is left out.
 
     Raises CompressionError for a model that cannot be traced, TaskError for an unknown name in `keep`.
     """
@@ -61,14 +88,35 @@ def survey(module: nn.Module, example_inputs: tuple[Tensor, ...], keep: Collecti
     graph = trace(module, inputs)
     refused = _refusals(module, inputs, keep)
     probe = _Probe(module, inputs)
-    groups: list[Group] = []
-    skipped: dict[str, str] = {}
-    claimed: set[tuple[str, str, int]] = set()
-    grouped: set[str] = set()
+    attended = offers(
+        module,
+        find_attention(copy.deepcopy(probe.module), probe.inputs),
+        lambda group: _refused_member(group, refused) or probe.fault(group),
+        declared=heads or {},
+        dimensions=dimensions,
+    )
+    return _add_traced(module, graph, refused, probe, attended)
+
+
+def _add_traced(
+    module: nn.Module,
+    graph: Any,
+    refused: Mapping[tuple[str, str], str],
+    probe: _Probe,
+    attended: Offers,
+) -> Survey:
+    """The survey of `attended` and of every other layer's channels, as the graph couples them."""
+    groups = list(attended.groups)
+    skipped = dict(attended.skipped)
+    claimed = {place for group in groups for place in _places(group)}
+    grouped = {maker for group in groups for maker in _makers(group, module)}
     for name, layer in module.named_modules():
-        if name in grouped or name in skipped or not isinstance(layer, _ConvNd | nn.Linear):
+        if name in grouped or name in skipped or not isinstance(layer, MAKERS):
             continue
-        if graph.model.get_submodule(name) not in graph.module2node:
+        if layout(layer, "out") is None or _is_one_output_a_group(layer):
+            skipped[name] = _not_cuttable(name, layer)
+            continue
+        if traced_layer(graph.model, name) not in graph.module2node:
             skipped[name] = "forward() does not reach it, or calls it inside a layer of its own"
             continue
         try:
@@ -76,28 +124,65 @@ def survey(module: nn.Module, example_inputs: tuple[Tensor, ...], keep: Collecti
         except CompressionError as error:
             skipped[name] = error.what
             continue
-        reason = (
-            _refusal(found, refused)
-            or _misplaced(found, module, claimed)
-            or probe.fault(found.group)
+        whole = _refusal(found, refused) or _misplaced(found, module, claimed)
+        for part in _parts(found.group):
+            reason = whole or _narrow(part) or probe.fault(part)
+            makers = _makers(part, module)
+            if reason:
+                skipped |= {maker: reason for maker in makers if maker not in grouped}
+                continue
+            claimed |= _places(part)
+            grouped.update(makers)
+            groups.append(part)
+    for name in grouped:
+        skipped.pop(name, None)  # another part of its channels could not be cut
+    order = {name: number for number, (name, _) in enumerate(module.named_modules())}
+    groups.sort(key=lambda group: order.get(group.name, order[group.members[0].module]))
+    return Survey(groups=tuple(groups), skipped=skipped, frozen=frozen_layers(module, groups))
+
+
+def frozen_layers(module: nn.Module, groups: Collection[Group]) -> tuple[str, ...]:
+    """The layers of the groups with a parameter that does not require a gradient, in order."""
+    names = dict.fromkeys(member.module for group in groups for member in group.members)
+    return tuple(
+        name
+        for name in names
+        if any(not p.requires_grad for p in module.get_submodule(name).parameters(recurse=False))
+    )
+
+
+def _parts(group: Group) -> tuple[Group, ...]:
+    """The group as groups whose channels all lie on the same axes, so that no layer is cut to nothing
+    as long as one channel of each is kept. They differ where layers of different widths meet: a sum
+    with a concatenation. A part is named after its first layer that names no other.
+    """
+    parts: dict[tuple[int, ...], list[int]] = {}
+    for channel in range(group.width):
+        on = tuple(n for n, member in enumerate(group.members) if member.positions[channel])
+        parts.setdefault(on, []).append(channel)
+    if len(parts) == 1:
+        return (group,)
+    found: list[Group] = []
+    for on, channels in parts.items():
+        members = tuple(
+            replace(member, positions=tuple(member.positions[channel] for channel in channels))
+            for number, member in enumerate(group.members)
+            if number in on
         )
-        makers = _makers(found.group, module)
-        if reason:
-            skipped |= {maker: reason for maker in makers if maker not in grouped}
-            continue
-        claimed |= _places(found.group)
-        grouped.update(makers)
-        groups.append(found.group)
-    return Survey(groups=tuple(groups), skipped=skipped)
+        used = [part.name for part in found]
+        names = [member.module for member in members if member.axis == "out"]
+        free = [name for name in names if name not in used]
+        name = free[0] if free else f"{group.name} ({len(found) + 1})"
+        found.append(Group(name=name, width=len(channels), members=members))
+    return tuple(found)
 
 
 def _makers(group: Group, module: nn.Module) -> tuple[str, ...]:
-    """The convolutions and linear layers that produce the group's channels."""
+    """The layers that produce the group's channels: convolutions, linear and recurrent ones."""
     return tuple(
         member.module
         for member in group.members
-        if member.axis == "out"
-        and isinstance(module.get_submodule(member.module), _ConvNd | nn.Linear)
+        if member.axis == "out" and isinstance(module.get_submodule(member.module), MAKERS)
     )
 
 
@@ -112,21 +197,35 @@ def _refusals(
         for axis in ("out", "in"):
             if parametrize.is_parametrized(layer):
                 found[name, axis] = f"the weight of {name} is parametrised"
-            elif layout(layer, axis) is None:
+            elif layout(layer, axis) is None or _is_one_output_a_group(layer):
                 found[name, axis] = _not_cuttable(name, layer)
     for name in _kept_layers(module, keep):
         found[name, "out"] = f"{name} is named in `keep`"
     return found
 
 
+def _is_one_output_a_group(layer: nn.Module) -> bool:
+    """A convolution that torch-pruning takes for depthwise, though its groups have several inputs."""
+    return (
+        isinstance(layer, _ConvNd)
+        and layer.groups == layer.out_channels > 1
+        and layer.in_channels != layer.groups
+    )
+
+
 def _not_cuttable(name: str, layer: nn.Module) -> str:
     kind = type(layer).__name__
-    if isinstance(layer, nn.LayerNorm):
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return f"{name} normalises over these channels, so the others would change"
+    if isinstance(layer, _ConvNd) and layer.transposed:
+        return f"{name} is a grouped transposed convolution, which is not cut"
     if isinstance(layer, _ConvNd):
-        return f"{name} is a grouped convolution, and only depthwise ones are cut"
-    if isinstance(layer, nn.MultiheadAttention | nn.RNNBase):
-        return f"{name} is a {kind}, which is not cut"
+        return f"{name} has one output for several inputs in each of its groups"
+    if isinstance(layer, nn.LSTM) and layer.proj_size > 0:
+        return f"{name} is a {kind} with projections (proj_size), which is not cut"
+    if isinstance(layer, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase):
+        hint = " as it is (see separate)" if isinstance(layer, nn.MultiheadAttention) else ""
+        return f"{name} is a {kind}, which is not cut{hint}"
     return f"{name} is a {kind}, which cannot be cut there"
 
 
@@ -178,14 +277,23 @@ def _refusal(found: Coupling, refused: Mapping[tuple[str, str], str]) -> str | N
         return "its channels reach the model's output"
     if found.foreign:
         return f"coupled to a parameter that belongs to no layer: {', '.join(found.foreign)}"
-    for member in found.group.members:
-        if (member.module, member.axis) in refused:
-            return refused[member.module, member.axis]
+    reason = _refused_member(found.group, refused)
+    if reason:
+        return reason
     if not any(member.axis == "in" for member in found.group.members):
         return "no layer reads its channels, so they reach the model's output"
     if found.crossing:
         return "a group of a GroupNorm spans channels that are not coupled"
-    return "it has one channel" if found.group.width < 2 else None
+    return None
+
+
+def _narrow(group: Group) -> str | None:
+    return "it has one channel" if group.width < 2 else None
+
+
+def _refused_member(group: Group, refused: Mapping[tuple[str, str], str]) -> str | None:
+    places = ((member.module, member.axis) for member in group.members)
+    return next((refused[place] for place in places if place in refused), None)
 
 
 def _places(group: Group) -> set[tuple[str, str, int]]:
@@ -214,44 +322,68 @@ class _Probe:
     """Cuts half of one group on a copy and compares it with the masked copy.
 
     Weights and inputs are perturbed: a trained or fresh model may hold zeros (the last BatchNorm of a
-    block) that would hide a wrong cut.
+    block) that would hide a wrong cut. It is done in float64 where the model runs so, because a wrong
+    cut may change little: attention that is nearly even hides channels that moved between heads
+    within the rounding of float32.
     """
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         generator = torch.Generator().manual_seed(TRIAL_SEED)
-        self.module = copy.deepcopy(module).eval()
-        self.inputs = tuple(_perturbed(tensor, generator) for tensor in inputs)
+        perturbed = copy.deepcopy(module).eval()
+        moved = tuple(_perturbed(tensor, generator) for tensor in inputs)
         with torch.no_grad():
-            for parameter in self.module.parameters():
+            for parameter in perturbed.parameters():
                 parameter.copy_(_perturbed(parameter, generator))
-        if not self._finite():
-            self.module, self.inputs = copy.deepcopy(module).eval(), inputs
+        plain = copy.deepcopy(module).eval()
+        trials = [
+            (_doubled(perturbed), tuple(_in_double(tensor) for tensor in moved), TRIAL_TOLERANCE),
+            (perturbed, moved, FLOAT32_TOLERANCE),
+            (_doubled(plain), tuple(_in_double(tensor) for tensor in inputs), TRIAL_TOLERANCE),
+        ]
+        self.module, self.inputs, self.tolerance = next(
+            (trial for trial in trials if _is_finite(*trial[:2])),
+            (plain, inputs, FLOAT32_TOLERANCE),
+        )
         with evaluating(self.module):
             self.scale = max(
                 (float(output.abs().max()) for output in run(self.module, self.inputs)), default=0.0
             )
 
     def fault(self, group: Group) -> str | None:
-        """Why the group cannot be cut, or None: the sliced copy is the masked copy."""
+        """Why the group cannot be cut, or None: sliced copies are the masked copies."""
         generator = torch.Generator().manual_seed(TRIAL_SEED)
-        order = torch.randperm(group.width, generator=generator).tolist()
-        kept = {group.name: sorted(order[: group.width // 2])}
-        try:
-            sliced = apply(self.module, architecture_of(self.module, [group], kept))
-            apart = difference(mask(self.module, [group], kept), sliced, [self.inputs])
-        except CompressionError as error:
-            return f"a trial cut failed: {error.what}"
-        if apart <= TRIAL_TOLERANCE * self.scale:
-            return None
-        return (
-            f"a trial cut changed the function: outputs are off by {apart:.2g} from the masked "
-            f"model (forward() depends on the position or number of these channels)"
-        )
+        for _ in range(TRIALS):
+            order = torch.randperm(group.width, generator=generator).tolist()
+            kept = {group.name: sorted(order[: group.width // 2])}
+            try:
+                sliced = apply(self.module, architecture_of(self.module, [group], kept))
+                apart = difference(mask(self.module, [group], kept), sliced, [self.inputs])
+            except CompressionError as error:
+                return f"a trial cut failed: {error.what}"
+            if apart > self.tolerance * self.scale:
+                return (
+                    f"a trial cut changed the function: outputs are off by {apart:.2g} from the "
+                    f"masked model (forward() depends on the position or number of these channels)"
+                )
+        return None
 
-    def _finite(self) -> bool:
-        with evaluating(self.module):
-            outputs = run(self.module, self.inputs)
-        return all(bool(torch.isfinite(output).all()) for output in outputs)
+
+def _doubled(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).double()
+
+
+def _in_double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _is_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether the module runs on the inputs (float32 may be written into forward()) without NaN."""
+    try:
+        with evaluating(module):
+            outputs = run(module, inputs)
+    except CompressionError:
+        return False
+    return all(bool(torch.isfinite(output).all()) for output in outputs)
 
 
 def _perturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:

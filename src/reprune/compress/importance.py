@@ -1,21 +1,18 @@
 """How much each channel of a group matters. The lowest scores go first; ties go by the higher index.
 
-A criterion is a function with the signature of `Criterion`, by name: built-ins below, others by the
-entry point group `reprune.importance`.
+A criterion is a function with the signature of `Criterion`, by name: built-ins in `compress.criteria`,
+others by the entry point group `reprune.importance`.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.architecture import layout
-from reprune.compress.groups import Group, Member
-from reprune.compress.losses import first_batches
+from reprune.compress.groups import Group
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.core.plugins import lookup
@@ -24,10 +21,15 @@ from reprune.task.protocol import Task
 Scores = dict[str, Tensor]
 
 CRITERIA: dict[str, str] = {
-    "l1": "reprune.compress.importance:l1",
-    "l2": "reprune.compress.importance:l2",
-    "random": "reprune.compress.importance:random",
-    "taylor": "reprune.compress.importance:taylor",
+    "activation": "reprune.compress.criteria.activations:activation",
+    "bn-scale": "reprune.compress.criteria.weights:bn_scale",
+    "fpgm": "reprune.compress.criteria.weights:fpgm",
+    "hessian": "reprune.compress.criteria.gradients:hessian",
+    "l1": "reprune.compress.criteria.weights:l1",
+    "l2": "reprune.compress.criteria.weights:l2",
+    "lamp": "reprune.compress.criteria.weights:lamp",
+    "random": "reprune.compress.criteria.weights:random",
+    "taylor": "reprune.compress.criteria.gradients:taylor",
 }
 
 
@@ -41,13 +43,17 @@ class Criterion(Protocol):
         params: PruneParams,
         seed: int,
     ) -> Scores:
-        """A finite score for each channel of each group, by the group's name."""
+        """A finite score for each channel of each group, by the group's name: a tensor of its width.
+
+        `module` is not changed. What is made of a group's several layers is the criterion's own;
+        built-ins fold them with `params.reduction`. Equal arguments give equal bits.
+        """
 
 
 def channel_scores(
     task: Task, module: nn.Module, groups: Sequence[Group], params: PruneParams, seed: int
 ) -> Scores:
-    """`params.criterion`'s scores: for each group's name a float64 tensor of its width.
+    """`params.criterion`'s scores, normalised: for each group's name a float64 tensor of its width.
 
     `module` is left as it was. Equal seeds give equal bits. Raises UnknownName for a criterion that
     nobody registered, CompressionError for scores that are missing, misshapen or not finite.
@@ -63,7 +69,10 @@ def channel_scores(
                 where=group.name,
                 fix="check the weights and the loss for NaN, or use another prune.criterion",
             )
-    return {group.name: scores[group.name].to(torch.float64) for group in groups}
+    return {
+        group.name: normalized(scores[group.name].to("cpu", torch.float64), params.normalizer)
+        for group in groups
+    }
 
 
 def lowest_removed(scores: Tensor, keep: int) -> tuple[int, ...]:
@@ -75,111 +84,48 @@ def lowest_removed(scores: Tensor, keep: int) -> tuple[int, ...]:
     return tuple(sorted(order[:keep].tolist()))
 
 
-def l1(
-    task: Task,  # noqa: ARG001  the signature of every criterion
-    module: nn.Module,
-    groups: Sequence[Group],
-    *,
-    params: PruneParams,  # noqa: ARG001  as above
-    seed: int,  # noqa: ARG001  as above
-) -> Scores:
-    """The sum of absolute weights that make, scale and read the channel (biases left out)."""
-    return _summed(module, groups, lambda weight: weight.abs(), names=("weight",))
+def normalized(scores: Tensor, normalizer: str) -> Tensor:
+    """`scores` of one group on a scale that other groups share; their order stays what it was.
 
-
-def l2(
-    task: Task,  # noqa: ARG001  the signature of every criterion
-    module: nn.Module,
-    groups: Sequence[Group],
-    *,
-    params: PruneParams,  # noqa: ARG001  as above
-    seed: int,  # noqa: ARG001  as above
-) -> Scores:
-    """The Euclidean norm of the weights that make, scale and read the channel (biases left out)."""
-    squares = _summed(module, groups, lambda weight: weight.square(), names=("weight",))
-    return {name: value.sqrt() for name, value in squares.items()}
-
-
-def random(
-    task: Task,  # noqa: ARG001  the signature of every criterion
-    module: nn.Module,  # noqa: ARG001  as above
-    groups: Sequence[Group],
-    *,
-    params: PruneParams,  # noqa: ARG001  as above
-    seed: int,
-) -> Scores:
-    """Uniform numbers from `seed`: what any criterion has to beat."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        group.name: torch.rand(group.width, generator=generator, dtype=torch.float64)
-        for group in groups
-    }
-
-
-def taylor(
-    task: Task,
-    module: nn.Module,
-    groups: Sequence[Group],
-    *,
-    params: PruneParams,
-    seed: int,
-) -> Scores:
-    """|weight x gradient| summed over all that a channel has in the group: weights, biases and the
-    scales and shifts of its norms (first order, Molchanov et al., arXiv:1906.10771).
-
-    The mean over at least `params.examples` training examples (fewer if there are fewer), with
-    BatchNorm in eval mode. Frozen parameters count as if they were not.
+    "none"; divided by the "sum", "mean" or "max" of their sizes; "standardize" to 0 .. 1; "gaussian"
+    to mean 0 and standard deviation 1; "lamp": each over the sum of those that are not smaller. Where
+    that divides by nothing (all equal, all zero) the scores are 0. Raises CompressionError for
+    negative scores with "lamp", and for another word.
     """
-    batches = first_batches(task, "train", examples=params.examples, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    scored = copy.deepcopy(module).eval()
-    for parameter in scored.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    total: Scores = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in groups}
-    for batch in batches:
-        scored.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            torch.autograd.backward(task.loss(scored, batch, generator))
-        for name, value in _summed(scored, groups, _gradient_product, names=None).items():
-            total[name] += value * len(batch)
-    examples = sum(len(batch) for batch in batches)
-    return {name: value / examples for name, value in total.items()}
+    size = scores.abs()
+    divisors = {"none": None, "sum": size.sum(), "mean": size.mean(), "max": size.max()}
+    if normalizer in divisors:
+        by = divisors[normalizer]
+        return scores if by is None else _over(scores, by)
+    if normalizer == "standardize":
+        return _over(scores - scores.min(), scores.max() - scores.min())
+    if normalizer == "gaussian":
+        return _over(scores - scores.mean(), scores.std(correction=0))
+    if normalizer == "lamp" and bool((scores >= 0).all()):
+        return scores / at_least(scores)
+    raise CompressionError(
+        f"the normalizer '{normalizer}' "
+        + ("needs scores that are not negative" if normalizer == "lamp" else "is not known"),
+        where="params.yaml (prune.normalizer)",
+        fix="use one of: gaussian, max, mean, none, standardize, sum",
+    )
 
 
-def _gradient_product(tensor: Tensor) -> Tensor:
-    if tensor.grad is None:  # a buffer, or a parameter that the loss does not depend on
-        return torch.zeros_like(tensor)
-    return (tensor * tensor.grad).abs()
+def at_least(scores: Tensor) -> Tensor:
+    """For each score the sum of all that are not smaller, itself included; 1 where that is 0."""
+    ordered, order = torch.sort(scores, descending=True, stable=True)
+    # Of equal scores the last one's sum holds them all.
+    last = torch.searchsorted(-ordered, -ordered, right=True) - 1
+    result = torch.empty_like(scores)
+    result[order] = ordered.cumsum(0)[last]
+    return torch.where(result == 0, torch.ones_like(result), result)
 
 
-def _summed(
-    module: nn.Module,
-    groups: Sequence[Group],
-    measure: Callable[[Tensor], Tensor],
-    *,
-    names: tuple[str, ...] | None,
-) -> Scores:
-    """For each group, `measure` of its members' tensors (those in `names`), summed by channel."""
-    layers: Mapping[str, nn.Module] = dict(module.named_modules())
-    result: Scores = {}
-    for group in groups:
-        score = torch.zeros(group.width, dtype=torch.float64)
-        for member in group.members:
-            layer = layers[member.module]
-            found = layout(layer, member.axis)
-            for name, dim in found.tensors.items() if found else ():
-                tensor: Tensor | None = getattr(layer, name, None)
-                if isinstance(tensor, nn.Parameter) and (names is None or name in names):
-                    score += _by_channel(measure(tensor), dim, member)
-        result[group.name] = score
-    return result
+def criterion_label(params: PruneParams) -> str:
+    """What decides which channels go, in a word or two: the criterion and how it folds a group."""
+    folded = "" if params.reduction == "sum" else f" ({params.reduction})"
+    return f"{params.criterion}{folded}"
 
 
-def _by_channel(values: Tensor, dim: int, member: Member) -> Tensor:
-    """`values` summed over everything but `dim`, then over each channel's positions."""
-    rows = values.detach().to(device="cpu", dtype=torch.float64).movedim(dim, 0)
-    sums = rows.reshape(len(rows), -1).sum(dim=1)
-    channels = [c for c, indices in enumerate(member.positions) for _ in indices]
-    positions = [index for indices in member.positions for index in indices]
-    result = torch.zeros(len(member.positions), dtype=torch.float64)
-    return result.index_add_(0, torch.tensor(channels), sums[torch.tensor(positions)])
+def _over(scores: Tensor, by: Tensor) -> Tensor:
+    return scores / by if bool(by > 0) else torch.zeros_like(scores)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from reprune.core.documents import canonical
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
+    from reprune.compress.optimizer_state import Moments
     from reprune.compress.shaping import Shaper
     from reprune.core.params import DistillParams
     from reprune.task.protocol import Task
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """Who learns what from whom. `teacher_digest` names the teacher in the result."""
+    """Who learns what from whom. `teacher_digest` names the teacher in the result; `moments` is an
+    optimiser's state to begin with, by parameter name (see optimizer_state), where there is one.
+    """
 
     task: Task
     student: nn.Module
     teacher: nn.Module
     teacher_digest: str
+    moments: Moments = field(default_factory=dict)
 
 
 def on_cpu(module: nn.Module) -> dict[str, Tensor]:

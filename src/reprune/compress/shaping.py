@@ -34,8 +34,8 @@ class Moment:
 class Shaper(Protocol):
     """Shapes the very module that trains (on its device). Its state goes into the checkpoint.
 
-    It may have a method `settled(moment) -> bool` besides: whether the module after `moment.step`
-    steps is one that may be kept as the best. One that is still being pruned or pushed is not.
+    It may have an attribute `settled` besides: whether the module, as the last step left it, may be
+    kept as the best. One that is still being pruned or pushed may not.
     A method that draws random numbers finds torch's global generator seeded for the step.
     """
 
@@ -59,7 +59,6 @@ class Shaper(Protocol):
         """Takes up what `state` gave."""
 
 
-def settled(shapers: Iterable[Shaper], moment: Moment) -> bool:
-    """Whether all shapers call the module that `moment.step` steps have made fit to be kept."""
-    asked = (getattr(shaper, "settled", None) for shaper in shapers)
-    return all(ask(moment) for ask in asked if ask is not None)
+def settled(shapers: Iterable[Shaper]) -> bool:
+    """Whether all shapers call the module, as it is now, fit to be kept."""
+    return all(getattr(shaper, "settled", True) for shaper in shapers)

@@ -14,11 +14,13 @@ from torch import nn
 from reprune.compress.architecture import Architecture, apply
 from reprune.compress.blocks import Block
 from reprune.compress.compensate import batch_norms, compensate, recalibrate
+from reprune.compress.criteria.weights import without_scale
+from reprune.compress.cut_costs import group_cuts
 from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Group
-from reprune.compress.importance import channel_scores, lowest_removed
+from reprune.compress.groups import Group, frozen_layers
+from reprune.compress.importance import channel_scores, criterion_label, lowest_removed
 from reprune.compress.losses import first_batches, mean_loss
-from reprune.core.artifacts import Cost, GroupCut, Surgery
+from reprune.core.artifacts import Cost, Surgery
 from reprune.core.errors import CompressionError, nearest
 from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch, Task
@@ -67,6 +69,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         group.name: lowest_removed(scores[group.name], widths.get(group.name, group.width))
         for group in groups
     }
+    _say_choices(dense, groups, kept, params, say)
     architecture = architecture_of(dense, groups, kept, blocks)
     sliced = apply(dense, architecture)
     batches = first_batches(task, "calibration", examples=params.examples, seed=seed)
@@ -83,10 +86,10 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
     }
     best = _best(losses)
     surgery = Surgery(
-        criterion=params.criterion,
-        groups=_group_cuts(groups, widths, kept),
-        before=_cost(task, dense),
-        after=_cost(task, candidates[best]),
+        criterion=criterion_label(params),
+        groups=group_cuts(task, dense, groups, widths, kept),
+        before=cost_of(task, dense),
+        after=cost_of(task, candidates[best]),
         equality_max_abs=apart,
         loss_dense=mean_loss(task, dense, batches, seed=seed),
         loss_cut=losses["cut"],
@@ -118,6 +121,26 @@ def _check(groups: Sequence[Group], widths: Mapping[str, int], blocks: Sequence[
             "nothing is cut: every group keeps its full width",
             fix="lower plan.fraction, plan.min_keep or plan.round_to, and make the plan again",
         )
+
+
+def _say_choices(
+    module: nn.Module,
+    groups: Sequence[Group],
+    kept: Mapping[str, Sequence[int]],
+    params: PruneParams,
+    say: Callable[[str], None],
+) -> None:
+    """Names the groups that the criterion "bn-scale" has to rank by something else, and the frozen
+    layers that are cut as well.
+    """
+    touched = [group for group in groups if len(kept[group.name]) < group.width]
+    if params.criterion == "bn-scale":
+        bare = [group.name for group in without_scale(module, touched)]
+        if bare:
+            say(f"no norm scales the channels of {', '.join(bare)}: ranked by l2")
+    frozen = frozen_layers(module, touched)
+    if frozen:
+        say(f"cuts layers with frozen parameters too: {', '.join(frozen)}")
 
 
 def _prove(masked: nn.Module, sliced: nn.Module, batches: Sequence[Batch], limit: float) -> float:
@@ -167,21 +190,8 @@ def _best(losses: dict[Repair, float]) -> Repair:
     return min(losses, key=lambda repair: losses[repair])
 
 
-def _group_cuts(
-    groups: Sequence[Group], widths: Mapping[str, int], kept: Mapping[str, Sequence[int]]
-) -> tuple[GroupCut, ...]:
-    return tuple(
-        GroupCut(
-            group=group.name,
-            width=group.width,
-            requested=widths.get(group.name, group.width),
-            keep=len(kept[group.name]),
-        )
-        for group in groups
-    )
-
-
-def _cost(task: Task, module: nn.Module) -> Cost:
+def cost_of(task: Task, module: nn.Module) -> Cost:
+    """Parameters, MACs for one example, and bytes of the module."""
     from reprune.measure.profile import count_cost
 
     return count_cost(module, task.example_inputs(1)).cost

@@ -103,6 +103,17 @@ class SparseLearningParams(Document, kw_only=True):
     strength: Positive = 1e-4
 
 
+class LadderParams(Document, kw_only=True):
+    """Gentler cuts to fall back on: `fractions` of the wanted cut, tried in turn after the whole one.
+
+    A cut is taken when a trial recovery of `epochs` reaches the distill section's bar; the last
+    fraction is taken without a trial. Empty: the wanted cut is made whatever comes of it.
+    """
+
+    fractions: tuple[Annotated[float, Meta(gt=0.0, lt=1.0)], ...] = ()
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
+
+
 class PruneParams(Document, kw_only=True):
     """`equality_max_abs` bounds the logit difference of the masked-dense and the sliced model.
 
@@ -115,6 +126,7 @@ class PruneParams(Document, kw_only=True):
     normalizer: Literal["none", "sum", "mean", "max", "standardize", "gaussian", "lamp"] = "none"
     schedule: ScheduleParams = ScheduleParams()
     sparse_learning: SparseLearningParams = SparseLearningParams()
+    ladder: LadderParams = LadderParams()
     examples: Count = 512
     compensate: bool = True
     recalibrate: bool = True
@@ -136,6 +148,11 @@ class DistillParams(Document, kw_only=True):
     moving average that is then judged and returned instead of the weights (0: none). Parameters whose
     names fit a pattern in `freeze` are not trained. `clip_norm` 0 does not clip. The teacher's outputs
     are kept where they fit `teacher_cache_bytes` and the task's `train` is not augmented.
+
+    `bar` is the loss on `tune` to reach, or `bar_ratio` times the dense model's, whichever is lower
+    (0: none): training stops when even an optimistic look at its curve cannot reach it. With
+    `quantize` the model trains, and is judged, with weights and activations rounded to int8; what is
+    returned are its float weights.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=10_000)] = 4
@@ -159,6 +176,9 @@ class DistillParams(Document, kw_only=True):
     attention: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
     balance: bool = False
     teacher_cache_bytes: Annotated[int, Meta(ge=0)] = 268_435_456
+    bar: Annotated[float, Meta(ge=0.0)] = 0.0
+    bar_ratio: Annotated[float, Meta(ge=0.0)] = 0.0
+    quantize: Literal["none", "int8"] = "none"
     precision: Literal["no", "fp16", "bf16"] = "no"
     checkpoint_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0
 

@@ -22,6 +22,7 @@ def distill(
 ) -> ModelBundle:
     """Trains the student with its teacher's logits and keeps the best epoch on `tune`.
 
+    Weights that are masked stay zero through every step, and their masks stay beside them.
     Resumes where a killed run stopped. The result is a bundle like the student's, with `recovery`.
     Raises DataRefused; ChainBroken for a student that was not cut from this teacher, or whose task is
     another; CompressionError where training diverges.
@@ -38,6 +39,7 @@ def distill(
     import torch
 
     from reprune.compress.bundle import load_bundle, save_bundle
+    from reprune.compress.mask_shaper import MaskShaper
     from reprune.compress.recover import Lesson, recover
 
     torch.set_num_threads(threads)
@@ -49,8 +51,9 @@ def distill(
         teacher=dense.module,
         teacher_digest=teacher.digest,
     )
-    recovered = recover(lesson, distill, seed=seed, work=ctx.work, say=ctx.say)
-    save_bundle(ctx.out, recovered.module, pupil.architecture, student)
+    held = [MaskShaper(masks=dict(pupil.masks))] if pupil.masks else []
+    recovered = recover(lesson, distill, seed=seed, work=ctx.work, say=ctx.say, shapers=held)
+    save_bundle(ctx.out, recovered.module, pupil.architecture, student, pupil.masks)
     return ModelBundle(
         name=student.manifest.name,
         dense_version=student.manifest.dense_version,

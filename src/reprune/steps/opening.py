@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import ModelBundle
@@ -12,38 +13,50 @@ from reprune.core.store import Artifact
 if TYPE_CHECKING:
     from torch import nn
 
+    from reprune.compress.bundle import LoadedModel
     from reprune.compress.groups import Group
     from reprune.task.seal import Sealed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """`module` in eval mode; `groups` in the order of its layers, at least one."""
+    """`module` in eval mode; `groups` in the order of its layers; `skipped` maps layers that are in
+    none of them to the reason.
+    """
 
     task: Sealed
     module: nn.Module
     groups: tuple[Group, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_for_masks(
+    dense: Artifact[ModelBundle], *, seed: int, threads: int, say: Callable[[str], None]
+) -> Dense:
+    """As `open_dense`, for a model whose weights are masked: it need not have groups of channels."""
+    from reprune.compress.groups import survey
+
+    loaded = _load(dense, seed=seed, threads=threads)
+    groups: tuple[Group, ...] = ()
+    try:
+        found = survey(
+            loaded.module, loaded.task.example_inputs(2), getattr(loaded.task, "keep", ())
+        )
+        groups = found.groups
+    except CompressionError as error:
+        say(f"its channels cannot be grouped, which masks do not need: {error.what}")
+    return Dense(task=loaded.task, module=loaded.module, groups=groups)
 
 
 def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dense:
-    """The bundle's model and groups, with torch set to `threads` and seeded.
+    """The bundle's model and groups, at least one, with torch set to `threads` and seeded.
 
     Raises CompressionError for a model that was cut already or in which nothing can be cut, and
     whatever loading it raises.
     """
-    # torch is imported here: the command line loads the steps' modules for help.
-    import torch
-
-    from reprune.compress.bundle import load_bundle
     from reprune.compress.groups import survey
 
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    loaded = load_bundle(dense)
-    if loaded.architecture is not None:
-        raise CompressionError(
-            "the dense model is itself a pruned one", where=str(dense.path), fix="cut its original"
-        )
+    loaded = _load(dense, seed=seed, threads=threads)
     keep = getattr(loaded.task, "keep", ())
     found = survey(loaded.module, loaded.task.example_inputs(2), keep)
     if not found.groups:
@@ -53,4 +66,27 @@ def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dens
             where=str(dense.path),
             fix="shorten the task's `keep`, or change the layers that are named here",
         )
-    return Dense(task=loaded.task, module=loaded.module, groups=found.groups)
+    return Dense(task=loaded.task, module=loaded.module, groups=found.groups, skipped=found.skipped)
+
+
+def groups_again(task: Sealed, module: nn.Module) -> tuple[Group, ...]:
+    """The groups of a model of the task that was cut already, by the names that they always had."""
+    from reprune.compress.groups import survey
+
+    return survey(module, task.example_inputs(2), getattr(task, "keep", ())).groups
+
+
+def _load(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> LoadedModel:
+    # torch is imported here: the command line loads the steps' modules for help.
+    import torch
+
+    from reprune.compress.bundle import load_bundle
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    loaded = load_bundle(dense)
+    if loaded.architecture is not None or loaded.masks:
+        raise CompressionError(
+            "the dense model is itself a pruned one", where=str(dense.path), fix="cut its original"
+        )
+    return loaded

@@ -23,7 +23,8 @@ from reprune.core.lock import Name
 from reprune.core.params import PlanParams, PruneParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
-from reprune.steps.opening import Dense, open_dense
+from reprune.steps.masking import masks_weights, plan_of_masks
+from reprune.steps.opening import Dense, open_dense, open_for_masks
 from reprune.steps.refusals import refuse_strangers
 
 if TYPE_CHECKING:
@@ -49,14 +50,22 @@ def plan(
 ) -> Plan:
     """Chooses the width of every group under the budget, and says what it predicts.
 
-    Writes `plan.yaml`, the same for people. Raises ChainBroken for artefacts of another model,
-    CompressionError where the budget cannot be met.
+    Where `plan.method` masks weights, chooses how many of each tensor instead. Writes `plan.yaml`,
+    the same for people. Raises ChainBroken for artefacts of another model, CompressionError where the
+    budget cannot be met.
     """
     refuse_strangers(dense, {"sensitivity": table, **{f"profile {p.path}": p for p in profiles}})
     _refuse_other_criterion(table, prune)
     before = _agreed_cost(profiles)
+    if masks_weights(plan):
+        whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
+        masking, described = plan_of_masks(whole, before, table, plan, prune, seed)
+        _write_for_people(described, ctx)
+        return masking
     opened = open_dense(dense, seed=seed, threads=threads)
     options = _options(opened, profiles[0].manifest, table, plan)
+    for layer, reason in opened.skipped.items():
+        ctx.say(f"plan: {layer} is not cut: {reason}")
     _say_uncut(options, ctx)
     from reprune.compress.choose import choose
 
@@ -74,9 +83,13 @@ def plan(
         ),
         predicted=choice.prediction,
     )
-    text = yaml.safe_dump(_for_people(result, options, choice), sort_keys=False)
-    store.write_bytes(ctx.out / PLAN_FILE, text.encode())
+    _write_for_people(_for_people(result, options, choice), ctx)
     return result
+
+
+def _write_for_people(described: dict[str, Any], ctx: Context) -> None:
+    text = yaml.safe_dump(described, sort_keys=False)
+    store.write_bytes(ctx.out / PLAN_FILE, text.encode())
 
 
 @contextmanager
@@ -96,10 +109,13 @@ def _timing(opened: Dense, target: Target | None, seed: int) -> Iterator[TimeRat
 
 def _refuse_other_criterion(table: Artifact[Sensitivity], prune: PruneParams) -> None:
     """Raises ChainBroken where other channels were cut for the table than would be cut now."""
-    if table.manifest.criterion != prune.criterion:
+    from reprune.compress.importance import criterion_label
+
+    asked = criterion_label(prune)
+    if table.manifest.criterion != asked:
         raise ChainBroken(
             f"the sensitivity was measured with the criterion '{table.manifest.criterion}', "
-            f"prune.criterion is '{prune.criterion}'",
+            f"the section prune asks for '{asked}'",
             where=str(table.path),
             fix="run `sensitivity` again",
         )
@@ -121,6 +137,7 @@ def _agreed_cost(profiles: list[Artifact[Profile]]) -> Cost:
 def _options(
     opened: Dense, profile: Profile, table: Artifact[Sensitivity], params: PlanParams
 ) -> Options:
+    from reprune.compress.alignment import alignments
     from reprune.compress.choose import Options
     from reprune.compress.costs import cost_model
     from reprune.compress.curves import fit_curves
@@ -135,7 +152,8 @@ def _options(
         )
     counted = Counted(cost=profile.cost, layers=profile.layers, uncounted=profile.uncounted)
     cost = cost_model(opened.module, opened.groups, counted)
-    return Options.of(fit_curves(table.manifest.groups), cost, params)
+    steps = alignments(opened.module, opened.groups, params.round_to)
+    return Options.of(fit_curves(table.manifest.groups), cost, params, steps)
 
 
 def _say_uncut(options: Options, ctx: Context) -> None:

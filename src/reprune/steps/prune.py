@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
+
+from msgspec import UNSET
 
 from reprune.core.artifacts import DataReport, ModelBundle, Plan
 from reprune.core.errors import CompressionError, nearest
-from reprune.core.params import PruneParams
+from reprune.core.params import DistillParams, PruneParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
-from reprune.steps.opening import open_dense
+from reprune.steps.masking import masked_bundle, prune_masks
+from reprune.steps.opening import groups_again, open_dense, open_for_masks
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 if TYPE_CHECKING:
@@ -23,24 +27,50 @@ def prune(
     data: Artifact[DataReport],
     chosen: Artifact[Plan],
     prune: PruneParams,
+    distill: DistillParams,
     seed: int,
     threads: int,
     ctx: Context,
 ) -> ModelBundle:
-    """Cuts the dense model's groups to the widths of the plan; no training yet.
+    """Cuts the dense model's groups to the widths of the plan, at once or on a schedule.
 
-    The result is a bundle of the same task whose `surgery` records what was asked and achieved.
+    At once there is no training; on `prune.schedule` the model recovers between the cuts, as `distill`
+    says. `prune.sparse_learning` trains before the cut, `prune.ladder` takes a gentler one where the
+    bar is missed. A killed run goes on where it was. Where the plan masks weights, they are zero and
+    the masks lie beside them, all widths stay. The result is a bundle of the same task whose
+    `surgery` records what was asked and achieved.
+
     Raises DataRefused, ChainBroken for a plan or data of another model, CompressionError for a plan
     that does not fit the model, that cuts nothing, or whose cut would change the function.
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data, "plan": chosen})
+    sparsity = chosen.manifest.sparsity
+    if sparsity is not UNSET:
+        whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
+        made = prune_masks(whole, dense, sparsity, prune, distill, seed, ctx)
+        return masked_bundle(dense, made, ctx)
     from reprune.compress.bundle import save_bundle
-    from reprune.compress.structured import cut
+    from reprune.compress.ladder import prune_channels
+    from reprune.compress.stages import Course
 
     opened = open_dense(dense, seed=seed, threads=threads)
     widths = _widths(chosen, opened.groups)
-    result = cut(opened.task, opened.module, opened.groups, widths, prune, seed, ctx.say)
+    course = Course(
+        task=opened.task,
+        module=opened.module,
+        teacher=opened.module,
+        digest=dense.digest,
+        groups=opened.groups,
+        regroup=partial(groups_again, opened.task),
+        widths=widths,
+        blocks=(),
+        prune=prune,
+        distill=distill,
+        seed=seed,
+        say=ctx.say,
+    )
+    result = prune_channels(course, ctx.work)
     save_bundle(ctx.out, result.module, result.architecture, dense)
     return ModelBundle(
         name=dense.manifest.name,

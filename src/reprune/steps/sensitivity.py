@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
-from reprune.core.params import PruneParams, SensitivityParams
+from reprune.core.params import PlanParams, PruneParams, SensitivityParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
-from reprune.steps.opening import open_dense
+from reprune.steps.masking import masks_weights, measure_masks
+from reprune.steps.opening import open_dense, open_for_masks
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 
@@ -15,6 +16,7 @@ def sensitivity(
     dense: Artifact[ModelBundle],
     data: Artifact[DataReport],
     sensitivity: SensitivityParams,
+    plan: PlanParams,
     prune: PruneParams,
     seed: int,
     threads: int,
@@ -22,12 +24,17 @@ def sensitivity(
 ) -> Sensitivity:
     """Measures the loss that is added when each group of channels alone is cut, with its error.
 
-    Resumes where a killed run stopped. Raises DataRefused, ChainBroken for data of another model,
-    CompressionError where nothing can be cut.
+    Where `plan.method` masks weights, each tensor alone is masked instead. Resumes where a killed
+    run stopped. Raises DataRefused, ChainBroken for data of another model, CompressionError where
+    nothing can be cut.
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
+    if masks_weights(plan):
+        whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
+        return measure_masks(whole, sensitivity, plan, prune, seed, ctx)
     from reprune.compress.costs import cost_model
+    from reprune.compress.importance import criterion_label
     from reprune.compress.sensitivity import Subject, measure
     from reprune.measure.profile import count_cost
 
@@ -41,7 +48,7 @@ def sensitivity(
     )
     measured = measure(subject, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say)
     return Sensitivity(
-        criterion=prune.criterion,
+        criterion=criterion_label(prune),
         base_loss=measured.base_loss,
         examples=measured.examples,
         groups=measured.groups,

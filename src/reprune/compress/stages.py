@@ -1,0 +1,243 @@
+"""Structured pruning on a schedule: cut a little, recover, cut on from what was learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from torch import nn
+
+from reprune.compress.architecture import Architecture
+from reprune.compress.checkpoint import read_state
+from reprune.compress.compose import compose
+from reprune.compress.lesson import Lesson, identity_of
+from reprune.compress.optimizer_state import Moments, moments_of, slice_moments
+from reprune.compress.paired import batch_losses
+from reprune.compress.recover import CHECKPOINT, recover
+from reprune.compress.schedule import sparsity_at
+from reprune.compress.stage_files import StageFacts, read_stage, write_stage
+from reprune.compress.structured import CutResult, cost_of, cut
+from reprune.core.artifacts import GroupCut, PruneStage, Surgery
+from reprune.core.documents import digest_of
+from reprune.core.errors import CompressionError
+
+if TYPE_CHECKING:
+    from reprune.compress.blocks import Block
+    from reprune.compress.groups import Group
+    from reprune.core.params import DistillParams, PruneParams
+    from reprune.task.protocol import Task
+
+STAGE_FILE = "stage.safetensors"
+
+# Each stage draws another order of the examples; runs whose seeds are near must not meet.
+STAGE_SEEDS = 100_003
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What is cut from what, and how it learns in between from `teacher`, which `digest` names.
+    `regroup` finds the groups of a model that was cut already, under their names in `groups`.
+    """
+
+    task: Task
+    module: nn.Module
+    teacher: nn.Module
+    digest: str
+    groups: Sequence[Group]
+    regroup: Callable[[nn.Module], Sequence[Group]]
+    widths: Mapping[str, int]
+    blocks: Sequence[Block]
+    prune: PruneParams
+    distill: DistillParams
+    seed: int
+    say: Callable[[str], None]
+
+    @property
+    def stages(self) -> int:
+        return self.prune.schedule.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reached:
+    """A model on its way. `moments` is what an optimiser remembers of it."""
+
+    module: nn.Module
+    architecture: Architecture
+    moments: Moments
+
+
+def cut_in_stages(course: Course, work: Path) -> CutResult:
+    """The course's module cut to its widths in `schedule.steps` cuts, with training between them.
+
+    After each cut the model recovers for its part of `schedule.epochs` (whole epochs, shared out
+    evenly, the last cut included) as `distill` says, at a constant rate after the first warm-up: the
+    falling rate is the distill step's. What the optimiser remembers of channels that stay is carried
+    on; that of removed ones is gone with them. Whole blocks go with the first cut. The final widths
+    are exactly those asked for, and the architecture is relative to the module given, which is not
+    changed. `surgery.stages` says what each stage left; its losses and repairs are the last cut's.
+
+    Stages that are finished are read from `work`; a killed one goes on at its last checkpoint.
+    Raises what `cut` and `recover` raise.
+    """
+    identity = _identity(course)
+    reached = _Reached(module=course.module, architecture=Architecture(), moments={})
+    found: list[StageFacts] = []
+    for number in range(1, course.stages + 1):
+        folder = work / f"stage-{number:03d}"
+        kept = read_stage(folder / STAGE_FILE, course.module, identity=identity)
+        if kept is None:
+            kept = _stage(course, reached, number, folder, identity)
+            write_stage(folder / STAGE_FILE, *kept)
+        else:
+            course.say(f"stage {number} of {course.stages}: done before")
+        module, facts = kept
+        reached = _Reached(
+            module=module,
+            architecture=facts.architecture,
+            moments=_left_over(course, module, folder, number),
+        )
+        found.append(facts)
+    surgery = _surgery(course, found, reached.module)
+    return CutResult(module=reached.module, architecture=reached.architecture, surgery=surgery)
+
+
+def stage_widths(course: Course, number: int) -> dict[str, int]:
+    """Each group's channels after cut `number`, of `course.stages`; exactly the widths after the last."""
+    schedule = course.prune.schedule
+    widths: dict[str, int] = {}
+    for group in course.groups:
+        keep = course.widths.get(group.name, group.width)
+        sparsity = sparsity_at(
+            schedule.kind, number / schedule.steps, final=1.0 - keep / group.width
+        )
+        between = round(group.width * (1.0 - sparsity))
+        widths[group.name] = keep if number == schedule.steps else max(keep, between)
+    return widths
+
+
+def _stage(
+    course: Course, before: _Reached, number: int, folder: Path, identity: str
+) -> tuple[nn.Module, StageFacts]:
+    widths = stage_widths(course, number)
+    blocks = course.blocks if number == 1 else ()
+    groups = course.groups if number == 1 else course.regroup(before.module)
+    goal = {group.name: min(widths[group.name], group.width) for group in groups}
+    module, architecture, surgery = before.module, before.architecture, None
+    moments = before.moments
+    if blocks or any(goal[group.name] < group.width for group in groups):
+        seed = course.seed + number * STAGE_SEEDS
+        result = cut(
+            course.task, before.module, groups, goal, course.prune, seed, course.say, blocks=blocks
+        )
+        moments = slice_moments(moments, before.module, result.architecture)
+        module, surgery = result.module, result.surgery
+        architecture = compose(before.architecture, result.architecture)
+    module, examples = _learn(course, module, moments, number, folder)
+    tune = batch_losses(
+        course.task,
+        module,
+        course.task.batches("tune", epoch=0, seed=course.seed),
+        seed=course.seed,
+    )
+    cost = cost_of(course.task, module)
+    schedule = course.prune.schedule
+    stage = PruneStage(
+        epoch=schedule.epochs * number / schedule.steps,
+        share=sparsity_at(schedule.kind, number / schedule.steps, final=1.0),
+        macs=cost.macs,
+        params=cost.params,
+        zeros=0,
+        loss_after=tune.mean,
+    )
+    course.say(
+        f"stage {number} of {course.stages}: {cost.params} parameters, tune loss {tune.mean:.4f}"
+    )
+    return module, StageFacts(
+        identity=identity,
+        architecture=architecture,
+        surgery=surgery,
+        stage=stage,
+        examples=examples + tune.examples,
+    )
+
+
+def _learn(
+    course: Course, module: nn.Module, moments: Moments, number: int, folder: Path
+) -> tuple[nn.Module, int]:
+    """The module after its part of the schedule's epochs, and the examples that took."""
+    params = _stage_params(course, number)
+    if not params.epochs:
+        return module, 0
+    lesson = Lesson(
+        task=course.task,
+        student=module,
+        teacher=course.teacher,
+        teacher_digest=course.digest,
+        moments=moments,
+    )
+    seed = course.seed + number * STAGE_SEEDS
+    done = recover(lesson, params, seed=seed, work=folder, say=course.say)
+    return done.module, done.recovery.examples
+
+
+def _stage_params(course: Course, number: int) -> DistillParams:
+    schedule = course.prune.schedule
+    ends = [round(schedule.epochs * stage / schedule.steps) for stage in (number - 1, number)]
+    first = number == 1 or not ends[0]
+    return msgspec.structs.replace(
+        course.distill,
+        epochs=ends[1] - ends[0],
+        rate="constant",
+        warmup_epochs=course.distill.warmup_epochs if first else 0.0,
+    )
+
+
+def _left_over(course: Course, module: nn.Module, folder: Path, number: int) -> Moments:
+    """What the optimiser of the stage remembered at its end; nothing where it did not train."""
+    params = _stage_params(course, number)
+    state = read_state(folder / CHECKPOINT) if params.epochs else None
+    return {} if state is None else moments_of(state, course.task, module, params)
+
+
+def _identity(course: Course) -> str:
+    lesson = Lesson(
+        task=course.task,
+        student=course.module,
+        teacher=course.teacher,
+        teacher_digest=course.digest,
+    )
+    blocks = [block.name for block in course.blocks]
+    model = identity_of(lesson, course.distill, course.seed, ())
+    return digest_of((model, course.prune, dict(course.widths), blocks))
+
+
+def _surgery(course: Course, found: Sequence[StageFacts], module: nn.Module) -> Surgery:
+    cuts = [facts.surgery for facts in found if facts.surgery is not None]
+    if not cuts:
+        raise CompressionError(
+            "nothing is cut: every group keeps its full width",
+            fix="lower plan.fraction, plan.min_keep or plan.round_to, and make the plan again",
+        )
+    wanted = {group.name: course.widths.get(group.name, group.width) for group in course.groups}
+    return msgspec.structs.replace(
+        cuts[-1],
+        groups=tuple(
+            GroupCut(
+                group=group.name,
+                width=group.width,
+                requested=wanted[group.name],
+                keep=wanted[group.name],
+            )
+            for group in course.groups
+        ),
+        before=cuts[0].before,
+        after=cost_of(course.task, module),
+        equality_max_abs=max(surgery.equality_max_abs for surgery in cuts),
+        loss_dense=cuts[0].loss_dense,
+        blocks=cuts[0].blocks,
+        stages=tuple(facts.stage for facts in found),
+        examples=sum(facts.examples for facts in found),
+    )

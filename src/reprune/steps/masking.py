@@ -1,0 +1,176 @@
+"""What the steps do where weights are masked instead of channels cut (plan.method "weights", "n:m")."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
+
+from reprune.core.artifacts import (
+    Cost,
+    GroupPlan,
+    ModelBundle,
+    Plan,
+    Prediction,
+    Sensitivity,
+    SparsityPlan,
+)
+from reprune.core.params import DistillParams, PlanParams, PruneParams, SensitivityParams
+from reprune.core.step import Context
+from reprune.core.store import Artifact
+
+if TYPE_CHECKING:
+    from reprune.compress.mask_plan import MaskPlan
+    from reprune.compress.masked import Masked
+    from reprune.steps.opening import Dense
+
+# What a masking Plan's `fraction` is a fraction of.
+WEIGHTS_BUDGET = "weights"
+
+
+def masks_weights(plan: PlanParams) -> bool:
+    """Whether the params ask for masks."""
+    return plan.method != "channels"
+
+
+def measure_masks(
+    opened: Dense,
+    sensitivity: SensitivityParams,
+    plan: PlanParams,
+    prune: PruneParams,
+    seed: int,
+    ctx: Context,
+) -> Sensitivity:
+    """Each maskable tensor's rise in loss around `plan.sparsity`; of an n:m pattern only the base loss,
+    for there is nothing to share out.
+    """
+    from reprune.compress.mask_plan import find_weights
+    from reprune.compress.mask_sensitivity import MaskSubject, measure_tensors, shares_for
+
+    weights = find_weights(opened.task, opened.module, plan)
+    measured = measure_tensors(
+        MaskSubject(
+            task=opened.task, module=opened.module, weights=weights, prune=prune, seed=seed
+        ),
+        shares_for(plan.sparsity) if plan.method == "weights" else (),
+        examples=sensitivity.examples,
+        work=ctx.work,
+        say=ctx.say,
+    )
+    return Sensitivity(
+        criterion=prune.criterion,
+        base_loss=measured.base_loss,
+        examples=measured.examples,
+        groups=(),
+        tensors=measured.tensors,
+        cost=measured.cost,
+    )
+
+
+def plan_of_masks(
+    opened: Dense,
+    before: Cost,
+    table: Artifact[Sensitivity],
+    plan: PlanParams,
+    prune: PruneParams,
+    seed: int,
+) -> tuple[Plan, dict[str, Any]]:
+    """The Plan, and the same for people. Every group of channels keeps its full width.
+
+    Nothing is promised of MACs or latency: zeros are computed like other numbers.
+    """
+    from reprune.compress.mask_plan import plan_masks
+
+    tensors = table.manifest.tensors
+    made = plan_masks(
+        opened.task, opened.module, plan, prune, () if tensors is UNSET else tensors, seed
+    )
+    sparsity = made.sparsity
+    result = Plan(
+        allocator=plan.pattern if plan.method == "n:m" else plan.scope,
+        budget=WEIGHTS_BUDGET,
+        fraction=1.0 - sparsity.zeros / made.weights.size,
+        before=before,
+        groups=tuple(
+            GroupPlan(group=group.name, width=group.width, keep=group.width)
+            for group in opened.groups
+        ),
+        predicted=Prediction(
+            params=before.params,
+            macs=before.macs,
+            loss_increase=made.loss_increase,
+            latency_ratio=None,
+        ),
+        sparsity=sparsity,
+    )
+    return result, _for_people(result, made)
+
+
+def prune_masks(
+    opened: Dense,
+    dense: Artifact[ModelBundle],
+    sparsity: SparsityPlan,
+    prune: PruneParams,
+    distill: DistillParams,
+    seed: int,
+    ctx: Context,
+) -> Masked:
+    """The dense model masked as the plan says, at once or on `prune.schedule`. Raises CompressionError
+    where the plan does not fit the model.
+    """
+    from reprune.compress.mask_growth import MaskCourse, grow_masks
+    from reprune.compress.masked import mask_model
+
+    if prune.schedule.kind == "one-shot":
+        return mask_model(opened.task, opened.module, sparsity, prune, seed=seed, say=ctx.say)
+    course = MaskCourse(
+        task=opened.task,
+        module=opened.module,
+        digest=dense.digest,
+        plan=sparsity,
+        prune=prune,
+        distill=distill,
+        seed=seed,
+        say=ctx.say,
+    )
+    return grow_masks(course, ctx.work)
+
+
+def masked_bundle(dense: Artifact[ModelBundle], made: Masked, ctx: Context) -> ModelBundle:
+    """Writes the payload and returns the manifest of the masked model's bundle."""
+    from reprune.compress.bundle import save_bundle
+
+    save_bundle(ctx.out, made.module, None, dense, made.masks)
+    return ModelBundle(
+        name=dense.manifest.name,
+        dense_version=dense.manifest.dense_version,
+        task=dense.manifest.task,
+        surgery=made.surgery,
+    )
+
+
+def _for_people(plan: Plan, made: MaskPlan) -> dict[str, Any]:
+    sparsity = made.sparsity
+    return {
+        "method": "masks",
+        "pattern": sparsity.pattern,
+        "scope": sparsity.scope,
+        "weights": made.weights.size,
+        "zeros": sparsity.zeros,
+        "tensors": {
+            item.tensor: {
+                "weights": item.size,
+                "zeros": item.zeros,
+                "sparsity": float(f"{item.zeros / item.size:.4g}"),
+            }
+            for item in sparsity.tensors
+        },
+        "left_whole": dict(made.weights.skipped),
+        "predicted": {
+            "loss_increase": None
+            if made.loss_increase is None
+            else float(f"{made.loss_increase:.4g}"),
+            "macs": plan.predicted.macs,
+            "params": plan.predicted.params,
+        },
+    }
