@@ -1,6 +1,7 @@
 """LeNet-300-100 on MNIST: accuracy against sparsity and against bytes on disk, ours and torch's own.
 
-`python -m benchmarks.lenet_mnist [--quick] [--verify] [--json FILE] [--seeds N] [--workers N] [--held-out]`.
+`python -m benchmarks.lenet_mnist [--quick] [--verify] [--json FILE] [--seeds N] [--workers N]
+[--arms ARM ...] [--held-out]`.
 Every arm of a row starts from the same dense model of its seed. All knobs were chosen with `--held-out`
 (the last 5,000 training images are then not trained on, and accuracies are theirs); without it the arms
 train on all 60,000 and the test images are opened, once, by the configuration as committed.
@@ -39,7 +40,7 @@ VERIFY_WITHIN = 0.5  # points; another machine's sums round otherwise
 
 def main() -> int:
     options = common.options(__doc__, _extend)
-    names = QUICK if options.quick else tuple(ARMS)
+    names = QUICK if options.quick else _with_dense(options.arms)
     seeds = range(1 if options.quick else options.seeds)
     if options.verify:
         return verify()
@@ -64,6 +65,12 @@ def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--held-out", action="store_true", help="choose knobs; no test image is read"
     )
+
+
+def _with_dense(names: Sequence[str]) -> tuple[str, ...]:
+    """The arms in the table's order, with the dense models that they start from."""
+    starts = {"dense_shifts" if ARMS[name].shifts else "dense" for name in names}
+    return tuple(name for name in ARMS if name in starts or name in names)
 
 
 def measure(
