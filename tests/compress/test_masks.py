@@ -203,6 +203,18 @@ def test_growing_masks_only_grow_and_never_compound(
         assert all(verify_pattern(mask, 2, 4) for mask in masks.values())
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_what_died_outside_the_pattern_stays_dead(share: float) -> None:
+    """Three of four are dead already: the pattern, which wants two of them back, does not get them."""
+    alive = {"a": torch.tensor([[False, False, False, True, True, True, True, True]])}
+    scores = {"a": torch.tensor([[9.0, 8.0, 7.0, 1.0, 4.0, 3.0, 2.0, 1.0]])}
+    plan = plan_pattern({"a": torch.Size((1, 8))}, "2:4")
+    kept = choose_masks(scores, plan, share=share, alive=alive)["a"]
+    assert not bool((kept & ~alive["a"]).any())
+    if share == 1.0:
+        assert kept.tolist() == [[False, False, False, True, True, True, False, False]]
+
+
 @given(
     n=st.integers(1, 5),
     more=st.integers(1, 4),

@@ -65,22 +65,37 @@ def int8_loss(module, bits=8):
         return float_loss(module)
 
 
-def learnt(work, **knobs):
+def learnt(work, student=None, seed=0, **knobs):
     params = DistillParams(**({"epochs": 3, "learning_rate": 0.01, "momentum": 0.0} | knobs))
-    lesson = Lesson(task=DigitsTask(), student=spiky(), teacher=dense(), teacher_digest="x")
-    return recover(lesson, params, seed=0, work=work, say=lambda _: None)
+    lesson = Lesson(
+        task=DigitsTask(), student=student or spiky(), teacher=dense(), teacher_digest="x"
+    )
+    return recover(lesson, params, seed=seed, work=work, say=lambda _: None)
 
 
-def test_int8_holds_after_training_for_it_and_not_after_plain_recovery(tmp_path):
-    """A model that int8 ruins is good in int8 after quantisation-aware recovery, on the same budget."""
+@pytest.mark.slow
+def test_integers_hold_after_training_for_them_better_than_after_plain_recovery(tmp_path):
+    """The same budget, seed by seed: at 4 bits the model that trained for them is the better one."""
+    student = trained(DigitsTask(), epochs=5)
+    recipe = {"learning_rate": 0.02, "momentum": 0.9, "weight": 0.0}
+    losses = {"none": 0.0, "int4": 0.0}
+    for seed in range(3):
+        for quantize in losses:
+            folder = tmp_path / f"{quantize} {seed}"
+            done = learnt(folder, student, seed, quantize=quantize, **recipe)
+            assert done.recovery.best_epoch > 0
+            losses[quantize] += int8_loss(done.module, bits=4)
+    assert losses["int4"] < 0.9 * losses["none"]
+
+
+def test_a_model_that_int8_ruins_is_repaired(tmp_path):
+    """Channels of very different size: in floats nothing is wrong, and plain training sees nothing."""
     assert float_loss(spiky()) == pytest.approx(float_loss(dense()), rel=1e-3)
-    assert int8_loss(spiky()) > 1.5 * float_loss(spiky())
-    plain = learnt(tmp_path / "plain")
+    assert int8_loss(spiky()) > 10 * float_loss(spiky())
     aware = learnt(tmp_path / "aware", quantize="int8")
-    print(float_loss(spiky()), int8_loss(spiky()), int8_loss(plain.module), int8_loss(aware.module))
-    assert int8_loss(aware.module) < 0.8 * int8_loss(plain.module)
+    assert int8_loss(aware.module) < 0.6 * int8_loss(spiky())
     best = aware.recovery.epochs[aware.recovery.best_epoch - 1]
-    assert best.tune_loss == pytest.approx(int8_loss(aware.module), rel=1e-4)
+    assert best.tune_loss == pytest.approx(int8_loss(aware.module), rel=0.02)
 
 
 def test_what_is_returned_is_a_plain_float_module(tmp_path):

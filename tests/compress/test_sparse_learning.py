@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from reprune.compress.groups import find_groups
-from reprune.compress.importance import l2, lowest_removed
+from reprune.compress.importance import channel_scores, lowest_removed
 from reprune.compress.lesson import Lesson
 from reprune.compress.paired import batch_losses
 from reprune.compress.recover import recover
@@ -59,7 +59,7 @@ def pushed(method, strength, work):
 
 def doomed_share(module) -> dict[str, float]:
     """The norm of the half of each group's channels that is weakest, over that of the rest."""
-    scores = l2(DigitsTask(), module, groups(), params=PruneParams(), seed=0)
+    scores = channel_scores(DigitsTask(), module, groups(), PruneParams(criterion="l2"), 0)
     found = {}
     for name, score in scores.items():
         keep = set(lowest_removed(score, len(score) // 2))

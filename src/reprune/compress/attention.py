@@ -70,7 +70,7 @@ def find_attention(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Atten
     """
     try:
         seen = _record(module, tuple(tensor[:1] for tensor in inputs))
-    except CompressionError:
+    except (CompressionError, IndexError):
         seen = _record(module, inputs)
     found: list[tuple[set[str], set[str]]] = []
     for sink in seen.given:

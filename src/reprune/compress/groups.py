@@ -7,35 +7,26 @@ is left out silently.
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from reprune.compress.architecture import apply, layout
+from reprune.compress.architecture import layout
 from reprune.compress.attention import find_attention
 from reprune.compress.copies import plain_copy, run
 from reprune.compress.coupling import Coupling, Group, Member, couple, trace
-from reprune.compress.equality import architecture_of, difference, mask
 from reprune.compress.heads import Offers, offers
 from reprune.compress.recurrent import traced_layer
+from reprune.compress.trials import Probe
 from reprune.core.errors import CompressionError, TaskError, nearest
 from reprune.measure.outputs import evaluating
 
 __all__ = ["Group", "Member", "Survey", "find_groups", "survey"]
-
-# Rounding differs between a sliced and a masked sum; a wrong cut is off by more, but not always by
-# much: one that changed the outputs by 1e-4 was met. Relative to the largest output.
-TRIAL_TOLERANCE = 1e-9
-FLOAT32_TOLERANCE = 1e-4
-TRIALS = 2
-TRIAL_SEED = 0
 
 # The layers that make channels of their own.
 MAKERS = (_ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
@@ -87,7 +78,7 @@ def survey(
     inputs = tuple(example_inputs)
     graph = trace(module, inputs)
     refused = _refusals(module, inputs, keep)
-    probe = _Probe(module, inputs)
+    probe = Probe(module, inputs)
     attended = offers(
         module,
         find_attention(copy.deepcopy(probe.module), probe.inputs),
@@ -102,7 +93,7 @@ def _add_traced(
     module: nn.Module,
     graph: Any,
     refused: Mapping[tuple[str, str], str],
-    probe: _Probe,
+    probe: Probe,
     attended: Offers,
 ) -> Survey:
     """The survey of `attended` and of every other layer's channels, as the graph couples them."""
@@ -316,79 +307,3 @@ def _misplaced(
             return f"forward() rearranges its channels before {member.module}"
     shared = sorted(_places(found.group).intersection(claimed))
     return f"overlaps with another group in {shared[0][0]}" if shared else None
-
-
-class _Probe:
-    """Cuts half of one group on a copy and compares it with the masked copy.
-
-    Weights and inputs are perturbed: a trained or fresh model may hold zeros (the last BatchNorm of a
-    block) that would hide a wrong cut. It is done in float64 where the model runs so, because a wrong
-    cut may change little: attention that is nearly even hides channels that moved between heads
-    within the rounding of float32.
-    """
-
-    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        generator = torch.Generator().manual_seed(TRIAL_SEED)
-        perturbed = copy.deepcopy(module).eval()
-        moved = tuple(_perturbed(tensor, generator) for tensor in inputs)
-        with torch.no_grad():
-            for parameter in perturbed.parameters():
-                parameter.copy_(_perturbed(parameter, generator))
-        plain = copy.deepcopy(module).eval()
-        trials = [
-            (_doubled(perturbed), tuple(_in_double(tensor) for tensor in moved), TRIAL_TOLERANCE),
-            (perturbed, moved, FLOAT32_TOLERANCE),
-            (_doubled(plain), tuple(_in_double(tensor) for tensor in inputs), TRIAL_TOLERANCE),
-        ]
-        self.module, self.inputs, self.tolerance = next(
-            (trial for trial in trials if _is_finite(*trial[:2])),
-            (plain, inputs, FLOAT32_TOLERANCE),
-        )
-        with evaluating(self.module):
-            self.scale = max(
-                (float(output.abs().max()) for output in run(self.module, self.inputs)), default=0.0
-            )
-
-    def fault(self, group: Group) -> str | None:
-        """Why the group cannot be cut, or None: sliced copies are the masked copies."""
-        generator = torch.Generator().manual_seed(TRIAL_SEED)
-        for _ in range(TRIALS):
-            order = torch.randperm(group.width, generator=generator).tolist()
-            kept = {group.name: sorted(order[: group.width // 2])}
-            try:
-                sliced = apply(self.module, architecture_of(self.module, [group], kept))
-                apart = difference(mask(self.module, [group], kept), sliced, [self.inputs])
-            except CompressionError as error:
-                return f"a trial cut failed: {error.what}"
-            if apart > self.tolerance * self.scale:
-                return (
-                    f"a trial cut changed the function: outputs are off by {apart:.2g} from the "
-                    f"masked model (forward() depends on the position or number of these channels)"
-                )
-        return None
-
-
-def _doubled(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).double()
-
-
-def _in_double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def _is_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    """Whether the module runs on the inputs (float32 may be written into forward()) without NaN."""
-    try:
-        with evaluating(module):
-            outputs = run(module, inputs)
-    except CompressionError:
-        return False
-    return all(bool(torch.isfinite(output).all()) for output in outputs)
-
-
-def _perturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return tensor.detach().clone()
-    size = math.sqrt(float(tensor.detach().float().square().mean())) or 1.0
-    noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-    return tensor.detach() + 0.1 * size * noise

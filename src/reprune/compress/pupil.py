@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Batch
 
 
-# Ranges of int8 training are read off this many examples, each time the model is judged.
+# Ranges of training for integers are read off this many examples, each time the model is judged.
 CALIBRATION_EXAMPLES = 512
+BITS = {"int8": 8, "int4": 4}
 
 
 @dataclass(kw_only=True)
@@ -241,7 +242,7 @@ class Pupil:
         )
 
     def _calibrate(self) -> None:
-        """Renews the ranges of int8 training from `calibration`, as building the int8 engine would."""
+        """Renews the ranges of training for integers from `calibration`, as building an engine would."""
         for quantizer in self.quantizers.values():
             batches = until(self._batches("calibration", epoch=0), CALIBRATION_EXAMPLES)
             self.examples += quantizer.calibrate(batches)
@@ -282,4 +283,7 @@ def _quantizers(
     if params.quantize == "none":
         return {}
     models = {"student": student} | ({} if judged is student else {"judged": judged})
-    return {name: FakeQuantizer(module=module).attach() for name, module in models.items()}
+    bits = BITS[params.quantize]
+    return {
+        name: FakeQuantizer(module=module, bits=bits).attach() for name, module in models.items()
+    }

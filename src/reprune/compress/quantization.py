@@ -1,4 +1,4 @@
-"""int8 while a model still computes in floats: what it will lose is seen, and trained against.
+"""Integers while a model still computes in floats: what they will cost is seen, and trained against.
 
 Weights are rounded channel by channel, symmetrically; what a layer is given as a whole, with a range
 that calibration data shows (scheme of Jacob et al. 2018, arXiv:1712.05877, sections 2 and 3). Rounding

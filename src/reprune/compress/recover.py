@@ -56,7 +56,7 @@ def recover(
     Where `params` set a bar, training stops as soon as it is out of reach (see compress.reach), and
     `Recovery.stopped` says so; the best epoch is returned all the same.
 
-    With `params.quantize` the losses on `tune` are those of simulated int8 (compress.quantization).
+    With `params.quantize` the losses on `tune` are those of simulated integers (compress.quantization).
 
     `shapers` act on the training copy in their order (see compress.shaping). Only states that all of
     them call settled can be the best; where there is none, the last state is returned.

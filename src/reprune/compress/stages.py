@@ -123,7 +123,8 @@ def _stage(
 ) -> tuple[nn.Module, StageFacts]:
     widths = stage_widths(course, number)
     blocks = course.blocks if number == 1 else ()
-    groups = course.groups if number == 1 else course.regroup(before.module)
+    again = course.groups if number == 1 else course.regroup(before.module)
+    groups = [group for group in again if group.name in widths]
     goal = {group.name: min(widths[group.name], group.width) for group in groups}
     module, architecture, surgery = before.module, before.architecture, None
     moments = before.moments

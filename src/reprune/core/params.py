@@ -68,6 +68,8 @@ class PlanParams(Document, kw_only=True):
     `min_keep` is the least share of a group that any allocator may leave. `method` is what is taken
     away: channels (with `depth`, whole blocks too), or weights by masks: `sparsity` of all weights
     that may be masked, shared out by `scope`, or `pattern` ("2:4": 2 of every 4 stay) everywhere.
+    A latency budget is allocated by MACs, or ("in-model") by what each cut was measured to save in the
+    built model; either way the whole cut is timed, at most `latency_trials` times.
     """
 
     method: Literal["channels", "weights", "n:m"] = "channels"
@@ -82,6 +84,7 @@ class PlanParams(Document, kw_only=True):
     min_keep: Share = 0.125
     latency_target: str = ""
     latency_trials: Annotated[int, Meta(ge=1, le=20)] = 5
+    latency_model: Literal["macs", "in-model"] = "macs"
 
 
 class ScheduleParams(Document, kw_only=True):
@@ -151,7 +154,7 @@ class DistillParams(Document, kw_only=True):
 
     `bar` is the loss on `tune` to reach, or `bar_ratio` times the dense model's, whichever is lower
     (0: none): training stops when even an optimistic look at its curve cannot reach it. With
-    `quantize` the model trains, and is judged, with weights and activations rounded to int8; what is
+    `quantize` the model trains, and is judged, with weights and activations rounded to that; what is
     returned are its float weights.
     """
 
@@ -178,7 +181,7 @@ class DistillParams(Document, kw_only=True):
     teacher_cache_bytes: Annotated[int, Meta(ge=0)] = 268_435_456
     bar: Annotated[float, Meta(ge=0.0)] = 0.0
     bar_ratio: Annotated[float, Meta(ge=0.0)] = 0.0
-    quantize: Literal["none", "int8"] = "none"
+    quantize: Literal["none", "int8", "int4"] = "none"
     precision: Literal["no", "fp16", "bf16"] = "no"
     checkpoint_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0
 

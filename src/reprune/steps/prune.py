@@ -18,6 +18,7 @@ from reprune.steps.opening import groups_again, open_dense, open_for_masks
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 if TYPE_CHECKING:
+    from reprune.compress.blocks import Block
     from reprune.compress.groups import Group
 
 
@@ -34,11 +35,12 @@ def prune(
 ) -> ModelBundle:
     """Cuts the dense model's groups to the widths of the plan, at once or on a schedule.
 
-    At once there is no training; on `prune.schedule` the model recovers between the cuts, as `distill`
-    says. `prune.sparse_learning` trains before the cut, `prune.ladder` takes a gentler one where the
-    bar is missed. A killed run goes on where it was. Where the plan masks weights, they are zero and
-    the masks lie beside them, all widths stay. The result is a bundle of the same task whose
-    `surgery` records what was asked and achieved.
+    Blocks that the plan names go with the first cut. At once there is no training; on
+    `prune.schedule` the model recovers between the cuts, as `distill` says. `prune.sparse_learning`
+    trains before the cut, `prune.ladder` takes a gentler one where the bar is missed. A killed run goes
+    on where it was. Where the plan masks weights, they are zero and the masks lie beside them, all
+    widths stay. The result is a bundle of the same task whose `surgery` records what was asked and
+    achieved.
 
     Raises DataRefused, ChainBroken for a plan or data of another model, CompressionError for a plan
     that does not fit the model, that cuts nothing, or whose cut would change the function.
@@ -64,7 +66,7 @@ def prune(
         groups=opened.groups,
         regroup=partial(groups_again, opened.task),
         widths=widths,
-        blocks=(),
+        blocks=_blocks(chosen, opened.blocks),
         prune=prune,
         distill=distill,
         seed=seed,
@@ -102,3 +104,18 @@ def _widths(chosen: Artifact[Plan], groups: Sequence[Group]) -> dict[str, int]:
             )
         widths[item.group] = item.keep
     return widths
+
+
+def _blocks(chosen: Artifact[Plan], blocks: Sequence[Block]) -> list[Block]:
+    """The blocks that the plan removes. Raises CompressionError for one that cannot be removed."""
+    known = {block.name: block for block in blocks}
+    found = []
+    for name in chosen.manifest.blocks or ():
+        if name not in known:
+            raise CompressionError(
+                f"the model has no block '{name}' that can be removed; {nearest(name, known)}",
+                where=str(chosen.path),
+                fix="make the plan again for this model",
+            )
+        found.append(known[name])
+    return found

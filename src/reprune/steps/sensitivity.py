@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
 from reprune.core.params import PlanParams, PruneParams, SensitivityParams
 from reprune.core.step import Context, step
@@ -22,7 +24,7 @@ def sensitivity(
     threads: int,
     ctx: Context,
 ) -> Sensitivity:
-    """Measures the loss that is added when each group of channels alone is cut, with its error.
+    """Measures the loss that each group of channels adds when cut alone, and each block when removed.
 
     Where `plan.method` masks weights, each tensor alone is masked instead. Resumes where a killed
     run stopped. Raises DataRefused, ChainBroken for data of another model, CompressionError where
@@ -33,6 +35,7 @@ def sensitivity(
     if masks_weights(plan):
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
         return measure_masks(whole, sensitivity, plan, prune, seed, ctx)
+    from reprune.compress.block_sensitivity import measure_blocks
     from reprune.compress.costs import cost_model
     from reprune.compress.importance import criterion_label
     from reprune.compress.sensitivity import Subject, measure
@@ -44,12 +47,16 @@ def sensitivity(
         task=opened.task,
         module=opened.module,
         groups=opened.groups,
-        cost=cost_model(opened.module, opened.groups, counted),
+        cost=cost_model(opened.module, opened.groups, counted, opened.blocks),
     )
     measured = measure(subject, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say)
+    blocks = measure_blocks(
+        subject, opened.blocks, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say
+    )
     return Sensitivity(
         criterion=criterion_label(prune),
         base_loss=measured.base_loss,
         examples=measured.examples,
         groups=measured.groups,
+        blocks=blocks or UNSET,
     )
