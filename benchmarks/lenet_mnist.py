@@ -62,6 +62,7 @@ def main() -> int:
 def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=tuple(ARMS))
     parser.add_argument(
         "--held-out", action="store_true", help="choose knobs; no test image is read"
     )
