@@ -71,7 +71,10 @@ def seeded(seed: int, module: nn.Module) -> Iterator[None]:
     """The global generators that `module` may draw from (dropout), seeded inside, as before afterwards."""
     devices = {tensor.device for tensor in module.parameters() if tensor.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(devices, key=str)):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed: in a process without a GPU it keeps a stack trace of every call.
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
         yield
 
 
