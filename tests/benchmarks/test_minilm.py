@@ -88,7 +88,7 @@ def test_a_cut_model_is_rebuilt_bit_for_bit_and_never_with_random_layers(task, t
     assert torch.equal(again(*inputs), result.module(*inputs))
 
     # What transformers' from_pretrained(ignore_mismatched_sizes=True) would fill with random numbers.
-    with pytest.raises(CheckpointMismatch, match="attention.self.query"):
+    with pytest.raises(CheckpointMismatch, match=r"attention\.self\.query"):
         load_module(weights, None, task.model)
     tensors = load_file(weights)
     del tensors["bert.encoder.layer.1.intermediate.dense.weight"]
@@ -124,7 +124,7 @@ def test_the_allocation_takes_the_best_channel_a_microsecond_within_the_budget()
 
 
 def test_the_plan_of_a_speed_is_the_one_that_dev_prefers():
-    points = {name: POINT for name in ("x4-l2", "x4-l3", "x2-l3")}
+    points = dict.fromkeys(("x4-l2", "x4-l3", "x2-l3"), POINT)
     rows = [
         {"arm": arm, "seed": seed, "accuracy_held_out": value}
         for arm, values in (("x4-l2", (80, 82)), ("x4-l3", (90, 71)), ("x2-l3", (60, 60)))

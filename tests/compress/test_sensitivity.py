@@ -30,7 +30,7 @@ from reprune.measure.profile import count_cost
 from tests.compress.small_digits import Cnn, DigitsTask, trained
 
 ROOT = Path(__file__).parents[2]
-PARAMS = SensitivityParams(cuts=(0.25, 0.5, 0.75), examples=300)
+PARAMS = SensitivityParams(cuts=(0.25, 0.5, 0.75), examples=300, method="full")
 PRUNE = PruneParams(examples=100)
 
 
@@ -137,7 +137,7 @@ def test_every_cut_is_measured_once_with_its_cost_and_error(tmp_path):
 )
 def test_a_measured_cut_is_the_cut_that_pruning_would_make(tmp_path, prune):
     """The increase equals that of structured.cut for this group alone, repaired as prune allows."""
-    params = SensitivityParams(cuts=(0.5,), examples=300)
+    params = SensitivityParams(cuts=(0.5,), examples=300, method="full")
     measured = measure(subject(), params, prune, seed=0, work=tmp_path, say=quiet)
     for group in measured.groups:
         (point,) = group.cuts
@@ -192,7 +192,7 @@ def test_a_killed_run_goes_on_to_the_identical_result(tmp_path):
 
 def test_unreadable_progress_costs_only_time(tmp_path):
     """A truncated progress file is as good as none."""
-    params = SensitivityParams(cuts=(0.5,), examples=100)
+    params = SensitivityParams(cuts=(0.5,), examples=100, method="full")
     whole = measure(subject(), params, PRUNE, seed=0, work=tmp_path, say=quiet)
     path = tmp_path / PROGRESS_FILE
     path.write_bytes(path.read_bytes()[:-10])
@@ -210,7 +210,7 @@ def test_a_cut_that_ruins_the_model_has_a_finite_number(tmp_path):
     fragile = Subject(
         task=Fragile(), module=subject().module, groups=subject().groups, cost=subject().cost
     )
-    params = SensitivityParams(cuts=(0.5,), examples=300)
+    params = SensitivityParams(cuts=(0.5,), examples=300, method="full")
     measured = measure(fragile, params, PRUNE, seed=0, work=tmp_path, say=quiet)
     assert measured.groups[0].cuts[0].loss_increase > 900
     assert measured.groups[1].cuts[0].loss_increase < 10

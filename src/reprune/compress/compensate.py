@@ -52,7 +52,7 @@ def compensate(
     with torch.no_grad(), evaluating(dense):
         for name in _in_forward_order(result, examples[:1]):
             layer = result.get_submodule(name)
-            if name in readers and (name, "in") in cut and _can_fit(layer):
+            if name in readers and (name, "in") in cut and can_fit(layer):
                 _refit(dense, result, name, cut.get((name, "out")), examples, ridge=ridge)
     return result
 
@@ -96,7 +96,7 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     ]
 
 
-def _can_fit(layer: nn.Module) -> bool:
+def can_fit(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         columns = layer.in_channels * math.prod(layer.kernel_size)
         return layer.groups == 1 and columns <= MAX_COLUMNS
@@ -177,7 +177,7 @@ def _pairs(
         x = _seen(module, name, batch, outputs=False)
         y = _seen(dense, name, batch, outputs=True)
         if isinstance(layer, nn.Conv2d):
-            x, y = _patches(layer, x, y, positions=budget, generator=generator)
+            x, y = patches(layer, x, y, positions=budget, generator=generator)
         else:
             x, y = x.flatten(0, -2), y.flatten(0, -2)
         x, y = x.to("cpu", torch.float64), y.to("cpu", torch.float64)
@@ -203,7 +203,7 @@ def _seen(module: nn.Module, name: str, batch: Batch, *, outputs: bool) -> Tenso
     return seen[0].clone()
 
 
-def _patches(
+def patches(
     layer: nn.Conv2d, x: Tensor, y: Tensor, *, positions: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The receptive fields of up to `positions` places of `y`, the same places for every example.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,6 +34,22 @@ def mean_loss(task: Task, module: nn.Module, batches: Iterable[Batch], *, seed: 
             total += float(task.loss(module, batch, generator)) * len(batch)
             count += len(batch)
     return total / count
+
+
+class Counting:
+    """A task that counts the examples that are drawn from it."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.examples = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def batches(self, split: Split, **order: Any) -> Iterator[Batch]:
+        for batch in self._task.batches(split, **order):
+            self.examples += len(batch)
+            yield batch
 
 
 def until(batches: Iterator[Batch], examples: int) -> Iterator[Batch]:

@@ -3,63 +3,67 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from reprune.compress.architecture import apply
-from reprune.compress.compensate import batch_norms, compensate, recalibrate
+from reprune.compress.calibrated import observe
+from reprune.compress.compensate import batch_norms, can_fit, compensate, recalibrate
 from reprune.compress.equality import architecture_of
 from reprune.compress.importance import channel_scores, lowest_removed
-from reprune.compress.losses import first_batches, mean_loss
+from reprune.compress.losses import Counting, first_batches, mean_loss
+from reprune.compress.merging import merge
+from reprune.compress.moments import readers
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
+from reprune.compress.subject import (
+    Measured,
+    Removable,
+    Subject,
+    bounded,
+    check_finite,
+    keeps,
+    removables,
+)
+from reprune.compress.trials import block_unit
 from reprune.core import store
-from reprune.core.artifacts import CutPoint, Fact, GroupSensitivity
+from reprune.core.artifacts import BlockSensitivity, CutPoint, Fact, GroupSensitivity
 from reprune.core.documents import decode_json
-from reprune.core.errors import CompressionError, DocumentError
+from reprune.core.errors import DocumentError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from reprune.compress.costs import CostModel
     from reprune.compress.groups import Group
     from reprune.core.params import PruneParams, SensitivityParams
-    from reprune.task.protocol import Batch, Task
+    from reprune.task.protocol import Batch
+
+__all__ = [
+    "Measured",
+    "Removable",
+    "Subject",
+    "keeps",
+    "measure",
+    "measure_all",
+    "removables",
+]
 
 PROGRESS_FILE = "sensitivity.json"
 
-# A cut that ruins the model may have a loss that is huge or no number at all, which no file of ours
-# holds: this many times the dense loss (at least 1) stands for "ruined".
-RUINED = 1000.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """The model that is measured, its groups, and what it costs at any widths."""
-
-    task: Task
-    module: nn.Module
-    groups: tuple[Group, ...]
-    cost: CostModel
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """`base_loss` is the dense model's mean on the same `examples` of `tune`."""
-
-    base_loss: float
-    examples: int
-    groups: tuple[GroupSensitivity, ...]
-
 
 class Progress(Fact, kw_only=True):
-    """What is done: batch losses of the dense model, and of each cut by "<group>@<keep>"."""
+    """What is done: batch losses of the dense model, and of each cut by "<group>@<keep>" (a block by
+    its own name), with what each cost; `scores` is what the criterion did.
+    """
 
     base: BatchLosses
+    scores: int = 0
     cuts: dict[str, tuple[float, ...]] = {}
+    costs: dict[str, int] = {}
 
 
 def measure(
@@ -71,7 +75,27 @@ def measure(
     work: Path,
     say: Callable[[str], None],
 ) -> Measured:
-    """Every group's loss increase at every cut of `params.cuts`.
+    """Every group's loss increase at every cut of `params.cuts`, and every block's, by `params.method`.
+
+    What is finished is written to `work`; a run that was killed goes on from there and gives the
+    identical result. Raises CompressionError for a dense model whose loss is not finite.
+    """
+    if params.method == "full":
+        return measure_all(subject, params, prune, seed=seed, work=work, say=say)
+    seen = observe(subject, params, prune, seed=seed, work=work, say=say)
+    return merge(subject, params, [seen])
+
+
+def measure_all(
+    subject: Subject,
+    params: SensitivityParams,
+    prune: PruneParams,
+    *,
+    seed: int,
+    work: Path,
+    say: Callable[[str], None],
+) -> Measured:
+    """Every group's loss increase at every cut of `params.cuts`, each one measured.
 
     Each cut is made and repaired as `structured.cut` would for this group alone: the same scores,
     compensation and recalibration as `prune` allows them, whichever has the least calibration loss;
@@ -87,24 +111,26 @@ def measure(
     progress = _read(path) or Progress(
         base=batch_losses(subject.task, subject.module, batches, seed=seed)
     )
-    _check_finite(progress.base.mean)
+    check_finite(progress.base.mean)
     trial = _Trial(subject, prune, seed)
-    wanted = [(group, keep) for group in subject.groups for keep in keeps(group.width, params.cuts)]
+    wanted = _wanted(subject, params, trial)
     if progress.cuts:
         say(f"sensitivity: {len(progress.cuts)} of {len(wanted)} cuts were already measured")
-    for number, (group, keep) in enumerate(wanted, start=1):
-        if _key(group, keep) in progress.cuts:
+    for number, (key, (label, make)) in enumerate(wanted.items(), start=1):
+        if key in progress.cuts:
             continue
-        losses = _bounded(
-            batch_losses(subject.task, trial.cut(group, keep), batches, seed=seed),
-            RUINED * max(1.0, abs(progress.base.mean)),
-        )
+        module = make()
+        losses = bounded(batch_losses(subject.task, module, batches, seed=seed), progress.base.mean)
         progress = msgspec.structs.replace(
-            progress, cuts=progress.cuts | {_key(group, keep): losses.losses}
+            progress,
+            scores=progress.scores or trial.scored,
+            cuts=progress.cuts | {key: losses.losses},
+            costs=progress.costs | {key: trial.forwarded + losses.examples},
         )
+        trial.forwarded = 0
         store.write_bytes(path, msgspec.json.encode(progress))
         say(
-            f"sensitivity: {number} of {len(wanted)}: {group.name} {group.width} -> {keep}, "
+            f"sensitivity: {number} of {len(wanted)}: {label}, "
             f"loss {progress.base.mean:.4f} -> {losses.mean:.4f}"
         )
     return Measured(
@@ -118,14 +144,27 @@ def measure(
             )
             for group in subject.groups
         ),
+        blocks=tuple(_block(block, progress) for block in subject.blocks),
+        cost=progress.base.examples + progress.scores + sum(progress.costs.values()),
     )
 
 
-def keeps(width: int, cuts: Sequence[float]) -> tuple[int, ...]:
-    """The widths that removing each share of `cuts` leaves, falling: at least 1, fewer than all."""
-    return tuple(
-        sorted({max(1, round(width * (1.0 - cut))) for cut in cuts} - {width}, reverse=True)
-    )
+def _wanted(
+    subject: Subject, params: SensitivityParams, trial: _Trial
+) -> dict[str, tuple[str, Callable[[], nn.Module]]]:
+    """By key: how a cut is called, and what makes it."""
+    found: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+        _key(group, keep): (
+            f"{group.name} {group.width} -> {keep}",
+            partial(trial.cut, group, keep),
+        )
+        for group in subject.groups
+        for keep in keeps(group.width, params.cuts)
+    }
+    return found | {
+        block_unit(block): (f"without {block.name}", partial(trial.without, block))
+        for block in subject.blocks
+    }
 
 
 @dataclass
@@ -135,31 +174,56 @@ class _Trial:
     subject: Subject
     prune: PruneParams
     seed: int
+    scored: int = 0
+    forwarded: int = 0
     _scores: dict[str, Tensor] = field(default_factory=dict)
     _calibration: list[Batch] = field(default_factory=list)
 
     def cut(self, group: Group, keep: int) -> nn.Module:
         """The model with only `group` cut, repaired without training."""
-        task, module, prune = self.subject.task, self.subject.module, self.prune
-        if not self._calibration:
-            self._calibration = first_batches(
-                task, "calibration", examples=prune.examples, seed=self.seed
-            )
-            self._scores = channel_scores(task, module, self.subject.groups, prune, self.seed)
+        module, prune = self.subject.module, self.prune
+        if not self._scores:
+            drawn = Counting(self.subject.task)
+            self._scores = channel_scores(drawn, module, self.subject.groups, prune, self.seed)
+            self.scored = 3 * drawn.examples
         kept = {group.name: lowest_removed(self._scores[group.name], keep)}
         architecture = architecture_of(module, [group], kept)
         sliced = apply(module, architecture)
         candidates = [sliced]
         if prune.compensate:
             candidates.append(
-                compensate(module, sliced, architecture, [group], self._calibration, prune.ridge)
+                compensate(module, sliced, architecture, [group], self._examples(), prune.ridge)
             )
-        if prune.recalibrate and batch_norms(sliced):
-            candidates.append(recalibrate(sliced, self._calibration))
-        return min(candidates, key=self._calibration_loss) if len(candidates) > 1 else sliced
+            # compensate runs both models for each reader, and one batch to see their order.
+            passes = 2 * sum(can_fit(module.get_submodule(name)) for name in readers(group))
+            self.forwarded += passes * self._count() + len(self._examples()[0])
+        return self._best(candidates)
+
+    def without(self, block: Removable) -> nn.Module:
+        """The model with only `block` removed, its BatchNorms renewed where that is better."""
+        return self._best([block.cut()])
+
+    def _best(self, candidates: list[nn.Module]) -> nn.Module:
+        if self.prune.recalibrate and batch_norms(candidates[0]):
+            candidates.append(recalibrate(candidates[0], self._examples()))
+            self.forwarded += self._count()
+        if len(candidates) == 1:
+            return candidates[0]
+        self.forwarded += self._count() * len(candidates)
+        return min(candidates, key=self._calibration_loss)
+
+    def _examples(self) -> list[Batch]:
+        if not self._calibration:
+            self._calibration = first_batches(
+                self.subject.task, "calibration", examples=self.prune.examples, seed=self.seed
+            )
+        return self._calibration
+
+    def _count(self) -> int:
+        return sum(len(batch) for batch in self._examples())
 
     def _calibration_loss(self, module: nn.Module) -> float:
-        loss = mean_loss(self.subject.task, module, self._calibration, seed=self.seed)
+        loss = mean_loss(self.subject.task, module, self._examples(), seed=self.seed)
         return loss if math.isfinite(loss) else math.inf
 
 
@@ -179,9 +243,16 @@ def _points(
         )
 
 
-def _bounded(measured: BatchLosses, most: float) -> BatchLosses:
-    losses = tuple(min(loss, most) if math.isfinite(loss) else most for loss in measured.losses)
-    return BatchLosses(losses=losses, sizes=measured.sizes)
+def _block(block: Removable, progress: Progress) -> BlockSensitivity:
+    after = BatchLosses(losses=progress.cuts[block_unit(block)], sizes=progress.base.sizes)
+    increase, error = paired_increase(after, progress.base)
+    return BlockSensitivity(
+        block=block.name,
+        loss_increase=increase,
+        standard_error=error,
+        macs=block.cost.macs,
+        params=block.cost.params,
+    )
 
 
 def _key(group: Group, keep: int) -> str:
@@ -194,12 +265,3 @@ def _read(path: Path) -> Progress | None:
         return decode_json(path.read_bytes(), Progress, name=str(path))
     except (FileNotFoundError, DocumentError):
         return None
-
-
-def _check_finite(loss: float) -> None:
-    if not math.isfinite(loss):
-        raise CompressionError(
-            f"the dense model's loss on tune is {loss}",
-            where="sensitivity",
-            fix="check the dense version: its weights, or the task's loss, are broken",
-        )

@@ -56,10 +56,20 @@ class ProfileParams(Document, kw_only=True):
 
 
 class SensitivityParams(Document, kw_only=True):
-    """`cuts` are shares of each group's channels that are removed, one measurement each."""
+    """`cuts` are shares of each group's channels that are removed.
+
+    "full" measures each of them on `examples` of `tune`. "calibrated" estimates all and measures few,
+    for at most `budget` of what that costs in examples forwarded; a group is measured until every cut
+    is known to `precision` of itself (a standard deviation). Joint cuts are checked at about
+    `joint_fraction` of the MACs.
+    """
 
     cuts: tuple[Annotated[float, Meta(gt=0.0, lt=1.0)], ...] = (0.25, 0.5, 0.75)
     examples: Count = 2000
+    method: Literal["full", "calibrated"] = "full"
+    budget: Share = 0.1
+    precision: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.1
+    joint_fraction: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.5
 
 
 class PlanParams(Document, kw_only=True):

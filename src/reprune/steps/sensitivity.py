@@ -26,19 +26,21 @@ def sensitivity(
 ) -> Sensitivity:
     """Measures the loss that each group of channels adds when cut alone, and each block when removed.
 
-    Where `plan.method` masks weights, each tensor alone is masked instead. Resumes where a killed
-    run stopped. Raises DataRefused, ChainBroken for data of another model, CompressionError where
-    nothing can be cut.
+    In full, or from estimates and few evaluations (`sensitivity.method`); with `plan.depth`, of each
+    block that can be removed too. Where `plan.method` masks weights, each tensor alone is masked
+    instead.
+
+    Resumes where a killed run stopped. Raises DataRefused, ChainBroken for data of another model,
+    CompressionError where nothing can be cut.
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
     if masks_weights(plan):
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
         return measure_masks(whole, sensitivity, plan, prune, seed, ctx)
-    from reprune.compress.block_sensitivity import measure_blocks
     from reprune.compress.costs import cost_model
     from reprune.compress.importance import criterion_label
-    from reprune.compress.sensitivity import Subject, measure
+    from reprune.compress.sensitivity import Subject, measure, removables
     from reprune.measure.profile import count_cost
 
     opened = open_dense(dense, seed=seed, threads=threads)
@@ -48,15 +50,15 @@ def sensitivity(
         module=opened.module,
         groups=opened.groups,
         cost=cost_model(opened.module, opened.groups, counted, opened.blocks),
+        blocks=removables(opened.task, opened.module) if plan.depth else (),
     )
     measured = measure(subject, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say)
-    blocks = measure_blocks(
-        subject, opened.blocks, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say
-    )
     return Sensitivity(
         criterion=criterion_label(prune),
         base_loss=measured.base_loss,
         examples=measured.examples,
         groups=measured.groups,
-        blocks=blocks or UNSET,
+        blocks=measured.blocks or UNSET,
+        joint=measured.joint or UNSET,
+        cost=measured.cost,
     )
