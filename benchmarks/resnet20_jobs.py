@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import time
@@ -73,15 +74,16 @@ def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         params = DistillParams(**config["recipe"])
         name = f"{arm}-{given['point']}-{seed}"
     cut_seconds = time.monotonic() - began
-    before = accuracy(here, student, "tune")[0]
+    device = given["device"]
+    before = accuracy(there, copy.deepcopy(student).to(device), "tune")[0]
     recovered = learnt(there, student, dense, params, name, folder, seed)
     module = recovered.module
     save_file(
         {k: v.contiguous() for k, v in module.state_dict().items()}, folder / f"{name}.safetensors"
     )
-    module_there = module.to(given["device"])
-    found = accuracy(there, module_there, given["judge"])
-    cost = count_cost(module.cpu(), here.example_inputs(1)).cost
+    cost = count_cost(module, here.example_inputs(1)).cost
+    module = module.to(device)
+    found = accuracy(there, module, given["judge"])
     return {
         "arm": arm,
         "point": given.get("point", "dense"),
@@ -90,7 +92,7 @@ def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "accuracy": found[0],
         "judged_on": given["judge"],
         "judged_examples": found[1],
-        "tune_accuracy": accuracy(there, module.to(given["device"]), "tune")[0],
+        "tune_accuracy": accuracy(there, module, "tune")[0],
         "tune_accuracy_before": before,
         "macs": cost.macs,
         "params": cost.params,

@@ -14,6 +14,7 @@ from benchmarks.cifar_models import (
 )
 from benchmarks.stock import stock_resnet20, widths_of
 from reprune.compress.architecture import Architecture, Removal, apply
+from reprune.compress.groups import survey
 from reprune.measure.profile import count_cost
 from tests.benchmarks.test_cifar import small
 
@@ -49,6 +50,15 @@ def test_a_first_block_without_its_convolutions_keeps_its_shortcut():
     widths = [0 if place == 3 else width for place, width in enumerate(DENSE_WIDTHS)]
     with torch.no_grad():
         assert ResNet20(widths).eval()(IMAGES).shape == (4, 10)
+
+
+def test_the_residual_stream_past_option_a_is_refused_with_a_reason():
+    found = survey(randomised(ResNet20()), (IMAGES[:2],), ())
+    inner = {f"layer{stage}.{place}.conv1" for stage in (1, 2, 3) for place in range(3)}
+    assert {group.name for group in found.groups} == inner
+    stream = {"conv1", *(name.replace("conv1", "conv2") for name in inner)}
+    assert stream <= found.skipped.keys()
+    assert all("outputs are off" in found.skipped[name] for name in stream)
 
 
 def test_mobilenetv2_runs_and_halves_its_channels():
