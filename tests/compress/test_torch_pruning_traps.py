@@ -23,8 +23,8 @@ from reprune.compress.bundle import load_module, stored_tensors
 from reprune.compress.equality import architecture_of, difference, mask
 from reprune.compress.groups import Group, Member, find_groups, survey
 from reprune.compress.importance import channel_scores, lowest_removed
+from reprune.compress.probe import Probe
 from reprune.compress.structured import CutResult, cut
-from reprune.compress.trials import Probe
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.measure.profile import count_cost
