@@ -21,6 +21,7 @@ from reprune.compress.merging import merge
 from reprune.compress.moments import readers
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
 from reprune.compress.subject import (
+    RUINED,
     Measured,
     Removable,
     Subject,
