@@ -105,8 +105,10 @@ def test_the_fit_is_positive_finite_and_follows_the_unit(seed, scale):
     rises[rng.integers(len(rises))] = 1000.0
     noise = np.diag(np.full(len(rises), 0.01**2))
     found = posterior(POINTS, EVERY, rises, noise)
-    assert np.all(np.isfinite(found.mean)) and np.all(found.mean > 0.0)
-    assert np.all(np.isfinite(found.sd)) and np.all(found.sd > 0.0)
+    assert np.all(np.isfinite(found.mean))
+    assert np.all(found.mean > 0.0)
+    assert np.all(np.isfinite(found.sd))
+    assert np.all(found.sd > 0.0)
     scaled = posterior(POINTS, EVERY, scale * rises, scale**2 * noise)
     assert scaled.mean == pytest.approx(scale * found.mean, rel=1e-5)
 
