@@ -82,9 +82,13 @@ def committed(name: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
+    """The commit that is checked out; empty where there is no git or no repository."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
     return found.stdout.strip()
 
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprune.compress import allocate as allocate_module
-from reprune.compress.allocate import Problem, allocate, by_sensitivity, ladder, uniform
+from reprune.compress.allocate import Problem, allocate, ladder, uniform
 from reprune.compress.curves import fit_curve
+from reprune.compress.local_search import TIE_BREAK, by_sensitivity
 from reprune.core.artifacts import CutPoint
 from reprune.core.errors import CompressionError, UnknownName
 
@@ -114,7 +115,7 @@ def test_sensitivity_never_predicts_more_loss_than_uniform(problem):
     if not problem.fits(problem.least):
         return
     scale = max(rises[0] for rises in problem.rises.values())
-    slack = allocate_module.TIE_BREAK * scale * len(problem.rungs) + 1e-9
+    slack = TIE_BREAK * scale * len(problem.rungs) + 1e-9
     assert rise_of(problem, by_sensitivity(problem)) <= rise_of(problem, uniform(problem)) + slack
 
 

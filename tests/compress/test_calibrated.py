@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
+from reprune.compress.blocks import find_blocks
 from reprune.compress.calibrated import SAVED_FILE, observe
 from reprune.compress.costs import cost_model
 from reprune.compress.groups import find_groups
@@ -74,13 +75,16 @@ def _one_thread():
 def subject(*, blocks=False):
     task = DigitsTask(model=Deep)
     module = trained(task)
-    groups = find_groups(module, task.example_inputs(2), ())
+    inputs = task.example_inputs(2)
+    groups = find_groups(module, inputs, ())
+    found = find_blocks(module, inputs, ()).blocks if blocks else ()
+    cost = cost_model(module, groups, count_cost(module, task.example_inputs(1)), found)
     return Subject(
         task=task,
         module=module,
         groups=groups,
-        cost=cost_model(module, groups, count_cost(module, task.example_inputs(1))),
-        blocks=removables(task, module) if blocks else (),
+        cost=cost,
+        blocks=removables(module, found, cost),
     )
 
 

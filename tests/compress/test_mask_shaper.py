@@ -103,7 +103,7 @@ def test_no_optimiser_brings_a_dead_weight_back(net: nn.Module, name: str) -> No
                     assert not bool(value[~mask].any())
 
     train(net, optimizer, shaper, watch=alive)
-    assert shaper.settled()
+    assert shaper.settled
     kept = masks["0.weight"]
     assert not torch.equal(net[0].weight[kept], dense[0].weight[kept])  # the others did learn
 
@@ -139,12 +139,17 @@ def test_growing_ends_exactly_where_the_plan_is(
     plan = plan_for(net, kind)
     shaper = MaskShaper(plan=plan, share=cubic, criterion=criterion, regrow=regrow)  # type: ignore[arg-type]
     seen: list[int] = []
-    train(
-        net,
-        OPTIMIZERS["adam"](net),
-        shaper,
-        watch=lambda _: seen.append(count_zeros(shaper.masks)),
-    )
+    optimizer = OPTIMIZERS["adam"](net)
+
+    def watch(_: int) -> None:
+        """What dies loses its moments with it."""
+        seen.append(count_zeros(shaper.masks))
+        for name, mask in shaper.masks.items():
+            moments = optimizer.state[net.get_parameter(name)]
+            assert not bool(moments["exp_avg"][~mask].any())
+            assert not bool(moments["exp_avg_sq"][~mask].any())
+
+    train(net, optimizer, shaper, watch=watch)
     assert seen == sorted(seen)
     assert 0 < seen[0] < plan.zeros
     assert seen[7:] == [plan.zeros] * 5
@@ -163,7 +168,7 @@ def test_a_schedule_that_never_ends_is_still_exact_at_the_last_step(net: nn.Modu
     assert seen[:4] == [0] * 4
     assert seen[4:9] == [round(plan.zeros * 0.5 * 5 / STEPS)] * 5
     assert seen[-1] == plan.zeros
-    assert shaper.settled()
+    assert shaper.settled
 
 
 def test_without_regrowth_the_dead_stay_dead_and_with_it_they_return_as_they_were() -> None:
@@ -227,8 +232,8 @@ def test_a_copy_goes_its_own_way(net: nn.Module) -> None:
     twin, module = copy.deepcopy(shaper), copy.deepcopy(net)
     before = {name: mask.clone() for name, mask in shaper.masks.items()}
     train(module, OPTIMIZERS["adam"](module), twin, first=3)
-    assert twin.settled()
-    assert not shaper.settled()
+    assert twin.settled
+    assert not shaper.settled
     assert all(torch.equal(shaper.masks[name], mask) for name, mask in before.items())
 
 
@@ -272,6 +277,27 @@ def test_movement_masks_what_moves_towards_zero() -> None:
         optimizer.step()
         shaper.after_step(module, optimizer, moment)
     assert shaper.masks["weight"].tolist() == [[False, True]]
+
+
+def test_taylor_ranks_by_the_steps_since_the_last_look() -> None:
+    """Weight 0 had the large gradients once, weight 1 has them now."""
+    module = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[1.0, 1.0, 0.001]]))
+    optimizer = torch.optim.SGD(module.parameters(), 0.0)
+    shaper = MaskShaper(
+        plan=plan_sparsity({"weight": torch.ones(1, 3)}, 2 / 3, "local"),
+        criterion="taylor",
+        share=lambda done: {1: 0.5, 2: 1.0}[done],
+    )
+    shaper.begin(module, optimizer)
+    for step, gradient in enumerate(([9.0, 1.0, 1.0], [1.0, 2.0, 1.0])):
+        moment = Moment(step=step, steps=9, steps_per_epoch=9)
+        module.weight.grad = torch.tensor([gradient])
+        shaper.after_backward(module, optimizer, moment)
+        optimizer.step()
+        shaper.after_step(module, optimizer, moment)
+    assert shaper.masks["weight"].tolist() == [[False, True, False]]
 
 
 def test_what_cannot_be_set_up_is_refused(net: nn.Module) -> None:

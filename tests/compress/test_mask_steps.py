@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,9 @@ class World:
     """The artefacts of one run, made step by step in a folder."""
 
     def __init__(self, root: Path, dense: Artifact[ModelBundle]) -> None:
-        self.root, self.dense, self.said = root, dense, []
+        self.root, self.dense = root, dense
+        self.said: list[str] = []
+        self.say: Callable[[str], None] = self.said.append
         parents = {"dense": dense.digest}
         report = DataReport(
             task=dense.manifest.task, passed=True, expectations=(), splits={}, power=()
@@ -86,7 +90,7 @@ class World:
             key: self.dense.path if name == "dense" else self.root / name
             for key, name in inputs.items()
         }
-        return run(get_step(step), where, documents, self.root / out, say=self.said.append)
+        return run(get_step(step), where, documents, self.root / out, say=self.say)
 
     def table(self, params: str) -> Sensitivity:
         made = self.step("sensitivity", "table", params, dense="dense", data="data")
@@ -181,8 +185,10 @@ def test_the_plan_says_what_stays_whole(world: World) -> None:
     }
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "taylor", "wanda", "sparsegpt"])
-@pytest.mark.parametrize("pattern", ["2:4", "1:4"])
+@pytest.mark.parametrize(
+    ("criterion", "pattern"),
+    [("magnitude", "2:4"), ("taylor", "1:4"), ("wanda", "1:4"), ("sparsegpt", "2:4")],
+)
 def test_a_pattern_holds_whatever_the_criterion(world: World, criterion: str, pattern: str) -> None:
     n, m = int(pattern[0]), int(pattern[2])
     bundle = world.prune(
@@ -232,6 +238,62 @@ def test_recovery_never_lets_a_weight_back(world: World) -> None:
         assert torch.equal(loaded.module.get_parameter(name) != 0, mask)
 
 
+SCHEDULE = "schedule: {kind: cubic, steps: 6, epochs: 4}"
+ADAM = "distill: {learning_rate: 0.003, optimizer: adam, warmup_epochs: 0, epochs: 1}\n"
+
+
+@pytest.mark.parametrize(
+    ("plan", "criterion"),
+    [
+        ("method: weights, sparsity: 0.8", "magnitude-adam"),
+        ("method: weights, sparsity: 0.8, scope: local", "movement"),
+        ("method: weights, sparsity: 0.8, scope: sensitivity", "taylor"),
+        ("method: n:m, pattern: '2:4'", "l1"),
+    ],
+)
+def test_masks_grow_on_a_schedule_and_end_exactly(world: World, plan: str, criterion: str) -> None:
+    text = params(plan, f"criterion: {criterion}, {SCHEDULE}", ADAM)
+    bundle = world.prune(text)
+    sparsity = store.read(world.root / "plan", Plan).manifest.sparsity
+    assert sparsity is not UNSET
+    loaded, surgery = load_bundle(bundle), bundle.manifest.surgery
+    verify_masks(loaded.module, loaded.masks, sparsity)
+    assert surgery is not None
+    assert surgery.stages is not UNSET
+    assert [stage.epoch for stage in surgery.stages] == [1.0, 2.0, 3.0, 4.0]
+    # Cut 2, 4, 5 and the last of 6 are behind at the ends of the epochs.
+    shares = [1 - (1 - cut / 6) ** 3 for cut in (2, 4, 5, 6)]
+    assert [stage.share for stage in surgery.stages] == pytest.approx(shares)
+    assert surgery.stages[-1].zeros == sparsity.zeros
+    assert surgery.examples == 96 * (4 + 1 + 5)  # the student, its teacher once, the looks at tune
+    candidate = load_bundle(world.distill(text))
+    assert all(torch.equal(candidate.masks[n], mask) for n, mask in loaded.masks.items())
+
+
+def test_a_killed_growth_ends_in_the_same_artefact(world: World) -> None:
+    """The work folder alone is what is left; the epoch in which it was killed is not taken twice."""
+    text = params("method: weights, sparsity: 0.8", f"criterion: magnitude-adam, {SCHEDULE}", ADAM)
+    world.plan(text)
+    names = {"dense": "dense", "data": "data", "chosen": "plan"}
+    whole = world.step("prune", "whole", text, **names)
+    shutil.rmtree(world.root / "work")
+
+    class Killed(Exception):
+        pass
+
+    def kill(line: str) -> None:
+        if "epoch 2 of 4" in line:
+            raise Killed
+
+    world.say = kill
+    with pytest.raises(Killed):
+        world.step("prune", "pruned", text, **names)
+    world.say = world.said.append
+    again = world.step("prune", "pruned", text, **names)
+    assert any("goes on after epoch 2" in line for line in world.said)
+    assert again.digest == whole.digest
+
+
 def load_manifest(world: World, name: str) -> ModelBundle:
     return store.read(world.root / name, ModelBundle).manifest
 
@@ -265,6 +327,19 @@ def test_a_masked_model_is_built_like_any_other(world: World, text: str) -> None
     [
         (params("method: weights", "criterion: wanda"), CompressionError, r"layer by layer"),
         (params("method: weights", "criterion: movement"), CompressionError, r"while the model"),
+        (
+            params(
+                "method: weights, scope: local",
+                "criterion: wanda, schedule: {kind: cubic, epochs: 1}",
+            ),
+            CompressionError,
+            r"cannot rank weights while",
+        ),
+        (
+            params("method: weights", "criterion: l1, schedule: {kind: cubic, steps: 3}"),
+            CompressionError,
+            r"needs training between",
+        ),
         (params("method: n:m, pattern: '4:4'"), CompressionError, r"no pattern"),
         (params("method: n:m, pattern: '3:7'"), CompressionError, r"no weight of this model"),
     ],

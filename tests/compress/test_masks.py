@@ -152,7 +152,7 @@ def test_counts_are_exact_whatever_the_ties(values: list[int], data: st.DataObje
 
 @given(
     seed=st.integers(0, 1000),
-    sparsity=st.floats(0.05, 0.9),
+    sparsity=st.floats(0.05, 0.6),
     power=st.integers(-3, 3),
     scope=st.sampled_from(["global", "local"]),
 )
@@ -201,6 +201,18 @@ def test_growing_masks_only_grow_and_never_compound(
     assert count_zeros(masks) == plan.zeros
     if kind == "2:4":
         assert all(verify_pattern(mask, 2, 4) for mask in masks.values())
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_what_died_outside_the_pattern_stays_dead(share: float) -> None:
+    """Three of four are dead already: the pattern, which wants two of them back, does not get them."""
+    alive = {"a": torch.tensor([[False, False, False, True, True, True, True, True]])}
+    scores = {"a": torch.tensor([[9.0, 8.0, 7.0, 1.0, 4.0, 3.0, 2.0, 1.0]])}
+    plan = plan_pattern({"a": torch.Size((1, 8))}, "2:4")
+    kept = choose_masks(scores, plan, share=share, alive=alive)["a"]
+    assert not bool((kept & ~alive["a"]).any())
+    if share == 1.0:
+        assert kept.tolist() == [[False, False, False, True, True, True, False, False]]
 
 
 @given(
@@ -274,8 +286,12 @@ def test_masks_that_do_not_fit_are_refused() -> None:
 
 def test_a_tensor_is_never_emptied_and_bad_scores_are_refused() -> None:
     scores: dict[str, Tensor] = {"a": torch.full((2, 2), 0.1), "b": torch.ones(4, 4)}
+    expected = plan_sparsity(scores, 0.4)  # what global scores mask now does not bind
+    assert [item.zeros for item in expected.tensors] == [4, 4]
+    with pytest.raises(CompressionError, match="every weight would be masked in: a"):
+        choose_masks(scores, expected)
     with pytest.raises(CompressionError, match="at least one has to stay"):
-        plan_sparsity(scores, 0.4)
+        plan_sparsity(scores, 0.95, "local")
     plan = plan_counts({n: s.shape for n, s in scores.items()}, {"a": 3, "b": 15})
     assert count_zeros(choose_masks(scores, plan)) == 18
     with pytest.raises(CompressionError, match="no finite number"):

@@ -137,6 +137,7 @@ SETUPS = {
             "clip_norm": 5.0,
             "freeze": ("depth.*",),
             "teacher": "ema",
+            "quantize": "int8",
         },
     ),
     "cached": (PlainTask, {"features": 1.0, "feature_modules": ("norm1", "conv2")}),

@@ -51,6 +51,7 @@ def course(*, kind="cubic", steps=3, epochs=3.0, widths=(4, 6), say=None, **knob
     return Course(
         task=DigitsTask(),
         module=dense(),
+        teacher=dense(),
         digest="sha256:dense",
         groups=groups,
         regroup=groups_of,

@@ -130,6 +130,9 @@ def test_the_plan_is_written_for_people_too(ground, tmp_path):
     assert shown["predicted"]["loss_increase"] == pytest.approx(
         chosen.manifest.predicted.loss_increase, rel=1e-3, abs=1e-6
     )
+    assert shown["not_cut"]
+    assert not set(shown["not_cut"]) & set(shown["groups"])
+    assert all(isinstance(reason, str) and reason for reason in shown["not_cut"].values())
 
 
 def test_a_plan_is_made_twice_alike(ground, tmp_path):

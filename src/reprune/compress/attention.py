@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reprune.compress.copies import FORWARD_ERRORS, leaves, run
+from reprune.core.errors import CompressionError
 
 PATTERN_SEED = 0
 # What autograd calls the products inside attention; a linear layer's own ends the walk before.
@@ -63,10 +64,14 @@ class Attention:
 def find_attention(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Attention, ...]:
     """Every attention of linear projections in `module`, in the model's order.
 
-    `module` is run once with gradients, on the first example, and must be a copy that may be hooked
-    and whose weights are generic: a zero hides a path.
+    `module` is run once with gradients, on the first example (on all where the first dimension is not
+    the example), and must be a copy that may be hooked and whose weights are generic: a zero hides a
+    path.
     """
-    seen = _record(module, tuple(tensor[:1] for tensor in inputs))
+    try:
+        seen = _record(module, tuple(tensor[:1] for tensor in inputs))
+    except (CompressionError, IndexError):
+        seen = _record(module, inputs)
     found: list[tuple[set[str], set[str]]] = []
     for sink in seen.given:
         met = seen.sources_of(sink)

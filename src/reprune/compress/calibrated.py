@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from reprune.compress.evaluations import Trials
 from reprune.compress.evidence import Trace, next_cut
 from reprune.compress.importance import channel_scores, lowest_removed
 from reprune.compress.joint import random_plans
@@ -29,7 +30,6 @@ from reprune.compress.pieces import pieces
 from reprune.compress.prefix import timeline
 from reprune.compress.spending import CALIBRATION_PIECE, JOINT_PLANS, PIECE, Fixed, Sizes, sizes
 from reprune.compress.subject import Subject, check_finite, keeps
-from reprune.compress.trials import Trials
 from reprune.core import store
 from reprune.core.documents import decode_json
 from reprune.core.errors import DocumentError
@@ -95,7 +95,7 @@ def observe(  # noqa: PLR0913  what a measurement depends on, none of it a part 
         pieces_seen = sum(len(seen.losses) for seen in found.values())
         say(f"sensitivity: {unit}: {len(found)} cuts from {pieces_seen} batches")
     joint: dict[str, JointSeen] = {}
-    for number in range(index, JOINT_PLANS, count):
+    for number in range(index, JOINT_PLANS if subject.groups else 0, count):
         key = str(number)
         if key not in saved.joint:
             save(key, bench.joint(number, params, seed), every=1)
@@ -161,7 +161,7 @@ def _prepare(subject: Subject, params: SensitivityParams, prune: PruneParams, se
     }
     names = list(dict.fromkeys(name for group in subject.groups for name in readers(group)))
     moments: dict[str, Tensor] = (
-        input_moments(subject.module, names, calibration) if prune.compensate else {}
+        input_moments(subject.module, names, calibration) if prune.compensate and names else {}
     )
     made = {
         key: refits(subject.module, subject.groups, channels, moments, prune.ridge)
@@ -183,7 +183,7 @@ def _prepare(subject: Subject, params: SensitivityParams, prune: PruneParams, se
     found = slopes(subject.task, subject.module, made, tune, seed=seed, keep=trials.cached_names())
     check_finite(found.losses.mean)
     trials.take(found)
-    forwarded = sum(len(batch) for batch in calibration) if moments else 0
+    forwarded = sum(len(batch) for batch in calibration) if prune.compensate and names else 0
     cost = known.scores + forwarded + 3 * found.losses.examples
     return _Bench(subject=subject, trials=trials, slopes=found, sizes=parts, fixed=float(cost))
 

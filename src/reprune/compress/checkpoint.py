@@ -34,7 +34,8 @@ class Running(Fact, kw_only=True):
 class Progress(Fact, kw_only=True):
     """Everything but tensors. `identity` names the training; `steps` are batches an epoch, `taken`
     optimiser steps; `best_loss` is on `tune` (None: no state that may be kept yet), `best_epoch` 0 is
-    the model that training began with; `scaler` is the loss scaler's state (fp16 only).
+    the model that training began with; `bar` is the loss to reach; `scaler` is the loss scaler's
+    state (fp16 only).
     """
 
     identity: str
@@ -43,6 +44,7 @@ class Progress(Fact, kw_only=True):
     best_epoch: int
     best_loss: float | None
     examples: int
+    bar: float | None = None
     epochs: tuple[RecoveryEpoch, ...] = ()
     running: Running = Running()
     scaler: dict[str, float] | None = None

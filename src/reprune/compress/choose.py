@@ -3,43 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reprune.compress.allocate import Problem, allocate, ladder
+from reprune.compress.costs import block_key
 from reprune.compress.curves import Curve, predicted, predicted_error
 from reprune.compress.latency import Widths, search
 from reprune.core.artifacts import Plan, Prediction
 
 if TYPE_CHECKING:
     from reprune.compress.costs import CostModel
+    from reprune.compress.latency_table import LatencyTable
     from reprune.core.params import PlanParams
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What may be chosen (`rungs`, by group), what it is predicted to lose and what it costs."""
+    """What may be chosen (`rungs`, by group), what it is predicted to lose and what it costs.
+
+    Blocks are options beside the groups, by `costs.block_key`, with the rungs 0 and 1; `blocks` maps
+    those keys to the groups inside. `times`, where it was measured, predicts latency.
+    """
 
     rungs: Mapping[str, tuple[int, ...]]
     curves: Mapping[str, Curve]
     cost: CostModel
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    times: LatencyTable | None = None
 
     @classmethod
-    def of(cls, curves: Mapping[str, Curve], cost: CostModel, params: PlanParams) -> Options:
-        """The widths that `params` allows for each group of `curves`."""
+    def of(
+        cls,
+        curves: Mapping[str, Curve],
+        cost: CostModel,
+        params: PlanParams,
+        alignment: Mapping[str, int] | None = None,
+        blocks: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> Options:
+        """The widths that `params` allows for each group of `curves`: multiples of its `alignment`
+        (see compress.alignment), by default of `params.round_to`. `blocks` are keys among the curves.
+        """
+        steps, inside = alignment or {}, blocks or {}
         return cls(
             rungs={
-                name: ladder(curve.keeps[-1], round_to=params.round_to, min_keep=params.min_keep)
+                name: (0, 1)
+                if name in inside
+                else ladder(
+                    curve.keeps[-1],
+                    round_to=steps.get(name, params.round_to),
+                    min_keep=params.min_keep,
+                )
                 for name, curve in curves.items()
             },
             curves=curves,
             cost=cost,
+            blocks=inside,
         )
 
     def problem(self, budget: str, fraction: float) -> Problem:
-        """The allocation of at most `fraction` of the dense model's `budget`, "macs" or "params"."""
+        """The allocation of at most `fraction` of the dense model's `budget`: "macs", "params", or the
+        "latency" that `times` predicts.
+        """
 
         def cost(widths: Widths) -> float:
+            if budget == "latency" and self.times is not None:
+                return self.times.ratio(widths)
             return float(getattr(self.cost(widths), budget))
 
         return Problem(
@@ -50,12 +79,13 @@ class Options:
             },
             cost=cost,
             limit=fraction * cost({}),
+            blocks=self.blocks,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Widths for every group and what is expected of them."""
+    """Widths for every group, 0 or 1 for the key of every block, and what is expected of them."""
 
     widths: dict[str, int]
     prediction: Prediction
@@ -70,7 +100,8 @@ def choose(
 ) -> Choice:
     """The widths that `params.allocator` finds under the budget, or the champion's, if they are as good.
 
-    A latency budget is met by search over MACs fractions; it needs `time_ratio`. The champion's
+    A latency budget is met by search over fractions of the MACs, or of the latency that
+    `options.times` predicts; it needs `time_ratio`. The champion's
     widths are kept when its plan was made for the same groups, allocator, budget and fraction, they
     still fit, and they are predicted to lose no more than one standard error of the prediction above
     the fresh ones: below that the sensitivity cannot tell the two apart, and generations of the same
@@ -112,10 +143,11 @@ def _fresh(
     if time_ratio is None:
         problem = options.problem(params.budget, params.fraction)
         return allocate(params.allocator, problem), None
-    whole = options.problem("macs", 1.0)
+    by = "macs" if options.times is None else "latency"
+    whole = options.problem(by, 1.0)
     kept = _champion_widths(options, params, champion)
     found = search(
-        lambda fraction: allocate(params.allocator, options.problem("macs", fraction)),
+        lambda fraction: allocate(params.allocator, options.problem(by, fraction)),
         time_ratio,
         fraction=params.fraction,
         least=whole.cost(whole.least) / whole.limit,
@@ -134,10 +166,13 @@ def _champion_widths(
     if asked != (params.allocator, params.budget, params.fraction):
         return None
     widths = {item.group: item.keep for item in champion.groups}
-    if {item.group: item.width for item in champion.groups} != {
-        name: rungs[-1] for name, rungs in options.rungs.items()
-    }:
+    removed = {block_key(block) for block in champion.blocks or ()}
+    same_groups = {item.group: item.width for item in champion.groups} == {
+        name: rungs[-1] for name, rungs in options.rungs.items() if name not in options.blocks
+    }
+    if not same_groups or removed - options.blocks.keys():
         return None
+    widths |= {block: int(block not in removed) for block in options.blocks}
     if any(widths[name] not in rungs for name, rungs in options.rungs.items()):
         return None
     if params.budget != "latency" and not options.problem(params.budget, params.fraction).fits(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from reprune.core.artifacts import CutPoint, GroupSensitivity
+from reprune.compress.costs import block_key
+from reprune.core.artifacts import BlockSensitivity, CutPoint, GroupSensitivity
 
 # A measured point counts by 1/SE^2; a standard error below this share of the largest increase is
 # taken as this share, so that one lucky batch does not outvote its neighbours.
@@ -68,6 +69,18 @@ def fit_curve(width: int, cuts: Sequence[CutPoint]) -> Curve:
 def fit_curves(groups: Sequence[GroupSensitivity]) -> dict[str, Curve]:
     """One curve a group, by its name."""
     return {group.group: fit_curve(group.width, group.cuts) for group in groups}
+
+
+def fit_blocks(blocks: Sequence[BlockSensitivity]) -> dict[str, Curve]:
+    """One curve a block, by its `costs.block_key`: the measured rise (never below 0) without it."""
+    return {
+        block_key(block.block): Curve(
+            keeps=(0, 1),
+            increases=(max(block.loss_increase, 0.0), 0.0),
+            errors=(block.standard_error, 0.0),
+        )
+        for block in blocks
+    }
 
 
 def predicted(curves: Mapping[str, Curve], widths: Mapping[str, int]) -> float:

@@ -7,32 +7,26 @@ is left out silently.
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from reprune.compress.architecture import apply, layout
+from reprune.compress.architecture import layout
 from reprune.compress.attention import find_attention
 from reprune.compress.copies import plain_copy, run
 from reprune.compress.coupling import Coupling, Group, Member, couple, trace
-from reprune.compress.equality import architecture_of, difference, mask
 from reprune.compress.heads import Offers, offers
 from reprune.compress.recurrent import traced_layer
+from reprune.compress.trials import Probe
 from reprune.core.errors import CompressionError, TaskError, nearest
 from reprune.measure.outputs import evaluating
 
 __all__ = ["Group", "Member", "Survey", "find_groups", "survey"]
-
-# Rounding differs between a sliced and a masked sum; a wrong cut is off by the size of the outputs.
-TRIAL_TOLERANCE = 1e-4
-TRIAL_SEED = 0
 
 # The layers that make channels of their own.
 MAKERS = (_ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
@@ -84,7 +78,7 @@ def survey(
     inputs = tuple(example_inputs)
     graph = trace(module, inputs)
     refused = _refusals(module, inputs, keep)
-    probe = _Probe(module, inputs)
+    probe = Probe(module, inputs)
     attended = offers(
         module,
         find_attention(copy.deepcopy(probe.module), probe.inputs),
@@ -99,7 +93,7 @@ def _add_traced(
     module: nn.Module,
     graph: Any,
     refused: Mapping[tuple[str, str], str],
-    probe: _Probe,
+    probe: Probe,
     attended: Offers,
 ) -> Survey:
     """The survey of `attended` and of every other layer's channels, as the graph couples them."""
@@ -313,55 +307,3 @@ def _misplaced(
             return f"forward() rearranges its channels before {member.module}"
     shared = sorted(_places(found.group).intersection(claimed))
     return f"overlaps with another group in {shared[0][0]}" if shared else None
-
-
-class _Probe:
-    """Cuts half of one group on a copy and compares it with the masked copy.
-
-    Weights and inputs are perturbed: a trained or fresh model may hold zeros (the last BatchNorm of a
-    block) that would hide a wrong cut.
-    """
-
-    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        generator = torch.Generator().manual_seed(TRIAL_SEED)
-        self.module = copy.deepcopy(module).eval()
-        self.inputs = tuple(_perturbed(tensor, generator) for tensor in inputs)
-        with torch.no_grad():
-            for parameter in self.module.parameters():
-                parameter.copy_(_perturbed(parameter, generator))
-        if not self._finite():
-            self.module, self.inputs = copy.deepcopy(module).eval(), inputs
-        with evaluating(self.module):
-            self.scale = max(
-                (float(output.abs().max()) for output in run(self.module, self.inputs)), default=0.0
-            )
-
-    def fault(self, group: Group) -> str | None:
-        """Why the group cannot be cut, or None: the sliced copy is the masked copy."""
-        generator = torch.Generator().manual_seed(TRIAL_SEED)
-        order = torch.randperm(group.width, generator=generator).tolist()
-        kept = {group.name: sorted(order[: group.width // 2])}
-        try:
-            sliced = apply(self.module, architecture_of(self.module, [group], kept))
-            apart = difference(mask(self.module, [group], kept), sliced, [self.inputs])
-        except CompressionError as error:
-            return f"a trial cut failed: {error.what}"
-        if apart <= TRIAL_TOLERANCE * self.scale:
-            return None
-        return (
-            f"a trial cut changed the function: outputs are off by {apart:.2g} from the masked "
-            f"model (forward() depends on the position or number of these channels)"
-        )
-
-    def _finite(self) -> bool:
-        with evaluating(self.module):
-            outputs = run(self.module, self.inputs)
-        return all(bool(torch.isfinite(output).all()) for output in outputs)
-
-
-def _perturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return tensor.detach().clone()
-    size = math.sqrt(float(tensor.detach().float().square().mean())) or 1.0
-    noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-    return tensor.detach() + 0.1 * size * noise

@@ -23,6 +23,7 @@ Scores = dict[str, Tensor]
 CRITERIA: dict[str, str] = {
     "activation": "reprune.compress.criteria.activations:activation",
     "bn-scale": "reprune.compress.criteria.weights:bn_scale",
+    "fisher": "reprune.compress.criteria.fisher:fisher",
     "fpgm": "reprune.compress.criteria.weights:fpgm",
     "hessian": "reprune.compress.criteria.gradients:hessian",
     "l1": "reprune.compress.criteria.weights:l1",

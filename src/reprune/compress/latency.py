@@ -14,6 +14,7 @@ from reprune.core.errors import CompressionError
 if TYPE_CHECKING:
     from torch import nn
 
+    from reprune.compress.blocks import Block
     from reprune.compress.groups import Group
     from reprune.core.params import Target
     from reprune.task.protocol import Task
@@ -30,6 +31,7 @@ class Bench:
     groups: tuple[Group, ...]
     target: Target
     seed: int
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,8 @@ def search(
 ) -> Found:
     """The most MACs whose measured latency ratio is at most `fraction`, after at most `trials` timings.
 
-    `at_macs(f)` are the widths for the MACs fraction f, of which `least` is the smallest reachable.
+    `at_macs(f)` are the widths for the fraction f of MACs (or of whatever else falls with latency), of
+    which `least` is the smallest reachable.
     The first trial takes f = `fraction`; where that is too slow, the next one is `least`, which shows
     whether there is an answer at all; the others close in between what was too slow and what was not,
     at the place where a straight line between the two ratios meets the budget. Timings carry noise of
@@ -111,12 +114,14 @@ def _unreachable(ratios: Collection[float], fraction: float, trials: int) -> Com
 
 @contextmanager
 def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
-    """A function from widths to the latency of the model cut to them over the dense model's.
+    """A function from widths (and 0 for the keys of blocks that go) to the latency of the model cut to
+    them over the dense model's.
 
     Both are built with the target's runtime and timed side by side; the dense one is built once. The
     channels of the smallest l1 norm go: which ones does not matter for time. Raises BuildError.
     """
     from reprune.compress.architecture import apply
+    from reprune.compress.costs import block_key
     from reprune.compress.equality import architecture_of
     from reprune.compress.importance import channel_scores, lowest_removed
     from reprune.core.params import PruneParams
@@ -137,8 +142,13 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
         dense = built("dense", bench.module)
 
         def ratio(widths: Widths) -> float:
-            kept = {name: lowest_removed(scores[name], keep) for name, keep in widths.items()}
-            cut = apply(bench.module, architecture_of(bench.module, bench.groups, kept))
+            kept = {
+                name: lowest_removed(scores[name], keep)
+                for name, keep in widths.items()
+                if name in scores
+            }
+            gone = [block for block in bench.blocks if widths.get(block_key(block.name)) == 0]
+            cut = apply(bench.module, architecture_of(bench.module, bench.groups, kept, gone))
             engine = built("cut", cut)
             return quick_ratio(runtime, engine, dense, bench.target, inputs, seed=bench.seed)
 

@@ -15,7 +15,7 @@ from reprune.task.protocol import Batch, Split, Task
 
 def first_batches(task: Task, split: Split, *, examples: int, seed: int) -> list[Batch]:
     """Whole batches of epoch 0 until there are at least `examples`, or the split ends."""
-    found = list(_until(task.batches(split, epoch=0, seed=seed), examples))
+    found = list(until(task.batches(split, epoch=0, seed=seed), examples))
     if not found:
         raise TaskError(f"the split '{split}' is empty", fix="give the task's split some examples")
     return found
@@ -52,7 +52,8 @@ class Counting:
             yield batch
 
 
-def _until(batches: Iterator[Batch], examples: int) -> Iterator[Batch]:
+def until(batches: Iterator[Batch], examples: int) -> Iterator[Batch]:
+    """Whole batches until there are at least `examples`, or no more."""
     seen = 0
     for batch in batches:
         yield batch

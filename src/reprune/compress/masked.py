@@ -72,7 +72,7 @@ def mask_model(
     losses = {name: mean_loss(task, made, batches, seed=seed) for name, made in candidates.items()}
     best = least(losses)
     verify_masks(candidates[best], masks, plan)
-    cost = _cost(task, dense)
+    cost = cost_of(task, dense)
     surgery = Surgery(
         criterion=params.criterion,
         groups=(),
@@ -144,7 +144,8 @@ def _masks(
     return choose_masks(weight_scores(task, dense, names, params, seed), plan), None, ()
 
 
-def _cost(task: Task, module: nn.Module) -> Cost:
+def cost_of(task: Task, module: nn.Module) -> Cost:
+    """What the model costs; zeros are counted in full, for they are computed in full."""
     from reprune.measure.profile import count_cost
 
     return count_cost(module, task.example_inputs(1)).cost

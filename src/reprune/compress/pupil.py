@@ -1,4 +1,4 @@
-"""A training at any of its steps: what recover() drives, and what a checkpoint holds of it."""
+"""A training at any of its steps: what recover() drives."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import send_to_device
+from msgspec import UNSET
 from torch import Tensor, nn
 
 from reprune.compress.averaging import average
-from reprune.compress.checkpoint import (
-    Progress,
-    Running,
-    State,
-    restore_optimizer,
-    split_optimizer,
-)
+from reprune.compress.checkpoint import Running
 from reprune.compress.devices import accelerator_of, gradients_are_finite, unscale
-from reprune.compress.lesson import Lesson, identity_of, not_finite, on_cpu, part_of
+from reprune.compress.lesson import Lesson, identity_of, not_finite, on_cpu
+from reprune.compress.losses import until
 from reprune.compress.optimizer_state import give_moments
 from reprune.compress.paired import SEED_STRIDE, batch_losses, seeded
+from reprune.compress.quantization import FakeQuantizer
 from reprune.compress.rates import build_optimizer, freeze, rate_at, without_dropout
+from reprune.compress.reach import bar_of, out_of_reach
 from reprune.compress.shaping import Moment, settled
 from reprune.compress.teaching import TEACHERS, Teaching, teacher_of
 from reprune.core.artifacts import Recovery, RecoveryEpoch
@@ -35,6 +33,11 @@ if TYPE_CHECKING:
     from reprune.compress.shaping import Shaper
     from reprune.core.params import DistillParams
     from reprune.task.protocol import Batch
+
+
+# Ranges of training for integers are read off this many examples, each time the model is judged.
+CALIBRATION_EXAMPLES = 512
+BITS = {"int8": 8, "int4": 4}
 
 
 @dataclass(kw_only=True)
@@ -54,12 +57,14 @@ class Pupil:
     student: nn.Module
     judged: nn.Module
     teaching: Teaching
+    quantizers: dict[str, FakeQuantizer]
     optimizer: torch.optim.Optimizer
     prepared: Any
     base_rates: tuple[float, ...] = ()
     steps: int = 0
     taken: int = 0
     examples: int = 0
+    bar: float | None = None
     best_epoch: int = 0
     best_loss: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -87,6 +92,7 @@ class Pupil:
             student=student,
             judged=judged,
             teaching=teaching,
+            quantizers=_quantizers(params, student, judged),
             optimizer=optimizer,
             prepared=None,
             best=on_cpu(student),
@@ -114,67 +120,15 @@ class Pupil:
 
     def begin(self) -> None:
         """Counts the batches of an epoch, for the schedule, and takes the loss to beat."""
-        self._prepare_teacher()
+        self.prepare_teacher()
         self.examples = self.teaching.spent
         for shaper in self.shapers:
             shaper.begin(self.student, self.optimizer)
         self.judged.load_state_dict(self.student.state_dict())
+        if self.params.bar > 0.0 or self.params.bar_ratio > 0.0:
+            self.bar = bar_of(self.params, self._dense_loss())
         give_moments(self.optimizer, self.student, self.lesson.moments)
         self._judge(0)
-
-    def resume(self, kept: State) -> bool:
-        """Takes up a state that this very training left; False, and nothing done, for another's."""
-        progress = kept.progress
-        if progress.identity != self.identity:
-            return False
-        if len(progress.epochs) < self.params.epochs:
-            self._prepare_teacher()
-        self.student.load_state_dict(kept.model)
-        for number, shaper in enumerate(self.shapers):
-            shaper.begin(self.student, self.optimizer)
-            shaper.restore(part_of(kept.more, f"shaper{number}"))
-        # Again, for a shaper whose begin() changes the module.
-        self.student.load_state_dict(kept.model)
-        if self.params.ema:
-            self.judged.load_state_dict(part_of(kept.more, "average"))
-        self.teaching.restore(part_of(kept.more, "teaching"))
-        restore_optimizer(self.prepared, kept.optimizer, progress.scalars)
-        if self.accelerator.scaler is not None and progress.scaler is not None:
-            self.accelerator.scaler.load_state_dict(progress.scaler)
-        self.steps, self.taken, self.examples = progress.steps, progress.taken, progress.examples
-        self.best_epoch = progress.best_epoch
-        self.best_loss = math.inf if progress.best_loss is None else progress.best_loss
-        self.best, self.epochs, self.running = kept.best, list(progress.epochs), progress.running
-        return True
-
-    def state(self) -> State:
-        tensors, scalars = split_optimizer(self.prepared)
-        scaler = self.accelerator.scaler
-        owned = {f"shaper{number}": shaper.state() for number, shaper in enumerate(self.shapers)}
-        owned["teaching"] = self.teaching.state()
-        owned["average"] = on_cpu(self.judged) if self.params.ema else {}
-        return State(
-            progress=Progress(
-                identity=self.identity,
-                steps=self.steps,
-                taken=self.taken,
-                best_epoch=self.best_epoch,
-                best_loss=self.best_loss if math.isfinite(self.best_loss) else None,
-                examples=self.examples,
-                epochs=tuple(self.epochs),
-                running=self.running,
-                scaler=scaler.state_dict() if scaler is not None else None,
-                scalars=scalars,
-            ),
-            model=on_cpu(self.student),
-            best=self.best,
-            optimizer=tensors,
-            more={
-                f"{owner}/{name}": tensor
-                for owner, tensors in owned.items()
-                for name, tensor in tensors.items()
-            },
-        )
 
     def steps_of_epoch(self) -> Iterator[None]:
         """Takes the epoch's steps that are left, one each time it is asked."""
@@ -197,12 +151,27 @@ class Pupil:
         self.running = Running()
         return record
 
+    @property
+    def stopped(self) -> str:
+        """Why training ends here although epochs are left, in words; empty: it goes on."""
+        losses = [epoch.tune_loss for epoch in self.epochs]
+        left = self.params.epochs - len(losses)
+        if self.bar is None or not left or not settled(self.shapers):
+            return ""
+        if not out_of_reach(losses, left, self.bar):
+            return ""
+        return (
+            f"after epoch {len(losses)} of {self.params.epochs}: the loss on tune was "
+            f"{min(losses):.4f} at best, and the bar of {self.bar:.4f} out of reach"
+        )
+
     def recovery(self) -> Recovery:
         return Recovery(
             epochs=tuple(self.epochs),
             best_epoch=self.best_epoch,
             examples=self.examples,
             teacher=TEACHERS.get(self.params.teacher, self.lesson.teacher_digest),
+            stopped=self.stopped or UNSET,
         )
 
     def _step(self, batch: Batch) -> None:
@@ -247,6 +216,7 @@ class Pupil:
 
     def _judge(self, epoch: int) -> float:
         """The loss on `tune`; the state is kept where it is the best of those that may be."""
+        self._calibrate()
         measured = batch_losses(
             self.lesson.task, self.judged, self._batches("tune", epoch=0), seed=self.seed
         )
@@ -261,7 +231,8 @@ class Pupil:
             self.best_loss = measured.mean if ready else math.inf
         return measured.mean
 
-    def _prepare_teacher(self) -> None:
+    def prepare_teacher(self) -> None:
+        """Counts the batches of an epoch, and asks the teacher for all of them where that pays."""
         sizes = [len(batch) for batch in self.lesson.task.batches("train", epoch=0, seed=self.seed)]
         if not sizes:
             raise TaskError("the split 'train' is empty", where="batches()", fix="give it examples")
@@ -269,6 +240,21 @@ class Pupil:
         self.teaching.remember(
             lambda: self._batches("train", epoch=0), examples=sum(sizes), seed=self.seed
         )
+
+    def _calibrate(self) -> None:
+        """Renews the ranges of training for integers from `calibration`, as building an engine would."""
+        for quantizer in self.quantizers.values():
+            batches = until(self._batches("calibration", epoch=0), CALIBRATION_EXAMPLES)
+            self.examples += quantizer.calibrate(batches)
+
+    def _dense_loss(self) -> float:
+        """The lesson's own teacher's loss on `tune`, whoever teaches."""
+        dense = copy.deepcopy(self.lesson.teacher).float().to(self.accelerator.device)
+        measured = batch_losses(
+            self.lesson.task, dense, self._batches("tune", epoch=0), seed=self.seed
+        )
+        self.examples += measured.examples
+        return measured.mean
 
     def _moment(self) -> Moment:
         return Moment(
@@ -289,3 +275,15 @@ class Pupil:
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * share
         return self.base_rates[0] * share
+
+
+def _quantizers(
+    params: DistillParams, student: nn.Module, judged: nn.Module
+) -> dict[str, FakeQuantizer]:
+    if params.quantize == "none":
+        return {}
+    models = {"student": student} | ({} if judged is student else {"judged": judged})
+    bits = BITS[params.quantize]
+    return {
+        name: FakeQuantizer(module=module, bits=bits).attach() for name, module in models.items()
+    }

@@ -14,6 +14,7 @@ from torch import nn
 from reprune.compress.checkpoint import read_state, write_state
 from reprune.compress.lesson import Lesson
 from reprune.compress.pupil import Pupil
+from reprune.compress.pupil_state import state_of, take_up
 from reprune.compress.rates import rate_at
 from reprune.core.artifacts import Recovery
 
@@ -52,6 +53,11 @@ def recover(
     that went through a model: student, teacher (once each where its answers are kept), and the looks
     at `tune`.
 
+    Where `params` set a bar, training stops as soon as it is out of reach (see compress.reach), and
+    `Recovery.stopped` says so; the best epoch is returned all the same.
+
+    With `params.quantize` the losses on `tune` are those of simulated integers (compress.quantization).
+
     `shapers` act on the training copy in their order (see compress.shaping). Only states that all of
     them call settled can be the best; where there is none, the last state is returned.
 
@@ -67,23 +73,25 @@ def recover(
     path = work / CHECKPOINT
     if params.epochs:
         kept = read_state(path)
-        if kept is not None and pupil.resume(kept):
+        if kept is not None and take_up(pupil, kept):
             say(f"recovery: goes on after {_reached(pupil)} of {params.epochs}")
         else:
             pupil.begin()
     written = time.monotonic()
-    while pupil.epoch <= params.epochs:
+    while pupil.epoch <= params.epochs and not pupil.stopped:
         for _ in pupil.steps_of_epoch():
             if time.monotonic() - written >= params.checkpoint_seconds:
-                write_state(path, pupil.state())
+                write_state(path, state_of(pupil))
                 written = time.monotonic()
         record = pupil.close_epoch()
-        write_state(path, pupil.state())
+        write_state(path, state_of(pupil))
         written = time.monotonic()
         say(
             f"recovery: epoch {record.epoch} of {params.epochs}, train loss "
             f"{record.train_loss:.4f}, tune loss {record.tune_loss:.4f}"
         )
+    if pupil.stopped:
+        say(f"recovery: stopped {pupil.stopped}")
     module = copy.deepcopy(lesson.student).float().cpu()
     module.load_state_dict(pupil.best)
     return Recovered(module=module.eval(), recovery=pupil.recovery())

@@ -15,6 +15,7 @@ from reprune.compress.architecture import apply
 from reprune.compress.calibrated import observe
 from reprune.compress.compensate import batch_norms, can_fit, compensate, recalibrate
 from reprune.compress.equality import architecture_of
+from reprune.compress.evaluations import block_unit
 from reprune.compress.importance import channel_scores, lowest_removed
 from reprune.compress.losses import Counting, first_batches, mean_loss
 from reprune.compress.merging import merge
@@ -30,7 +31,6 @@ from reprune.compress.subject import (
     keeps,
     removables,
 )
-from reprune.compress.trials import block_unit
 from reprune.core import store
 from reprune.core.artifacts import BlockSensitivity, CutPoint, Fact, GroupSensitivity
 from reprune.core.documents import decode_json

@@ -38,12 +38,13 @@ STAGE_SEEDS = 100_003
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What is cut from what, and how it learns in between. `regroup` finds the groups of a model that
-    was cut already, under the names that they have in `groups`; `digest` names `module`, the teacher.
+    """What is cut from what, and how it learns in between from `teacher`, which `digest` names.
+    `regroup` finds the groups of a model that was cut already, under their names in `groups`.
     """
 
     task: Task
     module: nn.Module
+    teacher: nn.Module
     digest: str
     groups: Sequence[Group]
     regroup: Callable[[nn.Module], Sequence[Group]]
@@ -122,7 +123,8 @@ def _stage(
 ) -> tuple[nn.Module, StageFacts]:
     widths = stage_widths(course, number)
     blocks = course.blocks if number == 1 else ()
-    groups = course.groups if number == 1 else course.regroup(before.module)
+    again = course.groups if number == 1 else course.regroup(before.module)
+    groups = [group for group in again if group.name in widths]
     goal = {group.name: min(widths[group.name], group.width) for group in groups}
     module, architecture, surgery = before.module, before.architecture, None
     moments = before.moments
@@ -173,7 +175,7 @@ def _learn(
     lesson = Lesson(
         task=course.task,
         student=module,
-        teacher=course.module,
+        teacher=course.teacher,
         teacher_digest=course.digest,
         moments=moments,
     )
@@ -203,7 +205,10 @@ def _left_over(course: Course, module: nn.Module, folder: Path, number: int) -> 
 
 def _identity(course: Course) -> str:
     lesson = Lesson(
-        task=course.task, student=course.module, teacher=course.module, teacher_digest=course.digest
+        task=course.task,
+        student=course.module,
+        teacher=course.teacher,
+        teacher_digest=course.digest,
     )
     blocks = [block.name for block in course.blocks]
     model = identity_of(lesson, course.distill, course.seed, ())

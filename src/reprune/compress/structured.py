@@ -15,11 +15,12 @@ from reprune.compress.architecture import Architecture, apply
 from reprune.compress.blocks import Block
 from reprune.compress.compensate import batch_norms, compensate, recalibrate
 from reprune.compress.criteria.weights import without_scale
+from reprune.compress.cut_costs import group_cuts
 from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Group
+from reprune.compress.groups import Group, frozen_layers
 from reprune.compress.importance import channel_scores, criterion_label, lowest_removed
 from reprune.compress.losses import first_batches, mean_loss
-from reprune.core.artifacts import Cost, GroupCut, Surgery
+from reprune.core.artifacts import Cost, Surgery
 from reprune.core.errors import CompressionError, nearest
 from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch, Task
@@ -68,7 +69,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         group.name: lowest_removed(scores[group.name], widths.get(group.name, group.width))
         for group in groups
     }
-    _say_substitutes(dense, groups, params, say)
+    _say_choices(dense, groups, kept, params, say)
     architecture = architecture_of(dense, groups, kept, blocks)
     sliced = apply(dense, architecture)
     batches = first_batches(task, "calibration", examples=params.examples, seed=seed)
@@ -86,7 +87,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
     best = _best(losses)
     surgery = Surgery(
         criterion=criterion_label(params),
-        groups=_group_cuts(groups, widths, kept),
+        groups=group_cuts(task, dense, groups, widths, kept),
         before=cost_of(task, dense),
         after=cost_of(task, candidates[best]),
         equality_max_abs=apart,
@@ -122,14 +123,24 @@ def _check(groups: Sequence[Group], widths: Mapping[str, int], blocks: Sequence[
         )
 
 
-def _say_substitutes(
-    module: nn.Module, groups: Sequence[Group], params: PruneParams, say: Callable[[str], None]
+def _say_choices(
+    module: nn.Module,
+    groups: Sequence[Group],
+    kept: Mapping[str, Sequence[int]],
+    params: PruneParams,
+    say: Callable[[str], None],
 ) -> None:
-    """Names the groups that the criterion "bn-scale" has to rank by something else."""
+    """Names the groups that the criterion "bn-scale" has to rank by something else, and the frozen
+    layers that are cut as well.
+    """
+    touched = [group for group in groups if len(kept[group.name]) < group.width]
     if params.criterion == "bn-scale":
-        bare = [group.name for group in without_scale(module, groups)]
+        bare = [group.name for group in without_scale(module, touched)]
         if bare:
             say(f"no norm scales the channels of {', '.join(bare)}: ranked by l2")
+    frozen = frozen_layers(module, touched)
+    if frozen:
+        say(f"cuts layers with frozen parameters too: {', '.join(frozen)}")
 
 
 def _prove(masked: nn.Module, sliced: nn.Module, batches: Sequence[Batch], limit: float) -> float:
@@ -177,20 +188,6 @@ def _best(losses: dict[Repair, float]) -> Repair:
     for repair in [name for name, loss in losses.items() if not math.isfinite(loss)]:
         del losses[repair]
     return min(losses, key=lambda repair: losses[repair])
-
-
-def _group_cuts(
-    groups: Sequence[Group], widths: Mapping[str, int], kept: Mapping[str, Sequence[int]]
-) -> tuple[GroupCut, ...]:
-    return tuple(
-        GroupCut(
-            group=group.name,
-            width=group.width,
-            requested=widths.get(group.name, group.width),
-            keep=len(kept[group.name]),
-        )
-        for group in groups
-    )
 
 
 def cost_of(task: Task, module: nn.Module) -> Cost:

@@ -71,12 +71,18 @@ class Cost(Fact, kw_only=True):
 
 
 class GroupCut(Fact, kw_only=True):
-    """A coupled group: `width` channels before, `keep` of them left. `requested` is what the plan said."""
+    """A coupled group: `width` channels before, `keep` of them left. `requested` is what the plan said.
+
+    `planned` is what leaving `requested` of this group alone was to take away, `removed` what its cut
+    alone does take away, counted. Groups share layers, so these do not add up to the whole.
+    """
 
     group: str
     width: int
     requested: int
     keep: int
+    planned: Cost | UnsetType = UNSET
+    removed: Cost | UnsetType = UNSET
 
 
 class TensorSparsity(Fact, kw_only=True):
@@ -107,7 +113,8 @@ class Surgery(Fact, kw_only=True):
 
     `loss_*` are on the calibration split: before the cut, after it, after compensation was tried
     (None where it was not), and of the model that was kept, which is the best of them. `blocks` were
-    removed whole; `sparsity` lists masked tensors; `examples` went through a model for all this.
+    removed whole; `sparsity` lists masked tensors; `ladder` says in words which
+    cuts were tried and what came of them; `examples` went through a model for all this.
     """
 
     criterion: str
@@ -123,6 +130,7 @@ class Surgery(Fact, kw_only=True):
     blocks: tuple[str, ...] | UnsetType = UNSET
     sparsity: tuple[TensorSparsity, ...] | UnsetType = UNSET
     stages: tuple[PruneStage, ...] | UnsetType = UNSET
+    ladder: tuple[str, ...] | UnsetType = UNSET
     examples: int | UnsetType = UNSET
 
 

@@ -78,6 +78,8 @@ class PlanParams(Document, kw_only=True):
     `min_keep` is the least share of a group that any allocator may leave. `method` is what is taken
     away: channels (with `depth`, whole blocks too), or weights by masks: `sparsity` of all weights
     that may be masked, shared out by `scope`, or `pattern` ("2:4": 2 of every 4 stay) everywhere.
+    A latency budget is allocated by MACs, or ("in-model") by what each cut was measured to save in the
+    built model; either way the whole cut is timed, at most `latency_trials` times.
     """
 
     method: Literal["channels", "weights", "n:m"] = "channels"
@@ -92,6 +94,7 @@ class PlanParams(Document, kw_only=True):
     min_keep: Share = 0.125
     latency_target: str = ""
     latency_trials: Annotated[int, Meta(ge=1, le=20)] = 5
+    latency_model: Literal["macs", "in-model"] = "macs"
 
 
 class ScheduleParams(Document, kw_only=True):
@@ -113,6 +116,17 @@ class SparseLearningParams(Document, kw_only=True):
     strength: Positive = 1e-4
 
 
+class LadderParams(Document, kw_only=True):
+    """Gentler cuts to fall back on: `fractions` of the wanted cut, tried in turn after the whole one.
+
+    A cut is taken when a trial recovery of `epochs` reaches the distill section's bar; the last
+    fraction is taken without a trial. Empty: the wanted cut is made whatever comes of it.
+    """
+
+    fractions: tuple[Annotated[float, Meta(gt=0.0, lt=1.0)], ...] = ()
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
+
+
 class PruneParams(Document, kw_only=True):
     """`equality_max_abs` bounds the logit difference of the masked-dense and the sliced model.
 
@@ -125,6 +139,7 @@ class PruneParams(Document, kw_only=True):
     normalizer: Literal["none", "sum", "mean", "max", "standardize", "gaussian", "lamp"] = "none"
     schedule: ScheduleParams = ScheduleParams()
     sparse_learning: SparseLearningParams = SparseLearningParams()
+    ladder: LadderParams = LadderParams()
     examples: Count = 512
     compensate: bool = True
     recalibrate: bool = True
@@ -146,6 +161,11 @@ class DistillParams(Document, kw_only=True):
     moving average that is then judged and returned instead of the weights (0: none). Parameters whose
     names fit a pattern in `freeze` are not trained. `clip_norm` 0 does not clip. The teacher's outputs
     are kept where they fit `teacher_cache_bytes` and the task's `train` is not augmented.
+
+    `bar` is the loss on `tune` to reach, or `bar_ratio` times the dense model's, whichever is lower
+    (0: none): training stops when even an optimistic look at its curve cannot reach it. With
+    `quantize` the model trains, and is judged, with weights and activations rounded to that; what is
+    returned are its float weights.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=10_000)] = 4
@@ -169,6 +189,9 @@ class DistillParams(Document, kw_only=True):
     attention: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
     balance: bool = False
     teacher_cache_bytes: Annotated[int, Meta(ge=0)] = 268_435_456
+    bar: Annotated[float, Meta(ge=0.0)] = 0.0
+    bar_ratio: Annotated[float, Meta(ge=0.0)] = 0.0
+    quantize: Literal["none", "int8", "int4"] = "none"
     precision: Literal["no", "fp16", "bf16"] = "no"
     checkpoint_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0
 

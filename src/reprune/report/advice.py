@@ -182,7 +182,14 @@ def _cut_less(facts: ReportFacts) -> list[Phrase]:
         return [("Cut less: raise ", Code("plan.fraction"), ", ", *AFTERWARDS)]
     fraction = params.plan.fraction
     lines: list[Phrase] = []
-    if fraction < 0.95:
+    if params.plan.method == "weights":
+        sparsity = params.plan.sparsity
+        knob = Code(f"plan.sparsity: {round(max(0.05, 1 - 1.3 * (1 - sparsity)), 4):g}")
+        lines.append(("Mask less: ", knob, f" (now {sparsity:g}), ", *AFTERWARDS))
+    elif params.plan.method == "n:m":
+        now = f" (now {params.plan.pattern}), "
+        lines.append(("Mask less: a wider ", Code("plan.pattern"), now, *AFTERWARDS))
+    elif fraction < 0.95:
         less = round(min(0.95, fraction + max(0.05, 0.3 * (1 - fraction))), 2)
         knob = Code(f"plan.fraction: {less:g}")
         lines.append(("Cut less: ", knob, f" (now {fraction:g}), ", *AFTERWARDS))
@@ -198,6 +205,11 @@ def _cut_more(facts: ReportFacts) -> list[Phrase]:
         return [("Cut more: lower ", Code("plan.fraction"), ", ", *AFTERWARDS)]
     fraction, budget = params.plan.fraction, params.plan.budget
     lines: list[Phrase] = []
+    if params.plan.method != "channels":
+        knob = Code("plan.method: channels")
+        return [
+            ("Masks alone make nothing faster or smaller: cut channels, ", knob, ", ", *AFTERWARDS)
+        ]
     if _asks(facts, "latency") and budget != "latency":
         knob = Code("plan.budget: latency")
         lines.append(("Plan by measured time: ", knob, f" (now {budget}), ", *AFTERWARDS))

@@ -12,6 +12,7 @@ from reprune.report.flips import changed_tables, flips_figure
 from reprune.report.forests import rules_figure, rules_table
 from reprune.report.markup import Safe, details, esc, tag
 from reprune.report.markup import table as html_table
+from reprune.report.masked import NO_PROMISE, masked_table
 from reprune.report.slices import ordered, slice_figures, slices_table
 from reprune.report.timings import call_figures, operator_figures, ratio_figures
 
@@ -97,10 +98,14 @@ def quality_section(facts: ReportFacts, *, show_examples: bool = False) -> Secti
 
 def plan_section(facts: ReportFacts) -> Section | None:
     """What the plan cut, what it promised, and what came of it."""
-    figure = widths_figure(facts)
+    table = masked_table(facts)
+    # Where weights are masked, every width is what it was.
+    figure = widths_figure(facts) if table is None else None
     content = []
     if facts.costs is not None:
         content.append(_cost_table(facts, facts.costs))
+    if table is not None:
+        content += [table, tag("p", esc(NO_PROMISE))]
     if figure is not None:
         content.append(svg.framed(figure))
     if not content:

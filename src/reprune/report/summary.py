@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from reprune.core.artifacts import SliceResult
 from reprune.report import plain, words
 from reprune.report.facts import ReportFacts
+from reprune.report.masked import masked_lines, masked_tensors, masked_words
 from reprune.report.measured import Expected, expected_losses
 from reprune.report.slices import compared, groups, ordered, spread
 
@@ -46,13 +47,16 @@ def plan_lines(facts: ReportFacts, *, full: bool, name: int) -> Iterator[str]:
     if costs is None and not groups:
         return
     cut = sorted((one for one in groups if one.keep < one.width), key=lambda one: one.kept)
+    masked = masked_tensors(facts)
     title = f"What was cut: {len(cut)} of {words.plural(len(groups), 'group')}"
+    if masked:
+        title = f"What was cut: {masked_words(masked)}"
     if costs is not None:
         title += f"; {_cost_words(facts)}"
     if not full:
         yield from (f"{title}.", "")
         return
-    lines: list[str] = []
+    lines: list[str] = masked_lines(masked, MOST_GROUPS, name) if masked else []
     if cut:
         shown = cut[:MOST_GROUPS]
         lines += plain.table(

@@ -6,7 +6,7 @@ import copy
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -28,14 +28,20 @@ _COLOUR = re.compile(r"\x1b\[\d+m")
 
 
 def export_onnx(
-    module: nn.Module, example_inputs: tuple[Tensor, ...], input_names: Sequence[str]
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    *,
+    open_dimensions: Mapping[int, tuple[str, int, int]] | None = None,
 ) -> bytes:
     """The checked ONNX model; the same module gives the same bytes, and paths and traces are left out.
 
-    Outputs come in the order of the module's own (a dict's in insertion order). The module is not
-    changed. Raises BuildError that names the operator, or what fixes the batch size.
+    The batch size is open. `open_dimensions` opens more: of every input that has such a dimension, to
+    its name, the least and the largest size, as in {1: ("tokens", 2, 48)}. Outputs come in the order
+    of the module's own (a dict's in insertion order). The module is not changed. Raises BuildError
+    that names the operator, or what fixes the size.
     """
-    proto = _exported(module, example_inputs, input_names)
+    proto = _exported(module, example_inputs, input_names, open_dimensions or {})
     _strip(proto)
     if proto.ByteSize() > MAX_FILE_BYTES:
         raise BuildError(f"the model needs {proto.ByteSize()} bytes; one ONNX file holds 2 GB")
@@ -45,7 +51,10 @@ def export_onnx(
 
 
 def _exported(
-    module: nn.Module, example_inputs: tuple[Tensor, ...], input_names: Sequence[str]
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    open_dimensions: Mapping[int, tuple[str, int, int]],
 ) -> ModelProto:
     import torch
 
@@ -57,7 +66,10 @@ def _exported(
         )
     # A batch of one would be taken for a constant.
     two = tuple(torch.cat([tensor[:1], tensor[:1]]) for tensor in example_inputs)
-    batch = torch.export.Dim(BATCH)
+    named = {0: torch.export.Dim(BATCH)} | {
+        place: torch.export.Dim(name, min=least, max=largest)
+        for place, (name, least, largest) in open_dimensions.items()
+    }
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -66,7 +78,12 @@ def _exported(
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(input_names),
-                dynamic_shapes={"inputs": tuple({0: batch} for _ in two)},
+                dynamic_shapes={
+                    "inputs": tuple(
+                        {place: size for place, size in named.items() if place < tensor.dim()}
+                        for tensor in two
+                    )
+                },
                 external_data=False,
                 verbose=False,
             )

@@ -15,7 +15,7 @@ from reprune.core.artifacts import (
     Sensitivity,
     SparsityPlan,
 )
-from reprune.core.params import PlanParams, PruneParams, SensitivityParams
+from reprune.core.params import DistillParams, PlanParams, PruneParams, SensitivityParams
 from reprune.core.step import Context
 from reprune.core.store import Artifact
 
@@ -107,12 +107,33 @@ def plan_of_masks(
 
 
 def prune_masks(
-    opened: Dense, sparsity: SparsityPlan, prune: PruneParams, seed: int, ctx: Context
+    opened: Dense,
+    dense: Artifact[ModelBundle],
+    sparsity: SparsityPlan,
+    prune: PruneParams,
+    distill: DistillParams,
+    seed: int,
+    ctx: Context,
 ) -> Masked:
-    """The dense model masked as the plan says. Raises CompressionError where it does not fit the model."""
+    """The dense model masked as the plan says, at once or on `prune.schedule`. Raises CompressionError
+    where the plan does not fit the model.
+    """
+    from reprune.compress.mask_growth import MaskCourse, grow_masks
     from reprune.compress.masked import mask_model
 
-    return mask_model(opened.task, opened.module, sparsity, prune, seed=seed, say=ctx.say)
+    if prune.schedule.kind == "one-shot":
+        return mask_model(opened.task, opened.module, sparsity, prune, seed=seed, say=ctx.say)
+    course = MaskCourse(
+        task=opened.task,
+        module=opened.module,
+        digest=dense.digest,
+        plan=sparsity,
+        prune=prune,
+        distill=distill,
+        seed=seed,
+        say=ctx.say,
+    )
+    return grow_masks(course, ctx.work)
 
 
 def masked_bundle(dense: Artifact[ModelBundle], made: Masked, ctx: Context) -> ModelBundle:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import ModelBundle
@@ -13,6 +13,7 @@ from reprune.core.store import Artifact
 if TYPE_CHECKING:
     from torch import nn
 
+    from reprune.compress.blocks import Block
     from reprune.compress.bundle import LoadedModel
     from reprune.compress.groups import Group
     from reprune.task.seal import Sealed
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """`module` in eval mode; `groups` in the order of its layers."""
+    """`module` in eval mode, its attentions with one layer a projection; `groups` in the order of its
+    layers and `blocks` that can be removed, at least one of either; `skipped` maps layers that are in
+    no group to the reason.
+    """
 
     task: Sealed
     module: nn.Module
     groups: tuple[Group, ...]
+    blocks: tuple[Block, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_for_masks(
@@ -46,24 +52,32 @@ def open_for_masks(
 
 
 def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dense:
-    """The bundle's model and groups, at least one, with torch set to `threads` and seeded.
+    """The bundle's model, groups and blocks, at least one, with torch set to `threads` and seeded.
 
     Raises CompressionError for a model that was cut already or in which nothing can be cut, and
     whatever loading it raises.
     """
+    from reprune.compress.blocks import find_blocks
     from reprune.compress.groups import survey
+    from reprune.compress.separate import separate
 
     loaded = _load(dense, seed=seed, threads=threads)
-    keep = getattr(loaded.task, "keep", ())
-    found = survey(loaded.module, loaded.task.example_inputs(2), keep)
-    if not found.groups:
+    task = loaded.task
+    keep = getattr(task, "keep", ())
+    module = separate(loaded.module)
+    inputs = task.example_inputs(2)
+    found = survey(module, inputs, keep, heads=getattr(task, "heads", None))
+    blocks = find_blocks(module, inputs, keep, getattr(task, "blocks", None)).blocks
+    if not found.groups and not blocks:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in found.skipped.items())
         raise CompressionError(
             f"nothing in this model can be cut ({reasons or 'it has no layers to cut'})",
             where=str(dense.path),
             fix="shorten the task's `keep`, or change the layers that are named here",
         )
-    return Dense(task=loaded.task, module=loaded.module, groups=found.groups)
+    return Dense(
+        task=task, module=module, groups=found.groups, blocks=blocks, skipped=found.skipped
+    )
 
 
 def groups_again(task: Sealed, module: nn.Module) -> tuple[Group, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
+from msgspec import UNSET
 
 from reprune.core import store
 from reprune.core.artifacts import (
@@ -50,9 +52,9 @@ def plan(
 ) -> Plan:
     """Chooses the width of every group under the budget, and says what it predicts.
 
-    Where `plan.method` masks weights, chooses how many of each tensor instead. Writes `plan.yaml`,
-    the same for people. Raises ChainBroken for artefacts of another model, CompressionError where the
-    budget cannot be met.
+    With `plan.depth` it also chooses which blocks go. Where `plan.method` masks weights, chooses how
+    many of each tensor instead. Writes `plan.yaml`, the same for people. Raises ChainBroken for
+    artefacts of another model, CompressionError where the budget cannot be met.
     """
     refuse_strangers(dense, {"sensitivity": table, **{f"profile {p.path}": p for p in profiles}})
     _refuse_other_criterion(table, prune)
@@ -64,11 +66,15 @@ def plan(
         return masking
     opened = open_dense(dense, seed=seed, threads=threads)
     options = _options(opened, profiles[0].manifest, table, plan)
+    for layer, reason in opened.skipped.items():
+        ctx.say(f"plan: {layer} is not cut: {reason}")
     _say_uncut(options, ctx)
     from reprune.compress.choose import choose
 
     target = targets[plan.latency_target] if plan.budget == "latency" else None
     with _timing(opened, target, seed) as time_ratio:
+        if time_ratio is not None and plan.latency_model == "in-model":
+            options = _with_times(options, time_ratio, ctx)
         choice = choose(options, plan, time_ratio, _champion_plan(previous), ctx.say)
     result = Plan(
         allocator=plan.allocator,
@@ -80,9 +86,28 @@ def plan(
             for group in opened.groups
         ),
         predicted=choice.prediction,
+        blocks=_removed(opened, choice) if plan.depth else UNSET,
     )
-    _write_for_people(_for_people(result, options, choice), ctx)
+    described = _for_people(result, options, choice)
+    if opened.skipped:
+        described["not_cut"] = dict(opened.skipped)
+    _write_for_people(described, ctx)
     return result
+
+
+def _with_times(options: Options, time_ratio: TimeRatio, ctx: Context) -> Options:
+    """The options with a table of what each of them saves in the built model, kept in the work folder."""
+    from reprune.compress.latency_table import measure_table
+
+    times = measure_table(options.rungs, options.blocks, time_ratio, work=ctx.work, say=ctx.say)
+    return replace(options, times=times)
+
+
+def _removed(opened: Dense, choice: Choice) -> tuple[str, ...]:
+    from reprune.compress.costs import block_key
+
+    names = (block.name for block in opened.blocks)
+    return tuple(name for name in names if choice.widths.get(block_key(name)) == 0)
 
 
 def _write_for_people(described: dict[str, Any], ctx: Context) -> None:
@@ -99,7 +124,12 @@ def _timing(opened: Dense, target: Target | None, seed: int) -> Iterator[TimeRat
     from reprune.compress.latency import Bench, timing
 
     bench = Bench(
-        task=opened.task, module=opened.module, groups=opened.groups, target=target, seed=seed
+        task=opened.task,
+        module=opened.module,
+        groups=opened.groups,
+        target=target,
+        seed=seed,
+        blocks=opened.blocks,
     )
     with timing(bench) as time_ratio:
         yield time_ratio
@@ -135,10 +165,12 @@ def _agreed_cost(profiles: list[Artifact[Profile]]) -> Cost:
 def _options(
     opened: Dense, profile: Profile, table: Artifact[Sensitivity], params: PlanParams
 ) -> Options:
+    from reprune.compress.alignment import alignments
     from reprune.compress.choose import Options
     from reprune.compress.costs import cost_model
-    from reprune.compress.curves import fit_curves
-    from reprune.measure.profile import Counted
+    from reprune.compress.curves import fit_blocks, fit_curves
+    from reprune.compress.separate import separated
+    from reprune.measure.profile import Counted, count_cost
 
     measured = [(item.group, item.width) for item in table.manifest.groups]
     if measured != [(group.name, group.width) for group in opened.groups]:
@@ -148,8 +180,42 @@ def _options(
             fix="run `sensitivity` again",
         )
     counted = Counted(cost=profile.cost, layers=profile.layers, uncounted=profile.uncounted)
-    cost = cost_model(opened.module, opened.groups, counted)
-    return Options.of(fit_curves(table.manifest.groups), cost, params)
+    if separated(opened.module):  # the profile knows the attention as one layer
+        counted = count_cost(opened.module, opened.task.example_inputs(1))
+    blocks = _block_options(opened, table) if params.depth else {}
+    curves = fit_curves(table.manifest.groups)
+    if blocks:
+        curves |= fit_blocks(table.manifest.blocks or ())
+    return Options.of(
+        curves,
+        cost_model(opened.module, opened.groups, counted, opened.blocks),
+        params,
+        alignments(opened.module, opened.groups, params.round_to),
+        blocks,
+    )
+
+
+def _block_options(opened: Dense, table: Artifact[Sensitivity]) -> dict[str, tuple[str, ...]]:
+    """The key of each block that was measured, and the groups inside it. Raises ChainBroken where others
+    were measured, CompressionError where there is none.
+    """
+    from reprune.compress.blocks import groups_inside
+    from reprune.compress.costs import block_key
+
+    names = [block.name for block in opened.blocks]
+    if names != [item.block for item in table.manifest.blocks or ()]:
+        raise ChainBroken(
+            "the sensitivity was measured for other blocks than the model has now",
+            where=str(table.path),
+            fix="run `sensitivity` again",
+        )
+    if not names:
+        raise CompressionError(
+            "no block of this model can be removed",
+            where="params.yaml (plan.depth)",
+            fix="set plan.depth to false, or name what may be removed in the task's `blocks`",
+        )
+    return {block_key(name): groups_inside(opened.groups, [name]) for name in names}
 
 
 def _say_uncut(options: Options, ctx: Context) -> None:
@@ -175,10 +241,12 @@ def _champion_plan(previous: Artifact[Previous]) -> Plan | None:
 def _for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
     """What a reviewer reads and compares with the last one: round numbers, one group a line."""
     before, after = plan.before, options.cost(choice.widths)
+    removed = {} if plan.blocks is UNSET else {"removed_blocks": list(plan.blocks)}
     return {
         "allocator": plan.allocator,
         "budget": plan.budget,
         "fraction": plan.fraction,
+        **removed,
         "groups": {
             item.group: {
                 "before": item.width,

@@ -18,6 +18,7 @@ from reprune.steps.opening import groups_again, open_dense, open_for_masks
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 if TYPE_CHECKING:
+    from reprune.compress.blocks import Block
     from reprune.compress.groups import Group
 
 
@@ -34,10 +35,12 @@ def prune(
 ) -> ModelBundle:
     """Cuts the dense model's groups to the widths of the plan, at once or on a schedule.
 
-    At once there is no training; on `prune.schedule` the model recovers between the cuts, as `distill`
-    says, and a killed run goes on where it was. Where the plan masks weights, they are zero and the
-    masks lie beside them, all widths stay. The result is a bundle of the same task whose `surgery`
-    records what was asked and achieved.
+    Blocks that the plan names go with the first cut. At once there is no training; on
+    `prune.schedule` the model recovers between the cuts, as `distill` says. `prune.sparse_learning`
+    trains before the cut, `prune.ladder` takes a gentler one where the bar is missed. A killed run goes
+    on where it was. Where the plan masks weights, they are zero and the masks lie beside them, all
+    widths stay. The result is a bundle of the same task whose `surgery` records what was asked and
+    achieved.
 
     Raises DataRefused, ChainBroken for a plan or data of another model, CompressionError for a plan
     that does not fit the model, that cuts nothing, or whose cut would change the function.
@@ -47,30 +50,29 @@ def prune(
     sparsity = chosen.manifest.sparsity
     if sparsity is not UNSET:
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
-        return masked_bundle(dense, prune_masks(whole, sparsity, prune, seed, ctx), ctx)
+        made = prune_masks(whole, dense, sparsity, prune, distill, seed, ctx)
+        return masked_bundle(dense, made, ctx)
     from reprune.compress.bundle import save_bundle
-    from reprune.compress.stages import Course, cut_in_stages
-    from reprune.compress.structured import cut
+    from reprune.compress.ladder import prune_channels
+    from reprune.compress.stages import Course
 
     opened = open_dense(dense, seed=seed, threads=threads)
     widths = _widths(chosen, opened.groups)
-    if prune.schedule.kind == "one-shot":
-        result = cut(opened.task, opened.module, opened.groups, widths, prune, seed, ctx.say)
-    else:
-        course = Course(
-            task=opened.task,
-            module=opened.module,
-            digest=dense.digest,
-            groups=opened.groups,
-            regroup=partial(groups_again, opened.task),
-            widths=widths,
-            blocks=(),
-            prune=prune,
-            distill=distill,
-            seed=seed,
-            say=ctx.say,
-        )
-        result = cut_in_stages(course, ctx.work)
+    course = Course(
+        task=opened.task,
+        module=opened.module,
+        teacher=opened.module,
+        digest=dense.digest,
+        groups=opened.groups,
+        regroup=partial(groups_again, opened.task),
+        widths=widths,
+        blocks=_blocks(chosen, opened.blocks),
+        prune=prune,
+        distill=distill,
+        seed=seed,
+        say=ctx.say,
+    )
+    result = prune_channels(course, ctx.work)
     save_bundle(ctx.out, result.module, result.architecture, dense)
     return ModelBundle(
         name=dense.manifest.name,
@@ -102,3 +104,18 @@ def _widths(chosen: Artifact[Plan], groups: Sequence[Group]) -> dict[str, int]:
             )
         widths[item.group] = item.keep
     return widths
+
+
+def _blocks(chosen: Artifact[Plan], blocks: Sequence[Block]) -> list[Block]:
+    """The blocks that the plan removes. Raises CompressionError for one that cannot be removed."""
+    known = {block.name: block for block in blocks}
+    found = []
+    for name in chosen.manifest.blocks or ():
+        if name not in known:
+            raise CompressionError(
+                f"the model has no block '{name}' that can be removed; {nearest(name, known)}",
+                where=str(chosen.path),
+                fix="make the plan again for this model",
+            )
+        found.append(known[name])
+    return found

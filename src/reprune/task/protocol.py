@@ -54,9 +54,11 @@ class Work:
 class Task(Protocol):
     """What every task offers. Optional attributes, looked up by name where they are of use:
 
-    `keep` (names of modules that are never cut), `heads` (attention heads by module), `features`
-    (names of modules whose outputs are distilled), `optimizer(params)`, and `plain(split)`: the
-    split's batches without augmentation, from which the data contract finds overlaps with `train`.
+    `keep` (names of modules that are never cut), `heads` (the number of attention heads by module,
+    checked against what is seen; 0 leaves them whole), `blocks` (names of the modules that may be
+    removed; else they are found), `features` (names of modules whose outputs are distilled),
+    `optimizer(params)`, and `plain(split)`: the split's batches without augmentation, from which the
+    data contract finds overlaps with `train`.
     """
 
     @property

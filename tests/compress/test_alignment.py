@@ -1,0 +1,89 @@
+"""Widths obey `round_to` on every axis, and what cannot is said, never left whole in silence."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from reprune.compress.alignment import alignments
+from reprune.compress.allocate import ladder
+from reprune.compress.architecture import apply
+from reprune.compress.choose import Options
+from reprune.compress.costs import cost_model
+from reprune.compress.curves import Curve
+from reprune.compress.equality import architecture_of
+from reprune.compress.groups import Group, survey
+from reprune.core.params import PlanParams
+from reprune.measure.profile import count_cost
+from tests.architectures import Grouped, UNetLevel
+
+
+def options(module: nn.Module, groups: tuple[Group, ...], inputs: tuple, round_to: int) -> Options:
+    curves = {
+        group.name: Curve(keeps=(group.width,), increases=(0.0,), errors=(0.0,)) for group in groups
+    }
+    cost = cost_model(module, groups, count_cost(module, inputs))
+    params = PlanParams(round_to=round_to, min_keep=0.01)
+    return Options.of(curves, cost, params, alignments(module, groups, round_to))
+
+
+@settings(deadline=None)
+@given(
+    width=st.integers(1, 300),
+    round_to=st.integers(1, 64),
+    min_keep=st.floats(0.01, 1.0).map(lambda share: round(share, 3)),
+)
+def test_every_width_is_aligned_or_the_whole(width: int, round_to: int, min_keep: float) -> None:
+    """No width is 0, above the full one or unaligned; the full width is always among them."""
+    rungs = ladder(width, round_to=round_to, min_keep=min_keep)
+    assert rungs[-1] == width
+    assert all(0 < rung < width and rung % round_to == 0 for rung in rungs[:-1])
+    assert all(rung >= min_keep * width for rung in rungs[:-1])
+    assert list(rungs) == sorted(set(rungs))
+    whole = min_keep * width <= round_to < width
+    assert not whole or rungs[0] == round_to  # never left whole where one step fits
+
+
+def test_any_allowed_width_leaves_every_axis_aligned() -> None:
+    """Plain, grouped, transposed and concatenated: all lengths that a cut leaves are multiples of 4."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 16, 1),
+        nn.Conv2d(16, 32, 3, padding=1, groups=4),
+        UNetLevel(32, 8),
+        nn.Conv2d(40, 8, 1),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 3),
+    ).eval()
+    inputs = (torch.randn(1, 3, 4, 4),)
+    found = survey(module, inputs, ())
+    chosen = options(module, found.groups, inputs, 4)
+    assert chosen.rungs["1"] == (1, 2, 3, 4, 5, 6, 7, 8)  # a channel is a place in each of 4 groups
+    assert chosen.rungs["3"] == (4, 8)
+    for level in range(4):
+        widths = {name: rungs[min(level, len(rungs) - 1)] for name, rungs in chosen.rungs.items()}
+        kept = {name: range(width) for name, width in widths.items()}
+        cut = apply(module, architecture_of(module, found.groups, kept))
+        for layer in cut.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                assert layer.out_channels % 4 == 0
+                assert layer.in_channels % 4 == 0 or layer.in_channels == 3
+
+
+def test_channels_of_different_sizes_stay_whole_where_they_cannot_be_aligned() -> None:
+    """Two places here, one there: only all of them together are sure to be a multiple."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 6, 1), Grouped(6, 3), nn.Flatten(), nn.Linear(6 * 16, 3))
+    (group, *_) = survey(module.eval(), (torch.randn(1, 3, 4, 4),), ()).groups
+    ragged = Group(
+        name="ragged",
+        width=3,
+        members=tuple(
+            type(member)(module=member.module, axis=member.axis, positions=((0, 1), (2,), (3,)))
+            for member in group.members[:1]
+        ),
+    )
+    assert alignments(module, [ragged], 8) == {"ragged": 3}
+    assert alignments(module, [ragged], 1) == {"ragged": 1}
