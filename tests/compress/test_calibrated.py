@@ -125,6 +125,17 @@ def test_a_deeper_cut_never_costs_less():
         assert rises == sorted(rises)
 
 
+def test_a_gentle_cut_that_looks_worse_is_fitted_with_the_deep_one():
+    """Even where the gentlest cut was seen to lose far more than the deepest."""
+    seen = whole()[0]
+    key, cut = next(iter(seen.cuts.items()))
+    worse = msgspec.structs.replace(cut, losses=tuple(loss + 5.0 for loss in cut.losses))
+    edited = msgspec.structs.replace(seen, cuts=seen.cuts | {key: worse})
+    rises = [point.loss_increase for point in merge(subject(), PARAMS, [edited]).groups[0].cuts]
+    assert rises == sorted(rises)
+    assert rises[0] > whole()[1].groups[0].cuts[0].loss_increase + 0.1
+
+
 def test_it_ranks_groups_as_the_full_measurement_does(tmp_path):
     """Within a cut share, groups are ordered as on all of tune by really making every cut."""
     _, cheap = whole()

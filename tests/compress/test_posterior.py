@@ -142,6 +142,13 @@ def test_the_control_variate_is_unbiased_and_sharper():
     assert np.std(ours) < 0.75 * np.std(plain)
 
 
+def test_where_slopes_tell_all_the_rise_is_known_from_all_batches():
+    """Rises that are 0.1 above the first-order changes: three batches give the mean over all ten."""
+    slopes = np.linspace(-0.3, 0.5, 10)
+    trace = Trace(rises=tuple(0.1 + slopes[:3]), slopes=tuple(slopes))
+    assert estimate(trace, 1.0).rise == pytest.approx(0.1 + slopes.mean())
+
+
 def test_the_stated_variance_is_the_real_one():
     """Over many draws the squared error is about what the estimate says of itself."""
     squares, stated = [], []
