@@ -92,7 +92,7 @@ def table_row(model: str, seed: int, given: Any, work: Path) -> dict[str, Any]:
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
         return found
-    size = given.reference or (1_000 if given.quick else REFERENCE)
+    size = _reference(given)
     bench = sensitivity_models.prepared(model, seed, given, work, reference=size)
     folder = work / f"{model}-{seed}"
     full, batches = _full(bench, size, folder)
@@ -120,6 +120,11 @@ def table_row(model: str, seed: int, given: Any, work: Path) -> dict[str, Any]:
     }
     common.write(path, row)
     return row
+
+
+def _reference(given: Any) -> int:
+    """Examples of the reference; the dense model leaves twice as many of train to `tune`."""
+    return given.reference or (1_000 if given.quick else REFERENCE)
 
 
 def _full(
@@ -218,7 +223,7 @@ def regret_row(model: str, seed: int, given: Any, work: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text())
         return found
     tables = table_row(model, seed, given, work)
-    bench = sensitivity_models.prepared(model, seed, given, work, reference=REFERENCE)
+    bench = sensitivity_models.prepared(model, seed, given, work, reference=_reference(given))
     plans = {
         name: plan_of(bench, msgspec.convert(tables[name], type=list[GroupSensitivity]))
         for name in ("cheap", "full")
