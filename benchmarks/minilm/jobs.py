@@ -62,7 +62,9 @@ def run_jobs(
         for row in _rows(setting, jobs, workers):
             done[row["arm"], row["seed"]] = row
             _write(setting, done)
-            said = row.get("error", f"{row.get('split')} {row.get('accuracy', float('nan')):.2f}")
+            said = row.get("error") or ", ".join(
+                f"{name} {row[name]:.2f}" for name in sorted(row) if name.startswith("accuracy")
+            )
             print(f"{row['arm']} seed {row['seed']}: {said} ({row['seconds']:.0f} s)", flush=True)
     return _write(setting, done)
 

@@ -88,7 +88,7 @@ def test_a_cut_model_is_rebuilt_bit_for_bit_and_never_with_random_layers(task, t
     assert torch.equal(again(*inputs), result.module(*inputs))
 
     # What transformers' from_pretrained(ignore_mismatched_sizes=True) would fill with random numbers.
-    with pytest.raises(CheckpointMismatch, match="attention.self.query"):
+    with pytest.raises(CheckpointMismatch, match=r"attention\.self\.query"):
         load_module(weights, None, task.model)
     tensors = load_file(weights)
     del tensors["bert.encoder.layer.1.intermediate.dense.weight"]

@@ -74,7 +74,7 @@ def masked_is_sliced(data: st.DataObject, spec: Spec) -> None:
             assert name in counted or found.skipped[name], name
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
+@settings(max_examples=15, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(data=st.data(), spec=specs())
 def test_any_cut_of_any_groups_is_the_masked_model(data: st.DataObject, spec: Spec) -> None:
     """Sliced and masked are one function, and no layer is left out without a word."""
@@ -82,7 +82,7 @@ def test_any_cut_of_any_groups_is_the_masked_model(data: st.DataObject, spec: Sp
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
+@settings(max_examples=150, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(data=st.data(), spec=specs())
 def test_any_cut_of_any_groups_is_the_masked_model_many_times(
     data: st.DataObject, spec: Spec
@@ -104,7 +104,8 @@ def same_bits(one: nn.Module, other: nn.Module) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(spec=specs(), criterion=st.sampled_from(["taylor", "hessian", "activation", "fpgm"]))
 def test_a_cut_is_exact_recorded_repeatable_and_leaves_its_input_alone(
     spec: Spec, criterion: str
@@ -152,7 +153,8 @@ def test_a_cut_model_is_rebuilt_bit_equal_from_two_plain_files(
         assert torch.equal(sliced(*given_inputs), rebuilt(*given_inputs))
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
+@pytest.mark.slow
+@settings(max_examples=4, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(one=specs(), other=specs())
 def test_two_prunings_in_one_process_do_not_touch_each_other(one: Spec, other: Spec) -> None:
     """torch-pruning keeps one model's layers in a default argument; ours begins afresh every time."""

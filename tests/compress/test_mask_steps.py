@@ -335,6 +335,12 @@ def test_a_masked_model_is_built_like_any_other(world: World, text: str) -> None
             CompressionError,
             r"cannot rank weights while",
         ),
+        (params("method: weights, depth: true", "criterion: l1"), CompressionError, r"plan\.depth"),
+        (
+            params("method: n:m", "criterion: l1, sparse_learning: {method: group-norm}"),
+            CompressionError,
+            r"sparse_learning can do nothing",
+        ),
         (
             params("method: weights", "criterion: l1, schedule: {kind: cubic, steps: 3}"),
             CompressionError,

@@ -172,6 +172,22 @@ def test_shapers_shape_what_is_returned(tmp_path):
     assert done.recovery.best_epoch == EPOCHS
 
 
+def test_a_model_that_never_settles_is_returned_as_its_last_step_left_it(tmp_path):
+    """No state may be the best, however small its loss: not the start, not an epoch in between."""
+
+    class Restless(RandomMasks):
+        settled = property(lambda self: False, lambda self, value: None)
+
+    params = DistillParams(epochs=EPOCHS, learning_rate=0.05)
+    shaper = Restless()
+    done = recover(
+        lesson(NoisyTask()), params, seed=7, work=tmp_path, say=lambda _: None, shapers=(shaper,)
+    )
+    assert done.recovery.best_epoch == EPOCHS
+    for name, mask in shaper.masks.items():
+        assert torch.equal(done.module.get_parameter(name) != 0, mask.bool())
+
+
 def test_another_trainings_checkpoint_is_not_taken_up(tmp_path):
     """The same work folder with another knob, seed or student starts over."""
     plain = run(NoisyTask(), tmp_path / "a")

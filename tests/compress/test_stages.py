@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -194,6 +195,13 @@ def test_the_next_stage_begins_with_what_the_last_one_remembered(tmp_path):
     ]
     losses = [result.recovery.epochs[0].train_loss for result in results]
     assert losses[0] != losses[1]
+
+
+def test_a_group_that_is_lost_on_the_way_is_said(tmp_path):
+    """Widths that can no longer be reached are an error, not another model than the plan's."""
+    plan = replace(course(steps=2, epochs=0.0), regroup=lambda module: groups_of(module)[:1])
+    with pytest.raises(CompressionError, match="can no longer be cut"):
+        cut_in_stages(plan, tmp_path)
 
 
 def test_a_plan_that_cuts_nothing_is_refused(tmp_path):

@@ -21,8 +21,9 @@ from reprune.compress.allocate import Problem, allocate, ladder
 from reprune.compress.architecture import apply, read_architecture, write_architecture
 from reprune.compress.bundle import load_module, stored_tensors
 from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import find_groups, survey
+from reprune.compress.groups import Group, Member, find_groups, survey
 from reprune.compress.importance import channel_scores, lowest_removed
+from reprune.compress.probe import Probe
 from reprune.compress.structured import CutResult, cut
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
@@ -71,10 +72,10 @@ def test_1_defaults_are_not_shared_between_prunings(model_task: ModelTask) -> No
     layers. Here nothing of it is written to, and a second cut has the bits of a first one.
     """
     tp = pytest.importorskip("torch_pruning")
-    task = model_task("unet")
-    _, first = cut_to(task, "unet", 0.5)
-    cut_to(model_task("separable"), "separable", 0.5)
-    _, again = cut_to(task, "unet", 0.5)
+    task = model_task("gated")
+    _, first = cut_to(task, "gated", 0.5)
+    cut_to(model_task("plain"), "plain", 0.5)
+    _, again = cut_to(task, "gated", 0.5)
     defaults = inspect.signature(tp.pruner.BasePruner.__init__).parameters
     for name in ("in_channel_groups", "out_channel_groups", "num_heads"):
         assert not defaults[name].default
@@ -310,9 +311,21 @@ def test_a_nearly_even_attention_does_not_hide_scattered_channels() -> None:
         for layer in (module.query, module.key):
             layer.weight.mul_(1e-3)
             layer.bias.zero_()
-    found = survey(module, models.inputs("attention", 2), ())
-    for group in found.groups:
-        assert group.unit != "channel" or group.name not in {"query", "key", "value"}
+    inputs = models.inputs("attention", 2)
+    single = tuple((channel,) for channel in range(16))
+    layers = [("query", "out"), ("key", "out"), ("value", "out"), ("mix", "in")]
+    scattered = Group(
+        name="query",
+        width=16,
+        members=tuple(Member(module=m, axis=axis, positions=single) for m, axis in layers),  # type: ignore[arg-type]
+    )
+    probe = Probe(module, inputs)
+    assert "changed the function" in str(probe.fault(scattered))
+    kept = {"query": [0, 1, 2, 3, 8, 9, 10, 12]}
+    exact = module.double()
+    sliced = apply(exact, architecture_of(exact, [scattered], kept))
+    apart = difference(mask(exact, [scattered], kept), sliced, [inputs])
+    assert 1e-9 * probe.scale < apart < 1e-4 * probe.scale  # what float32 would have let pass
 
 
 class Subclassed(nn.Linear):

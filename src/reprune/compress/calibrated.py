@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from reprune.compress.evaluations import Trials
 from reprune.compress.evidence import Trace, next_cut
 from reprune.compress.importance import channel_scores, lowest_removed
 from reprune.compress.joint import random_plans
@@ -30,6 +29,7 @@ from reprune.compress.pieces import pieces
 from reprune.compress.prefix import timeline
 from reprune.compress.spending import CALIBRATION_PIECE, JOINT_PLANS, PIECE, Fixed, Sizes, sizes
 from reprune.compress.subject import Subject, check_finite, keeps
+from reprune.compress.trials import Trials
 from reprune.core import store
 from reprune.core.documents import decode_json
 from reprune.core.errors import DocumentError

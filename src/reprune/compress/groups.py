@@ -21,8 +21,8 @@ from reprune.compress.attention import find_attention
 from reprune.compress.copies import plain_copy, run
 from reprune.compress.coupling import Coupling, Group, Member, couple, trace
 from reprune.compress.heads import Offers, offers
+from reprune.compress.probe import Probe
 from reprune.compress.recurrent import traced_layer
-from reprune.compress.trials import Probe
 from reprune.core.errors import CompressionError, TaskError, nearest
 from reprune.measure.outputs import evaluating
 

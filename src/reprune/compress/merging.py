@@ -11,12 +11,12 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from reprune.compress.curves import fit_curves, predicted
-from reprune.compress.evaluations import block_unit
 from reprune.compress.evidence import Array, Estimate, Trace, controls, estimate
 from reprune.compress.joint import check
 from reprune.compress.paired import BatchLosses, paired_increase
 from reprune.compress.posterior import Points, posterior
 from reprune.compress.subject import Measured, keeps
+from reprune.compress.trials import block_unit
 from reprune.core.artifacts import BlockSensitivity, CutPoint, GroupSensitivity, JointCheck
 from reprune.core.errors import CompressionError
 

@@ -38,9 +38,9 @@ class StandIn(nn.Module):
     def forward(
         self, given: Tensor | PackedSequence, state: State | None = None
     ) -> tuple[Tensor | PackedSequence, State]:
-        starts = (state,) if isinstance(state, Tensor) else (state or ())
         values: Tensor = self.units(given.data if isinstance(given, PackedSequence) else given)
-        for start in starts:  # what makes the first state has the same units
+        # What makes the first state has the same units.
+        for start in (state,) if isinstance(state, Tensor) else (state or ()):
             values = values + self._wide(start)
         if isinstance(given, PackedSequence):
             # Without slices: torch-pruning takes one of the first dimension for one of channels.
@@ -49,8 +49,6 @@ class StandIn(nn.Module):
             last = values.select(1 if values.ndim == 3 and self.batch_first else 0, -1)
         ends = last.chunk(2, dim=-1) if self.directions == 2 else (last,)
         hidden = torch.stack([end for _ in range(self.layers) for end in ends])
-        for start in starts:
-            hidden = hidden + start
         made = given._replace(data=values) if isinstance(given, PackedSequence) else values
         return made, ((hidden, hidden) if self.has_cell else hidden)
 

@@ -15,14 +15,12 @@ from reprune.compress.architecture import apply
 from reprune.compress.calibrated import observe
 from reprune.compress.compensate import batch_norms, can_fit, compensate, recalibrate
 from reprune.compress.equality import architecture_of
-from reprune.compress.evaluations import block_unit
 from reprune.compress.importance import channel_scores, lowest_removed
 from reprune.compress.losses import Counting, first_batches, mean_loss
 from reprune.compress.merging import merge
 from reprune.compress.moments import readers
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
 from reprune.compress.subject import (
-    RUINED,
     Measured,
     Removable,
     Subject,
@@ -31,6 +29,7 @@ from reprune.compress.subject import (
     keeps,
     removables,
 )
+from reprune.compress.trials import block_unit
 from reprune.core import store
 from reprune.core.artifacts import BlockSensitivity, CutPoint, Fact, GroupSensitivity
 from reprune.core.documents import decode_json
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Batch
 
 __all__ = [
-    "RUINED",
     "Measured",
     "Removable",
     "Subject",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reprune.compress.evaluations import RECALIBRATION, block_unit, repairs_readers
+from reprune.compress.trials import RECALIBRATION, block_unit, repairs_readers
 
 if TYPE_CHECKING:
     from reprune.compress.subject import Subject

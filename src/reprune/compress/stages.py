@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ import msgspec
 from torch import nn
 
 from reprune.compress.architecture import Architecture
+from reprune.compress.bypass import inside
 from reprune.compress.checkpoint import read_state
 from reprune.compress.compose import compose
 from reprune.compress.lesson import Lesson, identity_of
@@ -125,6 +126,7 @@ def _stage(
     blocks = course.blocks if number == 1 else ()
     again = course.groups if number == 1 else course.regroup(before.module)
     groups = [group for group in again if group.name in widths]
+    _refuse_lost(course, number, widths, {group.name for group in groups})
     goal = {group.name: min(widths[group.name], group.width) for group in groups}
     module, architecture, surgery = before.module, before.architecture, None
     moments = before.moments
@@ -163,6 +165,22 @@ def _stage(
         stage=stage,
         examples=examples + tune.examples,
     )
+
+
+def _refuse_lost(
+    course: Course, number: int, widths: Mapping[str, int], found: Collection[str]
+) -> None:
+    """Raises CompressionError for a group that must be cut further but can no longer be found."""
+    before = stage_widths(course, number - 1) if number > 1 else {}
+    blocks = [block.name for block in course.blocks]
+    for name, width in widths.items():
+        lost = name not in found and not inside(name, blocks)
+        if lost and width < before.get(name, width):
+            raise CompressionError(
+                f"after stage {number - 1} it can no longer be cut, {width} channels were to be left",
+                where=name,
+                fix="set prune.schedule.kind to one-shot, or name the layer in `keep`",
+            )
 
 
 def _learn(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -146,12 +147,17 @@ def _fingerprint(value: Tensor, number: int) -> Tensor:
     if flat.dtype == torch.bool:
         flat = flat.to(torch.uint8)
     words = flat.view(torch.int32) if flat.element_size() >= 4 else flat.view(torch.uint8)
-    generator = torch.Generator().manual_seed(words.shape[1] * 1009 + value.dim() * 31 + number)
-    # Odd multipliers modulo 2^64: a difference in one word alone can never vanish.
-    keys = torch.randint(-(2**62), 2**62, (2, words.shape[1] + 1), generator=generator) * 2 + 1
-    keys = keys.to(value.device)
+    seed = words.shape[1] * 1009 + value.dim() * 31 + number
+    keys = _keys(words.shape[1] + 1, seed).to(value.device)
     wide = words.to(torch.int64)
     return torch.stack([(wide * key[:-1]).sum(dim=1) + key[-1] for key in keys], dim=1)
+
+
+@lru_cache(maxsize=16)
+def _keys(count: int, seed: int) -> Tensor:
+    """Odd multipliers modulo 2^64: a difference in one word alone can never vanish."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-(2**62), 2**62, (2, count), generator=generator) * 2 + 1
 
 
 def _rows(batch: Batch) -> list[tuple[int, ...]]:

@@ -15,7 +15,13 @@ from reprune.core.artifacts import (
     Sensitivity,
     SparsityPlan,
 )
-from reprune.core.params import DistillParams, PlanParams, PruneParams, SensitivityParams
+from reprune.core.errors import CompressionError
+from reprune.core.params import (
+    DistillParams,
+    PlanParams,
+    PruneParams,
+    SensitivityParams,
+)
 from reprune.core.step import Context
 from reprune.core.store import Artifact
 
@@ -44,6 +50,7 @@ def measure_masks(
     """Each maskable tensor's rise in loss around `plan.sparsity`; of an n:m pattern only the base loss,
     for there is nothing to share out.
     """
+    from reprune.compress.importance import criterion_label
     from reprune.compress.mask_plan import find_weights
     from reprune.compress.mask_sensitivity import MaskSubject, measure_tensors, shares_for
 
@@ -58,7 +65,7 @@ def measure_masks(
         say=ctx.say,
     )
     return Sensitivity(
-        criterion=prune.criterion,
+        criterion=criterion_label(prune),
         base_loss=measured.base_loss,
         examples=measured.examples,
         groups=(),
@@ -79,6 +86,10 @@ def plan_of_masks(
 
     Nothing is promised of MACs or latency: zeros are computed like other numbers.
     """
+    _refuse_knobs(
+        f"plan.method '{plan.method}' masks weights",
+        {"plan.depth": plan.depth, "plan.budget: latency": plan.budget == "latency"},
+    )
     from reprune.compress.mask_plan import plan_masks
 
     tensors = table.manifest.tensors
@@ -118,6 +129,13 @@ def prune_masks(
     """The dense model masked as the plan says, at once or on `prune.schedule`. Raises CompressionError
     where the plan does not fit the model.
     """
+    _refuse_knobs(
+        "the plan masks weights",
+        {
+            "prune.sparse_learning": prune.sparse_learning.method != "none",
+            "prune.ladder": bool(prune.ladder.fractions),
+        },
+    )
     from reprune.compress.mask_growth import MaskCourse, grow_masks
     from reprune.compress.masked import mask_model
 
@@ -147,6 +165,17 @@ def masked_bundle(dense: Artifact[ModelBundle], made: Masked, ctx: Context) -> M
         task=dense.manifest.task,
         surgery=made.surgery,
     )
+
+
+def _refuse_knobs(what: str, asked: dict[str, bool]) -> None:
+    """Raises CompressionError for knobs that only channels obey: they would do nothing, silently."""
+    idle = [knob for knob, on in asked.items() if on]
+    if idle:
+        raise CompressionError(
+            f"{what}, for which {' and '.join(idle)} can do nothing",
+            where="params.yaml",
+            fix="take it out, or set plan.method to channels",
+        )
 
 
 def _for_people(plan: Plan, made: MaskPlan) -> dict[str, Any]:

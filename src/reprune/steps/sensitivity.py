@@ -26,8 +26,8 @@ def sensitivity(
 ) -> Sensitivity:
     """Measures the loss that each group of channels adds when cut alone, and each block when removed.
 
-    In full, or from estimates and few evaluations (`sensitivity.method`). Where `plan.method` masks
-    weights, each tensor alone is masked instead.
+    In full, or from estimates and few evaluations (`sensitivity.method`); blocks only with
+    `plan.depth`. Where `plan.method` masks weights, each tensor alone is masked instead.
 
     Resumes where a killed run stopped. Raises DataRefused, ChainBroken for data of another model,
     CompressionError where nothing can be cut.
@@ -50,7 +50,7 @@ def sensitivity(
         module=opened.module,
         groups=opened.groups,
         cost=cost,
-        blocks=removables(opened.module, opened.blocks, cost),
+        blocks=removables(opened.module, opened.blocks if plan.depth else (), cost),
     )
     measured = measure(subject, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say)
     return Sensitivity(

@@ -1,0 +1,181 @@
+"""ResNet-20 on CIFAR-10 (JPEG copy): ours against torch-pruning at the same real speed and recovery.
+
+    python -m benchmarks.resnet20_cifar10 --part train --device cuda --out DIR --workers 12
+    python -m benchmarks.resnet20_cifar10 --part measure --out DIR      (where the models will run: a CPU)
+    python -m benchmarks.resnet20_cifar10 --part report --out DIR --json FILE
+
+One dense model a seed, made by two epochs of fine-tuning from the public weights; from it every arm: cut,
+two epochs of recovery with the product's own distillation (the same for all arms, data order included),
+judged on the test set. Speed is that of one thread of ONNX Runtime against the dense model, the median
+over fresh processes; the graph rewrite of shortcuts is applied to all arms. What is cut is pinned in
+`configs/resnet20_plans.json`: p are the product's plans (`benchmarks.resnet20_plan`), h were put together
+by hand from what each cut saves. Which of our points stands for a speed is chosen on the held-out part of
+train. Each part goes on where it was cut off. Without `--part` all three run. `--quick` is a small run of
+all three; `--verify` trains the row of our first point, seed 0, again and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common
+from benchmarks.jobs import Pack, is_done, read_job, run_jobs, unpack
+from benchmarks.resnet20_jobs import CONFIG, jobs_of, read_config, work
+
+NAME = "resnet20_cifar10"
+QUICK_EXAMPLES = 2560
+# The dense models too: with them, trainings can go on on another machine.
+PACKED = ("*.json", "*.error.txt", "dense-*.safetensors")
+
+
+def main() -> int:
+    options = common.options(__doc__, _extend)
+    config = read_config(options.config)
+    if options.verify:
+        return verify(config, options)
+    if options.quick:
+        config = quick(config)
+    parts = [options.part] if options.part else ["train", "measure", "report"]
+    with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
+        folder = options.out or Path(scratch)
+        for part in parts:
+            ended = _PARTS[part](config, folder, options)
+            if ended:
+                return ended
+    return 0
+
+
+def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
+    from benchmarks.cifar import load
+
+    if options.device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    load()  # decoded once, before there are several processes
+    if options.unpack:
+        unpack(options.unpack, folder / "jobs")
+    jobs = jobs_of(
+        config,
+        device=options.device,
+        judge="tune" if options.quick else options.judge,
+        examples=QUICK_EXAMPLES if options.quick else None,
+    )
+    if options.only:
+        jobs = [job for job in jobs if job.name.startswith(tuple(options.only.split(",")))]
+    outcome = run_jobs(
+        jobs,
+        work,
+        folder / "jobs",
+        workers=options.workers,
+        stop_after=options.stop_after,
+        pack=Pack(path=options.pack, patterns=PACKED) if options.pack else None,
+        say=_say,
+    )
+    return 1 if outcome.failed else 0
+
+
+def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
+    if options.unpack:
+        unpack(options.unpack, folder / "jobs")
+    from benchmarks.cifar import CifarTask, load
+    from benchmarks.cifar_models import DENSE_WIDTHS, ResNet20
+    from benchmarks.timing import build_engines, shapes_name, time_engines
+
+    rows = trained(config, folder / "jobs")
+    shapes = {DENSE_WIDTHS, *(tuple(row["widths"]) for row in rows)}
+    models = {shapes_name("resnet20", shape): ResNet20(shape) for shape in sorted(shapes)}
+    task = CifarTask(load(), ResNet20)
+    engines = build_engines(models, task, folder / "engines")
+    for batch_size in (1, 32):
+        kept = folder / f"times-batch{batch_size}.json"
+        time_engines(engines, task, batch_size, options.processes, kept, _say)
+    return 0
+
+
+def report(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
+    from benchmarks.resnet20_report import summary, text
+
+    rows = trained(config, folder / "jobs")
+    found = summary(config, rows, folder)
+    result = common.result(
+        found["figures"],
+        found["rows"],
+        claims=found["claims"],
+        notes=found["notes"],
+        trained_on=sorted({row["device"] for row in rows}),
+        judged_on=sorted({row["judged_on"] for row in rows}),
+    )
+    print(text(result))
+    if options.json:
+        common.write(options.json, result)
+    return 0
+
+
+def trained(config: Mapping[str, Any], jobs: Path) -> list[dict[str, Any]]:
+    """What every job that is done has left. Exits if there is nothing."""
+    names = [job.name for job in jobs_of(config, device="cpu", judge="eval", examples=None)]
+    rows = [row for row in (read_job(jobs, name) for name in names) if row is not None]
+    if not rows:
+        raise SystemExit(
+            f"{jobs} holds no trained model: run --part train --out {jobs.parent} first"
+        )
+    missing = len(names) - len(rows)
+    if missing:
+        print(f"note: {missing} of {len(names)} trainings are not done")
+    return rows
+
+
+def verify(config: Mapping[str, Any], options: argparse.Namespace) -> int:
+    """Trains the dense model and our first point again, seed 0, and compares with the committed result."""
+    point = config["first"][0]
+    kept = {(row["arm"], row["point"]): row for row in common.committed(NAME)["rows"]}
+    options.only = f"dense-0,ours-{point}-0"
+    with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
+        folder = options.out or Path(scratch)
+        if train(config, folder, options):
+            return 1
+        name = f"ours-{point}-0"
+        if not is_done(folder / "jobs", name):
+            return 1
+        again = (read_job(folder / "jobs", name) or {})["accuracy"]
+    before = kept["ours", point]["accuracies"][0]
+    print(f"ours {point}, seed 0: {again:.2f} % now, {before:.2f} % in the committed result")
+    return 0 if abs(again - before) <= 1.0 else 1
+
+
+def quick(config: Mapping[str, Any]) -> dict[str, Any]:
+    """One seed, a sixteenth of the data, two points an arm: a look at whether all of it works."""
+    points = {}
+    for arm, found in config["points"].items():
+        names = config["first"][:2] if arm == "ours" else list(found)[1:2]
+        points[arm] = {name: found[name] for name in names}
+    return {**config, "seeds": 1, "points": points, "cut": {**config["cut"], "examples": 128}}
+
+
+def _extend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--part", choices=sorted(_PARTS))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--out", type=Path, help="keeps what was done; without it nothing is kept")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--judge", default="eval", choices=("eval", "tune"))
+    parser.add_argument("--pack", type=Path, help="one zip file of all results, for bringing home")
+    parser.add_argument("--unpack", type=Path, help="begin with what such a file holds")
+    parser.add_argument("--stop-after", type=float, help="seconds after which no training begins")
+    parser.add_argument("--only", help="only trainings whose names begin so, separated by commas")
+    parser.add_argument("--processes", type=int, default=12, help="fresh processes for latency")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+_PARTS = {"train": train, "measure": measure, "report": report}
+
+if __name__ == "__main__":
+    sys.exit(main())

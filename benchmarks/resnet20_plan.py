@@ -1,0 +1,113 @@
+"""Our points of `benchmarks.resnet20_cifar10`: the product's plans under latency budgets of this machine.
+
+    python -m benchmarks.resnet20_plan --dense FILE.safetensors --work DIR
+
+Sensitivity of every group and block on held-out images, what each cut saves in the built model, and for each
+budget the allocation whose timed latency meets it. Prints the widths for `configs/resnet20_plans.json`.
+Looks at no test image. What was measured is kept in `--work`, so a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.cifar import CifarTask, load
+from benchmarks.cifar_models import DENSE_WIDTHS, ResNet20
+from reprune.core.params import PlanParams, PruneParams, SensitivityParams, Target
+
+# Shares of the dense latency; a few per cent below the bars, as timings carry noise.
+FRACTIONS = (0.8, 0.69, 0.59, 0.48, 0.42, 0.35)
+HELD_OUT = 5000
+# The runtime packs channels by sixteen: narrower and odd widths cost what the next multiple costs.
+PLAN = PlanParams(
+    depth=True, budget="latency", latency_target="cpu", latency_model="in-model",
+    round_to=16, min_keep=0.25, latency_trials=3,
+)  # fmt: skip
+SENSITIVITY = SensitivityParams(examples=1000)
+PRUNE = PruneParams(criterion="taylor", examples=256, compensate=False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dense", type=Path, required=True, help="a dense model that train left")
+    parser.add_argument("--work", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    dense = ResNet20()
+    dense.load_state_dict(load_file(options.dense))
+    task = CifarTask(load(), ResNet20, tune=HELD_OUT)
+    print(json.dumps(plans(dense.eval(), task, options.work), indent=1))
+    return 0
+
+
+def plans(dense: ResNet20, task: CifarTask, work: Path) -> dict[str, list[int]]:
+    """The nine widths for each fraction that can be met, by the fraction."""
+    from reprune.compress.block_sensitivity import measure_blocks
+    from reprune.compress.blocks import find_blocks, groups_inside
+    from reprune.compress.choose import Options, choose
+    from reprune.compress.costs import block_key, cost_model
+    from reprune.compress.curves import fit_blocks, fit_curves
+    from reprune.compress.groups import find_groups
+    from reprune.compress.latency import Bench, timing
+    from reprune.compress.latency_table import measure_table
+    from reprune.compress.sensitivity import Subject, measure
+    from reprune.core.errors import CompressionError
+    from reprune.measure.profile import count_cost
+
+    example = task.example_inputs(2)
+    groups, blocks = find_groups(dense, example, ()), find_blocks(dense, example, ()).blocks
+    cost = cost_model(dense, groups, count_cost(dense, example), blocks)
+    subject = Subject(task=task, module=dense, groups=groups, cost=cost)
+    measured = measure(subject, SENSITIVITY, PRUNE, seed=0, work=work, say=_say)
+    worth = measure_blocks(subject, blocks, SENSITIVITY, PRUNE, seed=0, work=work, say=_say)
+    inside = {block_key(block.name): groups_inside(groups, [block.name]) for block in blocks}
+    curves = {**fit_curves(measured.groups), **fit_blocks(worth)}
+    choices = Options.of(curves, cost, PLAN, blocks=inside)
+    bench = Bench(
+        task=task, module=dense, groups=groups, target=Target(), seed=0, blocks=tuple(blocks)
+    )
+    found = {}
+    with timing(bench) as time_ratio:
+        times = measure_table(choices.rungs, choices.blocks, time_ratio, work=work, say=_say)
+        choices = replace(choices, times=times)
+        for fraction in FRACTIONS:
+            params = replace_fraction(fraction)
+            try:
+                choice = choose(choices, params, time_ratio, None, _say)
+            except CompressionError as error:
+                _say(f"{fraction}: {error}")
+                continue
+            found[str(fraction)] = widths_of_choice(choice.widths)
+            _say(f"{fraction}: {found[str(fraction)]} predicted {choice.prediction}")
+    return found
+
+
+def replace_fraction(fraction: float) -> PlanParams:
+    import msgspec
+
+    return msgspec.structs.replace(PLAN, fraction=fraction)
+
+
+def widths_of_choice(widths: Mapping[str, int]) -> list[int]:
+    """The plan's groups and blocks as the nine numbers of the configuration."""
+    from reprune.compress.costs import block_key
+
+    names = [f"layer{i // 3 + 1}.{i % 3}" for i in range(len(DENSE_WIDTHS))]
+    return [0 if widths.get(block_key(name)) == 0 else widths[f"{name}.conv1"] for name in names]
+
+
+def _say(text: Any) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The peer: torch-pruning as its documentation uses it, with its traps avoided so that it is at its best.
+
+Ratios are torch-pruning's own: the share of channels that go, over all prunable layers. Only what it cuts
+right is offered to it: the channels inside each block. Those of the residual stream pass option A's padding,
+where it computes another network without a word.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.cifar import CifarTask
+from benchmarks.cifar_models import BasicBlock, ResNet20
+from reprune.compress.losses import first_batches
+
+METHODS = ("tp_uniform", "tp_global", "tp_taylor")
+ROUND_TO = {"tp_uniform": None, "tp_global": 8, "tp_taylor": None}
+
+
+def stock_resnet20(
+    dense: ResNet20, method: str, ratio: float, task: CifarTask, *, examples: int, seed: int
+) -> ResNet20:
+    """`dense` cut by torch-pruning: uniform magnitude, global magnitude in steps of 8, or global Taylor
+    (gradients over `examples` of calibration). `dense` is not changed.
+    """
+    import torch_pruning as tp
+
+    model = copy.deepcopy(dense).eval()
+    importance = (
+        tp.importance.GroupTaylorImportance()
+        if method == "tp_taylor"
+        else tp.importance.GroupMagnitudeImportance(p=2)
+    )
+    pruner = tp.pruner.BasePruner(
+        model,
+        task.example_inputs(2),
+        importance=importance,
+        global_pruning=method != "tp_uniform",
+        pruning_ratio=ratio,
+        round_to=ROUND_TO[method],
+        ignored_layers=_ignored(model),
+        # Its defaults are dicts shared by all pruners of a process, and it writes into them.
+        in_channel_groups={},
+        out_channel_groups={},
+        num_heads={},
+    )
+    if method == "tp_taylor":
+        _gradients(model, task, examples, seed)
+    pruner.step()
+    model.zero_grad(set_to_none=True)
+    return _rebuilt(model)
+
+
+def _ignored(model: nn.Module) -> list[nn.Module]:
+    """Every layer with weights but the first convolution of each block."""
+    inner = {block.conv1 for block in model.modules() if isinstance(block, BasicBlock)}
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer not in inner
+    ]
+
+
+def _gradients(model: nn.Module, task: CifarTask, examples: int, seed: int) -> None:
+    model.zero_grad()
+    generator = torch.Generator().manual_seed(seed)
+    for batch in first_batches(task, "calibration", examples=examples, seed=seed):
+        task.loss(model, batch, generator).backward()  # type: ignore[no-untyped-call]
+
+
+def _rebuilt(model: nn.Module) -> ResNet20:
+    """A fresh network of the widths that were left, with the weights that were left."""
+    fresh = ResNet20(widths_of(model))
+    fresh.load_state_dict(model.state_dict())
+    return fresh.eval()
+
+
+def widths_of(model: nn.Module) -> tuple[int, ...]:
+    """The channels inside each of the nine blocks; 0 for a block that is gone."""
+    stages: Sequence[Any] = (model.layer1, model.layer2, model.layer3)
+    blocks = [block for stage in stages for block in stage]
+    return tuple(
+        block.conv1.out_channels if isinstance(block, BasicBlock) else 0 for block in blocks
+    )
