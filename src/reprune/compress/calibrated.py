@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 SAVED_FILE = "calibrated.json"
 # One example to see in which order modules run, one to count what they cost.
 STRUCTURE = 2
+# Evaluations between two writes to disk: what a kill may cost.
+SAVE_EVERY = 16
 
 
 def observe(  # noqa: PLR0913  what a measurement depends on, none of it a part of another
@@ -57,8 +59,9 @@ def observe(  # noqa: PLR0913  what a measurement depends on, none of it a part 
 ) -> Observed:
     """What shard i of n sees: groups, then blocks, number i mod n, and every n-th joint plan.
 
-    Every evaluated batch is kept in `work`; a run that was killed goes on from there and gives the
-    identical result. Raises CompressionError for a dense model whose loss is not finite.
+    What is evaluated is kept in `work`, a few evaluations at a time; a run that was killed goes on
+    from there and gives the identical result. Raises CompressionError for a dense model whose loss is
+    not finite.
     """
     bench = _prepare(subject, params, prune, seed)
     path = work / SAVED_FILE
@@ -66,14 +69,19 @@ def observe(  # noqa: PLR0913  what a measurement depends on, none of it a part 
     if saved.cuts:
         say(f"sensitivity: {len(saved.cuts)} cuts were already looked at")
 
-    def save(key: str, seen: CutSeen | JointSeen) -> None:
-        nonlocal saved
+    unsaved = 0
+
+    def save(key: str, seen: CutSeen | JointSeen, *, every: int = SAVE_EVERY) -> None:
+        nonlocal saved, unsaved
         saved = (
             msgspec.structs.replace(saved, cuts=saved.cuts | {key: seen})
             if isinstance(seen, CutSeen)
             else msgspec.structs.replace(saved, joint=saved.joint | {key: seen})
         )
-        store.write_bytes(path, msgspec.json.encode(saved))
+        unsaved += 1
+        if unsaved >= every:
+            store.write_bytes(path, msgspec.json.encode(saved))
+            unsaved = 0
 
     index, count = shard
     wanted = [unit for number, unit in enumerate(bench.trials.units()) if number % count == index]
@@ -81,13 +89,16 @@ def observe(  # noqa: PLR0913  what a measurement depends on, none of it a part 
     for unit in wanted:
         found = _look(bench, unit, saved.cuts, save, params.precision)
         cuts |= found
+        if unsaved:
+            store.write_bytes(path, msgspec.json.encode(saved))
+            unsaved = 0
         pieces_seen = sum(len(seen.losses) for seen in found.values())
         say(f"sensitivity: {unit}: {len(found)} cuts from {pieces_seen} batches")
     joint: dict[str, JointSeen] = {}
-    for number in range(index, JOINT_PLANS, count):
+    for number in range(index, JOINT_PLANS if subject.groups else 0, count):
         key = str(number)
         if key not in saved.joint:
-            save(key, bench.joint(number, params, seed))
+            save(key, bench.joint(number, params, seed), every=1)
         joint[key] = saved.joint[key]
     return Observed(
         shard=index,
@@ -150,7 +161,7 @@ def _prepare(subject: Subject, params: SensitivityParams, prune: PruneParams, se
     }
     names = list(dict.fromkeys(name for group in subject.groups for name in readers(group)))
     moments: dict[str, Tensor] = (
-        input_moments(subject.module, names, calibration) if prune.compensate else {}
+        input_moments(subject.module, names, calibration) if prune.compensate and names else {}
     )
     made = {
         key: refits(subject.module, subject.groups, channels, moments, prune.ridge)
@@ -172,7 +183,7 @@ def _prepare(subject: Subject, params: SensitivityParams, prune: PruneParams, se
     found = slopes(subject.task, subject.module, made, tune, seed=seed, keep=trials.cached_names())
     check_finite(found.losses.mean)
     trials.take(found)
-    forwarded = sum(len(batch) for batch in calibration) if moments else 0
+    forwarded = sum(len(batch) for batch in calibration) if prune.compensate and names else 0
     cost = known.scores + forwarded + 3 * found.losses.examples
     return _Bench(subject=subject, trials=trials, slopes=found, sizes=parts, fixed=float(cost))
 
@@ -209,7 +220,10 @@ def _look(
         done = len(before.losses)
         if known is not None and len(known.losses) > done:
             found[key] = msgspec.structs.replace(
-                known, losses=known.losses[: done + 1], costs=known.costs[: done + 1]
+                known,
+                losses=known.losses[: done + 1],
+                moves=known.moves[: done + 1],
+                costs=known.costs[: done + 1],
             )
         else:
             found[key] = trials.evaluate(unit, key, before)

@@ -88,7 +88,7 @@ def merge(subject: Subject, params: SensitivityParams, parts: Sequence[Observed]
         examples=base.examples,
         groups=groups,
         blocks=blocks,
-        joint=_joint(groups, joint, base),
+        joint=_joint(groups, joint, base) if joint else None,
         cost=math.ceil(math.fsum(spent) - 1e-6),
     )
 
@@ -160,7 +160,7 @@ def _rises(rows: Sequence[_Row], base: BatchLosses) -> tuple[Array, Array]:
         Points(
             groups=[row.group for row in rows],
             shares=[row.share for row in rows],
-            estimates=_second_order(traces, base),
+            estimates=_estimates(rows, traces, base),
         ),
         range(len(rows)),
         np.array([one.rise for one in seen]),
@@ -174,11 +174,20 @@ def _rises(rows: Sequence[_Row], base: BatchLosses) -> tuple[Array, Array]:
     return mean, sd
 
 
-def _second_order(traces: Sequence[Trace], base: BatchLosses) -> Array:
-    """Half the mean square of an example's first-order change, from the spread over batches: the
-    second-order rise with the empirical Fisher information in place of the Hessian (Theis et al.,
-    arXiv:1801.05787, section 2.2). NaN where it is not known.
+def _estimates(rows: Sequence[_Row], traces: Sequence[Trace], base: BatchLosses) -> Array:
+    """A second-order estimate of every row's rise, up to a factor of its cut share: the mean squared
+    change of the outputs, on the batches on which all cuts of the share were made; where the outputs
+    cannot be compared, half the mean square of an example's first-order change (the empirical Fisher
+    information in place of the Hessian: Theis et al., arXiv:1801.05787, section 2.2). NaN where neither
+    is known.
     """
+    counts: dict[int, int] = {}
+    for row in rows:
+        count = len(row.seen.moves)
+        counts[row.share] = min(counts.get(row.share, count), count)
+    moved = [row.seen.moves[: counts[row.share]] for row in rows]
+    if all(min(moves) >= 0.0 for moves in moved):
+        return np.array([math.fsum(moves) / len(moves) for moves in moved])
     size = base.examples / len(base.sizes)
     return np.array(
         [

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from reprune.compress.answers import listened
 from reprune.compress.architecture import Axis, apply, layout
 from reprune.compress.compensate import (
     MIN_ROWS,
@@ -230,12 +231,13 @@ Changes = Mapping[str, Mapping[str, Refit]]
 @dataclass(frozen=True, kw_only=True)
 class Slopes:
     """By batch: `losses` of the dense model, for each cut `changes[key]`, the first-order change of the
-    loss, and `outputs`, what the modules that were asked for gave.
+    loss, `outputs`, what the modules that were asked for gave, and `answers`, what the model gave.
     """
 
     losses: BatchLosses
     changes: Mapping[str, tuple[float, ...]]
     outputs: Sequence[Mapping[str, Any]]
+    answers: Sequence[Sequence[Tensor]]
 
 
 def slopes(
@@ -268,11 +270,14 @@ def slopes(
     losses: list[float] = []
     found: dict[str, list[float]] = {key: [] for key in changes}
     outputs: list[Mapping[str, Any]] = []
+    answers: list[Sequence[Tensor]] = []
     held = 0
     for index, batch in enumerate(batches):
-        with watched(looked, keep if held <= CACHE_BYTES else ()) as seen:
+        names = keep if held <= CACHE_BYTES else ()
+        with watched(looked, names) as seen, listened(looked) as heard:
             losses.append(_backward(task, looked, batch, seed * SEED_STRIDE + index))
         outputs.append(seen)
+        answers.append(heard)
         held += size_of(seen)
         for key, pairs in moves.items():
             found[key].append(_first_order(pairs))
@@ -281,6 +286,7 @@ def slopes(
         losses=BatchLosses(losses=tuple(losses), sizes=tuple(len(batch) for batch in batches)),
         changes={key: tuple(values) for key, values in found.items()},
         outputs=outputs,
+        answers=answers,
     )
 
 

@@ -18,10 +18,12 @@ import numpy as np
 
 Array: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float64]]"
 
-LEVEL, SLOPE, OFFSET = 3.0, 0.5, 1.0
-GROUP_SCALES = (0.15, 0.3, 0.6, 1.0)
+# Standard deviations of the prior. An estimate to second order has the slope 1 while cuts are small and
+# less where losses saturate.
+LEVEL, OFFSET = 3.0, 1.0
+SLOPE, SLOPE_SPREAD = 0.8, 0.3
+GROUP_SCALES = (0.05, 0.15, 0.3, 0.6)
 OWN_SCALES = (0.1, 0.2, 0.4, 0.8)
-SLOPES = (0.0, 0.5, 1.0)
 STEPS = 60
 LEAST = 1e-9
 
@@ -50,18 +52,24 @@ def posterior(points: Points, measured: Sequence[int], rises: Array, noise: Arra
     """What is known of every cut's rise after `rises` were measured at the rows `measured`, with the
     noise covariance `noise` (len(measured), len(measured)).
 
-    The scales of the prior are those of a small grid under which the measurements are likeliest
-    (Laplace's approximation of the evidence: Rasmussen and Williams 2006, 3.4 and 5.4).
-    Deterministic. Means and deviations are positive and finite.
+    The result is the mixture over a small grid of the prior's scales, each weighing by how likely it
+    makes the measurements (Laplace's approximation of the evidence: Rasmussen and Williams 2006, 3.4
+    and 5.4). Deterministic. Means and deviations are positive and finite.
     """
     x, unit = _features(points, rises)
     scaled, covariance = rises / unit, noise / unit**2
     index = np.asarray(measured, dtype=np.intp)
     grid = [
         _fit(points, x, index, (scaled, covariance), scales)
-        for scales in product(GROUP_SCALES, OWN_SCALES, SLOPES)
+        for scales in product(GROUP_SCALES, OWN_SCALES)
     ]
-    _, latent, variance = max(grid, key=lambda found: found[0])
+    evidence = np.array([found[0] for found in grid])
+    weights = np.exp(evidence - evidence.max())
+    weights /= weights.sum()
+    latents = np.array([found[1] for found in grid])
+    variances = np.array([found[2] for found in grid])
+    latent = weights @ latents
+    variance = weights @ (variances + np.square(latents - latent))
     mean = unit * np.exp(latent + np.minimum(variance, 1.0) / 2.0)
     return Posterior(
         mean=mean,
@@ -90,15 +98,15 @@ def _fit(
     x: Array,
     measured: np.ndarray[tuple[int, ...], np.dtype[np.intp]],
     data: tuple[Array, Array],
-    scales: tuple[float, float, float],
+    scales: tuple[float, float],
 ) -> tuple[float, Array, Array]:
     """(log evidence, mode of f, variance of f) under one prior."""
-    group_scale, own_scale, slope = scales
+    group_scale, own_scale = scales
     groups, shares = np.asarray(points.groups), np.asarray(points.shares)
-    prior_mean = slope * x
+    prior_mean = SLOPE * x
     kernel = (
         LEVEL**2
-        + SLOPE**2 * 0.25 * np.outer(x, x)
+        + SLOPE_SPREAD**2 * np.outer(x, x)
         + OFFSET**2 * (shares[:, None] == shares[None])
         + group_scale**2 * (groups[:, None] == groups[None])
         + own_scale**2 * np.eye(len(x))

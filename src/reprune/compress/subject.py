@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reprune.compress.architecture import apply
-from reprune.compress.blocks import Block, find_blocks
+from reprune.compress.costs import block_key
 from reprune.compress.equality import architecture_of
 from reprune.compress.paired import BatchLosses
 from reprune.core.artifacts import BlockSensitivity, GroupSensitivity, JointCheck
 from reprune.core.errors import CompressionError
-from reprune.measure.profile import count_cost
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from reprune.compress.blocks import Block
     from reprune.compress.costs import CostModel
     from reprune.compress.groups import Group
     from reprune.core.artifacts import Cost
@@ -65,13 +65,10 @@ class Measured:
     cost: int = 0
 
 
-def removables(task: Task, module: nn.Module) -> tuple[Removable, ...]:
-    """The blocks of `module` that can be removed whole (`compress.blocks`), those of the task's `blocks`
-    if it names some.
-    """
-    inputs = task.example_inputs(2)
-    named = getattr(task, "blocks", None)
-    found = find_blocks(module, inputs, getattr(task, "keep", ()), named)
+def removables(
+    module: nn.Module, blocks: Iterable[Block], cost: CostModel
+) -> tuple[Removable, ...]:
+    """`blocks` of `module`, each to be removed alone; `cost` must know them."""
 
     def one(block: Block) -> Removable:
         architecture = architecture_of(module, (), {}, [block])
@@ -79,10 +76,10 @@ def removables(task: Task, module: nn.Module) -> tuple[Removable, ...]:
             name=block.name,
             changed=(block.name,),
             cut=lambda: apply(module, architecture),
-            cost=count_cost(apply(module, architecture), inputs).cost,
+            cost=cost({block_key(block.name): 0}),
         )
 
-    return tuple(one(block) for block in found.blocks)
+    return tuple(one(block) for block in blocks)
 
 
 def keeps(width: int, cuts: Sequence[float]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
+from reprune.compress.answers import listened, squared_move
 from reprune.compress.compensate import batch_norms, can_fit, recalibrate
 from reprune.compress.importance import lowest_removed
 from reprune.compress.moments import Refit, Slopes, readers, refits, repaired
@@ -110,16 +111,20 @@ class Trials:
         price = self.price(unit, piece)
         candidates = self._candidates(unit, key)
         if piece:
-            loss = self._loss(candidates[before.repair], unit, piece)
+            loss, move = self._loss(candidates[before.repair], unit, piece)
             return msgspec.structs.replace(
-                before, losses=(*before.losses, loss), costs=(*before.costs, price)
+                before,
+                losses=(*before.losses, loss),
+                moves=(*before.moves, move),
+                costs=(*before.costs, price),
             )
-        losses = [self._loss(candidate, unit, 0) for candidate in candidates]
-        best = min(range(len(losses)), key=lambda number: losses[number])
+        tried = [self._loss(candidate, unit, 0) for candidate in candidates]
+        best = min(range(len(tried)), key=lambda number: tried[number][0])
         extra = self._proof_cost(unit, key) + RECALIBRATION * (len(candidates) - 1)
         return CutSeen(
             slopes=before.slopes,
-            losses=(losses[best],),
+            losses=(tried[best][0],),
+            moves=(tried[best][1],),
             costs=(price * len(candidates) + extra,),
             repair=best,
         )
@@ -135,7 +140,7 @@ class Trials:
             module = self._recalibrated(module)
             extra = RECALIBRATION
         used = self.tune[:count]
-        losses = [self._loss(module, None, piece) for piece in range(len(used))]
+        losses = [self._loss(module, None, piece)[0] for piece in range(len(used))]
         return JointSeen(
             widths=dict(widths),
             losses=tuple(losses),
@@ -186,7 +191,7 @@ class Trials:
         if unit not in self._proven:
             first = self._dense.outputs[0]
             with replayed(self.subject.module, {name: first[name] for name in names}):
-                loss = self._loss(self.subject.module, None, 0)
+                loss, _ = self._loss(self.subject.module, None, 0)
             dense = self._dense.losses.losses[0]
             self._proven[unit] = abs(loss - dense) <= SAME * max(1.0, abs(dense))
         return outputs if self._proven[unit] else {}
@@ -195,14 +200,23 @@ class Trials:
         first = key == self.keys(unit)[0] and unit in self._proven
         return self._shares[unit] * len(self.tune[0]) if first else 0.0
 
-    def _loss(self, module: nn.Module, unit: str | None, piece: int) -> float:
-        """The piece's loss, with the random numbers that the dense model had; finite."""
+    def _loss(self, module: nn.Module, unit: str | None, piece: int) -> tuple[float, float]:
+        """The piece's loss, finite, with the random numbers that the dense model had; and how far the
+        outputs are from the dense model's (-1 where that has no answer).
+        """
         batch = self.tune[piece]
         outputs = {} if unit is None else self._replay(unit, piece)
         batch_seed = self.seed * SEED_STRIDE + piece
         generator = torch.Generator().manual_seed(batch_seed)
-        with evaluating(module), replayed(module, outputs), seeded(batch_seed, module):
+        with (
+            evaluating(module),
+            replayed(module, outputs),
+            seeded(batch_seed, module),
+            listened(module) as heard,
+        ):
             loss = float(self.subject.task.loss(module, batch, generator))
-        base = 1.0 if self._dense is None else self._dense.losses.mean
+        if self._dense is None:
+            return loss, -1.0
+        move = squared_move(heard, self._dense.answers[piece], len(batch))
         single = BatchLosses(losses=(loss if isfinite(loss) else inf,), sizes=(len(batch),))
-        return bounded(single, base).losses[0]
+        return bounded(single, self._dense.losses.mean).losses[0], move if isfinite(move) else -1.0

@@ -26,9 +26,8 @@ def sensitivity(
 ) -> Sensitivity:
     """Measures the loss that each group of channels adds when cut alone, and each block when removed.
 
-    In full, or from estimates and few evaluations (`sensitivity.method`); with `plan.depth`, of each
-    block that can be removed too. Where `plan.method` masks weights, each tensor alone is masked
-    instead.
+    In full, or from estimates and few evaluations (`sensitivity.method`); blocks only with
+    `plan.depth`. Where `plan.method` masks weights, each tensor alone is masked instead.
 
     Resumes where a killed run stopped. Raises DataRefused, ChainBroken for data of another model,
     CompressionError where nothing can be cut.
@@ -45,12 +44,13 @@ def sensitivity(
 
     opened = open_dense(dense, seed=seed, threads=threads)
     counted = count_cost(opened.module, opened.task.example_inputs(1))
+    cost = cost_model(opened.module, opened.groups, counted, opened.blocks)
     subject = Subject(
         task=opened.task,
         module=opened.module,
         groups=opened.groups,
-        cost=cost_model(opened.module, opened.groups, counted, opened.blocks),
-        blocks=removables(opened.task, opened.module) if plan.depth else (),
+        cost=cost,
+        blocks=removables(opened.module, opened.blocks if plan.depth else (), cost),
     )
     measured = measure(subject, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say)
     return Sensitivity(
