@@ -33,10 +33,10 @@ from scipy import stats
 
 from benchmarks import common, sensitivity_models
 from benchmarks.sensitivity_models import Benched, quiet
-from reprune.compress.allocate import allocate
-from reprune.compress.choose import Options
-from reprune.compress.curves import fit_curves
-from reprune.compress.sensitivity import PROGRESS_FILE, Progress, measure, measure_all
+from reprune.compress.planning.allocate import allocate
+from reprune.compress.planning.choose import Options
+from reprune.compress.planning.curves import fit_curves
+from reprune.compress.sensitivity.measure import PROGRESS_FILE, Progress, measure, measure_all
 from reprune.core.artifacts import GroupSensitivity
 from reprune.core.params import PlanParams, PruneParams, SensitivityParams
 

@@ -10,11 +10,11 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from reprune.compress.costs import cost_model
-from reprune.compress.groups import Group
-from reprune.compress.recover import Lesson, recover
-from reprune.compress.sensitivity import Subject
+from reprune.compress.planning.costs import cost_model
+from reprune.compress.sensitivity.measure import Subject
+from reprune.compress.structure.groups import Group
 from reprune.compress.structured import cut
+from reprune.compress.training.recover import Lesson, recover
 from reprune.core.params import DistillParams, PruneParams
 from reprune.measure.profile import count_cost
 from reprune.task.protocol import Batch, Split, Task
@@ -79,7 +79,7 @@ def _resnet20(seed: int, given: Any, work: Path, reference: int) -> Benched:
     from benchmarks.cifar import CifarTask, accuracy, load
     from benchmarks.cifar_models import ResNet20
     from benchmarks.resnet20_jobs import pretrained
-    from reprune.compress.groups import find_groups
+    from reprune.compress.structure.groups import find_groups
 
     images = load()
     sizes: dict[str, Any] = {

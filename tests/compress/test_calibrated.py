@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
-from reprune.compress.blocks import find_blocks
-from reprune.compress.calibrated import SAVED_FILE, observe
-from reprune.compress.costs import cost_model
-from reprune.compress.groups import find_groups
-from reprune.compress.merging import merge
-from reprune.compress.observed import Saved
-from reprune.compress.sensitivity import Subject, keeps, measure
-from reprune.compress.spending import Fixed, bound
-from reprune.compress.subject import removables
+from reprune.compress.planning.costs import cost_model
+from reprune.compress.sensitivity.calibrated import SAVED_FILE, observe
+from reprune.compress.sensitivity.measure import Subject, keeps, measure
+from reprune.compress.sensitivity.merging import merge
+from reprune.compress.sensitivity.observed import Saved
+from reprune.compress.sensitivity.spending import Fixed, bound
+from reprune.compress.sensitivity.subject import removables
+from reprune.compress.structure.blocks import find_blocks
+from reprune.compress.structure.groups import find_groups
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams, SensitivityParams
 from reprune.measure.profile import count_cost
@@ -330,7 +330,7 @@ def test_only_tune_calibration_and_train_are_looked_at(tmp_path):
 )
 def test_parts_of_the_budget_never_exceed_it(share, examples, scores, piece):
     """Whatever the numbers: calibration, slopes, joint plans and evaluations fit into the bound."""
-    from reprune.compress.spending import JOINT_PLANS, sizes
+    from reprune.compress.sensitivity.spending import JOINT_PLANS, sizes
 
     params = msgspec.structs.replace(PARAMS, budget=share, examples=examples)
     fixed = Fixed(scores=scores, piece=piece, calibration=64)

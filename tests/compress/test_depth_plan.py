@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reprune.compress.allocate import Problem, allocate
 from reprune.compress.bundle import load_bundle
-from reprune.compress.latency_table import LatencyTable, measure_table
+from reprune.compress.planning.allocate import Problem, allocate
+from reprune.compress.planning.latency_table import LatencyTable, measure_table
 from reprune.core import store
 from reprune.core.artifacts import DataReport, ModelBundle, Plan, Sensitivity
 from reprune.core.errors import ChainBroken, CompressionError

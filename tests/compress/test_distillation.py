@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.averaging import average
-from reprune.compress.balancing import Balancer
-from reprune.compress.distillation import Call, calls_of
-from reprune.compress.features import Projections, attention_distance, feature_distance
-from reprune.compress.rates import rate_at, without_dropout
-from reprune.compress.recover import Lesson, recover
-from reprune.compress.teacher_cache import fingerprints
+from reprune.compress.training.averaging import average
+from reprune.compress.training.balancing import Balancer
+from reprune.compress.training.distillation import Call, calls_of
+from reprune.compress.training.features import Projections, attention_distance, feature_distance
+from reprune.compress.training.rates import rate_at, without_dropout
+from reprune.compress.training.recover import Lesson, recover
+from reprune.compress.training.teacher_cache import fingerprints
 from reprune.core.errors import CompressionError, InputError
 from reprune.core.params import DistillParams
 from tests.compress.small_digits import Cnn, DigitsTask, accuracy, trained

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprune.compress.ladder import prune_channels, rung_widths
-from reprune.compress.reach import bar_of, out_of_reach
-from reprune.compress.recover import Lesson, recover
+from reprune.compress.training.reach import bar_of, out_of_reach
+from reprune.compress.training.recover import Lesson, recover
 from reprune.core.errors import InputError
 from reprune.core.params import DistillParams, LadderParams, SparseLearningParams
 from tests.compress.small_digits import DigitsTask

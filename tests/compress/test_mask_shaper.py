@@ -12,10 +12,7 @@ import torch.nn.utils.prune as torch_prune
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from reprune.compress.checkpoint import restore_optimizer, split_optimizer
-from reprune.compress.mask_shaper import MaskShaper
-from reprune.compress.maskable import maskable
-from reprune.compress.masks import (
+from reprune.compress.masks.choosing import (
     apply_masks,
     choose_masks,
     count_zeros,
@@ -23,9 +20,12 @@ from reprune.compress.masks import (
     plan_sparsity,
     verify_masks,
 )
-from reprune.compress.semistructured import verify_pattern
-from reprune.compress.shaping import Moment
-from reprune.compress.weight_scores import magnitude, magnitude_adam
+from reprune.compress.masks.maskable import maskable
+from reprune.compress.masks.scores import magnitude, magnitude_adam
+from reprune.compress.masks.semistructured import verify_pattern
+from reprune.compress.masks.shaper import MaskShaper
+from reprune.compress.training.checkpoint import restore_optimizer, split_optimizer
+from reprune.compress.training.shaping import Moment
 from reprune.core.artifacts import SparsityPlan
 from reprune.core.errors import CompressionError, UnknownName
 

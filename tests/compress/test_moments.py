@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.architecture import apply
 from reprune.compress.compensate import compensate
-from reprune.compress.costs import cost_model
-from reprune.compress.equality import architecture_of
-from reprune.compress.groups import find_groups
-from reprune.compress.joint import check, correction, random_plans
 from reprune.compress.losses import first_batches
-from reprune.compress.moments import input_moments, readers, refits, repaired, slopes
-from reprune.compress.pieces import pieces
-from reprune.compress.prefix import replayed, share_run, timeline, watched
+from reprune.compress.planning.costs import cost_model
+from reprune.compress.sensitivity.joint import check, correction, random_plans
+from reprune.compress.sensitivity.moments import input_moments, readers, refits, repaired, slopes
+from reprune.compress.sensitivity.pieces import pieces
+from reprune.compress.sensitivity.prefix import replayed, share_run, timeline, watched
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.equality import architecture_of
+from reprune.compress.structure.groups import find_groups
 from reprune.core.artifacts import JointCheck
 from reprune.measure.profile import count_cost
 from tests.compress.small_digits import DigitsTask, trained

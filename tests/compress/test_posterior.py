@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from reprune.compress.evidence import CONTROL, Trace, controls, estimate, next_cut
-from reprune.compress.posterior import Points, posterior
+from reprune.compress.sensitivity.evidence import CONTROL, Trace, controls, estimate, next_cut
+from reprune.compress.sensitivity.posterior import Points, posterior
 
 GROUPS, SHARES = 8, 3
 POINTS = Points(

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.checkpoint import read_state
-from reprune.compress.lesson import Lesson
 from reprune.compress.paired import batch_losses
-from reprune.compress.quantization import (
+from reprune.compress.training.checkpoint import read_state
+from reprune.compress.training.lesson import Lesson
+from reprune.compress.training.quantization import (
     FakeQuantizer,
     best_range,
     round_input,
     round_weight,
     simulated,
 )
-from reprune.compress.recover import CHECKPOINT, recover
+from reprune.compress.training.recover import CHECKPOINT, recover
 from reprune.core.errors import CompressionError
 from reprune.core.params import DistillParams
 from tests.compress.small_digits import DigitsTask, trained

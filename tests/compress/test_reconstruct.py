@@ -10,10 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.layer_inputs import input_sums, patches
 from reprune.compress.losses import first_batches
-from reprune.compress.maskable import maskable
-from reprune.compress.masks import (
+from reprune.compress.masks.choosing import (
     choose_masks,
     count_zeros,
     keep_highest,
@@ -23,7 +21,9 @@ from reprune.compress.masks import (
     verify_masks,
     zeros_for,
 )
-from reprune.compress.reconstruct import (
+from reprune.compress.masks.layer_inputs import input_sums, patches
+from reprune.compress.masks.maskable import maskable
+from reprune.compress.masks.reconstruct import (
     DAMPING,
     METHODS,
     reconstruct,
@@ -31,13 +31,13 @@ from reprune.compress.reconstruct import (
     to_matrix,
     wanda_mask,
 )
-from reprune.compress.semistructured import (
+from reprune.compress.masks.scores import magnitude
+from reprune.compress.masks.semistructured import (
     UNSTRUCTURED,
     parse_pattern,
     pattern_mask,
     verify_pattern,
 )
-from reprune.compress.weight_scores import magnitude
 from reprune.core.errors import CompressionError
 from reprune.task.protocol import Batch
 from tests import models

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.recover import Lesson, recover
+from reprune.compress.training.recover import Lesson, recover
 from reprune.core.params import DistillParams
 from tests.compress.small_digits import Cnn, DigitsTask
 

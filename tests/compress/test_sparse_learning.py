@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from reprune.compress.groups import find_groups
 from reprune.compress.importance import channel_scores, lowest_removed
-from reprune.compress.lesson import Lesson
 from reprune.compress.paired import batch_losses
-from reprune.compress.recover import recover
-from reprune.compress.shaping import Moment
-from reprune.compress.sparse_learning import SparsePush
+from reprune.compress.structure.groups import find_groups
 from reprune.compress.structured import cut
+from reprune.compress.training.lesson import Lesson
+from reprune.compress.training.recover import recover
+from reprune.compress.training.shaping import Moment
+from reprune.compress.training.sparse_learning import SparsePush
 from reprune.core.errors import CompressionError
 from reprune.core.params import DistillParams, PruneParams
 from tests.compress.small_digits import DigitsTask, accuracy, trained

@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from reprune.compress.architecture import apply
-from reprune.compress.checkpoint import read_state
-from reprune.compress.compose import compose
-from reprune.compress.equality import architecture_of
-from reprune.compress.groups import find_groups
-from reprune.compress.optimizer_state import (
+from reprune.compress.stages import Course, cut_in_stages, stage_widths
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.compose import compose
+from reprune.compress.structure.equality import architecture_of
+from reprune.compress.structure.groups import find_groups
+from reprune.compress.training.checkpoint import read_state
+from reprune.compress.training.optimizer_state import (
     give_moments,
     moments_of,
     parameter_names,
     slice_moments,
 )
-from reprune.compress.rates import build_optimizer
-from reprune.compress.recover import CHECKPOINT, Lesson, recover
-from reprune.compress.stages import Course, cut_in_stages, stage_widths
+from reprune.compress.training.rates import build_optimizer
+from reprune.compress.training.recover import CHECKPOINT, Lesson, recover
 from reprune.core.errors import CompressionError
 from reprune.core.params import DistillParams, PruneParams, ScheduleParams
 from tests import models

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reprune.compress.architecture import Architecture
-from reprune.compress.groups import Group
+from reprune.compress.structure.architecture import Architecture
+from reprune.compress.structure.groups import Group
 from reprune.measure.outputs import evaluating
 from reprune.task.protocol import Batch
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.groups import Group
+from reprune.compress.structure.groups import Group
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.core.plugins import lookup

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
-from reprune.compress.lesson import Lesson
 from reprune.compress.paired import batch_losses
-from reprune.compress.reach import bar_of
-from reprune.compress.recover import recover
-from reprune.compress.sparse_learning import SparsePush
 from reprune.compress.stages import Course, cut_in_stages
 from reprune.compress.structured import CutResult, cut
+from reprune.compress.training.lesson import Lesson
+from reprune.compress.training.reach import bar_of
+from reprune.compress.training.recover import recover
+from reprune.compress.training.sparse_learning import SparsePush
 from reprune.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reprune.compress.groups import Group
+    from reprune.compress.structure.groups import Group
 
 ONE_SHOT = "one-shot"
 # Widths of gentler cuts keep the alignment that the plan's have, up to this many channels.

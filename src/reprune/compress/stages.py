@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING
 import msgspec
 from torch import nn
 
-from reprune.compress.architecture import Architecture
-from reprune.compress.bypass import inside
-from reprune.compress.checkpoint import read_state
-from reprune.compress.compose import compose
-from reprune.compress.lesson import Lesson, identity_of
-from reprune.compress.optimizer_state import Moments, moments_of, slice_moments
 from reprune.compress.paired import batch_losses
-from reprune.compress.recover import CHECKPOINT, recover
-from reprune.compress.schedule import sparsity_at
 from reprune.compress.stage_files import StageFacts, read_stage, write_stage
+from reprune.compress.structure.architecture import Architecture
+from reprune.compress.structure.bypass import inside
+from reprune.compress.structure.compose import compose
 from reprune.compress.structured import CutResult, cost_of, cut
+from reprune.compress.training.checkpoint import read_state
+from reprune.compress.training.lesson import Lesson, identity_of
+from reprune.compress.training.optimizer_state import Moments, moments_of, slice_moments
+from reprune.compress.training.recover import CHECKPOINT, recover
+from reprune.compress.training.schedule import sparsity_at
 from reprune.core.artifacts import GroupCut, PruneStage, Surgery
 from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
-    from reprune.compress.blocks import Block
-    from reprune.compress.groups import Group
+    from reprune.compress.structure.blocks import Block
+    from reprune.compress.structure.groups import Group
     from reprune.core.params import DistillParams, PruneParams
     from reprune.task.protocol import Task
 

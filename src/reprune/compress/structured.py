@@ -11,15 +11,15 @@ from typing import Literal, TypeAlias
 from msgspec import UNSET
 from torch import nn
 
-from reprune.compress.architecture import Architecture, apply
-from reprune.compress.blocks import Block
 from reprune.compress.compensate import batch_norms, compensate, recalibrate
 from reprune.compress.criteria.weights import without_scale
-from reprune.compress.cut_costs import group_cuts
-from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Group, frozen_layers
 from reprune.compress.importance import channel_scores, criterion_label, lowest_removed
 from reprune.compress.losses import first_batches, mean_loss
+from reprune.compress.planning.cut_costs import group_cuts
+from reprune.compress.structure.architecture import Architecture, apply
+from reprune.compress.structure.blocks import Block
+from reprune.compress.structure.equality import architecture_of, difference, mask
+from reprune.compress.structure.groups import Group, frozen_layers
 from reprune.core.artifacts import Cost, Surgery
 from reprune.core.errors import CompressionError, nearest
 from reprune.core.params import PruneParams

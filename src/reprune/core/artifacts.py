@@ -159,8 +159,8 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
 
     Payload: `weights.safetensors`; `task/<package>/**` (the task's folder as it was when the model
     was made, so that `task` is the root to import it from); `architecture.json`
-    where the model is not the factory's own (see compress.architecture); `masks.safetensors` where
-    weights are masked: they are zero, and stay so in training (see compress.mask_files).
+    where the model is not the factory's own (see compress.structure.architecture); `masks.safetensors` where
+    weights are masked: they are zero, and stay so in training (see compress.masks.files).
     """
 
     name: str

@@ -98,7 +98,7 @@ class PlanParams(Document, kw_only=True):
 
 
 class ScheduleParams(Document, kw_only=True):
-    """How a cut is spread over recovery training: `steps` cuts over `epochs`; see compress.schedule.
+    """How a cut is spread over recovery training: `steps` cuts over `epochs`; see compress.training.schedule.
 
     One-shot takes no training of its own: recovery is the distill step's.
     """
@@ -109,7 +109,7 @@ class ScheduleParams(Document, kw_only=True):
 
 
 class SparseLearningParams(Document, kw_only=True):
-    """Training that pushes channels towards zero before the cut; see compress.sparse_learning."""
+    """Training that pushes channels towards zero before the cut; see compress.training.sparse_learning."""
 
     method: Literal["none", "group-norm", "bn-scale", "growing"] = "none"
     epochs: Annotated[int, Meta(ge=0, le=10_000)] = 1

@@ -13,9 +13,9 @@ from reprune.core.store import Artifact
 if TYPE_CHECKING:
     from torch import nn
 
-    from reprune.compress.blocks import Block
     from reprune.compress.bundle import LoadedModel
-    from reprune.compress.groups import Group
+    from reprune.compress.structure.blocks import Block
+    from reprune.compress.structure.groups import Group
     from reprune.task.seal import Sealed
 
 
@@ -37,7 +37,7 @@ def open_for_masks(
     dense: Artifact[ModelBundle], *, seed: int, threads: int, say: Callable[[str], None]
 ) -> Dense:
     """As `open_dense`, for a model whose weights are masked: it need not have groups of channels."""
-    from reprune.compress.groups import survey
+    from reprune.compress.structure.groups import survey
 
     loaded = _load(dense, seed=seed, threads=threads)
     groups: tuple[Group, ...] = ()
@@ -57,9 +57,9 @@ def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dens
     Raises CompressionError for a model that was cut already or in which nothing can be cut, and
     whatever loading it raises.
     """
-    from reprune.compress.blocks import find_blocks
-    from reprune.compress.groups import survey
-    from reprune.compress.separate import separate
+    from reprune.compress.structure.blocks import find_blocks
+    from reprune.compress.structure.groups import survey
+    from reprune.compress.structure.separate import separate
 
     loaded = _load(dense, seed=seed, threads=threads)
     task = loaded.task
@@ -82,7 +82,7 @@ def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dens
 
 def groups_again(task: Sealed, module: nn.Module) -> tuple[Group, ...]:
     """The groups of a model of the task that was cut already, by the names that they always had."""
-    from reprune.compress.groups import survey
+    from reprune.compress.structure.groups import survey
 
     return survey(module, task.example_inputs(2), getattr(task, "keep", ())).groups
 

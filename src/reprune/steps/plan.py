@@ -30,7 +30,7 @@ from reprune.steps.opening import Dense, open_dense, open_for_masks
 from reprune.steps.refusals import refuse_strangers
 
 if TYPE_CHECKING:
-    from reprune.compress.choose import Choice, Options
+    from reprune.compress.planning.choose import Choice, Options
 
 PLAN_FILE = "plan.yaml"
 
@@ -69,7 +69,7 @@ def plan(
     for layer, reason in opened.skipped.items():
         ctx.say(f"plan: {layer} is not cut: {reason}")
     _say_uncut(options, ctx)
-    from reprune.compress.choose import choose
+    from reprune.compress.planning.choose import choose
 
     target = targets[plan.latency_target] if plan.budget == "latency" else None
     with _timing(opened, target, seed) as time_ratio:
@@ -97,14 +97,14 @@ def plan(
 
 def _with_times(options: Options, time_ratio: TimeRatio, ctx: Context) -> Options:
     """The options with a table of what each of them saves in the built model, kept in the work folder."""
-    from reprune.compress.latency_table import measure_table
+    from reprune.compress.planning.latency_table import measure_table
 
     times = measure_table(options.rungs, options.blocks, time_ratio, work=ctx.work, say=ctx.say)
     return replace(options, times=times)
 
 
 def _removed(opened: Dense, choice: Choice) -> tuple[str, ...]:
-    from reprune.compress.costs import block_key
+    from reprune.compress.planning.costs import block_key
 
     names = (block.name for block in opened.blocks)
     return tuple(name for name in names if choice.widths.get(block_key(name)) == 0)
@@ -121,7 +121,7 @@ def _timing(opened: Dense, target: Target | None, seed: int) -> Iterator[TimeRat
     if target is None:
         yield None
         return
-    from reprune.compress.latency import Bench, timing
+    from reprune.compress.planning.latency import Bench, timing
 
     bench = Bench(
         task=opened.task,
@@ -165,11 +165,11 @@ def _agreed_cost(profiles: list[Artifact[Profile]]) -> Cost:
 def _options(
     opened: Dense, profile: Profile, table: Artifact[Sensitivity], params: PlanParams
 ) -> Options:
-    from reprune.compress.alignment import alignments
-    from reprune.compress.choose import Options
-    from reprune.compress.costs import cost_model
-    from reprune.compress.curves import fit_blocks, fit_curves
-    from reprune.compress.separate import separated
+    from reprune.compress.planning.choose import Options
+    from reprune.compress.planning.costs import cost_model
+    from reprune.compress.planning.curves import fit_blocks, fit_curves
+    from reprune.compress.structure.alignment import alignments
+    from reprune.compress.structure.separate import separated
     from reprune.measure.profile import Counted, count_cost
 
     measured = [(item.group, item.width) for item in table.manifest.groups]
@@ -199,8 +199,8 @@ def _block_options(opened: Dense, table: Artifact[Sensitivity]) -> dict[str, tup
     """The key of each block that was measured, and the groups inside it. Raises ChainBroken where others
     were measured, CompressionError where there is none.
     """
-    from reprune.compress.blocks import groups_inside
-    from reprune.compress.costs import block_key
+    from reprune.compress.planning.costs import block_key
+    from reprune.compress.structure.blocks import groups_inside
 
     names = [block.name for block in opened.blocks]
     if names != [item.block for item in table.manifest.blocks or ()]:

@@ -18,8 +18,8 @@ from reprune.steps.opening import groups_again, open_dense, open_for_masks
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 if TYPE_CHECKING:
-    from reprune.compress.blocks import Block
-    from reprune.compress.groups import Group
+    from reprune.compress.structure.blocks import Block
+    from reprune.compress.structure.groups import Group
 
 
 @step("prune")

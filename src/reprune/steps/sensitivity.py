@@ -37,9 +37,9 @@ def sensitivity(
     if masks_weights(plan):
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
         return measure_masks(whole, sensitivity, plan, prune, seed, ctx)
-    from reprune.compress.costs import cost_model
     from reprune.compress.importance import criterion_label
-    from reprune.compress.sensitivity import Subject, measure, removables
+    from reprune.compress.planning.costs import cost_model
+    from reprune.compress.sensitivity.measure import Subject, measure, removables
     from reprune.measure.profile import count_cost
 
     opened = open_dense(dense, seed=seed, threads=threads)
