@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprune.compress import allocate as allocate_module
+from reprune.compress.planning import allocate as allocate_module
 from reprune.compress.planning.allocate import Problem, allocate, ladder, uniform
 from reprune.compress.planning.curves import fit_curve
 from reprune.compress.planning.local_search import TIE_BREAK, by_sensitivity
