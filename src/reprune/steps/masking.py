@@ -88,7 +88,11 @@ def plan_of_masks(
     """
     _refuse_knobs(
         f"plan.method '{plan.method}' masks weights",
-        {"plan.depth": plan.depth, "plan.budget: latency": plan.budget == "latency"},
+        {
+            "plan.depth": plan.depth,
+            "plan.head_dimensions": plan.head_dimensions,
+            "plan.budget: latency": plan.budget == "latency",
+        },
     )
     from reprune.compress.masks.planning import plan_masks
 

@@ -7,15 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
 import yaml
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from reprune.core import store
 from reprune.core.artifacts import (
     Cost,
     GroupPlan,
+    JointCheck,
     ModelBundle,
     Plan,
+    Prediction,
     Previous,
     Profile,
     Sensitivity,
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from reprune.compress.planning.choose import Choice, Options
 
 PLAN_FILE = "plan.yaml"
+# Below this rank correlation of sums with joint cuts, single cuts do not add up.
+ADDITIVE = 0.8
 
 TimeRatio: TypeAlias = Callable[[Mapping[str, int]], float]
 
@@ -64,11 +69,9 @@ def plan(
         masking, described = plan_of_masks(whole, before, table, plan, prune, seed)
         _write_for_people(described, ctx)
         return masking
-    opened = open_dense(dense, seed=seed, threads=threads)
+    opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
     options = _options(opened, profiles[0].manifest, table, plan)
-    for layer, reason in opened.skipped.items():
-        ctx.say(f"plan: {layer} is not cut: {reason}")
-    _say_uncut(options, ctx)
+    _say_uncut(opened, options, plan, ctx)
     from reprune.compress.planning.choose import choose
 
     target = targets[plan.latency_target] if plan.budget == "latency" else None
@@ -85,12 +88,17 @@ def plan(
             GroupPlan(group=group.name, width=group.width, keep=choice.widths[group.name])
             for group in opened.groups
         ),
-        predicted=choice.prediction,
+        predicted=_with_joint(choice.prediction, table.manifest.joint, ctx),
         blocks=_removed(opened, choice) if plan.depth else UNSET,
+        head_dimensions=True if plan.head_dimensions else UNSET,
     )
+    if plan.depth and not result.blocks:
+        ctx.say("plan: no block is removed: " + _why_no_block(plan))
     described = _for_people(result, options, choice)
     if opened.skipped:
         described["not_cut"] = dict(opened.skipped)
+    if plan.depth and opened.kept_blocks:
+        described["not_removable"] = dict(opened.kept_blocks)
     _write_for_people(described, ctx)
     return result
 
@@ -101,6 +109,37 @@ def _with_times(options: Options, time_ratio: TimeRatio, ctx: Context) -> Option
 
     times = measure_table(options.rungs, options.blocks, time_ratio, work=ctx.work, say=ctx.say)
     return replace(options, times=times)
+
+
+def _with_joint(prediction: Prediction, joint: JointCheck | UnsetType, ctx: Context) -> Prediction:
+    """The prediction with what the check on joint cuts says of it, where there was one; a warning where
+    the sum of single cuts ranked them badly.
+    """
+    if joint is UNSET or prediction.loss_increase is None:
+        return prediction
+    from reprune.compress.sensitivity.joint import correction
+
+    tau = joint.rank_correlation
+    corrected = correction(joint)(prediction.loss_increase)
+    ctx.say(
+        f"plan: predicted loss {prediction.loss_increase:.4f} as a sum, {corrected:.4f} as joint cuts "
+        f"came out (rank correlation {tau:.2f})"
+    )
+    if tau < ADDITIVE:
+        ctx.say(
+            f"plan: WARNING: not additive here: over {len(joint.measured)} joint cuts the sum of single "
+            f"cuts has the rank correlation {tau:.2f} with what was measured, below {ADDITIVE}; judge "
+            "this plan by its loss after the cut"
+        )
+    return msgspec.structs.replace(
+        prediction, joint_loss_increase=corrected, joint_rank_correlation=tau
+    )
+
+
+def _why_no_block(params: PlanParams) -> str:
+    if params.allocator == "uniform":
+        return "the uniform allocator only sets widths (plan.allocator)"
+    return "narrower widths are predicted to lose less for the same budget"
 
 
 def _removed(opened: Dense, choice: Choice) -> tuple[str, ...]:
@@ -218,8 +257,23 @@ def _block_options(opened: Dense, table: Artifact[Sensitivity]) -> dict[str, tup
     return {block_key(name): groups_inside(opened.groups, [name]) for name in names}
 
 
-def _say_uncut(options: Options, ctx: Context) -> None:
-    """Names the groups that the params leave no choice for. Raises CompressionError if that is all."""
+def _say_uncut(opened: Dense, options: Options, params: PlanParams, ctx: Context) -> None:
+    """Names what is not cut and why, and the groups that the params leave no choice for. Raises
+    CompressionError if that is all.
+    """
+    for layer, reason in opened.skipped.items():
+        ctx.say(f"plan: {layer} is not cut: {reason}")
+    if params.depth:
+        for block, reason in opened.kept_blocks.items():
+            ctx.say(f"plan: the block {block} is not removed: {reason}")
+    if params.head_dimensions and all(group.unit != "dimension" for group in opened.groups):
+        ctx.say("plan: no dimension of an attention head can be cut (plan.head_dimensions)")
+    if not options.rungs:
+        raise CompressionError(
+            "no layer of this model can be made narrower, only whole blocks can go",
+            where="params.yaml (plan.depth)",
+            fix="set plan.depth to true",
+        )
     whole = [name for name, rungs in options.rungs.items() if len(rungs) == 1]
     if len(whole) == len(options.rungs):
         raise CompressionError(
@@ -266,7 +320,20 @@ def _for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
         "predicted": {
             "loss_increase": _short(plan.predicted.loss_increase),
             "latency_ratio": _short(plan.predicted.latency_ratio),
+            **_joint_for_people(plan.predicted),
         },
+    }
+
+
+def _joint_for_people(predicted: Prediction) -> dict[str, Any]:
+    joint, tau = predicted.joint_loss_increase, predicted.joint_rank_correlation
+    if joint is UNSET or tau is UNSET:
+        return {}
+    warned = {"warning": "not additive here"} if tau < ADDITIVE else {}
+    return {
+        "joint_loss_increase": _short(joint),
+        "joint_rank_correlation": _short(tau),
+        **warned,
     }
 
 

@@ -56,7 +56,8 @@ def prune(
     from reprune.compress.ladder import prune_channels
     from reprune.compress.stages import Course
 
-    opened = open_dense(dense, seed=seed, threads=threads)
+    dimensions = chosen.manifest.head_dimensions is True
+    opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=dimensions)
     widths = _widths(chosen, opened.groups)
     course = Course(
         task=opened.task,
@@ -64,7 +65,7 @@ def prune(
         teacher=opened.module,
         digest=dense.digest,
         groups=opened.groups,
-        regroup=partial(groups_again, opened.task),
+        regroup=partial(groups_again, opened.task, head_dimensions=dimensions),
         widths=widths,
         blocks=_blocks(chosen, opened.blocks),
         prune=prune,

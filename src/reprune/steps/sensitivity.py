@@ -42,7 +42,7 @@ def sensitivity(
     from reprune.compress.sensitivity.measure import Subject, measure, removables
     from reprune.measure.profile import count_cost
 
-    opened = open_dense(dense, seed=seed, threads=threads)
+    opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
     counted = count_cost(opened.module, opened.task.example_inputs(1))
     cost = cost_model(opened.module, opened.groups, counted, opened.blocks)
     subject = Subject(

@@ -16,13 +16,16 @@ def alignments(module: nn.Module, groups: Iterable[Group], round_to: int) -> dic
     multiple of `round_to` long.
 
     That is `round_to` for plain channels and fewer where a channel is several positions (an attention
-    head, a place in each group of a convolution, a flattened channel). A group whose channels are not
-    all of one size cannot be aligned but whole: its own width.
+    head, a place in each group of a convolution, a flattened channel). Dimensions that cross heads go
+    `round_to` at a time, so that it holds whatever heads are left. A group whose channels are not all of
+    one size cannot be aligned but whole: its own width.
     """
     return {group.name: _step(module, group, round_to) for group in groups}
 
 
 def _step(module: nn.Module, group: Group, round_to: int) -> int:
+    if group.across is not None:
+        return round_to  # what is left is so many times the other group's channels, however few
     step = 1
     for member in group.members:
         found = layout(module.get_submodule(member.module), member.axis)

@@ -46,7 +46,8 @@ def offers(
 
     `declared` maps the module that attends (or one of its projections) to its number of query heads:
     0 leaves it whole, another number than is seen is refused. Projections of an attention are in a
-    group of heads or in `skipped`: their channels are never offered one by one.
+    group of heads or in `skipped`: their channels are never offered one by one. Where dimensions are
+    wanted and only heads can be had, `skipped` says why under "<module>:dimensions".
 
     Raises TaskError for a declared module in which nothing attends.
     """
@@ -74,6 +75,10 @@ def offers(
             if dimensions:
                 more, other = _first(dimension_choices(module, attention), fault)
                 found += more
+                if not more:
+                    skipped[owner(attention, "dimensions")] = (
+                        other or "a head has one dimension, or keys and values of different sizes"
+                    )
                 reason = None if found else reason or other
         groups += found
         made = {member.module for group in found for member in group.members}
