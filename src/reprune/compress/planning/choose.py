@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from reprune.compress.planning.latency_table import LatencyTable
     from reprune.core.params import PlanParams
 
+# A budget that is met exactly must not be missed by the rounding of a product: less than one of 10^12.
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -78,7 +81,7 @@ class Options:
                 for name, rungs in self.rungs.items()
             },
             cost=cost,
-            limit=fraction * cost({}),
+            limit=fraction * cost({}) * (1.0 + ROUNDING),
             blocks=self.blocks,
         )
 
@@ -150,7 +153,7 @@ def _fresh(
         lambda fraction: allocate(params.allocator, options.problem(by, fraction)),
         time_ratio,
         fraction=params.fraction,
-        least=whole.cost(whole.least) / whole.limit,
+        least=whole.cost(whole.least) / whole.cost(whole.full),
         trials=max(1, params.latency_trials - (kept is not None)),
     )
     return found.widths, found.ratio

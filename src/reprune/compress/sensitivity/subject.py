@@ -83,10 +83,11 @@ def removables(
 
 
 def keeps(width: int, cuts: Sequence[float]) -> tuple[int, ...]:
-    """The widths that removing each share of `cuts` leaves, falling: at least 1, fewer than all."""
-    return tuple(
-        sorted({max(1, round(width * (1.0 - cut))) for cut in cuts} - {width}, reverse=True)
-    )
+    """The widths that removing each share of `cuts` leaves, falling: at least 1, fewer than all. A share
+    that is less than half a channel takes one: what is never cut would look as if it cost nothing.
+    """
+    found = {max(1, min(width - 1, round(width * (1.0 - cut)))) for cut in cuts}
+    return tuple(sorted(found - {width}, reverse=True))
 
 
 def bounded(measured: BatchLosses, base: float) -> BatchLosses:

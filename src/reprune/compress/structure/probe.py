@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -33,21 +34,9 @@ class Probe:
     """
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        generator = torch.Generator().manual_seed(TRIAL_SEED)
-        perturbed = copy.deepcopy(module).eval()
-        moved = tuple(_perturbed(tensor, generator) for tensor in inputs)
-        with torch.no_grad():
-            for parameter in perturbed.parameters():
-                parameter.copy_(_perturbed(parameter, generator))
-        plain = copy.deepcopy(module).eval()
-        trials = [
-            (_doubled(perturbed), tuple(_in_double(tensor) for tensor in moved), TRIAL_TOLERANCE),
-            (perturbed, moved, FLOAT32_TOLERANCE),
-            (_doubled(plain), tuple(_in_double(tensor) for tensor in inputs), TRIAL_TOLERANCE),
-        ]
         self.module, self.inputs, self.tolerance = next(
-            (trial for trial in trials if _is_finite(*trial[:2])),
-            (plain, inputs, FLOAT32_TOLERANCE),
+            (trial for trial in _trials(module, inputs) if _is_finite(*trial[:2])),
+            (copy.deepcopy(module).eval(), inputs, FLOAT32_TOLERANCE),
         )
         with evaluating(self.module):
             self.scale = max(
@@ -71,6 +60,22 @@ class Probe:
                     f"masked model (forward() depends on the position or number of these channels)"
                 )
         return None
+
+
+def _trials(
+    module: nn.Module, inputs: tuple[Tensor, ...]
+) -> Iterator[tuple[nn.Module, tuple[Tensor, ...], float]]:
+    """Module, inputs and tolerance, the best trial first; each copy is made when it is asked for."""
+    generator = torch.Generator().manual_seed(TRIAL_SEED)
+    perturbed = copy.deepcopy(module).eval()
+    moved = tuple(_perturbed(tensor, generator) for tensor in inputs)
+    with torch.no_grad():
+        for parameter in perturbed.parameters():
+            parameter.copy_(_perturbed(parameter, generator))
+    yield _doubled(perturbed), tuple(_in_double(tensor) for tensor in moved), TRIAL_TOLERANCE
+    yield perturbed, moved, FLOAT32_TOLERANCE
+    plain = _doubled(copy.deepcopy(module).eval())
+    yield plain, tuple(_in_double(tensor) for tensor in inputs), TRIAL_TOLERANCE
 
 
 def _doubled(module: nn.Module) -> nn.Module:
