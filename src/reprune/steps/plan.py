@@ -7,18 +7,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import msgspec
 import yaml
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from reprune.core import store
 from reprune.core.artifacts import (
     Cost,
     GroupPlan,
-    JointCheck,
     ModelBundle,
     Plan,
-    Prediction,
     Previous,
     Profile,
     Sensitivity,
@@ -30,14 +27,13 @@ from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks
+from reprune.steps.plan_words import for_people, with_joint
 from reprune.steps.refusals import refuse_strangers
 
 if TYPE_CHECKING:
     from reprune.compress.planning.choose import Choice, Options
 
 PLAN_FILE = "plan.yaml"
-# Below this rank correlation of sums with joint cuts, single cuts do not add up.
-ADDITIVE = 0.8
 
 TimeRatio: TypeAlias = Callable[[Mapping[str, int]], float]
 
@@ -88,13 +84,13 @@ def plan(
             GroupPlan(group=group.name, width=group.width, keep=choice.widths[group.name])
             for group in opened.groups
         ),
-        predicted=_with_joint(choice.prediction, table.manifest.joint, ctx),
+        predicted=with_joint(choice.prediction, table.manifest.joint, ctx),
         blocks=_removed(opened, choice) if plan.depth else UNSET,
         head_dimensions=True if plan.head_dimensions else UNSET,
     )
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
-    described = _for_people(result, options, choice)
+    described = for_people(result, options, choice)
     if opened.skipped:
         described["not_cut"] = dict(opened.skipped)
     if plan.depth and opened.kept_blocks:
@@ -109,31 +105,6 @@ def _with_times(options: Options, time_ratio: TimeRatio, ctx: Context) -> Option
 
     times = measure_table(options.rungs, options.blocks, time_ratio, work=ctx.work, say=ctx.say)
     return replace(options, times=times)
-
-
-def _with_joint(prediction: Prediction, joint: JointCheck | UnsetType, ctx: Context) -> Prediction:
-    """The prediction with what the check on joint cuts says of it, where there was one; a warning where
-    the sum of single cuts ranked them badly.
-    """
-    if joint is UNSET or prediction.loss_increase is None:
-        return prediction
-    from reprune.compress.sensitivity.joint import correction
-
-    tau = joint.rank_correlation
-    corrected = correction(joint)(prediction.loss_increase)
-    ctx.say(
-        f"plan: predicted loss {prediction.loss_increase:.4f} as a sum, {corrected:.4f} as joint cuts "
-        f"came out (rank correlation {tau:.2f})"
-    )
-    if tau < ADDITIVE:
-        ctx.say(
-            f"plan: WARNING: not additive here: over {len(joint.measured)} joint cuts the sum of single "
-            f"cuts has the rank correlation {tau:.2f} with what was measured, below {ADDITIVE}; judge "
-            "this plan by its loss after the cut"
-        )
-    return msgspec.structs.replace(
-        prediction, joint_loss_increase=corrected, joint_rank_correlation=tau
-    )
 
 
 def _why_no_block(params: PlanParams) -> str:
@@ -290,52 +261,3 @@ def _champion_plan(previous: Artifact[Previous]) -> Plan | None:
     if previous.manifest.champion is None or "plan/manifest.json" not in previous.manifest.payload:
         return None
     return store.read(previous.path / "plan", Plan).manifest
-
-
-def _for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
-    """What a reviewer reads and compares with the last one: round numbers, one group a line."""
-    before, after = plan.before, options.cost(choice.widths)
-    removed = {} if plan.blocks is UNSET else {"removed_blocks": list(plan.blocks)}
-    return {
-        "allocator": plan.allocator,
-        "budget": plan.budget,
-        "fraction": plan.fraction,
-        **removed,
-        "groups": {
-            item.group: {
-                "before": item.width,
-                "after": item.keep,
-                "predicted_loss": _short(options.curves[item.group].at(item.keep)),
-            }
-            for item in plan.groups
-        },
-        "cost": {
-            name: {
-                "before": getattr(before, name),
-                "after": getattr(after, name),
-                "left": _short(getattr(after, name) / getattr(before, name)),
-            }
-            for name in ("macs", "params", "bytes")
-        },
-        "predicted": {
-            "loss_increase": _short(plan.predicted.loss_increase),
-            "latency_ratio": _short(plan.predicted.latency_ratio),
-            **_joint_for_people(plan.predicted),
-        },
-    }
-
-
-def _joint_for_people(predicted: Prediction) -> dict[str, Any]:
-    joint, tau = predicted.joint_loss_increase, predicted.joint_rank_correlation
-    if joint is UNSET or tau is UNSET:
-        return {}
-    warned = {"warning": "not additive here"} if tau < ADDITIVE else {}
-    return {
-        "joint_loss_increase": _short(joint),
-        "joint_rank_correlation": _short(tau),
-        **warned,
-    }
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")

@@ -7,24 +7,30 @@ is left out silently.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils import parametrize
 
 from reprune.compress.structure.architecture import layout
 from reprune.compress.structure.attention import find_attention
-from reprune.compress.structure.copies import plain_copy, run
-from reprune.compress.structure.coupling import Coupling, Group, Member, couple, trace
+from reprune.compress.structure.coupling import Group, Member, couple, trace
 from reprune.compress.structure.heads import Offers, offers
 from reprune.compress.structure.probe import Probe
 from reprune.compress.structure.recurrent import traced_layer
-from reprune.core.errors import CompressionError, TaskError, nearest
-from reprune.measure.outputs import evaluating
+from reprune.compress.structure.refusals import (
+    is_one_output_a_group,
+    misplaced,
+    narrow,
+    not_cuttable,
+    places,
+    refusal,
+    refusals,
+    refused_member,
+)
+from reprune.core.errors import CompressionError
 
 __all__ = ["Group", "Member", "Survey", "find_groups", "survey"]
 
@@ -77,12 +83,12 @@ def survey(
     """
     inputs = tuple(example_inputs)
     graph = trace(module, inputs)
-    refused = _refusals(module, inputs, keep)
+    refused = refusals(module, inputs, keep)
     probe = Probe(module, inputs)
     attended = offers(
         module,
         find_attention(copy.deepcopy(probe.module), probe.inputs),
-        lambda group: _refused_member(group, refused) or probe.fault(group),
+        lambda group: refused_member(group, refused) or probe.fault(group),
         declared=heads or {},
         dimensions=dimensions,
     )
@@ -99,13 +105,13 @@ def _add_traced(
     """The survey of `attended` and of every other layer's channels, as the graph couples them."""
     groups = list(attended.groups)
     skipped = dict(attended.skipped)
-    claimed = {place for group in groups for place in _places(group)}
+    claimed = {place for group in groups for place in places(group)}
     grouped = {maker for group in groups for maker in _makers(group, module)}
     for name, layer in module.named_modules():
         if name in grouped or name in skipped or not isinstance(layer, MAKERS):
             continue
-        if layout(layer, "out") is None or _is_one_output_a_group(layer):
-            skipped[name] = _not_cuttable(name, layer)
+        if layout(layer, "out") is None or is_one_output_a_group(layer):
+            skipped[name] = not_cuttable(name, layer)
             continue
         if traced_layer(graph.model, name) not in graph.module2node:
             skipped[name] = "forward() does not reach it, or calls it inside a layer of its own"
@@ -115,14 +121,14 @@ def _add_traced(
         except CompressionError as error:
             skipped[name] = error.what
             continue
-        whole = _refusal(found, refused) or _misplaced(found, module, claimed)
+        whole = refusal(found, refused) or misplaced(found, module, claimed)
         for part in _parts(found.group):
-            reason = whole or _narrow(part) or probe.fault(part)
+            reason = whole or narrow(part) or probe.fault(part)
             makers = _makers(part, module)
             if reason:
                 skipped |= {maker: reason for maker in makers if maker not in grouped}
                 continue
-            claimed |= _places(part)
+            claimed |= places(part)
             grouped.update(makers)
             groups.append(part)
     for name in grouped:
@@ -175,135 +181,3 @@ def _makers(group: Group, module: nn.Module) -> tuple[str, ...]:
         for member in group.members
         if member.axis == "out" and isinstance(module.get_submodule(member.module), MAKERS)
     )
-
-
-def _refusals(
-    module: nn.Module, inputs: tuple[Tensor, ...], keep: Collection[str]
-) -> dict[tuple[str, str], str]:
-    """(layer, axis) to the reason why a group with it is left out."""
-    found: dict[tuple[str, str], str] = {}
-    for name, reason in _shared(module, inputs).items():
-        found |= {(name, axis): f"{name} {reason}" for axis in ("out", "in")}
-    for name, layer in module.named_modules():
-        for axis in ("out", "in"):
-            if parametrize.is_parametrized(layer):
-                found[name, axis] = f"the weight of {name} is parametrised"
-            elif layout(layer, axis) is None or _is_one_output_a_group(layer):
-                found[name, axis] = _not_cuttable(name, layer)
-    for name in _kept_layers(module, keep):
-        found[name, "out"] = f"{name} is named in `keep`"
-    return found
-
-
-def _is_one_output_a_group(layer: nn.Module) -> bool:
-    """A convolution that torch-pruning takes for depthwise, though its groups have several inputs."""
-    return (
-        isinstance(layer, _ConvNd)
-        and layer.groups == layer.out_channels > 1
-        and layer.in_channels != layer.groups
-    )
-
-
-def _not_cuttable(name: str, layer: nn.Module) -> str:
-    kind = type(layer).__name__
-    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
-        return f"{name} normalises over these channels, so the others would change"
-    if isinstance(layer, _ConvNd) and layer.transposed:
-        return f"{name} is a grouped transposed convolution, which is not cut"
-    if isinstance(layer, _ConvNd):
-        return f"{name} has one output for several inputs in each of its groups"
-    if isinstance(layer, nn.LSTM) and layer.proj_size > 0:
-        return f"{name} is a {kind} with projections (proj_size), which is not cut"
-    if isinstance(layer, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase):
-        hint = " as it is (see separate)" if isinstance(layer, nn.MultiheadAttention) else ""
-        return f"{name} is a {kind}, which is not cut{hint}"
-    return f"{name} is a {kind}, which cannot be cut there"
-
-
-def _kept_layers(module: nn.Module, keep: Collection[str]) -> list[str]:
-    names = [name for name, _ in module.named_modules()]
-    for wanted in keep:
-        if wanted not in names:
-            raise TaskError(
-                f"`keep` names '{wanted}', which the model does not have; {nearest(wanted, names)}",
-                fix="use a name of model.named_modules()",
-            )
-    return [
-        name
-        for name in names
-        if any(name == wanted or name.startswith(f"{wanted}.") or not wanted for wanted in keep)
-    ]
-
-
-def _shared(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, str]:
-    """Layers whose weights are used in more than one place: called twice, named twice, or tied."""
-    names: dict[int, list[str]] = {}
-    for path, parameter in module.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(path.rpartition(".")[0])
-    found = {
-        layer: f"shares a weight with {' and '.join(sorted(set(layers) - {layer})) or 'itself'}"
-        for layers in names.values()
-        if len(layers) > 1
-        for layer in layers
-    }
-    copied = plain_copy(module)
-    calls: Counter[str] = Counter()
-    hooks = []
-    for name, layer in copied.named_modules():
-        if next(layer.parameters(recurse=False), None) is not None:
-            hooks.append(
-                layer.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
-            )
-    with evaluating(copied):
-        run(copied, inputs)
-    return found | {
-        name: f"is called {count} times in one forward pass"
-        for name, count in calls.items()
-        if count > 1
-    }
-
-
-def _refusal(found: Coupling, refused: Mapping[tuple[str, str], str]) -> str | None:
-    if found.output:
-        return "its channels reach the model's output"
-    if found.foreign:
-        return f"coupled to a parameter that belongs to no layer: {', '.join(found.foreign)}"
-    reason = _refused_member(found.group, refused)
-    if reason:
-        return reason
-    if not any(member.axis == "in" for member in found.group.members):
-        return "no layer reads its channels, so they reach the model's output"
-    if found.crossing:
-        return "a group of a GroupNorm spans channels that are not coupled"
-    return None
-
-
-def _narrow(group: Group) -> str | None:
-    return "it has one channel" if group.width < 2 else None
-
-
-def _refused_member(group: Group, refused: Mapping[tuple[str, str], str]) -> str | None:
-    places = ((member.module, member.axis) for member in group.members)
-    return next((refused[place] for place in places if place in refused), None)
-
-
-def _places(group: Group) -> set[tuple[str, str, int]]:
-    return {
-        (member.module, member.axis, index)
-        for member in group.members
-        for indices in member.positions
-        for index in indices
-    }
-
-
-def _misplaced(
-    found: Coupling, module: nn.Module, claimed: Collection[tuple[str, str, int]]
-) -> str | None:
-    """Positions that do not exist, or that another group has: the index maps went wrong on the way."""
-    for member in found.group.members:
-        axis = layout(module.get_submodule(member.module), member.axis)
-        size = axis.size if axis else 0
-        if any(index >= size for indices in member.positions for index in indices):
-            return f"forward() rearranges its channels before {member.module}"
-    shared = sorted(_places(found.group).intersection(claimed))
-    return f"overlaps with another group in {shared[0][0]}" if shared else None
