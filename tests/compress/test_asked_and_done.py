@@ -23,6 +23,7 @@ from reprune.compress.planning.curves import Curve
 from reprune.compress.sensitivity.subject import keeps
 from reprune.compress.stages import Course, cut_in_stages
 from reprune.compress.structure.alignment import alignments
+from reprune.compress.structure.blocks import Block
 from reprune.compress.structure.equality import architecture_of
 from reprune.compress.structure.groups import Group, find_groups, survey
 from reprune.compress.structure.separate import separate
@@ -32,10 +33,12 @@ from reprune.core.errors import CompressionError, DocumentError, InputError
 from reprune.core.params import (
     DistillParams,
     LadderParams,
+    PlanParams,
     PruneParams,
     ScheduleParams,
     read_params,
 )
+from reprune.steps.opening import Dense, refuse_no_choice
 from tests import models
 from tests.compress.test_stages import course
 
@@ -205,6 +208,15 @@ def test_one_key_value_head_that_is_left_is_not_cut_again(
     attention = result.module.get_submodule("layers.0.attention")
     assert attention.k_proj.out_features == 4  # one key-value head of 4
     assert attention.q_proj.out_features == 8  # and both query heads that read it
+
+
+def test_a_model_of_which_only_blocks_can_go_is_refused_without_depth() -> None:
+    """Not with words about plan.round_to, which would not help."""
+    blocks = (Block(name="layers.0", returns=0),)
+    opened = Dense(task=None, module=nn.Identity(), groups=(), blocks=blocks)  # type: ignore[arg-type]
+    with pytest.raises(CompressionError, match="only whole blocks can go"):
+        refuse_no_choice(opened, PlanParams())
+    refuse_no_choice(opened, PlanParams(depth=True))
 
 
 def test_compensation_runs_no_further_than_the_layer_it_fits() -> None:

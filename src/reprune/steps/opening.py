@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import ModelBundle
 from reprune.core.errors import CompressionError
+from reprune.core.params import PlanParams
 from reprune.core.store import Artifact
 
 if TYPE_CHECKING:
@@ -89,6 +90,16 @@ def open_dense(
         skipped=found.skipped,
         kept_blocks=removable.skipped,
     )
+
+
+def refuse_no_choice(opened: Dense, params: PlanParams) -> None:
+    """Raises CompressionError where only blocks can go and the params leave them."""
+    if not opened.groups and not params.depth:
+        raise CompressionError(
+            "no layer of this model can be made narrower, only whole blocks can go",
+            where="params.yaml (plan.depth)",
+            fix="set plan.depth to true",
+        )
 
 
 def groups_again(

@@ -26,7 +26,7 @@ from reprune.core.params import PlanParams, PruneParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
-from reprune.steps.opening import Dense, open_dense, open_for_masks
+from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
 from reprune.steps.plan_words import for_people, with_joint
 from reprune.steps.refusals import refuse_strangers
 
@@ -66,6 +66,7 @@ def plan(
         _write_for_people(described, ctx)
         return masking
     opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
+    refuse_no_choice(opened, plan)
     options = _options(opened, profiles[0].manifest, table, plan)
     _say_uncut(opened, options, plan, ctx)
     from reprune.compress.planning.choose import choose
@@ -239,12 +240,6 @@ def _say_uncut(opened: Dense, options: Options, params: PlanParams, ctx: Context
             ctx.say(f"plan: the block {block} is not removed: {reason}")
     if params.head_dimensions and all(group.unit != "dimension" for group in opened.groups):
         ctx.say("plan: no dimension of an attention head can be cut (plan.head_dimensions)")
-    if not options.rungs:
-        raise CompressionError(
-            "no layer of this model can be made narrower, only whole blocks can go",
-            where="params.yaml (plan.depth)",
-            fix="set plan.depth to true",
-        )
     whole = [name for name, rungs in options.rungs.items() if len(rungs) == 1]
     if len(whole) == len(options.rungs):
         raise CompressionError(

@@ -9,7 +9,7 @@ from reprune.core.params import PlanParams, PruneParams, SensitivityParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, measure_masks
-from reprune.steps.opening import open_dense, open_for_masks
+from reprune.steps.opening import open_dense, open_for_masks, refuse_no_choice
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 
@@ -43,6 +43,7 @@ def sensitivity(
     from reprune.measure.profile import count_cost
 
     opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
+    refuse_no_choice(opened, plan)
     counted = count_cost(opened.module, opened.task.example_inputs(1))
     cost = cost_model(opened.module, opened.groups, counted, opened.blocks)
     subject = Subject(
