@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from reprune.compress.masks.choosing import Masks, choose_masks, verify_masks, zero_masked
 from reprune.compress.masks.scores import magnitude, magnitude_adam
+from reprune.compress.training.lesson import fingerprint
 from reprune.compress.training.shaping import Moment
 from reprune.core.artifacts import SparsityPlan
+from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError, UnknownName, nearest
 
 Criterion: TypeAlias = Literal["magnitude", "taylor", "movement", "magnitude-adam"]
@@ -37,7 +39,8 @@ class MaskShaper:
 
     `share(done)` is the part of the plan in [0, 1] that is masked once `done` optimiser steps are
     taken; it is looked at after every `every` steps, and after the last step of all the plan is
-    whole, whatever it says. From then on the masks stay. Each look ranks the weights anew:
+    whole, whatever it says (`share_name` tells it from others in a checkpoint). From then on the masks
+    stay. Each look ranks the weights anew:
     - magnitude: |w|; magnitude-adam: w^2 sqrt(v) of the optimiser's own v;
     - taylor: |w g|, the mean over the steps since the last look;
     - movement: -w g, summed from the first step on (Sanh et al., arXiv:2005.07683, section 4).
@@ -51,6 +54,7 @@ class MaskShaper:
     masks: dict[str, Tensor] = field(default_factory=dict)
     plan: SparsityPlan | None = None
     share: Callable[[int], float] = at_once
+    share_name: str = ""
     criterion: Criterion = "magnitude"
     every: int = 1
     regrow: bool = False
@@ -71,6 +75,15 @@ class MaskShaper:
             raise CompressionError(f"masks cannot grow every {self.every} steps")
         if self.plan is None and not self.masks:
             raise CompressionError("there is nothing to mask: neither masks nor a plan")
+
+    @property
+    def settings(self) -> str:
+        """What tells these masks from others: the plan, how it is reached, and the masks given; of
+        `share`, which is code, only `share_name`.
+        """
+        plan = digest_of(self.plan) if self.plan else ""
+        given = fingerprint({name: self.masks[name] for name in sorted(self.masks)})
+        return f"{plan} {self.criterion} {self.every} {self.regrow} {self.share_name} {given}"
 
     @property
     def settled(self) -> bool:
