@@ -47,7 +47,7 @@ class Levels:
 
 def levels_of(book: NDArray[np.float32], largest: int) -> Levels | None:
     """The book as whole numbers of at most `largest` in size, or None where it is not of that form."""
-    if not np.isfinite(book).all():
+    if not np.isfinite(book).all() or np.signbit(book[book == 0]).any():  # -0.0 is no whole number
         return None
     used = [math.frexp(float(value)) for value in book if value != 0.0]
     exponent = min((_lowest_bit(part, power) for part, power in used), default=0)
