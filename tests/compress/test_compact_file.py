@@ -25,7 +25,7 @@ from reprune.compress.compact import (
     quantised,
     snapped,
 )
-from reprune.compress.compact.tensors import levels_of
+from reprune.compress.compact.tensors import levels_of, recoded
 from reprune.core.errors import CompressionError, InputError, PayloadCorrupt, SchemaTooNew
 
 CODINGS = ("dense-entropy", "mcu")
@@ -363,3 +363,10 @@ def test_the_c_decoder_refuses_a_damaged_model(tmp_path):
     subprocess.run([CC, "-std=c99", "-DINPUTS=64", *files, "-o", str(program)], check=True)
     done = subprocess.run([program], input="", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "error -2\n")
+
+
+def test_few_values_far_apart_on_a_ladder_are_read_in_whole_numbers():
+    """A short row of biases holds few places of its ladder, the largest beyond a signed byte."""
+    values = np.array([90 * 15, -90, 0, 90 * 7], dtype=np.float32)
+    again = decode(encode({"head.bias": recoded(values)}, coding="mcu"))
+    assert np.array_equal(again["head.bias"].values(), values)
