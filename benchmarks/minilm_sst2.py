@@ -32,6 +32,8 @@ import argparse
 import json
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,17 @@ import msgspec
 
 from benchmarks import common
 from benchmarks.minilm.choose import choose
-from benchmarks.minilm.jobs import CONTROL, DENSE, RESULT, SELF, STOCK, Setting, failed, run_jobs
+from benchmarks.minilm.jobs import (
+    CONTROL,
+    DENSE,
+    RESULT,
+    SELF,
+    STOCK,
+    Setting,
+    failed,
+    run_jobs,
+    stored_rows,
+)
 from benchmarks.minilm.plans import CONFIG, Point, read_plans
 from benchmarks.minilm.report import curve_table, summary
 from benchmarks.minilm.speed import QUICK_UNITS, UNITS, measure_speed
@@ -156,21 +168,22 @@ def stock_width(width: int) -> int:
 def report(options: Any) -> None:
     """Prints the curve and the claims, and writes the result where `--json` says."""
     trained = json.loads((options.out / RESULT).read_text())
+    rows = stored_rows(options.out / RESULT)
     speed = options.out / SPEED
     timed = json.loads(speed.read_text()) if speed.exists() else {"rows": [], "machine": {}}
     plans = read_plans(options.plans)
-    figures, lines, claims = summary(trained["rows"], timed["rows"], plans.main)
+    figures, lines, claims = summary(rows, timed["rows"], plans.main)
     print(curve_table(lines))
     for claim in claims:
         print(f"{claim['verdict']}: {claim['claim']}")
     content = common.result(
         figures,
-        trained["rows"],
+        rows,
         curve=lines,
         claims=claims,
         speed=timed["rows"],
         speed_machine=timed["machine"],
-        train_device=trained.get("device"),
+        notes=notes(rows),
         train_versions=trained.get("versions"),
         train_commit=trained.get("commit"),
         plans=msgspec.to_builtins(plans),
@@ -178,6 +191,18 @@ def report(options: Any) -> None:
     )
     if options.json:
         common.write(options.json, content)
+
+
+def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """On which devices each arm's rows were trained, and how many seeds there are."""
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        if "error" not in row:
+            found.setdefault(row["arm"], Counter())[row["device"]] += 1
+    return [
+        f"{arm}: " + ", ".join(f"{count} seeds on {device}" for device, count in devices.items())
+        for arm, devices in found.items()
+    ]
 
 
 def verify(options: Any) -> int:

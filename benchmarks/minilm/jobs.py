@@ -54,7 +54,7 @@ def run_jobs(
     wanted = [(arm, seed) for arm in arms for seed in seeds]
     done = {
         (row["arm"], row["seed"]): row
-        for row in _stored(setting.out / RESULT)
+        for row in stored_rows(setting.out / RESULT)
         if "error" not in row and row["key"] == job_key(setting, row["arm"])
     }
     for first in (True, False):
@@ -102,6 +102,7 @@ def _job(given: tuple[Setting, str, int]) -> dict[str, Any]:
     setting, arm, seed = given
     began = time.monotonic()
     row: dict[str, Any] = {"arm": arm, "seed": seed, "key": job_key(setting, arm)}
+    row["device"] = device_name(setting.device)
     try:
         from benchmarks.minilm.arms import run_arm
 
@@ -112,11 +113,13 @@ def _job(given: tuple[Setting, str, int]) -> dict[str, Any]:
     return row | {"seconds": round(time.monotonic() - began, 1)}
 
 
-def _stored(path: Path) -> list[dict[str, Any]]:
+def stored_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of the result `path`, each with the device that it was trained on; none without a file."""
     if not path.exists():
         return []
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
-    return rows
+    content = json.loads(path.read_text())
+    # Rows from before they named their device were trained on the file's.
+    return [{"device": content.get("device")} | row for row in content["rows"]]
 
 
 def _write(setting: Setting, done: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:

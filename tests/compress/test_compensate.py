@@ -105,6 +105,37 @@ def test_compensation_lowers_the_loss_of_a_cut(
     assert mean_loss(task, repaired, held_out, seed=0) < 0.8 * before
 
 
+class Leaning(nn.Module):
+    """`make` gives in channel 2 a thousandth of what it gives in channel 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Linear(4, 3, bias=False)
+        self.read = nn.Linear(3, 2, bias=False)
+        with torch.no_grad():
+            self.make.weight.copy_(torch.eye(4)[[0, 1, 0]] + torch.eye(4)[[3, 3, 3]])
+            self.make.weight[2] *= 1e-3
+            self.read.weight.fill_(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(torch.relu(self.make(x)))
+
+
+def test_no_weight_grows_beyond_reason() -> None:
+    """A kept whisper of the removed channel would fit it with a weight of 500: no integer type holds
+    that beside the others. What can be had within the limit still is.
+    """
+    module = Leaning()
+    inputs = (torch.rand(64, 4, generator=torch.Generator().manual_seed(0)),)
+    groups = find_groups(module, inputs, ("read",))
+    architecture = architecture_of(module, groups, {"make": (1, 2)})
+    sliced = apply(module, architecture)
+    repaired = compensate(module, sliced, architecture, groups, batches_of(inputs, 64), 1e-9)
+    largest = float(sliced.read.weight.detach().abs().max())
+    assert float(repaired.read.weight.detach().abs().max()) <= 4.0 * largest
+    assert difference(module, repaired, [inputs]) < 0.8 * difference(module, sliced, [inputs])
+
+
 def test_few_examples_and_a_strong_ridge_leave_the_weights() -> None:
     """The penalty pulls to the weights as they are, not to zero: nothing to learn, nothing changed."""
     module = models.build("flattened")

@@ -22,6 +22,12 @@ from reprune.compress.structure.groups import Group
 from reprune.measure.outputs import evaluating
 from reprune.task.protocol import Batch
 
+# A fit may lean on inputs that hardly ever vary by giving them huge weights: the calibration loss falls a
+# little, and one such weight takes the resolution of every other when the layer is stored in integers.
+# 4 is what a removed channel three times as large as its kept twin can ask for.
+MAX_GROWTH = 4.0
+# How often the penalty is raised tenfold before the layer is left as it is.
+RAISES = 6
 # Rows of the least-squares problem that are kept a layer, at least; and columns that still fit memory.
 MIN_ROWS = 32_768
 ROWS_PER_COLUMN = 8
@@ -41,8 +47,9 @@ def compensate(
 
     For each such Conv2d or Linear, in the order of the forward pass, weights W and bias minimise
     mean |x W - y|^2 + ridge * s * |W - W_now|^2, where s is the mean square of x: with few or
-    uninformative examples the weights stay as they are. Sums are float64. Convolutions see at most
-    a fixed number of positions, chosen by a fixed seed. Layers of other kinds, with more than
+    uninformative examples the weights stay as they are. The ridge of a layer is raised tenfold until no
+    weight is more than 4 times as large as the layer's largest was. Sums are float64. Convolutions see
+    at most a fixed number of positions, chosen by a fixed seed. Layers of other kinds, with more than
     8,192 inputs, or whose inputs are all zero stay as they are. Neither argument is changed.
     """
     result = copy.deepcopy(cut_module).eval()
@@ -145,13 +152,29 @@ def _refit(
     # The bias has no penalty to speak of: it is what a removed channel's mean turns into.
     penalty = torch.full((now.shape[0],), ridge * scale, dtype=torch.float64)
     penalty[columns:] *= 1e-6
-    system = gram / rows + torch.diag(penalty)
-    step = torch.linalg.solve(system, (moment - gram @ now) / rows)
-    if bool(step.isfinite().all()):
-        fitted = (now + step).T
-        weight.copy_(fitted[:, :columns].reshape(weight.shape))
+    fitted = fit_within(gram / rows, (moment - gram @ now) / rows, now, penalty, columns)
+    if fitted is not None:
+        weight.copy_(fitted.T[:, :columns].reshape(weight.shape))
         if bias is not None:
-            bias.copy_(fitted[:, columns])
+            bias.copy_(fitted.T[:, columns])
+
+
+def fit_within(
+    gram: Tensor, residual: Tensor, now: Tensor, penalty: Tensor, columns: int
+) -> Tensor | None:
+    """The ridge solution around `now` with the least penalty, of tenfold steps, under which the first
+    `columns` rows stay within MAX_GROWTH of the largest there; None where there is none.
+    """
+    limit = MAX_GROWTH * float(now[:columns].abs().max())
+    for raised in range(RAISES + 1):
+        system = gram + torch.diag(penalty * 10.0**raised)
+        step, singular = torch.linalg.solve_ex(system, residual)
+        if int(singular) or not bool(step.isfinite().all()):
+            continue
+        fitted: Tensor = now + step
+        if float(fitted[:columns].abs().max()) <= limit:
+            return fitted
+    return None
 
 
 def _matrix(weight: Tensor, bias: Tensor | None) -> Tensor:

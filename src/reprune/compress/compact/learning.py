@@ -43,6 +43,11 @@ class BookShaper:
             if not 1 <= bits <= 7:
                 raise CompressionError(f"a book of {bits} bits: between 1 and 7", where=name)
 
+    @property
+    def settings(self) -> str:
+        """What tells these books from others."""
+        return f"{sorted(self.bits.items())} {self.refit} {self.fit_share}"
+
     def begin(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
         """Quantises the parameters, in place."""
         known = dict(module.named_parameters())

@@ -18,6 +18,7 @@ from reprune.compress.training.lesson import Lesson
 from reprune.compress.training.recover import Recovered, recover
 from reprune.compress.training.schedule import sparsity_at
 from reprune.core.artifacts import PruneStage, Surgery
+from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError, TaskError
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def grow_masks(course: MaskCourse, work: Path) -> Masked:
     if not batches:
         raise TaskError("the split 'train' is empty", where="batches()", fix="give it examples")
     share = share_of(schedule, batches * epochs)
-    shaper = MaskShaper(plan=course.plan, share=share, criterion=criterion)
+    shaper = MaskShaper(
+        plan=course.plan, share=share, share_name=digest_of(schedule), criterion=criterion
+    )
     recovered = recover(
         Lesson(
             task=course.task,

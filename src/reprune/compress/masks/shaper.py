@@ -15,14 +15,19 @@ from torch import Tensor, nn
 
 from reprune.compress.masks.choosing import Masks, choose_masks, verify_masks, zero_masked
 from reprune.compress.masks.scores import magnitude, magnitude_adam
+from reprune.compress.training.lesson import fingerprint
 from reprune.compress.training.shaping import Moment
 from reprune.core.artifacts import SparsityPlan
+from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError, UnknownName, nearest
 
 Criterion: TypeAlias = Literal["magnitude", "taylor", "movement", "magnitude-adam"]
 CRITERIA: tuple[Criterion, ...] = ("magnitude", "taylor", "movement", "magnitude-adam")
 SHARE = "share"
 GATHERED_STEPS = "gathered_steps"
+# These leave a weight and their own state at zero where all that is zero and the gradient too, so that
+# only new masks have to be put on their state. (Of others, Adagrad's accumulator begins above zero.)
+INERT = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -37,7 +42,8 @@ class MaskShaper:
 
     `share(done)` is the part of the plan in [0, 1] that is masked once `done` optimiser steps are
     taken; it is looked at after every `every` steps, and after the last step of all the plan is
-    whole, whatever it says. From then on the masks stay. Each look ranks the weights anew:
+    whole, whatever it says (`share_name` tells it from others in a checkpoint). From then on the masks
+    stay. Each look ranks the weights anew:
     - magnitude: |w|; magnitude-adam: w^2 sqrt(v) of the optimiser's own v;
     - taylor: |w g|, the mean over the steps since the last look;
     - movement: -w g, summed from the first step on (Sanh et al., arXiv:2005.07683, section 4).
@@ -45,12 +51,14 @@ class MaskShaper:
     that it had, and comes back with that value where it outranks another now (as masks over dense
     weights do in Zhu and Gupta, arXiv:1710.01878).
 
-    The module's weights are zeroed in place. Copies (deepcopy) are independent of each other.
+    The module's weights are zeroed in place. A shaper that adds to gradients comes before this one.
+    Copies (deepcopy) are independent of each other.
     """
 
     masks: dict[str, Tensor] = field(default_factory=dict)
     plan: SparsityPlan | None = None
     share: Callable[[int], float] = at_once
+    share_name: str = ""
     criterion: Criterion = "magnitude"
     every: int = 1
     regrow: bool = False
@@ -60,6 +68,7 @@ class MaskShaper:
     _values: dict[str, Tensor] = field(default_factory=dict)
     _scores: dict[str, Tensor] = field(default_factory=dict)
     _bits: dict[tuple[str, torch.dtype], Tensor] = field(default_factory=dict)
+    _fresh: bool = True
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
@@ -71,6 +80,16 @@ class MaskShaper:
             raise CompressionError(f"masks cannot grow every {self.every} steps")
         if self.plan is None and not self.masks:
             raise CompressionError("there is nothing to mask: neither masks nor a plan")
+        self.masks = dict(self.masks)
+
+    @property
+    def settings(self) -> str:
+        """What tells these masks from others: the plan, how it is reached, and the masks given; of
+        `share`, which is code, only `share_name`.
+        """
+        plan = digest_of(self.plan) if self.plan else ""
+        given = fingerprint({name: self.masks[name] for name in sorted(self.masks)})
+        return f"{plan} {self.criterion} {self.every} {self.regrow} {self.share_name} {given}"
 
     @property
     def settled(self) -> bool:
@@ -93,8 +112,11 @@ class MaskShaper:
             if self.plan is not None and self.regrow:
                 self._values[name] = weight.clone()
                 self._scores[name] = torch.zeros_like(weight)
-        self._bits = {}
+            if self.plan is not None and not module.get_parameter(name).requires_grad:
+                self._refuse_frozen(name)
+        self._renew()
         self._hold(module, optimizer)
+        self._fresh = True  # the optimiser may be given a state to begin with after this
 
     def after_backward(
         self,
@@ -124,7 +146,7 @@ class MaskShaper:
             share = 1.0 if last else self.share(done)
             if not 0.0 <= share <= 1.0:
                 raise CompressionError(f"the schedule's share after {done} steps is {share}")
-            due = last or share >= 1.0 or done % self.every == 0
+            due = last or (self._can_rank(optimizer) and (share >= 1.0 or done % self.every == 0))
             # The same share of what is alive is what is masked already.
             if due and share > 0.0 and (self.regrow or share != self._done):
                 self._rank(module, optimizer, share)
@@ -163,7 +185,7 @@ class MaskShaper:
             part, _, name = key.partition("/")
             if part in parts:
                 parts[part][name] = tensor.to(parts[part][name].device).clone()
-        self._bits = {}
+        self._renew()
         self._done, self._steps = float(state[SHARE]), int(state[GATHERED_STEPS])
 
     def _rank(self, module: nn.Module, optimizer: torch.optim.Optimizer, share: float) -> None:
@@ -181,7 +203,7 @@ class MaskShaper:
         if self.regrow:
             self._bring_back(module, chosen, scores)
         self.masks = chosen
-        self._bits = {}
+        self._renew()
         self._done = share
         if self.criterion == "taylor":
             self._gathered = {name: torch.zeros_like(t) for name, t in self._gathered.items()}
@@ -190,6 +212,20 @@ class MaskShaper:
             zero_masked(module, self.masks)
             verify_masks(module, self.masks, self.plan)
 
+    def _refuse_frozen(self, name: str) -> None:
+        if self.criterion != "magnitude":
+            raise CompressionError(
+                f"it is frozen and has no gradient for '{self.criterion}' to rank it by",
+                where=name,
+                fix="train it (distill.freeze), rank by magnitude, or name its layer in the task's `keep`",
+            )
+
+    def _can_rank(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Not before there are gradients to rank by: fp16 leaves out steps, the first ones above all."""
+        if self.criterion == "magnitude-adam":
+            return bool(optimizer.state)
+        return self.criterion == "magnitude" or self._steps > 0
+
     def _living_scores(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
     ) -> dict[str, Tensor]:
@@ -197,8 +233,14 @@ class MaskShaper:
             return magnitude(module, self.masks)
         if self.criterion == "magnitude-adam":
             return magnitude_adam(module, optimizer, self.masks)
+        if not self._steps:
+            raise CompressionError(
+                f"there was no step with finite gradients for '{self.criterion}' to rank weights by",
+                where="prune",
+                fix="rank by magnitude, end prune.schedule earlier, or set distill.precision to no",
+            )
         if self.criterion == "taylor":
-            return {name: total / max(self._steps, 1) for name, total in self._gathered.items()}
+            return {name: total / self._steps for name, total in self._gathered.items()}
         return dict(self._gathered)
 
     def _bring_back(self, module: nn.Module, chosen: Masks, scores: Mapping[str, Tensor]) -> None:
@@ -210,11 +252,18 @@ class MaskShaper:
             self._scores[name] = torch.where(goes, scores[name], self._scores[name])
             weight.copy_(torch.where(mask & ~before, self._values[name], weight))
 
+    def _renew(self) -> None:
+        """After the masks have changed."""
+        self._bits = {}
+        self._fresh = True
+
     def _hold(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        remembered = optimizer.state if self._fresh or type(optimizer) not in INERT else {}
+        self._fresh = False
         for name in self.masks:
             parameter = module.get_parameter(name)
             self._silence(name, parameter.detach())
-            for value in optimizer.state.get(parameter, {}).values():
+            for value in remembered.get(parameter, {}).values():
                 if (
                     isinstance(value, Tensor)
                     and value.shape == parameter.shape

@@ -22,6 +22,7 @@ from reprune.compress.compensate import (
     POSITION_SEED,
     ROWS_PER_COLUMN,
     can_fit,
+    fit_within,
     patches,
 )
 from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
@@ -137,7 +138,7 @@ def refits(
 ) -> dict[str, Refit]:
     """For each reader of the groups that `kept` cuts, its weights after the cut: what `compensate`
     solves where the reader's inputs that stay are the dense network's; without a moment, or where the
-    system has no finite solution, the plain weights.
+    system has no finite solution within its limit, the plain weights.
 
     Only linear layers and convolutions without groups are answered for. No data is looked at.
     """
@@ -206,15 +207,16 @@ def _refit(
     penalty = moment.new_full((len(left),), ridge * float(moment.diagonal()[inner].mean()))
     if bias is not None:
         penalty[-1] *= BIAS_SHARE
-    system = moment[left][:, left] + torch.diag(penalty)
-    step, info = torch.linalg.solve_ex(system, moment[left][:, away] @ rows[away])
-    if int(info) or not bool(step.isfinite().all()):
+    now = rows[inner] if bias is None else torch.cat([rows[inner], bias.to(rows.dtype)[None]])
+    residual = moment[left][:, away] @ rows[away]
+    found = fit_within(moment[left][:, left], residual, now, penalty, len(inner))
+    if found is None:
         return lost
     fitted = torch.zeros_like(rows)
-    fitted[inner] = rows[inner] + step[: len(inner)]
+    fitted[inner] = found[: len(inner)]
     return Refit(
         weight=fitted.T.reshape(weight.shape).to(weight.dtype),
-        bias=None if bias is None else bias + step[-1].to(bias.dtype),
+        bias=None if bias is None else found[-1].to(bias.dtype),
     )
 
 

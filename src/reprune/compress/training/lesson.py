@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from reprune.core.documents import canonical
+from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -40,12 +40,26 @@ def on_cpu(module: nn.Module) -> dict[str, Tensor]:
 
 def identity_of(lesson: Lesson, params: DistillParams, seed: int, shapers: Sequence[Shaper]) -> str:
     """Names a training, so that no other's checkpoint is taken for its own."""
-    names = [type(shaper).__name__ for shaper in shapers]
-    digest = hashlib.sha256(canonical((params, seed, lesson.teacher_digest, names)))
-    for name, tensor in on_cpu(lesson.student).items():
+    names = [(type(shaper).__name__, getattr(shaper, "settings", "")) for shaper in shapers]
+    moments = {
+        f"{name}/{kind}": value
+        for name, values in lesson.moments.items()
+        for kind, value in values.items()
+    }
+    tensors = {key: value for key, value in moments.items() if isinstance(value, Tensor)}
+    plain = {key: value for key, value in moments.items() if key not in tensors}
+    prints = fingerprint(on_cpu(lesson.student)), fingerprint(tensors)
+    return digest_of((params, seed, lesson.teacher_digest, names, plain, prints))
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """A SHA-256 of the tensors' names, types, shapes and bits, in their order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

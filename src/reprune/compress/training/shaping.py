@@ -34,8 +34,9 @@ class Moment:
 class Shaper(Protocol):
     """Shapes the very module that trains (on its device). Its state goes into the checkpoint.
 
-    It may have an attribute `settled` besides: whether the module, as the last step left it, may be
-    kept as the best. One that is still being pruned or pushed may not.
+    It may have two attributes besides. `settled`: whether the module, as the last step left it, may be
+    kept as the best. One that is still being pruned or pushed may not. `settings`: what it was made
+    with, as text, read before `begin`; a checkpoint of one with other settings is not taken up.
     A method that draws random numbers finds torch's global generator seeded for the step.
     """
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reprune.compress.structure.architecture import layout
+from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -54,6 +55,12 @@ class SparsePush:
     settled: bool = False
     _parts: dict[str, list[_Part]] = field(default_factory=dict)
     _doomed: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> str:
+        """What tells this push from others."""
+        names = [group.name for group in self.groups]
+        return digest_of((self.method, self.strength, names, dict(self.widths)))
 
     def begin(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002  the Shaper's signature
         """Finds the groups' parameters. Raises CompressionError where there is nothing to push."""
