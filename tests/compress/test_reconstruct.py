@@ -266,3 +266,13 @@ def test_zeros_are_not_shared_out_between_layers(model_task: Callable) -> None:
     plan = plan_sparsity(magnitude(module, maskable(module).names), 0.5, "global")
     with pytest.raises(CompressionError, match=r"plan\.scope"):
         reconstruct(module, [], plan, "wanda")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_inputs_that_are_not_finite_are_named(value: float) -> None:
+    """Ranked by them, any weight could go; SparseGPT would end in a Cholesky factorisation's words."""
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    x = torch.randn(5, 3)
+    x[2, 1] = value
+    with pytest.raises(CompressionError, match="calibration"):
+        input_sums(module, "1", [Batch(inputs=(x,), targets=None, ids=list("abcde"))])

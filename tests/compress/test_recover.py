@@ -247,6 +247,7 @@ def test_fp16_without_a_gpu_is_refused(tmp_path):
     )
     assert "fp16 needs a GPU" in done.stdout
     assert "cannot train in the precision 'bf16'" in done.stdout
+    assert "a new process" in done.stdout
 
 
 @pytest.mark.slow

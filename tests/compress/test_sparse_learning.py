@@ -131,3 +131,17 @@ def test_bn_scale_needs_batch_norms():
     shaper = SparsePush(method="bn-scale", strength=0.1, groups=found, widths={})
     with pytest.raises(CompressionError, match="group-norm"):
         shaper.begin(module, None)
+
+
+@pytest.mark.parametrize("method", ["group-norm", "growing"])
+def test_a_finished_push_is_known_after_a_resume(method):
+    """Killed between the last step and the look at `tune`, the model may still be kept."""
+    shaper, again = push(method, 0.1), push(method, 0.1)
+    module = trained(DigitsTask(), epochs=0)
+    for one in (shaper, again):
+        one.begin(module, None)
+    shaper.after_step(module, None, Moment(step=8, steps=9, steps_per_epoch=9))
+    assert shaper.settled
+    assert not again.settled
+    again.restore(shaper.state())
+    assert again.settled

@@ -49,7 +49,8 @@ def input_sums(module: nn.Module, name: str, batches: Sequence[Batch]) -> Tensor
 
     Convolutions see at most a fixed number of positions an example, chosen by a fixed seed. None for
     a layer that is no linear layer or (not transposed) convolution, or that is never called. Raises
-    CompressionError for one with more than 8,192 inputs. `module` is left as it was.
+    CompressionError for one with more than 8,192 inputs, or where one is no finite number. `module` is
+    left as it was.
     """
     layer = module.get_submodule(name)
     if isinstance(layer, _ConvTransposeNd) or not isinstance(layer, _ConvNd | nn.Linear):
@@ -81,6 +82,12 @@ def input_sums(module: nn.Module, name: str, batches: Sequence[Batch]) -> Tensor
                 module(*batch.inputs)
     finally:
         hook.remove()
+    if not bool(grams.isfinite().all()):
+        raise CompressionError(
+            "on calibration examples it is given numbers that are not finite",
+            where=name,
+            fix="check the dense model and the split 'calibration' for NaN and infinity",
+        )
     return grams if rows else None
 
 

@@ -19,7 +19,7 @@ def average(mean: nn.Module, module: nn.Module, *, decay: float, taken: int) -> 
         for name, value in module.named_parameters():
             kept = mean.get_parameter(name)
             kept.lerp_(value.detach().to(kept.dtype), share)
-            kept.mul_(value != 0)
+            kept.masked_fill_(value == 0, 0.0)  # a product would leave -0.0
         for name, buffer in module.named_buffers():
             held = mean.get_buffer(name)
             if buffer.is_floating_point():

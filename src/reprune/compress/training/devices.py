@@ -11,14 +11,18 @@ from reprune.core.errors import InputError
 
 
 def accelerator_of(precision: str) -> Any:
-    """Accelerate's choice of device: a GPU where there is one and ACCELERATE_USE_CPU is not set."""
+    """Accelerate's choice of device: a GPU where there is one and ACCELERATE_USE_CPU is not set.
+
+    A process keeps the precision that it trained in first. Raises InputError for another, or for one
+    that this machine does not have.
+    """
     try:
         accelerator = Accelerator(mixed_precision=precision)
     except ValueError as error:
         raise InputError(
             f"cannot train in the precision '{precision}': {error}",
             where="params.yaml (distill.precision)",
-            fix="use 'no', or another machine",
+            fix="use 'no', another machine, or a new process: Accelerate keeps a process's first",
         ) from error
     if precision == "fp16" and accelerator.scaler is None:
         raise InputError(

@@ -47,17 +47,19 @@ def slice_moments(moments: Moments, module: nn.Module, architecture: Architectur
     They are sliced by the very code that slices the weights: for each kind, a copy of the model whose
     weights are the moments is cut. Parameters that the cut removed are gone.
     """
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
     kinds = {
         kind
         for name, values in moments.items()
         for kind, value in values.items()
-        if isinstance(value, Tensor) and value.shape == module.get_parameter(name).shape
+        if _is_sliced(value, shapes[name])
     }
     sliced = {kind: _sliced(moments, kind, module, architecture) for kind in sorted(kinds)}
     left = {name for name, _ in apply(module, architecture).named_parameters()}
     return {
         name: {
-            kind: sliced[kind][name] if kind in kinds else value for kind, value in values.items()
+            kind: sliced[kind][name] if _is_sliced(value, shapes[name]) else value
+            for kind, value in values.items()
         }
         for name, values in moments.items()
         if name in left
@@ -83,6 +85,11 @@ def _fits(values: Mapping[str, Any], parameter: Tensor) -> bool:
     )
 
 
+def _is_sliced(value: object, shape: torch.Size) -> bool:
+    """Not of a parameter that is one number: nothing of it is cut, and its moments look like a step count."""
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape == shape
+
+
 def _sliced(
     moments: Moments, kind: str, module: nn.Module, architecture: Architecture
 ) -> dict[str, Tensor]:
@@ -90,7 +97,10 @@ def _sliced(
     with torch.no_grad():
         for name, parameter in holder.named_parameters():
             value = moments.get(name, {}).get(kind)
-            parameter.copy_(torch.zeros_like(parameter) if value is None else value)
+            if isinstance(value, Tensor) and _is_sliced(value, parameter.shape):
+                parameter.copy_(value)
+            else:
+                parameter.zero_()
     return {
         name: parameter.detach()
         for name, parameter in apply(holder, architecture).named_parameters()

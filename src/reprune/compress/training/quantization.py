@@ -42,7 +42,9 @@ class FakeQuantizer:
     _seen: dict[str, list[Tensor]] | None = None
 
     def attach(self) -> FakeQuantizer:
-        """Raises CompressionError where no layer can be quantised, or a weight is parametrised."""
+        """Raises CompressionError where no layer can be quantised, a weight is parametrised, or a module
+        multiplies with weights of its own whose rounding nobody would see (nn.MultiheadAttention).
+        """
         layers = {
             name: layer
             for name, layer in self.module.named_modules()
@@ -50,13 +52,20 @@ class FakeQuantizer:
         }
         if not layers:
             raise CompressionError("the model has no convolution or linear layer to quantise")
+        for name, module in self.module.named_modules():
+            if isinstance(module, nn.MultiheadAttention):
+                raise CompressionError(
+                    "it multiplies without calling layers: its weights cannot be trained for integers",
+                    where=name,
+                    fix="set distill.quantize to none, or write the attention with linear layers",
+                )
         for name, layer in layers.items():
             if parametrize.is_parametrized(layer):
                 raise CompressionError(
                     "its weight is parametrised, so that it cannot be trained for int8", where=name
                 )
             before, after = self._hooks(name)
-            self._handles.append(layer.register_forward_pre_hook(before))
+            self._handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
             self._handles.append(layer.register_forward_hook(after, always_call=True))
         return self
 
@@ -94,15 +103,18 @@ class FakeQuantizer:
         self.ranges = {name: (float(ends[0]), float(ends[1])) for name, ends in state.items()}
 
     def _hooks(self, name: str) -> tuple[Callable[..., Any], Callable[..., None]]:
-        def before(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        def before(
+            layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            given, *others = (*inputs, *named.values())  # all of these layers take it first
             if self._seen is not None:  # calibration looks at the floats
-                self._seen.setdefault(name, []).append(_sample(inputs[0]))
+                self._seen.setdefault(name, []).append(_sample(given))
                 return None
             # An instance's own attribute is found before the registered parameter, which stays put.
             layer.__dict__["weight"] = round_weight(layer, bits=self.bits)
             if name not in self.ranges:
                 return None
-            return (round_input(inputs[0], self.ranges[name], bits=self.bits), *inputs[1:])
+            return (round_input(given, self.ranges[name], bits=self.bits), *others), {}
 
         def after(layer: nn.Module, _: object, __: object) -> None:
             layer.__dict__.pop("weight", None)

@@ -113,9 +113,11 @@ class SparsePush:
         self.settled = moment.step + 1 >= moment.steps
 
     def state(self) -> dict[str, Tensor]:
-        return {f"doomed/{name}": doomed for name, doomed in self._doomed.items()}
+        doomed = {f"doomed/{name}": doomed for name, doomed in self._doomed.items()}
+        return doomed | {"settled": torch.tensor(self.settled)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
+        self.settled = bool(state["settled"])
         for name, doomed in self._doomed.items():
             doomed.copy_(state[f"doomed/{name}"])
 
