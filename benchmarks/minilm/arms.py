@@ -28,13 +28,16 @@ def recipe(plans: Path, arm: str) -> dict[str, Any]:
     """All that is chosen about an arm, as plain values."""
     if arm in (DENSE, CONTROL):
         return {"epochs": [DENSE_EPOCHS, MORE_EPOCHS]}
+    learnt: dict[str, Any] = {
+        "recovery": msgspec.to_builtins(recovery.RECIPE),
+        "batch": recovery.BATCH,
+    }
     if arm in (SELF, STOCK):
-        return {"recovery": msgspec.to_builtins(recovery.RECIPE)}
+        return learnt
     points = read_plans(plans).points
     if arm not in points:
         raise SystemExit(f"{plans} has no point '{arm}'; it has {', '.join(points)}")
-    return {
-        "recovery": msgspec.to_builtins(recovery.RECIPE),
+    return learnt | {
         "point": msgspec.to_builtins(points[arm]),
         "cut": msgspec.to_builtins(CUT),
     }
