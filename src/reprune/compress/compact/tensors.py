@@ -128,10 +128,12 @@ def recoded(values: NDArray[Any]) -> Quantised:
         )
     book = np.concatenate([np.zeros(1, np.float32), found])
     whole = levels_of(book, 1 << 15)
-    if whole is not None and len(found) > 3:
+    # Beyond 127, whole numbers are held as evenly spaced ones alone: else the book would be floats.
+    wide = whole is not None and max(abs(level) for level in whole.levels) > MAX_LEVEL
+    if whole is not None and (len(found) > 3 or wide):
         multiple = math.gcd(*whole.levels)
         half = max(abs(level) for level in whole.levels) // multiple
-        if multiple < 256 and half <= min(len(found), MAX_CODES // 2):
+        if multiple < 256 and half <= (MAX_CODES // 2 if wide else min(len(found), MAX_CODES // 2)):
             order = (0, *range(-half, 0), *range(1, half + 1))
             levels = tuple(multiple * place for place in order)
             book = Levels(levels=levels, exponent=whole.exponent).book()
