@@ -226,7 +226,9 @@ def test_whole_numbers_that_the_c_decoder_cannot_read_are_refused(book):
     assert same(decode(encode({"w": tensor}))["w"], tensor)
 
 
-@pytest.mark.parametrize("levels", [[130], [-130, 390], [-896, 128, 256, 384, 640], [65, 650]])
+@pytest.mark.parametrize(
+    "levels", [[130], [-130, 390], [-896, 128, 256, 384, 640], [65, 650], [635], [889]]
+)
 def test_few_values_of_a_wide_even_book_fit_a_microcontroller(levels):
     """Some rungs of a ladder are not used: the values are still told by it, in whole numbers."""
     values = np.array([0, *levels], dtype=np.float32) * np.float32(2.0**-10)

@@ -133,6 +133,10 @@ def recoded(values: NDArray[Any]) -> Quantised:
     if whole is not None and (len(found) > 3 or wide):
         multiple = math.gcd(*whole.levels)
         half = max(abs(level) for level in whole.levels) // multiple
+        # A ladder's step takes a byte: a greater one becomes several rungs of a smaller one.
+        finer = range(1, MAX_CODES // 2 // half + 1) if multiple >= 256 else ()
+        rungs = next((n for n in finer if not multiple % n and multiple // n < 256), 1)
+        multiple, half = multiple // rungs, half * rungs
         if multiple < 256 and half <= (MAX_CODES // 2 if wide else min(len(found), MAX_CODES // 2)):
             order = (0, *range(-half, 0), *range(1, half + 1))
             levels = tuple(multiple * place for place in order)
