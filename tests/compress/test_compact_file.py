@@ -23,6 +23,7 @@ from reprune.compress.compact import (
     encode,
     linear_levels,
     quantised,
+    recoded,
     snapped,
 )
 from reprune.compress.compact.tensors import levels_of, recoded
@@ -223,6 +224,16 @@ def test_whole_numbers_that_the_c_decoder_cannot_read_are_refused(book):
     with pytest.raises(CompressionError, match="at most 127"):
         encode({"w": tensor}, coding="mcu")
     assert same(decode(encode({"w": tensor}))["w"], tensor)
+
+
+@pytest.mark.parametrize(
+    "levels", [[130], [-130, 390], [-896, 128, 256, 384, 640], [65, 650], [635], [889]]
+)
+def test_few_values_of_a_wide_even_book_fit_a_microcontroller(levels):
+    """Some rungs of a ladder are not used: the values are still told by it, in whole numbers."""
+    values = np.array([0, *levels], dtype=np.float32) * np.float32(2.0**-10)
+    found = decode(encode({"b": recoded(values)}, coding="mcu"))["b"]
+    assert np.array_equal(found.values(), values)
 
 
 @settings(max_examples=60, deadline=None)

@@ -113,9 +113,8 @@ def quantised(values: NDArray[Any], levels: Levels) -> Quantised:
 def recoded(values: NDArray[Any]) -> Quantised:
     """A tensor that holds few values already, with the smallest book that gives them back exactly.
 
-    Evenly spaced values get an evenly spaced book, which takes the fewest bytes; it may name values
-    between them that the tensor does not hold. Raises CompressionError where there are more than 255
-    values besides 0, or values that are not finite.
+    Evenly spaced values get an evenly spaced book, which takes the fewest bytes. Raises
+    CompressionError where there are more than 255 values besides 0, or values that are not finite.
     """
     exact = values.astype(np.float32) + np.float32(0)  # no -0.0
     if not np.isfinite(exact).all():
@@ -129,13 +128,16 @@ def recoded(values: NDArray[Any]) -> Quantised:
         )
     book = np.concatenate([np.zeros(1, np.float32), found])
     whole = levels_of(book, 1 << 15)
-    if whole is not None and len(found):
+    # Beyond 127, whole numbers are held as evenly spaced ones alone: else the book would be floats.
+    wide = whole is not None and max(abs(level) for level in whole.levels) > MAX_LEVEL
+    if whole is not None and (len(found) > 3 or wide):
         multiple = math.gcd(*whole.levels)
         half = max(abs(level) for level in whole.levels) // multiple
-        # Where single levels are too large for a decoder in integers, the ladder is the only form.
-        alone = levels_of(book, MAX_LEVEL) is not None
-        most = min(len(found), MAX_CODES // 2) if alone else MAX_CODES // 2
-        if multiple < 256 and half <= most and not (alone and len(found) <= 3):
+        # A ladder's step takes a byte: a greater one becomes several rungs of a smaller one.
+        finer = range(1, MAX_CODES // 2 // half + 1) if multiple >= 256 else ()
+        rungs = next((n for n in finer if not multiple % n and multiple // n < 256), 1)
+        multiple, half = multiple // rungs, half * rungs
+        if multiple < 256 and half <= (MAX_CODES // 2 if wide else min(len(found), MAX_CODES // 2)):
             order = (0, *range(-half, 0), *range(1, half + 1))
             levels = tuple(multiple * place for place in order)
             book = Levels(levels=levels, exponent=whole.exponent).book()
