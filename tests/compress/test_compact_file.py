@@ -26,7 +26,7 @@ from reprune.compress.compact import (
     recoded,
     snapped,
 )
-from reprune.compress.compact.tensors import levels_of, recoded
+from reprune.compress.compact.tensors import levels_of
 from reprune.core.errors import CompressionError, InputError, PayloadCorrupt, SchemaTooNew
 
 CODINGS = ("dense-entropy", "mcu")
