@@ -109,7 +109,7 @@ def run_jobs(  # noqa: PLR0913  what, how, where, and who watches
         while True:
             late = stop_after is not None and time.monotonic() - began > stop_after
             if not late:
-                _hand_out(crew, waiting, outcome)
+                _hand_out(crew, waiting, folder)
             busy = [worker for worker in crew if worker.job is not None]
             if not busy:
                 break
@@ -150,12 +150,14 @@ def read_job(folder: Path, name: str) -> dict[str, Any] | None:
     return found
 
 
-def _hand_out(crew: Sequence[_Worker], waiting: list[Job], outcome: Outcome) -> None:
+def _hand_out(crew: Sequence[_Worker], waiting: list[Job], folder: Path) -> None:
     for worker in crew:
         if worker.job is not None:
             continue
-        done = set(outcome.done)
-        job = next((job for job in waiting if done.issuperset(job.needs)), None)
+        # A need that is not among the jobs of this run may have been done by an earlier one.
+        job = next(
+            (job for job in waiting if all(is_done(folder, need) for need in job.needs)), None
+        )
         if job is None:
             return
         waiting.remove(job)

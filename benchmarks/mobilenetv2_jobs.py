@@ -19,13 +19,13 @@ from torch import nn
 from benchmarks.cifar import CifarTask, accuracy, load
 from benchmarks.cifar_models import MobileNetV2
 from benchmarks.jobs import Job, work_folder
-from reprune.compress.allocate import Problem, allocate, ladder
-from reprune.compress.architecture import apply, read_architecture, write_architecture
-from reprune.compress.costs import cost_model
-from reprune.compress.groups import Group, find_groups
 from reprune.compress.importance import channel_scores
-from reprune.compress.recover import Lesson, recover
+from reprune.compress.planning.allocate import Problem, allocate, ladder
+from reprune.compress.planning.costs import cost_model
+from reprune.compress.structure.architecture import apply, read_architecture, write_architecture
+from reprune.compress.structure.groups import Group, find_groups
 from reprune.compress.structured import cut
+from reprune.compress.training.recover import Lesson, recover
 from reprune.core.params import DistillParams, PruneParams
 from reprune.measure.profile import count_cost
 

@@ -19,10 +19,10 @@ from benchmarks.cifar_models import ResNet20
 from benchmarks.common import data
 from benchmarks.jobs import Job, work_folder
 from benchmarks.stock import stock_resnet20, widths_of
-from reprune.compress.blocks import find_blocks
-from reprune.compress.groups import find_groups
-from reprune.compress.recover import Lesson, recover
+from reprune.compress.structure.blocks import find_blocks
+from reprune.compress.structure.groups import find_groups
 from reprune.compress.structured import cut
+from reprune.compress.training.recover import Lesson, recover
 from reprune.core.params import DistillParams, PruneParams
 from reprune.measure.profile import count_cost
 

@@ -51,26 +51,26 @@ def main() -> int:
 
 def plans(dense: ResNet20, task: CifarTask, work: Path) -> dict[str, list[int]]:
     """The nine widths for each fraction that can be met, by the fraction."""
-    from reprune.compress.block_sensitivity import measure_blocks
-    from reprune.compress.blocks import find_blocks, groups_inside
-    from reprune.compress.choose import Options, choose
-    from reprune.compress.costs import block_key, cost_model
-    from reprune.compress.curves import fit_blocks, fit_curves
-    from reprune.compress.groups import find_groups
-    from reprune.compress.latency import Bench, timing
-    from reprune.compress.latency_table import measure_table
-    from reprune.compress.sensitivity import Subject, measure
+    from reprune.compress.planning.choose import Options, choose
+    from reprune.compress.planning.costs import block_key, cost_model
+    from reprune.compress.planning.curves import fit_blocks, fit_curves
+    from reprune.compress.planning.latency import Bench, timing
+    from reprune.compress.planning.latency_table import measure_table
+    from reprune.compress.sensitivity.measure import Subject, measure, removables
+    from reprune.compress.structure.blocks import find_blocks, groups_inside
+    from reprune.compress.structure.groups import find_groups
     from reprune.core.errors import CompressionError
     from reprune.measure.profile import count_cost
 
     example = task.example_inputs(2)
     groups, blocks = find_groups(dense, example, ()), find_blocks(dense, example, ()).blocks
     cost = cost_model(dense, groups, count_cost(dense, example), blocks)
-    subject = Subject(task=task, module=dense, groups=groups, cost=cost)
+    subject = Subject(
+        task=task, module=dense, groups=groups, cost=cost, blocks=removables(task, dense)
+    )
     measured = measure(subject, SENSITIVITY, PRUNE, seed=0, work=work, say=_say)
-    worth = measure_blocks(subject, blocks, SENSITIVITY, PRUNE, seed=0, work=work, say=_say)
     inside = {block_key(block.name): groups_inside(groups, [block.name]) for block in blocks}
-    curves = {**fit_curves(measured.groups), **fit_blocks(worth)}
+    curves = {**fit_curves(measured.groups), **fit_blocks(measured.blocks)}
     choices = Options.of(curves, cost, PLAN, blocks=inside)
     bench = Bench(
         task=task, module=dense, groups=groups, target=Target(), seed=0, blocks=tuple(blocks)
@@ -99,7 +99,7 @@ def replace_fraction(fraction: float) -> PlanParams:
 
 def widths_of_choice(widths: Mapping[str, int]) -> list[int]:
     """The plan's groups and blocks as the nine numbers of the configuration."""
-    from reprune.compress.costs import block_key
+    from reprune.compress.planning.costs import block_key
 
     names = [f"layer{i // 3 + 1}.{i % 3}" for i in range(len(DENSE_WIDTHS))]
     return [0 if widths.get(block_key(name)) == 0 else widths[f"{name}.conv1"] for name in names]

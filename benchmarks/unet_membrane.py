@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from benchmarks import common
 from examples.membrane.task.membrane import MembraneTask
-from reprune.compress.mask_plan import MaskPlan, plan_masks
-from reprune.compress.mask_sensitivity import MaskSubject, measure_tensors, shares_for
-from reprune.compress.mask_shaper import MaskShaper
-from reprune.compress.masks import apply_masks, choose_masks, count_zeros, verify_masks
-from reprune.compress.recover import Lesson, recover
-from reprune.compress.schedule import sparsity_at
-from reprune.compress.weight_scores import magnitude
+from reprune.compress.masks.choosing import apply_masks, choose_masks, count_zeros, verify_masks
+from reprune.compress.masks.planning import MaskPlan, plan_masks
+from reprune.compress.masks.scores import magnitude
+from reprune.compress.masks.sensitivity import MaskSubject, measure_tensors, shares_for
+from reprune.compress.masks.shaper import MaskShaper
+from reprune.compress.training.recover import Lesson, recover
+from reprune.compress.training.schedule import sparsity_at
 from reprune.core.params import DistillParams, PlanParams, PruneParams
 from reprune.measure.outputs import evaluating
 

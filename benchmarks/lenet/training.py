@@ -16,12 +16,12 @@ from torch.nn.utils import prune
 from benchmarks.lenet.task import LeNet, MnistTask
 from reprune.compress.compact import Layer, sorted_by_weights, without_dead
 from reprune.compress.compact.learning import BookShaper
-from reprune.compress.mask_shaper import MaskShaper
-from reprune.compress.masks import choose_masks, plan_counts, plan_sparsity, zeros_for
-from reprune.compress.recover import Lesson, recover
-from reprune.compress.schedule import sparsity_at
-from reprune.compress.shaping import Shaper
-from reprune.compress.weight_scores import magnitude
+from reprune.compress.masks.choosing import choose_masks, plan_counts, plan_sparsity, zeros_for
+from reprune.compress.masks.scores import magnitude
+from reprune.compress.masks.shaper import MaskShaper
+from reprune.compress.training.recover import Lesson, recover
+from reprune.compress.training.schedule import sparsity_at
+from reprune.compress.training.shaping import Shaper
 from reprune.core.params import DistillParams
 
 DENSE_EPOCHS = 15

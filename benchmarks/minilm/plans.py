@@ -10,10 +10,10 @@ import msgspec
 from torch import nn
 
 from benchmarks.sst2 import Sst2Task
-from reprune.compress.architecture import apply
-from reprune.compress.blocks import Block, find_blocks
-from reprune.compress.equality import architecture_of
-from reprune.compress.groups import Group, find_groups
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.blocks import Block, find_blocks
+from reprune.compress.structure.equality import architecture_of
+from reprune.compress.structure.groups import Group, find_groups
 
 CONFIG = Path(__file__).parent.parent / "configs" / "minilm_plans.json"
 KEEP = ("head",)

@@ -17,8 +17,8 @@ from torch import nn
 
 from benchmarks.minilm.plans import layer_name
 from benchmarks.sst2 import Sst2Task
-from reprune.compress.bypass import Bypass
-from reprune.compress.recover import Lesson, Recovered, recover
+from reprune.compress.structure.bypass import Bypass
+from reprune.compress.training.recover import Lesson, Recovered, recover
 from reprune.core.params import DistillParams
 
 # One epoch has few steps: twice as many as with 16, at the same rate, teach more.

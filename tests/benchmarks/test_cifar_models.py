@@ -13,8 +13,8 @@ from benchmarks.cifar_models import (
     multiple_of_8,
 )
 from benchmarks.stock import stock_resnet20, widths_of
-from reprune.compress.architecture import Architecture, Removal, apply
-from reprune.compress.groups import survey
+from reprune.compress.structure.architecture import Architecture, Removal, apply
+from reprune.compress.structure.groups import survey
 from reprune.measure.profile import count_cost
 from tests.benchmarks.test_cifar import small
 

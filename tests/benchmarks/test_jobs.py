@@ -74,3 +74,16 @@ def test_a_pack_brings_home_what_it_names_and_replaces_nothing(tmp_path):
         "a.json": "1",
         "b.json": "3",
     }
+
+
+@slow
+def test_a_need_of_an_earlier_run_counts(tmp_path):
+    (tmp_path / "early.json").write_text('{"value": 41}')
+    outcome = run_jobs(
+        [Job(name="late", given={"after": "early"}, needs=("early",))],
+        work,
+        tmp_path,
+        workers=1,
+        say=lambda _: None,
+    )
+    assert outcome.done == ["late"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -92,3 +93,16 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     seen = {name for batch in MnistTask().batches("train", epoch=0, seed=0) for name in batch.ids}
     assert not seen & held_out
     assert len(seen) == 55_000
+
+
+def test_a_result_is_json_even_without_limits(tmp_path):
+    """One seed has no lower limit; other readers than Python's stop at `-Infinity`."""
+    claims = common.judged([common.Claim(words="better", differences=[1.0])])
+    common.write(tmp_path / "out.json", {"claims": claims, "figures": {"one": 1.5}})
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    found = json.loads((tmp_path / "out.json").read_text(), parse_constant=refuse)
+    assert found["claims"][0]["low"] is None
+    assert found["figures"] == {"one": 1.5}

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.alignment import alignments
-from reprune.compress.allocate import ladder
-from reprune.compress.architecture import apply
-from reprune.compress.choose import Options
-from reprune.compress.costs import cost_model
-from reprune.compress.curves import Curve
-from reprune.compress.equality import architecture_of
-from reprune.compress.groups import Group, survey
+from reprune.compress.planning.allocate import ladder
+from reprune.compress.planning.choose import Options
+from reprune.compress.planning.costs import cost_model
+from reprune.compress.planning.curves import Curve
+from reprune.compress.structure.alignment import alignments
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.equality import architecture_of
+from reprune.compress.structure.groups import Group, survey
 from reprune.core.params import PlanParams
 from reprune.measure.profile import count_cost
 from tests.architectures import Grouped, UNetLevel

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprune.compress import allocate as allocate_module
-from reprune.compress.allocate import Problem, allocate, ladder, uniform
-from reprune.compress.curves import fit_curve
-from reprune.compress.local_search import TIE_BREAK, by_sensitivity
+from reprune.compress.planning import allocate as allocate_module
+from reprune.compress.planning.allocate import Problem, allocate, ladder, uniform
+from reprune.compress.planning.curves import fit_curve
+from reprune.compress.planning.local_search import TIE_BREAK, by_sensitivity
 from reprune.core.artifacts import CutPoint
 from reprune.core.errors import CompressionError, UnknownName
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.architecture import (
+from reprune.compress.structure.architecture import (
     Architecture,
     ModuleCut,
     apply,

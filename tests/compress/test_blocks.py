@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reprune.compress.architecture import apply, read_architecture, write_architecture
-from reprune.compress.blocks import Block, find_blocks, groups_inside
 from reprune.compress.bundle import load_module, stored_tensors
-from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Group, find_groups
+from reprune.compress.structure.architecture import apply, read_architecture, write_architecture
+from reprune.compress.structure.blocks import Block, find_blocks, groups_inside
+from reprune.compress.structure.equality import architecture_of, difference, mask
+from reprune.compress.structure.groups import Group, find_groups
 from reprune.compress.structured import cut
 from reprune.core.errors import CheckpointMismatch, CompressionError, TaskError
 from reprune.core.params import PruneParams

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from reprune.compress.architecture import Architecture, ModuleCut
 from reprune.compress.bundle import (
     load_bundle,
     load_module,
@@ -22,7 +21,8 @@ from reprune.compress.bundle import (
     save_bundle,
     stored_tensors,
 )
-from reprune.compress.groups import find_groups
+from reprune.compress.structure.architecture import Architecture, ModuleCut
+from reprune.compress.structure.groups import find_groups
 from reprune.compress.structured import cut
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle

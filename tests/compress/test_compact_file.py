@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from reprune.compress.compact import (
     quantised,
     snapped,
 )
-from reprune.compress.compact.tensors import levels_of
+from reprune.compress.compact.tensors import levels_of, recoded
 from reprune.core.errors import CompressionError, InputError, PayloadCorrupt, SchemaTooNew
 
 CODINGS = ("dense-entropy", "mcu")
@@ -101,6 +102,11 @@ def sparse_mlp(seed=0, sizes=(64, 20, 12, 5), kept=0.08):
         tensors[f"fc{number}.weight"] = quantised(weight, snapped(values))
         tensors[f"fc{number}.bias"] = quantised(bias, linear_levels(15, 0.05))
     return tensors
+
+
+def test_a_negative_zero_in_a_book_comes_back():
+    tensor = Quantised(codes=np.ones(2, np.uint8), book=np.array([0.0, -0.0, 1.0], np.float32))
+    assert same(decode(encode({"w": tensor}))["w"], tensor)
 
 
 def test_raw_tensors_come_back_with_their_type():
@@ -210,6 +216,40 @@ def test_a_microcontroller_file_takes_whole_numbers_only():
         c_sources(encode({"w": thirds}))
 
 
+@pytest.mark.parametrize("book", [[0, 1, 200], [0, 128, 130, 131], [0, 1 << 14, 3]])
+def test_whole_numbers_that_the_c_decoder_cannot_read_are_refused(book):
+    """They would be written as floats, which it does not know."""
+    tensor = Quantised(codes=np.ones(2, np.uint8), book=np.array(book, dtype=np.float32))
+    with pytest.raises(CompressionError, match="at most 127"):
+        encode({"w": tensor}, coding="mcu")
+    assert same(decode(encode({"w": tensor}))["w"], tensor)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), coding=st.sampled_from(CODINGS))
+def test_a_changed_file_with_a_right_checksum_is_an_error_or_a_model(data, coding):
+    """No crash, no endless work, no warning: whoever can change a file can mend its checksum too."""
+    content = bytearray(encode(sparse_mlp(), coding=coding)[:-4])
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(4, 60))] = data.draw(st.integers(0, 255))
+    file = bytes(content) + binascii.crc32(bytes(content)).to_bytes(4, "little")
+    try:
+        found = decode(file)
+    except PayloadCorrupt:
+        return
+    for tensor in found.values():
+        assert isinstance(tensor, Quantised)
+        assert np.isfinite(tensor.book).all() or coding == "dense-entropy"
+
+
+def test_rows_of_no_columns_do_not_take_all_memory():
+    head = encode({"w": Quantised(codes=np.zeros((1, 0), np.uint8), book=np.zeros(1, np.float32))})
+    content = head[:-4].replace(b"w\x02\x01\x00", b"w\x02\xff\xff\xff\xff\x7f\x00")
+    assert len(content) > len(head) - 4
+    with pytest.raises(PayloadCorrupt, match="more than"):
+        decode(content + binascii.crc32(content).to_bytes(4, "little"))
+
+
 def test_snapped_and_clustered_books_are_near_what_was_asked():
     values = np.random.default_rng(0).normal(size=1000)
     centres = cluster(values, 8)
@@ -261,6 +301,7 @@ def compile_and_run(folder: Path, data: bytes, inputs: np.ndarray) -> list[list[
     (folder / "main.c").write_text(MAIN)
     program = folder / "program"
     flags = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined,address"]
+    flags.append("-fno-sanitize-recover=all")
     sources = [str(folder / name) for name in ("main.c", "reprune_model.c", "reprune_compact.c")]
     width = f"-DINPUTS={inputs.shape[1]}"
     subprocess.run([CC, *flags, width, *sources, "-o", str(program)], check=True)
@@ -289,6 +330,24 @@ def test_the_c_decoder_gives_the_same_weights_and_runs_the_network(tmp_path):
 
 
 @pytest.mark.skipif(CC is None, reason="no C compiler on this machine")
+@pytest.mark.parametrize("exponent", [25, 110])
+def test_what_32_bits_do_not_hold_becomes_the_largest_they_do(tmp_path, exponent):
+    """Wrapping round would turn the surest answer into the least sure one."""
+    codes = np.array([[1, 1], [2, 2], [0, 0]], np.uint8)
+    book = Levels(levels=(0, 3, -3), exponent=exponent).book()
+    tensors = {
+        "w": Quantised(codes=codes, book=book),
+        "b": Quantised(codes=np.array([1, 2, 0], np.uint8), book=book),
+    }
+    data = encode(tensors, coding="mcu")
+    lines = compile_and_run(tmp_path, data, np.array([[4096, 1], [-4096, -1]]))
+    largest, smallest = 2**31 - 1, -(2**31)
+    assert lines[2][:1] == [largest]
+    assert lines[2] == [largest, smallest, 0]
+    assert lines[3][2] == 0
+
+
+@pytest.mark.skipif(CC is None, reason="no C compiler on this machine")
 def test_the_c_decoder_refuses_a_damaged_model(tmp_path):
     data = encode(sparse_mlp(), coding="mcu")
     sources = c_sources(data)
@@ -304,3 +363,10 @@ def test_the_c_decoder_refuses_a_damaged_model(tmp_path):
     subprocess.run([CC, "-std=c99", "-DINPUTS=64", *files, "-o", str(program)], check=True)
     done = subprocess.run([program], input="", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "error -2\n")
+
+
+def test_few_values_far_apart_on_a_ladder_are_read_in_whole_numbers():
+    """A short row of biases holds few places of its ladder, the largest beyond a signed byte."""
+    values = np.array([90 * 15, -90, 0, 90 * 7], dtype=np.float32)
+    again = decode(encode({"head.bias": recoded(values)}, coding="mcu"))
+    assert np.array_equal(again["head.bias"].values(), values)

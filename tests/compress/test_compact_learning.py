@@ -12,8 +12,8 @@ from torch import nn
 
 from reprune.compress.compact import decode, encode, recoded
 from reprune.compress.compact.learning import BookShaper
-from reprune.compress.recover import Lesson, recover
-from reprune.compress.shaping import Moment
+from reprune.compress.training.recover import Lesson, recover
+from reprune.compress.training.shaping import Moment
 from reprune.core.errors import CompressionError
 from reprune.core.params import DistillParams
 from tests.compress.small_digits import DigitsTask, accuracy, trained

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from reprune.compress.architecture import apply
 from reprune.compress.compensate import compensate, recalibrate
-from reprune.compress.equality import architecture_of, difference
-from reprune.compress.groups import find_groups
 from reprune.compress.losses import first_batches, mean_loss
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.equality import architecture_of, difference
+from reprune.compress.structure.groups import find_groups
 from reprune.task.protocol import Batch
 from tests import models
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from reprune.compress.criteria.gradients import singles
-from reprune.compress.groups import Group, find_groups
 from reprune.compress.importance import (
     CRITERIA,
     at_least,
@@ -23,6 +22,7 @@ from reprune.compress.importance import (
     lowest_removed,
     normalized,
 )
+from reprune.compress.structure.groups import Group, find_groups
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reprune.compress.allocate import Problem, allocate
 from reprune.compress.bundle import load_bundle
-from reprune.compress.latency_table import LatencyTable, measure_table
+from reprune.compress.planning.allocate import Problem, allocate
+from reprune.compress.planning.latency_table import LatencyTable, measure_table
 from reprune.core import store
-from reprune.core.artifacts import DataReport, ModelBundle, Plan, Sensitivity
+from reprune.core.artifacts import DataReport, JointCheck, ModelBundle, Plan, Sensitivity
 from reprune.core.errors import ChainBroken, CompressionError
 from reprune.core.step import run
 from reprune.steps import get_step
@@ -328,3 +328,67 @@ def test_a_latency_budget_from_savings_in_the_model_is_met(ground: Path, tmp_pat
     assert plan.predicted.latency_ratio <= 0.7
     assert list((tmp_path / "work").rglob("latency.json"))
     assert isinstance(plan, Plan)
+
+
+def test_head_dimensions_are_measured_planned_and_cut(ground: Path, tmp_path: Path) -> None:
+    """The one knob of the plan section reaches the table, the plan and the cut model, beside heads."""
+    import msgspec
+
+    params = PARAMS.replace("depth: true", "head_dimensions: true").replace("0.2", "0.6")
+    inputs = {"dense": ground / "dense", "data": ground / "data"}
+    run(get_step("sensitivity"), inputs, documents_of(ground, params), tmp_path / "t", say=quiet)
+    rows = {row.group: row.width for row in store.read(tmp_path / "t", Sensitivity).manifest.groups}
+    crossing = [name for name in rows if name.endswith("dimensions")]
+    assert "blocks.2.attention:heads" in rows
+    assert crossing
+    chosen = make_plan(ground, tmp_path, params, table=tmp_path / "t")
+    assert chosen.manifest.head_dimensions is True
+    # A plan that keeps half of each group: whatever the allocator chose, the knob must be obeyed.
+    half = msgspec.structs.replace(
+        chosen.manifest,
+        groups=tuple(
+            msgspec.structs.replace(item, keep=max(1, item.width // 2))
+            for item in chosen.manifest.groups
+        ),
+    )
+    parents = {"dense": store.read(ground / "dense", ModelBundle).digest}
+    write(tmp_path / "half", half, parents)
+    bundle = pruned(ground, tmp_path / "half", tmp_path / "pruned")
+    dense = load_bundle(store.read(ground / "dense", ModelBundle)).module
+    attentions = [net.blocks[2].attention for net in (dense, load_bundle(bundle).module)]
+    before, after = (
+        sum(p.numel() for p in attention.parameters() if p.dim() > 1) for attention in attentions
+    )
+    assert after * 4 <= before
+    with pytest.raises(ChainBroken, match="other groups"):
+        make_plan(ground, tmp_path / "other", params, table=ground / "table")
+
+
+def test_the_check_on_joint_cuts_is_told_and_warned_of(ground: Path, tmp_path: Path) -> None:
+    """plan.yaml and the manifest hold what sums came to in joint cuts; below 0.8 there is a warning."""
+    import msgspec
+
+    table = store.read(ground / "table", Sensitivity).manifest
+    parents = {"dense": store.read(ground / "dense", ModelBundle).digest}
+    for tau, name in ((0.9, "good"), (0.5, "bad")):
+        joint = JointCheck(predicted=(1.0, 2.0), measured=(2.0, 4.0), rank_correlation=tau)
+        write(tmp_path / name, msgspec.structs.replace(table, joint=joint), parents)
+        chosen = make_plan(ground, tmp_path / f"plan-{name}", PARAMS, table=tmp_path / name)
+        predicted = chosen.manifest.predicted
+        assert predicted.joint_loss_increase == pytest.approx(2.0 * predicted.loss_increase)
+        text = yaml.safe_load((chosen.path / "plan.yaml").read_text())["predicted"]
+        assert text["joint_rank_correlation"] == tau
+        assert ("warning" in text) == (tau < 0.8)
+    plain = make_plan(ground, tmp_path / "plain", PARAMS)
+    assert "joint" not in (plain.path / "manifest.json").read_text()
+
+
+def test_blocks_that_stay_are_told(ground: Path, tmp_path: Path) -> None:
+    """With plan.depth, an allocator that removes no block says so."""
+    said: list[str] = []
+    params = PARAMS.replace("depth: true", "depth: true, allocator: uniform").replace("0.2", "0.7")
+    inputs = {"dense": ground / "dense", "table": ground / "table"}
+    inputs |= {"profiles": [ground / "profile"], "previous": ground / "previous"}
+    documents = documents_of(ground, params)
+    run(get_step("plan"), inputs, documents, tmp_path / "plan", say=said.append)
+    assert any("no block is removed: the uniform allocator" in line for line in said)

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.averaging import average
-from reprune.compress.balancing import Balancer
-from reprune.compress.distillation import Call, calls_of
-from reprune.compress.features import Projections, attention_distance, feature_distance
-from reprune.compress.rates import rate_at, without_dropout
-from reprune.compress.recover import Lesson, recover
-from reprune.compress.teacher_cache import fingerprints
+from reprune.compress.training.averaging import average
+from reprune.compress.training.balancing import Balancer
+from reprune.compress.training.distillation import Call, calls_of
+from reprune.compress.training.features import Projections, attention_distance, feature_distance
+from reprune.compress.training.rates import rate_at, without_dropout
+from reprune.compress.training.recover import Lesson, recover
+from reprune.compress.training.teacher_cache import fingerprints, is_augmented
 from reprune.core.errors import CompressionError, InputError
 from reprune.core.params import DistillParams
 from tests.compress.small_digits import Cnn, DigitsTask, accuracy, trained
@@ -370,3 +370,34 @@ def inner_distance(module: nn.Module) -> float:
             model(*batch.inputs)
         heard.append(calls[0].features)
     return attention_distance(*heard).item()
+
+
+class ConstantInputTask(DigitsTask):
+    """An input that all examples of a batch share."""
+
+    def loss(self, module, batch, generator):
+        image, scale = batch.inputs
+        return nn.functional.cross_entropy(module(image * scale), batch.targets)
+
+    def batches(self, split, **order):
+        for batch in super().batches(split, **order):
+            yield replace(batch, inputs=(*batch.inputs, torch.ones(1)))
+
+
+def test_inputs_that_are_no_rows_are_not_compared(tmp_path):
+    """Nobody can tell whether they are augmented: the teacher is asked each time."""
+    assert is_augmented(ConstantInputTask(), seed=0)
+    assert taught(tmp_path, ConstantInputTask()).recovery.examples == 4 * 900 + 3 * 300
+
+
+@pytest.mark.parametrize("start", [-1.0, 1.0])
+def test_what_is_masked_is_plainly_zero_in_an_average(start):
+    """+0.0, whatever it was: a compact file and a hash see the sign."""
+    mean, module = nn.Linear(2, 1), nn.Linear(2, 1)
+    with torch.no_grad():
+        mean.weight.fill_(start)
+        module.weight.copy_(torch.tensor([[0.0, 3.0]]))
+    average(mean, module, decay=0.9, taken=1000)
+    assert torch.equal(mean.weight.signbit(), torch.tensor([[False, start < 0]]))
+    assert mean.weight[0, 0] == 0
+    assert mean.weight[0, 1].item() == pytest.approx(0.9 * start + 0.3)

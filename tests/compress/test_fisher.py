@@ -11,9 +11,9 @@ from torch import nn
 
 from reprune.compress.criteria.fisher import fisher
 from reprune.compress.criteria.gradients import singles
-from reprune.compress.groups import Group, survey
 from reprune.compress.importance import channel_scores
-from reprune.compress.separate import separate
+from reprune.compress.structure.groups import Group, survey
+from reprune.compress.structure.separate import separate
 from reprune.core.params import PruneParams
 from tests import models
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from reprune.compress.architecture import apply, read_architecture, write_architecture
 from reprune.compress.bundle import load_module, stored_tensors
-from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Group, Survey, survey
+from reprune.compress.structure.architecture import apply, read_architecture, write_architecture
+from reprune.compress.structure.equality import architecture_of, difference, mask
+from reprune.compress.structure.groups import Group, Survey, survey
 from reprune.compress.structured import CutResult, cut
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams, Target

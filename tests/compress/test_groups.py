@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reprune.compress.architecture import apply
-from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Survey, survey
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.equality import architecture_of, difference, mask
+from reprune.compress.structure.groups import Survey, survey
 from reprune.core.errors import CompressionError, TaskError
 from tests import models
 

@@ -12,13 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reprune.compress.architecture import Architecture, AttributeChange, apply, write_architecture
-from reprune.compress.attention import find_attention
-from reprune.compress.blocks import find_blocks
-from reprune.compress.costs import block_key, cost_model
-from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Survey, survey
-from reprune.compress.separate import SeparateAttention, separate
+from reprune.compress.planning.costs import block_key, cost_model
+from reprune.compress.structure.architecture import (
+    Architecture,
+    AttributeChange,
+    apply,
+    write_architecture,
+)
+from reprune.compress.structure.attention import find_attention
+from reprune.compress.structure.blocks import find_blocks
+from reprune.compress.structure.equality import architecture_of, difference, mask
+from reprune.compress.structure.groups import Survey, survey
+from reprune.compress.structure.separate import SeparateAttention, separate
 from reprune.compress.structured import cut
 from reprune.core.errors import CheckpointMismatch, CompressionError, TaskError
 from reprune.core.params import PruneParams

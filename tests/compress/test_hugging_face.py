@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reprune.compress.architecture import write_architecture
-from reprune.compress.blocks import find_blocks
-from reprune.compress.equality import difference
-from reprune.compress.groups import survey
+from reprune.compress.structure.architecture import write_architecture
+from reprune.compress.structure.blocks import find_blocks
+from reprune.compress.structure.equality import difference
+from reprune.compress.structure.groups import survey
 from reprune.compress.structured import cut
 from reprune.core.errors import CheckpointMismatch
 from reprune.core.params import PruneParams

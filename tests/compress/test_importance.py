@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reprune.compress import importance
-from reprune.compress.groups import find_groups
 from reprune.compress.importance import CRITERIA, channel_scores, lowest_removed
+from reprune.compress.structure.groups import find_groups
 from reprune.core.errors import CompressionError, UnknownName
 from reprune.core.params import PruneParams
 from tests import models

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reprune.compress.bundle import load_bundle, save_bundle, stored_tensors
-from reprune.compress.mask_files import masked_bytes, read_masks, write_masks
-from reprune.compress.masks import apply_masks, choose_masks, plan_sparsity
-from reprune.compress.weight_scores import magnitude
+from reprune.compress.masks.choosing import apply_masks, choose_masks, plan_sparsity
+from reprune.compress.masks.files import masked_bytes, read_masks, write_masks
+from reprune.compress.masks.scores import magnitude
 from reprune.core import store
 from reprune.core.artifacts import MASKS, WEIGHTS, ModelBundle
 from reprune.core.errors import CheckpointError

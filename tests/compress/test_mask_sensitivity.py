@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprune.compress.curves import Curve
-from reprune.compress.mask_sensitivity import (
+from reprune.compress.masks.choosing import apply_masks, choose_masks, plan_counts
+from reprune.compress.masks.maskable import maskable
+from reprune.compress.masks.scores import magnitude
+from reprune.compress.masks.sensitivity import (
     PROGRESS_FILE,
     MaskSubject,
     allocate_zeros,
@@ -19,10 +21,8 @@ from reprune.compress.mask_sensitivity import (
     measure_tensors,
     shares_for,
 )
-from reprune.compress.maskable import maskable
-from reprune.compress.masks import apply_masks, choose_masks, plan_counts
 from reprune.compress.paired import at_most, batch_losses
-from reprune.compress.weight_scores import magnitude
+from reprune.compress.planning.curves import Curve
 from reprune.core.artifacts import TensorSensitivity
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams

@@ -12,10 +12,7 @@ import torch.nn.utils.prune as torch_prune
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from reprune.compress.checkpoint import restore_optimizer, split_optimizer
-from reprune.compress.mask_shaper import MaskShaper
-from reprune.compress.maskable import maskable
-from reprune.compress.masks import (
+from reprune.compress.masks.choosing import (
     apply_masks,
     choose_masks,
     count_zeros,
@@ -23,9 +20,12 @@ from reprune.compress.masks import (
     plan_sparsity,
     verify_masks,
 )
-from reprune.compress.semistructured import verify_pattern
-from reprune.compress.shaping import Moment
-from reprune.compress.weight_scores import magnitude, magnitude_adam
+from reprune.compress.masks.maskable import maskable
+from reprune.compress.masks.scores import magnitude, magnitude_adam
+from reprune.compress.masks.semistructured import verify_pattern
+from reprune.compress.masks.shaper import MaskShaper
+from reprune.compress.training.checkpoint import restore_optimizer, split_optimizer
+from reprune.compress.training.shaping import Moment
 from reprune.core.artifacts import SparsityPlan
 from reprune.core.errors import CompressionError, UnknownName
 
@@ -310,3 +310,78 @@ def test_what_cannot_be_set_up_is_refused(net: nn.Module) -> None:
         train(net, OPTIMIZERS["sgd"](net), shaper)
     with pytest.raises(CompressionError, match="no parameter"):
         MaskShaper(masks={"nothing": torch.ones(1) > 0}).begin(net, OPTIMIZERS["sgd"](net))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_state_that_is_given_after_the_beginning_is_silenced_too(
+    net: nn.Module, name: str
+) -> None:
+    """Momentum carried over from another training comes after `begin`, and after a resume."""
+    optimizer = OPTIMIZERS[name](net)
+    train(net, optimizer, MaskShaper(masks={"2.weight": torch.ones(4, 16) > 0}))
+    state = copy.deepcopy(optimizer.state_dict())
+    mask = torch.arange(128).view(16, 8) % 2 == 0
+
+    def alive(_: int) -> None:
+        weight = net.get_parameter("0.weight")
+        assert not bool(weight[~mask].any())
+        for value in optimizer.state[weight].values():
+            if isinstance(value, Tensor) and value.shape == mask.shape:
+                assert not bool(value[~mask].any())
+
+    for restored in (False, True):
+        optimizer = OPTIMIZERS[name](net)
+        shaper = MaskShaper(masks={"0.weight": mask})
+        shaper.begin(net, optimizer)
+        if restored:
+            shaper.restore(shaper.state())
+        optimizer.load_state_dict(copy.deepcopy(state))
+        for step, (x, y) in zip(range(2), batches(), strict=False):
+            moment = Moment(step=step, steps=2, steps_per_epoch=2)
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            shaper.after_backward(net, optimizer, moment)
+            optimizer.step()
+            shaper.after_step(net, optimizer, moment)
+            alive(step)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "movement", "magnitude-adam"])
+def test_without_gradients_ranking_waits(net: nn.Module, criterion: str) -> None:
+    """With fp16 the first steps are often left out: there is nothing yet to rank by."""
+    optimizer = OPTIMIZERS["adam"](net)
+    plan = plan_for(net)
+    shaper = MaskShaper(plan=plan, share=cubic, criterion=criterion)  # type: ignore[arg-type]
+    shaper.begin(net, optimizer)
+    left_out = Moment(step=0, steps=STEPS, steps_per_epoch=4)
+    shaper.after_step(net, optimizer, left_out)
+    assert count_zeros(shaper.masks) == 0
+    train(net, optimizer, shaper, first=1)
+    verify_masks(net, shaper.masks, plan)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "movement", "magnitude-adam"])
+def test_a_training_without_any_gradient_is_refused(net: nn.Module, criterion: str) -> None:
+    """Masks by position would be silent nonsense; so would scores of a frozen weight."""
+    optimizer = OPTIMIZERS["adam"](net)
+    shaper = MaskShaper(plan=plan_for(net), criterion=criterion)  # type: ignore[arg-type]
+    shaper.begin(net, optimizer)
+    with pytest.raises(CompressionError):
+        shaper.after_step(net, optimizer, Moment(step=0, steps=1, steps_per_epoch=1))
+    net.get_parameter("0.weight").requires_grad_(False)
+    with pytest.raises(CompressionError, match="frozen"):
+        MaskShaper(
+            plan=plan_for(copy.deepcopy(net).requires_grad_(True)), criterion=criterion
+        ).begin(  # type: ignore[arg-type]
+            net, optimizer
+        )
+
+
+def test_the_masks_that_were_given_stay_as_they_were(net: nn.Module) -> None:
+    given = {"0.weight": torch.arange(128).view(16, 8) % 2 == 0}
+    before = dict(given)
+    plan = plan_for(net)
+    shaper = MaskShaper(plan=plan, masks=given)
+    train(net, OPTIMIZERS["sgd"](net), shaper)
+    assert given.keys() == before.keys()
+    assert all(given[name] is before[name] for name in given)

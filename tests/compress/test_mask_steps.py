@@ -13,8 +13,8 @@ import yaml
 from msgspec import UNSET
 
 from reprune.compress.bundle import load_bundle
-from reprune.compress.masks import count_zeros, verify_masks, zeros_for
-from reprune.compress.semistructured import verify_pattern
+from reprune.compress.masks.choosing import count_zeros, verify_masks, zeros_for
+from reprune.compress.masks.semistructured import verify_pattern
 from reprune.core import store
 from reprune.core.artifacts import (
     MASKS,

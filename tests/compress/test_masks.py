@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from reprune.compress.maskable import maskable
-from reprune.compress.masks import (
+from reprune.compress.masks.choosing import (
     apply_masks,
     choose_masks,
     count_zeros,
@@ -26,8 +25,9 @@ from reprune.compress.masks import (
     zero_masked,
     zeros_for,
 )
-from reprune.compress.semistructured import parse_pattern, pattern_mask, verify_pattern
-from reprune.compress.weight_scores import magnitude
+from reprune.compress.masks.maskable import maskable
+from reprune.compress.masks.scores import magnitude
+from reprune.compress.masks.semistructured import parse_pattern, pattern_mask, verify_pattern
 from reprune.core.errors import CompressionError, TaskError
 
 

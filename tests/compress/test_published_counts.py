@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.architecture import apply
-from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Group, survey
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.equality import architecture_of, difference, mask
+from reprune.compress.structure.groups import Group, survey
 from reprune.measure.profile import count_cost
 from tests.resnets import ResNet18, ResNet20
 

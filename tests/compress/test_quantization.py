@@ -11,19 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.checkpoint import read_state
-from reprune.compress.lesson import Lesson
 from reprune.compress.paired import batch_losses
-from reprune.compress.quantization import (
+from reprune.compress.training.checkpoint import read_state
+from reprune.compress.training.lesson import Lesson
+from reprune.compress.training.quantization import (
     FakeQuantizer,
     best_range,
     round_input,
     round_weight,
     simulated,
 )
-from reprune.compress.recover import CHECKPOINT, recover
+from reprune.compress.training.recover import CHECKPOINT, recover
 from reprune.core.errors import CompressionError
 from reprune.core.params import DistillParams
+from reprune.task.protocol import Batch
 from tests.compress.small_digits import DigitsTask, trained
 
 
@@ -159,6 +160,36 @@ def test_a_few_outliers_do_not_take_the_range():
     even = torch.linspace(-1.0, 1.0, 1001)
     assert best_range(even, bits=8) == pytest.approx((-1.0, 1.0), abs=0.05)
     assert best_range(torch.zeros(5), bits=8) == (0.0, 0.0)
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.inner(input=x)
+
+
+def test_inputs_given_by_name_are_rounded_too():
+    torch.manual_seed(0)
+    module, x = Named(), torch.linspace(-1.0, 1.0, 32).view(8, 4)
+    seen = Batch(inputs=(x,), targets=None, ids=[str(number) for number in range(8)])
+    with simulated(module, [seen], bits=4):
+        found = module(x)
+    inner = module.inner
+    rounded = round_input(x, best_range(torch.cat([x.flatten(), x.flatten()]), bits=4), bits=4)
+    expected = torch.nn.functional.linear(rounded, round_weight(inner, bits=4), inner.bias)
+    assert torch.allclose(found, expected)
+    assert not torch.allclose(found, module(x))
+
+
+def test_attention_that_calls_no_layers_is_refused():
+    """Its loss would be that of floats and called that of integers."""
+    module = nn.TransformerEncoderLayer(8, 2, 16)
+    with pytest.raises(CompressionError, match="self_attn"):
+        FakeQuantizer(module=module).attach()
+    assert not any(layer._forward_pre_hooks for layer in module.modules())
 
 
 def test_a_model_without_such_layers_is_refused():

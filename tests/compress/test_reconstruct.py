@@ -10,10 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.layer_inputs import input_sums, patches
 from reprune.compress.losses import first_batches
-from reprune.compress.maskable import maskable
-from reprune.compress.masks import (
+from reprune.compress.masks.choosing import (
     choose_masks,
     count_zeros,
     keep_highest,
@@ -23,7 +21,9 @@ from reprune.compress.masks import (
     verify_masks,
     zeros_for,
 )
-from reprune.compress.reconstruct import (
+from reprune.compress.masks.layer_inputs import input_sums, patches
+from reprune.compress.masks.maskable import maskable
+from reprune.compress.masks.reconstruct import (
     DAMPING,
     METHODS,
     reconstruct,
@@ -31,13 +31,13 @@ from reprune.compress.reconstruct import (
     to_matrix,
     wanda_mask,
 )
-from reprune.compress.semistructured import (
+from reprune.compress.masks.scores import magnitude
+from reprune.compress.masks.semistructured import (
     UNSTRUCTURED,
     parse_pattern,
     pattern_mask,
     verify_pattern,
 )
-from reprune.compress.weight_scores import magnitude
 from reprune.core.errors import CompressionError
 from reprune.task.protocol import Batch
 from tests import models
@@ -266,3 +266,13 @@ def test_zeros_are_not_shared_out_between_layers(model_task: Callable) -> None:
     plan = plan_sparsity(magnitude(module, maskable(module).names), 0.5, "global")
     with pytest.raises(CompressionError, match=r"plan\.scope"):
         reconstruct(module, [], plan, "wanda")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_inputs_that_are_not_finite_are_named(value: float) -> None:
+    """Ranked by them, any weight could go; SparseGPT would end in a Cholesky factorisation's words."""
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    x = torch.randn(5, 3)
+    x[2, 1] = value
+    with pytest.raises(CompressionError, match="calibration"):
+        input_sums(module, "1", [Batch(inputs=(x,), targets=None, ids=list("abcde"))])

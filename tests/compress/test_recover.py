@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.checkpoint import read_state
-from reprune.compress.distillation import calls_of, distance
-from reprune.compress.recover import CHECKPOINT, Lesson, rate_at, recover
+from reprune.compress.training.checkpoint import read_state
+from reprune.compress.training.distillation import calls_of, distance
+from reprune.compress.training.recover import CHECKPOINT, Lesson, rate_at, recover
 from reprune.core.errors import CompressionError, TaskError
 from reprune.core.params import DistillParams
 from tests.compress.small_digits import Cnn, DigitsTask, accuracy, trained
@@ -140,7 +140,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
         "import os, signal, sys, torch\n"
         "from pathlib import Path\n"
         "from tests.compress.test_recover import DropoutTask, FAST, lesson\n"
-        "from reprune.compress.recover import recover\n"
+        "from reprune.compress.training.recover import recover\n"
         "torch.set_num_threads(1)\n"
         "def say(text):\n"
         "    if 'epoch 2 of' in text: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -229,7 +229,7 @@ def test_fp16_without_a_gpu_is_refused(tmp_path):
         "from reprune.core.errors import InputError\n"
         "from reprune.core.params import DistillParams\n"
         "from tests.compress.test_recover import lesson, quiet\n"
-        "from reprune.compress.recover import recover\n"
+        "from reprune.compress.training.recover import recover\n"
         "for precision in ('fp16', 'bf16'):\n"
         "    try:\n"
         "        recover(lesson(), DistillParams(epochs=1, precision=precision), seed=0,\n"
@@ -247,6 +247,7 @@ def test_fp16_without_a_gpu_is_refused(tmp_path):
     )
     assert "fp16 needs a GPU" in done.stdout
     assert "cannot train in the precision 'bf16'" in done.stdout
+    assert "a new process" in done.stdout
 
 
 @pytest.mark.slow
@@ -258,7 +259,7 @@ def test_bf16_trains_and_returns_float32_weights(tmp_path):
         "from reprune.core.params import DistillParams\n"
         "from tests.compress.small_digits import DigitsTask, accuracy\n"
         "from tests.compress.test_recover import lesson, quiet\n"
-        "from reprune.compress.recover import recover\n"
+        "from reprune.compress.training.recover import recover\n"
         "torch.set_num_threads(1)\n"
         "done = recover(lesson(), DistillParams(epochs=2, learning_rate=0.05, precision='bf16'),\n"
         "               seed=0, work=Path(sys.argv[1]), say=quiet)\n"

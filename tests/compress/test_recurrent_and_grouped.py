@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from reprune.compress.architecture import apply
-from reprune.compress.costs import cost_model
-from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Survey, survey
+from reprune.compress.planning.costs import cost_model
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.equality import architecture_of, difference, mask
+from reprune.compress.structure.groups import Survey, survey
 from reprune.measure.profile import count_cost
 
 

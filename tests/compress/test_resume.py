@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -11,7 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.recover import Lesson, recover
+from reprune.compress.compact.learning import BookShaper
+from reprune.compress.masks.choosing import plan_counts
+from reprune.compress.masks.shaper import MaskShaper
+from reprune.compress.training.lesson import identity_of
+from reprune.compress.training.recover import Lesson, recover
 from reprune.core.params import DistillParams
 from tests.compress.small_digits import Cnn, DigitsTask
 
@@ -200,3 +205,55 @@ def test_another_trainings_checkpoint_is_not_taken_up(tmp_path):
 def same(one: nn.Module, other: nn.Module) -> bool:
     ours, theirs = one.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_the_checkpoint_of_another_shaper_is_not_taken_up(tmp_path):
+    """Two trainings that differ in nothing but how few values their weights may have."""
+    task, params = NoisyTask(), DistillParams(epochs=1, learning_rate=0.05, weight=0.0)
+
+    def values(bits, work):
+        shapers = [BookShaper(bits={"head.weight": bits})]
+        done = recover(lesson(task), params, seed=7, work=work, say=lambda _: None, shapers=shapers)
+        return done.module.head.weight
+
+    assert len(values(1, tmp_path).unique()) == 2
+    there = values(3, tmp_path)
+    assert len(there.unique()) > 2
+    assert torch.equal(there, values(3, tmp_path / "other"))
+    assert torch.equal(there, values(3, tmp_path))  # its own is
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"criterion": "taylor"},
+        {"every": 2},
+        {"regrow": True},
+        {"share_name": "exponential"},
+        {"plan": plan_counts({"head.weight": torch.Size((10, 32))}, {"head.weight": 9})},
+        {"masks": {"head.weight": torch.ones(10, 32) > 2}},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_masks_that_are_set_up_otherwise_are_another_training(other):
+    plan = plan_counts({"head.weight": torch.Size((10, 32))}, {"head.weight": 8})
+    shaper = MaskShaper(plan=plan)
+    params = DistillParams()
+    names = {
+        identity_of(lesson(PlainTask()), params, 0, [one])
+        for one in (shaper, MaskShaper(plan=plan), MaskShaper(**({"plan": plan} | other)))
+    }
+    assert len(names) == 2
+
+
+def test_an_optimisers_state_to_begin_with_is_part_of_a_training():
+    """Momentum that is carried over a cut, or not, or another's."""
+    start = lesson(PlainTask())
+    given = [
+        {},
+        {"head.bias": {"momentum_buffer": torch.ones(10)}},
+        {"head.bias": {"momentum_buffer": torch.zeros(10)}},
+        {"head.bias": {"momentum_buffer": None}},
+    ]
+    names = {identity_of(replace(start, moments=m), DistillParams(), 0, []) for m in given}
+    assert len(names) == len(given)

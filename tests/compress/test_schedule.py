@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprune.compress.schedule import (
+from reprune.compress.training.schedule import (
     SCHEDULES,
     constant_sparsity,
     polynomial_decay,

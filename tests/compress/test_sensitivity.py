@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from reprune.compress.architecture import apply
-from reprune.compress.costs import cost_model
-from reprune.compress.equality import architecture_of
-from reprune.compress.groups import find_groups
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
-from reprune.compress.sensitivity import PROGRESS_FILE, Subject, keeps, measure
+from reprune.compress.planning.costs import cost_model
+from reprune.compress.sensitivity.measure import PROGRESS_FILE, Subject, keeps, measure
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.equality import architecture_of
+from reprune.compress.structure.groups import find_groups
 from reprune.compress.structured import cut
 from reprune.core.errors import CompressionError, TaskError, UnknownName
 from reprune.core.params import PruneParams, SensitivityParams
@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_to_the_identical_result(tmp_path):
         "import torch\n"
         "torch.set_num_threads(1)\n"
         "from tests.compress.test_sensitivity import PARAMS, PRUNE, subject\n"
-        "from reprune.compress.sensitivity import measure\n"
+        "from reprune.compress.sensitivity.measure import measure\n"
         "def say(text):\n"
         "    if ': 2 of' in text: os.kill(os.getpid(), signal.SIGKILL)\n"
         "measure(subject(), PARAMS, PRUNE, seed=0, work=Path(sys.argv[1]), say=say)\n"

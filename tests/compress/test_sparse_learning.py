@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from reprune.compress.groups import find_groups
 from reprune.compress.importance import channel_scores, lowest_removed
-from reprune.compress.lesson import Lesson
 from reprune.compress.paired import batch_losses
-from reprune.compress.recover import recover
-from reprune.compress.shaping import Moment
-from reprune.compress.sparse_learning import SparsePush
+from reprune.compress.structure.groups import find_groups
 from reprune.compress.structured import cut
+from reprune.compress.training.lesson import Lesson
+from reprune.compress.training.recover import recover
+from reprune.compress.training.shaping import Moment
+from reprune.compress.training.sparse_learning import SparsePush
 from reprune.core.errors import CompressionError
 from reprune.core.params import DistillParams, PruneParams
 from tests.compress.small_digits import DigitsTask, accuracy, trained
@@ -131,3 +131,17 @@ def test_bn_scale_needs_batch_norms():
     shaper = SparsePush(method="bn-scale", strength=0.1, groups=found, widths={})
     with pytest.raises(CompressionError, match="group-norm"):
         shaper.begin(module, None)
+
+
+@pytest.mark.parametrize("method", ["group-norm", "growing"])
+def test_a_finished_push_is_known_after_a_resume(method):
+    """Killed between the last step and the look at `tune`, the model may still be kept."""
+    shaper, again = push(method, 0.1), push(method, 0.1)
+    module = trained(DigitsTask(), epochs=0)
+    for one in (shaper, again):
+        one.begin(module, None)
+    shaper.after_step(module, None, Moment(step=8, steps=9, steps_per_epoch=9))
+    assert shaper.settled
+    assert not again.settled
+    again.restore(shaper.state())
+    assert again.settled

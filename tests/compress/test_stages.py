@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -10,20 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-from reprune.compress.architecture import apply
-from reprune.compress.checkpoint import read_state
-from reprune.compress.compose import compose
-from reprune.compress.equality import architecture_of
-from reprune.compress.groups import find_groups
-from reprune.compress.optimizer_state import (
+from reprune.compress.stages import Course, cut_in_stages, stage_widths
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.compose import compose
+from reprune.compress.structure.equality import architecture_of
+from reprune.compress.structure.groups import find_groups
+from reprune.compress.training.checkpoint import read_state
+from reprune.compress.training.optimizer_state import (
     give_moments,
     moments_of,
     parameter_names,
     slice_moments,
 )
-from reprune.compress.rates import build_optimizer
-from reprune.compress.recover import CHECKPOINT, Lesson, recover
-from reprune.compress.stages import Course, cut_in_stages, stage_widths
+from reprune.compress.training.rates import build_optimizer
+from reprune.compress.training.recover import CHECKPOINT, Lesson, recover
 from reprune.core.errors import CompressionError
 from reprune.core.params import DistillParams, PruneParams, ScheduleParams
 from tests import models
@@ -177,6 +178,25 @@ def test_what_the_optimiser_remembers_survives_for_kept_channels_alone(tmp_path,
     assert before.abs().sum() > 0
     if optimizer == "adamw":
         assert fresh.state[cut.conv2.weight]["step"].item() == 9
+
+
+def test_a_parameter_of_one_number_changes_nothing_for_the_others(tmp_path):
+    """Its moments have the shape of a step count; steps stay counts, and training goes on."""
+    module = copy.deepcopy(dense())
+    module.register_parameter("temperature", nn.Parameter(torch.tensor(1.0)))
+    moments = {
+        name: {"step": torch.tensor(3.0), "exp_avg": p.detach(), "exp_avg_sq": p.detach().abs()}
+        for name, p in module.named_parameters()
+    }
+    groups = groups_of(module)
+    architecture = architecture_of(module, groups, kept_of(groups, 2))
+    cut = apply(module, architecture)
+    fresh = torch.optim.Adam(cut.parameters())
+    give_moments(fresh, cut, slice_moments(moments, module, architecture))
+    assert len(fresh.state) == len(list(cut.parameters()))
+    assert {state["step"].shape for state in fresh.state.values()} == {torch.Size(())}
+    assert torch.equal(fresh.state[cut.temperature]["exp_avg"], torch.tensor(1.0))
+    assert torch.equal(fresh.state[cut.conv2.weight]["exp_avg"], cut.conv2.weight)
 
 
 def test_the_next_stage_begins_with_what_the_last_one_remembered(tmp_path):

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from reprune.compress.allocate import ladder
 from reprune.compress.bundle import load_bundle, stored_tensors
-from reprune.compress.choose import Options, choose
-from reprune.compress.curves import fit_curves
-from reprune.compress.latency import search
 from reprune.compress.paired import batch_losses
+from reprune.compress.planning.allocate import ladder
+from reprune.compress.planning.choose import Options, choose
+from reprune.compress.planning.curves import fit_curves
+from reprune.compress.planning.latency import search
 from reprune.core import store
 from reprune.core.artifacts import (
     Cost,

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from reprune.compress.architecture import apply
-from reprune.compress.equality import difference
-from reprune.compress.groups import Group, find_groups
+from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.equality import difference
+from reprune.compress.structure.groups import Group, find_groups
 from reprune.compress.structured import CutResult, cut
 from reprune.core.artifacts import Surgery
 from reprune.core.documents import canonical
@@ -165,7 +165,7 @@ def test_impossible_widths_are_refused(
 
 def test_a_wrong_group_is_never_cut_silently(model_task: Callable[..., object]) -> None:
     """The option-A trunk, forced through as torch-pruning sees it, ends in an error and no model."""
-    from reprune.compress.coupling import couple, trace
+    from reprune.compress.structure.coupling import couple, trace
 
     module = models.build("resnet-a")
     stem = couple(trace(module, models.inputs("resnet-a", 2)), "stem.0").group

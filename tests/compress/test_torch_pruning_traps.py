@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reprune.compress.allocate import Problem, allocate, ladder
-from reprune.compress.architecture import apply, read_architecture, write_architecture
 from reprune.compress.bundle import load_module, stored_tensors
-from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Group, Member, find_groups, survey
 from reprune.compress.importance import channel_scores, lowest_removed
+from reprune.compress.planning.allocate import Problem, allocate, ladder
+from reprune.compress.structure.architecture import apply, read_architecture, write_architecture
+from reprune.compress.structure.equality import architecture_of, difference, mask
+from reprune.compress.structure.groups import Group, Member, find_groups, survey
+from reprune.compress.structure.probe import Probe
 from reprune.compress.structured import CutResult, cut
-from reprune.compress.trials import Probe
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.measure.profile import count_cost

@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from torch import nn
 
-from reprune.compress.architecture import Architecture, ModuleCut, apply
 from reprune.compress.bundle import load_bundle, save_bundle
+from reprune.compress.structure.architecture import Architecture, ModuleCut, apply
 from reprune.core import store
 from reprune.core.artifacts import (
     DataReport,

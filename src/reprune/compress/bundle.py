@@ -12,15 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reprune.compress.architecture import (
+from reprune.compress.masks.choosing import Masks
+from reprune.compress.masks.files import check_masks, read_masks, write_masks
+from reprune.compress.structure.architecture import (
     ARCHITECTURE_FILE,
     Architecture,
     apply,
     read_architecture,
     write_architecture,
 )
-from reprune.compress.mask_files import check_masks, read_masks, write_masks
-from reprune.compress.masks import Masks
 from reprune.core.artifacts import MASKS, WEIGHTS, ModelBundle
 from reprune.core.errors import (
     CheckpointError,

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reprune.compress.architecture import Architecture
-from reprune.compress.groups import Group
+from reprune.compress.structure.architecture import Architecture
+from reprune.compress.structure.groups import Group
 from reprune.measure.outputs import evaluating
 from reprune.task.protocol import Batch
 
@@ -210,20 +210,36 @@ def _pairs(
 
 
 def _seen(module: nn.Module, name: str, batch: Batch, *, outputs: bool) -> Tensor:
-    """What the layer `name` is given (or gives) while `module` runs on the batch."""
+    """What the layer `name` is given (or gives) at its first call on the batch; what comes after the
+    layer is not run.
+    """
     seen: list[Tensor] = []
 
-    def keep(
-        _: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], made: Tensor
-    ) -> None:
-        seen.append((made if outputs else (*given, *named.values())[0]).detach())
+    def keep_given(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        seen.append((*given, *named.values())[0].detach().clone())
+        raise _Seen
 
-    hook = module.get_submodule(name).register_forward_hook(keep, with_kwargs=True)
+    def keep_made(_: nn.Module, __: object, made: Tensor) -> None:
+        seen.append(made.detach().clone())
+        raise _Seen
+
+    layer = module.get_submodule(name)
+    hook = (
+        layer.register_forward_hook(keep_made)
+        if outputs
+        else layer.register_forward_pre_hook(keep_given, with_kwargs=True)
+    )
     try:
         module(*batch.inputs)
+    except _Seen:
+        pass
     finally:
         hook.remove()
-    return seen[0].clone()
+    return seen[0]
+
+
+class _Seen(BaseException):
+    """Ends a forward pass early; no `except Exception` of a user's forward() may catch it."""
 
 
 def patches(

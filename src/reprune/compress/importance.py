@@ -6,13 +6,14 @@ others by the entry point group `reprune.importance`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.groups import Group
+from reprune.compress.structure.groups import Group
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.core.plugins import lookup
@@ -60,18 +61,23 @@ def channel_scores(
     nobody registered, CompressionError for scores that are missing, misshapen or not finite.
     """
     criterion: Criterion = lookup("importance", params.criterion, CRITERIA)
-    scores = criterion(task, module, groups, params=params, seed=seed)
+    # Somebody else's criterion may forget what it may not do; built-ins keep to it, and a copy is dear.
+    given = module if params.criterion in CRITERIA else copy.deepcopy(module)
+    scores: Any = criterion(task, given, groups, params=params, seed=seed)
     for group in groups:
-        found = scores.get(group.name)
-        if found is None or found.shape != (group.width,) or not bool(found.isfinite().all()):
+        found = scores.get(group.name) if isinstance(scores, Mapping) else None
+        if not _is_score(found, group.width):
             raise CompressionError(
                 f"the criterion '{params.criterion}' gave no finite score for each of "
                 f"{group.width} channels",
                 where=group.name,
-                fix="check the weights and the loss for NaN, or use another prune.criterion",
+                fix="check the weights and the loss for NaN (and that the criterion gives a tensor a group), "
+                "or use another prune.criterion",
             )
     return {
-        group.name: normalized(scores[group.name].to("cpu", torch.float64), params.normalizer)
+        group.name: normalized(
+            scores[group.name].detach().to("cpu", torch.float64), params.normalizer
+        )
         for group in groups
     }
 
@@ -126,6 +132,15 @@ def criterion_label(params: PruneParams) -> str:
     """What decides which channels go, in a word or two: the criterion and how it folds a group."""
     folded = "" if params.reduction == "sum" else f" ({params.reduction})"
     return f"{params.criterion}{folded}"
+
+
+def _is_score(found: object, width: int) -> bool:
+    return (
+        isinstance(found, Tensor)
+        and found.shape == (width,)
+        and not found.is_complex()
+        and bool(found.isfinite().all())
+    )
 
 
 def _over(scores: Tensor, by: Tensor) -> Tensor:

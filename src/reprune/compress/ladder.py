@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
 
-from reprune.compress.lesson import Lesson
 from reprune.compress.paired import batch_losses
-from reprune.compress.reach import bar_of
-from reprune.compress.recover import recover
-from reprune.compress.sparse_learning import SparsePush
 from reprune.compress.stages import Course, cut_in_stages
 from reprune.compress.structured import CutResult, cut
+from reprune.compress.training.lesson import Lesson
+from reprune.compress.training.reach import bar_of
+from reprune.compress.training.recover import recover
+from reprune.compress.training.sparse_learning import SparsePush
 from reprune.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reprune.compress.groups import Group
+    from reprune.compress.structure.groups import Group
 
 ONE_SHOT = "one-shot"
 # Widths of gentler cuts keep the alignment that the plan's have, up to this many channels.
@@ -84,11 +85,22 @@ def _choose_rung(course: Course, work: Path) -> tuple[Course, tuple[str, ...], i
     ladder = course.prune.ladder
     if not ladder.fractions:
         return course, (), 0
+    _check_fractions(ladder.fractions)
     bar, spent = _bar(course)
     *tries, last = (1.0, *ladder.fractions)
     words: list[str] = []
+    if course.blocks:
+        names = ", ".join(block.name for block in course.blocks)
+        words.append(f"every cut removes the blocks {names}: only widths are gentler")
+        course.say(f"ladder: {words[-1]}")
+    tried: list[dict[str, int]] = []
     for number, fraction in enumerate(tries):
         rung = replace(course, widths=rung_widths(course.groups, course.widths, fraction))
+        if rung.widths in tried:
+            words.append(f"{fraction:.0%} of the cut: the same widths again, not tried")
+            course.say(f"ladder: {words[-1]}")
+            continue
+        tried.append(dict(rung.widths))
         loss, examples = _trial(rung, work / f"rung-{number}")
         spent += examples
         words.append(
@@ -102,6 +114,17 @@ def _choose_rung(course: Course, work: Path) -> tuple[Course, tuple[str, ...], i
     course.say(f"ladder: {words[-1]}")
     rung = replace(course, widths=rung_widths(course.groups, course.widths, last))
     return rung, tuple(words), spent
+
+
+def _check_fractions(fractions: Sequence[float]) -> None:
+    """Raises InputError unless each rung is gentler than the one before it."""
+    if any(after >= before for before, after in pairwise(fractions)):
+        raise InputError(
+            f"the rungs {', '.join(map(str, fractions))} do not fall, so a harsher cut would follow a "
+            "gentler one",
+            where="params.yaml (prune.ladder.fractions)",
+            fix=f"write them as [{', '.join(map(str, sorted(set(fractions), reverse=True)))}]",
+        )
 
 
 def _trial(course: Course, work: Path) -> tuple[float, int]:

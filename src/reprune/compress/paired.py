@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from reprune.compress.coupling import evaluating
+from reprune.compress.structure.coupling import evaluating
 from reprune.core.errors import TaskError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from reprune.compress.architecture import Architecture, apply
-from reprune.compress.lesson import on_cpu
+from reprune.compress.structure.architecture import Architecture, apply
+from reprune.compress.training.lesson import on_cpu
 from reprune.core import store
 from reprune.core.artifacts import Fact, PruneStage, Surgery
 from reprune.core.documents import decode_json

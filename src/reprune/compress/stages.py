@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 from torch import nn
 
-from reprune.compress.architecture import Architecture
-from reprune.compress.bypass import inside
-from reprune.compress.checkpoint import read_state
-from reprune.compress.compose import compose
-from reprune.compress.lesson import Lesson, identity_of
-from reprune.compress.optimizer_state import Moments, moments_of, slice_moments
 from reprune.compress.paired import batch_losses
-from reprune.compress.recover import CHECKPOINT, recover
-from reprune.compress.schedule import sparsity_at
 from reprune.compress.stage_files import StageFacts, read_stage, write_stage
+from reprune.compress.structure.architecture import Architecture
+from reprune.compress.structure.blocks import groups_inside
+from reprune.compress.structure.bypass import inside
+from reprune.compress.structure.compose import compose
 from reprune.compress.structured import CutResult, cost_of, cut
+from reprune.compress.training.checkpoint import read_state
+from reprune.compress.training.lesson import Lesson, identity_of
+from reprune.compress.training.optimizer_state import Moments, moments_of, slice_moments
+from reprune.compress.training.recover import CHECKPOINT, recover
+from reprune.compress.training.schedule import sparsity_at
 from reprune.core.artifacts import GroupCut, PruneStage, Surgery
 from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
-    from reprune.compress.blocks import Block
-    from reprune.compress.groups import Group
+    from reprune.compress.structure.blocks import Block
+    from reprune.compress.structure.groups import Group
     from reprune.core.params import DistillParams, PruneParams
     from reprune.task.protocol import Task
 
@@ -124,10 +125,8 @@ def _stage(
 ) -> tuple[nn.Module, StageFacts]:
     widths = stage_widths(course, number)
     blocks = course.blocks if number == 1 else ()
-    again = course.groups if number == 1 else course.regroup(before.module)
-    groups = [group for group in again if group.name in widths]
-    _refuse_lost(course, number, widths, {group.name for group in groups})
-    goal = {group.name: min(widths[group.name], group.width) for group in groups}
+    groups = _groups_now(course, number, before.module)
+    goal = {group.name: widths[group.name] for group in groups}
     module, architecture, surgery = before.module, before.architecture, None
     moments = before.moments
     if blocks or any(goal[group.name] < group.width for group in groups):
@@ -167,20 +166,41 @@ def _stage(
     )
 
 
-def _refuse_lost(
-    course: Course, number: int, widths: Mapping[str, int], found: Collection[str]
-) -> None:
-    """Raises CompressionError for a group that must be cut further but can no longer be found."""
-    before = stage_widths(course, number - 1) if number > 1 else {}
+def _groups_now(course: Course, number: int, module: nn.Module) -> list[Group]:
+    """The course's groups as they are in `module`, before cut `number`.
+
+    They are known by the layers that they run through, as far as those are still there: the layer that
+    named one may be gone with a block. One that has not the width which the last cut left is another
+    (of a single key-value head, say, the query heads that share it) and is left alone. Raises
+    CompressionError for a group that must be cut further but can no longer be found.
+    """
+    if number == 1:
+        return list(course.groups)
+    before, widths = stage_widths(course, number - 1), stage_widths(course, number)
     blocks = [block.name for block in course.blocks]
+    names = {_places(group, blocks): group.name for group in course.groups}
+    renamed = [
+        replace(group, name=names.get(_places(group), group.name))
+        for group in course.regroup(module)
+    ]
+    found = [group for group in renamed if before.get(group.name, 0) == group.width]
+    gone = groups_inside(course.groups, blocks)
+    there = {group.name for group in found}
     for name, width in widths.items():
-        lost = name not in found and not inside(name, blocks)
-        if lost and width < before.get(name, width):
+        if name not in there and name not in gone and width < before[name]:
             raise CompressionError(
                 f"after stage {number - 1} it can no longer be cut, {width} channels were to be left",
                 where=name,
                 fix="set prune.schedule.kind to one-shot, or name the layer in `keep`",
             )
+    return found
+
+
+def _places(group: Group, gone: Collection[str] = ()) -> frozenset[tuple[str, str]]:
+    """The layers and axes that the group runs through, without those inside the blocks `gone`."""
+    return frozenset(
+        (member.module, member.axis) for member in group.members if not inside(member.module, gone)
+    )
 
 
 def _learn(

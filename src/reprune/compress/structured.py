@@ -11,15 +11,15 @@ from typing import Literal, TypeAlias
 from msgspec import UNSET
 from torch import nn
 
-from reprune.compress.architecture import Architecture, apply
-from reprune.compress.blocks import Block
 from reprune.compress.compensate import batch_norms, compensate, recalibrate
 from reprune.compress.criteria.weights import without_scale
-from reprune.compress.cut_costs import group_cuts
-from reprune.compress.equality import architecture_of, difference, mask
-from reprune.compress.groups import Group, frozen_layers
 from reprune.compress.importance import channel_scores, criterion_label, lowest_removed
 from reprune.compress.losses import first_batches, mean_loss
+from reprune.compress.planning.cut_costs import group_cuts
+from reprune.compress.structure.architecture import Architecture, apply
+from reprune.compress.structure.blocks import Block
+from reprune.compress.structure.equality import architecture_of, difference, mask
+from reprune.compress.structure.groups import Group, frozen_layers
 from reprune.core.artifacts import Cost, Surgery
 from reprune.core.errors import CompressionError, nearest
 from reprune.core.params import PruneParams
@@ -84,7 +84,11 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         repair: mean_loss(task, candidate, batches, seed=seed)
         for repair, candidate in candidates.items()
     }
+    tried = tuple(losses)
     best = _best(losses)
+    for repair in tried:
+        if repair not in losses:
+            say(f"the {repair} model has no finite loss on the calibration split: not used")
     surgery = Surgery(
         criterion=criterion_label(params),
         groups=group_cuts(task, dense, groups, widths, kept),
@@ -130,14 +134,19 @@ def _say_choices(
     params: PruneParams,
     say: Callable[[str], None],
 ) -> None:
-    """Names the groups that the criterion "bn-scale" has to rank by something else, and the frozen
-    layers that are cut as well.
+    """Names the groups that the criterion "bn-scale" has to rank by something else, the frozen layers
+    that are cut as well, and a normalizer, which only a comparison between groups would heed.
     """
     touched = [group for group in groups if len(kept[group.name]) < group.width]
     if params.criterion == "bn-scale":
         bare = [group.name for group in without_scale(module, touched)]
         if bare:
             say(f"no norm scales the channels of {', '.join(bare)}: ranked by l2")
+    if params.normalizer != "none":
+        say(
+            f"prune.normalizer '{params.normalizer}' changes no choice here: channels are compared inside "
+            "their group only, and how many go is the plan's"
+        )
     frozen = frozen_layers(module, touched)
     if frozen:
         say(f"cuts layers with frozen parameters too: {', '.join(frozen)}")

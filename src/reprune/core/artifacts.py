@@ -159,8 +159,8 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
 
     Payload: `weights.safetensors`; `task/<package>/**` (the task's folder as it was when the model
     was made, so that `task` is the root to import it from); `architecture.json`
-    where the model is not the factory's own (see compress.architecture); `masks.safetensors` where
-    weights are masked: they are zero, and stay so in training (see compress.mask_files).
+    where the model is not the factory's own (see compress.structure.architecture); `masks.safetensors` where
+    weights are masked: they are zero, and stay so in training (see compress.masks.files).
     """
 
     name: str
@@ -374,17 +374,25 @@ class SparsityPlan(Fact, kw_only=True):
 
 
 class Prediction(Fact, kw_only=True):
-    """What the plan expects; `latency_ratio` is None where the budget is not a latency."""
+    """What the plan expects; `latency_ratio` is None where the budget is not a latency.
+
+    `loss_increase` is the sum over groups and blocks. Where joint cuts were checked, `joint_loss_increase`
+    is what such a sum came to there, and `joint_rank_correlation` how well sums ranked them.
+    """
 
     params: int
     macs: int
     loss_increase: float | None
     latency_ratio: float | None
+    joint_loss_increase: float | UnsetType = UNSET
+    joint_rank_correlation: float | UnsetType = UNSET
 
 
 class Plan(Manifest, tag="Plan", kw_only=True):
     """Which groups are cut to what width, which blocks go, which weights are masked. Payload:
     `plan.yaml`, the same for people to read and diff.
+
+    With `head_dimensions` the dimensions of attention heads are among the groups.
     """
 
     allocator: str
@@ -395,6 +403,7 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     predicted: Prediction
     blocks: tuple[str, ...] | UnsetType = UNSET
     sparsity: SparsityPlan | UnsetType = UNSET
+    head_dimensions: bool | UnsetType = UNSET
 
 
 class Parity(Fact, kw_only=True):

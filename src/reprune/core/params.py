@@ -64,7 +64,11 @@ class SensitivityParams(Document, kw_only=True):
     `joint_fraction` of the MACs.
     """
 
-    cuts: tuple[Annotated[float, Meta(gt=0.0, lt=1.0)], ...] = (0.25, 0.5, 0.75)
+    cuts: Annotated[tuple[Annotated[float, Meta(gt=0.0, lt=1.0)], ...], Meta(min_length=1)] = (
+        0.25,
+        0.5,
+        0.75,
+    )
     examples: Count = 2000
     method: Literal["full", "calibrated"] = "full"
     budget: Share = 0.1
@@ -76,14 +80,16 @@ class PlanParams(Document, kw_only=True):
     """`fraction` of the dense `budget` that may be left; widths are multiples of `round_to`.
 
     `min_keep` is the least share of a group that any allocator may leave. `method` is what is taken
-    away: channels (with `depth`, whole blocks too), or weights by masks: `sparsity` of all weights
-    that may be masked, shared out by `scope`, or `pattern` ("2:4": 2 of every 4 stay) everywhere.
+    away: channels (with `depth` whole blocks too, with `head_dimensions` the dimensions of attention
+    heads beside whole heads), or weights by masks: `sparsity` of all weights that may be masked, shared
+    out by `scope`, or `pattern` ("2:4": 2 of every 4 stay) everywhere.
     A latency budget is allocated by MACs, or ("in-model") by what each cut was measured to save in the
     built model; either way the whole cut is timed, at most `latency_trials` times.
     """
 
     method: Literal["channels", "weights", "n:m"] = "channels"
     depth: bool = False
+    head_dimensions: bool = False
     sparsity: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.9
     scope: Literal["global", "local", "sensitivity"] = "global"
     pattern: Annotated[str, Meta(pattern=r"^[1-9]\d?:[1-9]\d?$")] = "2:4"
@@ -98,9 +104,9 @@ class PlanParams(Document, kw_only=True):
 
 
 class ScheduleParams(Document, kw_only=True):
-    """How a cut is spread over recovery training: `steps` cuts over `epochs`; see compress.schedule.
+    """How a cut is spread over recovery training: `steps` cuts over `epochs`; see compress.training.schedule.
 
-    One-shot takes no training of its own: recovery is the distill step's.
+    One-shot takes no training of its own (`steps` and `epochs` stay 1 and 0): recovery is the distill step's.
     """
 
     kind: str = "one-shot"
@@ -109,7 +115,7 @@ class ScheduleParams(Document, kw_only=True):
 
 
 class SparseLearningParams(Document, kw_only=True):
-    """Training that pushes channels towards zero before the cut; see compress.sparse_learning."""
+    """Training that pushes channels towards zero before the cut; see compress.training.sparse_learning."""
 
     method: Literal["none", "group-norm", "bn-scale", "growing"] = "none"
     epochs: Annotated[int, Meta(ge=0, le=10_000)] = 1
@@ -245,6 +251,13 @@ def read_params(path: Path) -> Params:
     params = read_yaml(path, Params)
     if not params.targets:
         raise DocumentError("names no target", where=f"{path} (targets)", fix="name at least one")
+    schedule = params.prune.schedule
+    if schedule.kind == "one-shot" and (schedule.steps, schedule.epochs) != (1, 0.0):
+        raise DocumentError(
+            "a one-shot cut has no steps and no epochs of its own, these would do nothing",
+            where=f"{path} (prune.schedule)",
+            fix="set prune.schedule.kind, for example to cubic, or take steps and epochs out",
+        )
     latency_target = params.plan.latency_target
     if params.plan.budget == "latency" and latency_target not in params.targets:
         raise DocumentError(

@@ -45,7 +45,8 @@ class _Shortcut:
 def rewrite(content: bytes) -> bytes:
     """The same function as the ONNX model `content`, with padded shortcuts as convolutions.
 
-    Each output element is one input element times 1 plus zeros, so finite values keep their bits.
+    Each output element is one input element times 1 plus zeros, so finite values keep their bits
+    (but for -0.0, which may become 0.0).
     Where no pattern matches wholly (constants, float32, known channels, nobody else reads the parts),
     that part is untouched; without any match the bytes are those given.
     """

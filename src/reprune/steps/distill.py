@@ -39,8 +39,8 @@ def distill(
     import torch
 
     from reprune.compress.bundle import load_bundle, save_bundle
-    from reprune.compress.mask_shaper import MaskShaper
-    from reprune.compress.recover import Lesson, recover
+    from reprune.compress.masks.shaper import MaskShaper
+    from reprune.compress.training.recover import Lesson, recover
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)

@@ -26,8 +26,8 @@ from reprune.core.step import Context
 from reprune.core.store import Artifact
 
 if TYPE_CHECKING:
-    from reprune.compress.mask_plan import MaskPlan
-    from reprune.compress.masked import Masked
+    from reprune.compress.masks.masked import Masked
+    from reprune.compress.masks.planning import MaskPlan
     from reprune.steps.opening import Dense
 
 # What a masking Plan's `fraction` is a fraction of.
@@ -51,8 +51,8 @@ def measure_masks(
     for there is nothing to share out.
     """
     from reprune.compress.importance import criterion_label
-    from reprune.compress.mask_plan import find_weights
-    from reprune.compress.mask_sensitivity import MaskSubject, measure_tensors, shares_for
+    from reprune.compress.masks.planning import find_weights
+    from reprune.compress.masks.sensitivity import MaskSubject, measure_tensors, shares_for
 
     weights = find_weights(opened.task, opened.module, plan)
     measured = measure_tensors(
@@ -88,9 +88,13 @@ def plan_of_masks(
     """
     _refuse_knobs(
         f"plan.method '{plan.method}' masks weights",
-        {"plan.depth": plan.depth, "plan.budget: latency": plan.budget == "latency"},
+        {
+            "plan.depth": plan.depth,
+            "plan.head_dimensions": plan.head_dimensions,
+            "plan.budget: latency": plan.budget == "latency",
+        },
     )
-    from reprune.compress.mask_plan import plan_masks
+    from reprune.compress.masks.planning import plan_masks
 
     tensors = table.manifest.tensors
     made = plan_masks(
@@ -136,8 +140,8 @@ def prune_masks(
             "prune.ladder": bool(prune.ladder.fractions),
         },
     )
-    from reprune.compress.mask_growth import MaskCourse, grow_masks
-    from reprune.compress.masked import mask_model
+    from reprune.compress.masks.growth import MaskCourse, grow_masks
+    from reprune.compress.masks.masked import mask_model
 
     if prune.schedule.kind == "one-shot":
         return mask_model(opened.task, opened.module, sparsity, prune, seed=seed, say=ctx.say)

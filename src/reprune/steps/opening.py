@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import ModelBundle
 from reprune.core.errors import CompressionError
+from reprune.core.params import PlanParams
 from reprune.core.store import Artifact
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from reprune.compress.blocks import Block
     from reprune.compress.bundle import LoadedModel
-    from reprune.compress.groups import Group
+    from reprune.compress.structure.blocks import Block
+    from reprune.compress.structure.groups import Group
     from reprune.task.seal import Sealed
 
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Dense:
     """`module` in eval mode, its attentions with one layer a projection; `groups` in the order of its
     layers and `blocks` that can be removed, at least one of either; `skipped` maps layers that are in
-    no group to the reason.
+    no group to the reason, `kept_blocks` blocks that cannot be removed.
     """
 
     task: Sealed
@@ -31,13 +32,14 @@ class Dense:
     groups: tuple[Group, ...]
     blocks: tuple[Block, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    kept_blocks: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_for_masks(
     dense: Artifact[ModelBundle], *, seed: int, threads: int, say: Callable[[str], None]
 ) -> Dense:
     """As `open_dense`, for a model whose weights are masked: it need not have groups of channels."""
-    from reprune.compress.groups import survey
+    from reprune.compress.structure.groups import survey
 
     loaded = _load(dense, seed=seed, threads=threads)
     groups: tuple[Group, ...] = ()
@@ -51,24 +53,29 @@ def open_for_masks(
     return Dense(task=loaded.task, module=loaded.module, groups=groups)
 
 
-def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dense:
-    """The bundle's model, groups and blocks, at least one, with torch set to `threads` and seeded.
+def open_dense(
+    dense: Artifact[ModelBundle], *, seed: int, threads: int, head_dimensions: bool = False
+) -> Dense:
+    """The bundle's model, groups and blocks, at least one, with torch set to `threads` and seeded. With
+    `head_dimensions` the dimensions of attention heads are groups beside whole heads.
 
     Raises CompressionError for a model that was cut already or in which nothing can be cut, and
     whatever loading it raises.
     """
-    from reprune.compress.blocks import find_blocks
-    from reprune.compress.groups import survey
-    from reprune.compress.separate import separate
+    from reprune.compress.structure.blocks import find_blocks
+    from reprune.compress.structure.groups import survey
+    from reprune.compress.structure.separate import separate
 
     loaded = _load(dense, seed=seed, threads=threads)
     task = loaded.task
     keep = getattr(task, "keep", ())
     module = separate(loaded.module)
     inputs = task.example_inputs(2)
-    found = survey(module, inputs, keep, heads=getattr(task, "heads", None))
-    blocks = find_blocks(module, inputs, keep, getattr(task, "blocks", None)).blocks
-    if not found.groups and not blocks:
+    found = survey(
+        module, inputs, keep, heads=getattr(task, "heads", None), dimensions=head_dimensions
+    )
+    removable = find_blocks(module, inputs, keep, getattr(task, "blocks", None))
+    if not found.groups and not removable.blocks:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in found.skipped.items())
         raise CompressionError(
             f"nothing in this model can be cut ({reasons or 'it has no layers to cut'})",
@@ -76,15 +83,33 @@ def open_dense(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> Dens
             fix="shorten the task's `keep`, or change the layers that are named here",
         )
     return Dense(
-        task=task, module=module, groups=found.groups, blocks=blocks, skipped=found.skipped
+        task=task,
+        module=module,
+        groups=found.groups,
+        blocks=removable.blocks,
+        skipped=found.skipped,
+        kept_blocks=removable.skipped,
     )
 
 
-def groups_again(task: Sealed, module: nn.Module) -> tuple[Group, ...]:
-    """The groups of a model of the task that was cut already, by the names that they always had."""
-    from reprune.compress.groups import survey
+def refuse_no_choice(opened: Dense, params: PlanParams) -> None:
+    """Raises CompressionError where only blocks can go and the params leave them."""
+    if not opened.groups and not params.depth:
+        raise CompressionError(
+            "no layer of this model can be made narrower, only whole blocks can go",
+            where="params.yaml (plan.depth)",
+            fix="set plan.depth to true",
+        )
 
-    return survey(module, task.example_inputs(2), getattr(task, "keep", ())).groups
+
+def groups_again(
+    task: Sealed, module: nn.Module, *, head_dimensions: bool = False
+) -> tuple[Group, ...]:
+    """The groups of a model of the task that was cut already, by the names that they always had."""
+    from reprune.compress.structure.groups import survey
+
+    inputs, keep = task.example_inputs(2), getattr(task, "keep", ())
+    return survey(module, inputs, keep, dimensions=head_dimensions).groups
 
 
 def _load(dense: Artifact[ModelBundle], *, seed: int, threads: int) -> LoadedModel:

@@ -26,11 +26,12 @@ from reprune.core.params import PlanParams, PruneParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
-from reprune.steps.opening import Dense, open_dense, open_for_masks
+from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
+from reprune.steps.plan_words import for_people, with_joint
 from reprune.steps.refusals import refuse_strangers
 
 if TYPE_CHECKING:
-    from reprune.compress.choose import Choice, Options
+    from reprune.compress.planning.choose import Choice, Options
 
 PLAN_FILE = "plan.yaml"
 
@@ -64,12 +65,11 @@ def plan(
         masking, described = plan_of_masks(whole, before, table, plan, prune, seed)
         _write_for_people(described, ctx)
         return masking
-    opened = open_dense(dense, seed=seed, threads=threads)
+    opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
+    refuse_no_choice(opened, plan)
     options = _options(opened, profiles[0].manifest, table, plan)
-    for layer, reason in opened.skipped.items():
-        ctx.say(f"plan: {layer} is not cut: {reason}")
-    _say_uncut(options, ctx)
-    from reprune.compress.choose import choose
+    _say_uncut(opened, options, plan, ctx)
+    from reprune.compress.planning.choose import choose
 
     target = targets[plan.latency_target] if plan.budget == "latency" else None
     with _timing(opened, target, seed) as time_ratio:
@@ -85,26 +85,37 @@ def plan(
             GroupPlan(group=group.name, width=group.width, keep=choice.widths[group.name])
             for group in opened.groups
         ),
-        predicted=choice.prediction,
+        predicted=with_joint(choice.prediction, table.manifest.joint, ctx),
         blocks=_removed(opened, choice) if plan.depth else UNSET,
+        head_dimensions=True if plan.head_dimensions else UNSET,
     )
-    described = _for_people(result, options, choice)
+    if plan.depth and not result.blocks:
+        ctx.say("plan: no block is removed: " + _why_no_block(plan))
+    described = for_people(result, options, choice)
     if opened.skipped:
         described["not_cut"] = dict(opened.skipped)
+    if plan.depth and opened.kept_blocks:
+        described["not_removable"] = dict(opened.kept_blocks)
     _write_for_people(described, ctx)
     return result
 
 
 def _with_times(options: Options, time_ratio: TimeRatio, ctx: Context) -> Options:
     """The options with a table of what each of them saves in the built model, kept in the work folder."""
-    from reprune.compress.latency_table import measure_table
+    from reprune.compress.planning.latency_table import measure_table
 
     times = measure_table(options.rungs, options.blocks, time_ratio, work=ctx.work, say=ctx.say)
     return replace(options, times=times)
 
 
+def _why_no_block(params: PlanParams) -> str:
+    if params.allocator == "uniform":
+        return "the uniform allocator only sets widths (plan.allocator)"
+    return "narrower widths are predicted to lose less for the same budget"
+
+
 def _removed(opened: Dense, choice: Choice) -> tuple[str, ...]:
-    from reprune.compress.costs import block_key
+    from reprune.compress.planning.costs import block_key
 
     names = (block.name for block in opened.blocks)
     return tuple(name for name in names if choice.widths.get(block_key(name)) == 0)
@@ -121,7 +132,7 @@ def _timing(opened: Dense, target: Target | None, seed: int) -> Iterator[TimeRat
     if target is None:
         yield None
         return
-    from reprune.compress.latency import Bench, timing
+    from reprune.compress.planning.latency import Bench, timing
 
     bench = Bench(
         task=opened.task,
@@ -165,11 +176,11 @@ def _agreed_cost(profiles: list[Artifact[Profile]]) -> Cost:
 def _options(
     opened: Dense, profile: Profile, table: Artifact[Sensitivity], params: PlanParams
 ) -> Options:
-    from reprune.compress.alignment import alignments
-    from reprune.compress.choose import Options
-    from reprune.compress.costs import cost_model
-    from reprune.compress.curves import fit_blocks, fit_curves
-    from reprune.compress.separate import separated
+    from reprune.compress.planning.choose import Options
+    from reprune.compress.planning.costs import cost_model
+    from reprune.compress.planning.curves import fit_blocks, fit_curves
+    from reprune.compress.structure.alignment import alignments
+    from reprune.compress.structure.separate import separated
     from reprune.measure.profile import Counted, count_cost
 
     measured = [(item.group, item.width) for item in table.manifest.groups]
@@ -199,8 +210,8 @@ def _block_options(opened: Dense, table: Artifact[Sensitivity]) -> dict[str, tup
     """The key of each block that was measured, and the groups inside it. Raises ChainBroken where others
     were measured, CompressionError where there is none.
     """
-    from reprune.compress.blocks import groups_inside
-    from reprune.compress.costs import block_key
+    from reprune.compress.planning.costs import block_key
+    from reprune.compress.structure.blocks import groups_inside
 
     names = [block.name for block in opened.blocks]
     if names != [item.block for item in table.manifest.blocks or ()]:
@@ -218,8 +229,17 @@ def _block_options(opened: Dense, table: Artifact[Sensitivity]) -> dict[str, tup
     return {block_key(name): groups_inside(opened.groups, [name]) for name in names}
 
 
-def _say_uncut(options: Options, ctx: Context) -> None:
-    """Names the groups that the params leave no choice for. Raises CompressionError if that is all."""
+def _say_uncut(opened: Dense, options: Options, params: PlanParams, ctx: Context) -> None:
+    """Names what is not cut and why, and the groups that the params leave no choice for. Raises
+    CompressionError if that is all.
+    """
+    for layer, reason in opened.skipped.items():
+        ctx.say(f"plan: {layer} is not cut: {reason}")
+    if params.depth:
+        for block, reason in opened.kept_blocks.items():
+            ctx.say(f"plan: the block {block} is not removed: {reason}")
+    if params.head_dimensions and all(group.unit != "dimension" for group in opened.groups):
+        ctx.say("plan: no dimension of an attention head can be cut (plan.head_dimensions)")
     whole = [name for name, rungs in options.rungs.items() if len(rungs) == 1]
     if len(whole) == len(options.rungs):
         raise CompressionError(
@@ -236,39 +256,3 @@ def _champion_plan(previous: Artifact[Previous]) -> Plan | None:
     if previous.manifest.champion is None or "plan/manifest.json" not in previous.manifest.payload:
         return None
     return store.read(previous.path / "plan", Plan).manifest
-
-
-def _for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
-    """What a reviewer reads and compares with the last one: round numbers, one group a line."""
-    before, after = plan.before, options.cost(choice.widths)
-    removed = {} if plan.blocks is UNSET else {"removed_blocks": list(plan.blocks)}
-    return {
-        "allocator": plan.allocator,
-        "budget": plan.budget,
-        "fraction": plan.fraction,
-        **removed,
-        "groups": {
-            item.group: {
-                "before": item.width,
-                "after": item.keep,
-                "predicted_loss": _short(options.curves[item.group].at(item.keep)),
-            }
-            for item in plan.groups
-        },
-        "cost": {
-            name: {
-                "before": getattr(before, name),
-                "after": getattr(after, name),
-                "left": _short(getattr(after, name) / getattr(before, name)),
-            }
-            for name in ("macs", "params", "bytes")
-        },
-        "predicted": {
-            "loss_increase": _short(plan.predicted.loss_increase),
-            "latency_ratio": _short(plan.predicted.latency_ratio),
-        },
-    }
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")

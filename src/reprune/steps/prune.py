@@ -18,8 +18,8 @@ from reprune.steps.opening import groups_again, open_dense, open_for_masks
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 if TYPE_CHECKING:
-    from reprune.compress.blocks import Block
-    from reprune.compress.groups import Group
+    from reprune.compress.structure.blocks import Block
+    from reprune.compress.structure.groups import Group
 
 
 @step("prune")
@@ -56,7 +56,8 @@ def prune(
     from reprune.compress.ladder import prune_channels
     from reprune.compress.stages import Course
 
-    opened = open_dense(dense, seed=seed, threads=threads)
+    dimensions = chosen.manifest.head_dimensions is True
+    opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=dimensions)
     widths = _widths(chosen, opened.groups)
     course = Course(
         task=opened.task,
@@ -64,7 +65,7 @@ def prune(
         teacher=opened.module,
         digest=dense.digest,
         groups=opened.groups,
-        regroup=partial(groups_again, opened.task),
+        regroup=partial(groups_again, opened.task, head_dimensions=dimensions),
         widths=widths,
         blocks=_blocks(chosen, opened.blocks),
         prune=prune,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reprune.compress.compact.tensors import (
+    EXPONENTS,
     MAX_CODES,
     MAX_LEVEL,
     Levels,
@@ -73,10 +74,14 @@ class Entry:
             raise _refused(name, f"a book has 1 to {MAX_CODES + 1} values, the first of them 0")
         if codes.size and codes.max() >= len(book):
             raise _refused(name, f"code {codes.max()} is not in a book of {len(book)}")
-        if codes.size > MAX_ELEMENTS:
+        if math.prod(max(size, 1) for size in codes.shape) > MAX_ELEMENTS:
             raise _refused(name, f"more than {MAX_ELEMENTS} weights")
-        if plain and levels_of(book, 1 << 15) is None:
-            raise _refused(name, "an mcu file needs a book in whole numbers (tensors.snapped)")
+        if plain and _whole(book) is None:
+            raise _refused(
+                name,
+                f"an mcu file needs a book in whole numbers of at most {MAX_LEVEL}, or evenly spaced "
+                "(tensors.snapped)",
+            )
         kept = int(np.count_nonzero(codes))
         return cls(name=name, shape=codes.shape, book=book, density=_density(kept, codes.size))
 
@@ -123,7 +128,8 @@ def read_header(content: bytes, place: int) -> tuple[list[Entry], int]:
 def _read_entry(reader: _Reader) -> Entry:
     name = _long(reader.take(reader.varint()))
     shape = tuple(reader.varint() for _ in range(reader.varint()))
-    if math.prod(shape) > MAX_ELEMENTS:
+    # A dimension of 0 does not make the others small: there are still so many rows.
+    if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
         raise ValueError(f"tensor '{name}' has more than {MAX_ELEMENTS} weights")
     kind = reader.byte()
     if kind in _RAW:
@@ -144,28 +150,42 @@ def _raw_bytes(raw: NDArray[Any]) -> bytes:
 def _book_bytes(entry: Entry) -> bytes:
     """kind, density, number of values; then the book in the shortest form that gives it back exactly."""
     count = len(entry.book) - 1
-    small, wide = levels_of(entry.book, MAX_LEVEL), levels_of(entry.book, 1 << 15)
-    multiple = _multiple(wide) if wide else None
-    if wide is not None and multiple is not None:
-        return struct.pack("<BBBBb", LINEAR, entry.density, count, multiple, wide.exponent)
-    if small is not None:
-        levels = struct.pack(f"<b{count}b", small.exponent, *small.levels[1:])
-        return bytes([LEVELS, entry.density, count]) + levels
-    return bytes([FLOATS, entry.density, count]) + entry.book[1:].astype("<f4").tobytes()
+    whole = _whole(entry.book)
+    if whole is None:
+        return bytes([FLOATS, entry.density, count]) + entry.book[1:].astype("<f4").tobytes()
+    multiple = _multiple(whole)
+    if multiple is not None:
+        return struct.pack("<BBBBb", LINEAR, entry.density, count, multiple, whole.exponent)
+    levels = struct.pack(f"<b{count}b", whole.exponent, *whole.levels[1:])
+    return bytes([LEVELS, entry.density, count]) + levels
+
+
+def _whole(book: NDArray[np.float32]) -> Levels | None:
+    """The book as whole numbers where one of the two forms of whole numbers holds it, else None."""
+    wide = levels_of(book, 1 << 15)
+    return wide if wide and _multiple(wide) is not None else levels_of(book, MAX_LEVEL)
 
 
 def _read_book(kind: int, reader: _Reader) -> NDArray[np.float32]:
     count = reader.byte()
     if kind == LINEAR:
         multiple, exponent = reader.byte(), reader.signed(1)[0]
-        return Levels(levels=_ladder(count, multiple), exponent=exponent).book()
+        return _book_of(_ladder(count, multiple), exponent)
     if kind == LEVELS:
         exponent = reader.signed(1)[0]
-        return Levels(levels=(0, *reader.signed(count)), exponent=exponent).book()
+        return _book_of((0, *reader.signed(count)), exponent)
     if kind == FLOATS:
         values = np.frombuffer(reader.take(4 * count), dtype="<f4").astype(np.float32)
         return np.concatenate([np.zeros(1, np.float32), values])
     raise ValueError(f"book of kind {kind}")
+
+
+def _book_of(levels: tuple[int, ...], exponent: int) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        book = Levels(levels=levels, exponent=exponent).book()
+    if exponent not in EXPONENTS or not np.isfinite(book).all():
+        raise ValueError(f"a book of {levels[-1]} times 2**{exponent}")
+    return book
 
 
 def _multiple(levels: Levels) -> int | None:

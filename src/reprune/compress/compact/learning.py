@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reprune.compress.compact.tensors import Levels, cluster, linear_levels, nearest_codes, snapped
-from reprune.compress.shaping import Moment
+from reprune.compress.training.shaping import Moment
 from reprune.core.errors import CompressionError, nearest
 
 LATENT, LEVELS = "latent", "levels"
@@ -24,7 +24,7 @@ LATENT, LEVELS = "latent", "levels"
 
 @dataclass(kw_only=True)
 class BookShaper:
-    """A Shaper (compress.shaping) that keeps the parameters named in `bits` at few values.
+    """A Shaper (compress.training.shaping) that keeps the parameters named in `bits` at few values.
 
     A matrix gets 2**bits values that are learnt, a vector 2**bits - 2 evenly spaced ones; weights that
     are 0 at the beginning stay 0 and need none. Books are fitted again after every `refit` steps, for
@@ -42,6 +42,11 @@ class BookShaper:
         for name, bits in self.bits.items():
             if not 1 <= bits <= 7:
                 raise CompressionError(f"a book of {bits} bits: between 1 and 7", where=name)
+
+    @property
+    def settings(self) -> str:
+        """What tells these books from others."""
+        return f"{sorted(self.bits.items())} {self.refit} {self.fit_share}"
 
     def begin(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
         """Quantises the parameters, in place."""

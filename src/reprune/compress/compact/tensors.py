@@ -47,7 +47,7 @@ class Levels:
 
 def levels_of(book: NDArray[np.float32], largest: int) -> Levels | None:
     """The book as whole numbers of at most `largest` in size, or None where it is not of that form."""
-    if not np.isfinite(book).all():
+    if not np.isfinite(book).all() or np.signbit(book[book == 0]).any():  # -0.0 is no whole number
         return None
     used = [math.frexp(float(value)) for value in book if value != 0.0]
     exponent = min((_lowest_bit(part, power) for part, power in used), default=0)
@@ -113,8 +113,9 @@ def quantised(values: NDArray[Any], levels: Levels) -> Quantised:
 def recoded(values: NDArray[Any]) -> Quantised:
     """A tensor that holds few values already, with the smallest book that gives them back exactly.
 
-    Evenly spaced values get an evenly spaced book, which takes the fewest bytes. Raises
-    CompressionError where there are more than 255 values besides 0, or values that are not finite.
+    Evenly spaced values get an evenly spaced book, which takes the fewest bytes; it may name values
+    between them that the tensor does not hold. Raises CompressionError where there are more than 255
+    values besides 0, or values that are not finite.
     """
     exact = values.astype(np.float32) + np.float32(0)  # no -0.0
     if not np.isfinite(exact).all():
@@ -128,10 +129,13 @@ def recoded(values: NDArray[Any]) -> Quantised:
         )
     book = np.concatenate([np.zeros(1, np.float32), found])
     whole = levels_of(book, 1 << 15)
-    if whole is not None and len(found) > 3:
+    if whole is not None and len(found):
         multiple = math.gcd(*whole.levels)
         half = max(abs(level) for level in whole.levels) // multiple
-        if multiple < 256 and half <= min(len(found), MAX_CODES // 2):
+        # Where single levels are too large for a decoder in integers, the ladder is the only form.
+        alone = levels_of(book, MAX_LEVEL) is not None
+        most = min(len(found), MAX_CODES // 2) if alone else MAX_CODES // 2
+        if multiple < 256 and half <= most and not (alone and len(found) <= 3):
             order = (0, *range(-half, 0), *range(1, half + 1))
             levels = tuple(multiple * place for place in order)
             book = Levels(levels=levels, exponent=whole.exponent).book()

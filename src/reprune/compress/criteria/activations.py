@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import PackedSequence
 
-from reprune.compress.architecture import layout
 from reprune.compress.criteria.parts import by_channel, folded
-from reprune.compress.groups import Group
 from reprune.compress.losses import first_batches
+from reprune.compress.structure.architecture import layout
+from reprune.compress.structure.groups import Group
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.measure.outputs import evaluating

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from reprune.compress.criteria.parts import folded, summed
-from reprune.compress.groups import Group
 from reprune.compress.losses import first_batches
+from reprune.compress.structure.groups import Group
 from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch, Task
 

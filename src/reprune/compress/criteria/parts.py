@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.architecture import layout
-from reprune.compress.groups import Group, Member
-from reprune.compress.layouts import Layout, Span, by_position
+from reprune.compress.structure.architecture import layout
+from reprune.compress.structure.groups import Group, Member
+from reprune.compress.structure.layouts import Layout, Span, by_position
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from reprune.compress.criteria.parts import by_channel, fold, folded, summed, vectors
-from reprune.compress.groups import Group, Member
 from reprune.compress.importance import at_least
+from reprune.compress.structure.groups import Group, Member
 from reprune.core.params import PruneParams
 from reprune.task.protocol import Task
 

@@ -223,10 +223,16 @@ int reprune_next_row(reprune_reader *r) {
     return 0;
 }
 
-/* acc * 2^exponent, rounded down. */
+static int32_t clamped(int64_t value) {
+    return value > INT32_MAX ? INT32_MAX : value < INT32_MIN ? INT32_MIN : (int32_t)value;
+}
+
+/* acc * 2^exponent, rounded down; what int32_t does not hold becomes the largest or the smallest it does. */
 static int32_t scaled(int64_t acc, int exponent) {
-    if (exponent >= 0) return (int32_t)(acc * ((int64_t)1 << exponent));
-    return exponent < -62 ? (acc < 0 ? -1 : 0) : (int32_t)(acc >> -exponent);
+    if (exponent < 0) return exponent < -62 ? (acc < 0 ? -1 : 0) : clamped(acc >> -exponent);
+    acc = clamped(acc);
+    if (exponent > 31) exponent = 31;
+    return clamped(acc * ((int64_t)1 << exponent));
 }
 
 int reprune_run_mlp(reprune_reader *r, uint32_t inputs, int32_t *values, int32_t *spare,
@@ -249,7 +255,8 @@ int reprune_run_mlp(reprune_reader *r, uint32_t inputs, int32_t *values, int32_t
         if (t->columns != 1 || t->rows != inputs) return REPRUNE_E_SHAPE;
         for (row = 0; row < inputs; row++) {
             if ((error = reprune_next_row(r)) != 0) return error;
-            values[row] = spare[row] + scaled(t->levels[r->codes[0]], t->exponent + REPRUNE_POINT);
+            values[row] = clamped((int64_t)spare[row] +
+                                  scaled(t->levels[r->codes[0]], t->exponent + REPRUNE_POINT));
             if (r->tensors && values[row] < 0) values[row] = 0;
         }
     }

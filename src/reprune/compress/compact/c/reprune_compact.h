@@ -63,7 +63,8 @@ int reprune_next_tensor(reprune_reader *reader);
 int reprune_next_row(reprune_reader *reader);
 
 /* Runs the file as an MLP: weight and bias tensors in turn, ReLU between the layers. Numbers are fixed
- * point with REPRUNE_POINT bits after the point. `values` holds the input and, at the end, the logits;
+ * point with REPRUNE_POINT bits after the point; what is too large for 32 bits becomes the largest number
+ * they hold. `values` holds the input and, at the end, the logits;
  * both arrays have room for the widest layer. *outputs is set to how many logits there are.
  */
 #define REPRUNE_POINT 12

@@ -1,0 +1,1 @@
+"""Weights that are masked instead of cut: chosen, stored, held and grown, in patterns or none."""

@@ -1,0 +1,146 @@
+"""How many channels each group keeps under a budget: allocators, by name.
+
+The core is pure: it knows widths, what each width costs in loss, and a cost function of all widths
+together. The cost need not be a sum over groups (a layer between two groups costs their product);
+it only must not fall when a group is widened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from typing import TypeAlias
+
+from reprune.core.errors import CompressionError
+from reprune.core.plugins import lookup
+
+Widths: TypeAlias = Mapping[str, int]
+Allocator: TypeAlias = "Callable[[Problem], dict[str, int]]"
+
+ALLOCATORS: Mapping[str, str] = {
+    "uniform": "reprune.compress.planning.allocate:uniform",
+    "sensitivity": "reprune.compress.planning.local_search:by_sensitivity",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """`rungs` are the widths that a group may have, rising, the last one its full width; `rises` is
+    the predicted loss increase at each rung (falling to 0). `cost` must not exceed `limit`.
+
+    `blocks` are the options among them that are whole blocks (rungs 0 and 1), each with the groups
+    inside it: where a block is gone, the widths of those change neither cost nor loss.
+    """
+
+    rungs: Mapping[str, tuple[int, ...]]
+    rises: Mapping[str, tuple[float, ...]]
+    cost: Callable[[Widths], float]
+    limit: float
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def full(self) -> dict[str, int]:
+        return {group: rungs[-1] for group, rungs in self.rungs.items()}
+
+    @property
+    def least(self) -> dict[str, int]:
+        return {group: rungs[0] for group, rungs in self.rungs.items()}
+
+    def fits(self, widths: Widths) -> bool:
+        return self.cost(widths) <= self.limit
+
+
+def ladder(width: int, *, round_to: int, min_keep: float) -> tuple[int, ...]:
+    """The widths a group may have: multiples of `round_to`, at least one of it and at least
+    `min_keep` of the group, and the full width (aligned or not), which is never exceeded.
+
+    A group no wider than `round_to` has only its full width: it cannot be cut.
+    """
+    floor = max(round_to, math.ceil(Fraction(str(min_keep)) * width))
+    first = -(-floor // round_to) * round_to
+    return (*range(first, width, round_to), width)
+
+
+def allocate(name: str, problem: Problem) -> dict[str, int]:
+    """The widths that the allocator `name` chooses: each one a rung, together within the limit. Groups
+    inside a block that is gone are whole.
+
+    Raises UnknownName; CompressionError with the smallest reachable fraction where no widths meet
+    the limit, or where the allocator (a third party's) did not keep to its problem.
+    """
+    allocator: Allocator = lookup("allocators", name, ALLOCATORS)
+    if not problem.fits(problem.least):
+        reachable = problem.cost(problem.least) / problem.cost(problem.full)
+        raise CompressionError(
+            f"no allowed widths meet the budget: the smallest reachable fraction is {reachable:.4f}",
+            where="params.yaml (plan)",
+            fix=f"set plan.fraction to at least {_round_up(reachable)}, or allow narrower layers "
+            "with a smaller plan.min_keep or plan.round_to",
+        )
+    widths = allocator(problem)
+    for group, rungs in problem.rungs.items():
+        if widths.get(group) not in rungs:
+            raise CompressionError(
+                f"the allocator '{name}' gave {group} {widths.get(group)} channels; allowed: "
+                f"{', '.join(map(str, rungs))}",
+                fix="correct the allocator, or use another one",
+            )
+    if not problem.fits(widths):
+        raise CompressionError(
+            f"the allocator '{name}' exceeded its budget",
+            fix="correct the allocator, or use another one",
+        )
+    chosen = {group: widths[group] for group in problem.rungs}
+    for block, groups in problem.blocks.items():
+        if chosen[block] == 0:
+            chosen |= {group: problem.rungs[group][-1] for group in groups}
+    return chosen
+
+
+def uniform(problem: Problem) -> dict[str, int]:
+    """One share for all groups, each rounded to its nearest rung (up if half-way): the largest share
+    that fits. Widths change only at half-way points, so a binary search over those is exact. No block
+    is removed: CompressionError where the budget cannot be met without that.
+    """
+    if not problem.fits(at_share(problem, Fraction(0))):
+        raise CompressionError(
+            "the uniform allocator removes no blocks, and no widths alone meet the budget",
+            where="params.yaml (plan.allocator)",
+            fix="set plan.allocator to sensitivity, or raise plan.fraction",
+        )
+    steps = sorted(
+        {
+            Fraction(low + high, 2 * rungs[-1])
+            for group, rungs in problem.rungs.items()
+            if group not in problem.blocks
+            for low, high in pairwise(rungs)
+        }
+    )
+    shares = [Fraction(0), *steps]
+    fitting, too_large = 0, len(shares)
+    while too_large - fitting > 1:
+        middle = (fitting + too_large) // 2
+        if problem.fits(at_share(problem, shares[middle])):
+            fitting = middle
+        else:
+            too_large = middle
+    return at_share(problem, shares[fitting])
+
+
+def at_share(problem: Problem, share: Fraction) -> dict[str, int]:
+    """Every group at the rung that is nearest to this share of it; blocks stay."""
+    return {
+        group: rungs[-1]
+        if group in problem.blocks
+        else rungs[
+            sum(Fraction(low + high, 2 * rungs[-1]) <= share for low, high in pairwise(rungs))
+        ]
+        for group, rungs in problem.rungs.items()
+    }
+
+
+def _round_up(fraction: float) -> float:
+    return math.ceil(fraction * 1000) / 1000

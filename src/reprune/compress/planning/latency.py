@@ -1,0 +1,155 @@
+"""A latency budget: the widths are cut, built and timed, because MACs do not tell how long they take."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from reprune.core.errors import CompressionError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reprune.compress.structure.blocks import Block
+    from reprune.compress.structure.groups import Group
+    from reprune.core.params import Target
+    from reprune.task.protocol import Task
+
+Widths: TypeAlias = Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The dense model that cuts are timed against, and where it runs."""
+
+    task: Task
+    module: nn.Module
+    groups: tuple[Group, ...]
+    target: Target
+    seed: int
+    blocks: tuple[Block, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Widths, and the latency of a model cut to them over that of the dense one, as measured."""
+
+    widths: dict[str, int]
+    ratio: float
+
+
+def search(
+    at_macs: Callable[[float], dict[str, int]],
+    time_ratio: Callable[[Widths], float],
+    *,
+    fraction: float,
+    least: float,
+    trials: int,
+) -> Found:
+    """The most MACs whose measured latency ratio is at most `fraction`, after at most `trials` timings.
+
+    `at_macs(f)` are the widths for the fraction f of MACs (or of whatever else falls with latency), of
+    which `least` is the smallest reachable.
+    The first trial takes f = `fraction`; where that is too slow, the next one is `least`, which shows
+    whether there is an answer at all; the others close in between what was too slow and what was not,
+    at the place where a straight line between the two ratios meets the budget. Timings carry noise of
+    a few per cent and latency falls in stairs, so the answer is good, not best; its ratio is measured.
+
+    Raises CompressionError with the smallest ratio that was measured, if none met the budget.
+    """
+    measured: dict[tuple[tuple[str, int], ...], float] = {}
+
+    def ratio_at(macs: float) -> Found | None:
+        """None where another timing would be one too many; the same widths are timed once."""
+        widths = at_macs(macs)
+        key = tuple(sorted(widths.items()))
+        if key not in measured:
+            if len(measured) >= trials:
+                return None
+            measured[key] = time_ratio(widths)
+        return Found(widths=widths, ratio=measured[key])
+
+    slow, slow_ratio = 1.0, 1.0
+    first = max(fraction, least)
+    found = ratio_at(first)
+    fast = first
+    if found is not None and found.ratio > fraction:
+        slow, slow_ratio, fast = first, found.ratio, least
+        found = ratio_at(least)
+    if found is None or found.ratio > fraction:
+        raise _unreachable(measured.values(), fraction, trials)
+    # Every turn halves the bracket at the least, so that this ends where all trials gave known widths.
+    while slow - fast > 1e-3:
+        middle = _between(fast, slow, (fraction - found.ratio) / (slow_ratio - found.ratio))
+        tried = ratio_at(middle)
+        if tried is None:
+            break
+        if tried.ratio <= fraction:
+            fast, found = middle, tried
+        else:
+            slow, slow_ratio = middle, tried.ratio
+    return found
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """The point at `share` of the way, kept out of the outer quarters so that the bracket shrinks."""
+    return low + (high - low) * min(max(share, 0.25), 0.75)
+
+
+def _unreachable(ratios: Collection[float], fraction: float, trials: int) -> CompressionError:
+    best = min(ratios)
+    return CompressionError(
+        f"no allowed widths are fast enough: the smallest latency ratio measured is {best:.3f}, "
+        f"plan.fraction is {fraction}",
+        where="params.yaml (plan)",
+        fix="raise plan.fraction"
+        + (", or plan.latency_trials above 1" if trials < 2 else "")
+        + ", or allow narrower layers with a smaller plan.min_keep",
+    )
+
+
+@contextmanager
+def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
+    """A function from widths (and 0 for the keys of blocks that go) to the latency of the model cut to
+    them over the dense model's.
+
+    Both are built with the target's runtime and timed side by side; the dense one is built once. The
+    channels of the smallest l1 norm go: which ones does not matter for time. Raises BuildError.
+    """
+    from reprune.compress.importance import channel_scores, lowest_removed
+    from reprune.compress.planning.costs import block_key
+    from reprune.compress.structure.architecture import apply
+    from reprune.compress.structure.equality import architecture_of
+    from reprune.core.params import PruneParams
+    from reprune.measure.quick import quick_ratio
+    from reprune.runtimes.base import get_runtime
+
+    by_norm = PruneParams(criterion="l1")
+    scores = channel_scores(bench.task, bench.module, bench.groups, by_norm, bench.seed)
+    runtime = get_runtime(bench.target.runtime)
+    inputs = bench.task.example_inputs(bench.target.batch_size)
+    with tempfile.TemporaryDirectory(prefix="reprune-plan-") as folder:
+
+        def built(name: str, module: nn.Module) -> Path:
+            engine = Path(folder) / f"{name}{runtime.suffix}"
+            runtime.build(module, inputs, bench.task.input_names, bench.target, engine)
+            return engine
+
+        dense = built("dense", bench.module)
+
+        def ratio(widths: Widths) -> float:
+            kept = {
+                name: lowest_removed(scores[name], keep)
+                for name, keep in widths.items()
+                if name in scores
+            }
+            gone = [block for block in bench.blocks if widths.get(block_key(block.name)) == 0]
+            cut = apply(bench.module, architecture_of(bench.module, bench.groups, kept, gone))
+            engine = built("cut", cut)
+            return quick_ratio(runtime, engine, dense, bench.target, inputs, seed=bench.seed)
+
+        yield ratio

@@ -1,0 +1,115 @@
+"""What each cut saves in the built model, measured one at a time: MACs mislead, depth pays most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from reprune.compress.planning.latency import Widths
+from reprune.core import store
+from reprune.core.artifacts import Fact
+from reprune.core.documents import decode_json
+from reprune.core.errors import DocumentError
+
+PROGRESS_FILE = "latency.json"
+
+# A prediction never falls below this share of the dense time, however many savings add up.
+LEAST = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable:
+    """`savings[g]` lists (width, share of the dense time that is saved), widths rising to the full one;
+    it never rises with the width and ends at 0. A block (rungs 0 and 1) saves at least what all cuts
+    inside it save, and `blocks` names those.
+    """
+
+    savings: Mapping[str, tuple[tuple[int, float], ...]]
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def ratio(self, widths: Widths) -> float:
+        """The predicted latency over the dense model's: savings are taken to add up."""
+        gone = {block for block in self.blocks if widths.get(block, 1) == 0}
+        inside = {group for block in gone for group in self.blocks[block]}
+        saved = sum(
+            self._saved(name, width)
+            for name, width in widths.items()
+            if name in self.savings and name not in inside
+        )
+        return max(1.0 - saved, LEAST)
+
+    def _saved(self, name: str, width: int) -> float:
+        points = self.savings[name]
+        return float(np.interp(width, [p[0] for p in points], [p[1] for p in points]))
+
+
+class Timings(Fact, kw_only=True):
+    """What is done: latency ratios by "<group>@<width>"."""
+
+    ratios: dict[str, float] = {}
+
+
+def measure_table(
+    rungs: Mapping[str, tuple[int, ...]],
+    blocks: Mapping[str, tuple[str, ...]],
+    time_ratio: Callable[[Widths], float],
+    *,
+    work: Path,
+    say: Callable[[str], None],
+) -> LatencyTable:
+    """Times the model with each group alone at its least and its middle rung, and without each block.
+
+    Noise is ironed out: more cut never saves less, and nothing costs time (isotonic regression,
+    clipped). Each timing is kept in `work`; a run that was killed goes on from there.
+    """
+    path = work / PROGRESS_FILE
+    timings = _read(path)
+    wanted = [
+        (name, width)
+        for name, widths in rungs.items()
+        for width in sorted({widths[0], widths[(len(widths) - 1) // 2]} - {widths[-1]})
+    ]
+    for number, (name, width) in enumerate(wanted, start=1):
+        key = f"{name}@{width}"
+        if key in timings.ratios:
+            continue
+        ratio = time_ratio({name: width})
+        timings = Timings(ratios=timings.ratios | {key: ratio})
+        store.write_bytes(path, msgspec.json.encode(timings))
+        say(f"latency: {number} of {len(wanted)}: {name} at {width} alone, {ratio:.3f} of dense")
+    savings = {
+        name: _ironed(
+            [(width, 1.0 - timings.ratios[f"{name}@{width}"]) for n, width in wanted if n == name],
+            widths[-1],
+        )
+        for name, widths in rungs.items()
+    }
+    for block, groups in blocks.items():
+        within = sum(savings[group][0][1] for group in groups)
+        savings[block] = ((0, max(savings[block][0][1], within)), (1, 0.0))
+    return LatencyTable(savings=savings, blocks=blocks)
+
+
+def _ironed(points: list[tuple[int, float]], full: int) -> tuple[tuple[int, float], ...]:
+    """The isotonic fit of rising widths' savings, at least 0, with 0 at the full width."""
+    if not points:
+        return ((full, 0.0),)
+    fit = isotonic_regression([saved for _, saved in points], increasing=False)
+    fitted = np.maximum(np.asarray(fit.x, dtype=np.float64), 0.0)
+    return (
+        *((width, float(saved)) for (width, _), saved in zip(points, fitted, strict=True)),
+        (full, 0.0),
+    )
+
+
+def _read(path: Path) -> Timings:
+    """What an earlier run timed; nothing if it cannot be read: that costs only time."""
+    try:
+        return decode_json(path.read_bytes(), Timings, name=str(path))
+    except (FileNotFoundError, DocumentError):
+        return Timings()

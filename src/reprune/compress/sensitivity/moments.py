@@ -1,0 +1,316 @@
+"""Closed forms from one look at the data: the repair of any single cut, and its first-order effect.
+
+With the second moments of what a reader of a group is given, the least-squares repair of
+`compress.compensate` is a small linear system for every cut, without another forward pass; with the
+gradients of the readers' weights, so is the change of a batch's loss to first order.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from reprune.compress.compensate import (
+    MIN_ROWS,
+    POSITION_SEED,
+    ROWS_PER_COLUMN,
+    can_fit,
+    fit_within,
+    patches,
+)
+from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
+from reprune.compress.sensitivity.answers import listened
+from reprune.compress.sensitivity.prefix import CACHE_BYTES, size_of, watched
+from reprune.compress.structure.architecture import Axis, apply, layout
+from reprune.compress.structure.equality import architecture_of
+from reprune.measure.outputs import evaluating
+
+if TYPE_CHECKING:
+    from reprune.compress.structure.groups import Group
+    from reprune.task.protocol import Batch, Task
+
+# The bias is hardly penalised, as in compensate: it is what a removed channel's mean turns into.
+BIAS_SHARE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """A reader's weight and bias (None where it has none) in full shape, zero where an input is gone."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def readers(group: Group) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """The layers that read the group's channels: their names to each channel's input positions."""
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for member in group.members:
+        if member.axis == "in":
+            before = found.get(member.module)
+            joined = (
+                zip(before, member.positions, strict=True)
+                if before
+                else (((), positions) for positions in member.positions)
+            )
+            found[member.module] = [(*one, *other) for one, other in joined]
+    return {name: tuple(positions) for name, positions in found.items()}
+
+
+def input_moments(
+    module: nn.Module, names: Sequence[str], batches: Sequence[Batch]
+) -> dict[str, Tensor]:
+    """Second moments E[x xT] of the rows that each layer of `names` is given in eval mode, float64.
+
+    A 1 is appended to x for a layer with a bias. Layers that `compensate` does not fit, and those
+    whose inputs are all zero or not finite, are left out. Convolutions see the positions that
+    compensate would draw. One forward pass a batch.
+    """
+    layers = {name: module.get_submodule(name) for name in names}
+    gatherers = {
+        name: _Gatherer(layer, sum(len(batch) for batch in batches))
+        for name, layer in layers.items()
+        if can_fit(layer)
+    }
+    hooks = [
+        layers[name].register_forward_hook(found, with_kwargs=True)
+        for name, found in gatherers.items()
+    ]
+    try:
+        with evaluating(module):
+            for batch in batches:
+                module(*batch.inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    moments = {name: found.mean() for name, found in gatherers.items() if found.rows}
+    return {
+        name: moment
+        for name, moment in moments.items()
+        if math.isfinite(scale := _scale(moment, layers[name])) and scale > 0.0
+    }
+
+
+class _Gatherer:
+    """A forward hook that adds up x xT over sampled rows."""
+
+    def __init__(self, layer: nn.Module, examples: int) -> None:
+        weight: Tensor = layer.weight  # type: ignore[assignment]  # Conv2d or Linear
+        columns = weight[0].numel()
+        self.places = math.ceil(max(MIN_ROWS, ROWS_PER_COLUMN * columns) / examples)
+        self.generator = torch.Generator().manual_seed(POSITION_SEED)
+        self.total: Tensor | None = None
+        self.rows = 0
+
+    def __call__(
+        self, layer: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], made: Tensor
+    ) -> None:
+        x = (*given, *named.values())[0].detach()
+        if isinstance(layer, nn.Conv2d):
+            x, _ = patches(layer, x, made, positions=self.places, generator=self.generator)
+        else:
+            x = x.flatten(0, -2)
+        x = x.to(torch.float64)
+        if layer.bias is not None:
+            x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+        square = x.T @ x
+        self.total = square if self.total is None else self.total + square
+        self.rows += len(x)
+
+    def mean(self) -> Tensor:
+        if self.total is None:
+            raise RuntimeError("no row was seen")
+        return self.total / self.rows
+
+
+def refits(
+    module: nn.Module,
+    groups: Sequence[Group],
+    kept: Mapping[str, Sequence[int]],
+    moments: Mapping[str, Tensor],
+    ridge: float,
+) -> dict[str, Refit]:
+    """For each reader of the groups that `kept` cuts, its weights after the cut: what `compensate`
+    solves where the reader's inputs that stay are the dense network's; without a moment, or where the
+    system has no finite solution within its limit, the plain weights.
+
+    Only linear layers and convolutions without groups are answered for. No data is looked at.
+    """
+    gone: dict[str, set[int]] = {}
+    for group in groups:
+        left = set(kept.get(group.name, range(group.width)))
+        for name, positions in readers(group).items():
+            away = (at for channel, at in enumerate(positions) if channel not in left)
+            gone.setdefault(name, set()).update(index for at in away for index in at)
+    return {
+        name: _refit(layer, sorted(away), moments.get(name), ridge)
+        for name, away in gone.items()
+        if away and _is_plain(layer := module.get_submodule(name))
+    }
+
+
+def repaired(
+    module: nn.Module,
+    groups: Sequence[Group],
+    kept: Mapping[str, Sequence[int]],
+    made: Mapping[str, Refit],
+) -> nn.Module:
+    """`module` sliced to `kept`, its readers' weights as in `made` (`refits` of the same cut)."""
+    architecture = architecture_of(module, groups, kept)
+    result = apply(module, architecture)
+    keeps = {(cut.module, cut.axis): torch.tensor(cut.keep) for cut in architecture.cuts}
+    axes: tuple[Axis, Axis] = ("in", "out")
+    for name, refit in made.items():
+        layer: Any = result.get_submodule(name)  # a convolution or Linear
+        weight, bias = refit.weight, refit.bias
+        for axis in axes:
+            found, keep = layout(layer, axis), keeps.get((name, axis))
+            if found is not None and keep is not None:
+                index = keep.to(weight.device)
+                weight = weight.index_select(found.tensors["weight"], index)
+                if bias is not None and "bias" in found.tensors:
+                    bias = bias.index_select(0, index)
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            if bias is not None:
+                layer.bias.copy_(bias)
+    return result.eval()
+
+
+def _is_plain(layer: nn.Module) -> TypeGuard[_ConvNd | nn.Linear]:
+    """Whether every input of the layer has a place of its own in its weight."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and layer.groups == 1)
+
+
+def _refit(
+    layer: _ConvNd | nn.Linear, gone: Sequence[int], moment: Tensor | None, ridge: float
+) -> Refit:
+    weight = layer.weight.detach()
+    bias = None if layer.bias is None else layer.bias.detach()
+    dim = 0 if isinstance(layer, _ConvNd) and layer.transposed else 1
+    index = torch.tensor(gone, device=weight.device)
+    lost = Refit(weight=weight.index_fill(dim, index, 0.0), bias=bias)
+    if moment is None or len(gone) == weight.shape[dim]:
+        return lost
+    inputs = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
+    inputs[index] = True
+    columns = inputs.repeat_interleave(weight[0, 0].numel())
+    away, inner = columns.nonzero().flatten(), (~columns).nonzero().flatten()
+    left = inner if bias is None else torch.cat([inner, inner.new_tensor([len(columns)])])
+    rows = weight.flatten(1).T.to(torch.float64)
+    penalty = moment.new_full((len(left),), ridge * float(moment.diagonal()[inner].mean()))
+    if bias is not None:
+        penalty[-1] *= BIAS_SHARE
+    now = rows[inner] if bias is None else torch.cat([rows[inner], bias.to(rows.dtype)[None]])
+    residual = moment[left][:, away] @ rows[away]
+    found = fit_within(moment[left][:, left], residual, now, penalty, len(inner))
+    if found is None:
+        return lost
+    fitted = torch.zeros_like(rows)
+    fitted[inner] = found[: len(inner)]
+    return Refit(
+        weight=fitted.T.reshape(weight.shape).to(weight.dtype),
+        bias=None if bias is None else found[-1].to(bias.dtype),
+    )
+
+
+def _scale(moment: Tensor, layer: nn.Module) -> float:
+    """The mean square of the inputs (the appended 1 left out)."""
+    squares = moment.diagonal()
+    return float((squares[:-1] if isinstance(layer.bias, Tensor) else squares).mean())
+
+
+Changes = Mapping[str, Mapping[str, Refit]]
+"""For each cut (any key), what it makes of its readers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slopes:
+    """By batch: `losses` of the dense model, for each cut `changes[key]`, the first-order change of the
+    loss, `outputs`, what the modules that were asked for gave, and `answers`, what the model gave.
+    """
+
+    losses: BatchLosses
+    changes: Mapping[str, tuple[float, ...]]
+    outputs: Sequence[Mapping[str, Any]]
+    answers: Sequence[Sequence[Tensor]]
+
+
+def slopes(
+    task: Task,
+    module: nn.Module,
+    changes: Changes,
+    batches: Sequence[Batch],
+    *,
+    seed: int,
+    keep: Collection[str] = (),
+) -> Slopes:
+    """One forward and one backward pass a batch: the dense losses, and for each cut <dL/dW, change of W>
+    summed over its readers, the first-order change of the batch's loss.
+
+    Eval mode; the random numbers are those of `paired.batch_losses`. `module` is not changed. A
+    change that is not finite is given as 0. `keep` names modules whose outputs are kept too, up to
+    the memory that prefix.CACHE_BYTES allows.
+    """
+    looked = copy.deepcopy(module).eval()
+    for parameter in looked.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    moves = {
+        key: [
+            (parameter, value - parameter.detach())
+            for name, refit in made.items()
+            for parameter, value in _pairs(looked.get_submodule(name), refit)
+        ]
+        for key, made in changes.items()
+    }
+    losses: list[float] = []
+    found: dict[str, list[float]] = {key: [] for key in changes}
+    outputs: list[Mapping[str, Any]] = []
+    answers: list[Sequence[Tensor]] = []
+    held = 0
+    for index, batch in enumerate(batches):
+        names = keep if held <= CACHE_BYTES else ()
+        with watched(looked, names) as seen, listened(looked) as heard:
+            losses.append(_backward(task, looked, batch, seed * SEED_STRIDE + index))
+        outputs.append(seen)
+        answers.append(heard)
+        held += size_of(seen)
+        for key, pairs in moves.items():
+            found[key].append(_first_order(pairs))
+        looked.zero_grad(set_to_none=True)
+    return Slopes(
+        losses=BatchLosses(losses=tuple(losses), sizes=tuple(len(batch) for batch in batches)),
+        changes={key: tuple(values) for key, values in found.items()},
+        outputs=outputs,
+        answers=answers,
+    )
+
+
+def _pairs(layer: nn.Module, refit: Refit) -> list[tuple[Tensor, Tensor]]:
+    weight: Tensor = layer.weight  # type: ignore[assignment]  # a convolution or Linear
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]  # as above
+    pairs = [(weight, refit.weight)]
+    return pairs if bias is None or refit.bias is None else [*pairs, (bias, refit.bias)]
+
+
+def _first_order(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    total = math.fsum(
+        float((parameter.grad * move).sum(dtype=torch.float64))
+        for parameter, move in pairs
+        if parameter.grad is not None
+    )
+    return total if math.isfinite(total) else 0.0
+
+
+def _backward(task: Task, module: nn.Module, batch: Batch, batch_seed: int) -> float:
+    generator = torch.Generator().manual_seed(batch_seed)
+    with torch.enable_grad(), seeded(batch_seed, module):
+        loss = task.loss(module, batch, generator)
+        torch.autograd.backward(loss)
+    return float(loss.detach())

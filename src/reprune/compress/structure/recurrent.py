@@ -1,0 +1,82 @@
+"""What stands for a recurrent layer while couplings are traced.
+
+torch-pruning follows neither a GRU nor both directions of an LSTM, and knows nothing of final states.
+A linear layer with the same inputs, outputs and states is followed exactly; which units of it are one
+unit of the real layer is known from its shape (see `layouts.recurrent_layout`). Whether the cut is
+right is not taken from here: `groups.survey` tries it on the real layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from reprune.compress.structure.layouts import recurrent_layout
+
+State = Tensor | tuple[Tensor, Tensor]
+
+
+class StandIn(nn.Module):
+    """Called and answering like the recurrent `layer`, with no memory. `units` makes all its outputs."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.directions = 2 if layer.bidirectional else 1
+        self.layers = layer.num_layers
+        self.hidden = layer.hidden_size
+        self.batch_first = layer.batch_first
+        self.has_cell = isinstance(layer, nn.LSTM)
+        weight = layer.get_parameter("weight_hh_l0")
+        self.units = nn.Linear(
+            layer.input_size,
+            self.directions * self.hidden,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+
+    def forward(
+        self, given: Tensor | PackedSequence, state: State | None = None
+    ) -> tuple[Tensor | PackedSequence, State]:
+        values: Tensor = self.units(given.data if isinstance(given, PackedSequence) else given)
+        # What makes the first state has the same units.
+        for start in (state,) if isinstance(state, Tensor) else (state or ()):
+            values = values + self._wide(start)
+        if isinstance(given, PackedSequence):
+            # Without slices: torch-pruning takes one of the first dimension for one of channels.
+            last = values.mean(0) + values.new_zeros(int(given.batch_sizes[0]), 1)
+        else:
+            last = values.select(1 if values.ndim == 3 and self.batch_first else 0, -1)
+        ends = last.chunk(2, dim=-1) if self.directions == 2 else (last,)
+        hidden = torch.stack([end for _ in range(self.layers) for end in ends])
+        made = given._replace(data=values) if isinstance(given, PackedSequence) else values
+        return made, ((hidden, hidden) if self.has_cell else hidden)
+
+    def _wide(self, start: Tensor) -> Tensor:
+        """The last layer's state, both directions side by side, to be added to all outputs."""
+        ways = [start.select(0, -1 - way) for way in reversed(range(self.directions))]
+        wide = torch.cat(ways, dim=-1) if self.directions == 2 else ways[0]
+        return wide.sum(0, keepdim=True) if wide.ndim == 2 else wide
+
+
+def with_stand_ins(module: nn.Module) -> nn.Module:
+    """`module` itself, its recurrent layers replaced as far as they can be cut. Give it a copy."""
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, nn.RNNBase) and recurrent_layout(layer, "out") is not None:
+            if not name:
+                return StandIn(layer)
+            module.set_submodule(name, StandIn(layer))
+    return module
+
+
+def traced_layer(model: nn.Module, name: str) -> nn.Module:
+    """The layer that stands in the traced `model` for the layer `name` of the real one."""
+    layer = model.get_submodule(name)
+    return layer.units if isinstance(layer, StandIn) else layer
+
+
+def real_names(model: nn.Module) -> dict[nn.Linear, str]:
+    """The traced layers of stand-ins to the names of what they stand for."""
+    return {
+        layer.units: name for name, layer in model.named_modules() if isinstance(layer, StandIn)
+    }

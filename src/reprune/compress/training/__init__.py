@@ -1,0 +1,1 @@
+"""Everything that trains: recovery, distillation, what shapes a model meanwhile, schedules."""

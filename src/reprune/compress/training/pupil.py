@@ -1,0 +1,289 @@
+"""A training at any of its steps: what recover() drives."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import send_to_device
+from msgspec import UNSET
+from torch import Tensor, nn
+
+from reprune.compress.losses import until
+from reprune.compress.paired import SEED_STRIDE, batch_losses, seeded
+from reprune.compress.training.averaging import average
+from reprune.compress.training.checkpoint import Running
+from reprune.compress.training.devices import accelerator_of, gradients_are_finite, unscale
+from reprune.compress.training.lesson import Lesson, identity_of, not_finite, on_cpu
+from reprune.compress.training.optimizer_state import give_moments
+from reprune.compress.training.quantization import FakeQuantizer
+from reprune.compress.training.rates import build_optimizer, freeze, rate_at, without_dropout
+from reprune.compress.training.reach import bar_of, out_of_reach
+from reprune.compress.training.shaping import Moment, settled
+from reprune.compress.training.teaching import TEACHERS, Teaching, teacher_of
+from reprune.core.artifacts import Recovery, RecoveryEpoch
+from reprune.core.errors import TaskError
+
+if TYPE_CHECKING:
+    from reprune.compress.training.shaping import Shaper
+    from reprune.core.params import DistillParams
+    from reprune.task.protocol import Batch
+
+
+# Ranges of training for integers are read off this many examples, each time the model is judged.
+CALIBRATION_EXAMPLES = 512
+BITS = {"int8": 8, "int4": 4}
+
+
+@dataclass(kw_only=True)
+class Pupil:
+    """`epoch` is the one that is running or comes next, from 1; 0 is the student as it came.
+
+    `taken` counts optimiser steps over all epochs, `steps` are batches an epoch. All randomness of a
+    step is a function of (seed, taken), so that it can be taken up at any of them.
+    """
+
+    lesson: Lesson
+    params: DistillParams
+    seed: int
+    identity: str
+    shapers: Sequence[Shaper]
+    accelerator: Any
+    student: nn.Module
+    judged: nn.Module
+    teaching: Teaching
+    quantizers: dict[str, FakeQuantizer]
+    optimizer: torch.optim.Optimizer
+    prepared: Any
+    base_rates: tuple[float, ...] = ()
+    steps: int = 0
+    taken: int = 0
+    examples: int = 0
+    bar: float | None = None
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best: dict[str, Tensor] = field(default_factory=dict)
+    epochs: list[RecoveryEpoch] = field(default_factory=list)
+    running: Running = field(default_factory=Running)
+
+    @classmethod
+    def start(
+        cls, lesson: Lesson, params: DistillParams, seed: int, shapers: Sequence[Shaper]
+    ) -> Pupil:
+        accelerator = accelerator_of(params.precision)
+        student = copy.deepcopy(lesson.student).float().to(accelerator.device)
+        freeze(student, params.freeze)
+        judged = copy.deepcopy(student).requires_grad_(False) if params.ema else student
+        teacher = teacher_of(lesson, params, judged).to(accelerator.device)
+        teaching = Teaching.of(lesson.task, teacher, params, accelerator.autocast)
+        optimizer = build_optimizer(lesson.task, student, params)
+        pupil = cls(
+            lesson=lesson,
+            params=params,
+            seed=seed,
+            identity=identity_of(lesson, params, seed, shapers),
+            shapers=shapers,
+            accelerator=accelerator,
+            student=student,
+            judged=judged,
+            teaching=teaching,
+            quantizers=_quantizers(params, student, judged),
+            optimizer=optimizer,
+            prepared=None,
+            best=on_cpu(student),
+        )
+        if params.epochs:
+            pupil._add_projections()
+        if not params.dropout:
+            without_dropout(student)
+        pupil.base_rates = tuple(group["lr"] for group in optimizer.param_groups)
+        pupil.prepared = accelerator.prepare(optimizer)
+        return pupil
+
+    def _add_projections(self) -> None:
+        for batch in islice(self._batches("train", epoch=0), 1):
+            self.teaching.project(self.student, batch, seed=self.seed)
+        if self.teaching.projections is not None:
+            found = list(self.teaching.projections.parameters())
+            if found:
+                rate = self.optimizer.param_groups[0]["lr"]
+                self.optimizer.add_param_group({"params": found, "lr": rate})
+
+    @property
+    def epoch(self) -> int:
+        return len(self.epochs) + 1
+
+    def begin(self) -> None:
+        """Counts the batches of an epoch, for the schedule, and takes the loss to beat."""
+        self.prepare_teacher()
+        self.examples = self.teaching.spent
+        for shaper in self.shapers:
+            shaper.begin(self.student, self.optimizer)
+        self.judged.load_state_dict(self.student.state_dict())
+        if self.params.bar > 0.0 or self.params.bar_ratio > 0.0:
+            self.bar = bar_of(self.params, self._dense_loss())
+        give_moments(self.optimizer, self.student, self.lesson.moments)
+        self._judge(0)
+
+    def steps_of_epoch(self) -> Iterator[None]:
+        """Takes the epoch's steps that are left, one each time it is asked."""
+        self.student.train()
+        for batch in self._batches("train", epoch=self.epoch, start=self.running.batches):
+            self._step(batch)
+            yield
+
+    def close_epoch(self) -> RecoveryEpoch:
+        """The look at `tune` after the last step of an epoch; the next epoch comes next."""
+        epoch, running = self.epoch, self.running
+        tune_loss = self._judge(epoch)
+        record = RecoveryEpoch(
+            epoch=epoch,
+            train_loss=running.loss / running.examples,
+            tune_loss=tune_loss,
+            learning_rate=running.rate,
+        )
+        self.epochs.append(record)
+        self.running = Running()
+        return record
+
+    @property
+    def stopped(self) -> str:
+        """Why training ends here although epochs are left, in words; empty: it goes on."""
+        losses = [epoch.tune_loss for epoch in self.epochs]
+        left = self.params.epochs - len(losses)
+        if self.bar is None or not left or not settled(self.shapers):
+            return ""
+        if not out_of_reach(losses, left, self.bar):
+            return ""
+        return (
+            f"after epoch {len(losses)} of {self.params.epochs}: the loss on tune was "
+            f"{min(losses):.4f} at best, and the bar of {self.bar:.4f} out of reach"
+        )
+
+    def recovery(self) -> Recovery:
+        return Recovery(
+            epochs=tuple(self.epochs),
+            best_epoch=self.best_epoch,
+            examples=self.examples,
+            teacher=TEACHERS.get(self.params.teacher, self.lesson.teacher_digest),
+            stopped=self.stopped or UNSET,
+        )
+
+    def _step(self, batch: Batch) -> None:
+        index = self.running.batches
+        done = self.epoch - 1 + min((index + 0.5) / self.steps, 1.0)
+        rate = self._set_rates(rate_at(done, self.params))
+        seed = self.seed * SEED_STRIDE + self.taken
+        with seeded(seed, self.student):
+            generator = torch.Generator().manual_seed(seed)
+            with self.accelerator.autocast():
+                loss, taught = self.teaching.loss(self.student, batch, generator)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise not_finite("loss", value, self.epoch, index)
+            self._descend(loss)
+        self.taken += 1
+        self.examples += len(batch) + taught
+        self.running = Running(
+            batches=index + 1,
+            examples=self.running.examples + len(batch),
+            loss=self.running.loss + value * len(batch),
+            rate=rate,
+        )
+
+    def _descend(self, loss: Tensor) -> None:
+        moment = self._moment()
+        self.prepared.zero_grad()
+        self.accelerator.backward(loss)
+        unscale(self.accelerator, self.optimizer)
+        # With fp16 a step whose gradients overflowed is left out, by the scaler and so by shapers.
+        sound = self.accelerator.scaler is None or gradients_are_finite(self.optimizer)
+        for shaper in self.shapers if sound else ():
+            shaper.after_backward(self.student, self.optimizer, moment)
+        if self.params.clip_norm > 0.0:
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.params.clip_norm)
+        self.prepared.step()
+        for shaper in self.shapers:
+            shaper.after_step(self.student, self.optimizer, moment)
+        if self.params.ema:
+            average(self.judged, self.student, decay=self.params.ema, taken=self.taken)
+
+    def _judge(self, epoch: int) -> float:
+        """The loss on `tune`; the state is kept where it is the best of those that may be."""
+        self._calibrate()
+        measured = batch_losses(
+            self.lesson.task, self.judged, self._batches("tune", epoch=0), seed=self.seed
+        )
+        if not measured.examples:
+            raise TaskError("the split 'tune' is empty", where="batches()", fix="give it examples")
+        if not math.isfinite(measured.mean):
+            raise not_finite("loss on tune", measured.mean, epoch, None)
+        self.examples += measured.examples
+        ready = settled(self.shapers)
+        if measured.mean < self.best_loss if ready else not math.isfinite(self.best_loss):
+            self.best_epoch, self.best = epoch, on_cpu(self.judged)
+            self.best_loss = measured.mean if ready else math.inf
+        return measured.mean
+
+    def prepare_teacher(self) -> None:
+        """Counts the batches of an epoch, and asks the teacher for all of them where that pays."""
+        sizes = [len(batch) for batch in self.lesson.task.batches("train", epoch=0, seed=self.seed)]
+        if not sizes:
+            raise TaskError("the split 'train' is empty", where="batches()", fix="give it examples")
+        self.steps = len(sizes)
+        self.teaching.remember(
+            lambda: self._batches("train", epoch=0), examples=sum(sizes), seed=self.seed
+        )
+
+    def _calibrate(self) -> None:
+        """Renews the ranges of training for integers from `calibration`, as building an engine would."""
+        for quantizer in self.quantizers.values():
+            batches = until(self._batches("calibration", epoch=0), CALIBRATION_EXAMPLES)
+            self.examples += quantizer.calibrate(batches)
+
+    def _dense_loss(self) -> float:
+        """The lesson's own teacher's loss on `tune`, whoever teaches."""
+        dense = copy.deepcopy(self.lesson.teacher).float().to(self.accelerator.device)
+        measured = batch_losses(
+            self.lesson.task, dense, self._batches("tune", epoch=0), seed=self.seed
+        )
+        self.examples += measured.examples
+        return measured.mean
+
+    def _moment(self) -> Moment:
+        return Moment(
+            step=self.taken, steps=self.steps * self.params.epochs, steps_per_epoch=self.steps
+        )
+
+    def _batches(self, split: Any, *, epoch: int, start: int = 0) -> Iterator[Batch]:
+        device = self.accelerator.device
+        order = {"epoch": epoch, "seed": self.seed, "start": start}
+        for batch in self.lesson.task.batches(split, **order):
+            yield replace(
+                batch,
+                inputs=tuple(tensor.to(device) for tensor in batch.inputs),
+                targets=send_to_device(batch.targets, device),
+            )
+
+    def _set_rates(self, share: float) -> float:
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * share
+        return self.base_rates[0] * share
+
+
+def _quantizers(
+    params: DistillParams, student: nn.Module, judged: nn.Module
+) -> dict[str, FakeQuantizer]:
+    if params.quantize == "none":
+        return {}
+    models = {"student": student} | ({} if judged is student else {"judged": judged})
+    bits = BITS[params.quantize]
+    return {
+        name: FakeQuantizer(module=module, bits=bits).attach() for name, module in models.items()
+    }

@@ -1,0 +1,102 @@
+"""Recovery fine-tuning: what a cut took from the model is learnt again from the dense one."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from reprune.compress.training.checkpoint import read_state, write_state
+from reprune.compress.training.lesson import Lesson
+from reprune.compress.training.pupil import Pupil
+from reprune.compress.training.pupil_state import state_of, take_up
+from reprune.compress.training.rates import rate_at
+from reprune.core.artifacts import Recovery
+
+if TYPE_CHECKING:
+    from reprune.compress.training.shaping import Shaper
+    from reprune.core.params import DistillParams
+
+__all__ = ["CHECKPOINT", "Lesson", "Recovered", "rate_at", "recover"]
+
+CHECKPOINT = "recovery.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """`module` is on the CPU, in eval mode, in float32."""
+
+    module: nn.Module
+    recovery: Recovery
+
+
+def recover(
+    lesson: Lesson,
+    params: DistillParams,
+    *,
+    seed: int,
+    work: Path,
+    say: Callable[[str], None],
+    shapers: Sequence[Shaper] = (),
+) -> Recovered:
+    """Trains a copy of the student on `train`; the epoch with the least loss on `tune` is kept.
+
+    The optimiser is the task's own `optimizer(params)`, else that of `params`, which also say what is
+    learnt from the teacher (see core.params.DistillParams). The student trains in train mode (its
+    batch norms learn the new statistics), the teacher stays in eval mode. Where no epoch beats the
+    student as it came, that is kept and `best_epoch` is 0. `Recovery.examples` counts every example
+    that went through a model: student, teacher (once each where its answers are kept), and the looks
+    at `tune`.
+
+    Where `params` set a bar, training stops as soon as it is out of reach (see compress.training.reach), and
+    `Recovery.stopped` says so; the best epoch is returned all the same.
+
+    With `params.quantize` the losses on `tune` are those of simulated integers (training.quantization).
+
+    `shapers` act on the training copy in their order (see compress.training.shaping). Only states that all of
+    them call settled can be the best; where there is none, the last state is returned.
+
+    The state is written to `work` after each epoch and, in between, every
+    `params.checkpoint_seconds`. A run that was killed at any step goes on from there and ends, on a
+    CPU, in the same bits as one that was not. A state that another student, teacher, seed or other
+    params left in `work` is not taken up. Lesson's modules are not modified.
+
+    Raises CompressionError where the loss is not finite, InputError for a precision that this
+    machine cannot train in, TaskError for a task that cannot be trained.
+    """
+    pupil = Pupil.start(lesson, params, seed, shapers)
+    path = work / CHECKPOINT
+    if params.epochs:
+        kept = read_state(path)
+        if kept is not None and take_up(pupil, kept):
+            say(f"recovery: goes on after {_reached(pupil)} of {params.epochs}")
+        else:
+            pupil.begin()
+    written = time.monotonic()
+    while pupil.epoch <= params.epochs and not pupil.stopped:
+        for _ in pupil.steps_of_epoch():
+            if time.monotonic() - written >= params.checkpoint_seconds:
+                write_state(path, state_of(pupil))
+                written = time.monotonic()
+        record = pupil.close_epoch()
+        write_state(path, state_of(pupil))
+        written = time.monotonic()
+        say(
+            f"recovery: epoch {record.epoch} of {params.epochs}, train loss "
+            f"{record.train_loss:.4f}, tune loss {record.tune_loss:.4f}"
+        )
+    if pupil.stopped:
+        say(f"recovery: stopped {pupil.stopped}")
+    module = copy.deepcopy(lesson.student).float().cpu()
+    module.load_state_dict(pupil.best)
+    return Recovered(module=module.eval(), recovery=pupil.recovery())
+
+
+def _reached(pupil: Pupil) -> str:
+    done = f"epoch {pupil.epoch - 1}"
+    return f"{done} and {pupil.running.batches} batches" if pupil.running.batches else done

@@ -1,0 +1,91 @@
+"""What a plan says to people: its text, and what the check on joint cuts makes of its prediction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from reprune.core.artifacts import JointCheck, Plan, Prediction
+from reprune.core.step import Context
+
+if TYPE_CHECKING:
+    from reprune.compress.planning.choose import Choice, Options
+
+# Below this rank correlation of sums with joint cuts, single cuts do not add up.
+ADDITIVE = 0.8
+
+
+def with_joint(prediction: Prediction, joint: JointCheck | UnsetType, ctx: Context) -> Prediction:
+    """The prediction with what the check on joint cuts says of it, where there was one; a warning where
+    the sum of single cuts ranked them badly.
+    """
+    if joint is UNSET or prediction.loss_increase is None:
+        return prediction
+    from reprune.compress.sensitivity.joint import correction
+
+    tau = joint.rank_correlation
+    corrected = correction(joint)(prediction.loss_increase)
+    ctx.say(
+        f"plan: predicted loss {prediction.loss_increase:.4f} as a sum, {corrected:.4f} as joint cuts "
+        f"came out (rank correlation {tau:.2f})"
+    )
+    if tau < ADDITIVE:
+        ctx.say(
+            f"plan: WARNING: not additive here: over {len(joint.measured)} joint cuts the sum of single "
+            f"cuts has the rank correlation {tau:.2f} with what was measured, below {ADDITIVE}; judge "
+            "this plan by its loss after the cut"
+        )
+    return msgspec.structs.replace(
+        prediction, joint_loss_increase=corrected, joint_rank_correlation=tau
+    )
+
+
+def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
+    """What a reviewer reads and compares with the last one: round numbers, one group a line."""
+    before, after = plan.before, options.cost(choice.widths)
+    removed = {} if plan.blocks is UNSET else {"removed_blocks": list(plan.blocks)}
+    return {
+        "allocator": plan.allocator,
+        "budget": plan.budget,
+        "fraction": plan.fraction,
+        **removed,
+        "groups": {
+            item.group: {
+                "before": item.width,
+                "after": item.keep,
+                "predicted_loss": _short(options.curves[item.group].at(item.keep)),
+            }
+            for item in plan.groups
+        },
+        "cost": {
+            name: {
+                "before": getattr(before, name),
+                "after": getattr(after, name),
+                "left": _short(getattr(after, name) / getattr(before, name)),
+            }
+            for name in ("macs", "params", "bytes")
+        },
+        "predicted": {
+            "loss_increase": _short(plan.predicted.loss_increase),
+            "latency_ratio": _short(plan.predicted.latency_ratio),
+            **_joint_for_people(plan.predicted),
+        },
+    }
+
+
+def _joint_for_people(predicted: Prediction) -> dict[str, Any]:
+    joint, tau = predicted.joint_loss_increase, predicted.joint_rank_correlation
+    if joint is UNSET or tau is UNSET:
+        return {}
+    warned = {"warning": "not additive here"} if tau < ADDITIVE else {}
+    return {
+        "joint_loss_increase": _short(joint),
+        "joint_rank_correlation": _short(tau),
+        **warned,
+    }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
