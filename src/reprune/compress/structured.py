@@ -84,11 +84,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         repair: mean_loss(task, candidate, batches, seed=seed)
         for repair, candidate in candidates.items()
     }
-    tried = tuple(losses)
-    best = _best(losses)
-    for repair in tried:
-        if repair not in losses:
-            say(f"the {repair} model has no finite loss on the calibration split: not used")
+    best = _best(losses, say)
     surgery = Surgery(
         criterion=criterion_label(params),
         groups=group_cuts(task, dense, groups, widths, kept),
@@ -185,9 +181,9 @@ def _candidates(
     return candidates
 
 
-def _best(losses: dict[Repair, float]) -> Repair:
-    """The repair with the lowest finite loss, the plainest of equals; the others' losses are dropped
-    where they are not finite. Raises CompressionError where the plain cut's is not.
+def _best(losses: dict[Repair, float], say: Callable[[str], None]) -> Repair:
+    """The repair with the lowest finite loss, the plainest of equals; the others' losses are dropped,
+    and it is said, where they are not finite. Raises CompressionError where the plain cut's is not.
     """
     if not math.isfinite(losses["cut"]):
         raise CompressionError(
@@ -195,6 +191,7 @@ def _best(losses: dict[Repair, float]) -> Repair:
             fix="cut less, or correct the task's loss()",
         )
     for repair in [name for name, loss in losses.items() if not math.isfinite(loss)]:
+        say(f"the {repair} model has no finite loss on the calibration split: not used")
         del losses[repair]
     return min(losses, key=lambda repair: losses[repair])
 
