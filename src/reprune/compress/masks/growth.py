@@ -71,7 +71,12 @@ def grow_masks(course: MaskCourse, work: Path) -> Masked:
     if not batches:
         raise TaskError("the split 'train' is empty", where="batches()", fix="give it examples")
     share = share_of(schedule, batches * epochs)
-    shaper = MaskShaper(plan=course.plan, share=share, criterion=criterion)
+    shaper = MaskShaper(
+        plan=course.plan,
+        share=share,
+        criterion=criterion,
+        recalibrate=course.prune.recalibrate,
+    )
     recovered = recover(
         Lesson(
             task=course.task,
