@@ -1,11 +1,12 @@
 """The membrane benchmark's own arithmetic; its trainings are the product's."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.unet_membrane import GROWING_SHARE, _dices, _errors, cubic
+from benchmarks.unet_membrane import GROWING_SHARE, _dices, _errors, cubic, halved
 
 
 @given(steps=st.integers(1, 10_000), done=st.integers(0, 10_000))
@@ -33,3 +34,8 @@ def test_what_was_missed_is_red_and_what_was_made_up_blue():
     assert missed[0] > max(missed[1:])
     assert made_up[2] > max(made_up[:2])
     assert nothing.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_half_the_size_is_the_mean_of_two_by_two():
+    pixels = np.arange(16).reshape(1, 4, 4)
+    assert halved(pixels).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]

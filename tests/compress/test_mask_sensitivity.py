@@ -27,6 +27,7 @@ from reprune.core.artifacts import TensorSensitivity
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from tests import models
+from tests.compress.small_digits import DigitsTask, trained
 
 
 def subject(model_task: Callable, *, criterion: str = "magnitude") -> MaskSubject:
@@ -174,3 +175,29 @@ def test_noise_below_zero_is_no_invitation() -> None:
     )
     fitted = fit_tensors([table])["a"]
     assert [fitted.at(keep) for keep in (10, 8, 5, 2)] == pytest.approx([0.0, 0.0, 0.3, 0.3])
+
+
+def test_a_mask_is_judged_with_fresh_statistics_where_they_are_better(tmp_path: Path) -> None:
+    """As pruning does, which keeps the better one: nothing costs more, and deep masks much less."""
+    task, module = DigitsTask(), trained(DigitsTask())
+    found = {}
+    for fresh in (False, True):
+        one = MaskSubject(
+            task=task,
+            module=module,
+            weights=maskable(module),
+            prune=PruneParams(criterion="magnitude", recalibrate=fresh),
+            seed=0,
+        )
+        found[fresh] = measure_tensors(
+            one, (0.5, 0.8), examples=200, work=tmp_path / str(fresh), say=lambda _: None
+        )
+    rises = {
+        fresh: [rise for item in result.tensors for rise in item.loss_increases]
+        for fresh, result in found.items()
+    }
+    assert all(a <= b for a, b in zip(rises[True], rises[False], strict=True))
+    assert sum(rises[True]) < 0.8 * sum(rises[False])
+    # Statistics take a batch of 100 from calibration, and the second look all of the 200 again.
+    assert found[False].cost == 200 * (1 + 8)
+    assert found[True].cost == 200 + 8 * (2 * 200 + 100)

@@ -24,10 +24,7 @@ class MembraneTask(Segmentation):
     input_names = ("tile",)
 
     def __init__(self):
-        if not FILE.is_file():
-            raise FileNotFoundError(f"{FILE} is not there: set REPRUNE_DATA, see README.md")
-        with np.load(FILE) as data:
-            images, masks = tiles(data["image"]), tiles(1 - data["mask"])  # 1 is membrane
+        images, masks = (tiles(pixels) for pixels in self.read())
         each = len(images) // 30
         image = np.arange(len(images)) // each
         share = masks.mean(axis=(1, 2))
@@ -40,6 +37,13 @@ class MembraneTask(Segmentation):
         )
         splits = {split: np.flatnonzero(np.isin(image, list(n))) for split, n in IMAGES.items()}
         super().__init__(examples, splits, batch_size=8)
+
+    def read(self):
+        """Images and membranes (1), each (30, 512, 512)."""
+        if not FILE.is_file():
+            raise FileNotFoundError(f"{FILE} is not there: set REPRUNE_DATA, see README.md")
+        with np.load(FILE) as data:
+            return data["image"], 1 - data["mask"]
 
     def transform(self, inputs):
         return (inputs[0].float() / 255 - 0.5,)
@@ -60,7 +64,7 @@ class MembraneTask(Segmentation):
 
 
 def tiles(pixels):
-    """(30, 512, 512) to (480, 128, 128), in the order of images."""
+    """(30, H, W) to (N, 128, 128), in the order of images."""
     count, height, width = pixels.shape
     cut = pixels.reshape(count, height // TILE, TILE, width // TILE, TILE)
     return np.ascontiguousarray(cut.swapaxes(2, 3).reshape(-1, TILE, TILE))

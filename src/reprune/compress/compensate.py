@@ -70,11 +70,18 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> nn.Module:
     Only running means and variances differ. Batches of one example are left out: they have no
     variance. Other layers (dropout) stay in eval mode meanwhile.
     """
-    result = copy.deepcopy(module).eval()
-    norms = batch_norms(result)
+    result = copy.deepcopy(module)
+    renew_statistics(result, batches)
+    return result
+
+
+def renew_statistics(module: nn.Module, batches: Iterable[Batch]) -> None:
+    """Does in place what `recalibrate` does to a copy: `module` is in eval mode afterwards."""
+    module.eval()
+    norms = batch_norms(module)
     usable = [batch for batch in batches if len(batch) > 1]
     if not usable:
-        return result
+        return
     before = [(norm, norm.momentum, _count(norm)) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -82,12 +89,12 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> nn.Module:
         norm.train()
     with torch.no_grad():
         for batch in usable:
-            result(*batch.inputs)
+            module(*batch.inputs)
     for norm, momentum, tracked in before:
         norm.momentum = momentum
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.fill_(tracked)
-    return result.eval()
+    module.eval()
 
 
 def _count(norm: _BatchNorm) -> int:

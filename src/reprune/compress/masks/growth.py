@@ -73,7 +73,11 @@ def grow_masks(course: MaskCourse, work: Path) -> Masked:
         raise TaskError("the split 'train' is empty", where="batches()", fix="give it examples")
     share = share_of(schedule, batches * epochs)
     shaper = MaskShaper(
-        plan=course.plan, share=share, share_name=digest_of(schedule), criterion=criterion
+        plan=course.plan,
+        share=share,
+        share_name=digest_of(schedule),
+        criterion=criterion,
+        recalibrate=course.prune.recalibrate,
     )
     recovered = recover(
         Lesson(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from reprune.compress.compensate import batch_norms, recalibrate
 from reprune.compress.losses import first_batches
 from reprune.compress.masks.choosing import apply_masks, choose_masks, plan_counts, zeros_for
 from reprune.compress.masks.reconstruct import METHODS, reconstruct
@@ -33,6 +34,9 @@ PROGRESS_FILE = "mask-sensitivity.json"
 
 # Kept weights that are measured, in multiples of the share that is to be kept of all.
 KEPT_MULTIPLES = (4.0, 2.0, 1.0, 0.5, 0.25)
+
+# BatchNorm statistics are renewed on so many examples, as for cuts (compress.sensitivity.trials).
+RECALIBRATION = 64
 
 # A mask that ruins the model: this many times the dense loss (at least 1), as for cuts
 # (compress.sensitivity.measure).
@@ -86,7 +90,9 @@ def measure_tensors(
     """Each tensor's rise in loss at each of `shares`, masked alone as the subject's `prune` says.
 
     Criteria that need a training are stood in for by magnitude. Losses are the task's own on at most
-    `examples` examples of `tune`, paired with the dense model's batch by batch. What is finished is
+    `examples` examples of `tune`, paired with the dense model's batch by batch; with `prune.recalibrate`
+    the lower of those with the BatchNorm statistics as they are and with fresh ones counts, for
+    pruning keeps what is better too. What is finished is
     written to `work`; a run that was killed goes on from there and gives the identical result. Raises
     CompressionError for a dense model whose loss is not finite.
     """
@@ -109,7 +115,7 @@ def measure_tensors(
         key = f"{name}@{zeros}"
         if key in progress.masked:
             continue
-        found = batch_losses(task, trial.masked(name, zeros), batches, seed=seed)
+        found = trial.losses(trial.masked(name, zeros), batches)
         losses = tuple(min(x, most) if math.isfinite(x) else most for x in found.losses)
         progress = msgspec.structs.replace(progress, masked=progress.masked | {key: losses})
         store.write_bytes(path, msgspec.json.encode(progress))
@@ -118,7 +124,7 @@ def measure_tensors(
         base_loss=progress.base.mean,
         examples=progress.base.examples,
         tensors=tuple(_table(subject, name, shares, progress) for name in subject.weights.names),
-        cost=progress.base.examples * (1 + len(wanted)),
+        cost=progress.base.examples + len(wanted) * trial.cost(progress.base.examples),
     )
 
 
@@ -178,6 +184,33 @@ class _MaskTrial:
     subject: MaskSubject
     _scores: dict[str, Tensor] = field(default_factory=dict)
     _calibration: list[Batch] = field(default_factory=list)
+    _statistics: list[Batch] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.subject.prune.recalibrate and batch_norms(self.subject.module):
+            self._statistics = list(
+                at_most(
+                    self.subject.task,
+                    "calibration",
+                    examples=RECALIBRATION,
+                    seed=self.subject.seed,
+                )
+            )
+
+    def losses(self, module: nn.Module, batches: Sequence[Batch]) -> BatchLosses:
+        """Of `module`, or of it with fresh BatchNorm statistics where their mean is lower."""
+        task, seed = self.subject.task, self.subject.seed
+        found = batch_losses(task, module, batches, seed=seed)
+        if not self._statistics:
+            return found
+        fresh = batch_losses(task, recalibrate(module, self._statistics), batches, seed=seed)
+        return fresh if fresh.mean < found.mean or not math.isfinite(found.mean) else found
+
+    def cost(self, examples: int) -> int:
+        """Examples forwarded for one mask that is judged on `examples`."""
+        if not self._statistics:
+            return examples
+        return 2 * examples + sum(len(batch) for batch in self._statistics)
 
     def masked(self, name: str, zeros: int) -> nn.Module:
         """The model with only `zeros` weights of `name` masked."""

@@ -49,7 +49,8 @@ class MaskShaper:
     - movement: -w g, summed from the first step on (Sanh et al., arXiv:2005.07683, section 4).
     Without `regrow` a masked weight stays masked. With it, a masked weight keeps the score and value
     that it had, and comes back with that value where it outranks another now (as masks over dense
-    weights do in Zhu and Gupta, arXiv:1710.01878).
+    weights do in Zhu and Gupta, arXiv:1710.01878). With `recalibrate` the training may renew BatchNorm
+    statistics whenever it judges (see compress.training.shaping).
 
     The module's weights are zeroed in place. A shaper that adds to gradients comes before this one.
     Copies (deepcopy) are independent of each other.
@@ -62,6 +63,7 @@ class MaskShaper:
     criterion: Criterion = "magnitude"
     every: int = 1
     regrow: bool = False
+    recalibrate: bool = True
     _done: float = 0.0
     _steps: int = 0
     _gathered: dict[str, Tensor] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from accelerate.utils import send_to_device
 from msgspec import UNSET
 from torch import Tensor, nn
 
+from reprune.compress.compensate import batch_norms, renew_statistics
 from reprune.compress.losses import until
 from reprune.compress.paired import SEED_STRIDE, batch_losses, seeded
 from reprune.compress.training.averaging import average
@@ -24,7 +25,7 @@ from reprune.compress.training.optimizer_state import give_moments
 from reprune.compress.training.quantization import FakeQuantizer
 from reprune.compress.training.rates import build_optimizer, freeze, rate_at, without_dropout
 from reprune.compress.training.reach import bar_of, out_of_reach
-from reprune.compress.training.shaping import Moment, settled
+from reprune.compress.training.shaping import Moment, recalibrating, settled
 from reprune.compress.training.teaching import TEACHERS, Teaching, teacher_of
 from reprune.core.artifacts import Recovery, RecoveryEpoch
 from reprune.core.errors import TaskError
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Batch
 
 
-# Ranges of training for integers are read off this many examples, each time the model is judged.
+# Ranges of training for integers, and BatchNorm statistics beside masks, are read off this many examples,
+# each time the model is judged.
 CALIBRATION_EXAMPLES = 512
 BITS = {"int8": 8, "int4": 4}
 
@@ -217,19 +219,42 @@ class Pupil:
     def _judge(self, epoch: int) -> float:
         """The loss on `tune`; the state is kept where it is the best of those that may be."""
         self._calibrate()
+        loss = self._tune_loss()
+        if recalibrating(self.shapers) and batch_norms(self.judged):
+            loss = self._renew_statistics(loss)
+        if not math.isfinite(loss):
+            raise not_finite("loss on tune", loss, epoch, None)
+        ready = settled(self.shapers)
+        if loss < self.best_loss if ready else not math.isfinite(self.best_loss):
+            self.best_epoch, self.best = epoch, on_cpu(self.judged)
+            self.best_loss = loss if ready else math.inf
+        return loss
+
+    def _tune_loss(self) -> float:
         measured = batch_losses(
             self.lesson.task, self.judged, self._batches("tune", epoch=0), seed=self.seed
         )
         if not measured.examples:
             raise TaskError("the split 'tune' is empty", where="batches()", fix="give it examples")
-        if not math.isfinite(measured.mean):
-            raise not_finite("loss on tune", measured.mean, epoch, None)
         self.examples += measured.examples
-        ready = settled(self.shapers)
-        if measured.mean < self.best_loss if ready else not math.isfinite(self.best_loss):
-            self.best_epoch, self.best = epoch, on_cpu(self.judged)
-            self.best_loss = measured.mean if ready else math.inf
         return measured.mean
+
+    def _renew_statistics(self, loss: float) -> float:
+        """Gives BatchNorms the statistics of `calibration` where that lowers `loss`; the loss then.
+
+        After n steps a running mean still holds 0.9^n of what it was, but counts in units of the
+        running deviation: in a channel that masks have all but emptied, 0.9^(n/2) of the error stays.
+        """
+        before = {name: value.clone() for name, value in self.judged.named_buffers()}
+        batches = list(until(self._batches("calibration", epoch=0), CALIBRATION_EXAMPLES))
+        renew_statistics(self.judged, batches)
+        self.examples += sum(len(batch) for batch in batches)
+        fresh = self._tune_loss()
+        if fresh < loss or not math.isfinite(loss):
+            return fresh
+        for name, value in self.judged.named_buffers():
+            value.copy_(before[name])
+        return loss
 
     def prepare_teacher(self) -> None:
         """Counts the batches of an epoch, and asks the teacher for all of them where that pays."""

@@ -59,7 +59,9 @@ def recover(
     With `params.quantize` the losses on `tune` are those of simulated integers (training.quantization).
 
     `shapers` act on the training copy in their order (see compress.training.shaping). Only states that all of
-    them call settled can be the best; where there is none, the last state is returned.
+    them call settled can be the best; where there is none, the last state is returned. Where one says
+    `recalibrate`, each look at `tune` is also taken with the BatchNorm statistics of `calibration`, and
+    what is lower counts and is kept.
 
     The state is written to `work` after each epoch and, in between, every
     `params.checkpoint_seconds`. A run that was killed at any step goes on from there and ends, on a

@@ -34,9 +34,11 @@ class Moment:
 class Shaper(Protocol):
     """Shapes the very module that trains (on its device). Its state goes into the checkpoint.
 
-    It may have two attributes besides. `settled`: whether the module, as the last step left it, may be
-    kept as the best. One that is still being pruned or pushed may not. `settings`: what it was made
+    It may have three attributes besides. `settled`: whether the module, as the last step left it, may
+    be kept as the best. One that is still being pruned or pushed may not. `settings`: what it was made
     with, as text, read before `begin`; a checkpoint of one with other settings is not taken up.
+    `recalibrate`: whether the module is to be judged with fresh BatchNorm statistics where those are
+    better, because the running ones cannot follow what is done to it.
     A method that draws random numbers finds torch's global generator seeded for the step.
     """
 
@@ -63,3 +65,8 @@ class Shaper(Protocol):
 def settled(shapers: Iterable[Shaper]) -> bool:
     """Whether all shapers call the module, as it is now, fit to be kept."""
     return all(getattr(shaper, "settled", True) for shaper in shapers)
+
+
+def recalibrating(shapers: Iterable[Shaper]) -> bool:
+    """Whether one of the shapers does more to the module than its running statistics can follow."""
+    return any(getattr(shaper, "recalibrate", False) for shaper in shapers)
