@@ -126,7 +126,11 @@ def run(task: MembraneTask, epochs: tuple[int, int], work: Path) -> dict[str, An
         epochs[1],
         work / "gradual",
         lambda: MaskShaper(
-            plan=gradual.sparsity, share=share, every=max(1, steps // 100), regrow=True
+            plan=gradual.sparsity,
+            share=share,
+            share_name="cubic",
+            every=max(1, steps // 100),
+            regrow=True,
         ),
     )
     found = {"task": task, "dense": dense, "one-shot": at_once, "gradual": grown}
