@@ -91,7 +91,8 @@ class MaskShaper:
         """
         plan = digest_of(self.plan) if self.plan else ""
         given = fingerprint({name: self.masks[name] for name in sorted(self.masks)})
-        return f"{plan} {self.criterion} {self.every} {self.regrow} {self.share_name} {given}"
+        how = f"{self.criterion} {self.every} {self.regrow} {self.recalibrate}"
+        return f"{plan} {how} {self.share_name} {given}"
 
     @property
     def settled(self) -> bool:
