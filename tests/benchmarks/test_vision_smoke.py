@@ -70,13 +70,13 @@ def test_mobilenetv2_loses_macs_stage_by_stage_and_is_rebuilt(tmp_path):
     assert found["claims"][0]["verdict"] == "not enough seeds"
 
 
-def test_the_membrane_picture_is_drawn_and_both_arms_are_as_sparse_as_asked(tmp_path, monkeypatch):
+def test_the_membrane_picture_is_drawn_and_all_arms_are_as_sparse_as_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(unet_membrane, "SENSITIVITY_TILES", 8)
     task = unet_membrane.smaller(unet_membrane.HalfSize(), 2)
     for split in ("train", "tune", "eval"):
         task.rows[split] = task.rows[split][:8]
     found = unet_membrane.run(task, (1, 1), tmp_path)
-    for arm in ("one-shot", "gradual"):
+    for arm in unet_membrane.MODELS[1:]:
         sparsity = unet_membrane.sparsity_of(found[arm], found["plans"][arm])
         assert sparsity == pytest.approx(0.95, abs=1e-3)
     picture = tmp_path / "picture.png"
