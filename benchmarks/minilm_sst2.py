@@ -81,6 +81,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="trainings at the same time")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--arms", nargs="*", help="only these (default: all)")
+    parser.add_argument("--classes", nargs="*", help="choose only these speeds again, as x4")
     parser.add_argument("--units", type=int, help="processes that measure latency")
 
 
@@ -91,7 +92,7 @@ def main() -> int:
     if options.quick:
         quicken(options)
     if options.part == "choose":
-        choose(setting(options), workers=options.workers)
+        choose(setting(options), workers=options.workers, only=options.classes or ())
         return 0
     wrong = False
     if options.part in ("all", "train"):
