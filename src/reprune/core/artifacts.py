@@ -170,8 +170,27 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     recovery: Recovery | None = None
 
 
+class Waiver(Fact, kw_only=True):
+    """A named person's decision to promote one candidate although some rules did not hold.
+
+    `rules` are "<rule> on <target>"; `verdict`, `candidate` and `policy` are the digests that it is
+    bound to. `expires` is a date (YYYY-MM-DD): until its end it can be used, once, and is shown.
+    """
+
+    by: str
+    reason: str
+    expires: str
+    rules: tuple[str, ...]
+    verdict: str
+    candidate: str
+    policy: str
+
+
 class VerdictSummary(Fact, kw_only=True):
-    """One judged generation, as the registry remembers it."""
+    """One judged generation, as the registry remembers it.
+
+    `eval_digest` names the examples it was judged on and `newest_time` the latest of their times.
+    """
 
     dense_version: str
     compressed_version: str
@@ -182,6 +201,9 @@ class VerdictSummary(Fact, kw_only=True):
     latency_ratio: float | None = None
     quality_drop: float | None = None
     flips: float | None = None
+    eval_digest: str | UnsetType = UNSET
+    newest_time: str | UnsetType = UNSET
+    waiver: Waiver | UnsetType = UNSET
 
 
 class Previous(Manifest, tag="Previous", kw_only=True):
@@ -444,7 +466,7 @@ class Recorded(Fact, kw_only=True):
 
     Payload: `records.safetensors` holds, for each key of judge.evidence.QualityEvidence.arms and each
     column, an int64 tensor named `<key>/<column>`; `examples.json` holds
-    {"ids": [...], "slices": {family: [...]}, "sources": [...] or null}.
+    {"ids": [...], "slices": {family: [...]}, "sources": [...] or null}, and "times" where there are any.
     """
 
     examples: int
@@ -452,13 +474,25 @@ class Recorded(Fact, kw_only=True):
     columns: tuple[str, ...]
 
 
+class BatchSamples(Fact, kw_only=True):
+    """Payload `throughput/<target>-<batch_size>.json` holds the units."""
+
+    batch_size: int
+    units: int
+    file: str
+
+
 class TargetSamples(Fact, kw_only=True):
-    """Payload `latency/<target>.json` holds the units (see judge.evidence.Unit)."""
+    """Payload `latency/<target>.json` holds the units (see judge.evidence.Unit), `memory/<target>.json`
+    the peak resident bytes of each arm's processes.
+    """
 
     target: str
     batch_size: int
     units: int
     file: str
+    throughput: tuple[BatchSamples, ...] | UnsetType = UNSET
+    memory: str | UnsetType = UNSET
 
 
 class Benchmark(Manifest, tag="Benchmark", kw_only=True):
@@ -517,8 +551,25 @@ class SliceResult(Fact, kw_only=True):
     required: bool
 
 
+class GuardResult(Fact, kw_only=True):
+    """Whether a target's measurement can be trusted. One that tripped turns its passes into inconclusive.
+
+    `value` is None where the machine does not tell, and `limit` where the policy switched it off.
+    """
+
+    guard: str
+    target: str
+    outcome: Literal["ok", "tripped", "unknown", "off"]
+    value: float | None
+    limit: float | None
+    words: str
+
+
 class Judgement(Fact, kw_only=True):
-    """The decision and its grounds; a pure function of the evidence. `procedure` names the statistics."""
+    """The decision and its grounds; a pure function of the evidence. `procedure` names the statistics.
+
+    With `dry_run` nothing may be promoted, whatever the outcome.
+    """
 
     procedure: str
     outcome: Outcome
@@ -529,6 +580,8 @@ class Judgement(Fact, kw_only=True):
     rules: tuple[RuleResult, ...]
     slices: tuple[SliceResult, ...]
     notes: tuple[str, ...]
+    guards: tuple[GuardResult, ...] | UnsetType = UNSET
+    dry_run: bool | UnsetType = UNSET
 
 
 class Verdict(Manifest, tag="Verdict", kw_only=True):

@@ -30,12 +30,16 @@ class Registry(Document, kw_only=True):
 
 
 class Target(Document, kw_only=True):
-    """Where the model will run. `runtime` is a name of `reprune.runtimes`."""
+    """Where the model will run. `runtime` is a name of `reprune.runtimes`.
+
+    Latency is measured at `batch_size`, throughput there and at each of `throughput_batch_sizes`.
+    """
 
     runtime: str = "onnxruntime"
     precision: Literal["fp32"] = "fp32"
     batch_size: Annotated[int, Meta(ge=1, le=4096)] = 1
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    throughput_batch_sizes: tuple[Annotated[int, Meta(ge=1, le=4096)], ...] = ()
 
 
 class ValidateParams(Document, kw_only=True):
@@ -217,6 +221,7 @@ class BenchmarkParams(Document, kw_only=True):
     warmup_seconds: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.3
     units_per_process: Annotated[int, Meta(ge=1, le=15)] = 2
     pause_seconds: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
+    memory_processes: Annotated[int, Meta(ge=1, le=20)] = 3
 
 
 class ReportParams(Document, kw_only=True):

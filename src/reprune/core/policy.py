@@ -17,6 +17,7 @@ LOOKS = (8, 15, 30, 60, 120)
 Alpha: TypeAlias = Annotated[float, Meta(ge=0.001, le=0.2)]
 Ratio: TypeAlias = Annotated[float, Meta(gt=0.0, le=10.0)]
 AtLeastOne: TypeAlias = Annotated[float, Meta(ge=1.0, le=10.0)]
+Units: TypeAlias = Annotated[int, Meta(ge=20, le=1000)]
 Drop: TypeAlias = Annotated[float, Meta(gt=0.0, le=1.0)]
 
 
@@ -30,12 +31,59 @@ class ChampionRatio(Document, kw_only=True):
     max_ratio: AtLeastOne = 1.05
 
 
+class TailRules(Document, kw_only=True):
+    """Ratios of a percentile of single calls, judged once, at exactly `units` units; p99 needs 662 calls."""
+
+    percentile: Literal[90, 95, 99] = 95
+    units: Units = 60
+    vs_parent: MaxRatio | None = None
+    vs_champion: ChampionRatio | None = None
+    vs_anchor: ChampionRatio | None = None
+
+
+class LatencyObjective(Document, kw_only=True):
+    """At most 100 - `percentile` in 100 calls of the candidate last longer than `max_ms`; judged once."""
+
+    max_ms: Annotated[float, Meta(gt=0.0)]
+    percentile: Literal[50, 90, 95, 99] = 99
+    units: Units = 60
+
+
 class LatencyRules(Document, kw_only=True):
     """Ratios of medians, candidate over baseline, judged on their intervals."""
 
     vs_parent: MaxRatio | None = None
     vs_champion: ChampionRatio | None = None
     vs_anchor: ChampionRatio | None = None
+    tail: TailRules | None = None
+    objective: LatencyObjective | None = None
+
+
+class MinRatio(Document, kw_only=True):
+    min_ratio: Ratio
+
+
+class ChampionMinRatio(Document, kw_only=True):
+    """Above 1 is refused: it would block every second good generation."""
+
+    min_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.95
+
+
+class ThroughputRules(Document, kw_only=True):
+    """Examples a second, candidate over baseline, at each of the target's batch sizes; as latency."""
+
+    vs_parent: MinRatio | None = None
+    vs_champion: ChampionMinRatio | None = None
+    vs_anchor: ChampionMinRatio | None = None
+
+
+class MemoryRules(Document, kw_only=True):
+    """Peak resident bytes of a process that loads one engine and runs it, less what it had before."""
+
+    vs_parent: MaxRatio | None = None
+    vs_champion: ChampionRatio | None = None
+    vs_anchor: ChampionRatio | None = None
+    ceiling_bytes: Annotated[int, Meta(ge=1)] | None = None
 
 
 class Margin(Document, kw_only=True):
@@ -79,8 +127,35 @@ class ParityRules(Document, kw_only=True):
     min_agreement: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.99
 
 
+class GuardRules(Document, kw_only=True):
+    """What keeps a speed rule from passing on a machine that cannot be trusted; it never blocks.
+
+    `control` measures a second session of the dense model in every unit: two sessions of one model
+    must come out equal. `max_waiting` is the largest share of a block that a process may have waited
+    for a core, `max_disturbed` the largest share of units in which one did; `max_clock_change` the
+    largest ratio of the machine's slowest to its fastest speed over the units; `max_interval` the widest
+    interval, as the ratio of its ends. None switches one off; what is off is said in the report.
+    """
+
+    control: bool = True
+    max_waiting: Annotated[float, Meta(gt=0.0, lt=1.0)] | None = 0.2
+    max_disturbed: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.5
+    max_clock_change: Annotated[float, Meta(gt=1.0, le=10.0)] | None = 2.0
+    max_interval: Annotated[float, Meta(gt=1.0, le=10.0)] | None = 1.5
+
+
+class EvalRules(Document, kw_only=True):
+    """Judged on more often than `max_uses` times, an eval split is warned about: it wears out."""
+
+    max_uses: Annotated[int, Meta(ge=1, le=100_000)] = 20
+
+
 class Policy(Document, kw_only=True):
-    """The whole file. `targets` says which of params' targets must pass and which only inform."""
+    """The whole file. `targets` says which of params' targets must pass and which only inform.
+
+    With `mode` dry-run everything is judged and reported and nothing is ever promoted.
+    `on_inconclusive` says what an undecided verdict is: held for a person, or blocked.
+    """
 
     schema: Literal[1] = 1
     targets: dict[Name, Literal["required", "advisory"]]
@@ -88,8 +163,14 @@ class Policy(Document, kw_only=True):
     looks: tuple[Annotated[int, Meta(ge=5, le=1000)], ...] = LOOKS
     latency: LatencyRules | None = None
     quality: dict[str, QualityRules] = {}
+    throughput: ThroughputRules | None = None
+    memory: MemoryRules | None = None
     size: SizeRules | None = None
     parity: ParityRules = ParityRules()
+    guards: GuardRules = GuardRules()
+    eval: EvalRules = EvalRules()
+    mode: Literal["enforce", "dry-run"] = "enforce"
+    on_inconclusive: Literal["hold", "block"] = "hold"
     valid_for_days: Annotated[float, Meta(gt=0.0, le=365.0)] = 14.0
 
 
@@ -104,6 +185,8 @@ def check_policy(policy: Policy, *, where: str) -> None:
     """Raises DocumentError for a policy that decodes but can judge nothing, or not what it says."""
     rules = [
         *_named_rules(policy.latency, "latency"),
+        *_named_rules(policy.throughput, "throughput"),
+        *_named_rules(policy.memory, "memory"),
         *_named_rules(policy.size, "size"),
         *(rule for name, part in policy.quality.items() for rule in _named_rules(part, name)),
     ]
@@ -111,7 +194,7 @@ def check_policy(policy: Policy, *, where: str) -> None:
         raise DocumentError(
             "demands nothing: every model would pass",
             where=where,
-            fix="add at least one rule under latency, quality or size",
+            fix="add at least one rule under latency, throughput, memory, quality or size",
         )
     if "required" not in policy.targets.values():
         raise DocumentError(

@@ -6,26 +6,57 @@ from typing import Literal
 
 import msgspec
 
-from reprune.core.artifacts import EngineFact, Fact, PowerFact
+from reprune.core.artifacts import EngineFact, Expectation, Fact, PowerFact, Waiver
 from reprune.core.machine import Machine
+
+# A second session of the dense model in every unit: whatever it differs by is not the model.
+CONTROL = "control"
+
+
+class DeviceConditions(Fact, kw_only=True):
+    """An accelerator while one block ran, as its driver tells. `throttle` names the active reasons."""
+
+    clock_mhz: int
+    memory_clock_mhz: int
+    power_limit_w: float
+    throttle: tuple[str, ...]
+    other_processes: int
+
+
+class Conditions(Fact, kw_only=True):
+    """The machine while one block of calls ran. What the machine does not tell is None.
+
+    `waited_ns` is how long this process's threads stood ready for a core that others had;
+    `stolen` the share of all cores' time that the hypervisor gave to others; `pulse_ns` how long a fixed
+    piece of arithmetic took just before the block: a slower clock makes it longer.
+    """
+
+    wall_ns: int
+    waited_ns: int | None
+    stolen: float | None
+    pulse_ns: int
+    device: DeviceConditions | None = None
 
 
 class ArmTimes(Fact, kw_only=True):
     """One arm in one unit: durations of single calls in ns, a list for each of its two blocks.
 
     The first calls after a switch of arms are not in here. `order` is the place in the permutation.
+    `conditions` holds one entry a block; it is empty where they were not recorded.
     """
 
     order: int
     blocks_ns: tuple[tuple[int, ...], ...]
     warmup_calls: int
+    conditions: tuple[Conditions, ...] = ()
 
 
 class Unit(Fact, kw_only=True):
     """One freshly created set of sessions, one an arm: the unit of latency evidence.
 
     `process` numbers the fresh process it ran in; `started_s` is Unix time, used only for the age of
-    the evidence. `load` is the machine's 1-minute load average when it began.
+    the evidence. `load` is the machine's 1-minute load average when it began. `arms` may hold CONTROL
+    beside the judged arms. `clock` names how calls were timed.
     """
 
     index: int
@@ -34,15 +65,29 @@ class Unit(Fact, kw_only=True):
     started_s: float
     load: float
     arms: dict[str, ArmTimes]
+    clock: str = "host, each call"
+
+
+class BatchUnits(Fact, kw_only=True):
+    """The units of a target at one more batch size, for throughput."""
+
+    batch_size: int
+    units: tuple[Unit, ...]
 
 
 class TargetEvidence(Fact, kw_only=True):
-    """All units of one target on one machine, in the order they were taken."""
+    """All units of one target on one machine, in the order they were taken.
+
+    `throughput` holds the target's other batch sizes. `memory` maps arm to the peak resident bytes of
+    one fresh process each; it is empty where the policy has no rule about it.
+    """
 
     target: str
     machine: Machine
     batch_size: int
     units: tuple[Unit, ...]
+    throughput: tuple[BatchUnits, ...] = ()
+    memory: dict[str, tuple[int, ...]] = {}
 
 
 class ArmRecords(Fact, kw_only=True):
@@ -55,7 +100,8 @@ class QualityEvidence(Fact, kw_only=True):
     """The same examples through all arms, in one order. `slices` maps family to value per example.
 
     Keys of `arms`: `<arm>@<target>` for every arm's engine on every target, and `dense` for the
-    dense model as trained (run by its own framework), which is what `vs_parent` means.
+    dense model as trained (run by its own framework), which is what `vs_parent` means. `times` says
+    when each example was taken, as text that sorts; None where the task does not.
     """
 
     eval_digest: str
@@ -63,6 +109,7 @@ class QualityEvidence(Fact, kw_only=True):
     slices: dict[str, tuple[str, ...]]
     sources: tuple[str, ...] | None
     arms: dict[str, ArmRecords]
+    times: tuple[str, ...] | None = None
 
 
 class Problem(Fact, kw_only=True):
@@ -77,6 +124,9 @@ class Evidence(Fact, kw_only=True):
 
     `attempt` is 1 for the first look at the sealed data for this dense version. `problems` are what
     the gate found when it assembled the evidence (wrong machine, stale lock, failed data contract).
+    `uses` counts the verdicts, this one included, that were given on these eval examples; 0 means
+    unknown. `champion_newest` is the latest `time` among the examples that the champion was judged on.
+    `contract` is the data contract's findings, `waivers` those of earlier promotions that may still hold.
     """
 
     name: str
@@ -90,6 +140,10 @@ class Evidence(Fact, kw_only=True):
     quality: QualityEvidence
     power: tuple[PowerFact, ...]
     problems: tuple[Problem, ...]
+    uses: int = 0
+    champion_newest: str | None = None
+    contract: tuple[Expectation, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
 
 
 LatencyOutcome = Literal["pass", "block", "inconclusive"]
