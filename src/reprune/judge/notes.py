@@ -49,7 +49,7 @@ def notes(
     for arm, rules in absent_rules(policy, evidence.arms).items():
         why = "First generation: there is no champion yet"
         if arm != "champion":
-            why = f"There is no {arm}"
+            why = f"There is no {arm} (`reprune {arm}` sets one)"
         yield f"{why}, so {', '.join(rules)} could not be judged."
     yield from _left_out(evidence)
     if evidence.attempt > 1:

@@ -52,6 +52,7 @@ OUTCOME = "reprune.outcome"
 ATTEMPT = "reprune.attempt"
 RECEIPT = "reprune.receipt"
 PROMOTED = "reprune.promoted"
+ANCHORED = "reprune.anchor"
 TAGS = (PARENT, VERDICT, LOCK, BUNDLE, OUTCOME, ATTEMPT, RECEIPT)
 
 BUNDLE_PART = "bundle"
