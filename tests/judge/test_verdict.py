@@ -161,7 +161,8 @@ def test_an_anchor_is_judged_where_there_is_one() -> None:
     policy = make_policy(quality=quality, latency={"vs_anchor": {}})
     without = judge(make_evidence(), policy)
     assert without.notes == (
-        "There is no anchor, so latency.vs_anchor, accuracy.vs_anchor could not be judged.",
+        "There is no anchor (`reprune anchor` sets one), so latency.vs_anchor, accuracy.vs_anchor "
+        "could not be judged.",
     )
     anchored = judge(make_evidence(arms=("candidate", "dense", "champion", "anchor")), policy)
     assert {"accuracy.vs_anchor", "latency.vs_anchor"} <= {rule.rule for rule in anchored.rules}

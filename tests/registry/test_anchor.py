@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from reprune.core.errors import InputError, ReceiptInvalid, VersionNotFound
+from reprune.core.errors import ChampionLost, InputError, ReceiptInvalid, VersionNotFound
 from reprune.doors.cli import main
 from reprune.registry import compressed
 from reprune.steps.anchor import move_anchor
@@ -47,6 +48,19 @@ def test_what_was_not_promoted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VersionNotFound, match="nothing was promoted yet"):
         move_anchor(tmp_path, version=None, **WHO)
     assert alias(tmp_path) is None
+
+
+def test_an_anchor_that_is_gone_is_not_none(tmp_path: Path) -> None:
+    """Else the rules about it would quietly not be judged any more; setting it again mends it."""
+    ready(tmp_path)
+    promoted(tmp_path)
+    move_anchor(tmp_path, version=None, **WHO)
+    aliases = tmp_path / "registry" / COMPRESSED / "aliases.json"
+    aliases.write_text(json.dumps({"champion": "1"}))
+    with pytest.raises(ChampionLost, match="the alias was deleted"):
+        compressed.anchor(registry_of(tmp_path), "digits")
+    assert move_anchor(tmp_path, version="1", **WHO).moved
+    assert compressed.anchor(registry_of(tmp_path), "digits") is not None
 
 
 @pytest.mark.parametrize("text", ["", "  ", "a\x1b[31mb", "x" * 501])
