@@ -568,7 +568,8 @@ class GuardResult(Fact, kw_only=True):
 class Judgement(Fact, kw_only=True):
     """The decision and its grounds; a pure function of the evidence. `procedure` names the statistics.
 
-    With `dry_run` nothing may be promoted, whatever the outcome.
+    With `dry_run` nothing may be promoted, whatever the outcome. `waivers` are the overrides of earlier
+    promotions that still held when the evidence was measured.
     """
 
     procedure: str
@@ -582,6 +583,7 @@ class Judgement(Fact, kw_only=True):
     notes: tuple[str, ...]
     guards: tuple[GuardResult, ...] | UnsetType = UNSET
     dry_run: bool | UnsetType = UNSET
+    waivers: tuple[Waiver, ...] | UnsetType = UNSET
 
 
 class Verdict(Manifest, tag="Verdict", kw_only=True):
