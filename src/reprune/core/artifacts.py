@@ -208,6 +208,7 @@ class VerdictSummary(Fact, kw_only=True):
 
 class Previous(Manifest, tag="Previous", kw_only=True):
     """What the registry knew when the run began. `champion` is None where none was ever promoted.
+    `uses` maps an eval digest to the number of verdicts on record that were given on those examples.
 
     Payload, where there is a champion: `champion/**` (its ModelBundle artefact directory) and, as
     far as they were stored, `plan/**`, `profile/<i>/**`, `sensitivity/**`. Where an anchor is set:
@@ -220,6 +221,7 @@ class Previous(Manifest, tag="Previous", kw_only=True):
     anchor: ChampionRef | None
     attempts: int
     history: tuple[VerdictSummary, ...]
+    uses: dict[str, int] | UnsetType = UNSET
 
 
 class Expectation(Fact, kw_only=True):
