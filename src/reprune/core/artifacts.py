@@ -209,6 +209,7 @@ class VerdictSummary(Fact, kw_only=True):
 
 class Previous(Manifest, tag="Previous", kw_only=True):
     """What the registry knew when the run began. `champion` is None where none was ever promoted.
+    `uses` maps an eval digest to the number of verdicts on record that were given on those examples.
 
     Payload, where there is a champion: `champion/**` (its ModelBundle artefact directory) and, as
     far as they were stored, `plan/**`, `profile/<i>/**`, `sensitivity/**`. Where an anchor is set:
@@ -221,6 +222,7 @@ class Previous(Manifest, tag="Previous", kw_only=True):
     anchor: ChampionRef | None
     attempts: int
     history: tuple[VerdictSummary, ...]
+    uses: dict[str, int] | UnsetType = UNSET
 
 
 class Expectation(Fact, kw_only=True):
@@ -575,7 +577,8 @@ class GuardResult(Fact, kw_only=True):
 class Judgement(Fact, kw_only=True):
     """The decision and its grounds; a pure function of the evidence. `procedure` names the statistics.
 
-    With `dry_run` nothing may be promoted, whatever the outcome.
+    With `dry_run` nothing may be promoted, whatever the outcome. `waivers` are the overrides of earlier
+    promotions that still held when the evidence was measured.
     """
 
     procedure: str
@@ -589,6 +592,7 @@ class Judgement(Fact, kw_only=True):
     notes: tuple[str, ...]
     guards: tuple[GuardResult, ...] | UnsetType = UNSET
     dry_run: bool | UnsetType = UNSET
+    waivers: tuple[Waiver, ...] | UnsetType = UNSET
 
 
 class Verdict(Manifest, tag="Verdict", kw_only=True):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from reprune.core.artifacts import Outcome, RuleResult
 from reprune.core.policy import Policy
+from reprune.judge.consequence import consequence, history_notes, opening
 from reprune.judge.drafts import Draft
 from reprune.judge.evidence import Evidence
 from reprune.judge.family import absent_rules
@@ -17,12 +18,12 @@ Decided = Sequence[tuple[Draft, RuleResult]]
 
 
 def headline(outcome: Outcome, decided: Decided, reasons: Sequence[str], policy: Policy) -> str:
-    """One sentence that a reviewer understands."""
+    """One sentence that a reviewer understands; `outcome` is what the rules came to."""
     required = [pair for pair in decided if pair[1].required]
     several = len(policy.targets) > 1
+    word = opening(consequence(outcome, policy), policy)
     if outcome == "pass":
-        return f"Passed: {_achieved(required)}all {count(len(required), 'required rule')} hold."
-    word = {"block": "Blocked", "inconclusive": "Inconclusive", "error": "Error"}[outcome]
+        return f"{word}: {_achieved(required)}all {count(len(required), 'required rule')} hold."
     stopped = [draft for draft, result in required if result.outcome == outcome]
     if not stopped:
         return f"{word}: {reasons[0]}"
@@ -31,6 +32,8 @@ def headline(outcome: Outcome, decided: Decided, reasons: Sequence[str], policy:
     more = f" ({count(len(stopped) - 1, 'more rule')})" if len(stopped) > 1 else ""
     allowed = f"; {first.allowed}" if first.allowed else ""
     doubt = ", but that is not certain yet" if outcome == "inconclusive" else ""
+    if doubt and policy.on_inconclusive == "block":
+        doubt = ", which is not certain yet, and the policy blocks what is not decided"
     return f"{word}: {first.short}{where}{doubt}{allowed}{more}."
 
 
@@ -46,6 +49,7 @@ def notes(
     evidence: Evidence, policy: Policy, results: Sequence[RuleResult], alpha: float
 ) -> Iterator[str]:
     """Whole sentences, in a fixed order."""
+    yield from history_notes(evidence, policy)
     for arm, rules in absent_rules(policy, evidence.arms).items():
         why = "First generation: there is no champion yet"
         if arm != "champion":
