@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("read a verdict; its outcome is the exit code", "commands"),
     "explain": ("say why, where, and what to try", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
+    "anchor": ("make a promoted version the reference that does not move by itself", "commands"),
 }
 
 HELP = f"""usage: reprune [--version] [-h] COMMAND ...

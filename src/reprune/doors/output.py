@@ -64,6 +64,13 @@ class PromoteOutput(Fact, kw_only=True):
     reasons: tuple[str, ...]
 
 
+class AnchorOutput(Fact, kw_only=True):
+    ok: bool = True
+    version: str
+    before: str | None
+    moved: bool
+
+
 OUTPUTS: dict[str, type[Fact]] = {
     "error": ErrorOutput,
     "step": StepOutput,
@@ -72,4 +79,5 @@ OUTPUTS: dict[str, type[Fact]] = {
     "check": CheckOutput,
     "explain": CheckOutput,
     "promote": PromoteOutput,
+    "anchor": AnchorOutput,
 }

@@ -16,7 +16,7 @@ from reprune.core.artifacts import (
 from reprune.core.params import ValidateParams
 from reprune.core.policy import Policy
 from reprune.core.step import Context, step
-from reprune.core.store import Artifact
+from reprune.core.store import Artifact, write_bytes
 from reprune.judge.power import plan_power
 from reprune.steps.contract import demands
 from reprune.steps.expectations import check_demands
@@ -48,6 +48,7 @@ def validate(
     from reprune.task.check import check_task
     from reprune.task.load import load_task
     from reprune.task.seal import Sealed
+    from reprune.task.trained_on import TRAINED_ON, marks
 
     fact = dense.manifest.task
     task = load_task(fact.entry, dense.path / "task")
@@ -68,6 +69,7 @@ def validate(
         *remarks,
         *(_enough_power(one, policy) for one in power),
     )
+    write_bytes(ctx.out / TRAINED_ON, marks(censuses[split] for split in SPLITS if split != "eval"))
     passed = all(one.success for one in found if one.severity == "critical")
     _tell(found, power, passed, ctx)
     return DataReport(
