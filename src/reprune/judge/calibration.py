@@ -1,9 +1,14 @@
 """Whether a model is as often right as it says: the expected calibration error.
 
+A binned error is an absolute value: noise makes it larger, most where a model is well calibrated. So the
+interval of a loss is widened by what noise can account for, and a margin below that cannot be shown.
+
 Records: `confidence`, in millionths (core.records.SCALE), and `correct`, 0 or 1.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -31,10 +36,33 @@ def _ece(columns: Columns, rows: Integers) -> Weighted:
     return value
 
 
+def _noise(columns: Columns, rows: Integers) -> float:
+    """How much larger the error comes out than it is, if every bin is as good as calibrated.
+
+    That is the mean of |Z| times the standard error of each bin's gap, and the most there can be: the
+    surplus of |gap + noise| over |gap| falls with |gap|. Half an example of each bin is taken to differ.
+    """
+    confidence, correct = columns["confidence"], columns["correct"]
+    place = np.maximum(confidence * BINS - 1, 0) // SCALE
+    gap = confidence - SCALE * correct
+    errors = []
+    for one in range(BINS):
+        inside = place == one
+        count = int(np.count_nonzero(inside))
+        if count:
+            off = gap[inside] - int(gap[inside].sum()) / count
+            _, unit = np.unique(rows[inside], return_inverse=True)
+            totals = np.zeros(int(unit.max()) + 1)
+            np.add.at(totals, unit, off)
+            errors.append(math.sqrt(math.fsum((totals * totals).tolist()) + SCALE**2 / 4))
+    return math.sqrt(2 / math.pi) * math.fsum(errors) / (SCALE * len(correct))
+
+
 ECE = Metric(
     columns=("confidence", "correct"),
     form="statistic",
     higher_is_better=False,
     statistic=_ece,
     problem=out_of_range,
+    noise=_noise,
 )

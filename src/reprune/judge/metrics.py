@@ -63,6 +63,8 @@ class Metric:
     same for every arm. `problem` says in words what is wrong with the columns, as the end of a sentence
     that begins with 'The records'; empty where nothing is. `marks` gives each example a mark, of which
     more is better, by which it can get better or worse; None where there is no such notion.
+    `noise` bounds by how much noise alone makes a statistic look worse than it is, on average, given the
+    columns and the unit of each example; None where it does not.
     `bounds` are the smallest and largest value. Where `relative` is false, a ratio of errors makes no
     sense and max_error_ratio is not applied.
     """
@@ -78,6 +80,7 @@ class Metric:
     statistic: Statistic | None = None
     problem: Callable[[Columns], str] | None = None
     marks: Callable[[Columns], Integers] | None = None
+    noise: Callable[[Columns, Integers], float] | None = None
 
     @property
     def reach(self) -> float:

@@ -21,6 +21,7 @@ class Resampled:
     best: float = 1.0
     worst: float = 0.0
     leverage: float = 1.0
+    noise: float = 0.0
 
     @property
     def examples(self) -> int:

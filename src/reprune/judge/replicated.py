@@ -15,8 +15,9 @@ from reprune.judge.bootstrap import Floats, Integers, Mask, exact_mean
 class Replicated:
     """`values` holds the statistic over resamples, NaN where it is not defined.
 
-    `own` are the metric's marks, one an example, or None. Where `statistic` itself is NaN, which no
-    judged group may be, the value counts as the worst.
+    `noise` is by how much noise alone makes the arm look worse. `own` are the metric's marks, one an
+    example, or None. Where `statistic` itself is NaN, which no judged group may be, the value counts
+    as the worst.
     """
 
     statistic: float
@@ -25,6 +26,7 @@ class Replicated:
     bounds: tuple[float, float]
     higher_is_better: bool
     own: Integers | None
+    noise: float = 0.0
     leverage: float = 2.0
 
     @property
@@ -47,22 +49,19 @@ class Replicated:
         return self.bounds[0] if self.higher_is_better else -self.bounds[1]
 
     def replicates(self) -> tuple[Floats, Mask]:
-        """Goodness over resamples, and where it is defined.
-
-        A statistic that noise makes larger (ECE) is too large in the sample, and twice as much too
-        large in its resamples: the bias that they show is taken out of both.
-        """
-        return self._unbiased, ~np.isnan(self.values)
-
-    @cached_property
-    def _unbiased(self) -> Floats:
-        raw = self.raw()
-        defined = raw[~np.isnan(raw)]
-        return raw - 2 * (exact_mean(defined) - self.goodness) if len(defined) else raw
+        """Goodness over resamples, and where it is defined."""
+        return self._centred, ~np.isnan(self.values)
 
     def raw(self) -> Floats:
         """Goodness over resamples; NaN where it is not defined."""
-        return self.values if self.higher_is_better else -self.values
+        return self._centred
+
+    @cached_property
+    def _centred(self) -> Floats:
+        """About the sample's own value: what makes resamples noisier than it (ECE) is no loss."""
+        turned = self.values if self.higher_is_better else -self.values
+        defined = turned[~np.isnan(turned)]
+        return turned - (exact_mean(defined) - self.goodness) if len(defined) else turned
 
     def marks(self) -> Floats | None:
         return None if self.own is None else self.own.astype(np.float64)

@@ -32,8 +32,9 @@ _BASE = (0.0, 1.0)
 class Arm(Protocol):
     """One arm over one group of examples. Goodness is the value, turned so that more is better.
 
-    `best` and `worst` are the ends of goodness. `leverage` is by how much more than its share of the
-    units a part that is lost whole can move the value.
+    `best` and `worst` are the ends of goodness, `noise` the most by which noise alone makes it look
+    worse. `leverage` is by how much more than its share of the units a part that is lost whole can
+    move the value.
     """
 
     @property
@@ -49,13 +50,15 @@ class Arm(Protocol):
     @property
     def leverage(self) -> float: ...
     @property
+    def noise(self) -> float: ...
+    @property
     def higher_is_better(self) -> bool: ...
 
     def replicates(self) -> tuple[Floats, Mask]:
-        """Goodness over resamples, its bias taken out, and where it is defined."""
+        """Goodness over resamples, and where it is defined."""
 
     def raw(self) -> Floats:
-        """Goodness over resamples as it came out; NaN where it is not defined."""
+        """Goodness over resamples; NaN where it is not defined."""
 
     def marks(self) -> Floats | None:
         """For each example how good it is on its own; None where that makes no sense."""
@@ -121,12 +124,12 @@ class ResampledComparison:
         if self.studentised is not None:
             raw = self.base.raw() - self.mine.raw()
             low, high = self.studentised.limits(self.loss, raw, _LOSS, alpha)
-            p_harm = self.studentised.p_at_most(self.loss, raw, _LOSS, limit)
+            p_harm = self.studentised.p_at_most(self.loss, raw, _LOSS, limit + self.mine.noise)
         else:
             low = lower_limit(self._losses(-1.0), self.units, alpha)
             high = upper_limit(self._losses(1.0), self.units, alpha)
-            p_harm = p_at_most(self._losses(-1.0), self.units, limit)
-        interval = (low, self._guarded(high, alpha))
+            p_harm = p_at_most(self._losses(-1.0), self.units, limit + self.mine.noise)
+        interval = self._widened(low, self._guarded(high, alpha), self.base.noise)
         return margin_test("drop", interval, limit, p_harm, reach=self._reach)
 
     def error_test(self, ratio: float, alpha: float) -> MarginTest:
@@ -137,17 +140,33 @@ class ResampledComparison:
             raw = self.base.raw() - self.mine.raw() - more * (self.base.best - self.base.raw())
             excess, weights = self.loss - limit, (1.0, more)
             low, high = self.studentised.limits(excess, raw, weights, alpha)
-            p_harm = self.studentised.p_at_most(excess, raw, weights, 0.0)
+            p_harm = self.studentised.p_at_most(excess, raw, weights, self.mine.noise)
         else:
             goodness, _ = self.base.replicates()
             allowed = more * (self.base.best - goodness)
             lowest, highest = self._losses(-1.0) - allowed, self._losses(1.0) - allowed
             low = lower_limit(lowest, self.units, alpha)
             high = upper_limit(highest, self.units, alpha)
-            p_harm = p_at_most(lowest, self.units, 0.0)
+            p_harm = p_at_most(lowest, self.units, self.mine.noise)
         high = None if high is None else limit + high
-        interval = (None if low is None else limit + low, self._guarded(high, alpha))
+        low = None if low is None else limit + low
+        # Errors that are only noise allow no more of them.
+        interval = self._widened(low, self._guarded(high, alpha), ratio * self.base.noise)
         return margin_test("errors", interval, limit, p_harm, reach=self._reach)
+
+    def _widened(
+        self, low: float | None, high: float | None, above: float
+    ) -> tuple[float | None, float | None]:
+        """The baseline may be better than it looks by `above`, the candidate by its noise.
+
+        Where no record differs, both are so alike.
+        """
+        if self.differing == 0:
+            return low, high
+        return (
+            None if low is None else low - self.mine.noise,
+            None if high is None else high + above,
+        )
 
     @property
     def _reach(self) -> float:

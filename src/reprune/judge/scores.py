@@ -113,6 +113,7 @@ class Scores:
             bounds=metric.bounds,
             higher_is_better=metric.higher_is_better,
             own=None if metric.marks is None else metric.marks(columns),
+            noise=0.0 if metric.noise is None else metric.noise(columns, self.examples.rows[mask]),
         )
 
 
