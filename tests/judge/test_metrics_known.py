@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +254,20 @@ def test_only_known_metrics_can_be_had() -> None:
     for name in ("f1[01]", "f1[-1]", "auc[1]", "f1[]", "ap"):
         with pytest.raises(UnknownName):
             get_metric(name)
+
+
+def test_the_metrics_page_tells_every_metric_as_it_is() -> None:
+    """Name, columns, direction and range of each row of the table in docs/metrics.md."""
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    rows = [line.split("|")[1:5] for line in page.splitlines() if line.startswith("| `")]
+    told = {}
+    for names, columns, better, spans in rows:
+        if better.strip() in ("more", "less"):
+            for name in re.findall(r"`([^`]+)`", names):
+                told[name] = (set(re.findall(r"`([^`]+)`", columns)), better.strip(), spans.strip())
+    assert set(told) == {*METRICS, "f1[3]", "ap[3]"}
+    for name, (columns, better, spans) in told.items():
+        metric = get_metric(name)
+        assert columns == set(metric.columns), name
+        assert better == ("more" if metric.higher_is_better else "less"), name
+        assert spans == "{:g} to {:g}".format(*metric.bounds), name
