@@ -41,7 +41,7 @@ def find_problems(
     yield from _target_problems(evidence, policy)
     yield from _engine_problems(evidence, policy)
     if policy.quality:
-        unusable = list(_example_problems(evidence.quality))
+        unusable = [*_example_problems(evidence.quality), *_text_problems(evidence.quality)]
         yield from unusable
         if not unusable:
             yield from _record_problems(evidence, policy, metrics)
@@ -119,6 +119,13 @@ def _example_problems(quality: QualityEvidence) -> Iterator[str]:
         for name, column in records.columns.items():
             if len(column) != count:
                 yield f"The records {key}/{name} hold {len(column)} examples of {count}."
+
+
+def _text_problems(quality: QualityEvidence) -> Iterator[str]:
+    if quality.times is not None and len(quality.times) != len(quality.ids):
+        yield f"The times name {len(quality.times)} examples of {len(quality.ids)}."
+    if not all(quality.ids) or not all(quality.sources or ()) or not all(quality.times or ()):
+        yield "An example's id, source or time is empty."
 
 
 def _record_problems(

@@ -6,6 +6,7 @@ does not belong together, even where every digest was corrected.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from reprune.core.artifacts import WEIGHTS, Benchmark, DataReport, ModelBundle, Previous
@@ -20,6 +21,7 @@ def soundness_problems(
     """Sentences about parts that contradict each other; none for what one run wrote."""
     yield from _identity(grounds)
     yield from _attempts(grounds)
+    yield from _weights(grounds)
     yield from _engines(grounds)
     yield from _targets(grounds, targets)
     yield from _examples(grounds, quality)
@@ -59,13 +61,21 @@ def _identity(grounds: Grounds) -> Iterator[Problem]:
 def _attempts(grounds: Grounds) -> Iterator[Problem]:
     """A look counts at least one more than the registry had seen before it."""
     before = grounds.previous.attempts
+    if before < 0:
+        yield Problem(code="attempt", words=f"The registry cannot have seen {before} attempts.")
     for measured in grounds.benchmarks:
-        if measured.manifest.attempt <= max(0, before):
+        if measured.manifest.attempt <= before:
             yield Problem(
                 code="attempt",
                 words=f"A benchmark counts as attempt {measured.manifest.attempt}, "
                 f"and {before} were on record before it.",
             )
+
+
+def _weights(grounds: Grounds) -> Iterator[Problem]:
+    for what in ("dense", "pruned", "candidate"):
+        if WEIGHTS not in getattr(grounds, what).payload:
+            yield Problem(code="weights", words=f"The {what} model holds no weights.")
 
 
 def _engines(grounds: Grounds) -> Iterator[Problem]:
@@ -88,9 +98,21 @@ def _engines(grounds: Grounds) -> Iterator[Problem]:
                     words=f"The {fact.arm}'s engine for {fact.target} holds other weights than its bundle.",
                 )
     for engines in grounds.engines:
+        if len({(fact.arm, fact.target) for fact in engines.engines}) != len(engines.engines):
+            yield Problem(code="engine", words="An engine was built twice.")
         for fact in engines.engines:
             if fact.file not in engines.payload:
                 yield Problem(code="engine", words=f"No engine file is called '{fact.file}'.")
+            wanted = grounds.params.targets.get(fact.target)
+            if wanted is None or (wanted.runtime, wanted.precision) != (
+                fact.runtime,
+                fact.precision,
+            ):
+                yield Problem(
+                    code="engine",
+                    words=f"The {fact.arm}'s engine for {fact.target} was not built as params.yaml "
+                    "describes that target.",
+                )
 
 
 def _targets(grounds: Grounds, targets: Sequence[TargetEvidence]) -> Iterator[Problem]:
@@ -127,13 +149,23 @@ def _examples(grounds: Grounds, quality: QualityEvidence) -> Iterator[Problem]:
         for key in sorted(_recorded_keys(measured.manifest) & set(quality.arms)):
             if sorted(quality.arms[key].columns) != sorted(recorded.columns):
                 yield Problem(code="columns", words=f"The records of {key} are of other columns.")
-    if quality.sources is not None and split is not None and split.sources is not None:
-        found = len(set(quality.sources))
+    if split is not None:
+        found = None if quality.sources is None else len(set(quality.sources))
         if found != split.sources:
             yield Problem(
                 code="sources",
-                words=f"The examples are of {found} sources, the eval split holds {split.sources}.",
+                words=f"The examples are of {_count(found)} sources, "
+                f"the eval split holds {_count(split.sources)}.",
             )
+        counted = {family: dict(Counter(values)) for family, values in quality.slices.items()}
+        if counted != split.slices:
+            yield Problem(
+                code="slices", words="The examples' slices are not those of the eval split."
+            )
+
+
+def _count(sources: int | None) -> str:
+    return "no" if sources is None else str(sources)
 
 
 def _recorded_keys(benchmark: Benchmark) -> set[str]:

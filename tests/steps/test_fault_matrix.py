@@ -1,0 +1,666 @@
+"""Every part of the evidence, every fault: nothing bad gets a pass, and nothing bad ends in a traceback.
+
+A cell of the matrix is a place (a field of a part, or a file) and what is wrong with it. `signed`
+cells correct the digests that the verdict directory itself holds; `rebuilt` cells correct all, down to
+evidence and judgement, so that only the gate's own doubts are left to see the fault. The fast suite
+takes one fault of every field, the slow one takes all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from reprune.core import store
+from reprune.core.artifacts import KINDS, Benchmark, EngineFact, Verdict
+from reprune.core.documents import canonical, digest_of
+from reprune.core.errors import RepruneError
+from reprune.core.lock import Lock
+from reprune.core.params import Params
+from reprune.core.policy import Policy
+from reprune.doors.cli import main
+from reprune.judge.evidence import Evidence, Unit
+from reprune.judge.verdict import judge
+from reprune.steps.acceptance import check_integrity
+from reprune.steps.assemble import assemble
+from reprune.steps.gate import confirm, read_grounds
+from reprune.steps.samples import ExamplesFile
+from tests.fault_fields import Place, at, drop, faults, fields_of, places, put
+from tests.faults import (
+    EXAMPLES,
+    LINEAGE,
+    RECORDS,
+    UNITS,
+    Forged,
+    dumped,
+    handed,
+    opened,
+    rebuilt,
+    signed,
+    write_base,
+)
+
+PASSED = 0
+BROKEN = 1
+KINDS_OF_LINEAGE = {
+    "dense": "ModelBundle",
+    "previous": "Previous",
+    "data": "DataReport",
+    "profiles.0": "Profile",
+    "table": "Sensitivity",
+    "chosen": "Plan",
+    "pruned": "ModelBundle",
+    "candidate": "ModelBundle",
+    "engines.0": "Engines",
+    "benchmarks.0": "Benchmark",
+}
+PARTS: dict[str, Any] = {
+    **{name: KINDS[kind] for name, kind in KINDS_OF_LINEAGE.items()},
+    "lock.json": Lock,
+    "policy.json": Policy,
+    "params.json": Params,
+    UNITS: tuple[Unit, ...],
+    EXAMPLES: ExamplesFile,
+}
+
+# Fields that tell people something and decide nothing: any value that decodes may pass, because
+# whoever can correct every digest can write any number there. "*" stands for all fields of a struct.
+TOLD = {
+    "Surgery.*": "what the cut did, as the report tells it; what it made is measured",
+    "GroupCut.*": "as Surgery",
+    "TensorSparsity.*": "as Surgery",
+    "PruneStage.*": "as Surgery",
+    "ModelBundle.surgery": "as Surgery",
+    "Recovery.*": "how the candidate was trained; what came of it is measured",
+    "RecoveryEpoch.*": "as Recovery",
+    "ModelBundle.recovery": "as Recovery",
+    "Cost.*": "counted, for the report; no rule is about it",
+    "Plan.*": "what was to be cut; what came of it is measured",
+    "GroupPlan.*": "as Plan",
+    "Prediction.*": "as Plan",
+    "Sensitivity.*": "what the plan was made from",
+    "GroupSensitivity.*": "as Sensitivity",
+    "CutPoint.*": "as Sensitivity",
+    "Profile.*": "what the plan was made from; latency is measured again by the benchmark",
+    "LayerProfile.*": "as Profile",
+    "TargetProfile.*": "as Profile",
+    "OperatorTime.*": "as Profile",
+    "PowerFact.*": "how likely a pass was, computed before; notes only",
+    "DataReport.power": "as PowerFact",
+    "Expectation.name": "words",
+    "Expectation.split": "words",
+    "Expectation.observed": "words",
+    "SplitFact.classes": "words; the examples are named by the split's digest",
+    "Machine.kind": "keys tables; samples are bound by `instance`",
+    "Machine.cpu": "words; `instance` is a digest of it",
+    "Machine.logical_cpus": "as cpu",
+    "Machine.os": "as cpu",
+    "Machine.accelerator": "as cpu",
+    "EngineFact.runtime_version": "words; engines of one run are built by one toolchain",
+    "EngineFact.inputs": "names of the engine's inputs",
+    "Unit.clock": "words",
+    "Previous.payload": "the champion's files; what was measured is named by its bundle's digest",
+    "ModelBundle.payload": "bytes of the model: named by digest, and measured",
+    "Engines.payload": "bytes of the engines: named by digest, and measured",
+    "Benchmark.payload": "made again from the samples by whoever rebuilds",
+    "Lock.registry": "which registry; promote compares the lock with the repository's",
+    "Lock.workspace": "as registry",
+    "Unit.seed": "any number is a seed",
+}
+# Single faults that leave evidence as good as it was.
+HARMLESS = {
+    ("ArmTimes.blocks_ns", "reordered"): "the mean over blocks has no order",
+    ("ArmTimes.blocks_ns[]", "reordered"): "a median has no order",
+    ("ArmTimes.blocks_ns[]", "doubled"): "the median of each call twice is that of each once",
+    ("ArmTimes.blocks_ns[]", "shortened"): "one call fewer is a measurement too",
+    ("ArmTimes.blocks_ns[][]", "left out"): "as shortened",
+    ("ArmTimes.conditions", "emptied"): "not recorded: what the guards then say is theirs to test",
+    ("ArmTimes.conditions", "reordered"): "whichever block was disturbed, the unit was",
+    ("Conditions.waited_ns", "null"): "what a machine does not tell is null",
+    ("Conditions.stolen", "null"): "what a machine does not tell is null",
+    ("Conditions.device", "null"): "what a machine does not tell is null",
+    ("Benchmark.engines", "reordered"): "engines are found by arm and target",
+    ("Engines.engines", "reordered"): "engines are found by arm and target",
+    ("DataReport.expectations", "emptied"): "`passed` says what came of them",
+    ("DataReport.expectations", "doubled"): "`passed` says what came of them",
+    ("DataReport.expectations", "shortened"): "`passed` says what came of them",
+    ("DataReport.expectations[]", "left out"): "`passed` says what came of them",
+    ("ExamplesFile.ids", "reordered"): "names only; arms stay paired example by example",
+    ("ExamplesFile.ids[]", "another"): "names only; that they are of the split its digest says",
+    ("ExamplesFile.slices", "reordered"): "another slice of the same sizes: only the task knows",
+    ("ExamplesFile.sources", "reordered"): "other groups of the same sizes: only the task knows",
+    ("ExamplesFile.times", "null"): "the task may have no times",
+    ("ExamplesFile.times", "reordered"): "other times: only the task knows",
+    ("ExamplesFile.times[]", "another"): "other times: only the task knows",
+}
+# Documents that people write: another valid one, locked as such, is another demand and not a fault.
+# What keeps a weak policy from promoting is the promoter's minimum policy.
+DEMANDS = ("policy.json", "params.json")
+# Fields that are checked in every manifest, told-only or not.
+CHECKED = ("parents", "producer", "schema")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Forged:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRUNE_WORK", str(tmp_path / "work"))
+
+
+def cells(kind: Any, document: Any, *, every: bool) -> Iterator[tuple[Place, str, Any]]:
+    """A place, a fault's name, and the document with that fault; one for each place unless `every`."""
+    for number, place in enumerate(places(kind, document)):
+        named = [(name, put(document, place.path, new)) for name, new in _faults(document, place)]
+        if isinstance(place.path[-1], int):
+            named.append(("left out", drop(document, place.path)))
+        elif not place.field.endswith("}"):
+            named.append(("left out", drop(document, place.path)))
+            extra = put(document, place.path[:-1], _with_surprise(document, place))
+            named.append(("an unknown neighbour", extra))
+        for name, broken in named if every else [named[number % len(named)]]:
+            yield place, name, broken
+
+
+def _faults(document: Any, place: Place) -> list[tuple[str, Any]]:
+    return list(faults(at(document, place.path)).items())
+
+
+def _with_surprise(document: Any, place: Place) -> Any:
+    return {**at(document, place.path[:-1]), "surprise": 1}
+
+
+def may_pass(part: str, place: Place, fault: str) -> bool:
+    """Whether a whole run with this fault, every digest corrected, may pass."""
+    struct = place.owner.partition(".")[0]
+    field = place.owner.partition(".")[2]
+    if part in DEMANDS or (fault == "left out" and place.owner in DEFAULTED):
+        return True
+    if (place.field, fault) in HARMLESS or (place.owner, fault) in HARMLESS:
+        return True
+    if part == "profiles.0" and place.owner == "Machine.instance":
+        return True  # tables of one kind of machine may be used on another
+    told = place.owner in TOLD or f"{struct}.*" in TOLD
+    return told and field not in CHECKED and fault not in NEVER
+
+
+# Not even a field that decides nothing may hold these: they do not decode.
+NEVER = ("NaN", "infinity", "another type", "an unknown neighbour", "fraction", "half a surrogate")
+
+
+def _defaulted() -> set[str]:
+    found: set[str] = set()
+
+    def visit(info: msgspec.inspect.Type) -> None:
+        if isinstance(info, msgspec.inspect.StructType):
+            name = info.cls.__name__
+            if f"{name}." in seen:
+                return
+            seen.add(f"{name}.")
+            found.update(f"{name}.{f.encode_name}" for f in info.fields if not f.required)
+            for each in info.fields:
+                visit(each.type)
+        for inner in (*getattr(info, "types", ()), *_inside(info)):
+            visit(inner)
+
+    seen: set[str] = set()
+    for kind in (*PARTS.values(), Verdict, Evidence):
+        visit(msgspec.inspect.type_info(kind))
+    return found
+
+
+def _inside(info: msgspec.inspect.Type) -> tuple[msgspec.inspect.Type, ...]:
+    return tuple(
+        each for name in ("item_type", "value_type") if (each := getattr(info, name, None))
+    )
+
+
+DEFAULTED = _defaulted()
+
+
+def outcome_of(forged: Forged, folder: Path) -> str:
+    """The gate's outcome; "refused" for a clear error of ours. Anything else is raised."""
+    try:
+        return rebuilt(forged, folder)
+    except RepruneError:
+        return "refused"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def passing(base: Forged, part: str, folder: Path, *, every: bool) -> tuple[list[str], int]:
+    """The cells of a part that pass although they must not; and how many there were."""
+    wrong, count = [], 0
+    for place, fault, broken in cells(PARTS[part], base.value(part), every=every):
+        forged = base.copy()
+        _put_part(forged, part, broken)
+        outcome = outcome_of(forged, folder / "cell")
+        count += 1
+        if outcome == "pass" and not may_pass(part, place, fault):
+            wrong.append(f"{place.field}: {fault}")
+    return wrong, count
+
+
+def _put_part(forged: Forged, part: str, value: Any) -> None:
+    forged.edit(part, lambda _: value)
+
+
+# --- the matrix is whole -------------------------------------------------------------------------
+
+
+def held_fields(base: Forged) -> set[str]:
+    found: set[str] = set()
+    for part, kind in PARTS.items():
+        found |= {place.owner for place in places(kind, base.value(part))}
+    found |= {place.owner for place in places(Evidence, json.loads(base.files["evidence.json"]))}
+    return found
+
+
+DECIDING = (Evidence, Benchmark, KINDS["Engines"], ExamplesFile, tuple[Unit, ...], Lock)
+# What the base run cannot hold, with the reason; a name that it does hold fails the test below.
+EMPTY_HERE = {
+    "Problem.*": "a run that passes has no problem",
+    "Waiver.*": "of earlier promotions by a named person",
+    "BatchUnits.*": "throughput: not assembled here",
+    "BatchSamples.*": "throughput: not assembled here",
+    "TargetSamples.throughput": "not assembled here",
+    "TargetSamples.memory": "not assembled here",
+}
+
+
+def test_every_field_of_the_evidence_is_in_the_matrix(base: Forged) -> None:
+    """A field that is new and not among the cells fails here: give the base run one, or say why not."""
+    demanded = {field for kind in DECIDING for field in fields_of(kind)}
+    missing = {
+        f"{field.partition('.')[0]}.*" if f"{field.partition('.')[0]}.*" in EMPTY_HERE else field
+        for field in demanded - held_fields(base)
+    }
+    assert missing == set(EMPTY_HERE)
+
+
+def test_what_decides_nothing_is_named_field_by_field(base: Forged) -> None:
+    """No exception stands for a field that does not exist any more."""
+    known = {field for kind in (*PARTS.values(), Evidence) for field in fields_of(kind)}
+    structs = {field.partition(".")[0] for field in known}
+    for name in TOLD:
+        assert name in known or (name.endswith(".*") and name[:-2] in structs), name
+    for field, _ in HARMLESS:
+        assert field.rstrip("[]{}") in known, field
+
+
+# --- parts that fit together ---------------------------------------------------------------------
+
+
+def test_the_run_that_the_matrix_breaks_passes(base: Forged, tmp_path: Path) -> None:
+    """Rebuilt without a fault it passes, by the command line too: so a refusal is due to the fault."""
+    assert rebuilt(base.copy(), tmp_path / "v") == "pass"
+    assert main(["check", str(tmp_path / "v"), "--recompute"]) == PASSED
+    assert check_integrity(handed(tmp_path / "v"), "digits").judgement.outcome == "pass"
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part not in DEMANDS])
+def test_no_faulty_part_passes(base: Forged, tmp_path: Path, part: str) -> None:
+    """One fault of each field, every digest corrected: refused, or judged and not passed."""
+    wrong, count = passing(base, part, tmp_path, every=False)
+    assert wrong == []
+    assert count > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_no_fault_of_any_part_passes(base: Forged, tmp_path: Path, part: str) -> None:
+    """Every fault of each field, every digest corrected: refused, or judged and not passed."""
+    wrong, count = passing(base, part, tmp_path, every=True)
+    assert wrong == []
+    assert count > 20
+
+
+def test_no_engine_fact_that_was_forged_in_both_places_passes(base: Forged, tmp_path: Path) -> None:
+    """Where build and benchmark agree on a faulty fact, the gate still doubts it."""
+    engines = base.value("engines.0")["engines"]
+    wrong = []
+    for place, fault, broken in cells(EngineFact, engines[0], every=True):
+        forged = base.copy()
+        for part in ("engines.0", "benchmarks.0"):
+            forged.ancestors[part]["engines"] = [broken, *engines[1:]]
+        if outcome_of(forged, tmp_path / "cell") == "pass" and not may_pass("", place, fault):
+            wrong.append(f"{place.field}: {fault}")
+    assert wrong == []
+
+
+def _set(place: int, value: int) -> Callable[[np.ndarray], np.ndarray]:
+    def change(column: np.ndarray) -> np.ndarray:
+        found = column.copy()
+        found[place] = value
+        return found
+
+    return change
+
+
+CANDIDATE = "candidate@ort-cpu/correct"
+RECORD_FAULTS: dict[str, Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]] = {
+    "no candidate": lambda t: {k: v for k, v in t.items() if k != CANDIDATE},
+    "no dense model": lambda t: {k: v for k, v in t.items() if k != "dense/correct"},
+    "nothing": lambda t: {},
+    "short": lambda t: {**t, CANDIDATE: t[CANDIDATE][:-1]},
+    "all short": lambda t: {k: v[:-1] for k, v in t.items()},
+    "doubled": lambda t: {k: np.concatenate([v, v]) for k, v in t.items()},
+    "empty": lambda t: {k: v[:0] for k, v in t.items()},
+    "negative": lambda t: {**t, CANDIDATE: _set(9, -1)(t[CANDIDATE])},
+    "huge": lambda t: {**t, CANDIDATE: _set(9, 2**62)(t[CANDIDATE])},
+    "neither right nor wrong": lambda t: {**t, CANDIDATE: _set(9, 2)(t[CANDIDATE])},
+    "floats": lambda t: {**t, CANDIDATE: t[CANDIDATE].astype(np.float64)},
+    "NaN": lambda t: {**t, CANDIDATE: np.full(len(t[CANDIDATE]), math.nan)},
+    "unsigned": lambda t: {**t, CANDIDATE: t[CANDIDATE].astype(np.uint64)},
+    "truths": lambda t: {**t, CANDIDATE: t[CANDIDATE].astype(np.bool_)},
+    "a table": lambda t: {**t, CANDIDATE: t[CANDIDATE].reshape(-1, 1)},
+    "one number": lambda t: {**t, CANDIDATE: t[CANDIDATE][:1].reshape(())},
+    "no arm": lambda t: {**t, "correct": t[CANDIDATE]},
+    "another column": lambda t: {**t, "candidate@ort-cpu/right": t[CANDIDATE]},
+    "another name": lambda t: {k.replace("correct", "right"): v for k, v in t.items()},
+}
+
+
+@pytest.mark.parametrize("fault", RECORD_FAULTS)
+def test_no_faulty_records_pass(base: Forged, tmp_path: Path, fault: str) -> None:
+    """Records that are not one integer an example, in range, of every arm, decide nothing."""
+    forged = base.copy()
+    forged.edit(RECORDS, RECORD_FAULTS[fault])
+    assert outcome_of(forged, tmp_path / "cell") in ("refused", "error")
+
+
+UNIT_FAULTS: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "one left out": lambda units: units[:7] + units[8:],
+    "the last left out": lambda units: units[:-1],
+    "one twice": lambda units: [*units, units[-1]],
+    "all twice": lambda units: [*units, *units],
+    "reordered": lambda units: units[::-1],
+    "two swapped": lambda units: [units[1], units[0], *units[2:]],
+    "none": lambda units: [],
+    "the best only, numbered again": lambda units: [
+        {**unit, "index": place} for place, unit in enumerate(units[:8])
+    ],
+}
+
+
+@pytest.mark.parametrize("fault", UNIT_FAULTS)
+def test_no_faulty_list_of_units_passes(base: Forged, tmp_path: Path, fault: str) -> None:
+    """Units left out, doubled or put in another order are seen, whoever corrected the digests."""
+    forged = base.copy()
+    forged.edit(UNITS, UNIT_FAULTS[fault])
+    assert outcome_of(forged, tmp_path / "cell") in ("refused", "error")
+
+
+# --- another run's parts -------------------------------------------------------------------------
+
+
+def _with_text(base: Forged, old: str, new: str, parts: tuple[str, ...]) -> Forged:
+    other = base.copy()
+    for name in parts:
+        held = other.ancestors if name in other.ancestors else other.files
+        raw = dumped(held[name]) if name in other.ancestors else held[name]
+        changed = raw.replace(old.encode(), new.encode())
+        held[name] = json.loads(changed) if name in other.ancestors else changed
+    return other
+
+
+def another_machine(base: Forged) -> Forged:
+    return _with_text(base, '"box-a"', '"box-b"', LINEAGE)
+
+
+def another_version(base: Forged) -> Forged:
+    other = _with_text(base, '"dense_version":"1"', '"dense_version":"2"', LINEAGE)
+    other.edit("lock.json", lambda lock: {**lock, "dense": {**lock["dense"], "version": "2"}})
+    other.manifest["dense_version"] = "2"
+    return other
+
+
+def another_model(base: Forged) -> Forged:
+    weights = base.value("lock.json")["dense"]["weights"]
+    return _with_text(base, weights, "sha256:" + "7" * 64, (*LINEAGE, "lock.json"))
+
+
+def another_policy(base: Forged) -> Forged:
+    other = base.copy()
+    other.edit("policy.json", lambda policy: {**policy, "alpha": 0.06})
+    return other
+
+
+def another_task(base: Forged) -> Forged:
+    digest = base.value("lock.json")["task"]
+    return _with_text(base, digest, "sha256:" + "8" * 64, (*LINEAGE, "lock.json"))
+
+
+OTHERS = {
+    "machine": another_machine,
+    "dense version": another_version,
+    "model": another_model,
+    "policy": another_policy,
+    "task": another_task,
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_parts_of_another_run_are_an_error(base: Forged, tmp_path: Path, what: str) -> None:
+    """Each artefact and document exchanged for that of a run that passes too, but is another one."""
+    other = OTHERS[what](base)
+    assert rebuilt(other, tmp_path / "other") == "pass"
+    donor = opened(tmp_path / "other")
+    tried = 0
+    for part in (*LINEAGE, "lock.json", "policy.json", UNITS, EXAMPLES, RECORDS):
+        mixed = base.copy()
+        if part in LINEAGE:
+            if donor.manifest["parents"][part] == base.manifest["parents"][part]:
+                continue
+            outcome = linked(mixed, donor, part, tmp_path / "cell")
+        else:
+            if donor.files[part] == base.files[part]:
+                continue
+            mixed.files[part] = donor.files[part]
+            outcome = sealed(mixed, tmp_path / "cell")
+        tried += 1
+        assert outcome in ("refused", "error"), part
+    assert tried >= 2
+
+
+def linked(mixed: Forged, donor: Forged, part: str, folder: Path) -> str:
+    """The other run's artefact as it is, digest and samples included, judged with the rest of ours."""
+    mixed.ancestors[part] = donor.ancestors[part]
+    mixed.manifest["parents"][part] = donor.manifest["parents"][part]
+    if part == "benchmarks.0":
+        mixed.files |= {name: raw for name, raw in donor.files.items() if "samples" in name}
+    return sealed(mixed, folder)
+
+
+def sealed(mixed: Forged, folder: Path) -> str:
+    """Judged as it stands: no digest of any artefact is corrected, evidence and judgement are."""
+    try:
+        grounds = read_grounds(store.read(signed(mixed, folder), Verdict))
+        mixed.files["evidence.json"] = canonical(assemble(grounds))
+        found = judge(assemble(grounds), grounds.policy)
+        mixed.manifest["judgement"] = json.loads(canonical(found))
+        assert exit_code(signed(mixed, folder)) not in (PASSED, BROKEN)
+        return found.outcome
+    except RepruneError:
+        return "refused"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- files of a verdict directory ----------------------------------------------------------------
+
+
+def exit_code(verdict: Path) -> int:
+    return main(["check", str(verdict), "--recompute"])
+
+
+BYTE_FAULTS: dict[str, Callable[[bytes], bytes | None]] = {
+    "missing": lambda raw: None,
+    "truncated": lambda raw: raw[: len(raw) // 2],
+    "one byte short": lambda raw: raw[:-2],
+    "empty": lambda raw: b"",
+    "a byte turned": lambda raw: raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:],
+    "doubled": lambda raw: raw + raw,
+    "reordered": lambda raw: raw[::-1],
+    "of no encoding": lambda raw: b"\xff\xfe" + raw,
+    "not a number": lambda raw: b'{"a": NaN}',
+}
+
+
+def refused_everywhere(folder: Path) -> None:
+    """The command line ends in a clear error, and promote does not take it."""
+    assert exit_code(folder) == 2
+    with pytest.raises(RepruneError):
+        check_integrity(handed(folder), "digits")
+
+
+@pytest.mark.parametrize("fault", BYTE_FAULTS)
+def test_no_faulty_file_survives(base: Forged, tmp_path: Path, fault: str) -> None:
+    """Every file of the directory, as it is and with the directory's own digests corrected."""
+    whole = signed(base, tmp_path / "whole")
+    names = sorted(str(p.relative_to(whole)) for p in whole.rglob("*") if p.is_file())
+    assert len(names) == 2 + len(base.files) + len(LINEAGE)
+    for name in names:
+        raw = BYTE_FAULTS[fault]((whole / name).read_bytes())
+        for correct in (False, True):
+            folder = tmp_path / "cell"
+            shutil.copytree(whole, folder)
+            if raw is None:
+                (folder / name).unlink()
+            else:
+                (folder / name).write_bytes(raw)
+            if correct and name not in (store.MANIFEST, store.DIGEST):
+                correct_digests(folder)
+            refused_everywhere(folder)
+            shutil.rmtree(folder)
+
+
+def correct_digests(folder: Path) -> None:
+    manifest = json.loads((folder / store.MANIFEST).read_bytes())
+    for name in list(manifest["payload"]):
+        if (folder / name).exists():
+            manifest["payload"][name] = store.file_digest(folder / name)
+        else:
+            del manifest["payload"][name]
+    (folder / store.MANIFEST).write_bytes(dumped(manifest))
+    (folder / store.DIGEST).write_text(digest_of(msgspec.convert(manifest, Verdict)))
+
+
+def test_no_faulty_field_of_the_verdict_survives(base: Forged, tmp_path: Path) -> None:
+    """What the verdict says of itself and of its judgement, changed with its digest corrected."""
+    wrong = []
+    for place, fault, broken in cells(Verdict, base.manifest, every=False):
+        if place.owner == "Verdict.payload" or (fault == "left out" and place.owner in DEFAULTED):
+            continue
+        forged = base.copy()
+        if not isinstance(broken, dict) or not isinstance(broken.get("parents"), dict):
+            continue
+        parents = broken["parents"]
+        forged.manifest = broken
+        forged.ancestors = {n: v for n, v in forged.ancestors.items() if n in parents}
+        folder = tmp_path / "cell"
+        try:
+            signed(forged, folder)
+        except (KeyError, TypeError, AttributeError, OSError, ValueError):
+            continue  # a parent that no file can be named by
+        if exit_code(folder) != 2:
+            wrong.append(f"{place.field}: {fault}")
+        shutil.rmtree(folder, ignore_errors=True)
+    assert wrong == []
+
+
+def surviving(base: Forged, tmp_path: Path, *, each: int) -> list[str]:
+    """The cells, one in `each`, that are judged again without a complaint."""
+    wrong = []
+    for part, kind in {**PARTS, "evidence.json": Evidence}.items():
+        whole = msgspec.json.decode(dumped(base.value(part)), type=kind)
+        for place, fault, broken in list(cells(kind, base.value(part), every=False))[::each]:
+            forged = base.copy()
+            _put_part(forged, part, broken)
+            folder = signed(forged, tmp_path / "cell")
+            try:
+                confirm(store.read(folder, Verdict))
+            except RepruneError:
+                continue
+            finally:
+                shutil.rmtree(folder)
+            if msgspec.json.decode(dumped(broken), type=kind) != whole:
+                wrong.append(f"{part} {place.field}: {fault}")
+    return wrong
+
+
+def test_no_faulty_field_survives_the_verdicts_own_digests(base: Forged, tmp_path: Path) -> None:
+    """Fields of every part, told-only ones too, changed with the verdict's own digests corrected."""
+    assert surviving(base, tmp_path, each=6) == []
+
+
+@pytest.mark.slow
+def test_no_faulty_field_at_all_survives_the_verdicts_own_digests(
+    base: Forged, tmp_path: Path
+) -> None:
+    """As above, every field."""
+    assert surviving(base, tmp_path, each=1) == []
+
+
+# --- evidence as a value -------------------------------------------------------------------------
+
+
+def test_no_fault_in_evidence_is_an_exception(base: Forged) -> None:
+    """Every field of the evidence, every fault: it does not decode, or it is judged and not passed."""
+    evidence = json.loads(base.files["evidence.json"])
+    policy = msgspec.json.decode(base.files["policy.json"], type=Policy)
+    wrong = []
+    for place, fault, broken in cells(Evidence, evidence, every=True):
+        try:
+            value = msgspec.json.decode(dumped(broken), type=Evidence)
+        except (msgspec.MsgspecError, ValueError):
+            continue
+        found = judge(value, policy)
+        if found.outcome == "pass" and not _may_be_judged(place, fault):
+            wrong.append(f"{place.field}: {fault}")
+    assert wrong == []
+
+
+# What `assemble` fills in, and compares before the judge sees it.
+ASSEMBLED = {
+    "Evidence.name": "of the lock",
+    "Evidence.dense_version": "of the lock",
+    "Evidence.champion_version": "of the lock",
+    "Evidence.seed": "of lock and split",
+    "Evidence.attempt": "of the benchmark and the registry",
+    "Evidence.power": "notes only",
+    "Evidence.uses": "notes only",
+    "Evidence.champion_newest": "notes only",
+    "Evidence.contract": "for the report",
+    "Evidence.waivers": "for the report",
+    "Evidence.problems": "compared by bytes",
+    "Machine.instance": "compared by assemble",
+    "TargetEvidence.batch_size": "compared by assemble",
+    "TargetEvidence.units": "counted by assemble",
+    "Evidence.engines": "found by arm and target, in any order",
+    "QualityEvidence.eval_digest": "compared by assemble",
+    "QualityEvidence.ids": "counted by assemble",
+    "QualityEvidence.slices": "counted by assemble",
+    "QualityEvidence.sources": "counted by assemble",
+    "QualityEvidence.times": "only the task knows",
+    "EngineFact.*": "compared with what was built by assemble",
+    "Parity.*": "compared with what was built by assemble",
+    "ArmRecords.columns": "0 and 1 are both records",
+}
+
+
+def _may_be_judged(place: Place, fault: str) -> bool:
+    struct = place.owner.partition(".")[0]
+    return (
+        place.owner in ASSEMBLED or f"{struct}.*" in ASSEMBLED or may_pass("evidence", place, fault)
+    )
