@@ -188,6 +188,8 @@ def may_pass(part: str, place: Place, fault: str) -> bool:
         return True
     if (place.field, fault) in HARMLESS or (place.owner, fault) in HARMLESS:
         return True
+    if place.field == "Benchmark.payload{}":
+        return True  # whoever rebuilds makes these digests again
     if part == "profiles.0" and place.owner == "Machine.instance":
         return True  # tables of one kind of machine may be used on another
     told = place.owner in TOLD or f"{struct}.*" in TOLD
