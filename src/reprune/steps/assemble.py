@@ -112,6 +112,7 @@ def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
             slices=first.slices,
             sources=first.sources,
             arms=arms,
+            dropped=grounds.benchmarks[0].manifest.recorded.dropped or {},
             times=first.times,
         ),
         problems,
