@@ -127,6 +127,8 @@ HARMLESS = {
     ("Conditions.waited_ns", "null"): "what a machine does not tell is null",
     ("Conditions.stolen", "null"): "what a machine does not tell is null",
     ("Conditions.device", "null"): "what a machine does not tell is null",
+    ("Recorded.dropped", "emptied"): "nothing was left out, and nothing says so",
+    ("Recorded.dropped{}", "null"): "what is not known of a champion is null",
     ("Benchmark.engines", "reordered"): "engines are found by arm and target",
     ("Engines.engines", "reordered"): "engines are found by arm and target",
     ("DataReport.expectations", "emptied"): "`passed` says what came of them",
@@ -403,6 +405,33 @@ def test_no_faulty_list_of_units_passes(base: Forged, tmp_path: Path, fault: str
     assert outcome_of(forged, tmp_path / "cell") in ("refused", "error")
 
 
+def without_examples(base: Forged, count: int) -> Forged:
+    """The run without its last `count` examples, as if the champion had been made with them."""
+    forged = base.copy()
+    kept = slice(0, 450 - count)
+    forged.edit(RECORDS, lambda tensors: {name: column[kept] for name, column in tensors.items()})
+    forged.edit(
+        EXAMPLES,
+        lambda old: {
+            **{name: old[name][kept] for name in ("ids", "sources", "times")},
+            "slices": {family: values[kept] for family, values in old["slices"].items()},
+        },
+    )
+    recorded = forged.ancestors["benchmarks.0"]["recorded"]
+    recorded |= {"examples": 450 - count, "dropped": {"champion": count, "anchor": 0}}
+    return forged
+
+
+def test_examples_that_were_left_out_are_counted(base: Forged, tmp_path: Path) -> None:
+    """Left out and said so is judged; left out and not said, or not as many as said, is an error."""
+    assert rebuilt(without_examples(base, 40), tmp_path / "v") == "pass"
+    for dropped in (None, {"champion": 39}, {"champion": 41}, {"champion": -40}, {"other": 40}):
+        forged = without_examples(base, 40)
+        forged.ancestors["benchmarks.0"]["recorded"]["dropped"] = dropped or {}
+        assert outcome_of(forged, tmp_path / "v") == "error", dropped
+    assert outcome_of(without_examples(base, -5), tmp_path / "v") == "error"
+
+
 # --- another run's parts -------------------------------------------------------------------------
 
 
@@ -652,6 +681,7 @@ ASSEMBLED = {
     "Evidence.engines": "found by arm and target, in any order",
     "QualityEvidence.eval_digest": "compared by assemble",
     "QualityEvidence.ids": "counted by assemble",
+    "QualityEvidence.dropped": "counted by assemble",
     "QualityEvidence.slices": "counted by assemble",
     "QualityEvidence.sources": "counted by assemble",
     "QualityEvidence.times": "only the task knows",
