@@ -13,7 +13,7 @@ with `msgspec.structs.replace`, or with `edit(evidence, "quality.ids", ())`.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ from reprune.judge.evidence import (
     CONTROL,
     ArmRecords,
     ArmTimes,
+    Conditions,
     Evidence,
     QualityEvidence,
     TargetEvidence,
@@ -102,6 +103,25 @@ def make_units(
             unit, arms={**unit.arms, CONTROL: make_times(len(ns), typical, apart, noise, calls)}
         )
         for unit in units
+    )
+
+
+def with_conditions(
+    units: Sequence[Unit], change: Callable[[Unit, str, int], Mapping[str, Any]] | None = None
+) -> tuple[Unit, ...]:
+    """The units with the conditions of a quiet machine; `change` gives what differs in a block of an
+    arm of a unit.
+    """
+    quiet = {"wall_ns": 10_000_000, "waited_ns": 0, "stolen": 0.0, "pulse_ns": 100_000}
+
+    def told(unit: Unit, arm: str, times: ArmTimes) -> ArmTimes:
+        changes = [change(unit, arm, b) if change else {} for b in range(len(times.blocks_ns))]
+        conditions = tuple(msgspec.convert({**quiet, **c}, Conditions) for c in changes)
+        return msgspec.structs.replace(times, conditions=conditions)
+
+    return tuple(
+        msgspec.structs.replace(u, arms={arm: told(u, arm, t) for arm, t in u.arms.items()})
+        for u in units
     )
 
 

@@ -116,7 +116,13 @@ def control_guard(series: Series, rules: GuardRules) -> Finding:
         for unit in series.units
     ]
     middle = math.exp(median(math.log(ratio) for ratio in ratios))
-    low, high = median_interval(ratios, series.tail) or (0.0, math.inf)
+    interval = median_interval(ratios, series.tail)
+    if interval is None:
+        words = (
+            f"{series.place}, {count(len(ratios), 'unit')} cannot tell two equal sessions apart."
+        )
+        return Finding(state="unknown", value=middle, limit=limit, words=words)
+    low, high = interval
     seen = (
         f"{series.place}, two sessions of the dense model differ by {percent(abs(middle - 1))} "
         f"(limits {low:.4g} to {high:.4g}, {count(len(ratios), 'unit')})"
