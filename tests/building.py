@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from reprune.core.artifacts import Cost, EngineFact, Parity
+from reprune.core.artifacts import Cost, EngineFact, Judgement, Parity
 from reprune.core.machine import Machine
 from reprune.core.policy import Policy
 from reprune.judge.evidence import (
@@ -222,7 +222,13 @@ def make_evidence(
         quality=make_quality(records, slices=slices, sources=sources),
         power=(),
         problems=(),
+        uses=1,
     )
+
+
+def notes_of(judgement: Judgement) -> tuple[str, ...]:
+    """Its notes, without that on how much two sessions of one model differ."""
+    return tuple(note for note in judgement.notes if "two sessions of one model" not in note)
 
 
 def edit(struct: Any, path: str, value: Any) -> Any:

@@ -37,7 +37,7 @@ def units_of(**arms: Any) -> tuple[Unit, ...]:
             index=i,
             process=i // 2,
             seed=i,
-            started_s=0.0,
+            started_s=1e9 + i,
             load=0.0,
             arms={
                 arm: ArmTimes(

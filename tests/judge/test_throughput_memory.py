@@ -47,7 +47,7 @@ def test_a_rate_counts_all_of_the_time() -> None:
         index=0,
         process=0,
         seed=0,
-        started_s=0,
+        started_s=1e9,
         load=0,
         arms={"candidate": times, "dense": base},
     )
@@ -228,7 +228,7 @@ def simulated(session: float, block: float, units: int, seed: int = 1) -> list[U
             about = 1e6 * rng.lognormvariate(0, session)
             blocks = tuple((round(about * rng.lognormvariate(0, block)),) for _ in range(2))
             arms[arm] = ArmTimes(order=order, blocks_ns=blocks, warmup_calls=0)
-        found.append(Unit(index=index, process=index, seed=0, started_s=0, load=0, arms=arms))
+        found.append(Unit(index=index, process=index, seed=0, started_s=1e9, load=0, arms=arms))
     return found
 
 

@@ -18,7 +18,15 @@ from reprune.judge.drafts import Draft, decide
 from reprune.judge.evidence import Evidence
 from reprune.judge.verdict import PROCEDURE, judge
 from reprune.judge.words import moved, percent, points, roughly, speed, speed_demand
-from tests.building import edit, flipped, make_evidence, make_policy, make_quality, make_units
+from tests.building import (
+    edit,
+    flipped,
+    make_evidence,
+    make_policy,
+    make_quality,
+    make_units,
+    notes_of,
+)
 
 SEVERITY = ("pass", "inconclusive", "block", "error")
 NO_RATIO = {"max_drop": 0.03, "max_error_ratio": None}
@@ -151,7 +159,7 @@ def test_the_first_generation_is_judged_against_its_parent_alone() -> None:
     found = judge(make_evidence(arms=("candidate", "dense")), make_policy())
     assert found.outcome == "pass"
     assert not any(rule.rule.endswith("vs_champion") for rule in found.rules)
-    assert found.notes[:-1] == (
+    assert notes_of(found) == (
         "First generation: there is no champion yet, so latency.vs_champion, accuracy.vs_champion "
         "could not be judged.",
     )
@@ -163,7 +171,8 @@ def test_an_anchor_is_judged_where_there_is_one() -> None:
     policy = make_policy(quality=quality, latency={"vs_anchor": {}})
     without = judge(make_evidence(), policy)
     assert without.notes == (
-        "There is no anchor, so latency.vs_anchor, accuracy.vs_anchor could not be judged.",
+        "There is no anchor (`reprune anchor` sets one), so latency.vs_anchor, accuracy.vs_anchor "
+        "could not be judged.",
     )
     anchored = judge(make_evidence(arms=("candidate", "dense", "champion", "anchor")), policy)
     assert {"accuracy.vs_anchor", "latency.vs_anchor"} <= {rule.rule for rule in anchored.rules}
@@ -206,7 +215,7 @@ def test_low_power_is_noted() -> None:
     )
     fine = msgspec.structs.replace(fact, rule="accuracy.vs_champion", pass_if_equal=0.5)
     found = judge(edit(make_evidence(), "power", (fact, fine)), make_policy())
-    assert found.notes[:-1] == (
+    assert notes_of(found) == (
         "accuracy.vs_parent passes a candidate that lost nothing with a chance of only 31 % "
         "(450 examples, 3 % flips).",
     )
@@ -536,3 +545,11 @@ def test_numbers_in_words() -> None:
     assert moved("accuracy", 0.0) == "accuracy did not change"
     assert moved("accuracy", -0.00001) == "accuracy hardly changed"
     assert [roughly(x) for x in (0.2, 7.1, 99, 100.5, 1234)] == [1, 8, 99, 110, 1300]
+
+
+def test_examples_left_out_are_said() -> None:
+    """And a champion that does not tell what it was made with."""
+    told = edit(make_evidence(), "quality.dropped", {"champion": 3, "anchor": None})
+    words = " ".join(judge(told, make_policy()).notes)
+    assert "3 eval examples were left out, because the champion had been made with them" in words
+    assert "Nothing tells which examples the anchor was made with" in words

@@ -29,10 +29,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import GuardResult, Judgement, Outcome, RuleResult, SliceResult
 from reprune.core.policy import Policy
 from reprune.judge.checks import find_metrics, find_problems
 from reprune.judge.condition_guards import target_guards
+from reprune.judge.consequence import BLOCKS_UNDECIDED, consequence, holding, opening
 from reprune.judge.distributions import alpha_of_attempt, holm
 from reprune.judge.drafts import Draft, decide
 from reprune.judge.engine_rules import engines_by_place, parity_drafts, size_drafts
@@ -70,11 +73,12 @@ def judge(evidence: Evidence, policy: Policy) -> Judgement:
     if not _demanded(results):
         outcome = "inconclusive" if outcome == "pass" else outcome
         reasons = ("No rule of the policy could be judged: its baselines do not exist yet.",)
+    settled = consequence(outcome, policy)
     return Judgement(
         procedure=PROCEDURE,
-        outcome=outcome,
+        outcome=settled,
         headline=headline(outcome, list(zip(drafts, results, strict=True)), reasons, policy),
-        reasons=reasons,
+        reasons=reasons if settled == outcome else (*reasons, BLOCKS_UNDECIDED),
         attempt=evidence.attempt,
         alpha=rounded(alpha),
         rules=tuple(results),
@@ -84,6 +88,8 @@ def judge(evidence: Evidence, policy: Policy) -> Judgement:
             *session_notes([one for target in policy.targets for one in series[target]]),
         ),
         guards=tuple(guard for target in policy.targets for guard in guards[target]),
+        waivers=holding(evidence) or UNSET,
+        dry_run=policy.mode == "dry-run" or UNSET,
     )
 
 
@@ -159,11 +165,13 @@ def _refused(evidence: Evidence, policy: Policy, problems: tuple[str, ...]) -> J
     return Judgement(
         procedure=PROCEDURE,
         outcome="error",
-        headline=f"Error: {problems[0]}{more}",
+        headline=f"{opening('error', policy)}: {problems[0]}{more}",
         reasons=problems,
         attempt=evidence.attempt,
         alpha=rounded(alpha_of_attempt(policy.alpha, max(1, evidence.attempt))),
         rules=(),
         slices=(),
         notes=(),
+        waivers=holding(evidence) or UNSET,
+        dry_run=policy.mode == "dry-run" or UNSET,
     )
