@@ -330,6 +330,25 @@ def test_stopping_waits_for_throughput() -> None:
     assert decided_throughput(close[1:], policy, arms=ARMS, attempt=1, batches=1)
 
 
+def test_more_batch_sizes_make_a_block_harder() -> None:
+    """What blocks one rule of one takes more units beside another batch size, for judge and benchmark."""
+    policy = make_policy(
+        **{**only_latency(), "latency": None}, throughput={"vs_parent": {"min_ratio": 1.25}}
+    )
+    slow = make_units(15, {"dense": 1.0, "champion": 1.0})
+    fast = make_units(15, {"dense": 0.6, "champion": 1.0})
+    for batches, needed in ((0, 8), (1, 15)):
+        for ask in (decided, decided_throughput):
+            found = [
+                n for n in (8, 15) if ask(slow[:n], policy, arms=ARMS, attempt=1, batches=batches)
+            ]
+            assert found[0] == needed
+        more = tuple(BatchUnits(batch_size=9, units=fast) for _ in range(batches))
+        evidence = edit(make_evidence(units=1), "targets.0.units", slow)
+        first = judge(edit(evidence, "targets.0.throughput", more), policy).rules[0]
+        assert (first.outcome, first.samples) == ("block", needed)
+
+
 def test_family_size_counts_rules_about_time_a_batch_size() -> None:
     """Two medians, two tails, one objective, one throughput, each target; and one a batch size more."""
     policy = make_policy(quality={}, **ALL_RULES)

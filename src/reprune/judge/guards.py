@@ -90,7 +90,7 @@ def doubted(drafts: Sequence[Draft], guards: Sequence[GuardResult]) -> list[Draf
             facts=f"{draft.facts} (it would hold, but the measurement cannot be trusted: {names})",
             decide=" ".join(guard.words for guard in tripped),
         )
-        if draft.holds and draft.sure is None
+        if draft.holds
         else draft
         for draft in drafts
     ]
