@@ -39,7 +39,7 @@ import msgspec
 import numpy as np
 
 from benchmarks import common
-from benchmarks.rates import history, latency, model, naive, quality, trace, whole
+from benchmarks.rates import history, latency, model, naive, quality, sources, trace, whole
 from reprune.judge.evidence import Unit, decode_units
 
 NAME = "error_rates"
@@ -118,16 +118,16 @@ def measured(units: tuple[Unit, ...], size: Mapping[str, int]) -> dict[str, Any]
         "usual rules", lambda: naive.rows(noise, calls, seed=SEED, replications=size["naive"])
     )
     exact = _timed("quality, exact", lambda: list(quality.exact_rows()))
-    sources = _timed(
+    grouped = _timed(
         "quality, sources",
-        lambda: list(quality.source_rows(seed=SEED, replications=size["sources"])),
+        lambda: list(sources.source_rows(seed=SEED, replications=size["sources"])),
     )
     years = _timed("drift", lambda: history.rows(seed=SEED, years=size["years"]))
     agreed = _timed("whole verdicts", lambda: whole.compared(noise, seed=SEED, each=size["whole"]))
     retries = latency.retries_row(quality.ATTEMPTS)
     figures = {
         **latency.figures(cells),
-        **quality.figures([*exact, *sources]),
+        **quality.figures([*exact, *grouped]),
         "year_of_drift_loss_points": years[-1]["loss_mean"],
         **naive.figures(usual),
     }
@@ -142,7 +142,7 @@ def measured(units: tuple[Unit, ...], size: Mapping[str, int]) -> dict[str, Any]
         *usual,
         *naive.real_rows(units),
         *exact,
-        *sources,
+        *grouped,
         *years,
     ]
     return common.result(
@@ -169,20 +169,12 @@ def _looks_like(noise: model.Noise) -> model.Floats:
     return np.asarray(means[:, :, 0] - means[:, :, 1])
 
 
-LATENCY = (
-    "arms",
-    "session_sd",
-    "leaves",
-    "first_block_after",
-    "rule",
-    "how",
-    "ratio",
-    "replications",
-)
-LATENCY += ("first_passed", "all_passed", "first_blocked", "any_blocked", "median_units")
-QUALITY = ("examples", "flips", "source_size", "alike", "margin", "false_pass", "power", "theory")
-QUALITY += ("power_ratio", "envelope", "false_pass_over_10_attempts", "point_rule_false_pass")
-DRIFT = ("rule", "replications", "loss_mean", "loss_99_percent", "loss_max", "promoted_mean")
+_CELL = "arms session_sd leaves first_block_after rule how ratio replications"
+_SAID = "first_passed all_passed first_blocked any_blocked median_units"
+_SIZE = "examples flips source_size alike margin false_pass power theory power_ratio envelope"
+LATENCY = f"{_CELL} {_SAID} false_pass_over_10_attempts".split()
+QUALITY = f"{_SIZE} false_pass_over_10_attempts point_rule_false_pass".split()
+DRIFT = ["rule", "replications", "loss_mean", "loss_99_percent", "loss_max", "promoted_mean"]
 
 
 def _tables(result: Mapping[str, Any]) -> str:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from benchmarks.rates import latency, model, quality
+from benchmarks.rates import latency, model, quality, sources
 from benchmarks.rates.looks import BLOCK, PASS, settle
 from reprune.core.artifacts import Cost, EngineFact, Judgement, Parity
 from reprune.core.machine import Machine
 from reprune.core.policy import GuardRules, Policy
+from reprune.judge.distributions import alpha_of_attempt, critical
 from reprune.judge.evidence import (
     ArmRecords,
     ArmTimes,
@@ -90,13 +91,14 @@ def _wanted(
         for name, outcome in zip(names, settled.outcome, strict=True)
     }
     lost, gained = np.array([(moves == 1).sum()]) * 1.0, np.array([(moves == -1).sum()]) * 1.0
-    alpha = quality.alpha_of_attempt(quality.ALPHA, 1)
+    alpha = alpha_of_attempt(quality.ALPHA, 1)
     if cell.size == 1:
         z = quality.tango_z(lost, gained, np.float64(cell.examples), 0.03)
-        passed = bool(z[0] <= -quality.critical(alpha, None))
+        passed = bool(z[0] <= -critical(alpha, None))
     else:
         squares = np.array([(moves.reshape(-1, cell.size).sum(axis=1) ** 2).sum()]) * 1.0
-        passed = bool(quality.passes(lost, gained, squares, cell, 0.03, alpha)[0])
+        z = sources.source_z(lost, gained, squares, cell, 0.03)
+        passed = bool(sources.passes(z, cell, alpha)[0])
     wanted["accuracy.vs_parent"] = {"pass"} if passed else {"inconclusive", "block"}
     return wanted
 
@@ -123,7 +125,7 @@ def _evidence(ratios: model.Floats, moves: model.Integers, cell: quality.Cell) -
         f"{arm}@cpu": records["candidate" if arm == "candidate" else "baseline"] for arm in arms
     }
     ids = tuple(f"example-{place:05d}" for place in range(cell.examples))
-    sources = tuple(f"source-{place // cell.size:05d}" for place in range(cell.examples))
+    clips = tuple(f"source-{place // cell.size:05d}" for place in range(cell.examples))
     return Evidence(
         name="simulated",
         dense_version="2",
@@ -141,7 +143,7 @@ def _evidence(ratios: model.Floats, moves: model.Integers, cell: quality.Cell) -
             eval_digest="sha256:e",
             ids=ids,
             slices={"all": ("one",) * cell.examples},
-            sources=sources if cell.size > 1 else None,
+            sources=clips if cell.size > 1 else None,
             arms={"dense": records["baseline"], **keys},
         ),
         power=(),

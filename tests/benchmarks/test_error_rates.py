@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.rates import history, latency, model, naive, quality, trace, whole
+from benchmarks.rates import history, latency, model, naive, quality, sources, trace, whole
 from benchmarks.rates.chance import limits
 from benchmarks.rates.looks import BLOCK, OPEN, PASS, exact_rates, settle
 from reprune.judge.binary import compare_binary
+from reprune.judge.distributions import tail
 from reprune.judge.evidence import ArmTimes, Unit
 from reprune.judge.latency import Sequential, follow
 from reprune.judge.paired import tango_z
@@ -100,21 +101,23 @@ def test_passing_sources_is_the_judge_s_comparison(
     lost, gained = int((moves == 1).sum()), int((moves == -1).sum())
     squares = int((moves.reshape(-1, size).sum(axis=1) ** 2).sum())
     found = compare_binary(1 * (moves != -1), 1 * (moves != 1), np.arange(400) // size)
-    arrays = (np.array([float(x)]) for x in (lost, gained, squares))
-    assert bool(quality.passes(*arrays, cell, 0.05, alpha)[0]) == found.drop_test(0.05, alpha).holds
+    test = found.drop_test(0.05, alpha)
+    z = sources.source_z(*(np.array([float(x)]) for x in (lost, gained, squares)), cell, 0.05)
+    assert tail(float(z[0]), cell.sources - 1) == pytest.approx(test.p_harm, rel=1e-7)
+    assert bool(sources.passes(z, cell, alpha)[0]) == test.holds
 
 
 def test_too_few_sources_never_pass() -> None:
-    """As in the judge: nineteen sources decide nothing."""
-    cell = quality.Cell(examples=190, flips=0.05, size=10, alike=0.1)
-    nothing = (np.zeros(1),) * 3
-    assert not quality.passes(*nothing, cell, 0.5, 0.025)[0]
+    """As in the judge: nineteen sources decide nothing, twenty may."""
+    few, enough = (quality.Cell(examples=10 * n, flips=0.05, size=10, alike=0.1) for n in (19, 20))
+    assert not sources.passes(np.array([-9.0]), few, 0.025)[0]
+    assert sources.passes(np.array([-9.0]), enough, 0.025)[0]
 
 
-@pytest.mark.parametrize(("size", "alike"), quality.CLUSTERS)
+@pytest.mark.parametrize(("size", "alike"), sources.CLUSTERS)
 def test_sources_lose_and_agree_as_said(size: int, alike: float) -> None:
     """The outcomes of a source: the mean loss, the flips, and the correlation of two examples."""
-    pairs, chances = quality.source_outcomes(size, alike, 0.04, 0.02)
+    pairs, chances = sources.source_outcomes(size, alike, 0.04, 0.02)
     assert chances.sum() == pytest.approx(1.0)
     lost, gained = (chances @ pairs) / size
     assert (lost, gained) == (pytest.approx(0.04), pytest.approx(0.02))
