@@ -177,6 +177,7 @@ def make_evidence(
         quality=make_quality(records, slices=slices, sources=sources),
         power=(),
         problems=(),
+        uses=1,
     )
 
 

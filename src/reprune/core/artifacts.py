@@ -41,6 +41,8 @@ class Manifest(Fact, tag_field="kind", kw_only=True):
     """
 
     SCHEMA: ClassVar[int] = 1
+    # The largest payload file that is read at all; None where weights and engines may be as they are.
+    MAX_PAYLOAD_BYTES: ClassVar[int | None] = None
 
     schema: int = 1
     producer: Producer = Producer()
@@ -160,7 +162,8 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     Payload: `weights.safetensors`; `task/<package>/**` (the task's folder as it was when the model
     was made, so that `task` is the root to import it from); `architecture.json`
     where the model is not the factory's own (see compress.structure.architecture); `masks.safetensors` where
-    weights are masked: they are zero, and stay so in training (see compress.masks.files).
+    weights are masked: they are zero, and stay so in training (see compress.masks.files);
+    `trained_on.bin` in a candidate: marks of the examples it was made with (see task.trained_on).
     """
 
     name: str
@@ -208,6 +211,7 @@ class VerdictSummary(Fact, kw_only=True):
 
 class Previous(Manifest, tag="Previous", kw_only=True):
     """What the registry knew when the run began. `champion` is None where none was ever promoted.
+    `uses` maps an eval digest to the number of verdicts on record that were given on those examples.
 
     Payload, where there is a champion: `champion/**` (its ModelBundle artefact directory) and, as
     far as they were stored, `plan/**`, `profile/<i>/**`, `sensitivity/**`. Where an anchor is set:
@@ -220,6 +224,7 @@ class Previous(Manifest, tag="Previous", kw_only=True):
     anchor: ChampionRef | None
     attempts: int
     history: tuple[VerdictSummary, ...]
+    uses: dict[str, int] | UnsetType = UNSET
 
 
 class Expectation(Fact, kw_only=True):
@@ -257,7 +262,10 @@ class PowerFact(Fact, kw_only=True):
 
 
 class DataReport(Manifest, tag="DataReport", kw_only=True):
-    """The data contract's result. `passed` is False if any critical expectation failed."""
+    """The data contract's result. `passed` is False if any critical expectation failed.
+
+    Payload: `trained_on.bin`, marks of the examples of all splits but eval (see task.trained_on).
+    """
 
     task: TaskFact
     passed: bool
@@ -467,11 +475,14 @@ class Recorded(Fact, kw_only=True):
     Payload: `records.safetensors` holds, for each key of judge.evidence.QualityEvidence.arms and each
     column, an int64 tensor named `<key>/<column>`; `examples.json` holds
     {"ids": [...], "slices": {family: [...]}, "sources": [...] or null}, and "times" where there are any.
+    `dropped` counts the examples of the split that are not in there because the champion or the anchor
+    was made with them; None for one of which that is not known.
     """
 
     examples: int
     eval_digest: str
     columns: tuple[str, ...]
+    dropped: dict[str, int | None] | UnsetType = UNSET
 
 
 class BatchSamples(Fact, kw_only=True):
@@ -568,7 +579,8 @@ class GuardResult(Fact, kw_only=True):
 class Judgement(Fact, kw_only=True):
     """The decision and its grounds; a pure function of the evidence. `procedure` names the statistics.
 
-    With `dry_run` nothing may be promoted, whatever the outcome.
+    With `dry_run` nothing may be promoted, whatever the outcome. `waivers` are the overrides of earlier
+    promotions that still held when the evidence was measured.
     """
 
     procedure: str
@@ -582,6 +594,7 @@ class Judgement(Fact, kw_only=True):
     notes: tuple[str, ...]
     guards: tuple[GuardResult, ...] | UnsetType = UNSET
     dry_run: bool | UnsetType = UNSET
+    waivers: tuple[Waiver, ...] | UnsetType = UNSET
 
 
 class Verdict(Manifest, tag="Verdict", kw_only=True):
@@ -591,6 +604,8 @@ class Verdict(Manifest, tag="Verdict", kw_only=True):
     `lock.json`, `params.json`, `samples/<benchmark>/**` (its records and latency units, byte for
     byte), `ancestors/<digest hex>.json` (a copy of every ancestor's manifest; `parents` names them).
     """
+
+    MAX_PAYLOAD_BYTES: ClassVar[int | None] = 2**30
 
     name: str
     dense_version: str

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from reprune.core.artifacts import EngineFact, Expectation, Fact, PowerFact, Waiver
+from reprune.core.documents import decode_json
 from reprune.core.machine import Machine
 
 # A second session of the dense model in every unit: whatever it differs by is not the model.
@@ -101,7 +100,8 @@ class QualityEvidence(Fact, kw_only=True):
 
     Keys of `arms`: `<arm>@<target>` for every arm's engine on every target, and `dense` for the
     dense model as trained (run by its own framework), which is what `vs_parent` means. `times` says
-    when each example was taken, as text that sorts; None where the task does not.
+    when each example was taken, as text that sorts; None where the task does not. `dropped` counts, by
+    arm, the examples that were left out because that arm was made with them; None means unknown.
     """
 
     eval_digest: str
@@ -110,6 +110,7 @@ class QualityEvidence(Fact, kw_only=True):
     sources: tuple[str, ...] | None
     arms: dict[str, ArmRecords]
     times: tuple[str, ...] | None = None
+    dropped: dict[str, int | None] = {}
 
 
 class Problem(Fact, kw_only=True):
@@ -149,6 +150,6 @@ class Evidence(Fact, kw_only=True):
 LatencyOutcome = Literal["pass", "block", "inconclusive"]
 
 
-def decode_units(raw: bytes) -> tuple[Unit, ...]:
-    """The units in a `latency/<target>.json` payload."""
-    return msgspec.json.decode(raw, type=tuple[Unit, ...])
+def decode_units(raw: bytes, *, name: str = "units") -> tuple[Unit, ...]:
+    """The units in a `latency/<target>.json` payload. Raises DocumentError, which names `name`."""
+    return decode_json(raw, tuple[Unit, ...], name=name)

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from reprune.core.artifacts import Outcome, RuleResult
 from reprune.core.policy import Policy
+from reprune.judge.consequence import consequence, history_notes, opening
 from reprune.judge.drafts import Draft
 from reprune.judge.evidence import Evidence
 from reprune.judge.family import absent_rules
-from reprune.judge.words import confidence, count, percent
+from reprune.judge.words import ARM_NAMES, confidence, count, percent
 
 LOW_POWER = 0.5
 
@@ -17,12 +18,12 @@ Decided = Sequence[tuple[Draft, RuleResult]]
 
 
 def headline(outcome: Outcome, decided: Decided, reasons: Sequence[str], policy: Policy) -> str:
-    """One sentence that a reviewer understands."""
+    """One sentence that a reviewer understands; `outcome` is what the rules came to."""
     required = [pair for pair in decided if pair[1].required]
     several = len(policy.targets) > 1
+    word = opening(consequence(outcome, policy), policy)
     if outcome == "pass":
-        return f"Passed: {_achieved(required)}all {count(len(required), 'required rule')} hold."
-    word = {"block": "Blocked", "inconclusive": "Inconclusive", "error": "Error"}[outcome]
+        return f"{word}: {_achieved(required)}all {count(len(required), 'required rule')} hold."
     stopped = [draft for draft, result in required if result.outcome == outcome]
     if not stopped:
         return f"{word}: {reasons[0]}"
@@ -31,6 +32,8 @@ def headline(outcome: Outcome, decided: Decided, reasons: Sequence[str], policy:
     more = f" ({count(len(stopped) - 1, 'more rule')})" if len(stopped) > 1 else ""
     allowed = f"; {first.allowed}" if first.allowed else ""
     doubt = ", but that is not certain yet" if outcome == "inconclusive" else ""
+    if doubt and policy.on_inconclusive == "block":
+        doubt = ", which is not certain yet, and the policy blocks what is not decided"
     return f"{word}: {first.short}{where}{doubt}{allowed}{more}."
 
 
@@ -46,11 +49,13 @@ def notes(
     evidence: Evidence, policy: Policy, results: Sequence[RuleResult], alpha: float
 ) -> Iterator[str]:
     """Whole sentences, in a fixed order."""
+    yield from history_notes(evidence, policy)
     for arm, rules in absent_rules(policy, evidence.arms).items():
         why = "First generation: there is no champion yet"
         if arm != "champion":
-            why = f"There is no {arm}"
+            why = f"There is no {arm} (`reprune {arm}` sets one)"
         yield f"{why}, so {', '.join(rules)} could not be judged."
+    yield from _left_out(evidence)
     if evidence.attempt > 1:
         yield (
             f"This is attempt {evidence.attempt} for dense version {evidence.dense_version}: limits "
@@ -67,4 +72,21 @@ def notes(
                 f"{fact.rule} passes a candidate that lost nothing with a chance of only "
                 f"{percent(fact.pass_if_equal)} ({fact.examples} examples, "
                 f"{percent(fact.flips)} flips)."
+            )
+
+
+def _left_out(evidence: Evidence) -> Iterator[str]:
+    """What was not judged because an arm had been made with it."""
+    whole = len(evidence.quality.ids)
+    for arm, dropped in sorted(evidence.quality.dropped.items()):
+        name = ARM_NAMES.get(arm, arm)
+        if dropped is None:
+            yield (
+                f"Nothing tells which examples {name} was made with: if eval examples were among them, "
+                "it looks better here than it is."
+            )
+        elif dropped:
+            yield (
+                f"{count(dropped, 'eval example')} {'was' if dropped == 1 else 'were'} left out, because "
+                f"{name} had been made with them; {count(whole, 'example')} were judged."
             )

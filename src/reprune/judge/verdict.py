@@ -23,9 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import Judgement, Outcome, RuleResult, SliceResult
 from reprune.core.policy import Policy
 from reprune.judge.checks import find_metrics, find_problems
+from reprune.judge.consequence import BLOCKS_UNDECIDED, consequence, holding, opening
 from reprune.judge.distributions import alpha_of_attempt, holm
 from reprune.judge.drafts import Draft, decide
 from reprune.judge.engine_rules import engines_by_place, parity_drafts, size_drafts
@@ -59,16 +62,19 @@ def judge(evidence: Evidence, policy: Policy) -> Judgement:
     if not _demanded(results):
         outcome = "inconclusive" if outcome == "pass" else outcome
         reasons = ("No rule of the policy could be judged: its baselines do not exist yet.",)
+    settled = consequence(outcome, policy)
     return Judgement(
         procedure=PROCEDURE,
-        outcome=outcome,
+        outcome=settled,
         headline=headline(outcome, list(zip(drafts, results, strict=True)), reasons, policy),
-        reasons=reasons,
+        reasons=reasons if settled == outcome else (*reasons, BLOCKS_UNDECIDED),
         attempt=evidence.attempt,
         alpha=rounded(alpha),
         rules=tuple(results),
         slices=tuple(slices),
         notes=tuple(notes(evidence, policy, results, alpha)),
+        waivers=holding(evidence) or UNSET,
+        dry_run=policy.mode == "dry-run" or UNSET,
     )
 
 
@@ -122,11 +128,13 @@ def _refused(evidence: Evidence, policy: Policy, problems: tuple[str, ...]) -> J
     return Judgement(
         procedure=PROCEDURE,
         outcome="error",
-        headline=f"Error: {problems[0]}{more}",
+        headline=f"{opening('error', policy)}: {problems[0]}{more}",
         reasons=problems,
         attempt=evidence.attempt,
         alpha=rounded(alpha_of_attempt(policy.alpha, max(1, evidence.attempt))),
         rules=(),
         slices=(),
         notes=(),
+        waivers=holding(evidence) or UNSET,
+        dry_run=policy.mode == "dry-run" or UNSET,
     )
