@@ -160,6 +160,8 @@ def real_rows(units: Sequence[Unit]) -> list[dict[str, Any]]:
     """The recorded trace in independent windows: each begins where the rule ended in the one before.
 
     Another true ratio is a factor on the candidate's times. A window that the trace ends in is left out.
+    Two pairs of the four arms are used: exchanging the arms of one pair leaves the other as it is, and
+    the order of all four is drawn, so that their signs are independent too.
     """
     rows = []
     pairs = (("candidate", "dense"), ("champion", "anchor"))

@@ -111,30 +111,36 @@ def _chain(burst: NDArray[np.bool_]) -> tuple[float, float]:
 def described(noise: Noise, units: Sequence[Unit], simulated: Floats) -> dict[str, Any]:
     """The fitted numbers, and how well simulated unit log-ratios (of two arms) look like the real ones.
 
-    `session_sd` is what the trace itself shows: twice the blocks of one arm agree more with each other
-    than with those of other arms by this much. 0 where they do not.
+    Of the trace itself: `session_sd`, by how much an arm's two blocks agree more with each other than
+    with those of other arms (0 where they do not); `after_another`, how much longer a block takes after
+    another arm than after its own; `unit_ratio_lag1`, the correlation of one unit's log-ratio with the next.
     """
-    pairs = trace.pair_logs(units)
-    middle = np.median(pairs, axis=(1, 2))
-    off = np.clip(pairs - middle[:, None, None], -0.05, 0.05)
-    same = float(np.mean(off[:, :, 0] * off[:, :, 1]))
-    count = off.shape[1]
-    other = np.einsum("ui,uj->uij", off[:, :, 0], off[:, :, 1])
-    across = float(
-        (other.sum() - np.trace(other, axis1=1, axis2=2).sum()) / (len(off) * count * (count - 1))
-    )
-    arms = pairs.mean(axis=2)
-    real = np.concatenate([arms[:, 0] - arms[:, 1], arms[:, 2] - arms[:, 3]])
-    one = arms[:, 0] - arms[:, 1]
-    within = [float(np.corrcoef(one[:-1], one[1:])[0, 1])]
+    logs, pairs = trace.block_logs(units), trace.pair_logs(units)
+    means = pairs.mean(axis=2)
+    one, other = means[:, 0] - means[:, 1], means[:, 2] - means[:, 3]
+    half = logs.shape[1] // 2
+    own = logs[:, [0, half]].mean(axis=1)
+    rest = np.delete(logs, [0, half], axis=1).mean(axis=1)
     return {
         **asdict(noise),
         "units": len(units),
-        "session_sd": float(np.sqrt(max(0.0, same - across))),
-        "unit_ratio_lag1": within[0],
-        "unit_ratio_quantiles_real": _quantiles(real),
+        "session_sd": _session_sd(pairs),
+        "after_another": float(np.median(rest - own)),
+        "unit_ratio_lag1": float(np.corrcoef(np.sign(one[:-1]), np.sign(one[1:]))[0, 1]),
+        "unit_ratio_quantiles_real": _quantiles(np.concatenate([one, other])),
         "unit_ratio_quantiles_simulated": _quantiles(simulated.reshape(-1)),
     }
+
+
+def _session_sd(pairs: Floats) -> float:
+    """Out of (units, arms, 2) block logs, cut off where bursts begin, which fill neighbouring blocks."""
+    off = pairs - np.median(pairs, axis=(1, 2))[:, None, None]
+    reach = _BURST * _NORMAL * float(np.median(np.abs(off)))
+    off = np.clip(off, -reach, reach)
+    products = np.einsum("ui,uj->ij", off[:, :, 0], off[:, :, 1]) / len(off)
+    arms = len(products)
+    across = (products.sum() - np.trace(products)) / (arms * (arms - 1))
+    return float(np.sqrt(max(0.0, np.trace(products) / arms - across)))
 
 
 def _quantiles(values: Floats) -> list[float]:

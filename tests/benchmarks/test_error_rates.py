@@ -198,6 +198,26 @@ def test_the_fit_finds_the_noise_again() -> None:
     assert found.burst_mu == pytest.approx(NOISE.burst_mu, abs=0.2)
 
 
+def test_the_sessions_of_a_trace_are_seen() -> None:
+    """Sessions that differ by 1 % are found as that; without, next to nothing; and who follows whom."""
+    random = np.random.default_rng(9)
+    order = random.integers(0, 24, 800)
+    quick = random.normal(0, 0.004, (800, 8))
+    effects = random.normal(0, 0.01, (800, 4))
+    places = model.orders(4)[order]
+    both = np.concatenate([places, 7 - places], axis=1)
+    shifted = quick.copy()
+    np.put_along_axis(
+        shifted, both, np.take_along_axis(quick, both, axis=1) + np.tile(effects, 2), axis=1
+    )
+    shifted[:, [1, 2, 3, 5, 6, 7]] += 0.02
+    found = model.described(NOISE, made(shifted, order), quick)
+    assert found["session_sd"] == pytest.approx(0.01, rel=0.25)
+    assert found["after_another"] == pytest.approx(0.02, abs=0.002)
+    assert abs(found["unit_ratio_lag1"]) < 0.15
+    assert model.described(NOISE, made(quick, order), quick)["session_sd"] < 0.002
+
+
 def test_arms_are_averaged_over_their_own_blocks() -> None:
     """One unit of three arms in the order third, first, second and back."""
     quick = np.array([[[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]]])
