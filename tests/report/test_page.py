@@ -123,6 +123,33 @@ def test_every_section_is_there(told: Told) -> None:
     assert sections == expected.split()
 
 
+def test_the_banner_tells_of_overrides_and_dry_runs(told: Told) -> None:
+    """Who overrode what stands in the banner, escaped; a dry run says that it promotes nothing."""
+    banner = render_html(told("waived")).partition("</header>")[0]
+    assert "Override: </strong>The champion was promoted by an override of Ada Lovelace" in banner
+    assert "see | `INC-7` &lt;b&gt;now&lt;/b&gt;" in banner
+    assert "judged on 23 times" in banner
+    assert "nothing is promoted, whatever the outcome" in render_html(told("dry_run"))
+    assert "nothing is promoted" not in render_html(told("block"))
+
+
+def test_guards_are_in_a_table_tripped_first(told: Told) -> None:
+    """A guard that tripped stands above the figures; what held opens on demand."""
+    page = render_html(told("tripped"))
+    assert "Guard tripped:</strong> In 38 of 60 units" in page.partition("</header>")[0]
+    text = page.partition('id="latency"')[2].partition("</section>")[0]
+    table = text.partition("<table")[2].partition("</table>")[0]
+    assert re.findall(r'class="chip (\w+)"', table) == [
+        "inconclusive",
+        "advisory",
+        "advisory",
+        "pass",
+    ]
+    assert text.index("In 38 of 60 units") < text.index("<figure")
+    held = render_html(told("waived")).partition('id="latency"')[2]
+    assert held.index("<figure") < held.index("What kept the measurement honest")
+
+
 def test_the_lineage_runs_from_dense_to_verdict(told: Told) -> None:
     """The lineage names every ancestor by its whole digest, the dense model first, the verdict last."""
     known = told("pass")
