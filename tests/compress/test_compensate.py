@@ -212,3 +212,26 @@ def test_batches_of_one_example_do_not_break_recalibration() -> None:
     assert torch.equal(first.first[1].running_mean, both.first[1].running_mean)
     alone = recalibrate(module, batches_of(models.inputs("plain", 1), 1))
     assert torch.equal(alone.first[1].running_mean, module.first[1].running_mean)
+
+
+@pytest.mark.parametrize("name", ["resnet-b", "concat", "separable", "unet", "attention"])
+def test_what_is_kept_in_memory_changes_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs that are replayed, and targets gathered together, are those that would be computed."""
+    from reprune.compress import layer_rows
+
+    torch.manual_seed(3)
+    module = models.build(name)
+    inputs = models.inputs(name, 24)
+    groups = find_groups(module, models.inputs(name, 2), ())
+    kept = {group.name: range(0, group.width, 2) for group in groups}
+    architecture = architecture_of(module, groups, kept)
+    sliced = apply(module, architecture)
+    batches = batches_of(inputs, 8)
+    whole = compensate(module, sliced, architecture, groups, batches, 1e-3).state_dict()
+    fitted = sliced.state_dict()
+    assert any(not torch.equal(tensor, fitted[key]) for key, tensor in whole.items())
+    for limits in ((0, 0), (20_000, 5_000)):
+        monkeypatch.setattr(layer_rows, "REPLAY_BYTES", limits[0])
+        monkeypatch.setattr(layer_rows, "TARGET_BYTES", limits[1])
+        again = compensate(module, sliced, architecture, groups, batches, 1e-3).state_dict()
+        assert all(torch.equal(tensor, again[key]) for key, tensor in whole.items())

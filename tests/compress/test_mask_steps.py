@@ -37,10 +37,13 @@ from reprune.core.step import Documents, run
 from reprune.core.store import Artifact
 from reprune.measure.profile import count_cost
 from reprune.steps import get_step
+from reprune.task.trained_on import TRAINED_ON
 from tests.chain import POLICY
 
 DIGEST = "sha256:" + "0" * 64
 SIZES = {"conv.weight": 72, "wide.weight": 12 * 128}
+
+MARKS = bytes(range(16))
 
 
 class World:
@@ -75,6 +78,8 @@ class World:
 
     def write(self, name: str, manifest: Manifest, parents: dict[str, str]) -> None:
         with store.drafting(self.root / name) as draft:
+            if name == "data":
+                (draft / TRAINED_ON).write_bytes(MARKS)
             store.write(draft, manifest, step="test", parents=parents, out=self.root / name)
 
     def step(self, step: str, out: str, params: str, **inputs: str) -> Any:
@@ -229,6 +234,7 @@ def test_recovery_never_lets_a_weight_back(world: World) -> None:
     text = GLOBAL + "distill: {epochs: 2, learning_rate: 0.05, weight_decay: 0.01}\n"
     masks = load_bundle(world.prune(text)).masks
     candidate = world.distill(text)
+    assert candidate.file(TRAINED_ON).read_bytes() == MARKS
     loaded = load_bundle(candidate)
     assert candidate.manifest.recovery is not None
     assert candidate.manifest.recovery.best_epoch > 0

@@ -161,7 +161,8 @@ def test_an_anchor_is_judged_where_there_is_one() -> None:
     policy = make_policy(quality=quality, latency={"vs_anchor": {}})
     without = judge(make_evidence(), policy)
     assert without.notes == (
-        "There is no anchor, so latency.vs_anchor, accuracy.vs_anchor could not be judged.",
+        "There is no anchor (`reprune anchor` sets one), so latency.vs_anchor, accuracy.vs_anchor "
+        "could not be judged.",
     )
     anchored = judge(make_evidence(arms=("candidate", "dense", "champion", "anchor")), policy)
     assert {"accuracy.vs_anchor", "latency.vs_anchor"} <= {rule.rule for rule in anchored.rules}
@@ -534,3 +535,11 @@ def test_numbers_in_words() -> None:
     assert moved("accuracy", 0.0) == "accuracy did not change"
     assert moved("accuracy", -0.00001) == "accuracy hardly changed"
     assert [roughly(x) for x in (0.2, 7.1, 99, 100.5, 1234)] == [1, 8, 99, 110, 1300]
+
+
+def test_examples_left_out_are_said() -> None:
+    """And a champion that does not tell what it was made with."""
+    told = edit(make_evidence(), "quality.dropped", {"champion": 3, "anchor": None})
+    words = " ".join(judge(told, make_policy()).notes)
+    assert "3 eval examples were left out, because the champion had been made with them" in words
+    assert "Nothing tells which examples the anchor was made with" in words

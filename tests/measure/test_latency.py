@@ -21,20 +21,18 @@ from hypothesis import strategies as st
 from reprune.core.documents import canonical
 from reprune.core.errors import BuildError, RepruneError, TaskError
 from reprune.core.params import BenchmarkParams, ProfileParams, Target
-from reprune.measure import unit
+from reprune.measure import calls, unit
+from reprune.measure.calls import Shape, read_inputs, timed_calls, write_inputs
 from reprune.measure.latency import LatencyJob, take_units, timed_shapes, unit_seed
 from reprune.measure.profile import measure_target
 from reprune.measure.quick import quick_ratio
 from reprune.measure.unit import (
     BlockPlan,
-    Shape,
     UnitSpec,
     block_order,
     calls_a_block,
     creation_order,
-    read_inputs,
     warm_up,
-    write_inputs,
 )
 from reprune.runtimes.onnxruntime import OnnxRuntime
 from reprune.task.protocol import Work
@@ -208,11 +206,12 @@ def test_a_measuring_process_ends_when_the_benchmark_is_gone(probe: Any) -> None
 
 
 class Clock:
-    """A clock that only sessions move; it stands in for the time module of reprune.measure.unit."""
+    """A clock that only sessions move; it stands in for the time module of what measures."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ns = 0
         monkeypatch.setattr(unit, "time", self)
+        monkeypatch.setattr(calls, "time", self)
 
     def perf_counter_ns(self) -> int:
         return self.ns
@@ -266,8 +265,8 @@ def test_a_call_of_several_shapes_lasts_their_mean_by_traffic(
     """Three quarters of the traffic at 1 ms and a quarter at 5 ms make 2 ms."""
     session = Lasting(Clock(monkeypatch), lambda _, inputs: len(inputs[0]))
     shapes = [Shape(inputs=(np.zeros(n),), weight=w) for n, w in ((1, 0.75), (5, 0.25))]
-    assert unit._block(session, shapes, 3, 2) == (2_000_000, 2_000_000)
-    assert session.calls == (3 + 2) * 2
+    assert timed_calls(session, shapes, 2) == (2_000_000, 2_000_000)
+    assert session.calls == 2 * 2
 
 
 def test_inputs_survive_the_file(tmp_path: Path) -> None:

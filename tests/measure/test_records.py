@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from reprune.core.errors import BuildError, EvalIsSealed, NonFiniteWeights, TaskError
 from reprune.measure.parity import take_parity
-from reprune.measure.records import take_records, write_records
+from reprune.measure.records import take_records, without_trained_on, write_records
 from reprune.task.bases import Classification, Examples
 from reprune.task.protocol import Batch
 from reprune.task.seal import Sealed
+from reprune.task.trained_on import marks
 
 
 class Vectors(Classification):
@@ -92,6 +93,30 @@ def test_every_arm_answers_the_same_examples(tmp_path: Path) -> None:
     write_records(tmp_path / "again", take_records(opened(task), engines, dense))
     for name in ("records.safetensors", "examples.json"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_what_an_arm_was_made_with_is_left_out_of_every_column(tmp_path: Path) -> None:
+    """And counted for each arm; an arm that does not tell is named, and nothing is left out for it."""
+    task = Vectors(source=[f"s{row // 4}" for row in range(60)])
+    view = opened(task)
+    census = view.census("eval")
+    taken = take_records(view, {"candidate@cpu": FromModule(model(1))}, model())
+    mine = replace(census, ids=census.ids[:3], contents=census.contents[:3])
+    other = replace(census, ids=census.ids[2:5], contents=census.contents[2:5])
+    trained_on = {"champion": marks([mine]), "anchor": marks([other])}
+    left = without_trained_on(taken, census, trained_on)
+    assert left.dropped == {"champion": 3, "anchor": 3}
+    assert left.ids == taken.ids[5:]
+    assert left.sources == (taken.sources or ())[5:]
+    assert left.slices["parity"] == taken.slices["parity"][5:]
+    for key, columns in taken.arms.items():
+        for name, column in columns.items():
+            np.testing.assert_array_equal(left.arms[key][name], column[5:])
+    recorded = write_records(tmp_path, left)
+    assert (recorded.examples, recorded.eval_digest) == (15, census.digest)
+    assert recorded.dropped == {"champion": 3, "anchor": 3}
+    untold = without_trained_on(taken, census, {"champion": None})
+    assert (untold.ids, untold.dropped) == (taken.ids, {"champion": None})
 
 
 def test_sources_are_kept_where_the_task_has_them() -> None:

@@ -13,10 +13,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from reprune.compress.layer_rows import Inputs, Targets, dense_targets, input_rows
+from reprune.compress.replay import forward_order
 from reprune.compress.structure.architecture import Architecture
 from reprune.compress.structure.groups import Group
 from reprune.measure.outputs import evaluating
@@ -28,11 +29,8 @@ from reprune.task.protocol import Batch
 MAX_GROWTH = 4.0
 # How often the penalty is raised tenfold before the layer is left as it is.
 RAISES = 6
-# Rows of the least-squares problem that are kept a layer, at least; and columns that still fit memory.
-MIN_ROWS = 32_768
-ROWS_PER_COLUMN = 8
+# Columns of the least-squares problem that still fit memory.
 MAX_COLUMNS = 8_192
-POSITION_SEED = 0
 
 
 def compensate(
@@ -56,11 +54,18 @@ def compensate(
     examples = list(batches)
     readers = {member.module for group in groups for member in group.members if member.axis == "in"}
     cut = {(item.module, item.axis): item.keep for item in architecture.cuts}
+    order, when = forward_order(result, examples[0].inputs)
+    wanted = [
+        name
+        for name in order
+        if name in readers and (name, "in") in cut and can_fit(result.get_submodule(name))
+    ]
+    inputs = Inputs(result, when, examples)
     with torch.no_grad(), evaluating(dense):
-        for name in _in_forward_order(result, examples[:1]):
-            layer = result.get_submodule(name)
-            if name in readers and (name, "in") in cut and can_fit(layer):
-                _refit(dense, result, name, cut.get((name, "out")), examples, ridge=ridge)
+        for portion in dense_targets(dense, wanted, examples):
+            for name, targets in portion.items():
+                outputs = cut.get((name, "out"))
+                _refit(result.get_submodule(name), inputs.of(name), targets, outputs, ridge=ridge)
     return result
 
 
@@ -117,40 +122,26 @@ def can_fit(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and layer.in_features <= MAX_COLUMNS
 
 
-def _in_forward_order(module: nn.Module, batches: Sequence[Batch]) -> list[str]:
-    order: list[str] = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda *_, name=name: order.append(name))
-        for name, layer in module.named_modules()
-    ]
-    for batch in batches:
-        module(*batch.inputs)
-    for hook in hooks:
-        hook.remove()
-    return list(dict.fromkeys(order))
-
-
 def _refit(
-    dense: nn.Module,
-    module: nn.Module,
-    name: str,
+    layer: nn.Module,
+    inputs: Iterator[Tensor],
+    targets: Targets,
     outputs: Sequence[int] | None,
-    batches: Sequence[Batch],
     *,
     ridge: float,
 ) -> None:
-    """Replaces weight and bias of the layer `name` of `module` by the solution of `compensate`."""
-    layer = module.get_submodule(name)
+    """Replaces the layer's weight and bias by the solution of `compensate`."""
     weight: Tensor = layer.weight  # type: ignore[assignment]  # Conv2d or Linear
     bias: Tensor | None = layer.bias  # type: ignore[assignment]  # as above
     now = _matrix(weight, bias)
     gram = torch.zeros(now.shape[0], now.shape[0], dtype=torch.float64)
     moment = torch.zeros_like(now)
     rows = 0
-    for x, y in _pairs(dense, module, name, batches):
-        target = y if outputs is None else y[:, list(outputs)]
+    for place, given in enumerate(inputs):
+        x = _rows(layer, given, targets.widths[place], targets.places[place])
+        y = targets.rows[place].to(torch.float64)
         gram += x.T @ x
-        moment += x.T @ target
+        moment += x.T @ (y if outputs is None else y[:, list(outputs)])
         rows += len(x)
     columns = now.shape[0] - (bias is not None)
     scale = float(gram.diagonal()[:columns].mean()) / max(rows, 1)
@@ -192,79 +183,13 @@ def _matrix(weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.cat([rows, bias.detach().to(device="cpu", dtype=torch.float64)[None]])
 
 
-def _pairs(
-    dense: nn.Module, module: nn.Module, name: str, batches: Sequence[Batch]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batch by batch, rows of the layer's inputs in `module` (a 1 appended for the bias) and of its
-    outputs in `dense` at the same positions.
-    """
-    layer = module.get_submodule(name)
-    generator = torch.Generator().manual_seed(POSITION_SEED)
-    columns = _matrix(layer.weight, None).shape[0]  # type: ignore[arg-type]  # Conv2d or Linear
-    examples = sum(len(batch) for batch in batches)
-    budget = math.ceil(max(MIN_ROWS, ROWS_PER_COLUMN * columns) / examples)
-    for batch in batches:
-        x = _seen(module, name, batch, outputs=False)
-        y = _seen(dense, name, batch, outputs=True)
-        if isinstance(layer, nn.Conv2d):
-            x, y = patches(layer, x, y, positions=budget, generator=generator)
-        else:
-            x, y = x.flatten(0, -2), y.flatten(0, -2)
-        x, y = x.to("cpu", torch.float64), y.to("cpu", torch.float64)
-        if layer.bias is not None:
-            x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
-        yield x, y
-
-
-def _seen(module: nn.Module, name: str, batch: Batch, *, outputs: bool) -> Tensor:
-    """What the layer `name` is given (or gives) at its first call on the batch; what comes after the
-    layer is not run.
-    """
-    seen: list[Tensor] = []
-
-    def keep_given(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        seen.append((*given, *named.values())[0].detach().clone())
-        raise _Seen
-
-    def keep_made(_: nn.Module, __: object, made: Tensor) -> None:
-        seen.append(made.detach().clone())
-        raise _Seen
-
-    layer = module.get_submodule(name)
-    hook = (
-        layer.register_forward_hook(keep_made)
-        if outputs
-        else layer.register_forward_pre_hook(keep_given, with_kwargs=True)
-    )
-    try:
-        module(*batch.inputs)
-    except _Seen:
-        pass
-    finally:
-        hook.remove()
-    return seen[0]
-
-
-class _Seen(BaseException):
-    """Ends a forward pass early; no `except Exception` of a user's forward() may catch it."""
-
-
-def patches(
-    layer: nn.Conv2d, x: Tensor, y: Tensor, *, positions: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The receptive fields of up to `positions` places of `y`, the same places for every example.
-
-    x: (N, C, H, W), y: (N, K, H', W') -> (N * P, C * kh * kw), (N * P, K).
-    """
-    height, width = y.shape[-2:]
-    chosen = torch.randperm(height * width, generator=generator)[:positions].sort().values
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    top = torch.div(chosen, width, rounding_mode="floor") * layer.stride[0]
-    left = chosen % width * layer.stride[1]
-    rows = top[:, None] + torch.arange(layer.kernel_size[0]) * layer.dilation[0]
-    columns = left[:, None] + torch.arange(layer.kernel_size[1]) * layer.dilation[1]
-    fields = padded[:, :, rows[:, :, None], columns[:, None, :]]  # N, C, P, kh, kw
-    return fields.movedim(2, 1).flatten(2).flatten(0, 1), y.flatten(2)[:, :, chosen].movedim(
-        1, 2
-    ).flatten(0, 1)
+def _rows(layer: nn.Module, given: Tensor, width: int, chosen: Tensor | None) -> Tensor:
+    """Rows of the layer's inputs, a 1 appended for the bias, float64."""
+    if chosen is not None and isinstance(layer, nn.Conv2d):
+        x = input_rows(layer, given, width, chosen)
+    else:
+        x = given.flatten(0, -2)
+    x = x.to("cpu", torch.float64)
+    if layer.bias is None:
+        return x
+    return torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)

@@ -160,7 +160,8 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     Payload: `weights.safetensors`; `task/<package>/**` (the task's folder as it was when the model
     was made, so that `task` is the root to import it from); `architecture.json`
     where the model is not the factory's own (see compress.structure.architecture); `masks.safetensors` where
-    weights are masked: they are zero, and stay so in training (see compress.masks.files).
+    weights are masked: they are zero, and stay so in training (see compress.masks.files);
+    `trained_on.bin` in a candidate: marks of the examples it was made with (see task.trained_on).
     """
 
     name: str
@@ -259,7 +260,10 @@ class PowerFact(Fact, kw_only=True):
 
 
 class DataReport(Manifest, tag="DataReport", kw_only=True):
-    """The data contract's result. `passed` is False if any critical expectation failed."""
+    """The data contract's result. `passed` is False if any critical expectation failed.
+
+    Payload: `trained_on.bin`, marks of the examples of all splits but eval (see task.trained_on).
+    """
 
     task: TaskFact
     passed: bool
@@ -469,11 +473,14 @@ class Recorded(Fact, kw_only=True):
     Payload: `records.safetensors` holds, for each key of judge.evidence.QualityEvidence.arms and each
     column, an int64 tensor named `<key>/<column>`; `examples.json` holds
     {"ids": [...], "slices": {family: [...]}, "sources": [...] or null}, and "times" where there are any.
+    `dropped` counts the examples of the split that are not in there because the champion or the anchor
+    was made with them; None for one of which that is not known.
     """
 
     examples: int
     eval_digest: str
     columns: tuple[str, ...]
+    dropped: dict[str, int | None] | UnsetType = UNSET
 
 
 class BatchSamples(Fact, kw_only=True):

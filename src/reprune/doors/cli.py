@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("say why, where, and what to try", "commands"),
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
+    "anchor": ("make a promoted version the reference that does not move by itself", "commands"),
 }
 
 HELP = f"""usage: reprune [--version] [-h] COMMAND ...

@@ -1,4 +1,4 @@
-"""The commands that are not steps: update, check, explain, override, promote."""
+"""The commands that are not steps: update, check, explain, override, promote, anchor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from reprune.core.lock import LOCK_FILE
 from reprune.core.overrides import OVERRIDES_FILE
 from reprune.core.store import Artifact
 from reprune.doors.local import artifact
-from reprune.doors.output import CheckOutput, OverrideOutput, PromoteOutput, UpdateOutput
+from reprune.doors.output import (
+    AnchorOutput,
+    CheckOutput,
+    OverrideOutput,
+    PromoteOutput,
+    UpdateOutput,
+)
 
 Execute: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -204,6 +210,31 @@ def define_promote(parser: argparse.ArgumentParser) -> Execute:
             print(result.words)
         done = result.promoted or result.dry_run
         return EXIT_DONE if done else OUTCOME_EXIT[result.outcome]
+
+    return execute
+
+
+def define_anchor(parser: argparse.ArgumentParser) -> Execute:
+    """`reprune anchor`: afterwards rules `vs_anchor` are against this version."""
+    parser.description = (
+        "Makes a promoted version the anchor: the reference of the rules `vs_anchor`, which stays until "
+        "a named person moves it, so that small losses cannot add up unseen."
+    )
+    parser.add_argument("version", metavar="VERSION", nargs="?", help="default: the champion")
+    parser.add_argument("--by", required=True, metavar="NAME", help="who moves it")
+    parser.add_argument("--reason", required=True, metavar="TEXT", help="why")
+
+    def execute(parsed: argparse.Namespace) -> int:
+        from reprune.steps.anchor import move_anchor
+
+        os.chdir(parsed.root)
+        result = move_anchor(Path.cwd(), version=parsed.version, by=parsed.by, reason=parsed.reason)
+        if parsed.json:
+            _print(AnchorOutput(version=result.version, before=result.before, moved=result.moved))
+        else:
+            said = f"the anchor is version {result.version}, and was {result.before or 'not set'}"
+            print(f"{said}\nnext: reprune update" if result.moved else said, file=sys.stderr)
+        return EXIT_DONE
 
     return execute
 

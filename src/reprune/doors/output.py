@@ -80,6 +80,13 @@ class PromoteOutput(Fact, kw_only=True):
     dry_run: bool = False
 
 
+class AnchorOutput(Fact, kw_only=True):
+    ok: bool = True
+    version: str
+    before: str | None
+    moved: bool
+
+
 OUTPUTS: dict[str, type[Fact]] = {
     "error": ErrorOutput,
     "step": StepOutput,
@@ -89,4 +96,5 @@ OUTPUTS: dict[str, type[Fact]] = {
     "explain": CheckOutput,
     "override": OverrideOutput,
     "promote": PromoteOutput,
+    "anchor": AnchorOutput,
 }

@@ -101,7 +101,8 @@ class QualityEvidence(Fact, kw_only=True):
 
     Keys of `arms`: `<arm>@<target>` for every arm's engine on every target, and `dense` for the
     dense model as trained (run by its own framework), which is what `vs_parent` means. `times` says
-    when each example was taken, as text that sorts; None where the task does not.
+    when each example was taken, as text that sorts; None where the task does not. `dropped` counts, by
+    arm, the examples that were left out because that arm was made with them; None means unknown.
     """
 
     eval_digest: str
@@ -110,6 +111,7 @@ class QualityEvidence(Fact, kw_only=True):
     sources: tuple[str, ...] | None
     arms: dict[str, ArmRecords]
     times: tuple[str, ...] | None = None
+    dropped: dict[str, int | None] = {}
 
 
 class Problem(Fact, kw_only=True):

@@ -10,7 +10,7 @@ from reprune.judge.consequence import consequence, history_notes, opening
 from reprune.judge.drafts import Draft
 from reprune.judge.evidence import Evidence
 from reprune.judge.family import absent_rules
-from reprune.judge.words import confidence, count, percent
+from reprune.judge.words import ARM_NAMES, confidence, count, percent
 
 LOW_POWER = 0.5
 
@@ -53,8 +53,9 @@ def notes(
     for arm, rules in absent_rules(policy, evidence.arms).items():
         why = "First generation: there is no champion yet"
         if arm != "champion":
-            why = f"There is no {arm}"
+            why = f"There is no {arm} (`reprune {arm}` sets one)"
         yield f"{why}, so {', '.join(rules)} could not be judged."
+    yield from _left_out(evidence)
     if evidence.attempt > 1:
         yield (
             f"This is attempt {evidence.attempt} for dense version {evidence.dense_version}: limits "
@@ -71,4 +72,21 @@ def notes(
                 f"{fact.rule} passes a candidate that lost nothing with a chance of only "
                 f"{percent(fact.pass_if_equal)} ({fact.examples} examples, "
                 f"{percent(fact.flips)} flips)."
+            )
+
+
+def _left_out(evidence: Evidence) -> Iterator[str]:
+    """What was not judged because an arm had been made with it."""
+    whole = len(evidence.quality.ids)
+    for arm, dropped in sorted(evidence.quality.dropped.items()):
+        name = ARM_NAMES.get(arm, arm)
+        if dropped is None:
+            yield (
+                f"Nothing tells which examples {name} was made with: if eval examples were among them, "
+                "it looks better here than it is."
+            )
+        elif dropped:
+            yield (
+                f"{count(dropped, 'eval example')} {'was' if dropped == 1 else 'were'} left out, because "
+                f"{name} had been made with them; {count(whole, 'example')} were judged."
             )

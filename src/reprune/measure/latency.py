@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,33 +11,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
-from reprune.core.documents import canonical
-from reprune.core.errors import BuildError, RepruneError, TaskError
+from reprune.core.errors import RepruneError, TaskError
 from reprune.core.params import BenchmarkParams, Target
-from reprune.judge.evidence import Unit, decode_units
+from reprune.judge.evidence import CONTROL, Unit
+from reprune.measure.calls import Shape, write_shapes
+from reprune.measure.children import HANG_SECONDS, ask
 from reprune.measure.hostlock import host_lock, to_stderr
-from reprune.measure.unit import EXIT_SAID_WHY, BlockPlan, Shape, UnitSpec, write_inputs
+from reprune.measure.unit import BlockPlan, UnitSpec
 
 if TYPE_CHECKING:
     from reprune.task.protocol import Task
 
-# A process that takes a few units ends within seconds; a model of a second a call within minutes.
-HANG_SECONDS = 1800.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyJob:
-    """What is measured on one target. `engines` maps arm to file; `seed` names the orders for ever."""
+    """What is measured on one target. `engines` maps arm to file; `seed` names the orders for ever.
+
+    With `control` every unit opens a second session of the dense engine, as an arm like the others.
+    """
 
     target: Target
     engines: Mapping[str, Path]
     shapes: Sequence[Shape]
     params: BenchmarkParams
     seed: str
+    control: bool = False
     hang_seconds: float = HANG_SECONDS
+
+    @property
+    def timed(self) -> dict[str, Path]:
+        """The engine of every arm that a unit has, the control arm included."""
+        extra = {CONTROL: self.engines["dense"]} if self.control else {}
+        return {**self.engines, **extra}
 
 
 def timed_shapes(task: Task, batch_size: int) -> tuple[Shape, ...]:
@@ -78,7 +83,7 @@ def take_units(
     """
     taken = list(already)
     with host_lock(say), tempfile.TemporaryDirectory(prefix="reprune-latency-") as folder:
-        shapes = _write_shapes(job, Path(folder))
+        shapes = write_shapes(Path(folder), job.shapes)
         while len(taken) < total:
             if taken and job.params.pause_seconds:
                 time.sleep(job.params.pause_seconds)
@@ -95,19 +100,12 @@ def unit_seed(seed: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:6], "big")
 
 
-def _write_shapes(job: LatencyJob, folder: Path) -> tuple[str, ...]:
-    paths = [folder / f"shape-{index}.npz" for index in range(len(job.shapes))]
-    for path, shape in zip(paths, job.shapes, strict=True):
-        write_inputs(path, shape.inputs)
-    return tuple(str(path) for path in paths)
-
-
 def _spec(job: LatencyJob, shapes: tuple[str, ...], process: int, indices: range) -> UnitSpec:
     return UnitSpec(
         parent=os.getpid(),
         process=process,
         target=job.target,
-        engines={arm: str(path.resolve()) for arm, path in job.engines.items()},
+        engines={arm: str(path.resolve()) for arm, path in job.timed.items()},
         shapes=shapes,
         weights=tuple(shape.weight for shape in job.shapes),
         blocks=BlockPlan(
@@ -121,50 +119,14 @@ def _spec(job: LatencyJob, shapes: tuple[str, ...], process: int, indices: range
 
 
 def _in_fresh_process(job: LatencyJob, spec: UnitSpec, folder: Path) -> tuple[Unit, ...]:
-    told, answer = folder / f"{spec.process}.spec.json", folder / f"{spec.process}.units.json"
-    told.write_bytes(canonical(spec))
-    # -P: a file in the user's folder must not stand in for a module of ours.
-    command = [sys.executable, "-P", "-m", "reprune.measure.unit", str(told), str(answer)]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "OMP_NUM_THREADS": str(job.target.threads)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=job.hang_seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RepruneError(
-            f"a measuring process did not end within {job.hang_seconds:.0f} s and was stopped",
-            where=f"units {[index for index, _ in spec.units]}",
-            fix="see whether the machine is overloaded; lower benchmark.units_per_process",
-        ) from error
-    _check_ending(done)
-    units = _decoded(answer)
+    units = ask(
+        "reprune.measure.unit",
+        spec,
+        tuple[Unit, ...],
+        folder / str(spec.process),
+        threads=job.target.threads,
+        hang_seconds=job.hang_seconds,
+    )
     if [(unit.index, unit.seed) for unit in units] != list(spec.units):
         raise RepruneError("a measuring process returned other units than it was asked for")
     return units
-
-
-def _check_ending(done: subprocess.CompletedProcess[bytes]) -> None:
-    said = done.stderr.decode("utf-8", errors="replace").strip()
-    if done.returncode == EXIT_SAID_WHY:
-        raise BuildError(f"latency could not be measured: {said}")
-    if done.returncode:
-        how = (
-            f"was killed by signal {-done.returncode}"
-            if done.returncode < 0
-            else f"ended with exit code {done.returncode}"
-        )
-        raise RepruneError(
-            f"a measuring process {how}" + (f": {said.splitlines()[-1]}" if said else ""),
-            fix="run the step again; if it happens again, look for memory or driver errors",
-        )
-
-
-def _decoded(answer: Path) -> tuple[Unit, ...]:
-    try:
-        return decode_units(answer.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
-        raise RepruneError(f"a measuring process left no units: {error}") from error

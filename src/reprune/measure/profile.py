@@ -18,10 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from reprune.core.artifacts import Cost, LayerProfile, TargetProfile
 from reprune.core.errors import TaskError
 from reprune.core.params import ProfileParams, Target
+from reprune.measure.calls import Shape
 from reprune.measure.hostlock import host_lock
 from reprune.measure.operators import FORMULAS, FREE
 from reprune.measure.outputs import evaluating
-from reprune.measure.unit import Shape
 from reprune.runtimes.base import Session, get_runtime
 
 

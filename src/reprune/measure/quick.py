@@ -12,8 +12,9 @@ import numpy as np
 
 from reprune.core.params import Target
 from reprune.judge.evidence import ArmTimes
+from reprune.measure.calls import Shape
 from reprune.measure.hostlock import host_lock
-from reprune.measure.unit import BlockPlan, Shape, take_unit
+from reprune.measure.unit import Bench, BlockPlan, take_unit
 from reprune.runtimes.base import Runtime
 
 if TYPE_CHECKING:
@@ -41,12 +42,11 @@ def quick_ratio(  # noqa: PLR0913  # two engines, where and on what they run, an
     Raises BuildError for an engine that does not load.
     """
     shape = Shape(inputs=tuple(np.asarray(value) for value in inputs), weight=1.0)
+    bench = Bench(runtime=runtime, target=target, shapes=[shape], blocks=BLOCKS)
     logs: list[float] = []
     with host_lock():
         for index in range(rounds):
-            taken = take_unit(
-                runtime, {"a": a, "b": b}, target, [shape], BLOCKS, seed * 1_000_003 + index
-            )
+            taken = take_unit(bench, {"a": a, "b": b}, seed * 1_000_003 + index).arms
             logs.append(log(_block_time(taken["a"]) / _block_time(taken["b"])))
     return exp(median(logs))
 

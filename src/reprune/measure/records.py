@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from msgspec import UNSET
 from safetensors.numpy import save
 from torch import Tensor, nn
 
@@ -21,7 +22,8 @@ from reprune.core.store import write_bytes
 from reprune.measure.outputs import run_module
 from reprune.runtimes.base import Session
 from reprune.task.protocol import Batch, Split, Task
-from reprune.task.seal import Sealed
+from reprune.task.seal import Census, Sealed
+from reprune.task.trained_on import is_marked
 
 if TYPE_CHECKING:
     Column: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
@@ -35,13 +37,17 @@ Answer: TypeAlias = Callable[[Batch], tuple[Tensor, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """The same examples through all arms. `arms` maps a key of QualityEvidence.arms to its columns."""
+    """The same examples through all arms. `arms` maps a key of QualityEvidence.arms to its columns.
+
+    `dropped` is Recorded's; `eval_digest` is over the whole split, the dropped examples included.
+    """
 
     ids: tuple[str, ...]
     slices: dict[str, tuple[str, ...]]
     sources: tuple[str, ...] | None
     eval_digest: str
     arms: dict[str, dict[str, Column]]
+    dropped: dict[str, int | None] = field(default_factory=dict)
 
 
 def take_records(
@@ -75,6 +81,32 @@ def take_records(
     )
 
 
+def without_trained_on(
+    taken: Taken, census: Census, trained_on: Mapping[str, bytes | None]
+) -> Taken:
+    """`taken` without the examples that an arm was made with.
+
+    `trained_on` maps arms to their marks (see task.trained_on), None where an arm has none.
+    `census` is of the split that was taken. Raises PayloadCorrupt for bytes that are no marks.
+    """
+    known = {
+        arm: None if raw is None else is_marked(census, raw) for arm, raw in trained_on.items()
+    }
+    out = [any(marked) for marked in zip(*(one for one in known.values() if one), strict=True)]
+    rows = [row for row in range(len(census.ids)) if not (out and out[row])]
+    return replace(
+        taken,
+        ids=tuple(taken.ids[row] for row in rows),
+        slices={name: tuple(each[row] for row in rows) for name, each in taken.slices.items()},
+        sources=None if taken.sources is None else tuple(taken.sources[row] for row in rows),
+        arms={
+            key: {name: column[rows] for name, column in columns.items()}
+            for key, columns in taken.arms.items()
+        },
+        dropped={arm: None if one is None else sum(one) for arm, one in known.items()},
+    )
+
+
 def write_records(out: Path, taken: Taken) -> Recorded:
     """Writes the two payload files (core.artifacts.Recorded says what they hold) into `out`."""
     tensors = {
@@ -90,6 +122,7 @@ def write_records(out: Path, taken: Taken) -> Recorded:
         examples=len(taken.ids),
         eval_digest=taken.eval_digest,
         columns=tuple(sorted({name for columns in taken.arms.values() for name in columns})),
+        dropped=taken.dropped or UNSET,
     )
 
 

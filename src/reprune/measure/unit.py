@@ -18,32 +18,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
-from reprune.core.documents import canonical
-from reprune.core.errors import RepruneError
 from reprune.core.params import Target
-from reprune.core.store import write_bytes
-from reprune.judge.evidence import ArmTimes, Unit
+from reprune.judge.evidence import ArmTimes, Conditions, Unit
+from reprune.measure.accelerator import DeviceReader, watched_gpu
+from reprune.measure.calls import Shape, common_clock, read_shapes, run_calls, timed_calls
+from reprune.measure.children import answer, refuse_orphan
+from reprune.measure.conditions import (
+    begin_block,
+    end_block,
+    pulse_ns,
+    read_ticks,
+    stolen_share,
+)
 from reprune.runtimes.base import Runtime, Session, get_runtime
-
-if TYPE_CHECKING:
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 STABLE_WITHIN = 0.02
 STABLE_BLOCKS = 3
-EXIT_SAID_WHY = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Inputs of one shape and their share of the traffic; the shares of a workload sum to 1."""
-
-    inputs: tuple[Array, ...]
-    weight: float
 
 
 class BlockPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,35 +64,60 @@ class UnitSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     units: tuple[tuple[int, int], ...]
 
 
-def take_unit(
-    runtime: Runtime,
-    engines: Mapping[str, Path],
-    target: Target,
-    shapes: Sequence[Shape],
-    blocks: BlockPlan,
-    seed: int,
-) -> dict[str, ArmTimes]:
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """One unit's times, and the convention by which all its calls were timed (Unit.clock)."""
+
+    arms: dict[str, ArmTimes]
+    clock: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What is run and how: the same for every unit of a target. `device` reads its GPU, if it has one."""
+
+    runtime: Runtime
+    target: Target
+    shapes: Sequence[Shape]
+    blocks: BlockPlan
+    device: DeviceReader | None = None
+
+
+def take_unit(bench: Bench, engines: Mapping[str, Path], seed: int) -> Taken:
     """Fresh sessions of all engines, in a seeded random order, warmed up and measured.
 
     Both orders, that of creation and that of the blocks, are functions of the seed and of the set
-    of arms. Each arm's list of two blocks holds the raw duration of every counted call in ns.
+    of arms. Each arm's list of two blocks holds the raw duration of every counted call in ns, and
+    the conditions of each. Raises BuildError for an engine that does not load or run, or that is timed
+    by another clock than the others.
     """
+    ticks = read_ticks()
     arms = sorted(engines)
-    sessions = {arm: runtime.open(engines[arm], target) for arm in creation_order(arms, seed)}
-    warmed = {arm: warm_up(session, shapes, blocks) for arm, session in sessions.items()}
+    sessions = {
+        arm: bench.runtime.open(engines[arm], bench.target) for arm in creation_order(arms, seed)
+    }
+    clock = common_clock(sessions.values())
+    warmed = {
+        arm: warm_up(sessions[arm], bench.shapes, bench.blocks) for arm in warming_order(arms, seed)
+    }
     order = block_order(arms, seed)
-    taken: dict[str, list[tuple[int, ...]]] = {arm: [] for arm in arms}
+    taken: dict[str, list[Block]] = {arm: [] for arm in arms}
     for arm in (*order, *reversed(order)):
-        calls = calls_a_block(warmed[arm].call_ns, blocks)
-        taken[arm].append(_block(sessions[arm], shapes, blocks.discard_calls, calls))
-    return {
+        calls = calls_a_block(warmed[arm].call_ns, bench.blocks)
+        taken[arm].append(take_block(sessions[arm], bench, calls))
+    stolen = stolen_share(ticks, read_ticks())
+    times = {
         arm: ArmTimes(
             order=order.index(arm),
-            blocks_ns=tuple(taken[arm]),
+            blocks_ns=tuple(block.calls_ns for block in taken[arm]),
             warmup_calls=warmed[arm].calls,
+            conditions=tuple(
+                msgspec.structs.replace(block.conditions, stolen=stolen) for block in taken[arm]
+            ),
         )
         for arm in arms
     }
+    return Taken(arms=times, clock=clock)
 
 
 def creation_order(arms: Sequence[str], seed: int) -> list[str]:
@@ -110,6 +128,17 @@ def creation_order(arms: Sequence[str], seed: int) -> list[str]:
 def block_order(arms: Sequence[str], seed: int) -> list[str]:
     """The permutation of a unit's first half; the second half is its mirror."""
     return _shuffled(arms, f"blocks {seed}")
+
+
+def warming_order(arms: Sequence[str], seed: int) -> list[str]:
+    """The order in which sessions are warmed up; the last one is measured first.
+
+    What an arm leaves behind (in the caches, in the clock) is in the block after it. As the first
+    block follows its own arm's calls, as that in the middle does, every arm follows every arm
+    equally often over the permutations, itself included, and nobody is favoured. Were it any
+    arm's, two arms of which one slows its successor by 2 % would look half a per cent apart.
+    """
+    return block_order(arms, seed)[::-1]
 
 
 def calls_a_block(call_ns: float, blocks: BlockPlan) -> int:
@@ -132,7 +161,7 @@ def warm_up(session: Session, shapes: Sequence[Shape], blocks: BlockPlan) -> War
     total = 0
     calls = blocks.min_calls
     while True:
-        medians.append(median(_block(session, shapes, 0, calls)))
+        medians.append(median(timed_calls(session, shapes, calls)))
         total += calls
         last = medians[-STABLE_BLOCKS:]
         stable = len(last) == STABLE_BLOCKS and max(last) <= min(last) * (1 + STABLE_WITHIN)
@@ -142,24 +171,21 @@ def warm_up(session: Session, shapes: Sequence[Shape], blocks: BlockPlan) -> War
         calls = max(blocks.min_calls, calls_a_block(medians[-1], blocks) // 4)
 
 
-def _block(session: Session, shapes: Sequence[Shape], discard: int, calls: int) -> tuple[int, ...]:
-    """The durations of `calls` calls after `discard` that do not count.
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The durations of a block's counted calls, and the machine meanwhile."""
 
-    A call runs every shape once; its duration is their mean by traffic share.
-    """
-    for _ in range(discard):
-        for shape in shapes:
-            session.run(shape.inputs)
-    run, clock = session.run, time.perf_counter_ns
-    took: list[int] = []
-    for _ in range(calls):
-        weighted = 0.0
-        for shape in shapes:
-            begin = clock()
-            run(shape.inputs)
-            weighted += shape.weight * (clock() - begin)
-        took.append(round(weighted))
-    return tuple(took)
+    calls_ns: tuple[int, ...]
+    conditions: Conditions
+
+
+def take_block(session: Session, bench: Bench, calls: int) -> Block:
+    """A pulse, `discard_calls` calls that do not count, then `calls` that do, between two readings."""
+    pulse = pulse_ns()
+    run_calls(session, bench.shapes, bench.blocks.discard_calls)
+    before = begin_block(pulse)
+    taken = timed_calls(session, bench.shapes, calls)
+    return Block(calls_ns=taken, conditions=end_block(before, bench.device))
 
 
 def _shuffled(arms: Sequence[str], key: str) -> list[str]:
@@ -170,56 +196,42 @@ def _shuffled(arms: Sequence[str], key: str) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Takes the units of SPEC.json and writes them to OUT.json, whole or not at all."""
-    spec = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=UnitSpec)
-    try:
-        units = _take_all(spec)
-    except RepruneError as error:
-        print(error, file=sys.stderr)
-        return EXIT_SAID_WHY
-    write_bytes(Path(arguments[1]), canonical(units))
-    return 0
+    return answer(arguments, UnitSpec, _take_all)
 
 
 def _take_all(spec: UnitSpec) -> tuple[Unit, ...]:
     runtime = get_runtime(spec.target.runtime)
-    shapes = [
-        Shape(inputs=read_inputs(Path(path)), weight=weight)
-        for path, weight in zip(spec.shapes, spec.weights, strict=True)
-    ]
+    shapes = read_shapes(spec.shapes, spec.weights)
     engines = {arm: Path(path) for arm, path in spec.engines.items()}
     units: list[Unit] = []
-    for index, seed in spec.units:
-        if os.getppid() != spec.parent:
-            raise RepruneError("the benchmark that started this measurement is gone")
-        started, load = time.time(), os.getloadavg()[0]
-        # A collection in the middle of a call would be charged to the arm that happens to run.
-        gc.collect()
-        gc.disable()
-        arms = take_unit(runtime, engines, spec.target, shapes, spec.blocks, seed)
-        gc.enable()
-        units.append(
-            Unit(
-                index=index,
-                process=spec.process,
-                seed=seed,
-                started_s=round(started, 3),
-                load=round(load, 2),
-                arms=arms,
-            )
+    with watched_gpu(runtime, spec.target) as device:
+        bench = Bench(
+            runtime=runtime,
+            target=spec.target,
+            shapes=shapes,
+            blocks=spec.blocks,
+            device=device,
         )
+        for index, seed in spec.units:
+            refuse_orphan(spec.parent)
+            started, load = time.time(), os.getloadavg()[0]
+            # A collection in the middle of a call would be charged to the arm that happens to run.
+            gc.collect()
+            gc.disable()
+            taken = take_unit(bench, engines, seed)
+            gc.enable()
+            units.append(
+                Unit(
+                    index=index,
+                    process=spec.process,
+                    seed=seed,
+                    started_s=round(started, 3),
+                    load=round(load, 2),
+                    arms=taken.arms,
+                    clock=taken.clock,
+                )
+            )
     return tuple(units)
-
-
-def write_inputs(path: Path, inputs: Sequence[Array]) -> None:
-    """Writes a call's inputs so that `read_inputs` gives them back in order."""
-    with path.open("wb") as stream:
-        np.savez(stream, *inputs)
-
-
-def read_inputs(path: Path) -> tuple[Array, ...]:
-    """The inputs that `write_inputs` wrote; arrays of objects (pickles) are refused."""
-    with np.load(path, allow_pickle=False) as stored:
-        return tuple(stored[f"arr_{index}"] for index in range(len(stored.files)))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from reprune.registry.receipts import (
     subject_digests,
 )
 from reprune.registry.tags import (
+    ANCHORED,
     ATTEMPT,
     DRY_RUN,
     EVAL,
@@ -119,10 +120,24 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
 
 
 def anchor(registry: Registry, name: str) -> Holder | None:
-    """Who the alias `anchor` names, if it is set. Raises ChampionForeign as `champion` does."""
+    """Who the alias `anchor` names, if it was ever set.
+
+    Raises ChampionForeign as `champion` does, and ChampionLost if the alias is gone: without it the
+    rules about the anchor would quietly not be judged.
+    """
     compressed = compressed_name(name)
     version = known_alias(registry, compressed, ANCHOR)
-    return None if version is None else _holder(registry, compressed, version, ANCHOR)
+    if version is not None:
+        return _holder(registry, compressed, version, ANCHOR)
+    once = [info for info in known_versions(registry, compressed) if ANCHORED in info.tags]
+    if once:
+        raise ChampionLost(
+            f"'{compressed}' has no alias '{ANCHOR}', but version {once[-1].version} was made the "
+            f"anchor ({once[-1].tags[ANCHORED]}): the alias was deleted",
+            where=registry.identity,
+            fix=f"set it again: `reprune anchor {once[-1].version} --by NAME --reason TEXT`",
+        )
+    return None
 
 
 def read_receipt(registry: Registry, info: VersionInfo) -> Receipted:

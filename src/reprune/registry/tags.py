@@ -16,6 +16,8 @@ ATTEMPT = "reprune.attempt"
 RECEIPT = "reprune.receipt"
 # Put on a version that has become champion, once it has.
 PROMOTED = "reprune.promoted"
+# Put on a version that was made the anchor: by whom, and why.
+ANCHORED = "reprune.anchor"
 # Which examples it was judged on; versions from before this tag have none.
 EVAL = "reprune.eval"
 WAIVER = "reprune.waiver"

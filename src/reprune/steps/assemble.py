@@ -149,6 +149,7 @@ def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
             slices={name: tuple(_texts(v)) for name, v in _mapping(first["slices"]).items()},
             sources=None if sources is None else tuple(_texts(sources)),
             arms=arms,
+            dropped=grounds.benchmarks[0].manifest.recorded.dropped or {},
         ),
         problems,
     )

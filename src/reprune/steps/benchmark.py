@@ -26,7 +26,9 @@ from reprune.core.policy import Policy
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
 from reprune.runtimes.base import get_runtime
+from reprune.steps.arms import PROMOTED
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+from reprune.task.trained_on import TRAINED_ON
 
 if TYPE_CHECKING:
     from reprune.judge.evidence import Unit
@@ -73,7 +75,7 @@ def benchmark(
     look = _look(engines, dense, data)
     attempt = next_attempt(ctx.root / ATTEMPTS_FILE, look, registered=previous.manifest.attempts)
     ctx.say(f"attempt {attempt} for dense version {look.dense_version}: opening the sealed split")
-    recorded = _record(dense, data, sessions, look, ctx)
+    recorded = _record(dense, data, sessions, look, _trained_on(previous), ctx)
     del sessions
     run_seed = digest_of([look.dense_version, look.weights, look.eval_digest])
     samples = [
@@ -182,15 +184,24 @@ def _record(
     data: Artifact[DataReport],
     sessions: Mapping[str, Session],
     look: Look,
+    trained_on: Mapping[str, bytes | None],
     ctx: Context,
 ) -> Recorded:
-    """Opens the sealed split, the only place that does, and writes every arm's records of it."""
+    """Opens the sealed split, the only place that does, and writes every arm's records of it.
+
+    Examples that the champion or the anchor was made with are left out, and counted.
+    """
     from reprune.compress.bundle import load_bundle
-    from reprune.measure.records import take_records, write_records
+    from reprune.measure.records import take_records, without_trained_on, write_records
 
     sealed: tuple[Split, ...] = ("eval",)
     opened = load_bundle(dense, splits=sealed)
-    recorded = write_records(ctx.out, take_records(opened.task, sessions, opened.module))
+    taken = take_records(opened.task, sessions, opened.module)
+    taken = without_trained_on(taken, opened.task.census("eval"), trained_on)
+    for arm, count in taken.dropped.items():
+        if count:
+            ctx.say(f"{count} eval examples are left out: the {arm} was made with them")
+    recorded = write_records(ctx.out, taken)
     if recorded.eval_digest != look.eval_digest:
         raise ChainBroken(
             "the eval split is not the one that the data report describes",
@@ -198,6 +209,17 @@ def _record(
             fix="run validate again; the look that was taken still counts",
         )
     return recorded
+
+
+def _trained_on(previous: Artifact[Previous]) -> dict[str, bytes | None]:
+    """The marks in the champion's and the anchor's bundle; None for one that has none."""
+    found: dict[str, bytes | None] = {}
+    for arm in PROMOTED:
+        if getattr(previous.manifest, arm) is not None:
+            name = f"{arm}/{TRAINED_ON}"
+            marked = name in previous.manifest.payload
+            found[arm] = previous.file(name).read_bytes() if marked else None
+    return found
 
 
 def _sampled(

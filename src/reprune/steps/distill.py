@@ -6,7 +6,7 @@ from reprune.core.artifacts import DataReport, ModelBundle
 from reprune.core.errors import ChainBroken
 from reprune.core.params import DistillParams
 from reprune.core.step import Context, step
-from reprune.core.store import Artifact
+from reprune.core.store import Artifact, write_bytes
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 
@@ -23,7 +23,8 @@ def distill(
     """Trains the student with its teacher's logits and keeps the best epoch on `tune`.
 
     Weights that are masked stay zero through every step, and their masks stay beside them.
-    Resumes where a killed run stopped. The result is a bundle like the student's, with `recovery`.
+    Resumes where a killed run stopped. The result is a bundle like the student's, with `recovery` and
+    the marks of the examples that it was made with (see task.trained_on).
     Raises DataRefused; ChainBroken for a student that was not cut from this teacher, or whose task is
     another; CompressionError where training diverges.
     """
@@ -41,6 +42,7 @@ def distill(
     from reprune.compress.bundle import load_bundle, save_bundle
     from reprune.compress.masks.shaper import MaskShaper
     from reprune.compress.training.recover import Lesson, recover
+    from reprune.task.trained_on import TRAINED_ON
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -54,6 +56,7 @@ def distill(
     held = [MaskShaper(masks=dict(pupil.masks))] if pupil.masks else []
     recovered = recover(lesson, distill, seed=seed, work=ctx.work, say=ctx.say, shapers=held)
     save_bundle(ctx.out, recovered.module, pupil.architecture, student, pupil.masks)
+    write_bytes(ctx.out / TRAINED_ON, data.file(TRAINED_ON).read_bytes())
     return ModelBundle(
         name=student.manifest.name,
         dense_version=student.manifest.dense_version,

@@ -62,19 +62,28 @@ def open_dense(
     Raises CompressionError for a model that was cut already or in which nothing can be cut, and
     whatever loading it raises.
     """
+    import torch
+
     from reprune.compress.structure.blocks import find_blocks
     from reprune.compress.structure.groups import survey
     from reprune.compress.structure.separate import separate
+    from reprune.steps.surveyed import Found, surveyed
 
     loaded = _load(dense, seed=seed, threads=threads)
     task = loaded.task
     keep = getattr(task, "keep", ())
     module = separate(loaded.module)
-    inputs = task.example_inputs(2)
-    found = survey(
-        module, inputs, keep, heads=getattr(task, "heads", None), dimensions=head_dimensions
-    )
-    removable = find_blocks(module, inputs, keep, getattr(task, "blocks", None))
+
+    def find() -> Found:
+        inputs, heads = task.example_inputs(2), getattr(task, "heads", None)
+        return Found(
+            channels=survey(module, inputs, keep, heads=heads, dimensions=head_dimensions),
+            blocks=find_blocks(module, inputs, keep, getattr(task, "blocks", None)),
+        )
+
+    both = surveyed(dense, find, head_dimensions=head_dimensions)
+    found, removable = both.channels, both.blocks
+    torch.manual_seed(seed)  # whether it was found or read, what comes after draws the same
     if not found.groups and not removable.blocks:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in found.skipped.items())
         raise CompressionError(

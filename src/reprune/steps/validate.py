@@ -16,8 +16,8 @@ from reprune.core.artifacts import (
 from reprune.core.params import ValidateParams
 from reprune.core.policy import Policy
 from reprune.core.step import Context, step
-from reprune.core.store import Artifact
-from reprune.judge.power import plan_power
+from reprune.core.store import Artifact, write_bytes
+from reprune.judge.power import plan_power, propose_margin
 from reprune.steps.contract import demands
 from reprune.steps.expectations import check_demands
 from reprune.task.protocol import SPLITS
@@ -48,6 +48,7 @@ def validate(
     from reprune.task.check import check_task
     from reprune.task.load import load_task
     from reprune.task.seal import Sealed
+    from reprune.task.trained_on import TRAINED_ON, marks
 
     fact = dense.manifest.task
     task = load_task(fact.entry, dense.path / "task")
@@ -68,6 +69,7 @@ def validate(
         *remarks,
         *(_enough_power(one, policy) for one in power),
     )
+    write_bytes(ctx.out / TRAINED_ON, marks(censuses[split] for split in SPLITS if split != "eval"))
     passed = all(one.success for one in found if one.severity == "critical")
     _tell(found, power, passed, ctx)
     return DataReport(
@@ -107,7 +109,11 @@ def _enough_power(power: PowerFact, policy: Policy) -> Expectation:
     if chance < POWER_WANTED:
         hopeless = chance < POWER_NEEDED
         advice = "this policy cannot pass: " if hopeless else "this policy will often not pass: "
-        advice += "add eval examples, or widen the margin in policy.yaml. "
+        wide = propose_margin(power.examples, power.flips, policy.alpha)
+        advice += (
+            "add eval examples, or widen the margin in policy.yaml "
+            f"(max_drop: {wide:g} passes an equal candidate 9 times in 10). "
+        )
     return Expectation(
         name=f"power of {power.rule}",
         split="eval",

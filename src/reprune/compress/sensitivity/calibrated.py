@@ -21,12 +21,12 @@ import msgspec
 from reprune.compress.importance import channel_scores, lowest_removed
 from reprune.compress.losses import Counting
 from reprune.compress.paired import at_most
+from reprune.compress.replay import timeline
 from reprune.compress.sensitivity.evidence import Trace, next_cut
 from reprune.compress.sensitivity.joint import random_plans
 from reprune.compress.sensitivity.moments import Slopes, input_moments, readers, refits, slopes
 from reprune.compress.sensitivity.observed import CutSeen, JointSeen, Observed, Saved
 from reprune.compress.sensitivity.pieces import pieces
-from reprune.compress.sensitivity.prefix import timeline
 from reprune.compress.sensitivity.spending import (
     CALIBRATION_PIECE,
     JOINT_PLANS,

@@ -17,17 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from reprune.compress.compensate import (
-    MIN_ROWS,
-    POSITION_SEED,
-    ROWS_PER_COLUMN,
-    can_fit,
-    fit_within,
-    patches,
-)
+from reprune.compress.compensate import can_fit, fit_within
+from reprune.compress.layer_rows import POSITION_SEED, patches, rows_an_example
 from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
+from reprune.compress.replay import CACHE_BYTES, size_of, watched
 from reprune.compress.sensitivity.answers import listened
-from reprune.compress.sensitivity.prefix import CACHE_BYTES, size_of, watched
 from reprune.compress.structure.architecture import Axis, apply, layout
 from reprune.compress.structure.equality import architecture_of
 from reprune.measure.outputs import evaluating
@@ -101,9 +95,7 @@ class _Gatherer:
     """A forward hook that adds up x xT over sampled rows."""
 
     def __init__(self, layer: nn.Module, examples: int) -> None:
-        weight: Tensor = layer.weight  # type: ignore[assignment]  # Conv2d or Linear
-        columns = weight[0].numel()
-        self.places = math.ceil(max(MIN_ROWS, ROWS_PER_COLUMN * columns) / examples)
+        self.places = rows_an_example(layer, examples)
         self.generator = torch.Generator().manual_seed(POSITION_SEED)
         self.total: Tensor | None = None
         self.rows = 0

@@ -13,11 +13,11 @@ import torch
 from reprune.compress.compensate import batch_norms, can_fit, recalibrate
 from reprune.compress.importance import lowest_removed
 from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
+from reprune.compress.replay import Timeline, replayed, share_run
 from reprune.compress.sensitivity.answers import listened, squared_move
 from reprune.compress.sensitivity.moments import Refit, Slopes, readers, refits, repaired
 from reprune.compress.sensitivity.observed import CutSeen, JointSeen
 from reprune.compress.sensitivity.pieces import pieces
-from reprune.compress.sensitivity.prefix import Timeline, replayed, share_run
 from reprune.compress.sensitivity.subject import Removable, Subject, bounded
 from reprune.measure.outputs import evaluating
 from reprune.measure.profile import count_cost

@@ -41,6 +41,14 @@ class Timeline:
 
 def timeline(module: nn.Module, inputs: tuple[Tensor, ...]) -> Timeline:
     """The timeline of one forward pass in eval mode; the module is left as it was."""
+    return forward_order(module, inputs)[1]
+
+
+def forward_order(
+    module: nn.Module, inputs: tuple[Tensor, ...]
+) -> tuple[tuple[str, ...], Timeline]:
+    """All modules that one forward pass calls, by their first call, and the pass's timeline."""
+    order: list[str] = []
     began: dict[str, int] = {}
     ended: dict[str, int] = {}
     calls: Counter[str] = Counter()
@@ -48,6 +56,7 @@ def timeline(module: nn.Module, inputs: tuple[Tensor, ...]) -> Timeline:
 
     def start(name: str) -> None:
         calls[name] += 1
+        order.append(name)
         began[name] = next(clock)
 
     hooks = []
@@ -63,10 +72,11 @@ def timeline(module: nn.Module, inputs: tuple[Tensor, ...]) -> Timeline:
         for hook in hooks:
             hook.remove()
     once = {name for name, count in calls.items() if count == 1 and name}
-    return Timeline(
+    when = Timeline(
         began={name: began[name] for name in once},
         ended={name: ended[name] for name in once if name in ended},
     )
+    return tuple(dict.fromkeys(order)), when
 
 
 @contextmanager

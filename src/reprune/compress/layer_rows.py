@@ -1,0 +1,204 @@
+"""What layers are given and give, as rows for least squares: the dense network's outputs and the cut
+network's inputs at the same places.
+
+Layers are refitted one after the other, each on what the network gives it by then. What runs before a
+layer is final by then and is not computed again: outputs of finished modules are kept, as far as memory
+allows, and dense outputs are gathered for many layers in one pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reprune.compress.replay import Timeline, replayed, size_of, watched
+from reprune.task.protocol import Batch
+
+# Rows of the least-squares problem that are kept a layer, at least.
+MIN_ROWS = 32_768
+ROWS_PER_COLUMN = 8
+POSITION_SEED = 0
+# Dense outputs that are held at a time, and outputs of finished modules of the cut network.
+TARGET_BYTES = 2**30
+REPLAY_BYTES = 2**30
+
+
+def rows_an_example(layer: nn.Module, examples: int) -> int:
+    """How many places of each example a convolution is looked at."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]  # Conv2d or Linear
+    return math.ceil(max(MIN_ROWS, ROWS_PER_COLUMN * weight[0].numel()) / examples)
+
+
+def places(size: tuple[int, int], most: int, generator: torch.Generator) -> Tensor:
+    """Up to `most` of the places of a (height, width) image, numbered row by row, in order."""
+    return torch.randperm(size[0] * size[1], generator=generator)[:most].sort().values
+
+
+def output_rows(y: Tensor, chosen: Tensor) -> Tensor:
+    """(N, K, H, W) at `chosen` places -> (N * P, K)."""
+    return y.flatten(2)[:, :, chosen].movedim(1, 2).flatten(0, 1)
+
+
+def input_rows(layer: nn.Conv2d, x: Tensor, width: int, chosen: Tensor) -> Tensor:
+    """The receptive fields of the `chosen` places of an output `width` wide.
+
+    (N, C, H, W) -> (N * P, C * kh * kw).
+    """
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+    top = torch.div(chosen, width, rounding_mode="floor") * layer.stride[0]
+    left = chosen % width * layer.stride[1]
+    rows = top[:, None] + torch.arange(layer.kernel_size[0]) * layer.dilation[0]
+    columns = left[:, None] + torch.arange(layer.kernel_size[1]) * layer.dilation[1]
+    fields = padded[:, :, rows[:, :, None], columns[:, None, :]]  # N, C, P, kh, kw
+    return fields.movedim(2, 1).flatten(2).flatten(0, 1)
+
+
+def patches(
+    layer: nn.Conv2d, x: Tensor, y: Tensor, *, positions: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The receptive fields of up to `positions` places of `y`, the same places for every example.
+
+    x: (N, C, H, W), y: (N, K, H', W') -> (N * P, C * kh * kw), (N * P, K).
+    """
+    chosen = places((y.shape[-2], y.shape[-1]), positions, generator)
+    return input_rows(layer, x, y.shape[-1], chosen), output_rows(y, chosen)
+
+
+class Targets:
+    """The dense network's rows of one layer, a batch each, and where they were taken.
+
+    `places[i]` is None for a layer that is no convolution: all of its rows are there.
+    """
+
+    def __init__(self, layer: nn.Module, examples: int) -> None:
+        self.rows: list[Tensor] = []
+        self.places: list[Tensor | None] = []
+        self.widths: list[int] = []
+        self._layer = layer
+        self._generator = torch.Generator().manual_seed(POSITION_SEED)
+        self._most = rows_an_example(layer, examples)
+
+    def add(self, made: Tensor) -> None:
+        """Takes up what the layer gave for the next batch."""
+        made = made.detach()
+        chosen = None
+        if isinstance(self._layer, nn.Conv2d):
+            chosen = places((made.shape[-2], made.shape[-1]), self._most, self._generator)
+            rows = output_rows(made, chosen.to(made.device))
+        else:
+            rows = made.flatten(0, -2).clone()
+        self.rows.append(rows.cpu())
+        self.places.append(chosen)
+        self.widths.append(made.shape[-1])
+
+
+def dense_targets(
+    dense: nn.Module, names: Sequence[str], batches: Sequence[Batch]
+) -> Iterator[dict[str, Targets]]:
+    """The targets of all layers of `names`, in that order, in portions that fit TARGET_BYTES.
+
+    A layer that is called more than once counts with its first call. One pass a portion.
+    """
+    left = list(names)
+    examples = sum(len(batch) for batch in batches)
+    first = _portion(dense, left, batches[:1], examples) if left else {}
+    scale = examples / max(1, len(batches[0]))
+    while left:
+        taken: list[str] = []
+        total = 0.0
+        for name in left:
+            total += size_of(first[name].rows) * scale
+            if taken and total > TARGET_BYTES:
+                break
+            taken.append(name)
+        yield _portion(dense, taken, batches, examples)
+        left = left[len(taken) :]
+
+
+def _portion(
+    dense: nn.Module, names: Sequence[str], batches: Sequence[Batch], examples: int
+) -> dict[str, Targets]:
+    targets = {name: Targets(dense.get_submodule(name), examples) for name in names}
+    for batch in batches:
+        waiting = set(names)
+
+        def keep(name: str, made: Tensor, waiting: set[str] = waiting) -> None:
+            if name in waiting:
+                waiting.discard(name)
+                targets[name].add(made)
+            if not waiting:
+                raise _Seen
+
+        hooks = [
+            dense.get_submodule(name).register_forward_hook(
+                lambda _m, _g, made, name=name: keep(name, made)
+            )
+            for name in names
+        ]
+        _run_until_seen(dense, batch, hooks)
+    return targets
+
+
+class Inputs:
+    """What the layers of a network are given, asked for in the order of the forward pass.
+
+    The network may change between two questions, but only in layers that were asked about before and
+    in what comes after them. Outputs of modules that have ended are kept for the batches that fit
+    REPLAY_BYTES; a module that works in place runs again, since others may see its effect.
+    """
+
+    def __init__(self, module: nn.Module, when: Timeline, batches: Sequence[Batch]) -> None:
+        self._module, self._when, self._batches = module, when, batches
+        self._kept: list[dict[str, Any]] = [{} for _ in batches]
+        self._in_place = {
+            name for name, layer in module.named_modules() if getattr(layer, "inplace", False)
+        }
+
+    def of(self, name: str) -> Iterator[Tensor]:
+        """The first argument of the layer's first call, batch by batch; what comes after is not run."""
+        wanted = set(self._when.before((name,))) - self._in_place
+        used = sum(map(size_of, self._kept))
+        for place, batch in enumerate(self._batches):
+            kept = self._kept[place]
+            new = wanted - set(kept) if used < REPLAY_BYTES else set()
+            with replayed(self._module, kept), watched(self._module, new) as seen:
+                given = _given(self._module, name, batch)
+            # A module that has ended since takes the place of its parts.
+            after = {one: made for one, made in {**kept, **seen}.items() if one in wanted}
+            if not new:
+                after = kept
+            used += size_of(after) - size_of(kept)
+            self._kept[place] = after
+            yield given
+
+
+def _given(module: nn.Module, name: str, batch: Batch) -> Tensor:
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        seen.append((*given, *named.values())[0].detach().clone())
+        raise _Seen
+
+    hook = module.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True)
+    _run_until_seen(module, batch, [hook])
+    return seen[0]
+
+
+def _run_until_seen(module: nn.Module, batch: Batch, hooks: Sequence[Any]) -> None:
+    try:
+        module(*batch.inputs)
+    except _Seen:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Seen(BaseException):
+    """Ends a forward pass early; no `except Exception` of a user's forward() may catch it."""

@@ -1,0 +1,165 @@
+"""Peak memory of a process that loads one engine and runs it, each time in a fresh process. Imports no torch.
+
+It is the host's memory, as the kernel counts it for the process: pages of the engine file that were
+read, buffers of the runtime, weights in the form that it keeps them. What lies on a GPU is not in it.
+
+    python -m reprune.measure.memory SPEC.json OUT.json
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import resource
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from reprune.core.params import Target
+from reprune.measure.calls import read_shapes, run_calls, write_shapes
+from reprune.measure.children import answer, ask, refuse_orphan
+from reprune.measure.hostlock import host_lock, to_stderr
+from reprune.measure.latency import LatencyJob
+from reprune.runtimes.base import get_runtime
+
+# The first call allocates; later ones may still grow a runtime's pools.
+CALLS = 5
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+
+
+class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a child process is told: one engine, and the workload as files of `write_inputs`."""
+
+    parent: int
+    target: Target
+    engine: str
+    shapes: tuple[str, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resident:
+    """Resident bytes of this process: `now` (None where the system does not tell), and the most so far."""
+
+    now: int | None
+    peak: int
+
+
+def take_memory(
+    job: LatencyJob, *, say: Callable[[str], None] = to_stderr
+) -> dict[str, tuple[int, ...]]:
+    """For each arm the bytes that `memory_processes` fresh processes needed for its engine, in order.
+
+    Arms take turns, in an order that is a function of the job's seed. Waits for the host's measurement
+    lock, so that latency is not disturbed. Raises as `take_units` does.
+    """
+    taken: dict[str, list[int]] = {arm: [] for arm in sorted(job.engines)}
+    with host_lock(say), tempfile.TemporaryDirectory(prefix="reprune-memory-") as folder:
+        shapes = write_shapes(Path(folder), job.shapes)
+        for turn in range(job.params.memory_processes):
+            for arm in memory_order(list(taken), job.seed, turn):
+                taken[arm].append(
+                    _in_fresh_process(job, arm, shapes, Path(folder, f"{arm}-{turn}"))
+                )
+    say(f"memory of {len(taken)} arms taken in {job.params.memory_processes} processes each")
+    return {arm: tuple(found) for arm, found in taken.items()}
+
+
+def memory_order(arms: Sequence[str], seed: str, turn: int) -> list[str]:
+    """The order of the arms in one turn: a function of seed, turn and the set of arms."""
+    order = sorted(arms)
+    random.Random(f"memory {seed} {turn}").shuffle(order)
+    return order
+
+
+def resident() -> Resident:
+    """What the system tells about this process's resident memory.
+
+    On Linux VmRSS and VmHWM of this process's own address space; elsewhere the peak alone.
+    (ru_maxrss would not do on Linux: a child inherits its parent's across fork and exec.)
+    """
+    try:
+        fields = dict(
+            line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines()
+        )
+        return Resident(now=_bytes(fields["VmRSS"]), peak=_bytes(fields["VmHWM"]))
+    except (OSError, KeyError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return Resident(now=None, peak=peak if sys.platform == "darwin" else peak * 1024)
+
+
+def reset_peak() -> bool:
+    """Makes the peak start again from what is resident now (Linux, 4.0 or later); whether it could be."""
+    try:
+        _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def needed(before: Resident, after: Resident, *, was_reset: bool) -> int:
+    """The bytes of the peak between two readings, beyond what was resident at the first.
+
+    Where the peak could not be reset and an earlier one was higher, only what has stayed resident is
+    known, or, where the system tells the peak alone, nothing: 0 then.
+    """
+    if before.now is None or after.now is None:
+        return max(0, after.peak - before.peak)
+    if was_reset or after.peak > before.peak:
+        return max(0, after.peak - before.now)
+    return max(0, after.now - before.now)
+
+
+def _in_fresh_process(job: LatencyJob, arm: str, shapes: tuple[str, ...], stem: Path) -> int:
+    spec = MemorySpec(
+        parent=os.getpid(),
+        target=job.target,
+        engine=str(job.engines[arm].resolve()),
+        shapes=shapes,
+        weights=tuple(shape.weight for shape in job.shapes),
+    )
+    return ask(
+        "reprune.measure.memory",
+        spec,
+        int,
+        stem,
+        threads=job.target.threads,
+        hang_seconds=job.hang_seconds,
+    )
+
+
+def _measure(spec: MemorySpec) -> int:
+    refuse_orphan(spec.parent)
+    runtime = get_runtime(spec.target.runtime)
+    # The runtime's library is in memory before the count begins: it is the same for every arm.
+    runtime.version()
+    shapes = read_shapes(spec.shapes, spec.weights)
+    gc.collect()
+    was_reset = reset_peak()
+    before = resident()
+    session = runtime.open(Path(spec.engine), spec.target)
+    run_calls(session, shapes, CALLS)
+    return needed(before, resident(), was_reset=was_reset)
+
+
+def _bytes(field: str) -> int:
+    number, unit = field.split()
+    if unit != "kB":
+        raise ValueError(unit)
+    return int(number) * 1024
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures the engine of SPEC.json and writes the number of bytes to OUT.json."""
+    return answer(arguments, MemorySpec, _measure)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
