@@ -297,6 +297,12 @@ CLOCK = guard("clock", "unknown", None, 2.0, "The machine does not tell how fast
 WIDTH = guard("interval", "off", None, None, "The policy switched off the widest interval.")
 
 
+WAITED = (
+    "In 38 of 60 units a process waited for a core longer than 20 % of a block: stop what else runs on "
+    "the machine."
+)
+
+
 def sort_of(kind: str, baseline: str, outcome: Outcome, **fields: object) -> RuleResult:
     """A rule on slow calls, throughput or memory, with words that say what it is."""
     given: dict[str, object] = {
@@ -322,7 +328,7 @@ def speed_and_memory(outcome: Outcome) -> tuple[RuleResult, ...]:
             low=0.601,
             high=0.651,
             limit=0.95,
-            decide="" if outcome == "pass" else "A machine that can be trusted.",
+            decide="" if outcome == "pass" else WAITED,
             **most,
         ),
         sort_of(
@@ -392,7 +398,7 @@ TRIPPED = scene(
             "tripped",
             0.41,
             0.2,
-            "In 38 of 60 units a process waited for a core longer than 20 % of a block.",
+            WAITED,
         ),
         CLOCK,
         WIDTH,

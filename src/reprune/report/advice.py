@@ -145,7 +145,10 @@ def _to_decide(facts: ReportFacts) -> list[Phrase]:
     decide = [
         sentence(result.decide)
         for result in words.worst_first(facts.judgement.rules)
-        if result.outcome == "inconclusive" and result.required and result.decide
+        if result.outcome == "inconclusive"
+        and result.required
+        and result.decide
+        and not guards.is_told(result.decide, result.target, facts)
     ]
     unique: list[Phrase] = list(dict.fromkeys([*guards.to_do(facts), *decide]))
     if guards.tripped(facts):

@@ -1,8 +1,8 @@
-"""Whether the measurement could be trusted: the guards, what tripped first, and what to do about it."""
+"""Whether the measurement could be trusted: the guards, tripped ones first; what to do is in their words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from msgspec import UNSET
 
@@ -11,28 +11,12 @@ from reprune.report import plain, words
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import Safe, esc, tag
 from reprune.report.markup import table as html_table
-from reprune.report.phrases import Phrase, sentence
+from reprune.report.phrases import Code, Phrase
 
 _STATE = {"tripped": "tripped", "unknown": "not known", "off": "off", "ok": "ok"}
 _RANK = {"tripped": 0, "unknown": 1, "off": 2, "ok": 3}
 _ICON = {"tripped": "❔", "unknown": words.NOT_DECIDING, "off": words.NOT_DECIDING, "ok": "✅"}
 _CHIP = {"tripped": "inconclusive", "unknown": "advisory", "off": "advisory", "ok": "pass"}
-
-# What makes a guard hold again, by the first word of its name.
-_ADVICE: Mapping[str, str] = {
-    "control": "Two sessions of one model differed: stop what else runs on the machine, fix its clock "
-    "speed, then `dvc repro -f benchmark`.",
-    "waiting": "Other processes wanted the cores: stop them, or pin the benchmark to cores of its own, "
-    "then `dvc repro -f benchmark`.",
-    "disturbed": "Other processes wanted the cores in too many units: measure when the machine is idle, "
-    "then `dvc repro -f benchmark`.",
-    "clock": "The machine changed its speed while it was measured: let it cool, fix its frequency "
-    "(governor, power limit), then `dvc repro -f benchmark`.",
-    "interval": "The intervals are too wide to trust: a quieter machine, or a later look in the policy's "
-    "`looks`, then `dvc repro -f benchmark`.",
-    "units": "There are too few units: `dvc repro -f benchmark` takes more, up to the last look.",
-}
-_OTHERWISE = "Measure again on a quiet machine: `dvc repro -f benchmark`."
 
 
 def guards(facts: ReportFacts) -> list[GuardResult]:
@@ -47,8 +31,19 @@ def tripped(facts: ReportFacts) -> list[GuardResult]:
 
 
 def to_do(facts: ReportFacts) -> list[Phrase]:
-    """What makes the tripped guards hold, each advice once."""
-    return list(dict.fromkeys(sentence(_advice(one.guard)) for one in tripped(facts)))
+    """The way out where guards tripped, in one sentence: each guard's own words say the rest."""
+    stopped = [f"{name(one.guard).lower()} on {one.target}" for one in tripped(facts)]
+    if not stopped:
+        return []
+    named = words.listing(stopped[:5]) + (" and more" if len(stopped) > 5 else "")
+    why = f"The measurement cannot be trusted: do what is said of {named}, then "
+    return [(why, Code("dvc repro -f benchmark"), ".")]
+
+
+def is_told(decide: str, target: str | None, facts: ReportFacts) -> bool:
+    """Whether what would decide a rule is what the target's tripped guards say, which is shown already."""
+    told = " ".join(one.words for one in tripped(facts) if one.target == target)
+    return decide == told
 
 
 def tally(facts: ReportFacts) -> str:
@@ -117,8 +112,3 @@ def _place(one: GuardResult) -> str:
 
 def _amount(value: float | None) -> str:
     return words.EN_DASH if value is None else words.number(value)
-
-
-def _advice(guard: str) -> str:
-    found = [text for key, text in _ADVICE.items() if key in guard]
-    return found[0] if found else _OTHERWISE
