@@ -41,6 +41,8 @@ class Manifest(Fact, tag_field="kind", kw_only=True):
     """
 
     SCHEMA: ClassVar[int] = 1
+    # The largest payload file that is read at all; None where weights and engines may be as they are.
+    MAX_PAYLOAD_BYTES: ClassVar[int | None] = None
 
     schema: int = 1
     producer: Producer = Producer()
@@ -602,6 +604,8 @@ class Verdict(Manifest, tag="Verdict", kw_only=True):
     `lock.json`, `params.json`, `samples/<benchmark>/**` (its records and latency units, byte for
     byte), `ancestors/<digest hex>.json` (a copy of every ancestor's manifest; `parents` names them).
     """
+
+    MAX_PAYLOAD_BYTES: ClassVar[int | None] = 2**30
 
     name: str
     dense_version: str

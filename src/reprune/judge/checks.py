@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from reprune.core.artifacts import Parity
 from reprune.core.errors import UnknownName
 from reprune.core.policy import Policy
 from reprune.judge.bootstrap import EXACT
@@ -12,6 +13,7 @@ from reprune.judge.evidence import ArmRecords, Evidence, QualityEvidence
 from reprune.judge.family import margins, slice_baselines
 from reprune.judge.latency import unit_problems
 from reprune.judge.metrics import Metric, get_metric
+from reprune.judge.possible import impossible, impossible_parity
 from reprune.judge.scores import record_key
 from reprune.judge.words import ARM_NAMES
 
@@ -67,7 +69,7 @@ def _target_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
         wanted, found = ", ".join(sorted(policy.targets)), ", ".join(sorted(judged)) or "none"
         yield f"The policy judges the targets {wanted}; measured were {found}."
     for target in evidence.targets:
-        for words in unit_problems(target.units, evidence.arms):
+        for words in (*unit_problems(target.units, evidence.arms), *impossible(target.units)):
             yield f"The latency samples of {target.target} cannot be used: {words}."
 
 
@@ -85,11 +87,16 @@ def _engine_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
             yield f"{who} was built from another bundle than the one that is judged."
         if engine.bytes <= 0:
             yield f"{who} is empty."
-        parity = engine.parity
-        if parity.examples < 1:
-            yield f"{who} was never compared with its bundle."
-        if not all(map(math.isfinite, (parity.max_abs, parity.cosine, parity.agreement))):
-            yield f"{who} was compared with its bundle, and the difference is no number."
+        yield from (f"{who} {words}" for words in _parity_problems(engine.parity))
+
+
+def _parity_problems(parity: Parity) -> Iterator[str]:
+    if parity.examples < 1:
+        yield "was never compared with its bundle."
+    if not all(map(math.isfinite, (parity.max_abs, parity.cosine, parity.agreement))):
+        yield "was compared with its bundle, and the difference is no number."
+    elif impossible_parity(parity):
+        yield "was compared with its bundle, and no difference can be like that."
 
 
 def _example_problems(quality: QualityEvidence) -> Iterator[str]:

@@ -6,29 +6,10 @@ the same bytes. Whatever makes the evidence unusable becomes a Problem: the outc
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
-from safetensors.numpy import load_file
-
-from reprune.core.artifacts import (
-    WEIGHTS,
-    Benchmark,
-    DataReport,
-    Engines,
-    Manifest,
-    ModelBundle,
-    Plan,
-    Previous,
-    Profile,
-    Sensitivity,
-)
+from reprune.core.artifacts import WEIGHTS, Manifest
 from reprune.core.documents import digest_of
-from reprune.core.lock import Lock
-from reprune.core.params import Params
-from reprune.core.policy import Policy
 from reprune.core.step import knobs_digest
 from reprune.judge.evidence import (
     ArmRecords,
@@ -36,42 +17,18 @@ from reprune.judge.evidence import (
     Problem,
     QualityEvidence,
     TargetEvidence,
-    decode_units,
 )
 from reprune.steps import STEPS, get_step
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A benchmark and the folder that its payload files lie in."""
-
-    digest: str
-    manifest: Benchmark
-    folder: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grounds:
-    """Everything a judgement rests on. `digests` maps the gate's input names to manifest digests."""
-
-    lock: Lock
-    policy: Policy
-    params: Params
-    digests: Mapping[str, str]
-    benchmarks: Sequence[Measured]
-    engines: Sequence[Engines]
-    profiles: Sequence[Profile]
-    candidate: ModelBundle
-    pruned: ModelBundle
-    dense: ModelBundle
-    previous: Previous
-    data: DataReport
-    chosen: Plan
-    table: Sensitivity
+from reprune.steps.grounds import Grounds
+from reprune.steps.samples import ExamplesFile, read_examples, read_records, read_units
+from reprune.steps.soundness import soundness_problems
 
 
 def assemble(grounds: Grounds) -> Evidence:
-    """The evidence as a value; a function of the manifests and sample bytes alone."""
+    """The evidence as a value; a function of the manifests and sample bytes alone.
+
+    Raises PayloadCorrupt or DocumentError for samples that do not decode.
+    """
     problems = [
         *_lock_problems(grounds),
         *_chain_problems(grounds),
@@ -84,11 +41,12 @@ def assemble(grounds: Grounds) -> Evidence:
             target=samples.target,
             machine=measured.manifest.machine,
             batch_size=samples.batch_size,
-            units=decode_units((measured.folder / samples.file).read_bytes()),
+            units=read_units(measured.folder, samples.file),
         )
         for measured in grounds.benchmarks
         for samples in measured.manifest.targets
     )
+    problems += soundness_problems(grounds, quality, targets)
     champion = grounds.previous.champion
     return Evidence(
         name=grounds.lock.name,
@@ -117,17 +75,16 @@ def _arms(grounds: Grounds) -> dict[str, str]:
 def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
     """The records of all benchmarks side by side; they must be of the same examples."""
     arms: dict[str, ArmRecords] = {}
-    examples: list[dict[str, object]] = []
-    for measured in grounds.benchmarks:
-        raw = (measured.folder / "examples.json").read_bytes()
-        examples.append(json.loads(raw))
-        for name, column in load_file(measured.folder / "records.safetensors").items():
-            key, _, column_name = name.rpartition("/")
-            columns = arms[key].columns if key in arms else {}
-            values = tuple(int(value) for value in column.tolist())
-            arms[key] = ArmRecords(columns={**columns, column_name: values})
-    first = examples[0]
+    examples: list[ExamplesFile] = []
     problems = []
+    for measured in grounds.benchmarks:
+        examples.append(read_examples(measured.folder))
+        for key, columns in read_records(measured.folder).items():
+            # Every benchmark records the dense model as trained: the first one's are judged.
+            if key in arms and key != "dense":
+                problems.append(Problem(code="records", words=f"Two benchmarks recorded {key}."))
+            arms.setdefault(key, ArmRecords(columns=columns))
+    first = examples[0]
     if any(other != first for other in examples[1:]):
         problems.append(
             Problem(code="examples", words="The benchmarks did not judge the same examples.")
@@ -141,26 +98,18 @@ def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
                 words="The judged examples are not the eval split that the data report describes.",
             )
         )
-    sources = first.get("sources")
     return (
         QualityEvidence(
             eval_digest=sorted(evals)[0],
-            ids=tuple(_texts(first["ids"])),
-            slices={name: tuple(_texts(v)) for name, v in _mapping(first["slices"]).items()},
-            sources=None if sources is None else tuple(_texts(sources)),
+            ids=first.ids,
+            slices=first.slices,
+            sources=first.sources,
             arms=arms,
             dropped=grounds.benchmarks[0].manifest.recorded.dropped or {},
+            times=first.times,
         ),
         problems,
     )
-
-
-def _texts(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return dict(value) if isinstance(value, dict) else {}
 
 
 def _lock_problems(grounds: Grounds) -> Iterator[Problem]:

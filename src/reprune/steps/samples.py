@@ -1,0 +1,81 @@
+"""The payload files of a benchmark, read strictly: what is not as it was written raises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from reprune.core.artifacts import Fact
+from reprune.core.documents import decode_json, read_bounded
+from reprune.core.errors import PayloadCorrupt
+from reprune.judge.evidence import Unit, decode_units
+
+RECORDS_FILE = "records.safetensors"
+EXAMPLES_FILE = "examples.json"
+MAX_RECORDS_BYTES = 2**30
+
+T = TypeVar("T")
+
+
+class ExamplesFile(Fact, kw_only=True):
+    """Which examples were judged, in the order of the records (see core.artifacts.Recorded)."""
+
+    ids: tuple[str, ...]
+    slices: dict[str, tuple[str, ...]]
+    sources: tuple[str, ...] | None
+    times: tuple[str, ...] | None = None
+
+
+def read_examples(folder: Path) -> ExamplesFile:
+    """The judged examples, of the payload in `folder`. Raises DocumentError or PayloadCorrupt."""
+    return read_sample(folder, EXAMPLES_FILE, ExamplesFile)
+
+
+def read_units(folder: Path, file: str) -> tuple[Unit, ...]:
+    """The units in one payload file. Raises DocumentError or PayloadCorrupt."""
+    return decode_units(_bytes(folder / file), name=str(folder / file))
+
+
+def read_sample(folder: Path, file: str, kind: type[T]) -> T:
+    """One JSON payload file as `kind`. Raises DocumentError or PayloadCorrupt."""
+    return decode_json(_bytes(folder / file), kind, name=str(folder / file))
+
+
+def read_records(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Column by arm key and column name, each one integer an example.
+
+    Raises PayloadCorrupt for a file that does not decode, or holds anything but rows of int64.
+    """
+    path = folder / RECORDS_FILE
+    try:
+        tensors = load(_bytes(path, max_bytes=MAX_RECORDS_BYTES))
+    except (SafetensorError, ValueError, TypeError, KeyError, MemoryError) as error:
+        raise _corrupt(path, f"does not decode: {error}") from error
+    columns: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in tensors.items():
+        key, _, column = name.rpartition("/")
+        if not key or not column:
+            raise _corrupt(path, f"holds '{name}', which names no arm and column")
+        if tensor.dtype != np.int64 or tensor.ndim != 1:
+            raise _corrupt(
+                path, f"holds '{name}' as {tensor.dtype}{list(tensor.shape)}, not int64[n]"
+            )
+        columns.setdefault(key, {})[column] = tuple(tensor.tolist())
+    return columns
+
+
+def _bytes(path: Path, **bound: int) -> bytes:
+    try:
+        return read_bounded(path, **bound)
+    except (FileNotFoundError, NotADirectoryError):
+        raise PayloadCorrupt(
+            "is not among the samples", where=str(path), fix="run `dvc repro -f benchmark`"
+        ) from None
+
+
+def _corrupt(path: Path, what: str) -> PayloadCorrupt:
+    return PayloadCorrupt(what, where=str(path), fix="run `dvc repro -f benchmark`")

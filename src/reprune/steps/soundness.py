@@ -1,0 +1,143 @@
+"""What the parts of a run say about each other: counts, names, versions and facts that must agree.
+
+Digests show that a file was changed after it was named; these show that what was named together
+does not belong together, even where every digest was corrected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from reprune.core.artifacts import WEIGHTS, Benchmark, DataReport, ModelBundle, Previous
+from reprune.core.documents import canonical
+from reprune.judge.evidence import Problem, QualityEvidence, TargetEvidence
+from reprune.steps.grounds import Grounds
+
+
+def soundness_problems(
+    grounds: Grounds, quality: QualityEvidence, targets: Sequence[TargetEvidence]
+) -> Iterator[Problem]:
+    """Sentences about parts that contradict each other; none for what one run wrote."""
+    yield from _identity(grounds)
+    yield from _attempts(grounds)
+    yield from _engines(grounds)
+    yield from _targets(grounds, targets)
+    yield from _examples(grounds, quality)
+
+
+def _identity(grounds: Grounds) -> Iterator[Problem]:
+    """Every part is of the locked model and dense version, and made from one state of the task."""
+    named: dict[str, ModelBundle | Previous] = {
+        "dense": grounds.dense,
+        "pruned": grounds.pruned,
+        "candidate": grounds.candidate,
+        "previous": grounds.previous,
+    }
+    for what, manifest in named.items():
+        if manifest.name != grounds.lock.name:
+            yield Problem(code="name", words=f"The {what} is of '{manifest.name}', another model.")
+    versions = {what: manifest.dense_version for what, manifest in named.items()}
+    for place, measured in enumerate(grounds.benchmarks):
+        versions[f"benchmark {place}"] = measured.manifest.dense_version
+    for what, version in versions.items():
+        if version != grounds.lock.dense.version:
+            yield Problem(
+                code="dense_version",
+                words=f"The {what} belongs to dense version {version}, "
+                f"the lock pins {grounds.lock.dense.version}.",
+            )
+    tasks: dict[str, ModelBundle | DataReport] = {
+        "pruned": grounds.pruned,
+        "candidate": grounds.candidate,
+        "data report": grounds.data,
+    }
+    for what, of_task in tasks.items():
+        if of_task.task != grounds.dense.task:
+            yield Problem(code="task", words=f"The {what} was made with another state of the task.")
+
+
+def _attempts(grounds: Grounds) -> Iterator[Problem]:
+    """A look counts at least one more than the registry had seen before it."""
+    before = grounds.previous.attempts
+    for measured in grounds.benchmarks:
+        if measured.manifest.attempt <= max(0, before):
+            yield Problem(
+                code="attempt",
+                words=f"A benchmark counts as attempt {measured.manifest.attempt}, "
+                f"and {before} were on record before it.",
+            )
+
+
+def _engines(grounds: Grounds) -> Iterator[Problem]:
+    """What was measured is, fact by fact, what was built, from the weights that lie beside it."""
+    built = {canonical(fact) for engines in grounds.engines for fact in engines.engines}
+    weights = {
+        arm: bundle.payload.get(WEIGHTS, "")
+        for arm, bundle in (("candidate", grounds.candidate), ("dense", grounds.dense))
+    }
+    for measured in grounds.benchmarks:
+        for fact in measured.manifest.engines:
+            if canonical(fact) not in built:
+                yield Problem(
+                    code="engine",
+                    words=f"The {fact.arm}'s engine for {fact.target} was not built as it was measured.",
+                )
+            if weights.get(fact.arm, fact.weights) != fact.weights:
+                yield Problem(
+                    code="engine",
+                    words=f"The {fact.arm}'s engine for {fact.target} holds other weights than its bundle.",
+                )
+    for engines in grounds.engines:
+        for fact in engines.engines:
+            if fact.file not in engines.payload:
+                yield Problem(code="engine", words=f"No engine file is called '{fact.file}'.")
+
+
+def _targets(grounds: Grounds, targets: Sequence[TargetEvidence]) -> Iterator[Problem]:
+    """Each target was timed as params.yaml says, and its file holds as many units as were taken."""
+    listed = [samples for measured in grounds.benchmarks for samples in measured.manifest.targets]
+    for samples, held in zip(listed, targets, strict=True):
+        wanted = grounds.params.targets.get(samples.target)
+        if wanted is None or wanted.batch_size != samples.batch_size:
+            yield Problem(
+                code="target",
+                words=f"Target {samples.target} was not measured as params.yaml describes it.",
+            )
+        if len(held.units) != samples.units:
+            yield Problem(
+                code="units",
+                words=f"The latency samples of {samples.target} are {len(held.units)} units, and "
+                f"{samples.units} were taken.",
+            )
+
+
+def _examples(grounds: Grounds, quality: QualityEvidence) -> Iterator[Problem]:
+    """As many examples were recorded as the split holds, in the columns that the manifest names."""
+    split = grounds.data.splits.get("eval")
+    for measured in grounds.benchmarks:
+        recorded = measured.manifest.recorded
+        if recorded.examples != len(quality.ids) or (
+            split is not None and recorded.examples != split.examples
+        ):
+            yield Problem(
+                code="examples",
+                words=f"{recorded.examples} examples were recorded, {len(quality.ids)} are there, and the "
+                f"eval split holds {split.examples if split is not None else 0}.",
+            )
+        for key in sorted(_recorded_keys(measured.manifest) & set(quality.arms)):
+            if sorted(quality.arms[key].columns) != sorted(recorded.columns):
+                yield Problem(code="columns", words=f"The records of {key} are of other columns.")
+    if quality.sources is not None and split is not None and split.sources is not None:
+        found = len(set(quality.sources))
+        if found != split.sources:
+            yield Problem(
+                code="sources",
+                words=f"The examples are of {found} sources, the eval split holds {split.sources}.",
+            )
+
+
+def _recorded_keys(benchmark: Benchmark) -> set[str]:
+    return {
+        "dense",
+        *(f"{arm}@{samples.target}" for arm in benchmark.arms for samples in benchmark.targets),
+    }
