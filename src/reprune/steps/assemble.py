@@ -79,7 +79,7 @@ def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
     problems = []
     for measured in grounds.benchmarks:
         examples.append(read_examples(measured.folder))
-        for key, columns in read_records(measured.folder).items():
+        for key, columns in sorted(read_records(measured.folder).items()):
             # Every benchmark records the dense model as trained: the first one's are judged.
             if key in arms and key != "dense":
                 problems.append(Problem(code="records", words=f"Two benchmarks recorded {key}."))
