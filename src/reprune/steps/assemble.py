@@ -18,7 +18,7 @@ from reprune.judge.evidence import (
     QualityEvidence,
     TargetEvidence,
 )
-from reprune.steps import STEPS, get_step
+from reprune.steps import STEPS, get_step, past
 from reprune.steps.grounds import Grounds
 from reprune.steps.samples import ExamplesFile, read_examples, read_records, read_units
 from reprune.steps.soundness import soundness_problems
@@ -62,6 +62,10 @@ def assemble(grounds: Grounds) -> Evidence:
         quality=quality,
         power=grounds.data.power,
         problems=(*problems, *trouble),
+        uses=past.eval_uses(grounds.previous, quality.eval_digest),
+        champion_newest=past.champion_newest(grounds.previous),
+        contract=grounds.data.expectations,
+        waivers=past.waivers(grounds.previous),
     )
 
 
