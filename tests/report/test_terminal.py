@@ -124,3 +124,15 @@ def test_what_blocks_undecided_says_what_would_decide(tmp_path: Path) -> None:
     assert "What to try\n  - About 620 more examples" in text
     assert "plan.fraction" not in text
     assert "The policy blocks what is not decided (on_inconclusive: block)." in text
+
+
+def test_the_newest_examples_are_told_apart(told: Told, tmp_path: Path) -> None:
+    """Where the champion was never looked at, the change is said in the open, everywhere."""
+    said = (
+        "On the 120 examples newer than all that the champion was judged on, the change against dense v3 "
+        "on ort-cpu is \u22120.83\u00a0pt (\u22124.10 to +2.00\u00a0pt): ok."
+    )
+    known = told("waived")
+    assert said in render_explanation(write_verdict(WAIVED, tmp_path))
+    assert said in render_html(known)
+    assert render_markdown(known).index(said) < render_markdown(known).index("<summary>Slices: ")

@@ -14,7 +14,8 @@ from reprune.report.guards import guards_table, tally, tripped
 from reprune.report.markup import Safe, details, esc, tag
 from reprune.report.markup import table as html_table
 from reprune.report.masked import NO_PROMISE, masked_table
-from reprune.report.slices import ordered, slice_figures, slices_table
+from reprune.report.phrases import as_html
+from reprune.report.slices import newest, ordered, slice_figures, slices_table
 from reprune.report.timings import call_figures, operator_figures, ratio_figures
 
 _BUDGETS = {
@@ -85,7 +86,8 @@ def latency_section(facts: ReportFacts) -> Section | None:
 def quality_section(facts: ReportFacts, *, show_examples: bool = False) -> Section | None:
     """Flips both ways, and slices; on demand the ids of the examples that changed."""
     flipped, by_slice = flips_figure(facts), slice_figures(facts)
-    content = [] if flipped is None else [svg.framed(flipped)]
+    content = [tag("p", as_html(line)) for line in newest(facts)[:12]]
+    content += [] if flipped is None else [svg.framed(flipped)]
     if show_examples:
         content += changed_tables(facts)
     content += [svg.framed(figure) for figure in by_slice]

@@ -13,6 +13,7 @@ from reprune.report.guards import advice_lines, guards, name
 from reprune.report.markup import visible
 from reprune.report.method import notes
 from reprune.report.phrases import Phrase, as_text
+from reprune.report.slices import newest
 
 MOST_SLICES = 20
 _RIGHT = 2  # columns from here on are numbers
@@ -32,6 +33,7 @@ def render_explanation(verdict: Artifact[Verdict]) -> str:
     for title, phrases in (
         ("Is it noise?", advice.certainty(facts)),
         ("Where", advice.where(facts)),
+        ("Newest examples", newest(facts)),
         ("To decide it" if undecided else "What to try", advice.to_try(facts)),
     ):
         lines += _titled(title, phrases)
