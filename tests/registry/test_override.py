@@ -33,6 +33,7 @@ from tests.registry.promotion import (
     COMPRESSED,
     NOW_S,
     copy_repository,
+    evidence,
     next_generation,
     promoted,
     ready,
@@ -247,7 +248,11 @@ def test_an_entry_for_another_verdict_is_no_override(root: Path) -> None:
     """It went stale when the verdict moved: the block is recorded like any other."""
     asked(root)
     rewritten(root, verdict="sha256:" + "1" * 64)
-    result = promoted(root)
+    said: list[str] = []
+    result = promote_module.promote(root, evidence(root), now=NOW_S, say=said.append)
+    assert any(
+        "the override by Ada is for another verdict on this candidate" in line for line in said
+    )
     assert (result.outcome, result.promoted, alias(root)) == ("block", False, None)
 
 

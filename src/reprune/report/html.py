@@ -54,7 +54,8 @@ def render_html(facts: ReportFacts, *, show_examples: bool = False) -> str:
         )
         if (section := build(facts)) is not None
     ]
-    title = f"{words.WORD[facts.judgement.outcome]}: {facts.verdict.name} "
+    dry = "Dry run, " if facts.judgement.dry_run is True else ""
+    title = f"{dry}{words.WORD[facts.judgement.outcome]}: {facts.verdict.name} "
     title += words.version(facts.verdict.dense_version)
     head = tag(
         "head",
