@@ -9,9 +9,10 @@ from reprune.core.artifacts import Parity
 from reprune.core.errors import UnknownName
 from reprune.core.policy import Policy
 from reprune.judge.bootstrap import EXACT
-from reprune.judge.evidence import ArmRecords, Evidence, QualityEvidence
+from reprune.judge.evidence import ArmRecords, Evidence, QualityEvidence, TargetEvidence
 from reprune.judge.family import margins, slice_baselines
 from reprune.judge.latency import unit_problems
+from reprune.judge.memory_rules import memory_problems
 from reprune.judge.metrics import Metric, get_metric
 from reprune.judge.possible import impossible, impossible_parity
 from reprune.judge.scores import record_key
@@ -71,6 +72,22 @@ def _target_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
     for target in evidence.targets:
         for words in (*unit_problems(target.units, evidence.arms), *impossible(target.units)):
             yield f"The latency samples of {target.target} cannot be used: {words}."
+        yield from _throughput_problems(target, evidence)
+        if target.target in policy.targets:
+            yield from memory_problems(target, policy, evidence.arms)
+
+
+def _throughput_problems(target: TargetEvidence, evidence: Evidence) -> Iterator[str]:
+    sizes = [target.batch_size, *(other.batch_size for other in target.throughput)]
+    if len(set(sizes)) != len(sizes):
+        yield f"A batch size of {target.target} was measured twice."
+    if min(sizes) < 1:
+        yield f"A batch size of {target.target} is below 1."
+    for other in target.throughput:
+        for words in unit_problems(other.units, evidence.arms):
+            yield (
+                f"The samples of {target.target} at batch {other.batch_size} cannot be used: {words}."
+            )
 
 
 def _engine_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:

@@ -18,7 +18,7 @@ from reprune.judge.evidence import (
     QualityEvidence,
     TargetEvidence,
 )
-from reprune.steps import STEPS, get_step
+from reprune.steps import STEPS, get_step, past
 from reprune.steps.grounds import Grounds
 from reprune.steps.samples import (
     EXAMPLES_FILE,
@@ -69,6 +69,10 @@ def assemble(grounds: Grounds) -> Evidence:
         quality=quality,
         power=grounds.data.power,
         problems=(*problems, *trouble),
+        uses=past.eval_uses(grounds.previous, quality.eval_digest),
+        champion_newest=past.champion_newest(grounds.previous),
+        contract=grounds.data.expectations,
+        waivers=past.waivers(grounds.previous),
     )
 
 
@@ -86,7 +90,7 @@ def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
     problems = []
     for measured in grounds.benchmarks:
         examples.append(read_examples(measured.file(EXAMPLES_FILE)))
-        for key, columns in read_records(measured.file(RECORDS_FILE)).items():
+        for key, columns in sorted(read_records(measured.file(RECORDS_FILE)).items()):
             # Every benchmark records the dense model as trained: the first one's are judged.
             if key in arms and key != "dense":
                 problems.append(Problem(code="records", words=f"Two benchmarks recorded {key}."))
