@@ -121,7 +121,7 @@ def write_records(out: Path, taken: Taken) -> Recorded:
     sources = None if taken.sources is None else list(taken.sources)
     examples = {"ids": taken.ids, "slices": taken.slices, "sources": sources}
     if taken.times is not None:
-        examples["times"] = taken.times
+        examples["times"] = list(taken.times)
     write_bytes(out / EXAMPLES_FILE, canonical(examples))
     return Recorded(
         examples=len(taken.ids),
