@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from reprune.judge.verdict import judge
-from tests.building import edit, make_evidence, make_policy, make_quality
+from tests.building import edit, make_evidence, make_policy, make_quality, with_conditions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ def vector_features() -> list[str]:
 
 
 def judgement_bytes() -> bytes:
-    """A judgement that uses every statistic: looks, Tango, error ratio, floors, sources, bootstrap."""
+    """A judgement that uses every statistic: looks, tails, guards, Tango, floors, sources, bootstrap."""
     evidence = make_evidence(targets={"cpu": 0.8, "npu": 0.79}, units=60, lost=14, gained=6)
     rng = np.random.default_rng(3)
     whole = rng.integers(500, 900, 1000)
@@ -46,9 +46,22 @@ def judgement_bytes() -> bytes:
             "denominator": tuple(int(v) for v in whole),
         }
     rules = {"vs_parent": {}, "vs_champion": {"max_error_ratio": None}, "floor": 0.8, "slices": {}}
+    ratio = {"max_ratio": 1.1}
     policy = make_policy(
-        targets={"cpu": "required", "npu": "advisory"}, quality={"accuracy": rules, "dice": rules}
+        targets={"cpu": "required", "npu": "advisory"},
+        quality={"accuracy": rules, "dice": rules},
+        latency={
+            "vs_parent": ratio,
+            "tail": {"percentile": 95, "units": 60, "vs_parent": ratio, "vs_champion": ratio},
+            "objective": {"max_ms": 0.42, "percentile": 90},
+        },
+        throughput={"vs_parent": {"min_ratio": 1.2}},
     )
+    units = with_conditions(
+        evidence.targets[0].units,
+        lambda u, _a, b: {"waited_ns": 1000 * u.index, "stolen": 0.01 * b, "pulse_ns": 99_000 + b},
+    )
+    evidence = edit(evidence, "targets.0.units", units)
     whole_bytes = b""
     for sources in (None, tuple(f"s{place % 77}" for place in range(1000))):
         quality = make_quality(arms, slices=evidence.quality.slices, sources=sources)

@@ -43,6 +43,11 @@ def resampled_sums(blocks: Sequence[Integers], seed: str) -> list[Integers]:
     return sums
 
 
+def unit_weights(seed: str, units: int) -> Floats:
+    """How often each of `units` is drawn in each of RESAMPLES resamples: (RESAMPLES, units)."""
+    return _weights(np.random.PCG64(seed_number(seed)), RESAMPLES, units)
+
+
 def _weights(bits: np.random.PCG64, resamples: int, units: int) -> Floats:
     """How often each unit is in each resample: (resamples, units), each row sums to units."""
     raw = bits.random_raw(resamples * units)

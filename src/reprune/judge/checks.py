@@ -9,9 +9,10 @@ from reprune.core.artifacts import Parity
 from reprune.core.errors import UnknownName
 from reprune.core.policy import Policy
 from reprune.judge.bootstrap import EXACT
-from reprune.judge.evidence import ArmRecords, Evidence, QualityEvidence
+from reprune.judge.evidence import ArmRecords, Evidence, QualityEvidence, TargetEvidence
 from reprune.judge.family import margins, slice_baselines
 from reprune.judge.latency import unit_problems
+from reprune.judge.memory_rules import memory_problems
 from reprune.judge.metrics import Metric, get_metric
 from reprune.judge.possible import impossible, impossible_parity
 from reprune.judge.scores import record_key
@@ -41,7 +42,7 @@ def find_problems(
     yield from _target_problems(evidence, policy)
     yield from _engine_problems(evidence, policy)
     if policy.quality:
-        unusable = list(_example_problems(evidence.quality))
+        unusable = [*_example_problems(evidence.quality), *_text_problems(evidence.quality)]
         yield from unusable
         if not unusable:
             yield from _record_problems(evidence, policy, metrics)
@@ -71,6 +72,22 @@ def _target_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
     for target in evidence.targets:
         for words in (*unit_problems(target.units, evidence.arms), *impossible(target.units)):
             yield f"The latency samples of {target.target} cannot be used: {words}."
+        yield from _throughput_problems(target, evidence)
+        if target.target in policy.targets:
+            yield from memory_problems(target, policy, evidence.arms)
+
+
+def _throughput_problems(target: TargetEvidence, evidence: Evidence) -> Iterator[str]:
+    sizes = [target.batch_size, *(other.batch_size for other in target.throughput)]
+    if len(set(sizes)) != len(sizes):
+        yield f"A batch size of {target.target} was measured twice."
+    if min(sizes) < 1:
+        yield f"A batch size of {target.target} is below 1."
+    for other in target.throughput:
+        for words in unit_problems(other.units, evidence.arms):
+            yield (
+                f"The samples of {target.target} at batch {other.batch_size} cannot be used: {words}."
+            )
 
 
 def _engine_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
@@ -119,6 +136,13 @@ def _example_problems(quality: QualityEvidence) -> Iterator[str]:
         for name, column in records.columns.items():
             if len(column) != count:
                 yield f"The records {key}/{name} hold {len(column)} examples of {count}."
+
+
+def _text_problems(quality: QualityEvidence) -> Iterator[str]:
+    if quality.times is not None and len(quality.times) != len(quality.ids):
+        yield f"The times name {len(quality.times)} examples of {len(quality.ids)}."
+    if not all(quality.ids) or not all(quality.sources or ()) or not all(quality.times or ()):
+        yield "An example's id, source or time is empty."
 
 
 def _record_problems(

@@ -10,9 +10,12 @@ from reprune.judge.consequence import consequence, history_notes, opening
 from reprune.judge.drafts import Draft
 from reprune.judge.evidence import Evidence
 from reprune.judge.family import absent_rules
+from reprune.judge.series import Series
+from reprune.judge.sessions import session_effect
 from reprune.judge.words import ARM_NAMES, confidence, count, percent
 
 LOW_POWER = 0.5
+TIME_RULES = ("latency.", "throughput.")
 
 Decided = Sequence[tuple[Draft, RuleResult]]
 
@@ -40,9 +43,25 @@ def headline(outcome: Outcome, decided: Decided, reasons: Sequence[str], policy:
 def _achieved(required: Decided) -> str:
     """The first speed-up and the first quality change: what the reviewer wants to know of a pass."""
     measured = [draft for draft, _ in required if draft.change is not None]
-    speeds = [draft.short for draft in measured if draft.rule.startswith("latency.")]
-    losses = [d.short for d in measured if d.unit == "share" and ".slices." not in d.rule]
+    speeds = [draft.short for draft in measured if draft.rule.startswith(TIME_RULES)]
+    losses = [d.short for d in measured if d.unit == "share" and not _is_about_others(d)]
     return "".join(f"{clause}; " for clause in (*speeds[:1], *losses[:1]))
+
+
+def _is_about_others(draft: Draft) -> bool:
+    return draft.rule.startswith(TIME_RULES) or ".slices." in draft.rule
+
+
+def session_notes(series: Sequence[Series]) -> Iterator[str]:
+    """How much two sessions of one model differ on each target that has a control, at its own batch size."""
+    for one in series:
+        effect = session_effect(one.units) if one.own else None
+        if effect is not None:
+            yield (
+                f"On {one.target}, two sessions of one model differ by {100 * effect.pair:.2g} % (a standard "
+                f"deviation over {count(effect.units, 'unit')}; the noise of single blocks, "
+                f"{100 * effect.block:.2g} %, is not in it)."
+            )
 
 
 def notes(

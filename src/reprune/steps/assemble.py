@@ -20,7 +20,14 @@ from reprune.judge.evidence import (
 )
 from reprune.steps import STEPS, get_step, past
 from reprune.steps.grounds import Grounds
-from reprune.steps.samples import ExamplesFile, read_examples, read_records, read_units
+from reprune.steps.samples import (
+    EXAMPLES_FILE,
+    RECORDS_FILE,
+    ExamplesFile,
+    read_examples,
+    read_records,
+    read_units,
+)
 from reprune.steps.soundness import soundness_problems
 
 
@@ -41,7 +48,7 @@ def assemble(grounds: Grounds) -> Evidence:
             target=samples.target,
             machine=measured.manifest.machine,
             batch_size=samples.batch_size,
-            units=read_units(measured.folder, samples.file),
+            units=read_units(measured.file(samples.file)),
         )
         for measured in grounds.benchmarks
         for samples in measured.manifest.targets
@@ -82,8 +89,8 @@ def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
     examples: list[ExamplesFile] = []
     problems = []
     for measured in grounds.benchmarks:
-        examples.append(read_examples(measured.folder))
-        for key, columns in sorted(read_records(measured.folder).items()):
+        examples.append(read_examples(measured.file(EXAMPLES_FILE)))
+        for key, columns in sorted(read_records(measured.file(RECORDS_FILE)).items()):
             # Every benchmark records the dense model as trained: the first one's are judged.
             if key in arms and key != "dense":
                 problems.append(Problem(code="records", words=f"Two benchmarks recorded {key}."))
@@ -140,10 +147,8 @@ def _lock_problems(grounds: Grounds) -> Iterator[Problem]:
                 words=f"The lock pins another state of {what} than the one that was used: "
                 "run `reprune update`, then `dvc repro`.",
             )
-    if not grounds.data.passed:
-        failed = [
-            e for e in grounds.data.expectations if not e.success and e.severity == "critical"
-        ]
+    failed = [e for e in grounds.data.expectations if not e.success and e.severity == "critical"]
+    if failed or not grounds.data.passed:
         words = f" {failed[0].observed}" if failed else ""
         yield Problem(code="data_contract", words=f"The data contract failed.{words}")
 
@@ -169,7 +174,12 @@ def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
         links += [(engines, name, name) for name in ("candidate", "dense", "previous", "data")]
     for measured in grounds.benchmarks:
         links += [(measured.manifest, name, name) for name in ("dense", "previous", "data")]
-    links += [(profile, "dense", "dense") for profile in grounds.profiles]
+    links += [(grounds.table, "data", "data")]
+    links += [(p, name, name) for p in grounds.profiles for name in ("dense", "data")]
+    links += [
+        (grounds.chosen, f"profiles.{place}", f"profiles.{place}")
+        for place in range(len(grounds.profiles))
+    ]
     for child, parent, given in links:
         if child.parents.get(parent) != digests[given]:
             yield Problem(
