@@ -166,6 +166,22 @@ class Changed(Vectors):
         return type(self).record(found) if type(self).record else found
 
 
+def test_times_are_written_where_there_are_any(tmp_path: Path) -> None:
+    """One an example, in the order of the ids, and only of the examples that are judged."""
+    task = Vectors(time=[f"day {row:02d}" for row in range(60)])
+    taken = take_records(opened(task), {}, model())
+    census = Sealed(task).census("eval")
+    mine = replace(census, ids=census.ids[:3], contents=census.contents[:3])
+    left = without_trained_on(taken, census, {"champion": marks([mine])})
+    assert left.times == (taken.times or ())[3:]
+    for one in (taken, left):
+        write_records(tmp_path, one)
+        examples = json.loads((tmp_path / "examples.json").read_text())
+        assert examples["times"] == [f"day {int(name[1:]):02d}" for name in examples["ids"]]
+    write_records(tmp_path, take_records(opened(Vectors()), {}, model()))
+    assert "times" not in json.loads((tmp_path / "examples.json").read_text())
+
+
 def changed(**what: Any) -> Any:
     return type("Changed", (Changed,), {name: staticmethod(f) for name, f in what.items()})()
 
