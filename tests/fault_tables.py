@@ -138,6 +138,7 @@ ASSEMBLED = {
     "Evidence.uses": "notes only",
     "Evidence.champion_newest": "notes only",
     "Evidence.contract": "for the report",
+    "Expectation.success": "a failed one is a problem that assemble finds",
     "Evidence.waivers": "for the report",
     "Evidence.problems": "compared by bytes",
     "Machine.instance": "compared by assemble",

@@ -229,8 +229,7 @@ def _rich_unit(unit: Any) -> Any:
     arms = {
         name: {**times, "conditions": _conditions(times)} for name, times in unit["arms"].items()
     }
-    again = {**arms["dense"], "order": len(arms)}
-    return {**unit, "arms": {**arms, "control": again}}
+    return {**unit, "arms": arms}
 
 
 def _conditions(times: Any) -> list[Any]:

@@ -355,14 +355,16 @@ def test_family_size_counts_rules_about_time_a_batch_size() -> None:
     assert family_size(policy, ARMS) == 6
     assert family_size(policy, ARMS, 3) == 9
     two = make_policy(quality={}, targets={"a": "required", "b": "advisory"}, **ALL_RULES)
-    assert family_size(two, ARMS, 3) == 15
+    assert family_size(two, ARMS, 3) == 9
+    both = make_policy(quality={}, targets={"a": "required", "b": "required"}, **ALL_RULES)
+    assert family_size(both, ARMS, 3) == 15
     assert family_size(policy, ("candidate", "dense"), 3) == 4 + 3
 
 
 def test_family_size_counts_what_chance_could_break() -> None:
-    """Latency, margins, floors and slice rules over all targets; size and parity are certain."""
+    """Latency, margins, floors and slice rules over required targets; size and parity are certain."""
     policy = make_policy(
-        targets={"cpu": "required", "gpu": "advisory"},
+        targets={"cpu": "required", "gpu": "required", "npu": "advisory"},
         quality={
             "accuracy": {"vs_parent": {}, "vs_champion": {}, "floor": 0.5, "slices": {}},
             "f1": {"slices": {}},

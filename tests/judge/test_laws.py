@@ -298,3 +298,19 @@ def test_an_advisory_target_never_changes_the_outcome(seed: int, ratio: float, l
     after = judge(wider, edit(policy, "targets", lambda old: {**old, "toy": "advisory"}))
     assert (after.outcome, after.reasons) == (before.outcome, before.reasons)
     assert tuple(rule for rule in after.rules if rule.target != "toy") == before.rules
+
+
+def test_advisory_targets_do_not_delay_a_block() -> None:
+    """A rule that is broken at the first look blocks there, however many targets only inform."""
+    slow = make_units(8, {"dense": 1.2, "champion": 1.0})
+    fast = make_units(60, {"dense": 0.5, "champion": 1.0})[8:]
+    rules = {"latency": {"vs_parent": {"max_ratio": 0.8}}, "quality": {}, "size": None}
+    outcomes = set()
+    for watched in range(6):
+        names = ["cpu", *(f"toy-{number}" for number in range(watched))]
+        evidence = make_evidence(targets=dict.fromkeys(names, 0.5), units=60)
+        evidence = edit(evidence, "targets.0.units", (*slow, *fast))
+        roles = {name: "required" if name == "cpu" else "advisory" for name in names}
+        found = judge(evidence, make_policy(targets=roles, alpha=0.2, **rules))
+        outcomes.add((found.outcome, found.rules[0].samples))
+    assert outcomes == {("block", 8)}

@@ -36,7 +36,7 @@ def decided(
     decided at; where there is no such rule; and where the units are unusable (the judge will call them
     an error, and more would not help). Pass all units so far, in order: the looks are taken again
     each time, so it does not matter how often this is asked. `batches` is how many batch sizes are
-    measured besides the targets' own, over all the policy's targets: the judge counts them in
+    measured besides the targets' own, over the policy's required targets: the judge counts them in
     `judge.series.extra_batches`, and must find the same number.
     """
     if attempt < 1 or unit_problems(units, arms):

@@ -72,10 +72,11 @@ def slice_baselines(rules: QualityRules, arms: Collection[str]) -> list[Baseline
 
 
 def family_size(policy: Policy, arms: Collection[str], batches: int = 0) -> int:
-    """How many rules chance could break, over all targets; at least 1. A slice rule counts once.
+    """How many rules chance could break, over all required targets; at least 1. A slice rule counts
+    once. Advisory targets do not count: that they are watched may not change what is decided.
 
-    `batches` counts the batch sizes that throughput is measured at besides the targets' own, over all
-    the policy's targets: the policy does not know them.
+    `batches` counts the batch sizes that throughput is measured at besides the targets' own, over the
+    policy's required targets: the policy does not know them.
     """
     throughput = len(throughput_limits(policy, arms))
     each = len(latency_limits(policy, arms)) + len(tail_limits(policy, arms)) + throughput
@@ -83,7 +84,8 @@ def family_size(policy: Policy, arms: Collection[str], batches: int = 0) -> int:
     for rules in policy.quality.values():
         each += len(margins(rules, arms)) + len(slice_baselines(rules, arms))
         each += rules.floor is not None
-    return max(1, each * len(policy.targets) + throughput * batches)
+    required = sum(role == "required" for role in policy.targets.values())
+    return max(1, each * required + throughput * batches)
 
 
 def absent_rules(policy: Policy, arms: Collection[str]) -> dict[str, list[str]]:

@@ -47,9 +47,13 @@ class Series:
         return f"On {self.target}" if self.own else f"On {self.target} at batch {self.batch_size}"
 
 
-def extra_batches(evidence: Evidence) -> int:
-    """How many batch sizes were measured besides the targets' own; see family_size."""
-    return sum(len(target.throughput) for target in evidence.targets)
+def extra_batches(evidence: Evidence, policy: Policy) -> int:
+    """How many batch sizes were measured besides the required targets' own; see family_size."""
+    return sum(
+        len(target.throughput)
+        for target in evidence.targets
+        if policy.targets.get(target.target) == "required"
+    )
 
 
 def speed_margin(policy: Policy, arms: Collection[str]) -> float:
@@ -70,7 +74,7 @@ def speed_series(
 ) -> list[Series]:
     """The target's own batch size first; one without rules is left out. The units have no problems."""
     arms = tuple(evidence.arms)
-    plan = latency_plan(policy, arms, alpha, extra_batches(evidence))
+    plan = latency_plan(policy, arms, alpha, extra_batches(evidence, policy))
     name, own = target.target, (target.target, target.batch_size, True)
     drafts = [
         *latency_drafts(target.units, name, policy, arms, plan),
