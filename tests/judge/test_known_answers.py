@@ -112,10 +112,10 @@ def test_all_looks_together_err_as_rarely_as_promised() -> None:
 
 
 def test_one_sided_differences_prove_less() -> None:
-    """Balanced differences assume one more, wholly one-sided ones thirteen, either way; none, one."""
-    assert assumed_differing(0, 0) == assumed_differing(7, 7) == 1.0
-    assert assumed_differing(9, 0) == assumed_differing(0, 9) == 13.0
-    assert assumed_differing(6, 2) == assumed_differing(2, 6) == 7.0
+    """Balanced differences, or none, assume half a one more; wholly one-sided ones 14.5, either way."""
+    assert assumed_differing(0, 0) == assumed_differing(7, 7) == 0.5
+    assert assumed_differing(9, 0) == assumed_differing(0, 9) == 14.5
+    assert assumed_differing(6, 2) == assumed_differing(2, 6) == 7.5
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(12, 0), (9, 3), (3, 9)])
