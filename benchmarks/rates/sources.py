@@ -38,12 +38,12 @@ _Z = 1.96  # of two-sided 95 % limits
 def _assumed(lost: Floats, gained: Floats) -> Floats:
     """reprune.judge.paired.assumed_differing on arrays: it is linear in the one-sidedness."""
     balanced, one_sided = assumed_differing(1.0, 1.0), assumed_differing(1.0, 0.0)
-    share = np.abs(lost - gained) / np.maximum(1.0, lost + gained)
+    share = np.maximum(0.0, lost - gained) / np.maximum(1.0, lost + gained)
     return np.asarray(balanced + (one_sided - balanced) * share)
 
 
 def source_z(lost: Floats, gained: Floats, squares: Floats, cell: Cell, margin: float) -> Floats:
-    """The statistic of BinaryComparison.drop_test with sources of one size; a test holds them equal.
+    """The statistic of BinaryComparison.drop_test's upper limit with sources of one size.
 
     `squares` sums (lost - gained)^2 over sources.
     """
