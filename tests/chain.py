@@ -56,7 +56,7 @@ from reprune.core.params import Params
 from reprune.core.policy import Policy
 from reprune.core.step import Documents, knobs_digest, run
 from reprune.core.store import Artifact
-from reprune.judge.evidence import ArmTimes, Unit
+from reprune.judge.evidence import CONTROL, ArmTimes, Unit
 from reprune.steps import get_step
 
 PARAMS = "name: digits\ntask: task.digits:DigitsTask\nregistry: {kind: files, uri: registry}\n"
@@ -441,12 +441,13 @@ class _Writer:
         base = 100_000 * math.exp(self.random.gauss(0, 0.05))
         speed = {
             "dense": 1.0,
+            CONTROL: 1.0,
             "candidate": self.story.ratio,
             "champion": self.story.ratio / self.story.champion_ratio,
             "anchor": self.story.ratio,
         }
         times = {}
-        for order, arm in enumerate(sorted(arms)):
+        for order, arm in enumerate((*sorted(arms), CONTROL)):
             blocks = tuple(
                 tuple(
                     round(base * speed[arm] * math.exp(self.random.gauss(0, 0.01)))

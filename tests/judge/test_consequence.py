@@ -14,7 +14,7 @@ from reprune.core.documents import canonical
 from reprune.judge.consequence import BLOCKS_UNDECIDED
 from reprune.judge.evidence import Evidence, Problem
 from reprune.judge.verdict import judge
-from tests.building import edit, make_evidence, make_policy
+from tests.building import edit, make_evidence, make_policy, notes_of
 
 SEVERITY = ("pass", "inconclusive", "block", "error")
 UNDECIDED = {"lost": 30, "gained": 5}
@@ -113,7 +113,7 @@ def test_an_override_is_shown_until_it_expires() -> None:
     )
     gone = edit(evidence, "waivers.0.expires", "2001-09-08")
     assert judged(gone).waivers is msgspec.UNSET
-    assert judged(gone).notes == ()
+    assert notes_of(judged(gone)) == ()
     undated = edit(edit(gone, "targets.0.units", ()), "problems", ())
     assert judged(undated).waivers == (msgspec.structs.replace(WAIVER, expires="2001-09-08"),)
     other = edit(evidence, "waivers.0.candidate", "sha256:x")
@@ -133,13 +133,13 @@ def test_a_worn_eval_split_is_warned_about() -> None:
     fresh = judged(edit(make_evidence(), "uses", 20))
     worn = judged(edit(make_evidence(), "uses", 21))
     unknown = judged(edit(make_evidence(), "uses", 0))
-    assert fresh.notes == ()
+    assert notes_of(fresh) == ()
     assert worn.notes[0].startswith("This eval split has been judged on 21 times")
     assert "eval.max_uses" in worn.notes[0]
-    assert unknown.notes == ("Nobody knows how often this eval split has been judged on.",)
+    assert notes_of(unknown) == ("Nobody knows how often this eval split has been judged on.",)
     assert worn.outcome == unknown.outcome == "pass"
-    assert judged(edit(make_evidence(), "uses", 0), quality={}).notes == ()
-    assert judged(edit(make_evidence(), "uses", 3), eval={"max_uses": 2}).notes
+    assert notes_of(judged(edit(make_evidence(), "uses", 0), quality={})) == ()
+    assert notes_of(judged(edit(make_evidence(), "uses", 3), eval={"max_uses": 2}))
 
 
 def test_warnings_of_the_data_contract_are_notes() -> None:
@@ -148,7 +148,7 @@ def test_warnings_of_the_data_contract_are_notes() -> None:
         name="no class is rare", split="train", severity="warning", success=False, observed="8 is"
     )
     held = msgspec.structs.replace(found, name="ids are unique", success=True)
-    notes = judged(edit(make_evidence(), "contract", (held, found))).notes
+    notes = notes_of(judged(edit(make_evidence(), "contract", (held, found))))
     assert notes == ("The data contract warns of train: no class is rare (8 is).",)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from reprune.core.overrides import (
     read_overrides,
 )
 from reprune.core.step import run
+from reprune.doors.cli import main
 from reprune.registry import receipts
 from reprune.registry.receipts import RECEIPT_FILE
 from reprune.steps import promote as promote_module
@@ -31,6 +33,7 @@ from tests.registry.promotion import (
     COMPRESSED,
     NOW_S,
     copy_repository,
+    evidence,
     next_generation,
     promoted,
     ready,
@@ -245,7 +248,11 @@ def test_an_entry_for_another_verdict_is_no_override(root: Path) -> None:
     """It went stale when the verdict moved: the block is recorded like any other."""
     asked(root)
     rewritten(root, verdict="sha256:" + "1" * 64)
-    result = promoted(root)
+    said: list[str] = []
+    result = promote_module.promote(root, evidence(root), now=NOW_S, say=said.append)
+    assert any(
+        "the override by Ada is for another verdict on this candidate" in line for line in said
+    )
     assert (result.outcome, result.promoted, alias(root)) == ("block", False, None)
 
 
@@ -402,6 +409,37 @@ def test_a_forged_dry_run_tag_hides_no_champion(tmp_path: Path) -> None:
     (tmp_path / "registry" / COMPRESSED / "aliases.json").write_text("{}")
     with pytest.raises(ChampionLost):
         previous(chain)
+
+
+def test_the_command_writes_and_says_what_is_left(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`reprune override`: exit 0 and one JSON object; a rule that is left standing is named."""
+    monkeypatch.chdir(root)
+    expires = (datetime.now(tz=UTC).date() + timedelta(days=5)).isoformat()
+    words = ["override", "--by", "Ada", "--reason", "because", "--expires", expires]
+    assert main([*words, "--rule", RULES[0], "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rules"], told["uncovered"], told["changed"]) == ([RULES[0]], [RULES[1]], True)
+    assert main(words) == 0
+    assert "commit it, then `reprune promote`" in capsys.readouterr().err
+    assert len(read_overrides(root / OVERRIDES_FILE).overrides) == 2
+    assert main([*words, "--rule", "latency on mars", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["code"] == "override_refused"
+
+
+def test_a_dry_runs_exit_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`check` exits by what the outcome would be, `promote` with 0, and both say that it is a dry run."""
+    dry(tmp_path, BLOCKED)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check"]) == 3
+    assert capsys.readouterr().out.startswith("❌ Dry run: would block: ")
+    assert main(["promote", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["outcome"], told["promoted"], told["dry_run"]) == ("block", False, True)
+    assert alias(tmp_path) is None
 
 
 @pytest.mark.slow

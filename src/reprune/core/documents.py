@@ -101,9 +101,10 @@ def read_bounded(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> bytes:
         raise
     except (OSError, ValueError) as error:
         raise DocumentError(f"cannot be read: {error}", where=name) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DocumentError("is not a file", where=name)
     with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DocumentError("is not a file", where=name)
         raw = stream.read(max_bytes + 1)
     if len(raw) > max_bytes:
         raise DocumentError(f"is larger than {max_bytes} bytes", where=name)

@@ -259,7 +259,7 @@ def _decode(raw: bytes, kind: type[M], path: Path) -> M:
             fix="upgrade Reprune (pip install -U reprune)",
         )
     try:
-        return decode_json(raw, kind, name=name)
+        return _checked(decode_json(raw, kind, name=name), name)
     except DocumentError as error:
         raise ArtifactError(error.what, where=error.where, fix=error.fix) from error
 
@@ -267,9 +267,15 @@ def _decode(raw: bytes, kind: type[M], path: Path) -> M:
 def decode_any(raw: bytes, *, name: str) -> AnyManifest:
     """A manifest of whatever kind it says it is. Raises ArtifactError."""
     try:
-        return decode_json(raw, AnyManifest, name=name)  # type: ignore[arg-type]
+        return _checked(decode_json(raw, AnyManifest, name=name), name)  # type: ignore[arg-type]
     except DocumentError as error:
         raise ArtifactError(error.what, where=error.where, fix=error.fix) from error
+
+
+def _checked(manifest: M, name: str) -> M:
+    if not 1 <= manifest.schema <= manifest.SCHEMA:
+        raise ArtifactError(f"has schema {manifest.schema}, which there never was", where=name)
+    return manifest
 
 
 def _check_payload(path: Path, manifest: Manifest) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from reprune.core.artifacts import Outcome, Waiver
 from reprune.core.policy import Policy
 from reprune.judge.evidence import Evidence
+from reprune.judge.possible import LATEST_S
 from reprune.judge.words import waived
 
 BLOCKS_UNDECIDED = "The policy blocks what is not decided (on_inconclusive: block)."
@@ -44,7 +45,12 @@ def holding(evidence: Evidence) -> tuple[Waiver, ...]:
 
     Evidence without a date hides none of them: the judge knows no other clock.
     """
-    started = [unit.started_s for target in evidence.targets for unit in target.units]
+    started = [
+        unit.started_s
+        for target in evidence.targets
+        for unit in target.units
+        if 0.0 < unit.started_s < LATEST_S
+    ]
     if not started:
         return evidence.waivers
     today = datetime.fromtimestamp(max(started), tz=UTC).date().isoformat()

@@ -13,14 +13,23 @@ from reprune.core.documents import digest_of
 from reprune.core.step import knobs_digest
 from reprune.judge.evidence import (
     ArmRecords,
+    BatchUnits,
     Evidence,
     Problem,
     QualityEvidence,
     TargetEvidence,
 )
-from reprune.steps import STEPS, get_step
+from reprune.steps import STEPS, get_step, past
 from reprune.steps.grounds import Grounds
-from reprune.steps.samples import ExamplesFile, read_examples, read_records, read_units
+from reprune.steps.samples import (
+    EXAMPLES_FILE,
+    RECORDS_FILE,
+    ExamplesFile,
+    read_examples,
+    read_memory,
+    read_records,
+    read_units,
+)
 from reprune.steps.soundness import soundness_problems
 
 
@@ -41,7 +50,12 @@ def assemble(grounds: Grounds) -> Evidence:
             target=samples.target,
             machine=measured.manifest.machine,
             batch_size=samples.batch_size,
-            units=read_units(measured.folder, samples.file),
+            units=read_units(measured.file(samples.file)),
+            throughput=tuple(
+                BatchUnits(batch_size=one.batch_size, units=read_units(measured.file(one.file)))
+                for one in samples.throughput or ()
+            ),
+            memory=read_memory(measured.file(samples.memory)) if samples.memory else {},
         )
         for measured in grounds.benchmarks
         for samples in measured.manifest.targets
@@ -62,6 +76,10 @@ def assemble(grounds: Grounds) -> Evidence:
         quality=quality,
         power=grounds.data.power,
         problems=(*problems, *trouble),
+        uses=past.eval_uses(grounds.previous, quality.eval_digest),
+        champion_newest=past.champion_newest(grounds.previous),
+        contract=grounds.data.expectations,
+        waivers=past.waivers(grounds.previous),
     )
 
 
@@ -78,8 +96,8 @@ def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
     examples: list[ExamplesFile] = []
     problems = []
     for measured in grounds.benchmarks:
-        examples.append(read_examples(measured.folder))
-        for key, columns in read_records(measured.folder).items():
+        examples.append(read_examples(measured.file(EXAMPLES_FILE)))
+        for key, columns in sorted(read_records(measured.file(RECORDS_FILE)).items()):
             # Every benchmark records the dense model as trained: the first one's are judged.
             if key in arms and key != "dense":
                 problems.append(Problem(code="records", words=f"Two benchmarks recorded {key}."))
@@ -136,10 +154,8 @@ def _lock_problems(grounds: Grounds) -> Iterator[Problem]:
                 words=f"The lock pins another state of {what} than the one that was used: "
                 "run `reprune update`, then `dvc repro`.",
             )
-    if not grounds.data.passed:
-        failed = [
-            e for e in grounds.data.expectations if not e.success and e.severity == "critical"
-        ]
+    failed = [e for e in grounds.data.expectations if not e.success and e.severity == "critical"]
+    if failed or not grounds.data.passed:
         words = f" {failed[0].observed}" if failed else ""
         yield Problem(code="data_contract", words=f"The data contract failed.{words}")
 
@@ -165,7 +181,12 @@ def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
         links += [(engines, name, name) for name in ("candidate", "dense", "previous", "data")]
     for measured in grounds.benchmarks:
         links += [(measured.manifest, name, name) for name in ("dense", "previous", "data")]
-    links += [(profile, "dense", "dense") for profile in grounds.profiles]
+    links += [(grounds.table, "data", "data")]
+    links += [(p, name, name) for p in grounds.profiles for name in ("dense", "data")]
+    links += [
+        (grounds.chosen, f"profiles.{place}", f"profiles.{place}")
+        for place in range(len(grounds.profiles))
+    ]
     for child, parent, given in links:
         if child.parents.get(parent) != digests[given]:
             yield Problem(

@@ -18,6 +18,7 @@ from reprune.core.artifacts import (
     ModelBundle,
     Plan,
     Previous,
+    Producer,
     Profile,
     Sensitivity,
     Verdict,
@@ -27,7 +28,7 @@ from reprune.core.errors import ArtifactError, ChainBroken, PayloadCorrupt
 from reprune.core.lock import Lock
 from reprune.core.params import Params
 from reprune.core.policy import Policy, check_policy
-from reprune.core.step import Context, step
+from reprune.core.step import Context, knobs_digest, step
 from reprune.core.store import Artifact
 from reprune.judge.verdict import judge
 from reprune.steps.assemble import assemble
@@ -173,10 +174,12 @@ def _check_identity(verdict: Artifact[Verdict]) -> None:
     manifest = verdict.manifest
     lock = _document(verdict, "lock", Lock)
     champion = None if lock.champion == "none" else lock.champion
-    stated = (manifest.name, manifest.dense_version, manifest.champion)
-    if stated != (lock.name, lock.dense.version, champion):
+    knobs = knobs_digest(gate, _document(verdict, "params", Params))
+    stated = (manifest.name, manifest.dense_version, manifest.champion, manifest.producer)
+    made = Producer(step=gate.name, version=lock.reprune, knobs=knobs)
+    if stated != (lock.name, lock.dense.version, champion, made):
         raise ChainBroken(
-            "names another model, dense version or champion than its lock",
+            "names another model, dense version, champion or Reprune than its lock",
             where=str(verdict.path),
             fix="run `dvc repro` again; do not edit a verdict",
         )

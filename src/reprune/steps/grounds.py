@@ -16,6 +16,7 @@ from reprune.core.artifacts import (
     Profile,
     Sensitivity,
 )
+from reprune.core.errors import ArtifactError
 from reprune.core.lock import Lock
 from reprune.core.params import Params
 from reprune.core.policy import Policy
@@ -28,6 +29,12 @@ class Measured:
     digest: str
     manifest: Benchmark
     folder: Path
+
+    def file(self, name: str) -> Path:
+        """The payload file `name`. Raises ArtifactError if the manifest does not vouch for it."""
+        if name not in self.manifest.payload:
+            raise ArtifactError(f"the benchmark vouches for no '{name}'", where=str(self.folder))
+        return self.folder / name
 
 
 @dataclass(frozen=True, kw_only=True)

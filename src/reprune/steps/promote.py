@@ -38,7 +38,7 @@ from reprune.steps.acceptance import (
 from reprune.steps.decision import decision
 from reprune.steps.promoter import Authority, make_promoter, read_promoter
 from reprune.steps.staging import Evidence, Staged, private_folder, stage
-from reprune.steps.waiving import accepted_waiver
+from reprune.steps.waiving import accepted_waiver, stale_words
 
 __all__ = ["Evidence", "PromoteResult", "make_promoter", "promote"]
 
@@ -158,7 +158,10 @@ def _waiver(desk: _Desk, case: Case, registered: list[_Found]) -> Waiver | None:
         for info, receipt in registered
         if PROMOTED in info.tags and receipt.statement.predicate.waiver is not UNSET
     ]
-    return accepted_waiver(case, desk.authority, desk.root, used=used, now=desk.now)
+    waiver = accepted_waiver(case, desk.authority, desk.root, used=used, now=desk.now)
+    if waiver is None and (stale := stale_words(case, desk.root)):
+        desk.say(f"promote: {stale}")
+    return waiver
 
 
 def _same(each: _Found, waiver: Waiver | None) -> bool:

@@ -30,27 +30,31 @@ class ExamplesFile(Fact, kw_only=True):
     times: tuple[str, ...] | None = None
 
 
-def read_examples(folder: Path) -> ExamplesFile:
-    """The judged examples, of the payload in `folder`. Raises DocumentError or PayloadCorrupt."""
-    return read_sample(folder, EXAMPLES_FILE, ExamplesFile)
+def read_examples(path: Path) -> ExamplesFile:
+    """The judged examples. Raises DocumentError or PayloadCorrupt."""
+    return read_sample(path, ExamplesFile)
 
 
-def read_units(folder: Path, file: str) -> tuple[Unit, ...]:
+def read_units(path: Path) -> tuple[Unit, ...]:
     """The units in one payload file. Raises DocumentError or PayloadCorrupt."""
-    return decode_units(_bytes(folder / file), name=str(folder / file))
+    return decode_units(_bytes(path), name=str(path))
 
 
-def read_sample(folder: Path, file: str, kind: type[T]) -> T:
+def read_memory(path: Path) -> dict[str, tuple[int, ...]]:
+    """Peak resident bytes by arm, one for each process. Raises DocumentError or PayloadCorrupt."""
+    return read_sample(path, dict[str, tuple[int, ...]])
+
+
+def read_sample(path: Path, kind: type[T]) -> T:
     """One JSON payload file as `kind`. Raises DocumentError or PayloadCorrupt."""
-    return decode_json(_bytes(folder / file), kind, name=str(folder / file))
+    return decode_json(_bytes(path), kind, name=str(path))
 
 
-def read_records(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+def read_records(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     """Column by arm key and column name, each one integer an example.
 
     Raises PayloadCorrupt for a file that does not decode, or holds anything but rows of int64.
     """
-    path = folder / RECORDS_FILE
     try:
         tensors = load(_bytes(path, max_bytes=MAX_RECORDS_BYTES))
     except (SafetensorError, ValueError, TypeError, KeyError, MemoryError) as error:

@@ -43,6 +43,18 @@ def accepted_waiver(
     return None
 
 
+def stale_words(case: Case, root: Path) -> str:
+    """That somebody overrode an earlier verdict on this very candidate, where so; else empty."""
+    candidate = case.evidence.arms.get("candidate")
+    for entry in reversed(read_overrides(root / OVERRIDES_FILE).overrides):
+        if entry.candidate == candidate and entry.verdict != case.verdict.digest:
+            return (
+                f"the override by {entry.by} is for another verdict on this candidate and does not count: "
+                "it was judged again since"
+            )
+    return ""
+
+
 def _objections(
     entry: Override, case: Case, authority: Authority, *, used: Collection[Waiver], now: float
 ) -> Iterator[tuple[str, str, str]]:
