@@ -166,7 +166,7 @@ def _units(ratios: model.Floats, arms: Sequence[str]) -> tuple[Unit, ...]:
                 started_s=1e9 + index,
                 load=0.0,
                 arms={
-                    arm: ArmTimes(order=place, blocks_ns=((ns, ns), (ns, ns)), warmup_calls=1)
+                    arm: ArmTimes(order=place, blocks_ns=((ns,) * 5, (ns,) * 5), warmup_calls=1)
                     for place, (arm, ns) in enumerate(times.items())
                 },
             )

@@ -13,6 +13,8 @@ import pytest
 
 from reprune.judge.verdict import judge
 from tests.building import edit, make_evidence, make_policy, make_quality, with_conditions
+from tests.judge.test_statistic_rules import ALL, LESS
+from tests.judge.test_statistic_rules import evidence as statistics_evidence
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,19 +71,27 @@ def judgement_bytes() -> bytes:
     return whole_bytes
 
 
-def test_judgement_without_vector_instructions_has_the_same_bytes() -> None:
-    """numpy's AVX-512 and AVX2 paths change the last bits of its logarithms and sums, not a verdict."""
-    features = vector_features()
-    if not features:
-        pytest.skip("numpy dispatches nothing on this processor")
+def statistics_bytes() -> bytes:
+    """Judgements of every metric that is no sum over a sum, of 1,000 examples and of 80 sources."""
+    rules = {
+        name: {"vs_parent": {}, "slices": {}} | ({"floor": 0.3} if name not in LESS else {})
+        for name in ALL
+    }
+    policy = make_policy(quality=rules, latency=None, size=None)
+    found = [judge(statistics_evidence(1.0, sources), policy) for sources in (None, 80)]
+    return b"".join(map(msgspec.json.encode, found))
+
+
+def without_vectors(function: str) -> bytes:
+    """What a function of this module returns in a process without vector instructions."""
     code = (
-        "import sys; from tests.judge.test_same_bits import judgement_bytes, vector_features;"
+        f"import sys; from tests.judge.test_same_bits import {function}, vector_features;"
         "assert not vector_features(), vector_features();"
-        "sys.stdout.buffer.write(judgement_bytes())"
+        f"sys.stdout.buffer.write({function}())"
     )
     environment = {
         **os.environ,
-        "NPY_DISABLE_CPU_FEATURES": " ".join(features),
+        "NPY_DISABLE_CPU_FEATURES": " ".join(vector_features()),
         "OPENBLAS_CORETYPE": "Nehalem",
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
     }
@@ -93,4 +103,24 @@ def test_judgement_without_vector_instructions_has_the_same_bytes() -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr.decode()
-    assert run.stdout == judgement_bytes()
+    return run.stdout
+
+
+NO_VECTORS = pytest.mark.skipif(
+    not vector_features(), reason="numpy dispatches nothing on this processor"
+)
+
+
+@NO_VECTORS
+def test_judgement_without_vector_instructions_has_the_same_bytes() -> None:
+    """numpy's AVX-512 and AVX2 paths change the last bits of its logarithms and sums, not a verdict."""
+    assert without_vectors("judgement_bytes") == judgement_bytes()
+
+
+@NO_VECTORS
+@pytest.mark.slow
+def test_statistics_without_vector_instructions_have_the_same_bytes() -> None:
+    """Ranks, areas, correlations and errors are sums of whole numbers, then single operations."""
+    found = statistics_bytes()
+    assert found.count(b'"rule":"auc.vs_parent"') == 2
+    assert without_vectors("statistics_bytes") == found

@@ -37,10 +37,20 @@ from reprune.core.errors import BuildError, ChainBroken, DataRefused, RepruneErr
 from reprune.core.lock import ChampionRef, DenseRef, Lock
 from reprune.core.machine import this_machine
 from reprune.core.params import BenchmarkParams, BuildParams, Params, ProfileParams, Target
-from reprune.core.policy import ChampionRatio, LatencyRules, MaxRatio, Policy
+from reprune.core.policy import (
+    ChampionRatio,
+    GuardRules,
+    LatencyRules,
+    MaxRatio,
+    MemoryRules,
+    MinRatio,
+    Policy,
+    TailRules,
+    ThroughputRules,
+)
 from reprune.core.step import Documents, run
 from reprune.core.store import Artifact
-from reprune.judge.evidence import decode_units
+from reprune.judge.evidence import CONTROL, decode_units
 from reprune.steps import get_step
 
 TASK = """
@@ -113,13 +123,21 @@ class World:
             fill(draft)
             return store.write(draft, manifest, step="test", parents=parents, out=self.path(name))
 
-    def step(self, name: str, out: str, *, policy: Policy = POLICY, **inputs: str) -> Artifact[Any]:
+    def step(
+        self,
+        name: str,
+        out: str,
+        *,
+        policy: Policy = POLICY,
+        params: Params = PARAMS,
+        **inputs: str,
+    ) -> Artifact[Any]:
         lock = Lock(
             reprune="0", registry="files", workspace="default", name="tiny",
             dense=DenseRef(version="1", weights=NO_DIGEST), champion="none",
             targets=("one",), params=NO_DIGEST, policy=NO_DIGEST, task=NO_DIGEST, data_version="1",
         )  # fmt: skip
-        documents = Documents(root=self.root, params=PARAMS, policy=policy, lock=lock)
+        documents = Documents(root=self.root, params=params, policy=policy, lock=lock)
         given: dict[str, Any] = {key: self.path(value) for key, value in inputs.items()}
         return run(get_step(name), given, documents, self.path(out), say=lambda _: None)
 
@@ -346,8 +364,44 @@ def test_the_benchmark_records_and_times_all_arms(world: World) -> None:
         units = decode_units(made.file(samples.file).read_bytes())
         assert len(units) == samples.units
         assert samples.units in POLICY.looks
-        assert all(set(unit.arms) == set(arms) for unit in units)
+        assert all(set(unit.arms) == {*arms, CONTROL} for unit in units)
+        blocks = [arm.conditions for unit in units for arm in unit.arms.values()]
+        assert all(len(conditions) == 2 for conditions in blocks)
         assert [unit.index for unit in units] == list(range(len(units)))
+
+
+def test_what_the_policy_asks_for_is_measured_and_nothing_else(world: World) -> None:
+    """Other batch sizes, memory, as many units as a tail needs; no control where no guard wants one."""
+    policy = msgspec.structs.replace(
+        POLICY,
+        targets={"wide": "required"},
+        latency=LatencyRules(tail=TailRules(units=20, vs_parent=MaxRatio(max_ratio=0.9))),
+        throughput=ThroughputRules(vs_parent=MinRatio(min_ratio=1.1)),
+        memory=MemoryRules(ceiling_bytes=10**9),
+        guards=GuardRules(control=False),
+    )
+    wide = Target(throughput_batch_sizes=(8, 1, 3, 8))
+    inputs = {"candidate": "candidate", "dense": "dense", "previous": "previous", "data": "data"}
+    params = msgspec.structs.replace(PARAMS, targets={"wide": wide})
+    built = world.step("build", "engines-wide", params=params, **inputs)
+    made = world.benchmark(
+        out="benchmark-wide", engines="engines-wide", policy=policy, params=params
+    )
+    (samples,) = made.manifest.targets
+    arms = {fact.arm for fact in built.manifest.engines}
+    assert samples.units == 20
+    assert [one.batch_size for one in samples.throughput] == [3, 8]
+    for one in samples.throughput:
+        assert one.units in policy.looks
+        units = decode_units(made.file(one.file).read_bytes())
+        assert len(units) == one.units
+        assert all(set(unit.arms) == arms for unit in units)
+    memory = json.loads(made.file(samples.memory).read_bytes())
+    assert set(memory) == arms
+    assert all(len(found) == 3 and min(found) > 0 for found in memory.values())
+    assert {samples.file, samples.memory, *(one.file for one in samples.throughput)} == {
+        name for name in made.manifest.payload if name.partition("/")[1]
+    }
 
 
 def test_orders_come_from_the_dense_model_and_the_data_alone(world: World) -> None:

@@ -545,7 +545,9 @@ class RuleResult(Fact, kw_only=True):
 class SliceResult(Fact, kw_only=True):
     """Harm on one slice. `detectable` is the smallest harm that n could have shown, in the metric's unit.
 
-    `slice` is "family=value"; `rule` and `target` name the RuleResult that it is a part of.
+    `slice` is "family=value"; `rule` and `target` name the RuleResult that it is a part of. `changed`
+    counts the examples with another record where one example of the metric can get neither worse nor
+    better; `right_to_wrong` and `wrong_to_right` are then 0.
     """
 
     slice: str
@@ -560,6 +562,7 @@ class SliceResult(Fact, kw_only=True):
     high: float
     detectable: float
     required: bool
+    changed: int | UnsetType = UNSET
 
 
 class GuardResult(Fact, kw_only=True):

@@ -43,6 +43,10 @@ class BinaryComparison:
         return self.clusters is None or self.units >= MIN_UNITS
 
     @property
+    def changed(self) -> None:
+        return None
+
+    @property
     def loss(self) -> float:
         return (self.lost - self.gained) / self.examples
 

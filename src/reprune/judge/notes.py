@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from reprune.core.artifacts import Outcome, RuleResult
+from reprune.core.plugins import origin
 from reprune.core.policy import Policy
 from reprune.judge.consequence import consequence, history_notes, opening
 from reprune.judge.drafts import Draft
 from reprune.judge.evidence import Evidence
 from reprune.judge.family import absent_rules
+from reprune.judge.metrics import METRICS
 from reprune.judge.series import Series
 from reprune.judge.sessions import session_effect
 from reprune.judge.words import ARM_NAMES, confidence, count, percent
@@ -69,6 +71,7 @@ def notes(
 ) -> Iterator[str]:
     """Whole sentences, in a fixed order."""
     yield from history_notes(evidence, policy)
+    yield from _strangers(policy)
     for arm, rules in absent_rules(policy, evidence.arms).items():
         why = "First generation: there is no champion yet"
         if arm != "champion":
@@ -91,6 +94,17 @@ def notes(
                 f"{fact.rule} passes a candidate that lost nothing with a chance of only "
                 f"{percent(fact.pass_if_equal)} ({fact.examples} examples, "
                 f"{percent(fact.flips)} flips)."
+            )
+
+
+def _strangers(policy: Policy) -> Iterator[str]:
+    """Whose code counted, where it is not ours: who judges again needs the very same."""
+    for name in policy.quality:
+        found = origin("metrics", name)
+        if found is not None and name not in METRICS:
+            yield (
+                f"The metric {name} is the package {found.distribution} {found.version}'s, module "
+                f"{found.module} ({found.digest})."
             )
 
 

@@ -48,6 +48,7 @@ class Taken:
     eval_digest: str
     arms: dict[str, dict[str, Column]]
     dropped: dict[str, int | None] = field(default_factory=dict)
+    times: tuple[str, ...] | None = None
 
 
 def take_records(
@@ -78,6 +79,7 @@ def take_records(
         sources=census.sources,
         eval_digest=census.digest,
         arms=arms,
+        times=census.times,
     )
 
 
@@ -99,6 +101,7 @@ def without_trained_on(
         ids=tuple(taken.ids[row] for row in rows),
         slices={name: tuple(each[row] for row in rows) for name, each in taken.slices.items()},
         sources=None if taken.sources is None else tuple(taken.sources[row] for row in rows),
+        times=None if taken.times is None else tuple(taken.times[row] for row in rows),
         arms={
             key: {name: column[rows] for name, column in columns.items()}
             for key, columns in taken.arms.items()
@@ -117,6 +120,8 @@ def write_records(out: Path, taken: Taken) -> Recorded:
     write_bytes(out / RECORDS_FILE, save(tensors))
     sources = None if taken.sources is None else list(taken.sources)
     examples = {"ids": taken.ids, "slices": taken.slices, "sources": sources}
+    if taken.times is not None:
+        examples["times"] = list(taken.times)
     write_bytes(out / EXAMPLES_FILE, canonical(examples))
     return Recorded(
         examples=len(taken.ids),

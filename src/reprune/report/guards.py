@@ -101,6 +101,11 @@ def advice_lines(facts: ReportFacts) -> list[str]:
     return [f"{name(one.guard)} on {one.target}: {one.words}" for one in tripped(facts)]
 
 
+def told(facts: ReportFacts) -> list[str]:
+    """For a terminal: every guard in a line, with how it came out."""
+    return [f"{_STATE[one.outcome]}: {name(one.guard)}. {one.words}" for one in guards(facts)]
+
+
 def name(guard: str) -> str:
     """A guard's name as people say it."""
     return words.sentence_case(guard.replace(".", " "))

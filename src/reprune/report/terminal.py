@@ -9,7 +9,7 @@ from reprune.core.artifacts import RuleResult, Verdict
 from reprune.core.store import Artifact
 from reprune.report import advice, cells, words
 from reprune.report.facts import ReportFacts, read_facts
-from reprune.report.guards import advice_lines, guards, name
+from reprune.report.guards import advice_lines, told
 from reprune.report.markup import visible
 from reprune.report.method import notes
 from reprune.report.phrases import Phrase, as_text
@@ -46,9 +46,7 @@ def render_explanation(verdict: Artifact[Verdict]) -> str:
         lines += ["", *_columns(["harmed slice", "examples", "change"], rows, right=1)]
         if len(harmed) > MOST_SLICES:
             lines.append(f"and {len(harmed) - MOST_SLICES} more")
-    if guards(facts):
-        given = [[one.outcome, name(one.guard), one.target, one.words] for one in guards(facts)]
-        lines += ["", *_columns(["guard", "", "target", "found"], given[:MOST_SLICES], right=9)]
+    lines += _titled("Guards of the measurement", [(line,) for line in told(facts)[:MOST_SLICES]])
     lines += _titled("Notes", [(note,) for note in notes(facts)])
     return "\n".join([*lines, "", f"Judge the same samples again: {advice.RECOMPUTE}"]).rstrip()
 

@@ -13,6 +13,7 @@ from reprune.core.documents import digest_of
 from reprune.core.step import knobs_digest
 from reprune.judge.evidence import (
     ArmRecords,
+    BatchUnits,
     Evidence,
     Problem,
     QualityEvidence,
@@ -25,6 +26,7 @@ from reprune.steps.samples import (
     RECORDS_FILE,
     ExamplesFile,
     read_examples,
+    read_memory,
     read_records,
     read_units,
 )
@@ -49,6 +51,11 @@ def assemble(grounds: Grounds) -> Evidence:
             machine=measured.manifest.machine,
             batch_size=samples.batch_size,
             units=read_units(measured.file(samples.file)),
+            throughput=tuple(
+                BatchUnits(batch_size=one.batch_size, units=read_units(measured.file(one.file)))
+                for one in samples.throughput or ()
+            ),
+            memory=read_memory(measured.file(samples.memory)) if samples.memory else {},
         )
         for measured in grounds.benchmarks
         for samples in measured.manifest.targets

@@ -15,23 +15,21 @@ from reprune.core.artifacts import (
     ModelBundle,
     Previous,
     Recorded,
-    TargetSamples,
 )
-from reprune.core.documents import canonical, digest_of
+from reprune.core.documents import digest_of
 from reprune.core.errors import ChainBroken, nearest
 from reprune.core.lock import Name
 from reprune.core.machine import Machine, this_machine
 from reprune.core.params import BenchmarkParams, Target
 from reprune.core.policy import Policy
 from reprune.core.step import Context, step
-from reprune.core.store import Artifact, write_bytes
+from reprune.core.store import Artifact
 from reprune.runtimes.base import get_runtime
 from reprune.steps.arms import PROMOTED
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 from reprune.task.trained_on import TRAINED_ON
 
 if TYPE_CHECKING:
-    from reprune.judge.evidence import Unit
     from reprune.measure.attempts import Look
     from reprune.measure.latency import LatencyJob
     from reprune.runtimes.base import Session
@@ -66,11 +64,14 @@ def benchmark(
 
     from reprune.compress.bundle import load_bundle
     from reprune.measure.attempts import ATTEMPTS_FILE, next_attempt
+    from reprune.steps.batch_sizes import count_batches
+    from reprune.steps.sampling import Demand, take_samples
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     # Whatever fails for a dull reason fails here, before a look at the sealed split is spent.
-    jobs = _jobs(engines, load_bundle(dense).task, targets, benchmark)
+    task = load_bundle(dense).task
+    jobs = _jobs(engines, task, targets, benchmark, control=policy.guards.control)
     sessions = _sessions(engines, targets)
     look = _look(engines, dense, data)
     attempt = next_attempt(ctx.root / ATTEMPTS_FILE, look, registered=previous.manifest.attempts)
@@ -78,8 +79,9 @@ def benchmark(
     recorded = _record(dense, data, sessions, look, _trained_on(previous), ctx)
     del sessions
     run_seed = digest_of([look.dense_version, look.weights, look.eval_digest])
+    demand = Demand(policy=policy, attempt=attempt, batches=count_batches(targets, policy))
     samples = [
-        _sampled(name, replace(job, seed=f"{run_seed}/{name}"), policy, attempt, ctx)
+        take_samples(name, replace(job, seed=f"{run_seed}/{name}"), task, demand, ctx)
         for name, job in jobs.items()
     ]
     return Benchmark(
@@ -122,6 +124,8 @@ def _jobs(
     task: Task,
     targets: Mapping[str, Target],
     params: BenchmarkParams,
+    *,
+    control: bool,
 ) -> dict[str, LatencyJob]:
     """What is to be timed, for each target that engines were built for; the seed is still open."""
     from reprune.measure.latency import LatencyJob, timed_shapes
@@ -143,6 +147,7 @@ def _jobs(
             shapes=timed_shapes(task, targets[name].batch_size),
             params=params,
             seed="",
+            control=control,
         )
         for name, files in sorted(built.items())
     }
@@ -220,22 +225,3 @@ def _trained_on(previous: Artifact[Previous]) -> dict[str, bytes | None]:
             marked = name in previous.manifest.payload
             found[arm] = previous.file(name).read_bytes() if marked else None
     return found
-
-
-def _sampled(
-    name: str, job: LatencyJob, policy: Policy, attempt: int, ctx: Context
-) -> TargetSamples:
-    """Takes units up to each of the policy's looks, until its rules are decided, and writes them."""
-    from reprune.judge.decided import decided
-    from reprune.measure.latency import take_units
-
-    units: tuple[Unit, ...] = ()
-    for total in policy.looks:
-        units = take_units(
-            job, total=total, already=units, say=lambda text: ctx.say(f"{name}: {text}")
-        )
-        if decided(units, policy, arms=set(job.engines), attempt=attempt):
-            break
-    file = f"latency/{name}.json"
-    write_bytes(ctx.out / file, canonical(units))
-    return TargetSamples(target=name, batch_size=job.target.batch_size, units=len(units), file=file)

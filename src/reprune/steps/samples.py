@@ -40,6 +40,11 @@ def read_units(path: Path) -> tuple[Unit, ...]:
     return decode_units(_bytes(path), name=str(path))
 
 
+def read_memory(path: Path) -> dict[str, tuple[int, ...]]:
+    """Peak resident bytes by arm, one for each process. Raises DocumentError or PayloadCorrupt."""
+    return read_sample(path, dict[str, tuple[int, ...]])
+
+
 def read_sample(path: Path, kind: type[T]) -> T:
     """One JSON payload file as `kind`. Raises DocumentError or PayloadCorrupt."""
     return decode_json(_bytes(path), kind, name=str(path))

@@ -20,6 +20,7 @@ from reprune.core.artifacts import (
 )
 from reprune.core.documents import canonical
 from reprune.judge.evidence import Problem, QualityEvidence, TargetEvidence
+from reprune.steps.batch_sizes import other_batch_sizes
 from reprune.steps.grounds import Grounds
 
 
@@ -133,6 +134,21 @@ def _targets(grounds: Grounds, targets: Sequence[TargetEvidence]) -> Iterator[Pr
                 code="target",
                 words=f"Target {samples.target} was not measured as params.yaml describes it.",
             )
+        elif [one.batch_size for one in held.throughput] != list(
+            other_batch_sizes(wanted, grounds.policy)
+        ):
+            yield Problem(
+                code="target",
+                words=f"Target {samples.target} was not measured at the batch sizes that params.yaml "
+                "asks for.",
+            )
+        for told, taken in zip(samples.throughput or (), held.throughput, strict=True):
+            if told.units != len(taken.units):
+                yield Problem(
+                    code="units",
+                    words=f"The samples of {samples.target} at batch {taken.batch_size} are "
+                    f"{len(taken.units)} units, and {told.units} were taken.",
+                )
         if len(held.units) != samples.units:
             yield Problem(
                 code="units",

@@ -1,0 +1,112 @@
+"""Samples of one target: units until the policy's rules are decided, other batch sizes, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET, structs
+
+from reprune.core.artifacts import BatchSamples, TargetSamples
+from reprune.core.documents import canonical
+from reprune.core.policy import Policy
+from reprune.core.step import Context
+from reprune.core.store import write_bytes
+from reprune.judge.decided import decided, decided_throughput, stops
+from reprune.measure.latency import LatencyJob, take_units, timed_shapes
+from reprune.measure.memory import take_memory
+from reprune.steps.batch_sizes import other_batch_sizes
+
+if TYPE_CHECKING:
+    from reprune.judge.evidence import Unit
+    from reprune.task.protocol import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """By what a benchmark knows when to stop. `batches` counts the other batch sizes of all targets."""
+
+    policy: Policy
+    attempt: int
+    batches: int
+
+
+def take_samples(
+    name: str, job: LatencyJob, task: Task, demand: Demand, ctx: Context
+) -> TargetSamples:
+    """Measures the target `name` and writes what was taken below `ctx.out`.
+
+    Units up to each number at which the judge may be able to decide, until it is; the same at each
+    other batch size; then memory where the policy has a rule about it. Raises as take_units does.
+    """
+    policy, arms = demand.policy, set(job.engines)
+    units = _until(
+        lambda found: decided(
+            found, policy, arms=arms, attempt=demand.attempt, batches=demand.batches
+        ),
+        job,
+        stops(policy, arms) or policy.looks[:1],
+        _saying(ctx, name),
+    )
+    file = f"latency/{name}.json"
+    write_bytes(ctx.out / file, canonical(units))
+    return TargetSamples(
+        target=name,
+        batch_size=job.target.batch_size,
+        units=len(units),
+        file=file,
+        throughput=_other_batches(name, job, task, demand, ctx) or UNSET,
+        memory=_memory(name, job, ctx) if policy.memory is not None else UNSET,
+    )
+
+
+def _until(
+    enough: Callable[[tuple[Unit, ...]], bool],
+    job: LatencyJob,
+    totals: Collection[int],
+    say: Callable[[str], None],
+) -> tuple[Unit, ...]:
+    units: tuple[Unit, ...] = ()
+    for total in totals:
+        units = take_units(job, total=total, already=units, say=say)
+        if enough(units):
+            break
+    return units
+
+
+def _other_batches(
+    name: str, job: LatencyJob, task: Task, demand: Demand, ctx: Context
+) -> tuple[BatchSamples, ...]:
+    policy, arms = demand.policy, set(job.engines)
+    samples = []
+    for size in other_batch_sizes(job.target, policy):
+        larger = replace(
+            job,
+            target=structs.replace(job.target, batch_size=size),
+            shapes=timed_shapes(task, size),
+            seed=f"{job.seed}/b{size}",
+        )
+        units = _until(
+            lambda found: decided_throughput(
+                found, policy, arms=arms, attempt=demand.attempt, batches=demand.batches
+            ),
+            larger,
+            policy.looks,
+            _saying(ctx, f"{name}, batch {size}"),
+        )
+        file = f"throughput/{name}-{size}.json"
+        write_bytes(ctx.out / file, canonical(units))
+        samples.append(BatchSamples(batch_size=size, units=len(units), file=file))
+    return tuple(samples)
+
+
+def _memory(name: str, job: LatencyJob, ctx: Context) -> str:
+    file = f"memory/{name}.json"
+    taken = take_memory(job, say=_saying(ctx, name))
+    write_bytes(ctx.out / file, canonical(taken))
+    return file
+
+
+def _saying(ctx: Context, what: str) -> Callable[[str], None]:
+    return lambda text: ctx.say(f"{what}: {text}")
