@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from msgspec import UNSET
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from torch import nn
@@ -37,10 +38,20 @@ from reprune.core.errors import BuildError, ChainBroken, DataRefused, RepruneErr
 from reprune.core.lock import ChampionRef, DenseRef, Lock
 from reprune.core.machine import this_machine
 from reprune.core.params import BenchmarkParams, BuildParams, Params, ProfileParams, Target
-from reprune.core.policy import ChampionRatio, LatencyRules, MaxRatio, Policy
+from reprune.core.policy import (
+    ChampionRatio,
+    GuardRules,
+    LatencyRules,
+    MaxRatio,
+    MemoryRules,
+    MinRatio,
+    Policy,
+    TailRules,
+    ThroughputRules,
+)
 from reprune.core.step import Documents, run
 from reprune.core.store import Artifact
-from reprune.judge.evidence import decode_units
+from reprune.judge.evidence import CONTROL, decode_units
 from reprune.steps import get_step
 
 TASK = """
@@ -113,13 +124,22 @@ class World:
             fill(draft)
             return store.write(draft, manifest, step="test", parents=parents, out=self.path(name))
 
-    def step(self, name: str, out: str, *, policy: Policy = POLICY, **inputs: str) -> Artifact[Any]:
+    def step(
+        self,
+        name: str,
+        out: str,
+        *,
+        policy: Policy = POLICY,
+        targets: dict[str, Target] = TARGETS,
+        **inputs: str,
+    ) -> Artifact[Any]:
         lock = Lock(
             reprune="0", registry="files", workspace="default", name="tiny",
             dense=DenseRef(version="1", weights=NO_DIGEST), champion="none",
             targets=("one",), params=NO_DIGEST, policy=NO_DIGEST, task=NO_DIGEST, data_version="1",
         )  # fmt: skip
-        documents = Documents(root=self.root, params=PARAMS, policy=policy, lock=lock)
+        params = msgspec.structs.replace(PARAMS, targets=targets)
+        documents = Documents(root=self.root, params=params, policy=policy, lock=lock)
         given: dict[str, Any] = {key: self.path(value) for key, value in inputs.items()}
         return run(get_step(name), given, documents, self.path(out), say=lambda _: None)
 
@@ -346,8 +366,60 @@ def test_the_benchmark_records_and_times_all_arms(world: World) -> None:
         units = decode_units(made.file(samples.file).read_bytes())
         assert len(units) == samples.units
         assert samples.units in POLICY.looks
-        assert all(set(unit.arms) == set(arms) for unit in units)
+        assert all(set(unit.arms) == {*arms, CONTROL} for unit in units)
+        assert all(len(t.conditions) == 2 for unit in units for t in unit.arms.values())
         assert [unit.index for unit in units] == list(range(len(units)))
+        # No rule asks for these, so nothing is measured for them.
+        assert samples.throughput is UNSET
+        assert samples.memory is UNSET
+    looks = [look for look in world.ledger() if look["eval_digest"] == last["eval_digest"]]
+    assert manifest.uses == len(looks)
+
+
+@pytest.mark.slow
+def test_other_batch_sizes_memory_and_tails_are_sampled_where_rules_ask(world: World) -> None:
+    """Throughput at every batch size of the target, the memory of every arm, units up to the tail's."""
+    targets = {"one": Target(throughput_batch_sizes=(16, 1, 8)), "more": TARGETS["more"]}
+    policy = msgspec.structs.replace(
+        POLICY,
+        looks=(5, 6),
+        latency=LatencyRules(
+            vs_parent=MaxRatio(max_ratio=5.0),
+            tail=TailRules(units=20, vs_parent=MaxRatio(max_ratio=5.0)),
+        ),
+        throughput=ThroughputRules(vs_parent=MinRatio(min_ratio=0.01)),
+        memory=MemoryRules(ceiling_bytes=10**9),
+        guards=GuardRules(control=False),
+    )
+    made = world.step(
+        "benchmark", "benchmark-all", policy=policy, targets=targets,
+        engines="engines", dense="dense", previous="previous", data="data",
+    )  # fmt: skip
+    more, one = made.manifest.targets
+    arms = {"candidate", "dense", "champion"}
+    assert (one.units, more.units) == (20, 20)
+    assert more.throughput is UNSET
+    assert [batch.batch_size for batch in one.throughput] == [8, 16]
+    seeds = {tuple(u.seed for u in decode_units(made.file(one.file).read_bytes())[:5])}
+    times = {1: decode_units(made.file(one.file).read_bytes())}
+    for batch in one.throughput:
+        assert batch.file == f"throughput/one-{batch.batch_size}.json"
+        units = decode_units(made.file(batch.file).read_bytes())
+        assert len(units) == batch.units
+        assert batch.units in policy.looks
+        assert all(set(unit.arms) == arms for unit in units)
+        seeds.add(tuple(unit.seed for unit in units[:5]))
+        times[batch.batch_size] = units
+    assert len(seeds) == 3
+    medians = {
+        size: np.median([np.median(unit.arms["dense"].blocks_ns[0]) for unit in units])
+        for size, units in times.items()
+    }
+    assert medians[16] > medians[1]
+    for samples in (one, more):
+        memory = json.loads(made.file(samples.memory).read_bytes())
+        assert set(memory) == arms
+        assert all(len(peaks) == 3 and min(peaks) > 10_000 for peaks in memory.values())
 
 
 def test_orders_come_from_the_dense_model_and_the_data_alone(world: World) -> None:

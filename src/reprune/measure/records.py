@@ -39,7 +39,8 @@ Answer: TypeAlias = Callable[[Batch], tuple[Tensor, ...]]
 class Taken:
     """The same examples through all arms. `arms` maps a key of QualityEvidence.arms to its columns.
 
-    `dropped` is Recorded's; `eval_digest` is over the whole split, the dropped examples included.
+    `times` says when each example was taken, None where the task does not. `dropped` is Recorded's;
+    `eval_digest` is over the whole split, the dropped examples included.
     """
 
     ids: tuple[str, ...]
@@ -47,6 +48,7 @@ class Taken:
     sources: tuple[str, ...] | None
     eval_digest: str
     arms: dict[str, dict[str, Column]]
+    times: tuple[str, ...] | None = None
     dropped: dict[str, int | None] = field(default_factory=dict)
 
 
@@ -78,6 +80,7 @@ def take_records(
         sources=census.sources,
         eval_digest=census.digest,
         arms=arms,
+        times=census.times,
     )
 
 
@@ -99,6 +102,7 @@ def without_trained_on(
         ids=tuple(taken.ids[row] for row in rows),
         slices={name: tuple(each[row] for row in rows) for name, each in taken.slices.items()},
         sources=None if taken.sources is None else tuple(taken.sources[row] for row in rows),
+        times=None if taken.times is None else tuple(taken.times[row] for row in rows),
         arms={
             key: {name: column[rows] for name, column in columns.items()}
             for key, columns in taken.arms.items()
@@ -116,7 +120,9 @@ def write_records(out: Path, taken: Taken) -> Recorded:
     }
     write_bytes(out / RECORDS_FILE, save(tensors))
     sources = None if taken.sources is None else list(taken.sources)
-    examples = {"ids": taken.ids, "slices": taken.slices, "sources": sources}
+    examples: dict[str, object] = {"ids": taken.ids, "slices": taken.slices, "sources": sources}
+    if taken.times is not None:
+        examples["times"] = taken.times
     write_bytes(out / EXAMPLES_FILE, canonical(examples))
     return Recorded(
         examples=len(taken.ids),

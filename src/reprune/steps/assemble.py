@@ -36,9 +36,10 @@ from reprune.judge.evidence import (
     Problem,
     QualityEvidence,
     TargetEvidence,
-    decode_units,
 )
 from reprune.steps import STEPS, get_step
+from reprune.steps.past import champion_newest, uses_of, waivers_holding
+from reprune.steps.samples import sample_problems, target_evidence, unclaimed_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +80,7 @@ def assemble(grounds: Grounds) -> Evidence:
         *_producer_problems(grounds),
     ]
     quality, trouble = _quality(grounds)
-    targets = tuple(
-        TargetEvidence(
-            target=samples.target,
-            machine=measured.manifest.machine,
-            batch_size=samples.batch_size,
-            units=decode_units((measured.folder / samples.file).read_bytes()),
-        )
-        for measured in grounds.benchmarks
-        for samples in measured.manifest.targets
-    )
+    targets, gaps = _targets(grounds)
     champion = grounds.previous.champion
     return Evidence(
         name=grounds.lock.name,
@@ -103,8 +95,32 @@ def assemble(grounds: Grounds) -> Evidence:
         targets=targets,
         quality=quality,
         power=grounds.data.power,
-        problems=(*problems, *trouble),
+        problems=(*problems, *trouble, *gaps),
+        uses=uses_of(
+            grounds.previous,
+            quality.eval_digest,
+            [measured.manifest.uses or 0 for measured in grounds.benchmarks],
+        ),
+        champion_newest=champion_newest(grounds.previous),
+        contract=grounds.data.expectations,
+        waivers=waivers_holding(grounds.previous, targets),
     )
+
+
+def _targets(grounds: Grounds) -> tuple[tuple[TargetEvidence, ...], list[Problem]]:
+    """The samples of all benchmarks, and what is wrong with them."""
+    targets: list[TargetEvidence] = []
+    problems: list[Problem] = []
+    for measured in grounds.benchmarks:
+        manifest = measured.manifest
+        problems += unclaimed_problems(manifest)
+        for samples in manifest.targets:
+            found = target_evidence(manifest, samples, measured.folder)
+            targets.append(found)
+            problems += sample_problems(
+                samples, found, manifest.arms, grounds.policy, grounds.params
+            )
+    return tuple(targets), problems
 
 
 def _arms(grounds: Grounds) -> dict[str, str]:
@@ -141,7 +157,7 @@ def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
                 words="The judged examples are not the eval split that the data report describes.",
             )
         )
-    sources = first.get("sources")
+    sources, times = first.get("sources"), first.get("times")
     return (
         QualityEvidence(
             eval_digest=sorted(evals)[0],
@@ -149,6 +165,7 @@ def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
             slices={name: tuple(_texts(v)) for name, v in _mapping(first["slices"]).items()},
             sources=None if sources is None else tuple(_texts(sources)),
             arms=arms,
+            times=None if times is None else tuple(_texts(times)),
             dropped=grounds.benchmarks[0].manifest.recorded.dropped or {},
         ),
         problems,

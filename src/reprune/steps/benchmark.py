@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from reprune.core.artifacts import (
     WEIGHTS,
@@ -15,25 +16,23 @@ from reprune.core.artifacts import (
     ModelBundle,
     Previous,
     Recorded,
-    TargetSamples,
 )
-from reprune.core.documents import canonical, digest_of
+from reprune.core.documents import digest_of
 from reprune.core.errors import ChainBroken, nearest
 from reprune.core.lock import Name
 from reprune.core.machine import Machine, this_machine
 from reprune.core.params import BenchmarkParams, Target
 from reprune.core.policy import Policy
 from reprune.core.step import Context, step
-from reprune.core.store import Artifact, write_bytes
+from reprune.core.store import Artifact
 from reprune.runtimes.base import get_runtime
 from reprune.steps.arms import PROMOTED
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+from reprune.steps.sampling import TargetJobs, take_samples, throughput_sizes
 from reprune.task.trained_on import TRAINED_ON
 
 if TYPE_CHECKING:
-    from reprune.judge.evidence import Unit
     from reprune.measure.attempts import Look
-    from reprune.measure.latency import LatencyJob
     from reprune.runtimes.base import Session
     from reprune.task.protocol import Split, Task
 
@@ -65,12 +64,12 @@ def benchmark(
     import torch
 
     from reprune.compress.bundle import load_bundle
-    from reprune.measure.attempts import ATTEMPTS_FILE, next_attempt
+    from reprune.measure.attempts import ATTEMPTS_FILE, local_uses, next_attempt
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     # Whatever fails for a dull reason fails here, before a look at the sealed split is spent.
-    jobs = _jobs(engines, load_bundle(dense).task, targets, benchmark)
+    jobs = _jobs(engines, load_bundle(dense).task, targets, benchmark, policy)
     sessions = _sessions(engines, targets)
     look = _look(engines, dense, data)
     attempt = next_attempt(ctx.root / ATTEMPTS_FILE, look, registered=previous.manifest.attempts)
@@ -79,7 +78,7 @@ def benchmark(
     del sessions
     run_seed = digest_of([look.dense_version, look.weights, look.eval_digest])
     samples = [
-        _sampled(name, replace(job, seed=f"{run_seed}/{name}"), policy, attempt, ctx)
+        take_samples(name, job, f"{run_seed}/{name}", policy, attempt, ctx)
         for name, job in jobs.items()
     ]
     return Benchmark(
@@ -90,6 +89,7 @@ def benchmark(
         engines=engines.manifest.engines,
         targets=tuple(samples),
         recorded=recorded,
+        uses=local_uses(ctx.root / ATTEMPTS_FILE, look.eval_digest),
     )
 
 
@@ -122,10 +122,9 @@ def _jobs(
     task: Task,
     targets: Mapping[str, Target],
     params: BenchmarkParams,
-) -> dict[str, LatencyJob]:
-    """What is to be timed, for each target that engines were built for; the seed is still open."""
-    from reprune.measure.latency import LatencyJob, timed_shapes
-
+    policy: Policy,
+) -> dict[str, TargetJobs]:
+    """What is to be timed, for each target that engines were built for; the seeds are still open."""
     built: dict[str, dict[str, Path]] = {}
     for fact in engines.manifest.engines:
         if fact.target not in targets:
@@ -137,15 +136,32 @@ def _jobs(
             )
         built.setdefault(fact.target, {})[fact.arm] = engines.file(fact.file)
     return {
-        name: LatencyJob(
-            target=targets[name],
-            engines=files,
-            shapes=timed_shapes(task, targets[name].batch_size),
-            params=params,
-            seed="",
-        )
+        name: _target_jobs(targets[name], files, task, params, policy)
         for name, files in sorted(built.items())
     }
+
+
+def _target_jobs(
+    target: Target,
+    engines: Mapping[str, Path],
+    task: Task,
+    params: BenchmarkParams,
+    policy: Policy,
+) -> TargetJobs:
+    from reprune.measure.latency import LatencyJob, timed_shapes
+
+    own, *others = (
+        LatencyJob(
+            target=msgspec.structs.replace(target, batch_size=size),
+            engines=engines,
+            shapes=timed_shapes(task, size),
+            params=params,
+            seed="",
+            control=policy.guards.control,
+        )
+        for size in (target.batch_size, *throughput_sizes(target, policy))
+    )
+    return TargetJobs(own=own, throughput=tuple(others))
 
 
 def _sessions(engines: Artifact[Engines], targets: Mapping[str, Target]) -> dict[str, Session]:
@@ -220,22 +236,3 @@ def _trained_on(previous: Artifact[Previous]) -> dict[str, bytes | None]:
             marked = name in previous.manifest.payload
             found[arm] = previous.file(name).read_bytes() if marked else None
     return found
-
-
-def _sampled(
-    name: str, job: LatencyJob, policy: Policy, attempt: int, ctx: Context
-) -> TargetSamples:
-    """Takes units up to each of the policy's looks, until its rules are decided, and writes them."""
-    from reprune.judge.decided import decided
-    from reprune.measure.latency import take_units
-
-    units: tuple[Unit, ...] = ()
-    for total in policy.looks:
-        units = take_units(
-            job, total=total, already=units, say=lambda text: ctx.say(f"{name}: {text}")
-        )
-        if decided(units, policy, arms=set(job.engines), attempt=attempt):
-            break
-    file = f"latency/{name}.json"
-    write_bytes(ctx.out / file, canonical(units))
-    return TargetSamples(target=name, batch_size=job.target.batch_size, units=len(units), file=file)
