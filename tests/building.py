@@ -13,17 +13,19 @@ with `msgspec.structs.replace`, or with `edit(evidence, "quality.ids", ())`.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from reprune.core.artifacts import Cost, EngineFact, Parity
+from reprune.core.artifacts import Cost, EngineFact, Judgement, Parity
 from reprune.core.machine import Machine
 from reprune.core.policy import Policy
 from reprune.judge.evidence import (
+    CONTROL,
     ArmRecords,
     ArmTimes,
+    Conditions,
     Evidence,
     QualityEvidence,
     TargetEvidence,
@@ -57,27 +59,70 @@ def make_unit(
     index: int, ns: Mapping[str, float], rng: random.Random, noise: float = 0.01, calls: int = 5
 ) -> Unit:
     """A unit whose arms take `ns` each, times a log-normal noise for each block."""
-    arms = {}
-    for order, (arm, typical) in enumerate(ns.items()):
-        blocks = []
-        for _ in range(2):
-            block = typical * rng.lognormvariate(0, noise)
-            blocks.append(
-                tuple(max(1, round(block * rng.uniform(0.99, 1.05))) for _ in range(calls))
-            )
-        arms[arm] = ArmTimes(order=order, blocks_ns=tuple(blocks), warmup_calls=10)
+    arms = {
+        arm: make_times(order, typical, rng, noise, calls)
+        for order, (arm, typical) in enumerate(ns.items())
+    }
     return Unit(
         index=index, process=index // 5, seed=index, started_s=1.0e9 + index, load=0.1, arms=arms
     )
 
 
+def make_times(
+    order: int, typical: float, rng: random.Random, noise: float, calls: int
+) -> ArmTimes:
+    """Two blocks of `calls` calls that take about `typical` ns."""
+    blocks = []
+    for _ in range(2):
+        block = typical * rng.lognormvariate(0, noise)
+        blocks.append(tuple(max(1, round(block * rng.uniform(0.99, 1.05))) for _ in range(calls)))
+    return ArmTimes(order=order, blocks_ns=tuple(blocks), warmup_calls=10)
+
+
 def make_units(
-    count: int, ratios: Mapping[str, float], *, seed: int = 1, noise: float = 0.01
+    count: int,
+    ratios: Mapping[str, float],
+    *,
+    seed: int = 1,
+    noise: float = 0.01,
+    calls: int = 5,
+    control: float | None = 1.0,
 ) -> tuple[Unit, ...]:
-    """`count` units; `ratios` maps each baseline arm to the candidate's time over that arm's."""
-    rng = random.Random(seed)
+    """`count` units; `ratios` maps each baseline arm to the candidate's time over that arm's.
+
+    `control` is the second dense session's time over the first's; None leaves it out.
+    """
+    rng, apart = random.Random(seed), random.Random(f"control {seed}")
     ns = {"candidate": BASE_NS, **{arm: BASE_NS / ratio for arm, ratio in ratios.items()}}
-    return tuple(make_unit(index, ns, rng, noise) for index in range(count))
+    units = tuple(make_unit(index, ns, rng, noise, calls) for index in range(count))
+    if control is None:
+        return units
+    typical = ns.get("dense", BASE_NS) * control
+    return tuple(
+        msgspec.structs.replace(
+            unit, arms={**unit.arms, CONTROL: make_times(len(ns), typical, apart, noise, calls)}
+        )
+        for unit in units
+    )
+
+
+def with_conditions(
+    units: Sequence[Unit], change: Callable[[Unit, str, int], Mapping[str, Any]] | None = None
+) -> tuple[Unit, ...]:
+    """The units with the conditions of a quiet machine; `change` gives what differs in a block of an
+    arm of a unit.
+    """
+    quiet = {"wall_ns": 10_000_000, "waited_ns": 0, "stolen": 0.0, "pulse_ns": 100_000}
+
+    def told(unit: Unit, arm: str, times: ArmTimes) -> ArmTimes:
+        changes = [change(unit, arm, b) if change else {} for b in range(len(times.blocks_ns))]
+        conditions = tuple(msgspec.convert({**quiet, **c}, Conditions) for c in changes)
+        return msgspec.structs.replace(times, conditions=conditions)
+
+    return tuple(
+        msgspec.structs.replace(u, arms={arm: told(u, arm, t) for arm, t in u.arms.items()})
+        for u in units
+    )
 
 
 def flipped(base: Sequence[int], lost: int, gained: int, seed: int = 3) -> tuple[int, ...]:
@@ -177,7 +222,13 @@ def make_evidence(
         quality=make_quality(records, slices=slices, sources=sources),
         power=(),
         problems=(),
+        uses=1,
     )
+
+
+def notes_of(judgement: Judgement) -> tuple[str, ...]:
+    """Its notes, without that on how much two sessions of one model differ."""
+    return tuple(note for note in judgement.notes if "two sessions of one model" not in note)
 
 
 def edit(struct: Any, path: str, value: Any) -> Any:

@@ -56,7 +56,7 @@ from reprune.core.params import Params
 from reprune.core.policy import Policy
 from reprune.core.step import Documents, knobs_digest, run
 from reprune.core.store import Artifact
-from reprune.judge.evidence import ArmTimes, Unit
+from reprune.judge.evidence import CONTROL, ArmTimes, Unit
 from reprune.steps import get_step
 
 PARAMS = "name: digits\ntask: task.digits:DigitsTask\nregistry: {kind: files, uri: registry}\n"
@@ -377,11 +377,16 @@ class _Writer:
             file=f"ort-cpu/{arm}.onnx",
             bytes=2000 if small else 4000,
             bundle=bundle,
-            weights="sha256:" + "0" * 64,
+            weights=self._weights_digest(arm),
             inputs=("image",),
             parity=Parity(examples=64, max_abs=1e-6, cosine=1.0, agreement=1.0),
             cost=SMALL_COST if small else DENSE_COST,
         )
+
+    def _weights_digest(self, arm: str) -> str:
+        if arm not in ("candidate", "dense"):
+            return "sha256:" + "0" * 64
+        return store.file_digest(self.root / "artifacts" / arm / "weights.safetensors")
 
     def _benchmark(
         self, arms: dict[str, str], facts: tuple[EngineFact, ...], parents: dict[str, str]
@@ -436,12 +441,13 @@ class _Writer:
         base = 100_000 * math.exp(self.random.gauss(0, 0.05))
         speed = {
             "dense": 1.0,
+            CONTROL: 1.0,
             "candidate": self.story.ratio,
             "champion": self.story.ratio / self.story.champion_ratio,
             "anchor": self.story.ratio,
         }
         times = {}
-        for order, arm in enumerate(sorted(arms)):
+        for order, arm in enumerate((*sorted(arms), CONTROL)):
             blocks = tuple(
                 tuple(
                     round(base * speed[arm] * math.exp(self.random.gauss(0, 0.01)))

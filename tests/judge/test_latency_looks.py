@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from reprune.core.artifacts import RuleResult
-from reprune.judge.decided import decided
-from reprune.judge.evidence import ArmTimes, Unit
+from reprune.core.artifacts import Judgement, RuleResult
+from reprune.judge.decided import decided, decided_throughput, stops
+from reprune.judge.evidence import ArmTimes, BatchUnits, Unit
 from reprune.judge.family import family_size
 from reprune.judge.latency import Look, Sequential, follow, unit_problems, unit_ratio
 from reprune.judge.verdict import judge
@@ -239,10 +240,131 @@ def test_judging_everything_agrees_with_stopping_early(
     assert stop == 120 or settled <= {"pass", "block"}
 
 
-def test_family_size_counts_what_chance_could_break() -> None:
-    """Latency, margins, floors and slice rules over all targets; size and parity are certain."""
+ALL_RULES: dict[str, Any] = {
+    "latency": {
+        **LATENCY,
+        "tail": {"percentile": 90, "units": 20, "vs_parent": {"max_ratio": 0.8}, "vs_champion": {}},
+        "objective": {"max_ms": 0.45, "percentile": 95, "units": 30},
+    },
+    "throughput": {"vs_parent": {"min_ratio": 1.2}},
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    parent=st.sampled_from([0.6, 0.79, 0.85]),
+    champion=st.sampled_from([1.0, 1.04, 1.2]),
+    noise=st.sampled_from([0.003, 0.03, 0.1]),
+    widest=st.sampled_from([None, 1.1, 1.5]),
+    control=st.sampled_from([1.0, 1.04]),
+    attempt=st.sampled_from([1, 2]),
+)
+def test_all_rules_about_time_agree_with_stopping_early(
+    seed: int,
+    parent: float,
+    champion: float,
+    noise: float,
+    widest: float | None,
+    control: float,
+    attempt: int,
+) -> None:
+    """Tails, objective, throughput, guards and notes: of all units as of those up to the stop."""
+    ratios = {"dense": parent, "champion": champion}
+    units = make_units(120, ratios, seed=seed, noise=noise, control=control)
+    batch = make_units(120, ratios, seed=seed + 1, noise=noise, control=control)
+    policy = make_policy(**{**only_latency(), **ALL_RULES}, guards={"max_interval": widest})
+    stop = next(
+        (
+            n
+            for n in stops(policy, ARMS)
+            if decided(units[:n], policy, arms=ARMS, attempt=attempt, batches=1)
+        ),
+        120,
+    )
+    late = next(
+        (
+            n
+            for n in policy.looks
+            if decided_throughput(batch[:n], policy, arms=ARMS, attempt=attempt, batches=1)
+        ),
+        120,
+    )
+    assert stop >= 30
+    evidence = edit(make_evidence(units=1, attempt=attempt), "targets.0.throughput", ())
+
+    def judged(own: int, other: int) -> Judgement:
+        whole = edit(evidence, "targets.0.units", units[:own])
+        batches = (BatchUnits(batch_size=8, units=batch[:other]),)
+        return judge(edit(whole, "targets.0.throughput", batches), policy)
+
+    assert judged(stop, late) == judged(120, 120)
+
+
+def test_stopping_waits_for_tail_and_objective() -> None:
+    """The median is settled at eight units, the tail at 20 and the objective at 30 of them."""
+    policy = make_policy(**ALL_RULES)
+    units = make_units(40, {"dense": 0.6, "champion": 1.0})
+    assert stops(policy, ARMS) == (8, 15, 20, 30, 60, 120)
+    taken = [n for n in range(41) if decided(units[:n], policy, arms=ARMS, attempt=1, batches=0)]
+    assert taken[0] == 30
+    alone = make_policy(latency={"tail": ALL_RULES["latency"]["tail"]})
+    assert stops(alone, ARMS) == (20,)
+    assert [n for n in (0, 19, 20) if decided(units[:n], alone, arms=ARMS, attempt=1)] == [20]
+    far = make_policy(latency={**LATENCY, "objective": {"max_ms": 1.0, "units": 200}})
+    assert stops(far, ARMS)[-1] == 200
+    assert not decided(make_units(120, {"dense": 0.6, "champion": 1.0}), far, arms=ARMS, attempt=1)
+    assert stops(make_policy(latency=None), ARMS) == ()
+
+
+def test_stopping_waits_for_throughput() -> None:
+    """At the own batch size and at others; without such a rule there is nothing to wait for."""
+    policy = make_policy(latency=None, throughput={"vs_parent": {"min_ratio": 1.25}})
+    clear = make_units(15, {"dense": 0.6, "champion": 1.0})
+    close = make_units(15, {"dense": 0.8, "champion": 1.0}, noise=0.05)
+    assert stops(policy, ARMS) == policy.looks
+    for units, settled in ((clear, True), (close, False), (clear[:7], False)):
+        assert decided(units, policy, arms=ARMS, attempt=1, batches=1) == settled
+        assert decided_throughput(units, policy, arms=ARMS, attempt=1, batches=1) == settled
+    assert decided_throughput((), make_policy(), arms=ARMS, attempt=1, batches=1)
+    assert decided_throughput(close[1:], policy, arms=ARMS, attempt=1, batches=1)
+
+
+def test_more_batch_sizes_make_a_block_harder() -> None:
+    """What blocks one rule of one takes more units beside another batch size, for judge and benchmark."""
     policy = make_policy(
-        targets={"cpu": "required", "gpu": "advisory"},
+        **{**only_latency(), "latency": None}, throughput={"vs_parent": {"min_ratio": 1.25}}
+    )
+    slow = make_units(15, {"dense": 1.0, "champion": 1.0})
+    fast = make_units(15, {"dense": 0.6, "champion": 1.0})
+    for batches, needed in ((0, 8), (1, 15)):
+        for ask in (decided, decided_throughput):
+            found = [
+                n for n in (8, 15) if ask(slow[:n], policy, arms=ARMS, attempt=1, batches=batches)
+            ]
+            assert found[0] == needed
+        more = tuple(BatchUnits(batch_size=9, units=fast) for _ in range(batches))
+        evidence = edit(make_evidence(units=1), "targets.0.units", slow)
+        first = judge(edit(evidence, "targets.0.throughput", more), policy).rules[0]
+        assert (first.outcome, first.samples) == ("block", needed)
+
+
+def test_family_size_counts_rules_about_time_a_batch_size() -> None:
+    """Two medians, two tails, one objective, one throughput, each target; and one a batch size more."""
+    policy = make_policy(quality={}, **ALL_RULES)
+    assert family_size(policy, ARMS) == 6
+    assert family_size(policy, ARMS, 3) == 9
+    two = make_policy(quality={}, targets={"a": "required", "b": "advisory"}, **ALL_RULES)
+    assert family_size(two, ARMS, 3) == 9
+    both = make_policy(quality={}, targets={"a": "required", "b": "required"}, **ALL_RULES)
+    assert family_size(both, ARMS, 3) == 15
+    assert family_size(policy, ("candidate", "dense"), 3) == 4 + 3
+
+
+def test_family_size_counts_what_chance_could_break() -> None:
+    """Latency, margins, floors and slice rules over required targets; size and parity are certain."""
+    policy = make_policy(
+        targets={"cpu": "required", "gpu": "required", "npu": "advisory"},
         quality={
             "accuracy": {"vs_parent": {}, "vs_champion": {}, "floor": 0.5, "slices": {}},
             "f1": {"slices": {}},

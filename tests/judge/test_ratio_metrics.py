@@ -16,7 +16,9 @@ from reprune.judge.bootstrap import (
     upper_limit,
 )
 from reprune.judge.metrics import METRICS, get_metric
-from reprune.judge.ratios import RatioComparison, RatioLevel, Resampled
+from reprune.judge.ratios import Resampled
+from reprune.judge.resampled import ResampledComparison as RatioComparison
+from reprune.judge.resampled import ResampledLevel as RatioLevel
 
 
 def resampled(columns: np.ndarray, seed: str = "s", higher: bool = True) -> list[Resampled]:
@@ -55,7 +57,8 @@ def test_metrics_by_hand() -> None:
     records = {"numerator": [2, 0, 6], "denominator": [4, 2, 6]}
     assert {get_metric(name).value(records) for name in ("dice", "iou", "f1")} == {8 / 12}
     assert get_metric("accuracy").form == "binary"
-    assert all(get_metric(name).higher_is_better for name in METRICS)
+    less = {name for name in METRICS if not get_metric(name).higher_is_better}
+    assert less == {"ece", "mae", "mse"}
     with pytest.raises(UnknownName, match="accuracy"):
         get_metric("acuracy")
 

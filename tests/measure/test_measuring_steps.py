@@ -18,7 +18,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from msgspec import UNSET
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from torch import nn
@@ -130,7 +129,7 @@ class World:
         out: str,
         *,
         policy: Policy = POLICY,
-        targets: dict[str, Target] = TARGETS,
+        params: Params = PARAMS,
         **inputs: str,
     ) -> Artifact[Any]:
         lock = Lock(
@@ -138,7 +137,6 @@ class World:
             dense=DenseRef(version="1", weights=NO_DIGEST), champion="none",
             targets=("one",), params=NO_DIGEST, policy=NO_DIGEST, task=NO_DIGEST, data_version="1",
         )  # fmt: skip
-        params = msgspec.structs.replace(PARAMS, targets=targets)
         documents = Documents(root=self.root, params=params, policy=policy, lock=lock)
         given: dict[str, Any] = {key: self.path(value) for key, value in inputs.items()}
         return run(get_step(name), given, documents, self.path(out), say=lambda _: None)
@@ -355,6 +353,8 @@ def test_the_benchmark_records_and_times_all_arms(world: World) -> None:
     data = store.read(world.path("data"), DataReport).manifest
     assert manifest.recorded.eval_digest == data.splits["eval"].digest
     assert manifest.machine == this_machine(1)
+    # Every earlier look of this module was at the same examples, and is in the ledger.
+    assert manifest.uses == sum(x["eval_digest"] == last["eval_digest"] for x in world.ledger())
     stored = load_file(made.file("records.safetensors"))
     keys = {f"{arm}@{target}/correct" for arm in arms for target in TARGETS} | {"dense/correct"}
     assert set(stored) == keys
@@ -367,59 +367,43 @@ def test_the_benchmark_records_and_times_all_arms(world: World) -> None:
         assert len(units) == samples.units
         assert samples.units in POLICY.looks
         assert all(set(unit.arms) == {*arms, CONTROL} for unit in units)
-        assert all(len(t.conditions) == 2 for unit in units for t in unit.arms.values())
+        blocks = [arm.conditions for unit in units for arm in unit.arms.values()]
+        assert all(len(conditions) == 2 for conditions in blocks)
         assert [unit.index for unit in units] == list(range(len(units)))
-        # No rule asks for these, so nothing is measured for them.
-        assert samples.throughput is UNSET
-        assert samples.memory is UNSET
-    looks = [look for look in world.ledger() if look["eval_digest"] == last["eval_digest"]]
-    assert manifest.uses == len(looks)
 
 
-@pytest.mark.slow
-def test_other_batch_sizes_memory_and_tails_are_sampled_where_rules_ask(world: World) -> None:
-    """Throughput at every batch size of the target, the memory of every arm, units up to the tail's."""
-    targets = {"one": Target(throughput_batch_sizes=(16, 1, 8)), "more": TARGETS["more"]}
+def test_what_the_policy_asks_for_is_measured_and_nothing_else(world: World) -> None:
+    """Other batch sizes, memory, as many units as a tail needs; no control where no guard wants one."""
     policy = msgspec.structs.replace(
         POLICY,
-        looks=(5, 6),
-        latency=LatencyRules(
-            vs_parent=MaxRatio(max_ratio=5.0),
-            tail=TailRules(units=20, vs_parent=MaxRatio(max_ratio=5.0)),
-        ),
-        throughput=ThroughputRules(vs_parent=MinRatio(min_ratio=0.01)),
+        targets={"wide": "required"},
+        latency=LatencyRules(tail=TailRules(units=20, vs_parent=MaxRatio(max_ratio=0.9))),
+        throughput=ThroughputRules(vs_parent=MinRatio(min_ratio=1.1)),
         memory=MemoryRules(ceiling_bytes=10**9),
         guards=GuardRules(control=False),
     )
-    made = world.step(
-        "benchmark", "benchmark-all", policy=policy, targets=targets,
-        engines="engines", dense="dense", previous="previous", data="data",
-    )  # fmt: skip
-    more, one = made.manifest.targets
-    arms = {"candidate", "dense", "champion"}
-    assert (one.units, more.units) == (20, 20)
-    assert more.throughput is UNSET
-    assert [batch.batch_size for batch in one.throughput] == [8, 16]
-    seeds = {tuple(u.seed for u in decode_units(made.file(one.file).read_bytes())[:5])}
-    times = {1: decode_units(made.file(one.file).read_bytes())}
-    for batch in one.throughput:
-        assert batch.file == f"throughput/one-{batch.batch_size}.json"
-        units = decode_units(made.file(batch.file).read_bytes())
-        assert len(units) == batch.units
-        assert batch.units in policy.looks
+    wide = Target(throughput_batch_sizes=(8, 1, 3, 8))
+    inputs = {"candidate": "candidate", "dense": "dense", "previous": "previous", "data": "data"}
+    params = msgspec.structs.replace(PARAMS, targets={"wide": wide})
+    built = world.step("build", "engines-wide", params=params, **inputs)
+    made = world.benchmark(
+        out="benchmark-wide", engines="engines-wide", policy=policy, params=params
+    )
+    (samples,) = made.manifest.targets
+    arms = {fact.arm for fact in built.manifest.engines}
+    assert samples.units == 20
+    assert [one.batch_size for one in samples.throughput] == [3, 8]
+    for one in samples.throughput:
+        assert one.units in policy.looks
+        units = decode_units(made.file(one.file).read_bytes())
+        assert len(units) == one.units
         assert all(set(unit.arms) == arms for unit in units)
-        seeds.add(tuple(unit.seed for unit in units[:5]))
-        times[batch.batch_size] = units
-    assert len(seeds) == 3
-    medians = {
-        size: np.median([np.median(unit.arms["dense"].blocks_ns[0]) for unit in units])
-        for size, units in times.items()
+    memory = json.loads(made.file(samples.memory).read_bytes())
+    assert set(memory) == arms
+    assert all(len(found) == 3 and min(found) > 0 for found in memory.values())
+    assert {samples.file, samples.memory, *(one.file for one in samples.throughput)} == {
+        name for name in made.manifest.payload if name.partition("/")[1]
     }
-    assert medians[16] > medians[1]
-    for samples in (one, more):
-        memory = json.loads(made.file(samples.memory).read_bytes())
-        assert set(memory) == arms
-        assert all(len(peaks) == 3 and min(peaks) > 10_000 for peaks in memory.values())
 
 
 def test_orders_come_from_the_dense_model_and_the_data_alone(world: World) -> None:

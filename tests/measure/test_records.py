@@ -83,9 +83,11 @@ def test_every_arm_answers_the_same_examples(tmp_path: Path) -> None:
         taken.arms["dense"]["correct"], taken.arms["dense@cpu"]["correct"]
     )
     recorded = write_records(tmp_path, taken)
-    assert (recorded.examples, recorded.columns) == (20, ("correct",))
+    names = ("actual", "answer", "correct")
+    assert (recorded.examples, recorded.columns) == (20, names)
     stored = load_file(tmp_path / "records.safetensors")
-    assert set(stored) == {"dense/correct", "dense@cpu/correct", "candidate@cpu/correct"}
+    keys = ("dense", "dense@cpu", "candidate@cpu")
+    assert set(stored) == {f"{key}/{name}" for key in keys for name in names}
     assert all(column.dtype == np.int64 for column in stored.values())
     examples = json.loads((tmp_path / "examples.json").read_text())
     assert examples["ids"] == list(taken.ids)

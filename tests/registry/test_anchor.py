@@ -9,7 +9,7 @@ import pytest
 
 from reprune.core.errors import ChampionLost, InputError, ReceiptInvalid, VersionNotFound
 from reprune.doors.cli import main
-from reprune.registry import compressed
+from reprune.registry import compressed, tags
 from reprune.steps.anchor import move_anchor
 from tests.chain import Story
 from tests.registry.promotion import COMPRESSED, next_generation, promoted, ready, registry_of
@@ -29,7 +29,7 @@ def test_the_champion_becomes_the_anchor_and_stays_it(tmp_path: Path) -> None:
     assert (result.version, result.before, result.moved) == ("1", None, True)
     assert move_anchor(tmp_path, version="1", **WHO).moved is False
     (info,) = registry_of(tmp_path).versions(COMPRESSED)
-    assert info.tags[compressed.ANCHORED] == "Ada Lovelace: the first one in the field"
+    assert info.tags[tags.ANCHORED] == "Ada Lovelace: the first one in the field"
     holder = compressed.anchor(registry_of(tmp_path), "digits")
     assert holder is not None
     assert holder.ref.version == "1"

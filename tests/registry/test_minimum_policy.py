@@ -18,7 +18,26 @@ FULL = """
 targets: {ort-cpu: required, jetson: advisory}
 alpha: 0.05
 looks: [8, 15, 30]
-latency: {vs_parent: {max_ratio: 0.9}, vs_champion: {max_ratio: 1.05}, vs_anchor: {max_ratio: 1.1}}
+latency:
+  vs_parent: {max_ratio: 0.9}
+  vs_champion: {max_ratio: 1.05}
+  vs_anchor: {max_ratio: 1.1}
+  tail:
+    percentile: 95
+    units: 60
+    vs_parent: {max_ratio: 1.0}
+    vs_champion: {max_ratio: 1.1}
+    vs_anchor: {max_ratio: 1.2}
+  objective: {max_ms: 20.0, percentile: 90, units: 60}
+throughput: {vs_parent: {min_ratio: 1.1}, vs_champion: {min_ratio: 0.9}, vs_anchor: {min_ratio: 0.8}}
+memory:
+  vs_parent: {max_ratio: 0.9}
+  vs_champion: {max_ratio: 1.05}
+  vs_anchor: {max_ratio: 1.1}
+  ceiling_bytes: 5000000
+guards: {control: true, max_waiting: 0.2, max_disturbed: 0.4, max_clock_change: 2.0, max_interval: 1.4}
+eval: {max_uses: 15}
+on_inconclusive: block
 quality:
   accuracy:
     vs_parent: {max_drop: 0.02, max_error_ratio: 1.25}
@@ -31,7 +50,16 @@ parity: {max_abs: 0.001, min_cosine: 0.999, min_agreement: 0.99}
 valid_for_days: 14.0
 """
 MINIMUM = decode_yaml(FULL, Policy, name="minimum")
-STRICTER_WHEN_HIGHER = {"floor", "min_cosine", "min_agreement", "looks"}
+STRICTER_WHEN_HIGHER = {
+    "floor",
+    "min_cosine",
+    "min_agreement",
+    "min_ratio",
+    "looks",
+    "units",
+    "percentile",
+}
+WORDS = {"on_inconclusive": ("hold", "block"), "mode": ("enforce", "dry-run")}  # weaker, stricter
 IGNORED = {"schema"}
 
 
@@ -51,7 +79,11 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 TREE: dict[str, Any] = msgspec.to_builtins(MINIMUM)
 LEAVES = [(path, value) for path, value in leaves(TREE) if path[-1] not in IGNORED]
-WITH_LIMIT = [(path, value) for path, value in LEAVES if isinstance(value, float | int)]
+WITH_LIMIT = [
+    (path, value)
+    for path, value in LEAVES
+    if isinstance(value, float | int) and not isinstance(value, bool) and path[-1] != "percentile"
+]
 
 
 def moved(path: tuple[Any, ...], value: Any, *, weaker: bool) -> Any:
@@ -59,14 +91,29 @@ def moved(path: tuple[Any, ...], value: Any, *, weaker: bool) -> Any:
     if path[0] == "targets":
         other = {"required": "advisory", "advisory": "required"}[value]
         return replaced(TREE, path, other) if weaker == (value == "required") else TREE
-    if path[-1] == "required":
-        return replaced(TREE, path, [] if weaker else [*value, "rain"])
+    return replaced(TREE, path, shifted(path, value, weaker=weaker))
+
+
+def shifted(path: tuple[Any, ...], value: Any, *, weaker: bool) -> Any:
+    """The leaf at `path`, made weaker or stricter."""
     up = (path[-1] in STRICTER_WHEN_HIGHER) != weaker
-    if path[-1] == "looks":
-        return replaced(TREE, path, [look + (1 if up else -1) for look in value])
-    if isinstance(value, int):
-        return replaced(TREE, path, value + (1 if up else -1))
-    return replaced(TREE, path, value * (1.0005 if up else 0.9995))
+    if path[-1] in WORDS:
+        new: Any = WORDS[path[-1]][not weaker]
+    elif path[-1] == "required":
+        new = [] if weaker else [*value, "rain"]
+    elif path == ("latency", "tail", "percentile"):
+        new = 90 if weaker else value  # no other percentile is stricter
+    elif path[-1] == "percentile":
+        new = 95 if up else 50
+    elif path[-1] == "looks":
+        new = [look + (1 if up else -1) for look in value]
+    elif isinstance(value, bool):
+        new = not weaker
+    elif isinstance(value, int):
+        new = value + (1 if up else -1)
+    else:
+        new = value * (1.0005 if up else 0.9995)
+    return new
 
 
 def decoded(tree: Any) -> Policy:
@@ -100,7 +147,8 @@ def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 OPTIONAL = [
     path
     for path in nodes(TREE)
-    if path[0] in ("latency", "quality", "size", "targets") and path[-1] != "max_ratio"
+    if path[0] in ("latency", "throughput", "memory", "quality", "size", "targets")
+    and path[-1] not in ("max_ratio", "min_ratio")
 ]
 
 
@@ -120,16 +168,46 @@ def test_a_rule_left_out_is_weaker(path: tuple[Any, ...]) -> None:
     if msgspec.to_builtins(found) == TREE:
         return
     stricter_default = (
-        path[-1] in ("max_drop", "max_error_ratio") and at_least(found, MINIMUM) == []
+        path[-1] in ("max_drop", "max_error_ratio", "percentile") and at_least(found, MINIMUM) == []
     )
     assert at_least(found, MINIMUM) or stricter_default, path
+
+
+@pytest.mark.parametrize(
+    ("minimum", "found", "words"),
+    [
+        ({"mode": "dry-run"}, {}, "mode is enforce, not dry-run"),
+        ({}, {"mode": "dry-run"}, ""),
+        ({"guards": {}}, {"guards": {"control": False}}, "guards.control is off"),
+        ({}, {"guards": {"max_waiting": None}}, "guards.max_waiting is missing"),
+        ({"guards": {"max_waiting": None}}, {"guards": {"max_waiting": 0.9}}, ""),
+        ({"guards": {"control": False}}, {"guards": {"control": False}}, ""),
+        ({}, {"latency": TREE["latency"] | {"tail": None}}, "latency.tail is missing"),
+        ({}, {"latency": TREE["latency"] | {"objective": None}}, "latency.objective is missing"),
+        ({}, {"throughput": None}, "throughput.vs_parent.min_ratio is missing"),
+        ({}, {"memory": None}, "memory.vs_parent.max_ratio is missing"),
+    ],
+)
+def test_the_words_of_what_is_weaker(
+    minimum: dict[str, Any], found: dict[str, Any], words: str
+) -> None:
+    """A dry run is never weaker, for it promotes nothing; a guard that is off is, where it is wanted."""
+    weaker = at_least(decoded(TREE | found), decoded(TREE | minimum))
+    assert weaker == [] if not words else words in weaker
+
+
+def test_another_percentile_is_another_demand() -> None:
+    """p99 of a ratio is not stricter than p95 of it, and not weaker: it is refused."""
+    other = replaced(TREE, ("latency", "tail", "percentile"), 99)
+    assert at_least(decoded(other), MINIMUM) == ["latency.tail.percentile is 99, not 95"]
 
 
 def test_more_rules_are_not_weaker() -> None:
     """A minimum that asks for little is met by a policy that asks for more."""
     little = decode_yaml(
         "targets: {ort-cpu: advisory}\nquality: {accuracy: {floor: 0.5}}\nalpha: 0.1\n"
-        "parity: {max_abs: 1, min_cosine: 0.5, min_agreement: 0.5}\nlooks: [5]\n",
+        "parity: {max_abs: 1, min_cosine: 0.5, min_agreement: 0.5}\nlooks: [5]\n"
+        "eval: {max_uses: 100}\nguards: {control: false, max_disturbed: 0.9}\n",
         Policy,
         name="little",
     )

@@ -13,6 +13,7 @@ from reprune.core.lock import ChampionRef
 from reprune.core.step import run
 from reprune.registry import compressed, receipts
 from reprune.registry.mlflow_registry import MlflowRegistry
+from reprune.registry.tags import TAGS
 from reprune.steps import promote as promote_module
 from reprune.steps.fetch import fetch_previous
 from reprune.steps.promoter import make_promoter, read_promoter
@@ -53,7 +54,7 @@ def test_a_pass_is_registered_signed_and_becomes_champion(tmp_path: Path) -> Non
     registry = registry_of(tmp_path)
     (info,) = registry.versions(COMPRESSED)
     verdict = store.read(chain.path("verdict"), store.KINDS["Verdict"])
-    assert {name: info.tags[name] for name in compressed.TAGS} == {
+    assert {name: info.tags[name] for name in TAGS} == {
         "reprune.parent": "1",
         "reprune.verdict": verdict.digest,
         "reprune.lock": chain.documents.lock.digest,

@@ -11,8 +11,10 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 from securesystemslib.signer import CryptoSigner
 
+from reprune.core.artifacts import Waiver
 from reprune.core.documents import canonical
 from reprune.core.errors import ReceiptInvalid
 from reprune.registry.receipts import (
@@ -78,6 +80,41 @@ def test_what_was_signed_is_what_is_read() -> None:
     assert sign(statement(), SIGNER) == RAW
     assert subject_digests(found.statement) == {"a": DIGEST, "bundle/w": DIGEST}
     assert decode(RAW, where="r").signer == ""
+
+
+def test_receipts_from_before_overrides_keep_their_bytes() -> None:
+    """What came later is absent from a decision without it, and part of the signed bytes of one with it."""
+    assert not {"waiver", "dry_run", "newest_time"} & set(payload()["predicate"])
+    waiver = Waiver(
+        by="Ada",
+        reason="r",
+        expires="2026-12-24",
+        rules=("a on b",),
+        verdict=DIGEST,
+        candidate=DIGEST,
+        policy=DIGEST,
+    )
+    raw = sign(statement(outcome="block", waiver=waiver, newest_time="2026-01"), SIGNER)
+    found = verify(raw, [SIGNER.public_key], where="r").statement.predicate
+    assert (found.waiver, found.newest_time) == (waiver, "2026-01")
+    forged = statement(outcome="block", waiver=msgspec.structs.replace(waiver, by="Eve"))
+    with pytest.raises(ReceiptInvalid):
+        verify(repacked(canonical(forged)), [SIGNER.public_key], where="r")
+
+
+@pytest.mark.parametrize("outcome", ["pass", "block", "inconclusive", "error"])
+@pytest.mark.parametrize("waived", [False, True])
+@pytest.mark.parametrize("dry_run", [UNSET, False, True])
+def test_what_may_become_champion(outcome: str, waived: bool, dry_run: Any) -> None:
+    """A pass, or a block or undecided verdict that was overridden; never an error, never a dry run."""
+    waiver = Waiver(
+        by="A", reason="r", expires="2026-12-24", rules=("a",), verdict="", candidate="", policy=""
+    )
+    found = statement(
+        outcome=outcome, waiver=waiver if waived else UNSET, dry_run=dry_run
+    ).predicate
+    expected = outcome == "pass" or (waived and outcome != "error")
+    assert found.promotes == (expected and dry_run is not True)
 
 
 def test_an_unknown_key_is_refused() -> None:

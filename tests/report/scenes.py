@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
-from reprune.core.artifacts import Outcome, RuleResult, SliceResult
+from reprune.core.artifacts import GuardResult, Outcome, RuleResult, SliceResult, Waiver
+from reprune.judge.consequence import BLOCKS_UNDECIDED
 from reprune.judge.evidence import Problem
-from tests.report.verdicts import CANDIDATE_COST, DENSE_COST, Scene, rule
+from reprune.judge.words import waived
+from reprune.report.slices import NEWEST
+from tests.report.verdicts import CANDIDATE_COST, DENSE_COST, Scene, digest, rule
 
 DENSE_BYTES = DENSE_COST.bytes + 4_211
 CANDIDATE_BYTES = CANDIDATE_COST.bytes + 4_211
@@ -267,6 +272,205 @@ UNDECIDED = scene(
     *parity("dense", "candidate"),
 )
 
+
+def guard(
+    name: str, outcome: str, value: float | None, limit: float | None, words: str
+) -> GuardResult:
+    return GuardResult(
+        guard=name,
+        target="ort-cpu",
+        outcome=outcome,  # type: ignore[arg-type]
+        value=value,
+        limit=limit,
+        words=words,
+    )
+
+
+CONTROL = guard(
+    "control",
+    "ok",
+    1.002,
+    1.05,
+    "Two sessions of the dense model came out equal: 1.002 times as long.",
+)
+WAITING = guard(
+    "waiting", "ok", 0.01, 0.2, "Threads waited for a core during 1 % of the longest-waiting block."
+)
+CLOCK = guard("clock", "unknown", None, 2.0, "The machine does not tell how fast its clock ran.")
+WIDTH = guard("interval", "off", None, None, "The policy switched off the widest interval.")
+
+
+WAITED = (
+    "In 38 of 60 units a process waited for a core longer than 20 % of a block: stop what else runs on "
+    "the machine."
+)
+
+
+def sort_of(kind: str, baseline: str, outcome: Outcome, **fields: object) -> RuleResult:
+    """A rule on slow calls, throughput or memory, with words that say what it is."""
+    given: dict[str, object] = {
+        "target": "ort-cpu",
+        "unit": "ratio",
+        "samples": 60,
+        "words": f"On ort-cpu, {kind} against {baseline} was measured: {_ENDING[outcome]}.",
+    }
+    return rule(kind, baseline, outcome, **(given | fields))
+
+
+def speed_and_memory(outcome: Outcome) -> tuple[RuleResult, ...]:
+    """One of each rule on slow calls, throughput and memory; the first has `outcome`."""
+    most = {"direction": "at most"}
+    return (
+        sort_of(
+            "latency.tail.vs_parent",
+            "dense",
+            outcome,
+            baseline_value=0.0902,
+            candidate_value=0.0561,
+            change=0.622,
+            low=0.601,
+            high=0.651,
+            limit=0.95,
+            decide="" if outcome == "pass" else WAITED,
+            **most,
+        ),
+        sort_of(
+            "latency.objective",
+            "absolute",
+            "pass",
+            unit="share",
+            candidate_value=0.0712,
+            change=0.0004,
+            low=0.0,
+            high=0.0061,
+            limit=0.01,
+            **most,
+        ),
+        sort_of(
+            "throughput.b32.vs_parent",
+            "dense",
+            "pass",
+            baseline_value=11_900.0,
+            candidate_value=18_200.0,
+            change=1.53,
+            low=1.49,
+            high=1.56,
+            limit=1.2,
+            direction="at least",
+        ),
+        sort_of(
+            "memory.vs_parent",
+            "dense",
+            "pass",
+            baseline_value=31_400_000.0,
+            candidate_value=27_900_000.0,
+            change=0.889,
+            low=0.889,
+            high=0.889,
+            limit=0.95,
+            samples=3,
+            **most,
+        ),
+        sort_of(
+            "memory.ceiling",
+            "absolute",
+            "pass",
+            unit="bytes",
+            candidate_value=27_900_000.0,
+            low=27_900_000.0,
+            high=27_900_000.0,
+            limit=64_000_000.0,
+            samples=3,
+            **most,
+        ),
+    )
+
+
+# The candidate is fast, but the machine cannot be trusted to say so.
+TRIPPED = scene(
+    "inconclusive",
+    "Inconclusive: the p95 of single calls is 0.622 times that of the dense model, but that is not "
+    "certain yet; the policy demands a p95 that is at least 1.05x faster.",
+    accuracy("dense", "pass", (440, 441), 0.0125),
+    *speed_and_memory("inconclusive"),
+    *parity("dense", "candidate"),
+    guards=(
+        CONTROL,
+        guard(
+            "waiting",
+            "tripped",
+            0.41,
+            0.2,
+            WAITED,
+        ),
+        CLOCK,
+        WIDTH,
+    ),
+    uses=4,
+)
+
+WAIVER = Waiver(
+    by="Ada Lovelace",
+    reason="the old model misreads 8 for 3 in production; see | `INC-7` <b>now</b>",
+    expires="2026-12-24",
+    rules=("accuracy.vs_parent on ort-cpu", "latency.vs_parent on ort-cpu"),
+    verdict=digest("waived verdict"),
+    candidate=digest("old"),
+    policy=digest("policy"),
+)
+
+# A pass after a champion that somebody let through.
+WAIVED = scene(
+    "pass",
+    PASSED.headline,
+    *PASSED.rules,
+    *speed_and_memory("pass"),
+    guards=(CONTROL, WAITING, CLOCK, WIDTH),
+    waivers=(WAIVER,),
+    notes=(
+        waived(WAIVER, WAIVER.candidate),
+        "This eval split has been judged on 23 times, and the policy warns above 20 (eval.max_uses): "
+        "whoever tries often enough passes by luck. Draw a new one.",
+    ),
+    uses=23,
+)
+
+WAIVED = replace(
+    WAIVED,
+    slices=(
+        *WAIVED.slices,
+        slice_result(
+            NEWEST,
+            outcome="ok",
+            flips=(2, 1),
+            examples=120,
+            change=-1 / 120,
+            low=-0.041,
+            high=0.02,
+            detectable=0.09,
+        ),
+    ),
+)
+
+DRY = scene(
+    "block",
+    "Dry run: would block: accuracy fell by 6.00 points against the dense model; the policy allows a "
+    "loss of 3.0 points.",
+    *BLOCKED.rules,
+    right=BLOCKED.right,
+    slices=digit_slices(harmed=True),
+    dry_run=True,
+)
+
+# Nothing is broken, and the policy blocks what is not decided.
+STRICT = scene(
+    "block",
+    "Blocked: accuracy fell by 0.22 points against the dense model, which is not certain yet, and the "
+    "policy blocks what is not decided; the policy allows a loss of 1.0 points.",
+    *UNDECIDED.rules,
+    reasons=(*UNDECIDED.reasons, BLOCKS_UNDECIDED),
+)
+
 _PROBLEM = (
     "The lock pins another state of policy.yaml than the one that was used: run `reprune update`, "
     "then `dvc repro`."
@@ -290,4 +494,8 @@ SCENES = {
     "retrained": RETRAINED,
     "inconclusive": UNDECIDED,
     "error": BROKEN,
+    "tripped": TRIPPED,
+    "waived": WAIVED,
+    "dry_run": DRY,
+    "undecided_blocks": STRICT,
 }

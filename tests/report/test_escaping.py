@@ -67,6 +67,8 @@ def test_a_sentence_stays_in_its_cell(text: str) -> None:
 
 
 @given(NASTY)
+@example("#")
+@example("## not a heading")
 def test_a_sentence_alone_is_one_paragraph(text: str) -> None:
     """Also at the start of a line nothing becomes a heading, a list, a rule or a block of code."""
     tokens = PARSER.parse("x\n\n" + plain.text(text, 2000).strip() + "\n\nx")

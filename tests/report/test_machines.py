@@ -21,6 +21,7 @@ from tests.report.scenes import (
     PASSED,
     SCENES,
     UNDECIDED,
+    WAITED,
     accuracy,
     latency,
 )
@@ -121,3 +122,37 @@ def test_dvc_shows_the_metrics(told: Told, tmp_path: Path, monkeypatch: pytest.M
     with Repo.init(str(tmp_path), no_scm=True) as repo:
         shown = repo.metrics.show(targets=["metrics.json"])[""]["data"]["metrics.json"]["data"]
     assert shown == json.loads(render_metrics(told("pass")))
+
+
+def test_junit_tells_of_overrides_dry_runs_and_guards(told: Told) -> None:
+    """What belongs to no case is a property of the suite; a suite without any has no properties."""
+    told_of = {
+        name: [(p.attrib["name"], p.attrib["value"]) for p in suite(told(name)).iter("property")]
+        for name in ("pass", "waived", "dry_run", "tripped")
+    }
+    assert told_of["pass"] == []
+    assert told_of["dry_run"] == [("dry_run", "true")]
+    ((key, override),) = told_of["waived"]
+    assert key == "override"
+    assert "override of Ada Lovelace (the old model misreads 8 for 3" in override
+    assert told_of["tripped"] == [
+        (
+            "guard_tripped",
+            f"Waiting on ort-cpu: {WAITED}",
+        )
+    ]
+
+
+def test_metrics_name_every_kind_of_demand(told: Told) -> None:
+    """Slow calls, throughput by batch and memory each have a number of their own."""
+    values = json.loads(render_metrics(told("waived")))
+    assert values["latency_ratio.ort-cpu"] == pytest.approx(0.619)
+    assert values["tail_ratio.ort-cpu"] == 0.622
+    assert values["tail_ms.ort-cpu"] == 0.0561
+    assert values["throughput_ratio.ort-cpu.b32"] == 1.53
+    assert values["examples_per_second.ort-cpu.b32"] == 18_200
+    assert values["memory_ratio.ort-cpu"] == 0.889
+    assert values["peak_memory_bytes.ort-cpu"] == 27_900_000
+    assert values["guards_tripped"] == 0
+    assert json.loads(render_metrics(told("tripped")))["guards_tripped"] == 1
+    assert "guards_tripped" not in json.loads(render_metrics(told("pass")))

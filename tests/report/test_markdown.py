@@ -22,6 +22,8 @@ from tests.report.scenes import (
     HOSTILE,
     PASSED,
     SCENES,
+    TRIPPED,
+    WAIVER,
     accuracy,
     latency,
     slice_result,
@@ -61,7 +63,8 @@ def test_the_verdict_comes_first(name: str, told: Told) -> None:
     text = render_markdown(known)
     lines = text.splitlines()
     assert re.fullmatch(
-        rf"<!-- reprune-report/1 key=digits@ort-cpu verdict={known.judgement.outcome} lock=\w+ -->",
+        rf"<!-- reprune-report/1 key=digits@ort-cpu verdict={known.judgement.outcome}"
+        rf"{' mode=dry-run' if known.judgement.dry_run else ''} lock=\w+ -->",
         lines[0],
     )
     assert known.judgement.headline.replace("`", "") in lines[1].replace("`", "")
@@ -215,6 +218,46 @@ def test_what_was_left_out_is_counted() -> None:
     """A report that had to leave rows out says how many, and where they are."""
     text = render_markdown(bare(crowd(["s"], 0, 0, 900, 2)))
     assert "900 more rows are in the HTML report, all ok or advisory." in text
+
+
+LONG = msgspec.structs.replace(
+    WAIVER,
+    by="B" * 900,
+    reason=HOSTILE * 3,
+    rules=tuple(f"m{i}.vs_parent on t" for i in range(300)),
+)
+
+
+@pytest.mark.parametrize("count", [1, 3, 25])
+def test_an_override_is_never_dropped(count: int) -> None:
+    """However little room there is, every reader sees who overrode, and until when."""
+    crowded = crowd([HOSTILE], 2000, 2000, 300, 500)
+    text = render_markdown(bare(replace(crowded, waivers=(LONG,) * (count - 1) + (WAIVER,))))
+    assert len(text.encode()) <= MAX_BYTES
+    assert "override of Ada Lovelace (" in text
+    assert text.count("**Override:**") == min(count, markdown.MOST_OVERRIDES)
+    assert ("15 older overrides hold as well." in text) == (count == 25)
+    assert text.count("until 2026-12-24: ") == min(count, markdown.MOST_OVERRIDES)
+    assert text.index("**Override:**") < text.index("not promoted")
+    assert_whole(text)
+
+
+def test_a_tripped_guard_is_never_dropped(told: Told) -> None:
+    """The ones that hold are folded away, and only counted where there is no room."""
+    known = told("tripped")
+    text = render_markdown(known)
+    assert "Waiting on `ort-cpu` tripped: In 38 of 60 units" in text
+    assert text.count("stop what else runs on the machine.") == 1
+    assert "do what is said of waiting on ort-cpu, then `dvc repro -f benchmark`." in text
+    many = tuple(
+        msgspec.structs.replace(TRIPPED.guards[1], words=f"{i} " + HOSTILE) for i in range(90)
+    )
+    short = render_markdown(bare(replace(crowd([HOSTILE], 0, 0, 0, 300), guards=many)))
+    assert len(short.encode()) <= MAX_BYTES
+    assert " tripped: 0 " in short
+    assert re.search(r"and \d+ more tripped, see the HTML report", short)
+    assert "Guards of the measurement: 90 tripped." in short
+    assert_whole(short)
 
 
 def test_more_blocked_rules_than_fit_are_counted() -> None:

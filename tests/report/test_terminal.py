@@ -16,7 +16,18 @@ from reprune.report.html import render_html
 from reprune.report.junit import render_junit
 from reprune.report.markdown import render_markdown
 from reprune.report.terminal import render_explanation, render_terminal
-from tests.report.scenes import BLOCKED, HOSTILE, PASSED, SCENES, UNDECIDED
+from tests.report.scenes import (
+    BLOCKED,
+    DRY,
+    FIRST,
+    HOSTILE,
+    PASSED,
+    SCENES,
+    STRICT,
+    TRIPPED,
+    UNDECIDED,
+    WAIVED,
+)
 from tests.report.verdicts import write_verdict
 
 Told = Callable[[str], ReportFacts]
@@ -72,3 +83,56 @@ def test_nothing_reaches_the_terminal_that_it_would_obey(tmp_path: Path) -> None
     scene = replace(PASSED, name=HOSTILE, headline=HOSTILE, reasons=(HOSTILE,), notes=(HOSTILE,))
     text = render_explanation(write_verdict(scene, tmp_path))
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+
+
+def test_a_terminal_says_who_overrode_and_what_tripped(tmp_path: Path) -> None:
+    """`check` and `explain` both: the override above the reasons, the tripped guard with what to do."""
+    waived, tripped = write_verdict(WAIVED, tmp_path / "a"), write_verdict(TRIPPED, tmp_path / "b")
+    for text in (render_terminal(waived.manifest), render_explanation(waived)):
+        assert text.splitlines()[1].startswith(
+            "! Override: The champion was promoted by an override"
+        )
+        assert "until 2026-12-24: accuracy.vs_parent on ort-cpu, latency.vs_parent" in text
+    assert "judged on 23 times; the policy warns above 20" in render_explanation(waived)
+    assert "- guard tripped: Waiting on ort-cpu: In 38 of 60" in render_terminal(tripped.manifest)
+    told = render_explanation(tripped)
+    assert "do what is said of waiting on ort-cpu, then dvc repro -f benchmark." in told
+    guards = told.partition("Guards of the measurement\n")[2].splitlines()[:4]
+    assert [line.partition(":")[0].strip(" -") for line in guards] == [
+        "tripped",
+        "not known",
+        "off",
+        "ok",
+    ]
+    assert "The machine does not tell how fast its clock ran." in guards[1]
+
+
+def test_a_dry_run_is_never_taken_for_a_promotion(tmp_path: Path) -> None:
+    """Whatever the outcome would be, the text says that nothing is promoted, and offers no override."""
+    for scene in (DRY, replace(PASSED, dry_run=True), replace(FIRST, dry_run=True)):
+        text = render_explanation(
+            write_verdict(scene, tmp_path / scene.outcome / str(scene.champion))
+        )
+        assert "is not promoted, whatever the outcome: the policy says mode: dry-run" in text
+        assert "reprune promote" not in text
+        assert "reprune override" not in text
+
+
+def test_what_blocks_undecided_says_what_would_decide(tmp_path: Path) -> None:
+    """Where the policy alone made it a block, there is nothing to cut less, but something to decide."""
+    text = render_explanation(write_verdict(STRICT, tmp_path))
+    assert "What to try\n  - About 620 more examples" in text
+    assert "plan.fraction" not in text
+    assert "The policy blocks what is not decided (on_inconclusive: block)." in text
+
+
+def test_the_newest_examples_are_told_apart(told: Told, tmp_path: Path) -> None:
+    """Where the champion was never looked at, the change is said in the open, everywhere."""
+    said = (
+        "On the 120 examples newer than all that the champion was judged on, the change against dense v3 "
+        "on ort-cpu is \u22120.83\u00a0pt (\u22124.10 to +2.00\u00a0pt): ok."
+    )
+    known = told("waived")
+    assert said in render_explanation(write_verdict(WAIVED, tmp_path))
+    assert said in render_html(known)
+    assert render_markdown(known).index(said) < render_markdown(known).index("<summary>Slices: ")

@@ -11,6 +11,8 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import UNSET
+
 from reprune.core import store
 from reprune.core.artifacts import (
     Benchmark,
@@ -23,6 +25,7 @@ from reprune.core.artifacts import (
     GroupCut,
     GroupPlan,
     GroupSensitivity,
+    GuardResult,
     Judgement,
     LayerProfile,
     Manifest,
@@ -47,6 +50,7 @@ from reprune.core.artifacts import (
     TargetSamples,
     TaskFact,
     Verdict,
+    Waiver,
 )
 from reprune.core.documents import canonical, digest_of
 from reprune.core.lock import ChampionRef, DenseRef, Lock
@@ -54,6 +58,7 @@ from reprune.core.machine import Machine
 from reprune.core.params import Params, Target
 from reprune.core.policy import (
     ChampionRatio,
+    LatencyObjective,
     LatencyRules,
     Margin,
     MaxRatio,
@@ -114,6 +119,10 @@ class Scene:
     groups: tuple[tuple[str, int, int], ...] = GROUPS
     ancestors: bool = True
     expectations: tuple[Expectation, ...] = ()
+    guards: tuple[GuardResult, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
+    dry_run: bool = False
+    uses: int = 0
 
 
 def rule(rule: str, baseline: str, outcome: Outcome, **fields: object) -> RuleResult:
@@ -190,6 +199,9 @@ def _judgement(scene: Scene) -> Judgement:
         rules=scene.rules,
         slices=scene.slices,
         notes=scene.notes,
+        guards=scene.guards or UNSET,
+        waivers=scene.waivers or UNSET,
+        dry_run=scene.dry_run or UNSET,
     )
 
 
@@ -202,7 +214,11 @@ def _champion(scene: Scene) -> ChampionRef | None:
 def _policy(scene: Scene) -> Policy:
     return Policy(
         targets=dict.fromkeys(scene.targets, "required"),
-        latency=LatencyRules(vs_parent=MaxRatio(max_ratio=0.85), vs_champion=ChampionRatio()),
+        latency=LatencyRules(
+            vs_parent=MaxRatio(max_ratio=0.85),
+            vs_champion=ChampionRatio(),
+            objective=LatencyObjective(max_ms=0.15),
+        ),
         quality={
             "accuracy": QualityRules(
                 vs_parent=Margin(max_drop=0.03, max_error_ratio=None),
@@ -275,6 +291,8 @@ def _evidence(scene: Scene) -> Evidence:
         ),
         power=(),
         problems=scene.problems,
+        uses=scene.uses,
+        waivers=scene.waivers,
     )
 
 

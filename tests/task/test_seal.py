@@ -55,7 +55,11 @@ def test_the_view_is_a_task_and_hides_the_rest(vectors: Base) -> None:
     batch = next(view.batches("tune", epoch=0, seed=0))
     module = view.model()
     assert view.loss(module, batch, torch.Generator()).requires_grad
-    assert set(view.records((module(*batch.inputs),), batch)) == {"correct"}
+    assert set(view.records((module(*batch.inputs),), batch)) == {
+        "correct",
+        "answer",
+        "actual",
+    }
     assert torch.equal(view.example_inputs(3)[0], task.example_inputs(3)[0])
 
 

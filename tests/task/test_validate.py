@@ -314,6 +314,7 @@ def test_a_policy_that_cannot_pass_is_refused_beforehand(tmp_path: Path) -> None
     assert not hopeless.passed
     assert power.severity == "critical"
     assert "this policy cannot pass" in power.observed
+    assert "(max_drop: 0." in power.observed
     assert any("this policy cannot pass" in line for line in said)
     weak, _ = validated(tmp_path / "b", drop=0.014)
     power = failed(weak)["power of accuracy.vs_parent", "eval"]

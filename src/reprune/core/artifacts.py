@@ -41,6 +41,8 @@ class Manifest(Fact, tag_field="kind", kw_only=True):
     """
 
     SCHEMA: ClassVar[int] = 1
+    # The largest payload file that is read at all; None where weights and engines may be as they are.
+    MAX_PAYLOAD_BYTES: ClassVar[int | None] = None
 
     schema: int = 1
     producer: Producer = Producer()
@@ -209,6 +211,7 @@ class VerdictSummary(Fact, kw_only=True):
 
 class Previous(Manifest, tag="Previous", kw_only=True):
     """What the registry knew when the run began. `champion` is None where none was ever promoted.
+    `uses` maps an eval digest to the number of verdicts on record that were given on those examples.
 
     Payload, where there is a champion: `champion/**` (its ModelBundle artefact directory) and, as
     far as they were stored, `plan/**`, `profile/<i>/**`, `sensitivity/**`. Where an anchor is set:
@@ -221,6 +224,7 @@ class Previous(Manifest, tag="Previous", kw_only=True):
     anchor: ChampionRef | None
     attempts: int
     history: tuple[VerdictSummary, ...]
+    uses: dict[str, int] | UnsetType = UNSET
 
 
 class Expectation(Fact, kw_only=True):
@@ -545,7 +549,9 @@ class RuleResult(Fact, kw_only=True):
 class SliceResult(Fact, kw_only=True):
     """Harm on one slice. `detectable` is the smallest harm that n could have shown, in the metric's unit.
 
-    `slice` is "family=value"; `rule` and `target` name the RuleResult that it is a part of.
+    `slice` is "family=value"; `rule` and `target` name the RuleResult that it is a part of. `changed`
+    counts the examples with another record where one example of the metric can get neither worse nor
+    better; `right_to_wrong` and `wrong_to_right` are then 0.
     """
 
     slice: str
@@ -560,6 +566,7 @@ class SliceResult(Fact, kw_only=True):
     high: float
     detectable: float
     required: bool
+    changed: int | UnsetType = UNSET
 
 
 class GuardResult(Fact, kw_only=True):
@@ -579,7 +586,8 @@ class GuardResult(Fact, kw_only=True):
 class Judgement(Fact, kw_only=True):
     """The decision and its grounds; a pure function of the evidence. `procedure` names the statistics.
 
-    With `dry_run` nothing may be promoted, whatever the outcome.
+    With `dry_run` nothing may be promoted, whatever the outcome. `waivers` are the overrides of earlier
+    promotions that still held when the evidence was measured.
     """
 
     procedure: str
@@ -593,6 +601,7 @@ class Judgement(Fact, kw_only=True):
     notes: tuple[str, ...]
     guards: tuple[GuardResult, ...] | UnsetType = UNSET
     dry_run: bool | UnsetType = UNSET
+    waivers: tuple[Waiver, ...] | UnsetType = UNSET
 
 
 class Verdict(Manifest, tag="Verdict", kw_only=True):
@@ -602,6 +611,8 @@ class Verdict(Manifest, tag="Verdict", kw_only=True):
     `lock.json`, `params.json`, `samples/<benchmark>/**` (its records and latency units, byte for
     byte), `ancestors/<digest hex>.json` (a copy of every ancestor's manifest; `parents` names them).
     """
+
+    MAX_PAYLOAD_BYTES: ClassVar[int | None] = 2**30
 
     name: str
     dense_version: str

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, dataclass_transform
@@ -18,6 +20,7 @@ T = TypeVar("T")
 
 MAX_DOCUMENT_BYTES = 1_000_000
 MAX_DEPTH = 64
+MAX_JSON_BYTES = 64_000_000
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
 _AT = re.compile(r" - at `(?P<path>\$[^`]*)`$")
@@ -81,19 +84,44 @@ def decode_json(raw: bytes, kind: type[T], *, name: str) -> T:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
         _explain(str(error), kind, None, name)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # Half a surrogate pair, a number without bounds: JSON's grammar allows what no type holds.
+        raise DocumentError(f"is not valid JSON: {error}", where=name) from error
 
 
-def strict_json(raw: bytes, *, name: str, max_bytes: int = 64_000_000) -> Any:
+def read_bounded(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a regular file, not through a link, and never more of them than `max_bytes`.
+
+    Raises FileNotFoundError or NotADirectoryError where there is none, DocumentError for anything else.
+    """
+    name = str(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as error:
+        raise DocumentError(f"cannot be read: {error}", where=name) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DocumentError("is not a file", where=name)
+    with os.fdopen(descriptor, "rb") as stream:
+        raw = stream.read(max_bytes + 1)
+    if len(raw) > max_bytes:
+        raise DocumentError(f"is larger than {max_bytes} bytes", where=name)
+    return raw
+
+
+def strict_json(raw: bytes, *, name: str, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """The generic value of strict JSON text. Raises DocumentError for anything doubtful."""
     if len(raw) > max_bytes:
         raise DocumentError(f"is larger than {max_bytes} bytes", where=name)
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key, value in items:
-            if key in result:
-                raise DocumentError(f"the key '{key}' stands there twice", where=name)
-            result[key] = value
+        result = dict(items)
+        if len(result) < len(items):
+            keys = [key for key, _ in items]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise DocumentError(f"the key '{twice}' stands there twice", where=name)
         return result
 
     def constant(text: str) -> NoReturn:

@@ -31,6 +31,7 @@
        |  |- ChampionForeign
        |  |- ChampionMoved
        |  `- ReceiptInvalid              a receipt that nobody we trust signed, or that does not decode
+       |- OverrideRefused               an override that could never be used as it was asked for
        `- PromotionRefused              evidence that promote does not accept
 
 A blocked model (exit 3) and an inconclusive one (exit 4) are verdicts, not errors.
@@ -190,6 +191,10 @@ class ChampionMoved(RegistryError):
 
 class ReceiptInvalid(RegistryError):
     code = "receipt_invalid"
+
+
+class OverrideRefused(InputError):
+    code = "override_refused"
 
 
 class PromotionRefused(InputError):

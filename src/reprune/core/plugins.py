@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from reprune.core.errors import MissingExtra, UnknownName, nearest
@@ -34,6 +38,40 @@ def lookup(group: str, name: str, builtins: Mapping[str, str]) -> Any:
         )
     module, _, attribute = found[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Whose code a third-party name stands for. `digest` is the sha256 of the module's file."""
+
+    distribution: str
+    version: str
+    module: str
+    digest: str
+
+
+def origin(group: str, name: str) -> Origin | None:
+    """Where a name of `group` comes from; None if no installed package registers it.
+
+    The digest is 'unknown' for a module that is no single file.
+    """
+    for point in entry_points(group=f"reprune.{group}"):
+        if point.name == name:
+            module = point.value.partition(":")[0]
+            spec = find_spec(module)
+            file = Path(spec.origin) if spec is not None and spec.origin else None
+            known = file is not None and file.is_file()
+            return Origin(
+                distribution=point.dist.name if point.dist else "unknown",
+                version=point.dist.version if point.dist else "unknown",
+                module=module,
+                digest=_digest(file) if file is not None and known else "unknown",
+            )
+    return None
+
+
+def _digest(file: Path) -> str:
+    return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 
 def require(module: str, extra: str) -> Any:

@@ -200,13 +200,22 @@ def check_policy(policy: Policy, *, where: str) -> None:
         raise DocumentError(
             "has no required target", where=f"{where} (targets)", fix="mark one as required"
         )
+    tail = policy.latency.tail if policy.latency is not None else None
+    if tail is not None and not (tail.vs_parent or tail.vs_champion or tail.vs_anchor):
+        raise DocumentError(
+            "compares slow calls with nobody",
+            where=f"{where} (latency.tail)",
+            fix="add vs_parent, vs_champion or vs_anchor to it, or use latency.objective",
+        )
     if not policy.looks or list(policy.looks) != sorted(set(policy.looks)):
         raise DocumentError("must rise from look to look", where=f"{where} (looks)")
 
 
 def _named_rules(part: Document | None, name: str) -> list[str]:
+    """The rules of a section. A tail that is compared with nobody is none."""
     if part is None:
         return []
-    return [
-        f"{name}.{field}" for field in part.__struct_fields__ if getattr(part, field) is not None
-    ]
+    set_ = {field: getattr(part, field) for field in part.__struct_fields__}
+    if isinstance(tail := set_.get("tail"), TailRules):
+        set_["tail"] = tail.vs_parent or tail.vs_champion or tail.vs_anchor
+    return [f"{name}.{field}" for field, value in set_.items() if value is not None]

@@ -22,7 +22,7 @@ import msgspec
 
 from reprune import __version__
 from reprune.core.artifacts import KINDS, AnyManifest, Manifest, Producer
-from reprune.core.documents import canonical, decode_json, digest_of, strict_json
+from reprune.core.documents import canonical, decode_json, digest_of, read_bounded, strict_json
 from reprune.core.errors import (
     ArtifactError,
     ArtifactMissing,
@@ -216,7 +216,9 @@ def _payload(folder: Path) -> list[Path]:
 
 def _read_manifest(path: Path) -> bytes:
     try:
-        return (path / MANIFEST).read_bytes()
+        return read_bounded(path / MANIFEST)
+    except DocumentError as error:
+        raise ArtifactError(error.what, where=error.where, fix=error.fix) from error
     except (FileNotFoundError, NotADirectoryError):
         what = "holds no manifest" if path.is_dir() else "there is no such artefact"
         raise ArtifactMissing(
@@ -226,8 +228,8 @@ def _read_manifest(path: Path) -> bytes:
 
 def _recorded_digest(path: Path) -> str:
     try:
-        return (path / DIGEST).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
+        return read_bounded(path / DIGEST, max_bytes=1000).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError, DocumentError):
         raise ArtifactMissing(
             f"{DIGEST} is missing or unreadable", where=str(path), fix="run the step again"
         ) from None
@@ -235,7 +237,10 @@ def _recorded_digest(path: Path) -> str:
 
 def _decode(raw: bytes, kind: type[M], path: Path) -> M:
     name = str(path / MANIFEST)
-    value = strict_json(raw, name=name)
+    try:
+        value = strict_json(raw, name=name)
+    except DocumentError as error:
+        raise ArtifactError(error.what, where=error.where, fix=error.fix) from error
     if not isinstance(value, dict):
         raise ArtifactError("is not a manifest", where=name)
     found = value.get("kind")
@@ -254,7 +259,7 @@ def _decode(raw: bytes, kind: type[M], path: Path) -> M:
             fix="upgrade Reprune (pip install -U reprune)",
         )
     try:
-        return decode_json(raw, kind, name=name)
+        return _checked(decode_json(raw, kind, name=name), name)
     except DocumentError as error:
         raise ArtifactError(error.what, where=error.where, fix=error.fix) from error
 
@@ -262,9 +267,15 @@ def _decode(raw: bytes, kind: type[M], path: Path) -> M:
 def decode_any(raw: bytes, *, name: str) -> AnyManifest:
     """A manifest of whatever kind it says it is. Raises ArtifactError."""
     try:
-        return decode_json(raw, AnyManifest, name=name)  # type: ignore[arg-type]
+        return _checked(decode_json(raw, AnyManifest, name=name), name)  # type: ignore[arg-type]
     except DocumentError as error:
         raise ArtifactError(error.what, where=error.where, fix=error.fix) from error
+
+
+def _checked(manifest: M, name: str) -> M:
+    if not 1 <= manifest.schema <= manifest.SCHEMA:
+        raise ArtifactError(f"has schema {manifest.schema}, which there never was", where=name)
+    return manifest
 
 
 def _check_payload(path: Path, manifest: Manifest) -> None:
@@ -273,18 +284,31 @@ def _check_payload(path: Path, manifest: Manifest) -> None:
         if pure.is_absolute() or ".." in pure.parts or not pure.parts:
             raise ArtifactError(f"lists a payload outside itself: '{name}'", where=str(path))
         file = path / name
-        if file.is_symlink() or not file.is_file():
+        if not _is_own_file(path, pure):
             raise PayloadCorrupt(
                 "is listed in the manifest but is not there",
                 where=str(file),
                 fix="run the step again",
             )
+        limit = manifest.MAX_PAYLOAD_BYTES
+        if limit is not None and file.stat().st_size > limit:
+            raise PayloadCorrupt(f"is larger than {limit} bytes", where=str(file))
         if file_digest(file) != digest:
             raise PayloadCorrupt(
                 "its bytes are not those that the manifest lists",
                 where=str(file),
                 fix="restore the file, or run the step that makes it again",
             )
+
+
+def _is_own_file(folder: Path, name: PurePosixPath) -> bool:
+    """Whether `name` is a regular file below `folder`, with no link on the way to it."""
+    steps = [folder.joinpath(*name.parts[: count + 1]) for count in range(len(name.parts))]
+    try:
+        return steps[-1].is_file() and not any(step.is_symlink() for step in steps)
+    except (OSError, ValueError):
+        # A name that no file can have.
+        return False
 
 
 def _replace_directory(draft: Path, out: Path) -> None:

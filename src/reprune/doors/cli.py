@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "update": ("pin the newest dense version and the champion in reprune.lock.yaml", "commands"),
     "check": ("read a verdict; its outcome is the exit code", "commands"),
     "explain": ("say why, where, and what to try", "commands"),
+    "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
     "anchor": ("make a promoted version the reference that does not move by itself", "commands"),
 }

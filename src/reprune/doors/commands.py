@@ -1,4 +1,4 @@
-"""The commands that are not steps: update, check, explain, promote, anchor."""
+"""The commands that are not steps: update, check, explain, override, promote, anchor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ from reprune.core import store
 from reprune.core.artifacts import Verdict
 from reprune.core.errors import EXIT_BLOCKED, EXIT_DONE, EXIT_INCONCLUSIVE, EXIT_INPUT
 from reprune.core.lock import LOCK_FILE
+from reprune.core.overrides import OVERRIDES_FILE
 from reprune.core.store import Artifact
 from reprune.doors.local import artifact
-from reprune.doors.output import AnchorOutput, CheckOutput, PromoteOutput, UpdateOutput
+from reprune.doors.output import (
+    AnchorOutput,
+    CheckOutput,
+    OverrideOutput,
+    PromoteOutput,
+    UpdateOutput,
+)
 
 Execute: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -107,6 +114,61 @@ def define_explain(parser: argparse.ArgumentParser) -> Execute:
     return execute
 
 
+def define_override(parser: argparse.ArgumentParser) -> Execute:
+    """`reprune override`: one entry in reprune.overrides.yaml; promotes nothing by itself."""
+    parser.description = (
+        "Writes down who lets one judged candidate through although rules did not hold. Commit the "
+        "file: `reprune promote` accepts the entry once, where the promoter allows its author."
+    )
+    _verdict_argument(parser)
+    parser.add_argument("--by", required=True, metavar="NAME", help="who decides it")
+    parser.add_argument(
+        "--reason", required=True, metavar="TEXT", help="why; every report shows it"
+    )
+    parser.add_argument(
+        "--expires", required=True, metavar="YYYY-MM-DD", help="the last day (UTC), within 90 days"
+    )
+    parser.add_argument(
+        "--rule",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="RULE",
+        help='as "accuracy.vs_parent on ort-cpu" (default: every required rule that did not hold)',
+    )
+
+    def execute(parsed: argparse.Namespace) -> int:
+        from reprune.steps.override import Request, override
+
+        os.chdir(parsed.root)
+        request = Request(
+            by=parsed.by, reason=parsed.reason, expires=parsed.expires, rules=parsed.rule
+        )
+        result = override(Path.cwd(), parsed.verdict, request, now=time.time())
+        entry = result.entry
+        if parsed.json:
+            _print(
+                OverrideOutput(
+                    written=OVERRIDES_FILE,
+                    changed=result.changed,
+                    rules=entry.rules,
+                    uncovered=result.uncovered,
+                    verdict=entry.verdict,
+                    expires=entry.expires.isoformat(),
+                )
+            )
+            return EXIT_DONE
+        verb = "wrote" if result.changed else "nothing to change in"
+        print(f"{verb} {OVERRIDES_FILE}: {', '.join(entry.rules)}, by {entry.by}", file=sys.stderr)
+        if result.uncovered:
+            left = ", ".join(result.uncovered)
+            print(f"not covered, so promote will refuse: {left}", file=sys.stderr)
+        print("next: commit it, then `reprune promote`", file=sys.stderr)
+        return EXIT_DONE
+
+    return execute
+
+
 def define_promote(parser: argparse.ArgumentParser) -> Execute:
     """`reprune promote`: registers what was judged and moves the champion only on a pass."""
     parser.description = (
@@ -140,11 +202,14 @@ def define_promote(parser: argparse.ArgumentParser) -> Execute:
                     champion_after=result.champion_after,
                     receipt=result.receipt,
                     reasons=result.reasons,
+                    waived_by=result.waived_by,
+                    dry_run=result.dry_run,
                 )
             )
         else:
             print(result.words)
-        return OUTCOME_EXIT[result.outcome]
+        done = result.promoted or result.dry_run
+        return EXIT_DONE if done else OUTCOME_EXIT[result.outcome]
 
     return execute
 

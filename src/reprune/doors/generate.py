@@ -15,12 +15,14 @@ import msgspec
 
 from reprune.core.artifacts import KINDS
 from reprune.core.lock import Lock
+from reprune.core.overrides import Overrides
 from reprune.core.params import Params
 from reprune.core.policy import Policy
 from reprune.core.store import write_bytes
 from reprune.doors.init import TEMPLATE
 from reprune.doors.local import DVC_FILE, dvc_text
 from reprune.doors.output import OUTPUTS
+from reprune.steps.promoter import Promoter
 
 SCHEMAS = Path("docs/schemas")
 
@@ -30,7 +32,13 @@ def generated() -> dict[Path, bytes]:
     found: dict[Path, bytes] = {
         TEMPLATE.relative_to(Path.cwd()) / DVC_FILE: dvc_text().encode(),
     }
-    documents: dict[str, Any] = {"params": Params, "policy": Policy, "lock": Lock}
+    documents: dict[str, Any] = {
+        "params": Params,
+        "policy": Policy,
+        "lock": Lock,
+        "overrides": Overrides,
+        "promoter": Promoter,
+    }
     for name, kind in documents.items():
         found[SCHEMAS / f"{name}.schema.json"] = _schema(kind)
     for name, kind in KINDS.items():

@@ -53,7 +53,21 @@ class CheckOutput(Fact, kw_only=True):
     judgement: Judgement
 
 
+class OverrideOutput(Fact, kw_only=True):
+    """`uncovered` are rules that did not hold and that the entry leaves standing: promote will refuse."""
+
+    ok: bool = True
+    written: str
+    changed: bool
+    rules: tuple[str, ...]
+    uncovered: tuple[str, ...]
+    verdict: str
+    expires: str
+
+
 class PromoteOutput(Fact, kw_only=True):
+    """`waived_by` is who overrode the verdict; with `dry_run` nothing was promoted, whatever it says."""
+
     ok: bool = True
     outcome: Outcome
     promoted: bool
@@ -62,6 +76,8 @@ class PromoteOutput(Fact, kw_only=True):
     champion_after: str | None
     receipt: str
     reasons: tuple[str, ...]
+    waived_by: str | None = None
+    dry_run: bool = False
 
 
 class AnchorOutput(Fact, kw_only=True):
@@ -78,6 +94,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "update": UpdateOutput,
     "check": CheckOutput,
     "explain": CheckOutput,
+    "override": OverrideOutput,
     "promote": PromoteOutput,
     "anchor": AnchorOutput,
 }

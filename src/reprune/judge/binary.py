@@ -12,6 +12,8 @@ from reprune.judge.comparisons import MIN_UNITS, MarginTest, margin_test
 from reprune.judge.distributions import beta_quantile, binomial_cdf, critical, tail
 from reprune.judge.numeric import rounded
 from reprune.judge.paired import (
+    ASSUMED,
+    assumed_differing,
     design_effect,
     error_ratio_limits,
     error_ratio_z,
@@ -41,6 +43,10 @@ class BinaryComparison:
         return self.clusters is None or self.units >= MIN_UNITS
 
     @property
+    def changed(self) -> None:
+        return None
+
+    @property
     def loss(self) -> float:
         return (self.lost - self.gained) / self.examples
 
@@ -48,12 +54,12 @@ class BinaryComparison:
     def spread(self) -> float:
         """Of one source where sources are declared; one flip is assumed where none was seen."""
         flips = max(1, self.lost + self.gained) / self.examples
-        inflation = self._effect(1.0, -1.0, 0.0) * self.units / self.examples
+        inflation = self._drop_effect * self.units / self.examples
         return math.sqrt(max(flips - self.loss**2, flips / self.examples) * inflation)
 
     def drop_test(self, limit: float, alpha: float) -> MarginTest:
         """Tango's test, on effective counts and Student's t where sources are declared."""
-        effect = self._effect(1.0, -1.0, 0.0)
+        effect = self._drop_effect
         lost, gained, n = self.lost / effect, self.gained / effect, self.examples / effect
         z = critical(alpha, self._df)
         interval = (-tango_upper(gained, lost, n, z), tango_upper(lost, gained, n, z))
@@ -80,14 +86,20 @@ class BinaryComparison:
     def _df(self) -> int | None:
         return None if self.clusters is None else max(1, self.units - 1)
 
-    def _effect(self, lost: float, gained: float, both_wrong: float) -> float:
+    @property
+    def _drop_effect(self) -> float:
+        return self._effect(1.0, -1.0, 0.0, assumed_differing(self.lost, self.gained))
+
+    def _effect(
+        self, lost: float, gained: float, both_wrong: float, assumed: float = ASSUMED
+    ) -> float:
         """The design effect of the sum of these weights over examples."""
         if self.clusters is None:
             return 1.0
         rows = self.clusters.tolist()
         totals = [lost * row[1] + gained * row[2] + both_wrong * row[3] for row in rows]
         squares = self.lost * lost**2 + self.gained * gained**2 + self.both_wrong * both_wrong**2
-        return design_effect([row[0] for row in rows], totals, squares)
+        return design_effect([row[0] for row in rows], totals, squares, assumed)
 
 
 def compare_binary(base: Integers, mine: Integers, codes: Integers | None) -> BinaryComparison:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
+from reprune.core.artifacts import Parity
 from reprune.core.errors import UnknownName
 from reprune.core.policy import Policy
-from reprune.judge.bootstrap import EXACT
-from reprune.judge.evidence import ArmRecords, Evidence, QualityEvidence
+from reprune.judge.evidence import Evidence, QualityEvidence, TargetEvidence
 from reprune.judge.family import margins, slice_baselines
 from reprune.judge.latency import unit_problems
+from reprune.judge.memory_rules import memory_problems
 from reprune.judge.metrics import Metric, get_metric
+from reprune.judge.possible import impossible, impossible_parity
+from reprune.judge.record_checks import metric_problems
 from reprune.judge.scores import record_key
 from reprune.judge.words import ARM_NAMES
 
@@ -39,7 +42,7 @@ def find_problems(
     yield from _target_problems(evidence, policy)
     yield from _engine_problems(evidence, policy)
     if policy.quality:
-        unusable = list(_example_problems(evidence.quality))
+        unusable = [*_example_problems(evidence.quality), *_text_problems(evidence.quality)]
         yield from unusable
         if not unusable:
             yield from _record_problems(evidence, policy, metrics)
@@ -67,8 +70,24 @@ def _target_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
         wanted, found = ", ".join(sorted(policy.targets)), ", ".join(sorted(judged)) or "none"
         yield f"The policy judges the targets {wanted}; measured were {found}."
     for target in evidence.targets:
-        for words in unit_problems(target.units, evidence.arms):
+        for words in (*unit_problems(target.units, evidence.arms), *impossible(target.units)):
             yield f"The latency samples of {target.target} cannot be used: {words}."
+        yield from _throughput_problems(target, evidence)
+        if target.target in policy.targets:
+            yield from memory_problems(target, policy, evidence.arms)
+
+
+def _throughput_problems(target: TargetEvidence, evidence: Evidence) -> Iterator[str]:
+    sizes = [target.batch_size, *(other.batch_size for other in target.throughput)]
+    if len(set(sizes)) != len(sizes):
+        yield f"A batch size of {target.target} was measured twice."
+    if min(sizes) < 1:
+        yield f"A batch size of {target.target} is below 1."
+    for other in target.throughput:
+        for words in unit_problems(other.units, evidence.arms):
+            yield (
+                f"The samples of {target.target} at batch {other.batch_size} cannot be used: {words}."
+            )
 
 
 def _engine_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
@@ -85,11 +104,16 @@ def _engine_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
             yield f"{who} was built from another bundle than the one that is judged."
         if engine.bytes <= 0:
             yield f"{who} is empty."
-        parity = engine.parity
-        if parity.examples < 1:
-            yield f"{who} was never compared with its bundle."
-        if not all(map(math.isfinite, (parity.max_abs, parity.cosine, parity.agreement))):
-            yield f"{who} was compared with its bundle, and the difference is no number."
+        yield from (f"{who} {words}" for words in _parity_problems(engine.parity))
+
+
+def _parity_problems(parity: Parity) -> Iterator[str]:
+    if parity.examples < 1:
+        yield "was never compared with its bundle."
+    if not all(map(math.isfinite, (parity.max_abs, parity.cosine, parity.agreement))):
+        yield "was compared with its bundle, and the difference is no number."
+    elif impossible_parity(parity):
+        yield "was compared with its bundle, and no difference can be like that."
 
 
 def _example_problems(quality: QualityEvidence) -> Iterator[str]:
@@ -98,44 +122,42 @@ def _example_problems(quality: QualityEvidence) -> Iterator[str]:
         yield "There are no judged examples."
     if len(set(quality.ids)) != count:
         yield "An example was judged twice: its id is doubled."
-    for family, values in quality.slices.items():
-        if len(values) != count:
-            yield f"The slices '{family}' name {len(values)} examples of {count}."
     labels = [
         f"{family}={value}" for family in quality.slices for value in set(quality.slices[family])
     ]
     if len(set(labels)) != len(labels):
         yield "Two slices have the same name."
-    if quality.sources is not None and len(quality.sources) != count:
-        yield f"The sources name {len(quality.sources)} examples of {count}."
+    lengths = {f"slices '{family}'": len(values) for family, values in quality.slices.items()}
+    told = {"sources": quality.sources, "times": quality.times}
+    lengths |= {what: len(column) for what, column in told.items() if column is not None}
+    for what, known in lengths.items():
+        if known != count:
+            yield f"The {what} name {known} examples of {count}."
     for key, records in quality.arms.items():
         for name, column in records.columns.items():
             if len(column) != count:
                 yield f"The records {key}/{name} hold {len(column)} examples of {count}."
 
 
+def _text_problems(quality: QualityEvidence) -> Iterator[str]:
+    if quality.times is not None and len(quality.times) != len(quality.ids):
+        yield f"The times name {len(quality.times)} examples of {len(quality.ids)}."
+    if not all(quality.ids) or not all(quality.sources or ()) or not all(quality.times or ()):
+        yield "An example's id, source or time is empty."
+
+
 def _record_problems(
     evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric]
 ) -> Iterator[str]:
-    """What the rules need must be there, and within the range that the metric's form promises."""
+    """What the rules need must be there, and within the range that the metric promises."""
     for name, metric in metrics.items():
         rules = policy.quality[name]
         bases = {baseline.arm for baseline, _ in margins(rules, evidence.arms)}
         bases |= {baseline.arm for baseline in slice_baselines(rules, evidence.arms)}
-        for key in sorted(
-            {record_key(a, t) for a in (*bases, "candidate") for t in policy.targets}
-        ):
-            records = evidence.quality.arms.get(key)
-            if records is None:
-                yield f"There are no records of {key}."
-            elif missing := [c for c in metric.columns if c not in records.columns]:
-                yield f"{name} needs the column {', '.join(missing)}, which {key} has not recorded."
-            elif words := _range_problem(metric, records):
-                yield f"The records of {key} for {name} {words}."
-            elif metric.form == "ratio" and not _exact(
-                records.columns[metric.columns[1]], evidence.quality.sources
-            ):
-                yield f"The records of {key} for {name} are too large to be summed exactly."
+        if metric.against_dense:
+            bases.add("dense")
+        keys = sorted({record_key(a, t) for a in (*bases, "candidate") for t in policy.targets})
+        yield from metric_problems(name, metric, keys, evidence.quality)
     for label in _empty_slice_rules(evidence, policy):
         yield (
             f"The policy judges slices of {label}, and the examples have none: declare slices in the "
@@ -147,27 +169,3 @@ def _empty_slice_rules(evidence: Evidence, policy: Policy) -> list[str]:
     if evidence.quality.slices:
         return []
     return [name for name, rules in policy.quality.items() if rules.slices is not None]
-
-
-def _range_problem(metric: Metric, records: ArmRecords) -> str:
-    """Why these columns are not what the form promises; empty where they are."""
-    columns = [records.columns[name] for name in metric.columns]
-    if metric.form == "binary":
-        return "" if set(columns[0]) <= {0, 1} else "hold other numbers than 0 and 1"
-    numerator, denominator = columns
-    if len(numerator) == len(denominator) and any(
-        not 0 <= n <= d for n, d in zip(numerator, denominator, strict=True)
-    ):
-        return "hold a numerator below 0 or above its denominator"
-    if sum(denominator) == 0:
-        return "have no denominator above 0"
-    return ""
-
-
-def _exact(denominator: Sequence[int], sources: Sequence[str] | None) -> bool:
-    """Whether every resampled sum stays exact: its largest is one unit, drawn every time."""
-    whole: dict[object, int] = {}
-    for place, amount in enumerate(denominator):
-        unit: object = place if sources is None else sources[place]
-        whole[unit] = whole.get(unit, 0) + amount
-    return len(whole) * max(whole.values(), default=0) < EXACT

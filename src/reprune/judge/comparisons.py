@@ -39,9 +39,11 @@ def margin_test(
     interval: tuple[float | None, float | None],
     limit: float,
     p_harm: float,
+    *,
+    reach: float = 1.0,
 ) -> MarginTest:
-    """A MarginTest with every number rounded, the interval within [-1, 1]."""
-    low, high = (None if end is None else rounded(min(1.0, max(-1.0, end))) for end in interval)
+    """A MarginTest with every number rounded, the interval within [-reach, reach]."""
+    low, high = (None if end is None else rounded(min(reach, max(-reach, end))) for end in interval)
     return MarginTest(
         kind=kind, low=low, high=high, limit=rounded(limit), p_harm=rounded(min(1.0, p_harm))
     )
@@ -51,7 +53,9 @@ class Comparison(Protocol):
     """Two arms on the same examples. `units` are what was drawn independently: examples or sources.
 
     `baseline` and `candidate` are the metric's values; `lost` and `gained` count examples that got
-    worse and better; `spread` is the standard deviation of the loss for one unit.
+    worse and better; `changed` counts those with another record where an example of this metric is
+    neither (then `lost` and `gained` are 0), else it is None; `spread` is the standard deviation of
+    the loss for one unit.
     """
 
     @property
@@ -70,6 +74,8 @@ class Comparison(Protocol):
     def lost(self) -> int: ...
     @property
     def gained(self) -> int: ...
+    @property
+    def changed(self) -> int | None: ...
     @property
     def spread(self) -> float: ...
 

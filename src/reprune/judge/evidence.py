@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from reprune.core.artifacts import EngineFact, Expectation, Fact, PowerFact, Waiver
+from reprune.core.documents import decode_json
 from reprune.core.machine import Machine
 
 # A second session of the dense model in every unit: whatever it differs by is not the model.
@@ -151,6 +150,6 @@ class Evidence(Fact, kw_only=True):
 LatencyOutcome = Literal["pass", "block", "inconclusive"]
 
 
-def decode_units(raw: bytes) -> tuple[Unit, ...]:
-    """The units in a `latency/<target>.json` payload."""
-    return msgspec.json.decode(raw, type=tuple[Unit, ...])
+def decode_units(raw: bytes, *, name: str = "units") -> tuple[Unit, ...]:
+    """The units in a `latency/<target>.json` payload. Raises DocumentError, which names `name`."""
+    return decode_json(raw, tuple[Unit, ...], name=name)

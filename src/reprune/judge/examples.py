@@ -10,12 +10,15 @@ import numpy as np
 from reprune.judge.bootstrap import Integers, Mask
 from reprune.judge.evidence import QualityEvidence
 
+NEWER = "age=newer than the champion's evidence"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
     """Sorted by id, so that the order in which they were recorded changes nothing.
 
-    `sources` numbers each example's source; `slices` maps "family=value" to who is in it.
+    `sources` numbers each example's source; `slices` maps "family=value" to who is in it. Where
+    examples have times and the champion was judged on older ones, the newer are the slice NEWER.
     """
 
     count: int
@@ -26,6 +29,15 @@ class Examples:
     def column(self, values: Sequence[int]) -> Integers:
         return np.asarray(values, dtype=np.int64)[self.order]
 
+    @property
+    def units_in_all(self) -> int:
+        return self.count if self.sources is None else int(self.sources.max()) + 1
+
+    @property
+    def rows(self) -> Integers:
+        """The number of each example's unit: its source, or itself."""
+        return np.arange(self.count, dtype=np.int64) if self.sources is None else self.sources
+
     def units(self, mask: Mask) -> int:
         """How many sources, or examples where none are declared, are among `mask`."""
         if self.sources is None:
@@ -33,8 +45,11 @@ class Examples:
         return len(np.unique(self.sources[mask]))
 
 
-def read_examples(quality: QualityEvidence) -> Examples:
-    """The examples of evidence that has no problems (see judge.checks)."""
+def read_examples(quality: QualityEvidence, champion_newest: str | None = None) -> Examples:
+    """The examples of evidence that has no problems (see judge.checks).
+
+    `champion_newest` is the latest time among the examples that the champion was judged on.
+    """
     order = np.asarray(sorted(range(len(quality.ids)), key=quality.ids.__getitem__), dtype=np.int64)
     sources = None if quality.sources is None else _numbered(quality.sources)[order]
     slices: dict[str, Mask] = {}
@@ -42,6 +57,10 @@ def read_examples(quality: QualityEvidence) -> Examples:
         codes = _numbered(quality.slices[family])[order]
         for code, value in enumerate(sorted(set(quality.slices[family]))):
             slices[f"{family}={value}"] = codes == code
+    if quality.times is not None and champion_newest is not None:
+        newer = np.asarray([time > champion_newest for time in quality.times], dtype=np.bool_)
+        if newer.any():
+            slices[NEWER] = newer[order]
     return Examples(count=len(order), order=order, sources=sources, slices=slices)
 
 

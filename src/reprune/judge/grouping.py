@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from reprune.core.policy import SliceRules
-from reprune.judge.bootstrap import Integers, Mask
+from reprune.judge.bootstrap import Mask
 from reprune.judge.comparisons import MIN_UNITS
 from reprune.judge.examples import Examples
 
@@ -23,16 +23,16 @@ class Slices:
     small: Mapping[str, Mask]
 
 
-def divide(examples: Examples, rules: SliceRules, dividers: Sequence[Integers]) -> Slices:
-    """Every slice is in one of the two. `dividers` are denominators that must not sum to 0 in a
-    judged slice. With sources, a slice also needs MIN_UNITS of them.
+def divide(examples: Examples, rules: SliceRules, defined: Callable[[Mask], bool]) -> Slices:
+    """Every slice is in one of the two. `defined` says whether every arm's metric has a value on these
+    examples, without which a slice is not judged. With sources, a slice also needs MIN_UNITS of them.
     """
 
     def usable(mask: Mask) -> bool:
         return (
             int(np.count_nonzero(mask)) >= rules.min_examples
             and (examples.sources is None or examples.units(mask) >= MIN_UNITS)
-            and all(int(divider[mask].sum()) > 0 for divider in dividers)
+            and defined(mask)
         )
 
     judged = {label: mask for label, mask in examples.slices.items() if usable(mask)}

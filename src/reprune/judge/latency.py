@@ -3,8 +3,9 @@
 A unit (a fresh set of sessions, one an arm) gives one number: the candidate's mean over blocks of
 log(median call) less the baseline's. The rule looks at the first L units for each L of
 `policy.looks` that has been completed, in turn, with the error alpha spread evenly over all planned
-looks. It ends at the first look at which the upper limit is at or below the demanded ratio (pass),
-or at which the evidence of breaking it would block even if every other rule of the policy were
+looks. It ends at the first look at which the upper limit is at or below the demanded ratio (pass; an
+interval wider than `widest` does not pass and waits for the next look), or at which the evidence of
+breaking it would block even if every other rule of the policy were
 about to (Bonferroni over the policy's rules, which Holm's step at the end can only confirm). What
 comes later is ignored for that rule, and so are units beyond the last completed look. So judging
 all units and judging those up to the moment `decided` said stop give the same result.
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from reprune.core.policy import Policy
-from reprune.judge.evidence import ArmTimes, Unit
+from reprune.judge.conditions import condition_problems
+from reprune.judge.evidence import CONTROL, ArmTimes, Unit
 from reprune.judge.family import family_size
 from reprune.judge.median import median_interval, sign_test
 from reprune.judge.numeric import rounded
@@ -47,11 +49,15 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Sequential:
-    """How a rule is looked at: after how many units, at which level, among how many rules."""
+    """How a rule is looked at: after how many units, at which level, among how many rules.
+
+    `widest` is the largest ratio of an interval's ends at which a rule may pass; None for any.
+    """
 
     looks: tuple[int, ...]
     alpha: float
     rules: int
+    widest: float | None = None
 
     @property
     def tail(self) -> float:
@@ -88,27 +94,46 @@ def _look(ratios: Sequence[float], limit: float, plan: Sequential) -> Look:
         low=low,
         high=high,
         p_harm=p_harm,
-        passes=high is not None and high <= limit,
+        passes=high is not None and high <= limit and not too_wide(low, high, plan.widest),
         blocks=p_harm <= rounded(plan.alpha / plan.rules),
     )
 
 
+def too_wide(low: float | None, high: float | None, widest: float | None) -> bool:
+    """Whether an interval's ends are further apart than `widest` allows; without ends it is."""
+    if widest is None:
+        return False
+    return low is None or high is None or low <= 0 or rounded(high / low) > rounded(widest)
+
+
 def unit_problems(units: Sequence[Unit], arms: Collection[str]) -> list[str]:
-    """Why these units cannot be used; empty where they can."""
+    """Why these units cannot be used; empty where they can. They may hold CONTROL besides `arms`."""
     found = []
     if [unit.index for unit in units] != list(range(len(units))):
         found.append("units are missing, doubled or out of order")
     for arm in sorted(arms):
         if any(arm not in unit.arms for unit in units):
             found.append(f"a unit has no times of {ARM_NAMES.get(arm, arm)}")
+    strange = {arm for unit in units for arm in unit.arms} - {*arms, CONTROL}
+    found += [f"a unit has times of '{arm}', which is not judged" for arm in sorted(strange)]
     times = [taken for unit in units for taken in unit.arms.values()]
     if any(not taken.blocks_ns or not all(taken.blocks_ns) for taken in times):
         found.append("a block holds no calls")
     if any(call <= 0 for taken in times for block in taken.blocks_ns for call in block):
         found.append("a call took no time, or less")
-    return found
+    return found + condition_problems(times)
 
 
-def latency_plan(policy: Policy, arms: Collection[str], alpha: float) -> Sequential:
-    """How this policy's latency rules are looked at, at level `alpha` for the attempt."""
-    return Sequential(looks=policy.looks, alpha=alpha, rules=family_size(policy, arms))
+def latency_plan(
+    policy: Policy, arms: Collection[str], alpha: float, batches: int = 0
+) -> Sequential:
+    """How this policy's latency and throughput rules are looked at, at level `alpha` for the attempt.
+
+    `batches` as in family_size.
+    """
+    return Sequential(
+        looks=policy.looks,
+        alpha=alpha,
+        rules=family_size(policy, arms, batches),
+        widest=policy.guards.max_interval,
+    )

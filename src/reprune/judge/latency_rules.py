@@ -10,16 +10,19 @@ from reprune.core.policy import Policy
 from reprune.judge.drafts import Draft
 from reprune.judge.evidence import Unit
 from reprune.judge.family import Baseline, latency_limits
-from reprune.judge.latency import Look, Sequential, follow, latency_plan, log_time, unit_ratio
+from reprune.judge.latency import Look, Sequential, follow, log_time, too_wide, unit_ratio
 from reprune.judge.numeric import rounded
 from reprune.judge.words import ARM_NAMES, count, speed, speed_demand
 
 
 def latency_drafts(
-    units: Sequence[Unit], target: str, policy: Policy, arms: Collection[str], alpha: float
+    units: Sequence[Unit],
+    target: str,
+    policy: Policy,
+    arms: Collection[str],
+    plan: Sequential,
 ) -> list[Draft]:
     """One draft a latency rule whose baseline is among `arms`. The units have no problems."""
-    plan = latency_plan(policy, arms, alpha)
     required = policy.targets[target] == "required"
     return [
         _draft(units, target, baseline, limit, plan, required)
@@ -59,7 +62,7 @@ def _draft(
         facts=_facts(look, f"On {target}, the candidate", name, limit, len(units)),
         short=short,
         allowed=allowed,
-        decide=_decide(look, len(units), plan),
+        decide=what_decides(look, len(units), plan),
         holds=look.passes,
         p_harm=look.p_harm,
     )
@@ -85,12 +88,17 @@ def _facts(look: Look, who: str, name: str, limit: float, taken: int) -> str:
     )
 
 
-def _decide(look: Look, taken: int, plan: Sequential) -> str:
-    """What would settle it."""
+def what_decides(look: Look, taken: int, plan: Sequential) -> str:
+    """What would settle a rule that is looked at a few times and is still open."""
     later = [units for units in plan.looks if units > look.units]
     if later:
         more = max(1, later[0] - taken)
         return f"{count(more, 'more unit')} on this machine, for the look at {later[0]} units."
+    if too_wide(look.low, look.high, plan.widest):
+        return (
+            f"No look is left, and the interval is wider than the policy trusts ({plan.widest:.4g} from "
+            "end to end): a quieter machine, or a later look in the policy, would decide it."
+        )
     return (
         "No look is left: the ratio is too close to the limit to tell from noise. A quieter machine, "
         "a later look in the policy, or a faster candidate would decide it."

@@ -76,7 +76,8 @@ def plan_power(
     `baseline_error` is the expected error rate of the baseline: with it the margin is the stricter
     of max_drop and max_error_ratio; without it max_error_ratio cannot be turned into points and is
     left out, so that the true power may be lower. Each rule is seen on its own, for one target,
-    without sources. Rules of metrics that are not 0/1, or unknown, are not planned.
+    without sources. Rules of metrics that are not 0/1, or unknown, are not planned, nor is agreement:
+    a candidate that lost nothing may still answer otherwise than the dense model.
     """
     alpha = alpha_of_attempt(policy.alpha, attempt)
     facts = []
@@ -104,7 +105,8 @@ def plan_power(
 
 def _is_binary(name: str) -> bool:
     try:
-        return get_metric(name).form == "binary"
+        metric = get_metric(name)
+        return metric.form == "binary" and not metric.against_dense
     except UnknownName:
         return False
 

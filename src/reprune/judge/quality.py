@@ -26,6 +26,8 @@ class Setting:
     target: str
     required: bool
     alpha: float
+    relative: bool = True
+    reach: float = 1.0
 
     def signed(self, loss: float) -> float:
         """A loss as a change of the metric."""
@@ -44,6 +46,8 @@ def setting_of(scores: Scores, policy: Policy, metric: str, target: str, alpha: 
         target=target,
         required=policy.targets[target] == "required",
         alpha=alpha,
+        relative=scores.metrics[metric].relative,
+        reach=scores.metrics[metric].reach,
     )
 
 
@@ -68,7 +72,7 @@ def _margin_draft(
     setting: Setting, baseline: Baseline, margin: Margin, compared: Comparison
 ) -> Draft:
     tests = [compared.drop_test(margin.max_drop, setting.alpha)]
-    if margin.max_error_ratio is not None:
+    if margin.max_error_ratio is not None and setting.relative:
         tests.append(compared.error_test(margin.max_error_ratio, setting.alpha))
     binding = min(tests, key=lambda test: test.room)
     low, high = setting.interval(binding)
@@ -123,6 +127,8 @@ def limits_in_words(low: float | None, high: float | None, alpha: float) -> str:
 
 
 def flips_in_words(compared: Comparison) -> str:
+    if compared.changed is not None:
+        return f"{compared.changed} of {count(compared.examples, 'example')} have other records"
     return (
         f"{compared.lost} of {count(compared.examples, 'example')} got worse and "
         f"{compared.gained} got better"

@@ -2,86 +2,118 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
 
 import numpy as np
 
 from reprune.core.policy import Policy
-from reprune.judge.binary import binary_level, compare_binary, sums_by_source
-from reprune.judge.bootstrap import Integers, Mask, resampled_sums
+from reprune.judge.binary import binary_level, compare_binary
+from reprune.judge.bootstrap import Floats, Integers, Mask
 from reprune.judge.comparisons import Comparison, Level
 from reprune.judge.evidence import Evidence
 from reprune.judge.examples import Examples, read_examples
 from reprune.judge.grouping import Slices, divide
 from reprune.judge.metrics import Metric
-from reprune.judge.ratios import RatioComparison, RatioLevel, Resampled
-
-Records: TypeAlias = Mapping[tuple[str, str], Integers]  # by metric and arm key, a row a column
-Group: TypeAlias = tuple[str, str]  # metric and slice
+from reprune.judge.ratios import Resampled
+from reprune.judge.replicated import Replicated
+from reprune.judge.resampled import Arm, ResampledComparison, ResampledLevel
+from reprune.judge.resampling import Group, Records, Resamples, resample
 
 EVERYTHING = ""
 _NUMERATOR, _DENOMINATOR = 0, 1
-_NOT_RESAMPLED = np.zeros((0, 2), dtype=np.int64)
+_NO_SUMS: Integers = np.zeros((0, 2), dtype=np.int64)
+_NO_VALUES: Floats = np.zeros(0, dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """`groups` says who is in a group; `sums` holds the shared resamples of ratio metrics, as
-    (RESAMPLES, 2) for each judged group and arm key; `slices` are those of each metric.
-    """
+    """`groups` says who is in a group, `slices` are those of each metric; judged groups were resampled."""
 
-    examples: Examples
-    metrics: Mapping[str, Metric]
     records: Records
     groups: Mapping[Group, Mask]
     slices: Mapping[str, Slices]
-    sums: Mapping[tuple[Group, str], Integers]
+    resamples: Resamples
+
+    @property
+    def examples(self) -> Examples:
+        return self.records.examples
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        return self.records.metrics
 
     def compare(self, group: Group, base: str, mine: str) -> Comparison:
         """The records of arm key `mine` against those of `base`, over one group."""
         codes = self._sources(group)
         if self.metrics[group[0]].form == "binary":
             return compare_binary(self._right(group, base), self._right(group, mine), codes)
-        moved = np.any(self._columns(group, base) != self._columns(group, mine), axis=0)
-        differing = int(np.count_nonzero(moved)) if codes is None else len(np.unique(codes[moved]))
-        return RatioComparison(
-            base=self._resampled(group, base),
-            mine=self._resampled(group, mine),
+        moved = self._moved(group, base, mine)
+        examples = int(np.count_nonzero(moved))
+        return ResampledComparison(
+            base=self._arm(group, base),
+            mine=self._arm(group, mine),
             units=self.examples.units(self.groups[group]),
-            differing=differing,
+            differing=examples if codes is None else len(np.unique(codes[moved])),
+            moved=examples,
+            studentised=self.resamples.studentised.get((group, base, mine)),
         )
 
     def level(self, group: Group, mine: str) -> Level:
         """The records of arm key `mine` on their own."""
         if self.metrics[group[0]].form == "binary":
-            return binary_level(self._columns(group, mine)[0], self._sources(group))
-        units = self.examples.units(self.groups[group])
-        return RatioLevel(mine=self._resampled(group, mine), units=units)
+            return binary_level(self._parts(group, mine)[0], self._sources(group))
+        return ResampledLevel(
+            mine=self._arm(group, mine),
+            units=self.examples.units(self.groups[group]),
+            studentised=self.resamples.studentised.get((group, mine, mine)),
+        )
 
     def _sources(self, group: Group) -> Integers | None:
         sources = self.examples.sources
         return None if sources is None else sources[self.groups[group]]
 
-    def _columns(self, group: Group, key: str) -> Integers:
-        columns: Integers = self.records[group[0], key][:, self.groups[group]]
-        return columns
+    def _parts(self, group: Group, key: str) -> Integers:
+        parts: Integers = self.records.parts[group[0], key][:, self.groups[group]]
+        return parts
 
     def _right(self, group: Group, key: str) -> Integers:
         """1 where the arm did well, whichever way the metric counts."""
-        values: Integers = self._columns(group, key)[0]
+        values: Integers = self._parts(group, key)[0]
         return values if self.metrics[group[0]].higher_is_better else np.subtract(1, values)
 
-    def _resampled(self, group: Group, key: str) -> Resampled:
-        columns = self._columns(group, key)
-        sums = self.sums.get((group, key), _NOT_RESAMPLED)
-        return Resampled(
-            numerator=columns[_NUMERATOR],
-            denominator=columns[_DENOMINATOR],
-            numerator_sums=sums[:, _NUMERATOR],
-            denominator_sums=sums[:, _DENOMINATOR],
-            higher_is_better=self.metrics[group[0]].higher_is_better,
+    def _moved(self, group: Group, base: str, mine: str) -> Mask:
+        """In which examples of the group the two arms have different records."""
+        one, two = (self.records.columns(group, self.groups[group], key) for key in (base, mine))
+        moved = np.zeros(int(np.count_nonzero(self.groups[group])), dtype=np.bool_)
+        for name, rows in one.items():
+            moved |= np.any(np.atleast_2d(rows) != np.atleast_2d(two[name]), axis=0)
+        return moved
+
+    def _arm(self, group: Group, key: str) -> Arm:
+        metric = self.metrics[group[0]]
+        if metric.form == "ratio":
+            parts = self._parts(group, key)
+            sums = self.resamples.sums.get((group, key), _NO_SUMS)
+            return Resampled(
+                numerator=parts[_NUMERATOR],
+                denominator=parts[_DENOMINATOR],
+                numerator_sums=sums[:, _NUMERATOR],
+                denominator_sums=sums[:, _DENOMINATOR],
+                higher_is_better=metric.higher_is_better,
+            )
+        mask = self.groups[group]
+        columns = self.records.columns(group, mask, key)
+        return Replicated(
+            statistic=self.records.value(group, mask, key),
+            values=self.resamples.values.get((group, key), _NO_VALUES),
+            examples=int(np.count_nonzero(mask)),
+            bounds=metric.bounds,
+            higher_is_better=metric.higher_is_better,
+            own=None if metric.marks is None else metric.marks(columns),
+            noise=0.0 if metric.noise is None else metric.noise(columns, self.examples.rows[mask]),
         )
 
 
@@ -92,61 +124,68 @@ def record_key(arm: str, target: str) -> str:
 
 def read_scores(evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric]) -> Scores:
     """The scores of evidence that has no problems (see judge.checks)."""
-    examples = read_examples(evidence.quality)
-    arms = evidence.quality.arms
-    keys = sorted({record_key(arm, target) for arm in evidence.arms for target in policy.targets})
-    records = {
-        (name, key): np.stack([examples.column(arms[key].columns[c]) for c in metric.columns])
-        for name, metric in metrics.items()
-        for key in keys
-        if key in arms and all(column in arms[key].columns for column in metric.columns)
-    }
-    ratios = {name: rows for name, rows in records.items() if metrics[name[0]].form == "ratio"}
-    slices = {
-        name: divide(
-            examples,
-            rules.slices,
-            [rows[_DENOMINATOR] for (metric, _), rows in ratios.items() if metric == name],
-        )
-        for name, rules in policy.quality.items()
-        if rules.slices is not None
-    }
-    judged: dict[Group, Mask] = {
-        (name, EVERYTHING): np.ones(examples.count, dtype=np.bool_) for name in policy.quality
-    }
+    examples = read_examples(evidence.quality, evidence.champion_newest)
+    records = _read_records(examples, evidence, policy, metrics)
+    everybody = np.ones(examples.count, dtype=np.bool_)
+    slices: dict[str, Slices] = {}
+    for name, rules in policy.quality.items():
+        if rules.slices is not None:
+            slices[name] = divide(examples, rules.slices, partial(_defined, records, name))
+    judged: dict[Group, Mask] = {(name, EVERYTHING): everybody for name in policy.quality}
     judged |= {
         (name, label): m for name, each in slices.items() for label, m in each.judged.items()
     }
     small = {(name, label): m for name, each in slices.items() for label, m in each.small.items()}
     return Scores(
-        examples=examples,
-        metrics=metrics,
         records=records,
         groups={**judged, **small},
         slices=slices,
-        sums=_resample(examples, ratios, judged, evidence.seed),
+        resamples=resample(records, judged, _pairs(evidence, policy), evidence.seed),
     )
 
 
-def _resample(
-    examples: Examples, records: Records, groups: Mapping[Group, Mask], seed: str
-) -> dict[tuple[Group, str], Integers]:
-    """The resampled column sums of each group under each arm, all by the same weights.
-
-    What is resampled is a source, or an example where none are declared.
-    """
-    keys = {group: [key for metric, key in records if metric == group[0]] for group in groups}
-    keys = {group: found for group, found in keys.items() if found}
-    if not keys:
-        return {}
-    blocks = [
-        np.concatenate([records[group[0], key] * groups[group] for key in found], axis=0).T
-        for group, found in keys.items()
-    ]
-    if examples.sources is not None:
-        blocks = [sums_by_source(block, examples.sources) for block in blocks]
-    return {
-        (group, key): sums[:, 2 * place : 2 * place + 2]
-        for (group, found), sums in zip(keys.items(), resampled_sums(blocks, seed), strict=True)
-        for place, key in enumerate(found)
+def _read_records(
+    examples: Examples, evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric]
+) -> Records:
+    """The records of the arms on the policy's targets, their examples in one fixed order."""
+    arms = evidence.quality.arms
+    keys = sorted({record_key(arm, target) for arm in evidence.arms for target in policy.targets})
+    tables = {
+        (name, key): {
+            column: rows[..., examples.order]
+            for column, rows in metric.read(arms[key].columns).items()
+        }
+        for name, metric in metrics.items()
+        for key in keys
+        if key in arms and not metric.missing(arms[key].columns)
     }
+    parts = {
+        (name, key): metrics[name].parts(table, tables.get((name, "dense"), {}))
+        for (name, key), table in tables.items()
+        if metrics[name].form != "statistic"
+    }
+    return Records(examples=examples, metrics=metrics, parts=parts, tables=tables)
+
+
+def _defined(records: Records, name: str, mask: Mask) -> bool:
+    """Whether every arm has a value of the metric on these examples."""
+    form = records.metrics[name].form
+    if form == "binary":
+        return bool(mask.any())
+    if form == "ratio":
+        return all(
+            int(records.parts[name, key][_DENOMINATOR][mask].sum()) > 0
+            for key in records.keys(name)
+        )
+    return not any(
+        math.isnan(records.value((name, EVERYTHING), mask, key)) for key in records.keys(name)
+    )
+
+
+def _pairs(evidence: Evidence, policy: Policy) -> list[tuple[str, str]]:
+    """The arm keys that are compared; the candidate's with itself stands for its own level."""
+    return [
+        (record_key(arm, target), record_key("candidate", target))
+        for target in policy.targets
+        for arm in evidence.arms
+    ]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import SliceResult
 from reprune.core.policy import Policy, SliceRules
 from reprune.judge.comparisons import Comparison, MarginTest
@@ -95,10 +97,13 @@ def _result(
         outcome="harm" if one.p_adjusted <= rounded(setting.alpha) else "ok",
         right_to_wrong=one.compared.lost,
         wrong_to_right=one.compared.gained,
+        changed=UNSET if one.compared.changed is None else one.compared.changed,
         change=setting.signed(one.compared.loss),
-        low=-1.0 if low is None else low,
-        high=1.0 if high is None else high,
-        detectable=_detectable(one.compared, rules.max_drop, setting.alpha, how),
+        low=-setting.reach if low is None else low,
+        high=setting.reach if high is None else high,
+        detectable=min(
+            setting.reach, _detectable(one.compared, rules.max_drop, setting.alpha, how)
+        ),
         required=one.label in rules.required,
     )
 
@@ -115,10 +120,11 @@ def _small(
         outcome="not judged",
         right_to_wrong=compared.lost,
         wrong_to_right=compared.gained,
+        changed=UNSET if compared.changed is None else compared.changed,
         change=setting.signed(compared.loss),
-        low=-1.0,
-        high=1.0,
-        detectable=1.0,
+        low=-setting.reach,
+        high=setting.reach,
+        detectable=setting.reach,
         required=label in rules.required,
     )
 
@@ -136,7 +142,7 @@ def _detectable(compared: Comparison, margin: float, alpha: float, how: tuple[in
         own = loss * (1.0 - loss) if binary else 0.0
         return loss - margin < reach * math.sqrt(max(variance, own))
 
-    return rounded(halve(missed, margin, 1.0))
+    return rounded(halve(missed, margin, max(2.0, margin)))
 
 
 def _draft(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from reprune.core.artifacts import Waiver
+
 ARM_NAMES = {
     "candidate": "the candidate",
     "dense": "the dense model",
@@ -59,3 +61,12 @@ def roughly(number: float) -> int:
 def confidence(alpha: float) -> str:
     """The one-sided confidence of a limit at level alpha."""
     return f"{100 * (1 - alpha):.4g} %"
+
+
+def waived(waiver: Waiver, champion: str) -> str:
+    """What every report says of an override while it holds; `champion` is the bundle that serves now."""
+    who = "The champion" if waiver.candidate == champion else "An earlier champion"
+    return (
+        f"{who} was promoted by an override of {waiver.by} ({waiver.reason}), until {waiver.expires}: "
+        f"{', '.join(waiver.rules)} did not hold."
+    )

@@ -39,8 +39,7 @@ Answer: TypeAlias = Callable[[Batch], tuple[Tensor, ...]]
 class Taken:
     """The same examples through all arms. `arms` maps a key of QualityEvidence.arms to its columns.
 
-    `times` says when each example was taken, None where the task does not. `dropped` is Recorded's;
-    `eval_digest` is over the whole split, the dropped examples included.
+    `dropped` is Recorded's; `eval_digest` is over the whole split, the dropped examples included.
     """
 
     ids: tuple[str, ...]
@@ -48,8 +47,8 @@ class Taken:
     sources: tuple[str, ...] | None
     eval_digest: str
     arms: dict[str, dict[str, Column]]
-    times: tuple[str, ...] | None = None
     dropped: dict[str, int | None] = field(default_factory=dict)
+    times: tuple[str, ...] | None = None
 
 
 def take_records(
@@ -120,9 +119,9 @@ def write_records(out: Path, taken: Taken) -> Recorded:
     }
     write_bytes(out / RECORDS_FILE, save(tensors))
     sources = None if taken.sources is None else list(taken.sources)
-    examples: dict[str, object] = {"ids": taken.ids, "slices": taken.slices, "sources": sources}
+    examples = {"ids": taken.ids, "slices": taken.slices, "sources": sources}
     if taken.times is not None:
-        examples["times"] = taken.times
+        examples["times"] = list(taken.times)
     write_bytes(out / EXAMPLES_FILE, canonical(examples))
     return Recorded(
         examples=len(taken.ids),

@@ -6,7 +6,7 @@ They are versions of `<name>-compressed`. Each holds, beside its receipt,
     plan/  profile/<i>/  sensitivity/     what it was made by
     verdict/  engines/<i>/  report/       what it was judged by
 
-and is tagged at creation with what TAGS names. The alias `champion` is moved by promote alone.
+and is tagged at creation (see registry.tags). The alias `champion` is moved by promote alone.
 """
 
 from __future__ import annotations
@@ -43,20 +43,24 @@ from reprune.registry.receipts import (
     decode,
     subject_digests,
 )
-
-PARENT = "reprune.parent"
-VERDICT = "reprune.verdict"
-LOCK = "reprune.lock"
-BUNDLE = "reprune.bundle"
-OUTCOME = "reprune.outcome"
-ATTEMPT = "reprune.attempt"
-RECEIPT = "reprune.receipt"
-PROMOTED = "reprune.promoted"
-ANCHORED = "reprune.anchor"
-TAGS = (PARENT, VERDICT, LOCK, BUNDLE, OUTCOME, ATTEMPT, RECEIPT)
+from reprune.registry.tags import (
+    ANCHORED,
+    ATTEMPT,
+    DRY_RUN,
+    EVAL,
+    MARKS,
+    OUTCOME,
+    PARENT,
+    PROMOTED,
+    RECEIPT,
+    TAGS,
+    VERDICT,
+    WAIVER,
+    tags_of,
+)
 
 BUNDLE_PART = "bundle"
-HISTORY = 10
+HISTORY = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,7 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
     passed = [
         info
         for info in known_versions(registry, compressed)
-        if info.tags.get(OUTCOME) == "pass" and info.tags.get(VERDICT) != besides
+        if info.tags.get(VERDICT) != besides and _may_have_served(registry, info)
     ]
     if not passed and any(
         receipt.statement.predicate.champion is not None for _, receipt in history(registry, name)
@@ -153,7 +157,7 @@ def read_receipt(registry: Registry, info: VersionInfo) -> Receipted:
         found = decode(path.read_bytes(), where=where)
     decision = found.statement.predicate
     stated = {RECEIPT: found.digest, **tags_of(found)}
-    wrong = [tag for tag in TAGS if info.tags.get(tag) != stated[tag]]
+    wrong = [tag for tag in (*TAGS, *MARKS) if info.tags.get(tag) != stated.get(tag)]
     if wrong:
         raise ReceiptInvalid(f"its receipt contradicts its tags ({', '.join(wrong)})", where=where)
     if decision.registry != registry.identity or compressed_name(decision.name) != info.name:
@@ -161,20 +165,6 @@ def read_receipt(registry: Registry, info: VersionInfo) -> Receipted:
             f"its receipt is for '{decision.name}' in {decision.registry}", where=where
         )
     return found
-
-
-def tags_of(receipt: Receipted) -> dict[str, str]:
-    """The tags that a version with this receipt is created with."""
-    decision = receipt.statement.predicate
-    return {
-        PARENT: decision.dense_version,
-        VERDICT: decision.verdict,
-        LOCK: decision.lock,
-        BUNDLE: decision.bundle,
-        OUTCOME: decision.outcome,
-        ATTEMPT: str(decision.attempt),
-        RECEIPT: receipt.digest,
-    }
 
 
 def attempts(registry: Registry, name: str, dense_version: str, *, besides: str = "") -> int:
@@ -197,12 +187,31 @@ def attempts(registry: Registry, name: str, dense_version: str, *, besides: str 
     return max(len(judged), highest)
 
 
+def uses(registry: Registry, name: str) -> dict[str, int]:
+    """Eval digest to the number of verdicts on record that were given on those examples.
+
+    Versions from before the tag count through their receipts, as far back as `history` goes.
+    """
+    judged: dict[str, set[str]] = {}
+    for info in known_versions(registry, compressed_name(name)):
+        verdict, examples = info.tags.get(VERDICT), info.tags.get(EVAL)
+        if verdict and examples:
+            judged.setdefault(examples, set()).add(verdict)
+    for info, receipt in history(registry, name):
+        if EVAL not in info.tags:
+            decision = receipt.statement.predicate
+            judged.setdefault(decision.eval_digest, set()).add(decision.verdict)
+    return {examples: len(verdicts) for examples, verdicts in sorted(judged.items())}
+
+
 def history(registry: Registry, name: str) -> tuple[tuple[VersionInfo, Receipted], ...]:
-    """The last versions that carry a receipt of ours, oldest first; at most HISTORY."""
+    """The last versions that carry a receipt of ours, oldest first; at most HISTORY, and before those
+    every one that an override promoted.
+    """
     found: list[tuple[VersionInfo, Receipted]] = []
     for info in reversed(known_versions(registry, compressed_name(name))):
-        if len(found) == HISTORY:
-            break
+        if len(found) >= HISTORY and WAIVER not in info.tags:
+            continue
         try:
             found.append((info, read_receipt(registry, info)))
         except ReceiptInvalid:
@@ -221,10 +230,13 @@ def summary(info: VersionInfo, receipt: Receipted, champion: Holder | None) -> V
         outcome=decision.outcome,
         verdict=decision.verdict,
         reasons=decision.reasons,
-        promoted=decision.outcome == "pass" and (serves or PROMOTED in info.tags),
+        promoted=decision.promotes and (serves or PROMOTED in info.tags),
         latency_ratio=decision.latency_ratio,
         quality_drop=decision.quality_drop,
         flips=decision.flips,
+        eval_digest=decision.eval_digest,
+        newest_time=decision.newest_time,
+        waiver=decision.waiver,
     )
 
 
@@ -286,13 +298,26 @@ def _holder(registry: Registry, compressed: str, version: str, alias: str) -> Ho
         receipt = read_receipt(registry, infos[0])
     except ReceiptInvalid as error:
         raise _foreign(alias, error.what, error.where) from error
-    if receipt.statement.predicate.outcome != "pass":
+    decision = receipt.statement.predicate
+    if not decision.promotes:
         raise _foreign(
             alias,
-            f"was judged '{receipt.statement.predicate.outcome}'",
+            "was judged in a dry run" if decision.dry_run else f"was judged '{decision.outcome}'",
             f"{registry.identity}: {compressed} version {version}",
         )
     return Holder(info=infos[0], receipt=receipt)
+
+
+def _may_have_served(registry: Registry, info: VersionInfo) -> bool:
+    """Whether a version can have been champion. That it was a dry run is believed only of its receipt."""
+    if info.tags.get(OUTCOME) != "pass":
+        return WAIVER in info.tags or PROMOTED in info.tags
+    if DRY_RUN not in info.tags:
+        return True
+    try:
+        return read_receipt(registry, info).statement.predicate.promotes
+    except ReceiptInvalid:
+        return True
 
 
 def _foreign(alias: str, what: str, where: str) -> ChampionForeign:

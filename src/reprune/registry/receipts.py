@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from reprune.core.artifacts import Fact, Outcome
+from reprune.core.artifacts import Fact, Outcome, Waiver
 from reprune.core.documents import canonical, decode_json
 from reprune.core.errors import DocumentError, ReceiptInvalid
 from reprune.core.lock import ChampionRef, Digest
@@ -49,7 +50,9 @@ class Decision(Fact, kw_only=True):
     """What was decided, about what, on which grounds. Times are whole Unix seconds.
 
     `champion` is the one that the candidate was judged against; `machines` are the instances that
-    took the samples; `predecessor` is the digest of the receipt before this one.
+    took the samples; `predecessor` is the digest of the receipt before this one. `newest_time` is the
+    latest time among the judged examples; `waiver` is the override that was used; with `dry_run`
+    nothing was promoted, whatever the outcome.
     """
 
     registry: str
@@ -75,6 +78,17 @@ class Decision(Fact, kw_only=True):
     latency_ratio: float | None
     quality_drop: float | None
     flips: float | None
+    newest_time: str | UnsetType = UNSET
+    waiver: Waiver | UnsetType = UNSET
+    dry_run: bool | UnsetType = UNSET
+
+    @property
+    def promotes(self) -> bool:
+        """Whether the version may become champion: it passed or was waived, and was no dry run."""
+        passed = self.outcome == "pass" or (
+            self.outcome in ("block", "inconclusive") and self.waiver is not UNSET
+        )
+        return passed and self.dry_run is not True
 
 
 class Statement(

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import Outcome, RuleResult, SliceResult
-from reprune.report import cells, words
+from reprune.core.overrides import not_held
+from reprune.report import cells, guards, words
 from reprune.report.facts import ReportFacts
 from reprune.report.measured import Expected, expected_losses
 from reprune.report.phrases import Code, Phrase, sentence
 
+DRY_RUN: Phrase = ("the policy says ", Code("mode: dry-run"))
 AFTERWARDS: Phrase = ("then ", Code("dvc repro"), ".")
 RECOMPUTE = "reprune check artifacts/verdict --recompute"
+OVERRIDE = "reprune override --by NAME --reason TEXT --expires DATE"
+_OVERRIDE: tuple[Phrase, ...] = (
+    ("Or let it through by name, once, for exactly this model: ", Code(OVERRIDE), "."),
+)
+_TIMES: tuple[words.Family, ...] = ("latency", "tail", "objective", "throughput")
+_SPEED: tuple[words.Family, ...] = (*_TIMES, "memory", "size")
 
 
 def serving(facts: ReportFacts) -> Phrase:
     """What is promoted now, and what this verdict changes about it. The report is written before promote."""
     champion, name = facts.verdict.champion, Code(facts.verdict.name)
     mine = words.version(facts.verdict.dense_version)
+    if facts.judgement.dry_run is True:
+        now = "there is no champion yet" if champion is None else ""
+        kept: Phrase = (f"{now}, as before.",)
+        if champion is not None:
+            kept = (Code("champion"), f" stays {words.version(champion.version)}.")
+        return (name, f" {mine} is not promoted, whatever the outcome: ", *DRY_RUN, "; ", *kept)
     if facts.judgement.outcome == "pass":
         end: Phrase = (" makes it the first champion; none is promoted yet.",)
         if champion is not None:
@@ -28,6 +44,36 @@ def serving(facts: ReportFacts) -> Phrase:
         return (name, f" {mine} is not promoted: there is no champion yet, as before.")
     held = f" stays {words.version(champion.version)}."
     return (name, f" {mine} is not promoted: ", Code("champion"), held)
+
+
+def overrides(facts: ReportFacts) -> list[Phrase]:
+    """What nobody may read this report without: which overrides still hold, whose, and past what."""
+    held = facts.judgement.waivers
+    serving_now = facts.verdict.champion.bundle if facts.verdict.champion is not None else ""
+    return [
+        (
+            "The champion" if waiver.candidate == serving_now else "An earlier champion",
+            " was promoted by an override of ",
+            waiver.by,
+            " (",
+            waiver.reason,
+            f"), until {waiver.expires}: ",
+            ", ".join(waiver.rules),
+            " did not hold.",
+        )
+        for waiver in (() if held is UNSET else held)
+    ]
+
+
+def warnings(facts: ReportFacts) -> list[Phrase]:
+    """What decides nothing and should be read all the same: an eval split that is worn out."""
+    evidence, policy = facts.evidence, facts.policy
+    if evidence is None or policy is None or evidence.uses <= policy.eval.max_uses:
+        return []
+    worn = f"{evidence.uses} times; the policy warns above {policy.eval.max_uses} ("
+    return [
+        (f"This eval split has been judged on {worn}", Code("eval.max_uses"), "). Draw a new one.")
+    ]
 
 
 def reasons(facts: ReportFacts) -> list[Phrase]:
@@ -80,31 +126,39 @@ def to_try(facts: ReportFacts) -> list[Phrase]:
         return []
     if outcome == "error":
         return [("Repair what is named above, ", *AFTERWARDS)]
-    if outcome == "inconclusive":
-        return _to_decide(facts)
+    instead = () if facts.judgement.dry_run is True or not not_held(facts.judgement) else _OVERRIDE
+    broken = any(one.required and one.outcome == "block" for one in facts.judgement.rules)
+    if outcome == "inconclusive" or (instead and not broken):
+        return [*_to_decide(facts), *instead]
     lines: list[Phrase] = []
     if _asks(facts, "quality") or _asks(facts, "slices"):
         lines += _retraining(facts) or _cut_less(facts)
-    if _asks(facts, "latency") or _asks(facts, "size"):
+    if any(_asks(facts, kind) for kind in _SPEED):
         lines += _cut_more(facts)
     if _asks(facts, "parity"):
         lines.append(("Look at the export: the engine does not compute what its model computes.",))
-    return lines or [("Read the reasons above, change the task or ", Code("params.yaml"), ".")]
+    lines = lines or [("Read the reasons above, change the task or ", Code("params.yaml"), ".")]
+    return [*lines, *instead]
 
 
 def _to_decide(facts: ReportFacts) -> list[Phrase]:
     decide = [
         sentence(result.decide)
         for result in words.worst_first(facts.judgement.rules)
-        if result.outcome == "inconclusive" and result.required and result.decide
+        if result.outcome == "inconclusive"
+        and result.required
+        and result.decide
+        and not guards.is_told(result.decide, result.target, facts)
     ]
-    unique: list[Phrase] = list(dict.fromkeys(decide))
+    unique: list[Phrase] = list(dict.fromkeys([*guards.to_do(facts), *decide]))
+    if guards.tripped(facts):
+        return unique
     return [*unique, ("The same data gives the same answer: a mere re-run decides nothing.",)]
 
 
 def _beyond(result: RuleResult, facts: ReportFacts) -> Phrase | None:
     """Whether the whole interval lies beyond the limit."""
-    if result.low is None or result.high is None or words.family(result) == "size":
+    if result.low is None or result.high is None or words.family(result) in ("size", "memory"):
         return None
     nearest = result.low if result.direction == "at most" else result.high
     outside = nearest > result.limit if result.direction == "at most" else nearest < result.limit
@@ -210,7 +264,7 @@ def _cut_more(facts: ReportFacts) -> list[Phrase]:
         return [
             ("Masks alone make nothing faster or smaller: cut channels, ", knob, ", ", *AFTERWARDS)
         ]
-    if _asks(facts, "latency") and budget != "latency":
+    if any(_asks(facts, kind) for kind in _TIMES) and budget != "latency":
         knob = Code("plan.budget: latency")
         lines.append(("Plan by measured time: ", knob, f" (now {budget}), ", *AFTERWARDS))
     knob = Code(f"plan.fraction: {max(0.05, round(0.75 * fraction, 2)):g}")

@@ -42,7 +42,7 @@ def measured(result: RuleResult) -> float | None:
 
 def interval(result: RuleResult) -> str:
     """The interval as `low to high`; empty where chance plays no part, or where there is none."""
-    if words.family(result) in ("size", "parity"):
+    if words.family(result) in words.EXACT:
         return ""
     if result.low is None and result.high is None:
         return ""
@@ -86,9 +86,16 @@ def _value(result: RuleResult, value: float | None) -> str:
     """The measured value itself, which for a ratio has the unit of what was measured."""
     if value is None:
         return NOTHING
-    kind = words.family(result)
-    if kind == "latency":
-        return words.milliseconds(value)
-    if kind == "size":
-        return words.size(value)
-    return words.number(value) if kind == "parity" else words.percent(value)
+    return _VALUES.get(words.family(result), words.percent)(value)
+
+
+# Quality and slices are shares.
+_VALUES: dict[words.Family, Format] = {
+    "latency": words.milliseconds,
+    "tail": words.milliseconds,
+    "objective": words.milliseconds,
+    "throughput": words.rate,
+    "memory": words.size,
+    "size": words.size,
+    "parity": words.number,
+}

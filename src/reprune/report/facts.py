@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ from reprune.core.artifacts import (
     Surgery,
     Verdict,
 )
-from reprune.core.documents import decode_json
+from reprune.core.documents import decode_json, read_bounded
 from reprune.core.lock import Lock
 from reprune.core.params import Params
 from reprune.core.policy import Policy
@@ -109,7 +110,7 @@ def _ancestors(verdict: Artifact[Verdict]) -> dict[str, Manifest]:
         file = f"ancestors/{digest.removeprefix('sha256:')}.json"
         if file in verdict.manifest.payload:
             path = verdict.file(file)
-            found[name] = decode_any(path.read_bytes(), name=str(path))
+            found[name] = decode_any(read_bounded(path), name=str(path))
     return found
 
 
@@ -117,7 +118,7 @@ def _document(verdict: Artifact[Verdict], name: str, kind: type[T]) -> T | None:
     if name not in verdict.manifest.payload:
         return None
     path = verdict.file(name)
-    return decode_json(path.read_bytes(), kind, name=str(path))
+    return decode_json(read_bounded(path), kind, name=str(path))
 
 
 def _one(held: dict[str, Manifest], name: str, kind: type[M]) -> M | None:
@@ -127,6 +128,6 @@ def _one(held: dict[str, Manifest], name: str, kind: type[M]) -> M | None:
 
 def _many(held: dict[str, Manifest], name: str, kind: type[M]) -> tuple[M, ...]:
     """The manifests of a list input, in the order in which the gate was given them."""
-    numbered = [key for key in held if key.startswith(f"{name}.")]
+    numbered = [key for key in held if re.fullmatch(rf"{name}\.[0-9]{{1,6}}", key)]
     ordered = sorted(numbered, key=lambda key: int(key.rpartition(".")[2]))
     return tuple(found for key in ordered if isinstance(found := held[key], kind))

@@ -8,6 +8,7 @@ from importlib.resources import files
 from reprune.core.artifacts import Outcome
 from reprune.report import advice, cells, words
 from reprune.report.facts import ReportFacts
+from reprune.report.guards import tripped
 from reprune.report.markup import Safe, esc, join, tag
 from reprune.report.phrases import Phrase, as_html, sentence
 from reprune.report.provenance import data_section, lineage_section, machine_section, parity_section
@@ -53,7 +54,8 @@ def render_html(facts: ReportFacts, *, show_examples: bool = False) -> str:
         )
         if (section := build(facts)) is not None
     ]
-    title = f"{words.WORD[facts.judgement.outcome]}: {facts.verdict.name} "
+    dry = "Dry run, " if facts.judgement.dry_run is True else ""
+    title = f"{dry}{words.WORD[facts.judgement.outcome]}: {facts.verdict.name} "
     title += words.version(facts.verdict.dense_version)
     head = tag(
         "head",
@@ -93,7 +95,14 @@ def _banner(facts: ReportFacts) -> Safe:
             class_="state",
         ),
         tag("h1", as_html(sentence(judgement.headline))),
+        _dry_run(facts),
+        *(
+            tag("p", tag("strong", esc("Override: ")), as_html(line), class_="override")
+            for line in advice.overrides(facts)
+        ),
+        *(tag("p", as_html(line), class_="override") for line in advice.warnings(facts)),
         _phrases("", advice.reasons(facts)),
+        _phrases("Guard tripped:", [(one.words,) for one in tripped(facts)]),
         tag("p", as_html(advice.serving(facts)), class_="serving"),
         _phrases("Is it noise?", advice.certainty(facts)),
         tag(
@@ -103,6 +112,17 @@ def _banner(facts: ReportFacts) -> Safe:
             class_="next",
         ),
         class_=f"banner {judgement.outcome}",
+    )
+
+
+def _dry_run(facts: ReportFacts) -> Safe:
+    if facts.judgement.dry_run is not True:
+        return Safe("")
+    return tag(
+        "p",
+        tag("strong", esc("Dry run: ")),
+        esc("judged and reported as always; nothing is promoted, whatever the outcome."),
+        class_="dry-run",
     )
 
 

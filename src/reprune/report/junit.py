@@ -5,9 +5,11 @@ from __future__ import annotations
 from xml.sax.saxutils import quoteattr
 
 from reprune.core.artifacts import Outcome, RuleResult
-from reprune.report import cells, words
+from reprune.report import advice, cells, words
 from reprune.report.facts import ReportFacts
+from reprune.report.guards import advice_lines
 from reprune.report.markup import visible
+from reprune.report.phrases import as_text
 
 # What a demand's outcome is to JUnit. Undecided is an error, not a skip: CI shows a skip as green,
 # and an undecided verdict must not look like a pass.
@@ -34,12 +36,24 @@ def render_junit(facts: ReportFacts) -> str:
             '<?xml version="1.0" encoding="UTF-8"?>',
             "<testsuites>",
             suite,
+            *_properties(facts),
             *cases,
             "</testsuite>",
             "</testsuites>",
             "",
         ]
     )
+
+
+def _properties(facts: ReportFacts) -> list[str]:
+    """What no case can carry: that it was a dry run, overrides that hold, guards that tripped."""
+    named = [("dry_run", "true")] if facts.judgement.dry_run is True else []
+    named += [("override", as_text(line)) for line in advice.overrides(facts)]
+    named += [("guard_tripped", line) for line in advice_lines(facts)]
+    if not named:
+        return []
+    lines = [f"    <property name={_quoted(key)} value={_quoted(text)}/>" for key, text in named]
+    return ["  <properties>", *lines, "  </properties>"]
 
 
 def _verdict_case(facts: ReportFacts) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from reprune.core.artifacts import RuleResult
 from reprune.report import advice, cells, plain, words
 from reprune.report.facts import ReportFacts
+from reprune.report.guards import guard_lines
 from reprune.report.method import method_lines
 from reprune.report.phrases import Phrase, as_markdown, sentence
 from reprune.report.summary import plan_lines, slice_lines
@@ -19,6 +20,9 @@ MARKER = "reprune-report/1"
 # GitHub refuses a comment above 65,536 characters; the rest is for what a poster adds.
 MAX_BYTES = 60_000
 
+# More overrides than these cannot hold at once unless something is badly wrong; the rest is counted.
+MOST_OVERRIDES = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
@@ -27,6 +31,7 @@ class Room:
     ok_slices: bool = True
     plan: bool = True
     ok_rows: bool = True
+    guards: bool = True
     method: bool = True
     harmed: int = 200
     deciding: int = 400
@@ -35,12 +40,16 @@ class Room:
     sentence: int = 600
 
 
+WITHOUT_METHOD = {"guards": False, "method": False}
+
+
 def render_markdown(facts: ReportFacts) -> str:
     """The report as GitHub-flavoured Markdown, at most MAX_BYTES in UTF-8, with balanced tags.
 
     Where there is too much, slices that are ok go first, then the plan, then rows that are ok, then
-    how it was measured; each says what was left out. The verdict and a blocked row always stay
-    (of more than some hundreds, the worst stay and the rest are counted).
+    how it was measured; each says what was left out. The verdict, an override that holds, a guard that
+    tripped and a blocked row always stay (of more than some hundreds, the worst stay and the rest are
+    counted).
     """
     text = ""
     for room in _rooms():
@@ -53,7 +62,7 @@ def render_markdown(facts: ReportFacts) -> str:
 def _rooms() -> Iterator[Room]:
     room = Room()
     yield room
-    for step in ({"ok_slices": False}, {"plan": False}, {"ok_rows": False}, {"method": False}):
+    for step in ({"ok_slices": False}, {"plan": False}, {"ok_rows": False}, WITHOUT_METHOD):
         room = replace(room, **step)
         yield room
     yield (room := replace(room, name=40, harmed=100, sentences=10, sentence=300))
@@ -73,6 +82,9 @@ def _lines(facts: ReportFacts, room: Room) -> Iterator[str]:
     yield from _explanation(facts, room)
     yield from _demands(facts, room)
     yield ""
+    yield from guard_lines(
+        facts, full=room.guards, most=room.sentences, sentence_limit=room.sentence
+    )
     yield from slice_lines(facts, ok=room.ok_slices, harmed=room.harmed, name=room.name)
     yield from plan_lines(facts, full=room.plan, name=room.name)
     if room.method:
@@ -95,7 +107,8 @@ def marker(facts: ReportFacts) -> str:
     lock = quote(verdict.lock.removeprefix("sha256:")[:16])
     # `--` would end the comment; `quote` leaves a hyphen as it is.
     key = key.replace("--", "-%2D")
-    return f"<!-- {MARKER} key={key} verdict={facts.judgement.outcome} lock={lock} -->"
+    dry = " mode=dry-run" if facts.judgement.dry_run is True else ""
+    return f"<!-- {MARKER} key={key} verdict={facts.judgement.outcome}{dry} lock={lock} -->"
 
 
 def _opening(facts: ReportFacts, room: Room) -> Iterator[str]:
@@ -103,7 +116,14 @@ def _opening(facts: ReportFacts, room: Room) -> Iterator[str]:
     headline = as_markdown(sentence(judgement.headline), room.sentence)
     yield f"### {words.ICON[judgement.outcome]} {headline}"
     yield ""
+    held = advice.overrides(facts)
+    for line in held[-MOST_OVERRIDES:]:
+        yield from (f"⚠️ **Override:** {as_markdown(line, min(300, room.sentence))}", "")
+    if len(held) > MOST_OVERRIDES:
+        yield from (f"{len(held) - MOST_OVERRIDES} older overrides hold as well.", "")
     yield from _titled("", advice.reasons(facts), room)
+    for line in advice.warnings(facts):
+        yield from (f"⚠️ {as_markdown(line)}", "")
     yield from (f"**{as_markdown(advice.serving(facts))}**", "")
 
 

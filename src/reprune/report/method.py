@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import UNSET
+
+from reprune.judge.words import waived
 from reprune.report import advice, words
 from reprune.report.facts import ReportFacts
 from reprune.report.measured import flips
@@ -16,10 +19,32 @@ def method_lines(facts: ReportFacts) -> list[Phrase]:
         *_quality(facts),
         *_latency(facts),
         *_looks(facts),
-        *[sentence(note) for note in facts.judgement.notes],
+        *_uses(facts),
+        *[sentence(note) for note in notes(facts)],
         ("Judge the same samples again, without training or measuring: ", Code(advice.RECOMPUTE)),
         *_identity(facts),
     ]
+
+
+def notes(facts: ReportFacts) -> list[str]:
+    """The judge's notes, but for overrides: every report says those on top."""
+    judgement, champion = facts.judgement, facts.verdict.champion
+    held = () if judgement.waivers is UNSET else judgement.waivers
+    bundle = champion.bundle if champion is not None else ""
+    above = {waived(waiver, bundle) for waiver in held}
+    return [note for note in judgement.notes if note not in above]
+
+
+def _uses(facts: ReportFacts) -> Iterator[Phrase]:
+    """How often the eval split was judged on, where it is known and nothing to be warned about."""
+    evidence, policy = facts.evidence, facts.policy
+    if evidence is None or policy is None or not 1 <= evidence.uses <= policy.eval.max_uses:
+        return
+    times = words.plural(evidence.uses, "time")
+    yield (
+        f"This eval split has been judged on {times}, this one included; the policy warns above "
+        f"{policy.eval.max_uses}.",
+    )
 
 
 def _quality(facts: ReportFacts) -> Iterator[Phrase]:

@@ -6,17 +6,30 @@ import json
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import RuleResult
 from reprune.report import words
 from reprune.report.facts import ReportFacts
+from reprune.report.guards import tripped
 
 Value: TypeAlias = str | float | int
+
+# What is compared as a ratio, and what the value itself is called.
+_RATIOS: dict[words.Family, str] = {
+    "latency": "latency_ms",
+    "tail": "tail_ms",
+    "throughput": "examples_per_second",
+    "memory": "peak_memory_bytes",
+    "size": "",
+}
 
 
 def render_metrics(facts: ReportFacts) -> str:
     """The numbers that people compare from commit to commit, as JSON.
 
-    `latency_ratio.<target>` and `size_ratio.<target>` are candidate over dense parent;
+    `latency_ratio.<target>` is candidate over dense parent, as are `tail_`, `size_`, `memory_` and
+    `throughput_ratio.<target>` (with `.b<batch>` at another batch size);
     `quality_drop.<metric>.<target>` is what the metric lost against the dense parent as trained,
     `quality.<metric>.<target>` what it is; `..._vs_champion` are the same against the champion.
     What was not measured is left out, never written as 0.
@@ -29,6 +42,8 @@ def render_metrics(facts: ReportFacts) -> str:
         ),
         "slices_harmed": sum(one.outcome == "harm" for one in facts.judgement.slices),
     }
+    if facts.judgement.guards is not UNSET:
+        values["guards_tripped"] = len(tripped(facts))
     for name, value in (*_from_rules(facts), *_from_engines(facts)):
         # What the candidate is stands in several rules; they agree.
         values.setdefault(name, value)
@@ -45,10 +60,12 @@ def _from_rules(facts: ReportFacts) -> Iterator[tuple[str, Value]]:
         end = {"dense": "", "champion": "_vs_champion", "anchor": "_vs_anchor"}.get(one.baseline)
         if end is None or one.change is None:
             continue
-        if kind in ("latency", "size"):
-            yield f"{kind}_ratio{end}.{one.target}", one.change
-        if kind == "latency" and one.candidate_value is not None:
-            yield f"latency_ms.{one.target}", one.candidate_value
+        if kind in _RATIOS:
+            batch = words.batch(one)
+            where = f"{one.target}.b{batch}" if batch else one.target
+            yield f"{kind}_ratio{end}.{where}", one.change
+            if one.candidate_value is not None and kind != "size":
+                yield f"{_RATIOS[kind]}.{where}", one.candidate_value
         if kind == "quality":
             name = words.metric(one)
             yield f"quality_drop{end}.{name}.{one.target}", drop(one)

@@ -20,6 +20,7 @@ _TABLE = str.maketrans(_ESCAPED)
 _LINKED = re.compile(r"(@|#|!|://|www\.|\b(?:mailto|xmpp):|\bGH-)(?=\S)", re.IGNORECASE)
 _LIST = re.compile(r"^(\d+)([.)])(?=\s|$)")
 _RULE = re.compile(r"^()([-+=])(?=[\s=-]|$)")
+_HEADING = re.compile(r"^()(#{1,6})(?=\s|$)")
 _EMPHASIS = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _ZERO_WIDTH = "&#8203;"
 
@@ -30,7 +31,7 @@ def text(value: str, limit: int = 600) -> str:
     """A sentence in which nothing is markup, a mention or a link, on one line."""
     escaped = visible(value, limit).translate(_TABLE)
     broken = _LINKED.sub(lambda match: match[0] + _ZERO_WIDTH, escaped)
-    for pattern in (_LIST, _RULE):
+    for pattern in (_LIST, _RULE, _HEADING):
         broken = pattern.sub(r"\1\\\2", broken)
     return _EMPHASIS.sub(r"\\_", broken)
 

@@ -10,10 +10,12 @@ from reprune.report.cuts import recovery_figure, sensitivity_figure, widths_figu
 from reprune.report.facts import ReportFacts
 from reprune.report.flips import changed_tables, flips_figure
 from reprune.report.forests import rules_figure, rules_table
+from reprune.report.guards import guards_table, tally, tripped
 from reprune.report.markup import Safe, details, esc, tag
 from reprune.report.markup import table as html_table
 from reprune.report.masked import NO_PROMISE, masked_table
-from reprune.report.slices import ordered, slice_figures, slices_table
+from reprune.report.phrases import as_html
+from reprune.report.slices import newest, ordered, slice_figures, slices_table
 from reprune.report.timings import call_figures, operator_figures, ratio_figures
 
 _BUDGETS = {
@@ -59,21 +61,33 @@ def demands_section(facts: ReportFacts) -> Section:
 def latency_section(facts: ReportFacts) -> Section | None:
     """Ratios by unit, single calls, and the operators that take the time."""
     figures = [*ratio_figures(facts), *call_figures(facts), *operator_figures(facts)]
-    if not figures:
+    table = guards_table(facts)
+    if not figures and not table:
         return None
+    stopped = tripped(facts)
+    trust = f" {tally(facts)}." if table else ""
     return Section(
         key="latency",
         title="Latency",
         lead="All models were measured in turn on one machine, each unit with freshly made sessions, "
-        "because two sessions of one model differ.",
-        content=tuple(svg.framed(figure) for figure in figures),
+        f"because two sessions of one model differ.{trust}",
+        content=(
+            *([table] if table and stopped else []),
+            *(svg.framed(figure) for figure in figures),
+            *(
+                [details("What kept the measurement honest", table)]
+                if table and not stopped
+                else []
+            ),
+        ),
     )
 
 
 def quality_section(facts: ReportFacts, *, show_examples: bool = False) -> Section | None:
     """Flips both ways, and slices; on demand the ids of the examples that changed."""
     flipped, by_slice = flips_figure(facts), slice_figures(facts)
-    content = [] if flipped is None else [svg.framed(flipped)]
+    content = [tag("p", as_html(line)) for line in newest(facts)[:12]]
+    content += [] if flipped is None else [svg.framed(flipped)]
     if show_examples:
         content += changed_tables(facts)
     content += [svg.framed(figure) for figure in by_slice]

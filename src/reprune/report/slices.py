@@ -7,7 +7,10 @@ from reprune.report import cells, svg, words
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import Safe, esc, tag
 from reprune.report.markup import table as html_table
+from reprune.report.phrases import Phrase
 
+# Examples that are newer than all that the champion was judged on (see judge.examples).
+NEWEST = "age=newer than the champion's evidence"
 MOST_FIGURES = 6
 MOST_SLICES = 40
 MOST_ROWS = 400
@@ -37,6 +40,22 @@ def compared(one: SliceResult, facts: ReportFacts) -> str:
     """What a slice was compared with, and where; empty where no rule says so."""
     rule = words.rule_of(one, facts)
     return "" if rule is None else words.against(rule, facts)
+
+
+def newest(facts: ReportFacts) -> list[Phrase]:
+    """How the candidate does where the champion was never looked at; a harmed slice is told elsewhere."""
+    return [_newest(one, facts) for one in ordered(facts) if one.slice == NEWEST]
+
+
+def _newest(one: SliceResult, facts: ReportFacts) -> Phrase:
+    examples = words.plural(one.examples, "example")
+    about = compared(one, facts)
+    start = f"On the {examples} newer than all that the champion was judged on"
+    if one.outcome == "not judged":
+        return (f"{start}, too few to judge them alone.",)
+    word = {"ok": "ok", "harm": "harmed"}[one.outcome]
+    changed = f" the change {about}".rstrip()
+    return (f"{start},{changed} is {words.points(one.change)} ({spread(one)}): {word}.",)
 
 
 def slice_figures(facts: ReportFacts) -> list[svg.Figure]:

@@ -9,7 +9,8 @@ from reprune.report import plain, words
 from reprune.report.facts import ReportFacts
 from reprune.report.masked import masked_lines, masked_tensors, masked_words
 from reprune.report.measured import Expected, expected_losses
-from reprune.report.slices import compared, groups, ordered, spread
+from reprune.report.phrases import as_markdown
+from reprune.report.slices import compared, groups, newest, ordered, spread
 
 MOST_GROUPS = 10
 _SLICE_STATE = {
@@ -31,6 +32,8 @@ def slice_lines(facts: ReportFacts, *, ok: bool, harmed: int, name: int) -> Iter
         if len(worst) > len(shown):
             yield from ("", f"{len(worst) - len(shown)} more harmed slices are in the HTML report.")
         yield ""
+    for line in newest(facts)[:4]:
+        yield from (as_markdown(line), "")
     others = [one for one in ordered(facts) if one.outcome != "harm"]
     counts = {kind: sum(s.outcome == kind for s in slices) for kind in _SLICE_STATE}
     tally = f"Slices: {counts['ok']} ok, {counts['harm']} harmed, {counts['not judged']} not judged"

@@ -9,8 +9,11 @@ from reprune.core.artifacts import RuleResult, Verdict
 from reprune.core.store import Artifact
 from reprune.report import advice, cells, words
 from reprune.report.facts import ReportFacts, read_facts
+from reprune.report.guards import advice_lines, told
 from reprune.report.markup import visible
+from reprune.report.method import notes
 from reprune.report.phrases import Phrase, as_text
+from reprune.report.slices import newest
 
 MOST_SLICES = 20
 _RIGHT = 2  # columns from here on are numbers
@@ -30,6 +33,7 @@ def render_explanation(verdict: Artifact[Verdict]) -> str:
     for title, phrases in (
         ("Is it noise?", advice.certainty(facts)),
         ("Where", advice.where(facts)),
+        ("Newest examples", newest(facts)),
         ("To decide it" if undecided else "What to try", advice.to_try(facts)),
     ):
         lines += _titled(title, phrases)
@@ -42,7 +46,8 @@ def render_explanation(verdict: Artifact[Verdict]) -> str:
         lines += ["", *_columns(["harmed slice", "examples", "change"], rows, right=1)]
         if len(harmed) > MOST_SLICES:
             lines.append(f"and {len(harmed) - MOST_SLICES} more")
-    lines += _titled("Notes", [(note,) for note in facts.judgement.notes])
+    lines += _titled("Guards of the measurement", [(line,) for line in told(facts)[:MOST_SLICES]])
+    lines += _titled("Notes", [(note,) for note in notes(facts)])
     return "\n".join([*lines, "", f"Judge the same samples again: {advice.RECOMPUTE}"]).rstrip()
 
 
@@ -51,7 +56,10 @@ def _opening(facts: ReportFacts) -> list[str]:
     reasons = [f"  - {as_text(line)}" for line in advice.reasons(facts)]
     return [
         f"{words.ICON[judgement.outcome]} {visible(judgement.headline, 1000)}",
+        *(f"! Override: {as_text(line)}" for line in advice.overrides(facts)),
+        *(f"! {as_text(line)}" for line in advice.warnings(facts)),
         *reasons,
+        *(f"  - guard tripped: {visible(line, 1000)}" for line in advice_lines(facts)),
         as_text(advice.serving(facts)),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
@@ -10,7 +11,28 @@ from reprune.core.artifacts import Judgement, Outcome, RuleResult, SliceResult
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import visible
 
-Family: TypeAlias = Literal["latency", "size", "parity", "slices", "quality"]
+Family: TypeAlias = Literal[
+    "latency", "tail", "objective", "throughput", "memory", "size", "parity", "slices", "quality"
+]
+_LABELS: dict[Family, str] = {
+    "latency": "Latency",
+    "tail": "Latency, tail",
+    "objective": "Slow calls",
+    "throughput": "Throughput",
+    "memory": "Peak memory",
+    "size": "Engine size",
+    "parity": "Engine parity",
+}
+_BATCH = re.compile(r"throughput\.b(\d+)\.")
+
+_SECTIONS: dict[str, Family] = {
+    "latency": "latency",
+    "throughput": "throughput",
+    "memory": "memory",
+    "size": "size",
+}
+# Where chance plays no part, an interval says nothing.
+EXACT: tuple[Family, ...] = ("size", "memory", "parity")
 
 ICON: dict[Outcome, str] = {"pass": "✅", "block": "❌", "inconclusive": "❔", "error": "⚠️"}
 WORD: dict[Outcome, str] = {
@@ -79,8 +101,12 @@ def family(result: RuleResult) -> Family:
         return "parity"
     if ".slices." in result.rule:
         return "slices"
+    if result.rule.startswith("latency.tail."):
+        return "tail"
+    if result.rule == "latency.objective":
+        return "objective"
     first = result.rule.partition(".")[0]
-    return "latency" if first == "latency" else "size" if first == "size" else "quality"
+    return _SECTIONS.get(first, "quality")
 
 
 def metric(result: RuleResult) -> str:
@@ -91,14 +117,17 @@ def metric(result: RuleResult) -> str:
 def label(result: RuleResult) -> str:
     """What a rule is about, in one to three words."""
     kind = family(result)
-    if kind == "latency":
-        return "Latency"
-    if kind == "size":
-        return "Engine size"
-    if kind == "parity":
-        return "Engine parity"
+    if kind in _LABELS:
+        other = batch(result)
+        return f"{_LABELS[kind]}, batch {other}" if other else _LABELS[kind]
     name = sentence_case(metric(result))
     return f"{name}, worst slice" if kind == "slices" else name
+
+
+def batch(result: RuleResult) -> str:
+    """The batch size that a throughput rule names; empty at the target's own."""
+    found = _BATCH.match(result.rule)
+    return found[1] if found else ""
 
 
 def arrow(result: RuleResult) -> str:
@@ -119,6 +148,9 @@ def is_parent(result: RuleResult) -> bool:
 def against(result: RuleResult, facts: ReportFacts) -> str:
     """What a rule compares with, and on which target."""
     where = f" on {result.target}" if result.target else ""
+    bound = _objective_ms(result, facts)
+    if bound is not None:
+        return f"longer than {milliseconds(bound)}{where}"
     if is_absolute(result):
         kind = result.rule.rpartition(".")[2]
         return f"against the policy's {kind if kind in ('floor', 'ceiling') else 'limit'}{where}"
@@ -126,6 +158,14 @@ def against(result: RuleResult, facts: ReportFacts) -> str:
     if family(result) == "parity":
         return f"of {name}{where}"
     return f"against {name}{where}"
+
+
+def _objective_ms(result: RuleResult, facts: ReportFacts) -> float | None:
+    """How long a call may last, where the rule counts calls that last longer."""
+    if family(result) != "objective" or facts.policy is None or facts.policy.latency is None:
+        return None
+    objective = facts.policy.latency.objective
+    return None if objective is None else objective.max_ms
 
 
 def rule_of(one: SliceResult, facts: ReportFacts) -> RuleResult | None:
@@ -221,6 +261,11 @@ def milliseconds_like(longest: float) -> Callable[[float], str]:
     if longest < 1:
         return lambda value: f"{value * 1e3:g}{NBSP}µs"
     return lambda value: f"{value:g}{NBSP}ms"
+
+
+def rate(value: float) -> str:
+    """Examples a second."""
+    return f"{big(value)}/s" if value >= 1e4 else f"{number(value)}{NBSP}/s"
 
 
 def big(value: float) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from reprune.core.errors import InputError, ReceiptInvalid, VersionNotFound, nearest
 from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.step import exclusive
-from reprune.registry import compressed, receipts
+from reprune.registry import compressed, receipts, tags
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import ANCHOR, CHAMPION, Registry, VersionInfo, known_versions
 from reprune.steps.promoter import Authority, read_promoter
@@ -52,7 +52,7 @@ def move_anchor(root: Path, *, version: str | None, by: str, reason: str) -> Anc
         if before == info.version:
             return AnchorResult(version=info.version, before=before, moved=False)
         # Who and why first: an anchor that nobody answers for must not exist, even for a moment.
-        registry.set_tags(name, info.version, {compressed.ANCHORED: f"{by}: {reason}"})
+        registry.set_tags(name, info.version, {tags.ANCHORED: f"{by}: {reason}"})
         registry.set_alias(name, ANCHOR, info.version)
     return AnchorResult(version=info.version, before=before, moved=True)
 
@@ -89,7 +89,7 @@ def _refuse_unpromoted(registry: Registry, authority: Authority, info: VersionIn
     receipt = compressed.read_receipt(registry, info)
     receipts.verify(receipt.raw, authority.keys, where=where)
     champion = registry.alias(info.name, CHAMPION)
-    if compressed.PROMOTED not in info.tags and champion != info.version:
+    if tags.PROMOTED not in info.tags and champion != info.version:
         raise ReceiptInvalid(
             f"was judged ({receipt.statement.predicate.outcome}) and never promoted",
             where=where,

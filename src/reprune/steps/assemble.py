@@ -6,73 +6,38 @@ the same bytes. Whatever makes the evidence unusable becomes a Problem: the outc
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
-from safetensors.numpy import load_file
-
-from reprune.core.artifacts import (
-    WEIGHTS,
-    Benchmark,
-    DataReport,
-    Engines,
-    Manifest,
-    ModelBundle,
-    Plan,
-    Previous,
-    Profile,
-    Sensitivity,
-)
+from reprune.core.artifacts import WEIGHTS, Manifest
 from reprune.core.documents import digest_of
-from reprune.core.lock import Lock
-from reprune.core.params import Params
-from reprune.core.policy import Policy
 from reprune.core.step import knobs_digest
 from reprune.judge.evidence import (
     ArmRecords,
+    BatchUnits,
     Evidence,
     Problem,
     QualityEvidence,
     TargetEvidence,
 )
-from reprune.steps import STEPS, get_step
-from reprune.steps.past import champion_newest, uses_of, waivers_holding
-from reprune.steps.samples import sample_problems, target_evidence, unclaimed_problems
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A benchmark and the folder that its payload files lie in."""
-
-    digest: str
-    manifest: Benchmark
-    folder: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grounds:
-    """Everything a judgement rests on. `digests` maps the gate's input names to manifest digests."""
-
-    lock: Lock
-    policy: Policy
-    params: Params
-    digests: Mapping[str, str]
-    benchmarks: Sequence[Measured]
-    engines: Sequence[Engines]
-    profiles: Sequence[Profile]
-    candidate: ModelBundle
-    pruned: ModelBundle
-    dense: ModelBundle
-    previous: Previous
-    data: DataReport
-    chosen: Plan
-    table: Sensitivity
+from reprune.steps import STEPS, get_step, past
+from reprune.steps.grounds import Grounds
+from reprune.steps.samples import (
+    EXAMPLES_FILE,
+    RECORDS_FILE,
+    ExamplesFile,
+    read_examples,
+    read_memory,
+    read_records,
+    read_units,
+)
+from reprune.steps.soundness import soundness_problems
 
 
 def assemble(grounds: Grounds) -> Evidence:
-    """The evidence as a value; a function of the manifests and sample bytes alone."""
+    """The evidence as a value; a function of the manifests and sample bytes alone.
+
+    Raises PayloadCorrupt or DocumentError for samples that do not decode.
+    """
     problems = [
         *_lock_problems(grounds),
         *_chain_problems(grounds),
@@ -80,7 +45,22 @@ def assemble(grounds: Grounds) -> Evidence:
         *_producer_problems(grounds),
     ]
     quality, trouble = _quality(grounds)
-    targets, gaps = _targets(grounds)
+    targets = tuple(
+        TargetEvidence(
+            target=samples.target,
+            machine=measured.manifest.machine,
+            batch_size=samples.batch_size,
+            units=read_units(measured.file(samples.file)),
+            throughput=tuple(
+                BatchUnits(batch_size=one.batch_size, units=read_units(measured.file(one.file)))
+                for one in samples.throughput or ()
+            ),
+            memory=read_memory(measured.file(samples.memory)) if samples.memory else {},
+        )
+        for measured in grounds.benchmarks
+        for samples in measured.manifest.targets
+    )
+    problems += soundness_problems(grounds, quality, targets)
     champion = grounds.previous.champion
     return Evidence(
         name=grounds.lock.name,
@@ -95,32 +75,16 @@ def assemble(grounds: Grounds) -> Evidence:
         targets=targets,
         quality=quality,
         power=grounds.data.power,
-        problems=(*problems, *trouble, *gaps),
-        uses=uses_of(
+        problems=(*problems, *trouble),
+        uses=past.eval_uses(
             grounds.previous,
             quality.eval_digest,
             [measured.manifest.uses or 0 for measured in grounds.benchmarks],
         ),
-        champion_newest=champion_newest(grounds.previous),
+        champion_newest=past.champion_newest(grounds.previous),
         contract=grounds.data.expectations,
-        waivers=waivers_holding(grounds.previous, targets),
+        waivers=past.waivers(grounds.previous),
     )
-
-
-def _targets(grounds: Grounds) -> tuple[tuple[TargetEvidence, ...], list[Problem]]:
-    """The samples of all benchmarks, and what is wrong with them."""
-    targets: list[TargetEvidence] = []
-    problems: list[Problem] = []
-    for measured in grounds.benchmarks:
-        manifest = measured.manifest
-        problems += unclaimed_problems(manifest)
-        for samples in manifest.targets:
-            found = target_evidence(manifest, samples, measured.folder)
-            targets.append(found)
-            problems += sample_problems(
-                samples, found, manifest.arms, grounds.policy, grounds.params
-            )
-    return tuple(targets), problems
 
 
 def _arms(grounds: Grounds) -> dict[str, str]:
@@ -133,17 +97,16 @@ def _arms(grounds: Grounds) -> dict[str, str]:
 def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
     """The records of all benchmarks side by side; they must be of the same examples."""
     arms: dict[str, ArmRecords] = {}
-    examples: list[dict[str, object]] = []
-    for measured in grounds.benchmarks:
-        raw = (measured.folder / "examples.json").read_bytes()
-        examples.append(json.loads(raw))
-        for name, column in load_file(measured.folder / "records.safetensors").items():
-            key, _, column_name = name.rpartition("/")
-            columns = arms[key].columns if key in arms else {}
-            values = tuple(int(value) for value in column.tolist())
-            arms[key] = ArmRecords(columns={**columns, column_name: values})
-    first = examples[0]
+    examples: list[ExamplesFile] = []
     problems = []
+    for measured in grounds.benchmarks:
+        examples.append(read_examples(measured.file(EXAMPLES_FILE)))
+        for key, columns in sorted(read_records(measured.file(RECORDS_FILE)).items()):
+            # Every benchmark records the dense model as trained: the first one's are judged.
+            if key in arms and key != "dense":
+                problems.append(Problem(code="records", words=f"Two benchmarks recorded {key}."))
+            arms.setdefault(key, ArmRecords(columns=columns))
+    first = examples[0]
     if any(other != first for other in examples[1:]):
         problems.append(
             Problem(code="examples", words="The benchmarks did not judge the same examples.")
@@ -157,27 +120,18 @@ def _quality(grounds: Grounds) -> tuple[QualityEvidence, list[Problem]]:
                 words="The judged examples are not the eval split that the data report describes.",
             )
         )
-    sources, times = first.get("sources"), first.get("times")
     return (
         QualityEvidence(
             eval_digest=sorted(evals)[0],
-            ids=tuple(_texts(first["ids"])),
-            slices={name: tuple(_texts(v)) for name, v in _mapping(first["slices"]).items()},
-            sources=None if sources is None else tuple(_texts(sources)),
+            ids=first.ids,
+            slices=first.slices,
+            sources=first.sources,
             arms=arms,
-            times=None if times is None else tuple(_texts(times)),
             dropped=grounds.benchmarks[0].manifest.recorded.dropped or {},
+            times=first.times,
         ),
         problems,
     )
-
-
-def _texts(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return dict(value) if isinstance(value, dict) else {}
 
 
 def _lock_problems(grounds: Grounds) -> Iterator[Problem]:
@@ -204,10 +158,8 @@ def _lock_problems(grounds: Grounds) -> Iterator[Problem]:
                 words=f"The lock pins another state of {what} than the one that was used: "
                 "run `reprune update`, then `dvc repro`.",
             )
-    if not grounds.data.passed:
-        failed = [
-            e for e in grounds.data.expectations if not e.success and e.severity == "critical"
-        ]
+    failed = [e for e in grounds.data.expectations if not e.success and e.severity == "critical"]
+    if failed or not grounds.data.passed:
         words = f" {failed[0].observed}" if failed else ""
         yield Problem(code="data_contract", words=f"The data contract failed.{words}")
 
@@ -233,7 +185,12 @@ def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
         links += [(engines, name, name) for name in ("candidate", "dense", "previous", "data")]
     for measured in grounds.benchmarks:
         links += [(measured.manifest, name, name) for name in ("dense", "previous", "data")]
-    links += [(profile, "dense", "dense") for profile in grounds.profiles]
+    links += [(grounds.table, "data", "data")]
+    links += [(p, name, name) for p in grounds.profiles for name in ("dense", "data")]
+    links += [
+        (grounds.chosen, f"profiles.{place}", f"profiles.{place}")
+        for place in range(len(grounds.profiles))
+    ]
     for child, parent, given in links:
         if child.parents.get(parent) != digests[given]:
             yield Problem(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from reprune.core.artifacts import (
     WEIGHTS,
@@ -28,11 +27,11 @@ from reprune.core.store import Artifact
 from reprune.runtimes.base import get_runtime
 from reprune.steps.arms import PROMOTED
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
-from reprune.steps.sampling import TargetJobs, take_samples, throughput_sizes
 from reprune.task.trained_on import TRAINED_ON
 
 if TYPE_CHECKING:
     from reprune.measure.attempts import Look
+    from reprune.measure.latency import LatencyJob
     from reprune.runtimes.base import Session
     from reprune.task.protocol import Split, Task
 
@@ -65,11 +64,14 @@ def benchmark(
 
     from reprune.compress.bundle import load_bundle
     from reprune.measure.attempts import ATTEMPTS_FILE, local_uses, next_attempt
+    from reprune.steps.batch_sizes import count_batches
+    from reprune.steps.sampling import Demand, take_samples
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     # Whatever fails for a dull reason fails here, before a look at the sealed split is spent.
-    jobs = _jobs(engines, load_bundle(dense).task, targets, benchmark, policy)
+    task = load_bundle(dense).task
+    jobs = _jobs(engines, task, targets, benchmark, control=policy.guards.control)
     sessions = _sessions(engines, targets)
     look = _look(engines, dense, data)
     attempt = next_attempt(ctx.root / ATTEMPTS_FILE, look, registered=previous.manifest.attempts)
@@ -77,8 +79,9 @@ def benchmark(
     recorded = _record(dense, data, sessions, look, _trained_on(previous), ctx)
     del sessions
     run_seed = digest_of([look.dense_version, look.weights, look.eval_digest])
+    demand = Demand(policy=policy, attempt=attempt, batches=count_batches(targets, policy))
     samples = [
-        take_samples(name, job, f"{run_seed}/{name}", policy, attempt, ctx)
+        take_samples(name, replace(job, seed=f"{run_seed}/{name}"), task, demand, ctx)
         for name, job in jobs.items()
     ]
     return Benchmark(
@@ -122,9 +125,12 @@ def _jobs(
     task: Task,
     targets: Mapping[str, Target],
     params: BenchmarkParams,
-    policy: Policy,
-) -> dict[str, TargetJobs]:
-    """What is to be timed, for each target that engines were built for; the seeds are still open."""
+    *,
+    control: bool,
+) -> dict[str, LatencyJob]:
+    """What is to be timed, for each target that engines were built for; the seed is still open."""
+    from reprune.measure.latency import LatencyJob, timed_shapes
+
     built: dict[str, dict[str, Path]] = {}
     for fact in engines.manifest.engines:
         if fact.target not in targets:
@@ -136,32 +142,16 @@ def _jobs(
             )
         built.setdefault(fact.target, {})[fact.arm] = engines.file(fact.file)
     return {
-        name: _target_jobs(targets[name], files, task, params, policy)
-        for name, files in sorted(built.items())
-    }
-
-
-def _target_jobs(
-    target: Target,
-    engines: Mapping[str, Path],
-    task: Task,
-    params: BenchmarkParams,
-    policy: Policy,
-) -> TargetJobs:
-    from reprune.measure.latency import LatencyJob, timed_shapes
-
-    own, *others = (
-        LatencyJob(
-            target=msgspec.structs.replace(target, batch_size=size),
-            engines=engines,
-            shapes=timed_shapes(task, size),
+        name: LatencyJob(
+            target=targets[name],
+            engines=files,
+            shapes=timed_shapes(task, targets[name].batch_size),
             params=params,
             seed="",
-            control=policy.guards.control,
+            control=control,
         )
-        for size in (target.batch_size, *throughput_sizes(target, policy))
-    )
-    return TargetJobs(own=own, throughput=tuple(others))
+        for name, files in sorted(built.items())
+    }
 
 
 def _sessions(engines: Artifact[Engines], targets: Mapping[str, Target]) -> dict[str, Session]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from reprune import __version__
+from reprune.core.artifacts import Waiver
 from reprune.registry.receipts import Decision
 from reprune.steps.acceptance import Case
 
 
 def decision(
-    case: Case, bundle: str, *, registry: str, predecessor: str | None, now: float
+    case: Case,
+    bundle: str,
+    *,
+    registry: str,
+    predecessor: str | None,
+    now: float,
+    waiver: Waiver | None = None,
 ) -> Decision:
-    """The predicate of a receipt; a function of the case, the chain and the clock alone."""
+    """The predicate of a receipt; a function of the case, the override, the chain and the clock alone."""
     lock, judgement = case.lock, case.judgement
     return Decision(
         registry=registry,
@@ -36,6 +45,9 @@ def decision(
         latency_ratio=_change(case, "latency.vs_parent"),
         quality_drop=_quality_drop(case),
         flips=_flips(case),
+        newest_time=max(case.evidence.quality.times or (), default=UNSET),
+        waiver=waiver or UNSET,
+        dry_run=judgement.dry_run,
     )
 
 

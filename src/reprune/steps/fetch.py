@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec import UNSET
+
 from reprune.core import params, store
 from reprune.core.artifacts import WEIGHTS, ModelBundle, Previous, TaskFact
 from reprune.core.errors import ChampionLost, ChampionMoved, PayloadCorrupt, StaleLock
@@ -84,6 +86,8 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
     past = compressed.history(source, name)
     for gap in chain_gaps([receipt for _, receipt in past]):
         ctx.say(f"warning: {gap}; attempts may have been more than are counted")
+    if champion is not None and champion.info.version not in {info.version for info, _ in past}:
+        past = ((champion.info, champion.receipt), *past)
     return Previous(
         name=name,
         dense_version=lock.dense.version,
@@ -91,6 +95,7 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
         anchor=anchor.ref if anchor else None,
         attempts=compressed.attempts(source, name, lock.dense.version),
         history=tuple(compressed.summary(info, receipt, champion) for info, receipt in past),
+        uses=compressed.uses(source, name) or UNSET,
     )
 
 

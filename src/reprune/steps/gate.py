@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,19 +18,23 @@ from reprune.core.artifacts import (
     ModelBundle,
     Plan,
     Previous,
+    Producer,
     Profile,
     Sensitivity,
     Verdict,
 )
-from reprune.core.documents import canonical, decode_json, digest_of
+from reprune.core.documents import canonical, decode_json, digest_of, read_bounded
 from reprune.core.errors import ArtifactError, ChainBroken, PayloadCorrupt
 from reprune.core.lock import Lock
 from reprune.core.params import Params
-from reprune.core.policy import Policy
-from reprune.core.step import Context, step
+from reprune.core.policy import Policy, check_policy
+from reprune.core.step import Context, knobs_digest, step
 from reprune.core.store import Artifact
 from reprune.judge.verdict import judge
-from reprune.steps.assemble import Grounds, Measured, assemble
+from reprune.steps.assemble import assemble
+from reprune.steps.grounds import Grounds, Measured
+
+T = TypeVar("T")
 
 SINGLE = ("candidate", "pruned", "dense", "previous", "data", "chosen", "table")
 LISTS = ("benchmarks", "engines", "profiles")
@@ -115,7 +119,7 @@ def recompute(verdict: Artifact[Verdict]) -> Judgement:
     Raises ChainBroken or PayloadCorrupt if the directory's own parts do not belong together. The
     caller compares the result with `verdict.manifest.judgement`.
     """
-    grounds = _read_grounds(verdict)
+    grounds = read_grounds(verdict)
     if digest_of(grounds.lock) != verdict.manifest.lock:
         raise ChainBroken("its lock.json is not the lock that it names", where=str(verdict.path))
     if digest_of(grounds.policy) != verdict.manifest.policy:
@@ -131,8 +135,12 @@ def recompute(verdict: Artifact[Verdict]) -> Judgement:
 
 
 def confirm(verdict: Artifact[Verdict]) -> Judgement:
-    """The recorded judgement, after it was made again and found equal. Raises ChainBroken otherwise."""
+    """The recorded judgement, after it was made again and found equal. Raises ChainBroken otherwise.
+
+    Holds for all that the verdict says: it is of the model, version and champion that its lock names.
+    """
     again = recompute(verdict)
+    _check_identity(verdict)
     if canonical(again) != canonical(verdict.manifest.judgement):
         raise ChainBroken(
             f"the recorded judgement ({verdict.manifest.judgement.outcome}) is not what its own "
@@ -161,7 +169,27 @@ def _write_payload(
             shutil.copyfile(measured.folder / name, target)
 
 
-def _read_grounds(verdict: Artifact[Verdict]) -> Grounds:
+def _check_identity(verdict: Artifact[Verdict]) -> None:
+    """Raises ChainBroken for a verdict that says it is about something else than its lock."""
+    manifest = verdict.manifest
+    lock = _document(verdict, "lock", Lock)
+    champion = None if lock.champion == "none" else lock.champion
+    knobs = knobs_digest(gate, _document(verdict, "params", Params))
+    stated = (manifest.name, manifest.dense_version, manifest.champion, manifest.producer)
+    made = Producer(step=gate.name, version=lock.reprune, knobs=knobs)
+    if stated != (lock.name, lock.dense.version, champion, made):
+        raise ChainBroken(
+            "names another model, dense version, champion or Reprune than its lock",
+            where=str(verdict.path),
+            fix="run `dvc repro` again; do not edit a verdict",
+        )
+
+
+def read_grounds(verdict: Artifact[Verdict]) -> Grounds:
+    """What the verdict rests on, from the copies in its directory, every digest checked.
+
+    Raises ChainBroken, PayloadCorrupt, ArtifactError or DocumentError.
+    """
     parents = verdict.manifest.parents
     counts = {name: sum(key.startswith(f"{name}.") for key in parents) for name in LISTS}
     expected = {*SINGLE, *(f"{name}.{i}" for name in LISTS for i in range(counts[name]))}
@@ -181,9 +209,10 @@ def _read_grounds(verdict: Artifact[Verdict]) -> Grounds:
         _measured(verdict, f"benchmarks.{index}", index) for index in range(counts["benchmarks"])
     ]
     documents: dict[str, Any] = {
-        name: decode_json(verdict.file(f"{name}.json").read_bytes(), kind, name=f"{name}.json")
+        name: _document(verdict, name, kind)
         for name, kind in (("lock", Lock), ("policy", Policy), ("params", Params))
     }
+    check_policy(documents["policy"], where=str(verdict.path / "policy.json"))
     return Grounds(
         **documents,
         **single,
@@ -194,11 +223,16 @@ def _read_grounds(verdict: Artifact[Verdict]) -> Grounds:
     )
 
 
+def _document(verdict: Artifact[Verdict], name: str, kind: type[T]) -> T:
+    path = verdict.file(f"{name}.json")
+    return decode_json(read_bounded(path), kind, name=str(path))
+
+
 def ancestor(verdict: Artifact[Verdict], name: str, kind: type[store.M]) -> store.M:
     """The manifest of the gate's input `name`, from its copy in the verdict directory, digest checked."""
     digest = verdict.manifest.parents[name]
     path = verdict.file(f"ancestors/{digest.removeprefix('sha256:')}.json")
-    manifest = store.decode_any(path.read_bytes(), name=str(path))
+    manifest = store.decode_any(read_bounded(path), name=str(path))
     if not isinstance(manifest, kind):
         raise ArtifactError(f"is no {kind.__name__}", where=str(path))
     if digest_of(manifest) != digest:

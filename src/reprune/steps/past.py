@@ -1,48 +1,42 @@
-"""What earlier generations mean for this one, read from what the registry remembered. Pure."""
+"""What the registry's record adds to a judgement: uses of the examples, what the champion saw, overrides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 from msgspec import UNSET
 
 from reprune.core.artifacts import Previous, Waiver
-from reprune.judge.evidence import TargetEvidence
 
 
-def uses_of(previous: Previous, eval_digest: str, local: Iterable[int]) -> int:
-    """How often verdicts were given on these eval examples, this one included.
+def eval_uses(previous: Previous, eval_digest: str, looks: Iterable[int] = ()) -> int:
+    """How many verdicts were given on these examples, this one included; 0 where nobody counted.
 
-    The larger of what the registry's history holds and of `local`, the counts of the ledgers beside the
-    benchmarks; neither knows of everything, and a look that both know must not count twice.
+    The larger of what the registry has on record and of `looks`, which the ledgers beside the benchmarks
+    counted: each knows of some that the other does not, and most are in both.
     """
-    judged = {entry.verdict for entry in previous.history if entry.eval_digest == eval_digest}
-    return max(1 + len(judged), *local, 1)
+    if previous.uses is not UNSET:
+        registered = previous.uses.get(eval_digest, 0) + 1
+    else:
+        # A registry without any version of ours has nothing to count.
+        registered = 0 if previous.history or previous.champion is not None else 1
+    return max(registered, *looks, 0)
 
 
 def champion_newest(previous: Previous) -> str | None:
-    """The latest time among the examples that the champion was judged on; None where nobody recorded it."""
+    """The latest time among the examples that the champion was judged on; None where it is not known."""
     if previous.champion is None:
         return None
-    times = [
-        entry.newest_time
-        for entry in previous.history
-        if entry.compressed_version == previous.champion.version and entry.newest_time is not UNSET
-    ]
-    return times[-1] if times else None
+    for summary in previous.history:
+        if summary.compressed_version == previous.champion.version:
+            return None if summary.newest_time is UNSET else summary.newest_time
+    return None
 
 
-def waivers_holding(previous: Previous, targets: Iterable[TargetEvidence]) -> tuple[Waiver, ...]:
-    """The waivers of earlier promotions, each once, that had not expired when the last unit was taken.
-
-    A waiver holds until the end of its day (UTC). With no unit there is no time, and all hold.
-    """
-    started = [unit.started_s for target in targets for unit in target.units]
-    day = datetime.fromtimestamp(max(started), tz=UTC).date().isoformat() if started else ""
-    found: list[Waiver] = []
-    for entry in previous.history:
-        waiver = entry.waiver
-        if waiver is not UNSET and waiver.expires >= day and waiver not in found:
-            found.append(waiver)
-    return tuple(found)
+def waivers(previous: Previous) -> tuple[Waiver, ...]:
+    """The overrides that promoted something, oldest first; the judge says which of them still hold."""
+    return tuple(
+        summary.waiver
+        for summary in previous.history
+        if summary.promoted and summary.waiver is not UNSET
+    )

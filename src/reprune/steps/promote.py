@@ -13,9 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
+
+from msgspec import UNSET
 
 from reprune.core import store
-from reprune.core.artifacts import Outcome, Receipt
+from reprune.core.artifacts import Outcome, Receipt, Waiver
 from reprune.core.errors import PayloadCorrupt, PromotionRefused, ReceiptInvalid
 from reprune.core.params import PARAMS_FILE, Params, read_params
 from reprune.core.step import exclusive
@@ -23,7 +26,8 @@ from reprune.core.store import Artifact
 from reprune.registry import compressed, receipts
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import CHAMPION, Registry, VersionInfo, known_alias, known_versions
-from reprune.registry.receipts import Receipted, Statement
+from reprune.registry.receipts import Decision, Receipted, Statement
+from reprune.registry.tags import PROMOTED, VERDICT, tags_of
 from reprune.steps.acceptance import (
     Case,
     check_acceptance,
@@ -34,17 +38,20 @@ from reprune.steps.acceptance import (
 from reprune.steps.decision import decision
 from reprune.steps.promoter import Authority, make_promoter, read_promoter
 from reprune.steps.staging import Evidence, Staged, private_folder, stage
+from reprune.steps.waiving import accepted_waiver, stale_words
 
 __all__ = ["Evidence", "PromoteResult", "make_promoter", "promote"]
 
 RECEIPTS = Path(".reprune") / "receipts"
+
+_Found: TypeAlias = tuple[VersionInfo, Receipted]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromoteResult:
     """What promote did. `receipt` is the digest of the signed receipt; `artifact` holds it locally.
 
-    `already_done` says that an earlier run had done all of it.
+    `already_done` says that an earlier run had done all of it; `waived_by` who overrode the verdict.
     """
 
     outcome: Outcome
@@ -56,6 +63,8 @@ class PromoteResult:
     reasons: tuple[str, ...]
     words: str
     artifact: Artifact[Receipt]
+    waived_by: str | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +90,8 @@ def promote(
 
     Deny by default: nothing is registered unless the verdict, judged again from its samples, is the
     recorded one, and the artefacts handed in are those that were judged. A pass is registered and
-    promoted only under the promoter's own terms, with lock, policy and champion unchanged since.
+    promoted only under the promoter's own terms, with lock, policy and champion unchanged since; so
+    is what an accepted override names. A dry run is registered and never promoted.
     Idempotent, and complete after any interruption. `now` is Unix time in seconds.
 
     Raises PromotionRefused (each with its own `reason`), ChampionMoved, ChampionLost,
@@ -111,39 +121,65 @@ def promote(
 
 
 def _decide(desk: _Desk, staged: Staged, case: Case) -> PromoteResult:
-    found = _registered(desk, case)
-    passed = case.judgement.outcome == "pass"
-    if found is not None:
-        info, receipt = found
-        if not passed:
-            return _result(desk, case, found, done=True)
-        if known_alias(desk.registry, desk.compressed, CHAMPION) == info.version:
-            done = compressed.PROMOTED in info.tags
+    registered = _registered(desk, case)
+    serving = known_alias(desk.registry, desk.compressed, CHAMPION)
+    for info, receipt in registered:
+        if info.version == serving and receipt.statement.predicate.promotes:
+            done = PROMOTED in info.tags
             _mark(desk, info.version, receipt)
-            return _result(desk, case, found, done=done)
-    if passed:
+            return _result(desk, case, (info, receipt), done=done)
+    waiver = _waiver(desk, case, registered)
+    promotes = _promotes(case, waiver)
+    found = next((each for each in registered if _same(each, waiver)), None)
+    if found is not None and not promotes:
+        return _result(desk, case, found, done=True)
+    if promotes:
         check_acceptance(
             case, desk.authority, desk.registry, root=desk.root, given=desk.given, now=desk.now
         )
     if found is None:
-        found = _register(desk, staged, case)
-    if passed:
+        found = _register(desk, staged, case, waiver)
+    if promotes:
         _move(desk, case, *found)
     return _result(desk, case, found, done=False)
 
 
-def _registered(desk: _Desk, case: Case) -> tuple[VersionInfo, Receipted] | None:
-    """The version that an earlier call made for this verdict; tags alone are not believed."""
+def _promotes(case: Case, waiver: Waiver | None) -> bool:
+    passed = case.judgement.outcome == "pass" or waiver is not None
+    return passed and case.judgement.dry_run is not True
+
+
+def _waiver(desk: _Desk, case: Case, registered: list[_Found]) -> Waiver | None:
+    """The override that is used for this verdict, if one is needed, written and accepted."""
+    if case.judgement.outcome == "pass" or case.judgement.dry_run is True:
+        return None
+    used = [
+        receipt.statement.predicate.waiver
+        for info, receipt in registered
+        if PROMOTED in info.tags and receipt.statement.predicate.waiver is not UNSET
+    ]
+    waiver = accepted_waiver(case, desk.authority, desk.root, used=used, now=desk.now)
+    if waiver is None and (stale := stale_words(case, desk.root)):
+        desk.say(f"promote: {stale}")
+    return waiver
+
+
+def _same(each: _Found, waiver: Waiver | None) -> bool:
+    """Whether a version was registered under this override, or under none."""
+    return each[1].statement.predicate.waiver == (UNSET if waiver is None else waiver)
+
+
+def _registered(desk: _Desk, case: Case) -> list[_Found]:
+    """The versions that earlier calls made for this verdict, newest first; tags alone are not believed."""
+    found = []
     for info in reversed(known_versions(desk.registry, desk.compressed)):
-        if info.tags.get(compressed.VERDICT) != case.verdict.digest:
+        if info.tags.get(VERDICT) != case.verdict.digest:
             continue
         try:
-            receipt = _verified(desk, info)
+            found.append((info, _verified(desk, info)))
         except ReceiptInvalid as error:
             desk.say(f"promote: version {info.version} is not ours: {error.what}")
-            continue
-        return info, receipt
-    return None
+    return found
 
 
 def _verified(desk: _Desk, info: VersionInfo) -> Receipted:
@@ -153,7 +189,7 @@ def _verified(desk: _Desk, info: VersionInfo) -> Receipted:
     )
 
 
-def _register(desk: _Desk, staged: Staged, case: Case) -> tuple[VersionInfo, Receipted]:
+def _register(desk: _Desk, staged: Staged, case: Case, waiver: Waiver | None) -> _Found:
     statement = Statement(
         subject=receipts.subjects(staged.file_digests()),
         predicate=decision(
@@ -162,13 +198,14 @@ def _register(desk: _Desk, staged: Staged, case: Case) -> tuple[VersionInfo, Rec
             registry=desk.registry.identity,
             predecessor=_predecessor(desk),
             now=desk.now,
+            waiver=waiver,
         ),
     )
     raw = receipts.sign(statement, desk.authority.signer)
     receipt = receipts.verify(raw, desk.authority.keys, where="the receipt just signed")
     store.write_bytes(staged.folder / receipts.RECEIPT_FILE, raw)
     desk.say(f"promote: registering a version of {desk.compressed}")
-    tags = compressed.tags_of(receipt)
+    tags = tags_of(receipt)
     version = desk.registry.register(desk.compressed, staged.folder, tags)
     return VersionInfo(name=desk.compressed, version=version, tags=tags, stamp=""), receipt
 
@@ -206,31 +243,24 @@ def _move(desk: _Desk, case: Case, info: VersionInfo, receipt: Receipted) -> Non
 
 
 def _mark(desk: _Desk, version: str, receipt: Receipted) -> None:
-    desk.registry.set_tags(desk.compressed, version, {compressed.PROMOTED: receipt.digest})
+    desk.registry.set_tags(desk.compressed, version, {PROMOTED: receipt.digest})
 
 
-def _result(
-    desk: _Desk, case: Case, found: tuple[VersionInfo, Receipted], *, done: bool
-) -> PromoteResult:
+def _result(desk: _Desk, case: Case, found: _Found, *, done: bool) -> PromoteResult:
     info, receipt = found
-    outcome = case.judgement.outcome
+    stated = receipt.statement.predicate
     champion = known_alias(desk.registry, desk.compressed, CHAMPION)
-    promoted = outcome == "pass"
-    if promoted and champion != info.version:
+    if stated.promotes and champion != info.version:
         raise PromotionRefused(
             f"the champion reads as version {champion}, not {info.version}",
             reason="alias_not_moved",
             where=desk.registry.identity,
             fix="somebody else writes the alias: find out who, then promote again",
         )
-    place = f"registered as version {info.version} of {desk.compressed}"
-    if promoted:
-        words = f"pass: {place}, which is now the champion."
-    else:
-        words = f"{outcome}: {place}; the champion stays {champion or 'none'}."
+    words = _words(stated, f"registered as version {info.version} of {desk.compressed}", champion)
     return PromoteResult(
-        outcome=outcome,
-        promoted=promoted,
+        outcome=stated.outcome,
+        promoted=stated.promotes,
         already_done=done,
         compressed_version=info.version,
         champion_after=champion,
@@ -238,7 +268,27 @@ def _result(
         reasons=case.judgement.reasons,
         words=f"{words} Nothing had to be done." if done else words,
         artifact=_keep(desk, case, info, receipt, champion),
+        waived_by=None if stated.waiver is UNSET else stated.waiver.by,
+        dry_run=stated.dry_run is True,
     )
+
+
+def _words(stated: Decision, place: str, champion: str | None) -> str:
+    """What was done, in a sentence; of a dry run, what would have been."""
+    stays = f"the champion stays {champion or 'none'}"
+    if stated.dry_run is True:
+        would = (
+            "would have made it the champion"
+            if stated.outcome == "pass"
+            else "would not promote it"
+        )
+        return f"dry run: {stated.outcome}, so enforcing {would}; {place}, {stays}."
+    if stated.waiver is not UNSET:
+        who = f"overridden by {stated.waiver.by} until {stated.waiver.expires}"
+        return f"{stated.outcome}, {who}: {place}, which is now the champion."
+    if stated.promotes:
+        return f"{stated.outcome}: {place}, which is now the champion."
+    return f"{stated.outcome}: {place}; {stays}."
 
 
 def _keep(
@@ -251,7 +301,7 @@ def _keep(
         name=stated.name,
         outcome=stated.outcome,
         compressed_version=info.version,
-        promoted=stated.outcome == "pass",
+        promoted=stated.promotes,
         champion_after=champion,
         verdict=stated.verdict,
         bundle=stated.bundle,

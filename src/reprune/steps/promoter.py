@@ -38,9 +38,17 @@ trusted_keys: []
 machines: []
 # Evidence older than this is refused, whatever policy.yaml says.
 max_valid_for_days: 14
+# Who may override a verdict that did not pass (`by` in reprune.overrides.yaml); nobody by default.
+overrides: {{allowed_by: []}}
 # The least that policy.yaml must demand, in its own words; none: whatever it demands.
 # minimum_policy:
 """
+
+
+class OverrideTerms(Document, kw_only=True):
+    """`allowed_by` names people as they sign in `reprune.overrides.yaml`, letter by letter."""
+
+    allowed_by: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
 
 
 class Promoter(Document, kw_only=True):
@@ -51,6 +59,7 @@ class Promoter(Document, kw_only=True):
     trusted_keys: tuple[PublicKey, ...] = ()
     machines: tuple[str, ...] = ()
     max_valid_for_days: Annotated[float, Meta(gt=0.0, le=365.0)] = 14.0
+    overrides: OverrideTerms = OverrideTerms()
     minimum_policy: Policy | None = None
 
 

@@ -1,105 +1,85 @@
-"""A benchmark's payload as evidence: every sample that its manifest names, and no other."""
+"""The payload files of a benchmark, read strictly: what is not as it was written raises."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-import msgspec
-from msgspec import UNSET
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
-from reprune.core.artifacts import Benchmark, TargetSamples
+from reprune.core.artifacts import Fact
+from reprune.core.documents import decode_json, read_bounded
 from reprune.core.errors import PayloadCorrupt
-from reprune.core.params import Params
-from reprune.core.policy import Policy
-from reprune.judge.evidence import BatchUnits, Problem, TargetEvidence, Unit, decode_units
-from reprune.steps.sampling import throughput_sizes
+from reprune.judge.evidence import Unit, decode_units
 
-FOLDERS = ("latency/", "throughput/", "memory/")
+RECORDS_FILE = "records.safetensors"
+EXAMPLES_FILE = "examples.json"
+MAX_RECORDS_BYTES = 2**30
 
-
-def target_evidence(manifest: Benchmark, samples: TargetSamples, folder: Path) -> TargetEvidence:
-    """The samples of one target, read from `folder`. Raises PayloadCorrupt for what cannot be read."""
-    return TargetEvidence(
-        target=samples.target,
-        machine=manifest.machine,
-        batch_size=samples.batch_size,
-        units=_units(folder / samples.file),
-        throughput=tuple(
-            BatchUnits(batch_size=batch.batch_size, units=_units(folder / batch.file))
-            for batch in samples.throughput or ()
-        ),
-        memory=_memory(folder / samples.memory) if samples.memory else {},
-    )
+T = TypeVar("T")
 
 
-def sample_problems(
-    samples: TargetSamples,
-    found: TargetEvidence,
-    arms: Iterable[str],
-    policy: Policy,
-    params: Params,
-) -> Iterator[Problem]:
-    """What one target's samples lack, or hold too much of, given their manifest, policy and params."""
-    counted = [(samples.units, found.units)]
-    counted += [
-        (batch.units, units.units)
-        for batch, units in zip(samples.throughput or (), found.throughput, strict=True)
-    ]
-    if any(number != len(units) for number, units in counted):
-        yield _problem(found, "hold another number of units than the benchmark took")
-    target = params.targets.get(found.target)
-    if target is None:
-        return
-    if found.batch_size != target.batch_size:
-        yield _problem(found, "were taken at another batch size than params.yaml names")
-    sizes = [batch.batch_size for batch in found.throughput]
-    if sizes != list(throughput_sizes(target, policy)):
-        yield _problem(found, "are of other batch sizes for throughput than params.yaml names")
-    wanted = dict.fromkeys(arms if policy.memory else (), params.benchmark.memory_processes)
-    if {arm: len(peaks) for arm, peaks in found.memory.items()} != wanted:
-        yield _problem(found, "do not hold the memory of each arm's processes")
+class ExamplesFile(Fact, kw_only=True):
+    """Which examples were judged, in the order of the records (see core.artifacts.Recorded)."""
+
+    ids: tuple[str, ...]
+    slices: dict[str, tuple[str, ...]]
+    sources: tuple[str, ...] | None
+    times: tuple[str, ...] | None = None
 
 
-def unclaimed_problems(manifest: Benchmark) -> Iterator[Problem]:
-    """Sample files that no target names, and files that two name."""
-    claimed = [file for samples in manifest.targets for file in _files(samples)]
-    there = {name for name in manifest.payload if name.startswith(FOLDERS)}
-    if len(set(claimed)) != len(claimed) or set(claimed) != there:
-        yield Problem(
-            code="samples",
-            words="The sample files of a benchmark are not those that it names: run `dvc repro`.",
-        )
+def read_examples(path: Path) -> ExamplesFile:
+    """The judged examples. Raises DocumentError or PayloadCorrupt."""
+    return read_sample(path, ExamplesFile)
 
 
-def _files(samples: TargetSamples) -> Iterator[str]:
-    yield samples.file
-    yield from (batch.file for batch in samples.throughput or ())
-    if samples.memory is not UNSET:
-        yield samples.memory
+def read_units(path: Path) -> tuple[Unit, ...]:
+    """The units in one payload file. Raises DocumentError or PayloadCorrupt."""
+    return decode_units(_bytes(path), name=str(path))
 
 
-def _problem(found: TargetEvidence, what: str) -> Problem:
-    return Problem(code="samples", words=f"The samples of {found.target} {what}: run `dvc repro`.")
+def read_memory(path: Path) -> dict[str, tuple[int, ...]]:
+    """Peak resident bytes by arm, one for each process. Raises DocumentError or PayloadCorrupt."""
+    return read_sample(path, dict[str, tuple[int, ...]])
 
 
-def _units(path: Path) -> tuple[Unit, ...]:
+def read_sample(path: Path, kind: type[T]) -> T:
+    """One JSON payload file as `kind`. Raises DocumentError or PayloadCorrupt."""
+    return decode_json(_bytes(path), kind, name=str(path))
+
+
+def read_records(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Column by arm key and column name, each one integer an example.
+
+    Raises PayloadCorrupt for a file that does not decode, or holds anything but rows of int64.
+    """
     try:
-        return decode_units(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
-        raise _corrupt(path, error) from error
+        tensors = load(_bytes(path, max_bytes=MAX_RECORDS_BYTES))
+    except (SafetensorError, ValueError, TypeError, KeyError, MemoryError) as error:
+        raise _corrupt(path, f"does not decode: {error}") from error
+    columns: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in tensors.items():
+        key, _, column = name.rpartition("/")
+        if not key or not column:
+            raise _corrupt(path, f"holds '{name}', which names no arm and column")
+        if tensor.dtype != np.int64 or tensor.ndim != 1:
+            raise _corrupt(
+                path, f"holds '{name}' as {tensor.dtype}{list(tensor.shape)}, not int64[n]"
+            )
+        columns.setdefault(key, {})[column] = tuple(tensor.tolist())
+    return columns
 
 
-def _memory(path: Path) -> dict[str, tuple[int, ...]]:
+def _bytes(path: Path, **bound: int) -> bytes:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[int, ...]])
-    except (OSError, msgspec.DecodeError) as error:
-        raise _corrupt(path, error) from error
+        return read_bounded(path, **bound)
+    except (FileNotFoundError, NotADirectoryError):
+        raise PayloadCorrupt(
+            "is not among the samples", where=str(path), fix="run `dvc repro -f benchmark`"
+        ) from None
 
 
-def _corrupt(path: Path, error: Exception) -> PayloadCorrupt:
-    return PayloadCorrupt(
-        f"is not there, or holds no samples: {error}",
-        where=str(path),
-        fix="run the benchmark again (dvc repro)",
-    )
+def _corrupt(path: Path, what: str) -> PayloadCorrupt:
+    return PayloadCorrupt(what, where=str(path), fix="run `dvc repro -f benchmark`")

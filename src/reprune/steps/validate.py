@@ -17,7 +17,7 @@ from reprune.core.params import ValidateParams
 from reprune.core.policy import Policy
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
-from reprune.judge.power import plan_power
+from reprune.judge.power import plan_power, propose_margin
 from reprune.steps.contract import demands
 from reprune.steps.expectations import check_demands
 from reprune.task.protocol import SPLITS
@@ -109,7 +109,11 @@ def _enough_power(power: PowerFact, policy: Policy) -> Expectation:
     if chance < POWER_WANTED:
         hopeless = chance < POWER_NEEDED
         advice = "this policy cannot pass: " if hopeless else "this policy will often not pass: "
-        advice += "add eval examples, or widen the margin in policy.yaml. "
+        wide = propose_margin(power.examples, power.flips, policy.alpha)
+        advice += (
+            "add eval examples, or widen the margin in policy.yaml "
+            f"(max_drop: {wide:g} passes an equal candidate 9 times in 10). "
+        )
     return Expectation(
         name=f"power of {power.rule}",
         split="eval",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reprune.core.errors import TaskError
+from reprune.core.records import range_of
 from reprune.task.outputs import outputs_of
 from reprune.task.protocol import Batch, Task
 
@@ -120,13 +121,14 @@ def _check_column(column: str, values: Any, size: int, name: str) -> None:
             where=where,
             fix="give one number an example, not one a batch",
         )
-    highest = 1 if column == "correct" else None
-    counted = column in ("correct", "numerator", "denominator")
-    if counted and ((values < 0).any() or (highest is not None and (values > highest).any())):
+    low, high = range_of(column) or (values.min(), values.max())
+    if ((values < low) | (values > high)).any():
+        demand = "0 or more" if low == 0 and high > 2**60 else f"within {low}..{high}"
+        demand = "0 or 1" if (low, high) == (0, 1) else demand
         raise TaskError(
-            f"has values {values.min()}..{values.max()}; it must be "
-            f"{'0 or 1' if highest else '0 or more'}",
+            f"has values {values.min()}..{values.max()}; it must be {demand}",
             where=where,
+            fix="docs/metrics.md says what each column holds",
         )
 
 

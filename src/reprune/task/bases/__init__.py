@@ -11,6 +11,7 @@ from reprune.task.bases.classification import Classification
 from reprune.task.bases.detection import Detection, iou
 from reprune.task.bases.examples import Examples
 from reprune.task.bases.order import carve, epoch_order, hash_ids
+from reprune.task.bases.regression import Regression
 from reprune.task.bases.segmentation import Segmentation
 from reprune.task.bases.text import TextClassification, hash_tokens
 
@@ -19,6 +20,7 @@ __all__ = [
     "Classification",
     "Detection",
     "Examples",
+    "Regression",
     "Segmentation",
     "TextClassification",
     "carve",

@@ -1,0 +1,49 @@
+"""The tags of a compressed version: what its receipt says, where a registry can list it."""
+
+from __future__ import annotations
+
+from msgspec import UNSET
+
+from reprune.core.documents import digest_of
+from reprune.registry.receipts import Receipted
+
+PARENT = "reprune.parent"
+VERDICT = "reprune.verdict"
+LOCK = "reprune.lock"
+BUNDLE = "reprune.bundle"
+OUTCOME = "reprune.outcome"
+ATTEMPT = "reprune.attempt"
+RECEIPT = "reprune.receipt"
+# Put on a version that has become champion, once it has.
+PROMOTED = "reprune.promoted"
+# Put on a version that was made the anchor: by whom, and why.
+ANCHORED = "reprune.anchor"
+# Which examples it was judged on; versions from before this tag have none.
+EVAL = "reprune.eval"
+WAIVER = "reprune.waiver"
+DRY_RUN = "reprune.dry_run"
+
+# Every version of ours has all of these, as its receipt says.
+TAGS = (PARENT, VERDICT, LOCK, BUNDLE, OUTCOME, ATTEMPT, RECEIPT)
+# Only where the receipt says so: an override was used, nothing could be promoted.
+MARKS = (WAIVER, DRY_RUN)
+
+
+def tags_of(receipt: Receipted) -> dict[str, str]:
+    """The tags that a version with this receipt is created with."""
+    decision = receipt.statement.predicate
+    tags = {
+        PARENT: decision.dense_version,
+        VERDICT: decision.verdict,
+        LOCK: decision.lock,
+        BUNDLE: decision.bundle,
+        OUTCOME: decision.outcome,
+        ATTEMPT: str(decision.attempt),
+        RECEIPT: receipt.digest,
+        EVAL: decision.eval_digest,
+    }
+    if decision.waiver is not UNSET:
+        tags[WAIVER] = digest_of(decision.waiver)
+    if decision.dry_run is True:
+        tags[DRY_RUN] = "true"
+    return tags
