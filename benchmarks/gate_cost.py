@@ -3,8 +3,9 @@
     python -m benchmarks.gate_cost [--quick] [--json FILE]
 
 10,000 examples in 20 slices, of 2,000 sources or none; 3 targets of 120 units, 4 arms and the control
-arm, 30 calls a block; accuracy and Dice against three baselines with floors and slices. `--quick` times
-every part once, otherwise the best of five counts. The bound is 4 s on a usual core.
+arm, 30 calls a block; accuracy and Dice against three baselines with floors and slices; medians, a
+percentile, an objective, throughput and the guards. `--quick` times every part once, otherwise the
+best of five counts. The bound is 4 s on a usual core.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from reprune.steps.gate import read_grounds
 from tests.faults import EXAMPLES, RECORDS, UNITS, Forged, rebuilt, write_base
 
 BOUND_S = 4.0
+TAIL_UNITS = 20
 T = TypeVar("T")
 TARGETS = ("cpu-a", "cpu-b", "cpu-c")
 BASE_NS = {"dense": 400_000, "candidate": 240_000, "champion": 240_000, "anchor": 240_000}
@@ -121,6 +123,12 @@ def _params(forged: Forged) -> None:
             **policy,
             "targets": dict.fromkeys(TARGETS, "required"),
             "quality": {"accuracy": rules, "dice": rules},
+            "latency": {
+                **policy["latency"],
+                "tail": {"percentile": 95, "units": TAIL_UNITS, "vs_parent": {"max_ratio": 0.95}},
+                "objective": {"percentile": 95, "units": TAIL_UNITS, "max_ms": 2.0},
+            },
+            "throughput": {"vs_parent": {"min_ratio": 0.9}},
         },
     )
 

@@ -36,7 +36,7 @@ def calls(function: Callable[[], object]) -> int:
 
 def test_a_large_verdict_is_built_and_judged(tmp_path: Path) -> None:
     """Of three targets, small here: every rule of every target is judged, and the verdict reads well."""
-    verdict = large(tmp_path, sources=True, examples=2000, units=15)
+    verdict = large(tmp_path, sources=True, examples=2000, units=20)
     found = store.read(verdict, Verdict).manifest.judgement
     assert {rule.target for rule in found.rules} == {"cpu-a", "cpu-b", "cpu-c"}
     assert len(found.slices) == 3 * 2 * 3 * 20
