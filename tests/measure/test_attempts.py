@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprune.core.errors import RepruneError
-from reprune.measure.attempts import ATTEMPTS_FILE, Look, local_attempts, next_attempt
+from reprune.measure.attempts import (
+    ATTEMPTS_FILE,
+    Look,
+    local_attempts,
+    local_uses,
+    next_attempt,
+)
 
 
 def look(version: str = "1", *, weights: str = "w", candidate: str = "c") -> Look:
@@ -45,6 +51,18 @@ def test_another_candidate_is_another_attempt_at_the_same_dense_model(tmp_path: 
     assert next_attempt(ledger, look(candidate="a")) == 1
     assert next_attempt(ledger, look(candidate="b")) == 2
     assert next_attempt(ledger, look(weights="other")) == 1
+
+
+def test_every_look_at_the_same_examples_is_a_use_of_them(tmp_path: Path) -> None:
+    """Whatever the model, other examples apart; a line that nobody can read may have been one."""
+    ledger = tmp_path / ATTEMPTS_FILE
+    assert local_uses(ledger, "e") == 0
+    next_attempt(ledger, look("1"))
+    next_attempt(ledger, look("2"))
+    next_attempt(ledger, msgspec.structs.replace(look("2"), eval_digest="f"))
+    assert (local_uses(ledger, "e"), local_uses(ledger, "f"), local_uses(ledger, "g")) == (2, 1, 0)
+    ledger.write_bytes(ledger.read_bytes() + b'{"name":"dig')
+    assert (local_uses(ledger, "e"), local_uses(ledger, "f")) == (3, 2)
 
 
 def test_earlier_lines_are_never_touched(tmp_path: Path) -> None:

@@ -353,6 +353,8 @@ def test_the_benchmark_records_and_times_all_arms(world: World) -> None:
     data = store.read(world.path("data"), DataReport).manifest
     assert manifest.recorded.eval_digest == data.splits["eval"].digest
     assert manifest.machine == this_machine(1)
+    # Every earlier look of this module was at the same examples, and is in the ledger.
+    assert manifest.uses == sum(x["eval_digest"] == last["eval_digest"] for x in world.ledger())
     stored = load_file(made.file("records.safetensors"))
     keys = {f"{arm}@{target}/correct" for arm in arms for target in TARGETS} | {"dense/correct"}
     assert set(stored) == keys

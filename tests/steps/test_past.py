@@ -63,6 +63,13 @@ def test_uses_count_this_verdict() -> None:
     assert eval_uses(previous(champion=CHAMPION), "e") == 0
 
 
+def test_the_larger_of_registry_and_ledgers_counts() -> None:
+    """A look that was never promoted is in the ledger alone, one from another clone in the registry."""
+    assert eval_uses(previous(), "e", [4, 7]) == 7
+    assert eval_uses(previous(uses={"e": 22}), "e", [4, 7]) == 23
+    assert eval_uses(previous(champion=CHAMPION), "e", [3]) == 3
+
+
 def test_the_champions_newest_example() -> None:
     """Of the version that serves, not of the newest one; unknown where it was not recorded."""
     history = (
@@ -115,3 +122,6 @@ def test_it_reaches_the_evidence_and_is_told(judged: Chain) -> None:
     )
     assert any("judged on 31 times" in note for note in notes)
     assert assemble(grounds).uses == 1
+    (measured,) = grounds.benchmarks
+    counted = replace(measured, manifest=msgspec.structs.replace(measured.manifest, uses=9))
+    assert assemble(replace(grounds, benchmarks=[counted])).uses == 9

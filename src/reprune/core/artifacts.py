@@ -507,7 +507,10 @@ class TargetSamples(Fact, kw_only=True):
 
 
 class Benchmark(Manifest, tag="Benchmark", kw_only=True):
-    """Interleaved samples and per-example records of all arms, measured on one machine."""
+    """Interleaved samples and per-example records of all arms, measured on one machine.
+
+    `uses` counts the looks at these eval examples that the local ledger knows of, this one included.
+    """
 
     machine: Machine
     dense_version: str
@@ -516,6 +519,7 @@ class Benchmark(Manifest, tag="Benchmark", kw_only=True):
     engines: tuple[EngineFact, ...]
     targets: tuple[TargetSamples, ...]
     recorded: Recorded
+    uses: int | UnsetType = UNSET
 
 
 class RuleResult(Fact, kw_only=True):

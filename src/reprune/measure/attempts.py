@@ -63,18 +63,37 @@ def local_attempts(ledger: Path, look: Look) -> int:
     return _count(raw, look)
 
 
+def local_uses(ledger: Path, eval_digest: str) -> int:
+    """How many looks the ledger holds at these eval examples, whatever the model; 0 where there is none.
+
+    A line that cannot be read counts, as it may have been one.
+    """
+    try:
+        lines = ledger.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return 0
+    looks = [_decoded(line) for line in lines if line.strip()]
+    return sum(look is None or look.eval_digest == eval_digest for look in looks)
+
+
 def _count(raw: bytes, look: Look) -> int:
     return sum(_counts(line, look) for line in raw.split(b"\n") if line.strip())
 
 
 def _counts(line: bytes, look: Look) -> bool:
     """Whether the line is a look at `look`'s dense model, or may have been one."""
-    try:
-        entry = msgspec.json.decode(line, type=Look)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    entry = _decoded(line)
+    if entry is None:
         return True
     wanted = (look.name, look.dense_version, look.weights)
     return (entry.name, entry.dense_version, entry.weights) == wanted
+
+
+def _decoded(line: bytes) -> Look | None:
+    try:
+        return msgspec.json.decode(line, type=Look)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _append(descriptor: int, content: bytes) -> None:

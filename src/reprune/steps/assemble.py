@@ -76,7 +76,11 @@ def assemble(grounds: Grounds) -> Evidence:
         quality=quality,
         power=grounds.data.power,
         problems=(*problems, *trouble),
-        uses=past.eval_uses(grounds.previous, quality.eval_digest),
+        uses=past.eval_uses(
+            grounds.previous,
+            quality.eval_digest,
+            [measured.manifest.uses or 0 for measured in grounds.benchmarks],
+        ),
         champion_newest=past.champion_newest(grounds.previous),
         contract=grounds.data.expectations,
         waivers=past.waivers(grounds.previous),

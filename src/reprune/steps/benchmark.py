@@ -63,7 +63,7 @@ def benchmark(
     import torch
 
     from reprune.compress.bundle import load_bundle
-    from reprune.measure.attempts import ATTEMPTS_FILE, next_attempt
+    from reprune.measure.attempts import ATTEMPTS_FILE, local_uses, next_attempt
     from reprune.steps.batch_sizes import count_batches
     from reprune.steps.sampling import Demand, take_samples
 
@@ -92,6 +92,7 @@ def benchmark(
         engines=engines.manifest.engines,
         targets=tuple(samples),
         recorded=recorded,
+        uses=local_uses(ctx.root / ATTEMPTS_FILE, look.eval_digest),
     )
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import UNSET
 
 from reprune.core.artifacts import Previous, Waiver
 
 
-def eval_uses(previous: Previous, eval_digest: str) -> int:
-    """How many verdicts were given on these examples, this one included; 0 where nobody counted."""
-    if previous.uses is UNSET:
+def eval_uses(previous: Previous, eval_digest: str, looks: Iterable[int] = ()) -> int:
+    """How many verdicts were given on these examples, this one included; 0 where nobody counted.
+
+    The larger of what the registry has on record and of `looks`, which the ledgers beside the benchmarks
+    counted: each knows of some that the other does not, and most are in both.
+    """
+    if previous.uses is not UNSET:
+        registered = previous.uses.get(eval_digest, 0) + 1
+    else:
         # A registry without any version of ours has nothing to count.
-        return 0 if previous.history or previous.champion is not None else 1
-    return previous.uses.get(eval_digest, 0) + 1
+        registered = 0 if previous.history or previous.champion is not None else 1
+    return max(registered, *looks, 0)
 
 
 def champion_newest(previous: Previous) -> str | None:

@@ -17,11 +17,14 @@ from reprune.core.artifacts import (
     Previous,
     Recorded,
     SplitFact,
+    TargetSamples,
 )
 from reprune.core.documents import canonical
 from reprune.judge.evidence import Problem, QualityEvidence, TargetEvidence
 from reprune.steps.batch_sizes import other_batch_sizes
 from reprune.steps.grounds import Grounds
+
+SAMPLE_FOLDERS = ("latency/", "throughput/", "memory/")
 
 
 def soundness_problems(
@@ -33,6 +36,7 @@ def soundness_problems(
     yield from _weights(grounds)
     yield from _engines(grounds)
     yield from _targets(grounds, targets)
+    yield from _sample_files(grounds, targets)
     yield from _examples(grounds, quality)
 
 
@@ -155,6 +159,34 @@ def _targets(grounds: Grounds, targets: Sequence[TargetEvidence]) -> Iterator[Pr
                 words=f"The latency samples of {samples.target} are {len(held.units)} units, and "
                 f"{samples.units} were taken.",
             )
+
+
+def _sample_files(grounds: Grounds, targets: Sequence[TargetEvidence]) -> Iterator[Problem]:
+    """Every sample file is named by one target, and memory is that of each arm's processes."""
+    for measured in grounds.benchmarks:
+        named = [file for s in measured.manifest.targets for file in _files(s)]
+        there = [file for file in measured.manifest.payload if file.startswith(SAMPLE_FOLDERS)]
+        if sorted(named) != sorted(there):
+            yield Problem(
+                code="samples",
+                words="The sample files of a benchmark are not those that its targets name.",
+            )
+    processes = grounds.params.benchmark.memory_processes if grounds.policy.memory else 0
+    arms = {arm for measured in grounds.benchmarks for arm in measured.manifest.arms}
+    for held in targets:
+        wanted = dict.fromkeys(arms, processes) if processes else {}
+        if {arm: len(peaks) for arm, peaks in held.memory.items()} != wanted:
+            yield Problem(
+                code="memory",
+                words=f"The memory of {held.target} is not that of {processes} processes for each arm.",
+            )
+
+
+def _files(samples: TargetSamples) -> Iterator[str]:
+    yield samples.file
+    yield from (one.file for one in samples.throughput or ())
+    if samples.memory:
+        yield samples.memory
 
 
 def _examples(grounds: Grounds, quality: QualityEvidence) -> Iterator[Problem]:
