@@ -49,7 +49,8 @@ def test_tail_of_an_infinite_statistic() -> None:
 
 
 @given(
-    x=st.floats(0.0, 1.0),
+    # Within 1e-12 of an end scipy loses digits where the density is infinite there (a or b below 1).
+    x=st.floats(1e-12, 1.0 - 1e-12) | st.sampled_from([0.0, 1.0]),
     a=st.floats(0.5, 3000),
     b=st.floats(0.5, 3000),
 )
