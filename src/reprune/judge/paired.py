@@ -104,7 +104,7 @@ def assumed_differing(lost: float, gained: float) -> float:
     skewed totals, of which a sample without the rare bad source shows both too small a mean and too
     small a variance. For the lower limit exchange the two. Simulated with the truth at the margin
     (sources of 5 and 20, correlations of 0.1 and 0.3, 200 to 10,000 examples, 1-10 % flips of which
-    all may be losses) at most 2.7 % pass at a level of 2.5 % and at most 2.8 % are blocked, and at most
+    all may be losses) at most 2.8 % pass or are blocked at a level of 2.5 %, and at most
     4.9 % pass in ten attempts at alpha / (i (i + 1)); with 3 whatever the differences, 6 % pass at the
     first.
     """
