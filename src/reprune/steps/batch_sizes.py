@@ -16,6 +16,8 @@ def other_batch_sizes(target: Target, policy: Policy) -> tuple[int, ...]:
 
 
 def count_batches(targets: Mapping[str, Target], policy: Policy) -> int:
-    """How many of those there are over all targets that the policy judges."""
-    judged = [target for name, target in targets.items() if name in policy.targets]
-    return sum(len(other_batch_sizes(target, policy)) for target in judged)
+    """How many of those there are over all targets that the policy requires (see judge.family)."""
+    required = [
+        target for name, target in targets.items() if policy.targets.get(name) == "required"
+    ]
+    return sum(len(other_batch_sizes(target, policy)) for target in required)
