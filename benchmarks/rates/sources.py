@@ -31,18 +31,19 @@ from reprune.judge.distributions import alpha_of_attempt, critical
 from reprune.judge.paired import assumed_differing
 
 CLUSTERS = ((5, 0.1), (5, 0.3), (20, 0.1), (20, 0.3))  # size, correlation
+_AT_ONCE = 20_000
 _Z = 1.96  # of two-sided 95 % limits
 
 
 def _assumed(lost: Floats, gained: Floats) -> Floats:
     """reprune.judge.paired.assumed_differing on arrays: it is linear in the one-sidedness."""
     balanced, one_sided = assumed_differing(1.0, 1.0), assumed_differing(1.0, 0.0)
-    share = np.abs(lost - gained) / np.maximum(1.0, lost + gained)
+    share = np.maximum(0.0, lost - gained) / np.maximum(1.0, lost + gained)
     return np.asarray(balanced + (one_sided - balanced) * share)
 
 
 def source_z(lost: Floats, gained: Floats, squares: Floats, cell: Cell, margin: float) -> Floats:
-    """The statistic of BinaryComparison.drop_test with sources of one size; a test holds them equal.
+    """The statistic of BinaryComparison.drop_test's upper limit with sources of one size.
 
     `squares` sums (lost - gained)^2 over sources.
     """
@@ -84,6 +85,9 @@ def source_outcomes(
                 chances[a + copies, b] += chance * lost
                 chances[a, b + copies] += chance * gained
                 chances[a, b] += chance * (1 - lost - gained)
+    pairs.sort(
+        key=lambda pair: -chances[pair]
+    )  # a multinomial draw ends once all sources are placed
     found = np.array([chances[pair] for pair in pairs])
     return np.array(pairs, dtype=np.int64), found / found.sum()
 
@@ -96,25 +100,37 @@ def draw(
     pairs, chances = source_outcomes(
         cell.size, cell.alike, (flips + drop) / 2, max(0.0, (flips - drop) / 2)
     )
-    counts = random.multinomial(cell.sources, chances, size=replications)
-    sums = counts @ pairs
-    squares = counts @ (pairs[:, 0] - pairs[:, 1]) ** 2
-    return sums[:, 0] * 1.0, sums[:, 1] * 1.0, squares * 1.0
+    effects = np.column_stack([pairs, (pairs[:, 0] - pairs[:, 1]) ** 2]) * 1.0
+    sums = np.concatenate(
+        [
+            random.multinomial(cell.sources, chances, size=min(_AT_ONCE, replications - start))
+            @ effects
+            for start in range(0, replications, _AT_ONCE)
+        ]
+    )
+    return sums[:, 0], sums[:, 1], sums[:, 2]
 
 
-def source_rows(*, seed: int, replications: int, attempt: int = 1) -> Iterator[dict[str, Any]]:
-    """Every cell with sources, simulated. Cells of too few sources (never decided) are left out."""
+def cells(*, few: bool) -> list[Cell]:
+    """Every cell of enough sources to be decided; `few`: an eighth of them, the worst among them."""
+    found = [
+        Cell(examples=examples, flips=flips, size=size, alike=alike)
+        for size, alike in (CLUSTERS[2:] if few else CLUSTERS)
+        for examples in ((1000, 10_000) if few else EXAMPLES)
+        for flips in ((0.01, 0.05) if few else FLIPS)
+    ]
+    return [cell for cell in found if cell.sources >= MIN_UNITS]
+
+
+def source_rows(
+    wanted: Sequence[Cell], *, seed: int, replications: int, attempt: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Each cell simulated, at fixed margins and at the planned one; power by a quarter as many draws."""
     alpha = alpha_of_attempt(ALPHA, attempt)
-    number = 0
-    for size, alike in CLUSTERS:
-        for examples in EXAMPLES:
-            for flips in FLIPS:
-                cell = Cell(examples=examples, flips=flips, size=size, alike=alike)
-                if cell.sources < MIN_UNITS:
-                    continue
-                for margin in (*MARGINS, planned_margin(cell, alpha)):
-                    number += 1
-                    yield _simulated(cell, margin, alpha, replications, [seed, number])
+    for number, cell in enumerate(wanted):
+        margins = (*MARGINS, planned_margin(cell, alpha))
+        for place, margin in enumerate(margins):
+            yield _simulated(cell, margin, alpha, replications, [seed, number, place])
 
 
 def _simulated(
@@ -122,12 +138,12 @@ def _simulated(
 ) -> dict[str, Any]:
     random = np.random.default_rng(seed)
     at_margin = draw(cell, margin, replications, random)
-    equal = draw(cell, 0.0, replications, random)
+    equal = draw(cell, 0.0, replications // 4, random)
     z = source_z(*at_margin, cell, margin)
     rate, low, high = limits(int(passes(z, cell, alpha).sum()), replications)
     nominal = float(passes(z, cell, ALPHA).mean())
     found = passes(source_z(*equal, cell, margin), cell, alpha)
-    power, least, most = limits(int(found.sum()), replications)
+    power, least, most = limits(int(found.sum()), len(found))
     wanted = theory(cell, margin, alpha)
     lost, gained, _ = at_margin
     tries = np.array([passes(z, cell, alpha_of_attempt(ALPHA, i + 1)) for i in range(ATTEMPTS)])
@@ -137,6 +153,7 @@ def _simulated(
         "part": "quality, sources",
         **named(cell, margin, alpha),
         "replications": replications,
+        "power_replications": len(found),
         "false_pass": rate,
         "false_pass_limits": [low, high],
         "false_pass_at_5_percent": nominal,

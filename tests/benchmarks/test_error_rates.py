@@ -14,7 +14,7 @@ from benchmarks.rates import history, latency, model, naive, quality, sources, t
 from benchmarks.rates.chance import limits
 from benchmarks.rates.looks import BLOCK, OPEN, PASS, exact_rates, settle
 from reprune.judge.binary import compare_binary
-from reprune.judge.distributions import tail
+from reprune.judge.distributions import critical
 from reprune.judge.evidence import ArmTimes, Unit
 from reprune.judge.latency import Sequential, follow
 from reprune.judge.paired import tango_z
@@ -102,8 +102,10 @@ def test_passing_sources_is_the_judge_s_comparison(
     squares = int((moves.reshape(-1, size).sum(axis=1) ** 2).sum())
     found = compare_binary(1 * (moves != -1), 1 * (moves != 1), np.arange(400) // size)
     test = found.drop_test(0.05, alpha)
-    z = sources.source_z(*(np.array([float(x)]) for x in (lost, gained, squares)), cell, 0.05)
-    assert tail(float(z[0]), cell.sources - 1) == pytest.approx(test.p_harm, rel=1e-7)
+    counts = [np.array([float(x)]) for x in (lost, gained, squares)]
+    z = sources.source_z(*counts, cell, 0.05)
+    at_limit = sources.source_z(*counts, cell, float(test.high or 0.0))
+    assert at_limit[0] == pytest.approx(-critical(alpha, cell.sources - 1), rel=1e-5)
     assert bool(sources.passes(z, cell, alpha)[0]) == test.holds
 
 

@@ -56,9 +56,9 @@ def test_a_policy_that_could_judge_nothing_blocks_as_well() -> None:
 
 EVIDENCE = st.builds(
     make_evidence,
-    examples=st.just(400),
-    errors=st.just(40),
-    lost=st.integers(0, 60),
+    examples=st.just(200),
+    errors=st.just(20),
+    lost=st.integers(0, 40),
     gained=st.integers(0, 20),
     units=st.sampled_from([0, 5, 15]),
     targets=st.sampled_from([{"cpu": 0.6}, {"cpu": 0.79}, {"cpu": 1.3}]),
@@ -66,7 +66,7 @@ EVIDENCE = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(EVIDENCE)
 def test_blocking_is_never_more_lenient(evidence: Evidence) -> None:
     """A law: whatever the evidence, `on_inconclusive: block` gives the same outcome or a severer one."""
@@ -76,7 +76,7 @@ def test_blocking_is_never_more_lenient(evidence: Evidence) -> None:
     assert blocked.outcome == {"inconclusive": "block"}.get(held.outcome, held.outcome)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(EVIDENCE)
 def test_a_dry_run_judges_the_same(evidence: Evidence) -> None:
     """A law: a dry run changes the first words and its mark, and nothing of the judgement."""

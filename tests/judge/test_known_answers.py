@@ -112,10 +112,10 @@ def test_all_looks_together_err_as_rarely_as_promised() -> None:
 
 
 def test_one_sided_differences_prove_less() -> None:
-    """Balanced differences assume one more, wholly one-sided ones thirteen, either way; none, one."""
-    assert assumed_differing(0, 0) == assumed_differing(7, 7) == 1.0
-    assert assumed_differing(9, 0) == assumed_differing(0, 9) == 13.0
-    assert assumed_differing(6, 2) == assumed_differing(2, 6) == 7.0
+    """Balanced differences, gains, or none assume half a one more; nothing but losses 14.5."""
+    assert assumed_differing(0, 0) == assumed_differing(7, 7) == assumed_differing(0, 9) == 0.5
+    assert assumed_differing(9, 0) == 14.5
+    assert assumed_differing(6, 2) == 7.5
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(12, 0), (9, 3), (3, 9)])
@@ -125,11 +125,19 @@ def test_the_drop_of_sources_by_hand(lost: int, gained: int) -> None:
     mine = [1] * (600 - lost) + [0] * lost
     codes = np.arange(600) // 6
     moves = np.reshape(np.subtract(base, mine), (100, 6)).sum(axis=1)
-    assumed = assumed_differing(lost, gained)
-    effect = design_effect([6] * 100, moves.tolist(), lost + gained, assumed)
-    assert effect > 1.5
+    effects = [
+        design_effect([6] * 100, moves.tolist(), lost + gained, assumed_differing(*counts))
+        for counts in ((lost, gained), (gained, lost))
+    ]
+    assert min(effects) > 1.0
+    assert effects[0] != pytest.approx(effects[1], rel=1e-3)
     found = compare_binary(np.array(base), np.array(mine), codes)
-    test = found.drop_test(0.05, 0.025)
-    counts = (lost / effect, gained / effect, 600 / effect)
-    assert test.high == pytest.approx(tango_upper(*counts, critical(0.025, 99)), rel=1e-8)
-    assert test.p_harm == pytest.approx(tail(tango_z(*counts, 0.05), 99), rel=1e-8)
+    test, z = found.drop_test(0.05, 0.025), critical(0.025, 99)
+    above = (lost / effects[0], gained / effects[0], 600 / effects[0])
+    below = (gained / effects[1], lost / effects[1], 600 / effects[1])
+    assert test.high == pytest.approx(tango_upper(*above, z), rel=1e-8)
+    assert test.low == pytest.approx(-tango_upper(*below, z), rel=1e-8)
+    harm = tail(tango_z(lost / effects[1], gained / effects[1], 600 / effects[1], 0.05), 99)
+    assert test.p_harm == pytest.approx(harm, rel=1e-8)
+    mirrored = compare_binary(np.array(mine), np.array(base), codes).drop_test(0.05, 0.025)
+    assert (mirrored.low, mirrored.high) == (-(test.high or 0.0), -(test.low or 0.0))

@@ -169,6 +169,8 @@ def test_macro_f1_by_counting() -> None:
         columns = {"actual": actual, "answer": answer}
         assert value(f"f1[{kind}]", columns) == pytest.approx(each[-1], rel=1e-12)
     assert value("macro_f1", columns) == pytest.approx(sum(each) / 3, rel=1e-12)
+    never_said = {"actual": [0, 1], "answer": [0, 0]}
+    assert value("macro_f1", never_said) == pytest.approx((2 / 3 + 0) / 2, rel=1e-12)
 
 
 def test_correlations_are_scipys() -> None:

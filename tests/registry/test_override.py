@@ -23,8 +23,10 @@ from reprune.core.overrides import (
 )
 from reprune.core.step import run
 from reprune.doors.cli import main
-from reprune.registry import receipts
+from reprune.registry import compressed, receipts
+from reprune.registry.protocol import VersionInfo
 from reprune.registry.receipts import RECEIPT_FILE
+from reprune.registry.tags import EVAL
 from reprune.steps import promote as promote_module
 from reprune.steps.fetch import fetch_previous
 from reprune.steps.override import Overridden, Request, override
@@ -343,6 +345,51 @@ def test_later_runs_know_of_the_override(root: Path) -> None:
     assert found.uses == {summary.eval_digest: 1}
     assert found.champion is not None
     assert summary.waiver.candidate == found.champion.bundle
+
+
+def test_a_long_history_forgets_neither_override_nor_champion(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of versions beyond what is fetched, those stay that an override promoted, and the one that serves."""
+    monkeypatch.setattr(compressed, "HISTORY", 1)
+    asked(root)
+    promoted(root)
+    next_generation(root, dense_version="2")
+    promoted(root)
+    next_generation(root, dense_version="3", candidate_wrong=70)
+    promoted(root)
+    next_generation(root, dense_version="4", candidate_wrong=80)
+    promoted(root)
+    chain = next_generation(root, dense_version="5")
+    said: list[str] = []
+    run(fetch_previous, {}, chain.documents, chain.root / "prev", say=said.append)
+    found = store.read(chain.root / "prev", Previous).manifest
+    assert [each.compressed_version for each in found.history] == ["1", "2", "4"]
+    assert [bool(each.waiver) for each in found.history] == [True, False, False]
+    assert found.uses == {found.history[0].eval_digest: 4}
+    assert not any("warning" in line for line in said)
+
+
+def test_uses_before_the_tag_count_through_receipts(root: Path) -> None:
+    """A version from before the tag `reprune.eval` counts as well: its receipt names the examples."""
+    promoted(root)
+    registry = registry_of(root)
+
+    class Untagged:
+        """The same registry, as it would be had the tag never been written."""
+
+        identity = registry.identity
+        fetch = staticmethod(registry.fetch)
+
+        def versions(self, name: str) -> tuple[VersionInfo, ...]:
+            return tuple(without_tag(info, EVAL) for info in registry.versions(name))
+
+    assert compressed.uses(Untagged(), "digits") == compressed.uses(registry, "digits")  # type: ignore[arg-type]
+    assert sum(compressed.uses(registry, "digits").values()) == 1
+
+
+def without_tag(info: VersionInfo, tag: str) -> VersionInfo:
+    return replace(info, tags={key: value for key, value in info.tags.items() if key != tag})
 
 
 def test_a_deleted_alias_of_an_overridden_champion_is_lost(root: Path) -> None:

@@ -9,12 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
-from reprune.report.facts import ReportFacts
+from reprune.judge.examples import NEWER
+from reprune.report.facts import ReportFacts, read_facts
 from reprune.report.html import render_html
 from reprune.report.junit import render_junit
 from reprune.report.markdown import render_markdown
+from reprune.report.slices import NEWEST
 from reprune.report.terminal import render_explanation, render_terminal
 from tests.report.scenes import (
     BLOCKED,
@@ -124,6 +127,25 @@ def test_what_blocks_undecided_says_what_would_decide(tmp_path: Path) -> None:
     assert "What to try\n  - About 620 more examples" in text
     assert "plan.fraction" not in text
     assert "The policy blocks what is not decided (on_inconclusive: block)." in text
+
+
+def test_a_metric_without_worse_and_better_says_how_many_changed(tmp_path: Path) -> None:
+    """A correlation knows no example that got worse: the slice counts those whose record changed."""
+    slices = tuple(
+        msgspec.structs.replace(one, changed=17, right_to_wrong=0, wrong_to_right=0)
+        for one in BLOCKED.slices
+    )
+    verdict = write_verdict(replace(BLOCKED, slices=slices), tmp_path)
+    known = read_facts(verdict)
+    assert "the records of 17 changed" in render_explanation(verdict)
+    for text in (render_markdown(known), render_html(known)):
+        assert "17 changed" in text
+        assert "0 / 0" not in text.rpartition("</style>")[2]
+
+
+def test_the_newest_slice_has_the_judges_name() -> None:
+    """The report finds it by the name that the judge gives it."""
+    assert NEWEST == NEWER
 
 
 def test_the_newest_examples_are_told_apart(told: Told, tmp_path: Path) -> None:

@@ -54,16 +54,18 @@ class BinaryComparison:
     def spread(self) -> float:
         """Of one source where sources are declared; one flip is assumed where none was seen."""
         flips = max(1, self.lost + self.gained) / self.examples
-        inflation = self._drop_effect * self.units / self.examples
+        effect = self._effect(1.0, -1.0, 0.0, assumed_differing(self.lost, self.gained))
+        inflation = effect * self.units / self.examples
         return math.sqrt(max(flips - self.loss**2, flips / self.examples) * inflation)
 
     def drop_test(self, limit: float, alpha: float) -> MarginTest:
         """Tango's test, on effective counts and Student's t where sources are declared."""
-        effect = self._drop_effect
-        lost, gained, n = self.lost / effect, self.gained / effect, self.examples / effect
         z = critical(alpha, self._df)
-        interval = (-tango_upper(gained, lost, n, z), tango_upper(lost, gained, n, z))
-        return margin_test("drop", interval, limit, tail(tango_z(lost, gained, n, limit), self._df))
+        high = tango_upper(*self._effective(self.lost, self.gained), z)
+        gained, lost, n = self._effective(self.gained, self.lost)
+        low = -tango_upper(gained, lost, n, z)
+        p_harm = tail(tango_z(lost, gained, n, limit), self._df)
+        return margin_test("drop", (low, high), limit, p_harm)
 
     def error_test(self, ratio: float, alpha: float) -> MarginTest:
         """The ratio's limits times the baseline's error rate, less that rate.
@@ -86,9 +88,10 @@ class BinaryComparison:
     def _df(self) -> int | None:
         return None if self.clusters is None else max(1, self.units - 1)
 
-    @property
-    def _drop_effect(self) -> float:
-        return self._effect(1.0, -1.0, 0.0, assumed_differing(self.lost, self.gained))
+    def _effective(self, worse: int, better: int) -> tuple[float, float, float]:
+        """Both counts and the examples over the design effect of a limit that `worse` may be beyond."""
+        effect = self._effect(1.0, -1.0, 0.0, assumed_differing(worse, better))
+        return worse / effect, better / effect, self.examples / effect
 
     def _effect(
         self, lost: float, gained: float, both_wrong: float, assumed: float = ASSUMED

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from reprune.core.artifacts import Parity
 from reprune.core.errors import UnknownName
 from reprune.core.policy import Policy
+from reprune.judge.bootstrap import EXACT
 from reprune.judge.evidence import Evidence, QualityEvidence, TargetEvidence
 from reprune.judge.family import margins, slice_baselines
 from reprune.judge.latency import unit_problems
@@ -139,6 +140,8 @@ def _example_problems(quality: QualityEvidence) -> Iterator[str]:
         for name, column in records.columns.items():
             if len(column) != count:
                 yield f"The records {key}/{name} hold {len(column)} examples of {count}."
+            elif column and not -EXACT < min(column) <= max(column) < EXACT:
+                yield f"The records {key}/{name} hold numbers too large to be summed exactly."
 
 
 def _text_problems(quality: QualityEvidence) -> Iterator[str]:

@@ -11,7 +11,7 @@ import math
 from reprune.judge.numeric import halve
 
 ASSUMED = 3.0  # differing examples, see design_effect
-_BALANCED, _ONE_SIDED = 1.0, 12.0  # and see assumed_differing
+_BALANCED, _ONE_SIDED = 0.5, 14.0  # and see assumed_differing
 
 
 def tango_z(lost: float, gained: float, examples: float, drop: float) -> float:
@@ -98,16 +98,17 @@ def design_effect(
 
 
 def assumed_differing(lost: float, gained: float) -> float:
-    """How many more differing examples `design_effect` assumes where a loss is tested: 1 to 13.
+    """How many more differing examples `design_effect` assumes for the upper limit of a loss: 0.5 to 14.5.
 
-    One where as many were gained as lost, more the more one-sided the differences are. Sources that
-    only lose have skewed totals, of which a sample without the rare bad source shows both too small
-    a mean and too small a variance. Simulated with the truth at the margin (sources of 5 and 20,
-    correlations of 0.1 and 0.3, 200 to 10,000 examples, 1-10 % flips of which all may be losses) at
-    most 2.7 % pass at a level of 2.5 %, and at most 4.9 % in ten attempts at alpha / (i (i + 1));
-    with 3 whatever the differences, 6 % pass at the first.
+    Few where no more was lost than gained, more the more losses prevail. Sources that only lose have
+    skewed totals, of which a sample without the rare bad source shows both too small a mean and too
+    small a variance. For the lower limit exchange the two. Simulated with the truth at the margin
+    (sources of 5 and 20, correlations of 0.1 and 0.3, 200 to 10,000 examples, 1-10 % flips of which
+    all may be losses) at most 2.7 % pass at a level of 2.5 % and at most 2.8 % are blocked, and at most
+    4.9 % pass in ten attempts at alpha / (i (i + 1)); with 3 whatever the differences, 6 % pass at the
+    first.
     """
-    return _BALANCED + _ONE_SIDED * abs(lost - gained) / max(1.0, lost + gained)
+    return _BALANCED + _ONE_SIDED * max(0.0, lost - gained) / max(1.0, lost + gained)
 
 
 def _standardised(difference: float, variance: float) -> float:

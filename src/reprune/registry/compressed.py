@@ -193,24 +193,28 @@ def uses(registry: Registry, name: str) -> dict[str, int]:
     Versions from before the tag count through their receipts, as far back as `history` goes.
     """
     judged: dict[str, set[str]] = {}
+    untagged = False
     for info in known_versions(registry, compressed_name(name)):
         verdict, examples = info.tags.get(VERDICT), info.tags.get(EVAL)
+        untagged = untagged or (verdict is not None and examples is None)
         if verdict and examples:
             judged.setdefault(examples, set()).add(verdict)
-    for info, receipt in history(registry, name):
+    for info, receipt in history(registry, name) if untagged else ():
         if EVAL not in info.tags:
             decision = receipt.statement.predicate
             judged.setdefault(decision.eval_digest, set()).add(decision.verdict)
     return {examples: len(verdicts) for examples, verdicts in sorted(judged.items())}
 
 
-def history(registry: Registry, name: str) -> tuple[tuple[VersionInfo, Receipted], ...]:
+def history(
+    registry: Registry, name: str, *, always: str = ""
+) -> tuple[tuple[VersionInfo, Receipted], ...]:
     """The last versions that carry a receipt of ours, oldest first; at most HISTORY, and before those
-    every one that an override promoted.
+    every one that an override promoted, and the version `always`.
     """
     found: list[tuple[VersionInfo, Receipted]] = []
     for info in reversed(known_versions(registry, compressed_name(name))):
-        if len(found) >= HISTORY and WAIVER not in info.tags:
+        if len(found) >= HISTORY and WAIVER not in info.tags and info.version != always:
             continue
         try:
             found.append((info, read_receipt(registry, info)))

@@ -174,11 +174,14 @@ def _beyond(result: RuleResult, facts: ReportFacts) -> Phrase | None:
 def _slice_line(one: SliceResult, facts: ReportFacts) -> Phrase:
     rule = words.rule_of(one, facts)
     compared = "" if rule is None else f" {words.against(rule, facts)}"
+    both = f"{one.right_to_wrong} got worse, {one.wrong_to_right} got better"
+    if one.changed is not UNSET:
+        both = f"the records of {one.changed} changed"
     return (
         "Slice ",
         Code(one.slice),
         f" changed by {words.points(one.change)}{compared} ({words.plural(one.examples, 'example')}: "
-        f"{one.right_to_wrong} got worse, {one.wrong_to_right} got better).",
+        f"{both}).",
     )
 
 

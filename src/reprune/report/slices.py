@@ -79,7 +79,7 @@ def slices_table(slices: list[SliceResult], caption: str) -> Safe:
             tag("bdi", esc(one.slice, 120)),
             tag("span", esc(one.outcome), class_=f"chip {_CHIP[one.outcome]}"),
             esc(words.count(one.examples)),
-            esc(f"{one.right_to_wrong} / {one.wrong_to_right}"),
+            esc(words.both_ways(one)),
             esc(words.points(one.change)),
             esc(spread(one) or words.EN_DASH),
             esc(detectable(one) or words.EN_DASH),

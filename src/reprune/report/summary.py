@@ -89,7 +89,7 @@ def _slice_row(one: SliceResult, name: int, about: str) -> list[str]:
         f"{_SLICE_STATE[one.outcome]}{required}",
         f"{plain.code(one.slice, name)} {plain.text(about, 2 * name)}".rstrip(),
         words.count(one.examples),
-        f"{one.right_to_wrong} / {one.wrong_to_right}",
+        words.both_ways(one),
         change,
     ]
 

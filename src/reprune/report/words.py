@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import Judgement, Outcome, RuleResult, SliceResult
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import visible
@@ -93,6 +95,13 @@ def moved(judgement: Judgement) -> list[SliceResult]:
     """The slices that were harmed, the worst first."""
     harmed = [one for one in judgement.slices if one.outcome == "harm"]
     return sorted(harmed, key=lambda one: -worsening(one, judgement.rules))
+
+
+def both_ways(one: SliceResult) -> str:
+    """How many examples got worse and better; of a metric that knows neither, how many changed."""
+    if one.changed is not UNSET:
+        return f"{count(one.changed)} changed"
+    return f"{one.right_to_wrong} / {one.wrong_to_right}"
 
 
 def family(result: RuleResult) -> Family:

@@ -83,8 +83,9 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
             compressed.fetch_part(source, champion, part, ctx.out / part)
     if anchor is not None:
         _take_bundle(source, anchor, ctx.out / "anchor")
-    past = compressed.history(source, name)
-    for gap in chain_gaps([receipt for _, receipt in past]):
+    past = compressed.history(source, name, always=champion.info.version if champion else "")
+    # What is kept from before the last ones has no neighbours there.
+    for gap in chain_gaps([receipt for _, receipt in past[-compressed.HISTORY :]]):
         ctx.say(f"warning: {gap}; attempts may have been more than are counted")
     if champion is not None and champion.info.version not in {info.version for info, _ in past}:
         past = ((champion.info, champion.receipt), *past)
