@@ -18,7 +18,7 @@ from reprune.core.policy import Policy
 from reprune.judge.evidence import Evidence, Unit
 from reprune.steps.samples import ExamplesFile
 from tests.fault_fields import Place, at, drop, faults, places, put
-from tests.faults import EXAMPLES, UNITS
+from tests.faults import EXAMPLES, MEMORY, RATES, UNITS
 
 KINDS_OF_LINEAGE = {
     "dense": "ModelBundle",
@@ -38,6 +38,8 @@ PARTS: dict[str, Any] = {
     "policy.json": Policy,
     "params.json": Params,
     UNITS: tuple[Unit, ...],
+    RATES: tuple[Unit, ...],
+    MEMORY: dict[str, tuple[int, ...]],
     EXAMPLES: ExamplesFile,
 }
 
@@ -97,6 +99,9 @@ HARMLESS = {
     ("Conditions.waited_ns", "null"): "what a machine does not tell is null",
     ("Conditions.stolen", "null"): "what a machine does not tell is null",
     ("Conditions.device", "null"): "what a machine does not tell is null",
+    ("{}", "doubled"): "the median process of each twice is that of each once",
+    ("{}", "shortened"): "one process fewer is a measurement too",
+    ("{}[]", "left out"): "as shortened",
     ("Recorded.dropped", "emptied"): "nothing was left out, and nothing says so",
     ("Recorded.dropped{}", "null"): "what is not known of a champion is null",
     ("Benchmark.engines", "reordered"): "engines are found by arm and target",
@@ -122,10 +127,6 @@ CHECKED = ("parents", "producer", "schema")
 EMPTY_HERE = {
     "Problem.*": "a run that passes has no problem",
     "Waiver.*": "of earlier promotions by a named person",
-    "BatchUnits.*": "throughput: not assembled here",
-    "BatchSamples.*": "throughput: not assembled here",
-    "TargetSamples.throughput": "not assembled here",
-    "TargetSamples.memory": "not assembled here",
     "Benchmark.uses": "the ledger's count, for a note only; a run without it is told from the registry",
 }
 # What `assemble` fills in, and compares before the judge sees it.
@@ -145,6 +146,10 @@ ASSEMBLED = {
     "Machine.instance": "compared by assemble",
     "TargetEvidence.batch_size": "compared by assemble",
     "TargetEvidence.units": "counted by assemble",
+    "TargetEvidence.memory": "as many processes as were asked for, each a figure of its own",
+    "TargetEvidence.throughput": "compared with params by assemble",
+    "BatchUnits.batch_size": "compared with params by assemble",
+    "BatchUnits.units": "counted by assemble",
     "Evidence.engines": "found by arm and target, in any order",
     "QualityEvidence.eval_digest": "compared by assemble",
     "QualityEvidence.ids": "counted by assemble",

@@ -45,6 +45,8 @@ quality:
     vs_anchor: {max_drop: 0.05, max_error_ratio: null}
     floor: 0.9
     slices: {max_drop: 0.2, min_examples: 50}
+throughput: {vs_parent: {min_ratio: 1.1}}
+memory: {vs_parent: {max_ratio: 0.9}, vs_champion: {max_ratio: 1.1}, ceiling_bytes: 1000000000}
 size: {vs_parent: {max_ratio: 0.8}, vs_champion: {max_ratio: 1.1}}
 """
 # The gate's inputs, parents before children.
@@ -61,6 +63,8 @@ LINEAGE = (
     "benchmarks.0",
 )
 UNITS = "samples/0/latency/ort-cpu.json"
+RATES = "samples/0/throughput/ort-cpu-4.json"
+MEMORY = "samples/0/memory/ort-cpu.json"
 EXAMPLES = "samples/0/examples.json"
 RECORDS = "samples/0/records.safetensors"
 DOCUMENTS: dict[str, type[Any]] = {"lock": Lock, "policy": Policy, "params": Params}
@@ -208,6 +212,7 @@ def write_base(folder: Path) -> Forged:
     forged.edit(UNITS, lambda units: [_rich_unit(unit) for unit in units])
     forged.edit("data", _rich_data)
     forged.edit("benchmarks.0", _rich_benchmark)
+    _rich_samples(forged)
     outcome = rebuilt(forged, folder / "base")
     assert outcome == "pass", json.loads((folder / "base" / store.MANIFEST).read_bytes())[
         "judgement"
@@ -266,6 +271,35 @@ def _rich_data(value: Any) -> Any:
         "observed": "none shared",
     }
     return {**value, "splits": {"eval": split}, "expectations": [expectation]}
+
+
+def _rich_samples(forged: Forged) -> None:
+    """Another batch size and memory, as a benchmark with such rules takes them."""
+    forged.files[RATES] = forged.files[UNITS]
+    peaks = {
+        "candidate": 40_000_000,
+        "dense": 80_000_000,
+        "champion": 41_000_000,
+        "anchor": 41_000_000,
+    }
+    forged.files[MEMORY] = dumped({arm: [most, most + 4096, most] for arm, most in peaks.items()})
+    benchmark = forged.ancestors["benchmarks.0"]
+    for name in (RATES, MEMORY):
+        benchmark["payload"][name.removeprefix("samples/0/")] = ""
+    benchmark["targets"][0] |= {
+        "throughput": [{"batch_size": 4, "units": 15, "file": RATES.removeprefix("samples/0/")}],
+        "memory": MEMORY.removeprefix("samples/0/"),
+    }
+    forged.edit(
+        "params.json",
+        lambda params: {
+            **params,
+            "targets": {
+                name: {**target, "throughput_batch_sizes": [4]}
+                for name, target in params["targets"].items()
+            },
+        },
+    )
 
 
 def _rich_benchmark(value: Any) -> Any:

@@ -19,6 +19,8 @@ from reprune.judge.record_checks import metric_problems
 from reprune.judge.scores import record_key
 from reprune.judge.words import ARM_NAMES
 
+LARGEST = 2**63  # records are int64
+
 
 def find_metrics(policy: Policy) -> tuple[dict[str, Metric], list[str]]:
     """The policy's metrics by name, and why some of them cannot be had."""
@@ -85,7 +87,7 @@ def _throughput_problems(target: TargetEvidence, evidence: Evidence) -> Iterator
     if min(sizes) < 1:
         yield f"A batch size of {target.target} is below 1."
     for other in target.throughput:
-        for words in unit_problems(other.units, evidence.arms):
+        for words in (*unit_problems(other.units, evidence.arms), *impossible(other.units)):
             yield (
                 f"The samples of {target.target} at batch {other.batch_size} cannot be used: {words}."
             )
@@ -147,6 +149,10 @@ def _text_problems(quality: QualityEvidence) -> Iterator[str]:
         yield f"The times name {len(quality.times)} examples of {len(quality.ids)}."
     if not all(quality.ids) or not all(quality.sources or ()) or not all(quality.times or ()):
         yield "An example's id, source or time is empty."
+    for key, records in quality.arms.items():
+        for name, column in records.columns.items():
+            if column and not (min(column) >= -LARGEST and max(column) < LARGEST):
+                yield f"The records {key}/{name} hold a number of more than 64 bits."
 
 
 def _record_problems(

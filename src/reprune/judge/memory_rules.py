@@ -17,6 +17,8 @@ from reprune.judge.family import Baseline, memory_limits
 from reprune.judge.numeric import rounded
 from reprune.judge.words import ARM_NAMES, count
 
+MOST_BYTES = 2**60
+
 Peaks: TypeAlias = Mapping[str, Sequence[int]]  # by arm, one a process
 
 
@@ -25,11 +27,15 @@ def memory_problems(target: TargetEvidence, policy: Policy, arms: Collection[str
     if policy.memory is None:
         return
     for arm in ("candidate", *(baseline.arm for baseline, _ in memory_limits(policy, arms))):
-        peaks = target.memory.get(arm, ())
-        if not peaks:
+        if not target.memory.get(arm):
             yield f"The memory of {ARM_NAMES[arm]} on {target.target} was not measured."
+    for arm, peaks in target.memory.items():
+        if arm not in arms or not peaks:
+            yield f"The memory of '{arm}' on {target.target} is of no arm, or of no process."
         elif min(peaks) <= 0:
             yield f"A process of {ARM_NAMES[arm]} on {target.target} took no memory, or less."
+        elif max(peaks) >= MOST_BYTES:
+            yield f"A process of {ARM_NAMES[arm]} on {target.target} took memory that no machine has."
 
 
 def memory_drafts(peaks: Peaks, target: str, policy: Policy, arms: Collection[str]) -> list[Draft]:
