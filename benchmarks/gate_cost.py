@@ -29,7 +29,7 @@ from reprune.core.documents import canonical
 from reprune.judge.verdict import judge
 from reprune.steps.assemble import assemble
 from reprune.steps.gate import read_grounds
-from tests.faults import EXAMPLES, RECORDS, UNITS, Forged, rebuilt, write_base
+from tests.faults import EXAMPLES, MEMORY, RATES, RECORDS, UNITS, Forged, rebuilt, write_base
 
 BOUND_S = 4.0
 TAIL_UNITS = 20
@@ -87,17 +87,27 @@ def large(folder: Path, *, sources: bool, examples: int = 10_000, units: int = 1
     _examples(forged, examples, sources)
     _engines(forged)
     rng = random.Random(4)
-    del forged.files[UNITS]
     payload = forged.ancestors["benchmarks.0"]["payload"]
-    payload.pop("latency/ort-cpu.json")
+    memory = forged.files[MEMORY]
+    for name in (UNITS, RATES, MEMORY):
+        del forged.files[name]
+        payload.pop(name.removeprefix("samples/0/"))
     for target in TARGETS:
-        name = f"latency/{target}.json"
-        forged.files[f"samples/0/{name}"] = json.dumps(
-            [_unit(i, rng) for i in range(units)]
-        ).encode()
-        payload[name] = ""
+        taken = json.dumps([_unit(i, rng) for i in range(units)]).encode()
+        files = {f"latency/{target}.json": taken, f"throughput/{target}-4.json": taken}
+        for name, raw in {**files, f"memory/{target}.json": memory}.items():
+            forged.files[f"samples/0/{name}"] = raw
+            payload[name] = ""
     forged.ancestors["benchmarks.0"]["targets"] = [
-        {"target": t, "batch_size": 1, "units": units, "file": f"latency/{t}.json"} for t in TARGETS
+        {
+            "target": t,
+            "batch_size": 1,
+            "units": units,
+            "file": f"latency/{t}.json",
+            "throughput": [{"batch_size": 4, "units": units, "file": f"throughput/{t}-4.json"}],
+            "memory": f"memory/{t}.json",
+        }
+        for t in TARGETS
     ]
     outcome = rebuilt(forged, folder / "large")
     found = json.loads((folder / "large" / store.MANIFEST).read_bytes())["judgement"]

@@ -19,8 +19,6 @@ from reprune.judge.record_checks import metric_problems
 from reprune.judge.scores import record_key
 from reprune.judge.words import ARM_NAMES
 
-LARGEST = 2**63  # records are int64
-
 
 def find_metrics(policy: Policy) -> tuple[dict[str, Metric], list[str]]:
     """The policy's metrics by name, and why some of them cannot be had."""
@@ -149,10 +147,6 @@ def _text_problems(quality: QualityEvidence) -> Iterator[str]:
         yield f"The times name {len(quality.times)} examples of {len(quality.ids)}."
     if not all(quality.ids) or not all(quality.sources or ()) or not all(quality.times or ()):
         yield "An example's id, source or time is empty."
-    for key, records in quality.arms.items():
-        for name, column in records.columns.items():
-            if column and not (min(column) >= -LARGEST and max(column) < LARGEST):
-                yield f"The records {key}/{name} hold a number of more than 64 bits."
 
 
 def _record_problems(
