@@ -45,6 +45,7 @@ from reprune.core.policy import Policy
 from reprune.core.step import Documents, run
 from reprune.measure.profile import count_cost
 from reprune.steps import get_step
+from reprune.task.trained_on import TRAINED_ON
 from tests.compress import small_digits
 from tests.compress.small_digits import DigitsTask, trained
 
@@ -445,6 +446,8 @@ def write_bundle(out: Path, module, *, parent: str | None = None, task: str = DI
 
 def write(out: Path, manifest, parents: dict[str, str]):
     with store.drafting(out) as draft:
+        if isinstance(manifest, DataReport):
+            (draft / TRAINED_ON).write_bytes(b"")
         return store.write(draft, manifest, step="test", parents=parents, out=out)
 
 
