@@ -8,7 +8,7 @@ the candidate's, one session each) and on the interleaved units that the judge l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,12 +117,14 @@ def real_rows(units: Sequence[Unit]) -> list[dict[str, Any]]:
     """The recorded calls in the order of time, cut into runs of 16 blocks: every two runs are one
     independent comparison of the model with itself.
     """
-    flat = np.concatenate([_in_time(unit) for unit in units])
+    # On a slow moment a block holds fewer calls: every block counts with as many as the shortest.
+    calls = min(CALLS, *(len(block) for unit in units for block in _recorded(unit)))
+    flat = np.concatenate([_in_time(unit, calls) for unit in units])
     run = 2 * UNITS
     count = len(flat) // (2 * run)
     if not count:
         return []
-    runs = flat[: count * 2 * run].reshape(count, 2, run * CALLS)
+    runs = flat[: count * 2 * run].reshape(count, 2, run * calls)
     return [
         {
             "part": "latency, usual rules on the real trace",
@@ -136,16 +138,20 @@ def real_rows(units: Sequence[Unit]) -> list[dict[str, Any]]:
     ]
 
 
-def _in_time(unit: Unit) -> model.Floats:
-    """The first CALLS calls of each block, blocks in the order of time."""
+def _recorded(unit: Unit) -> Iterator[tuple[int, ...]]:
+    return (block for arm in trace.ARMS for block in unit.arms[arm].blocks_ns)
+
+
+def _in_time(unit: Unit, calls: int) -> model.Floats:
+    """The first `calls` calls of each block, blocks in the order of time."""
     count = len(trace.ARMS)
-    found = np.empty((2 * count, CALLS))
+    found = np.empty((2 * count, calls))
     for arm in trace.ARMS:
         taken = unit.arms[arm]
         for place, block in zip(
             (taken.order, 2 * count - 1 - taken.order), taken.blocks_ns, strict=True
         ):
-            found[place] = block[:CALLS]
+            found[place] = block[:calls]
     return found
 
 

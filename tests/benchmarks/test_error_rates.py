@@ -265,6 +265,24 @@ def test_usual_rules_on_their_own_noise() -> None:
     assert rates["Mann-Whitney", "interleaved units", 0.0, 1.1] == 1.0
 
 
+def test_a_recorded_block_may_be_short() -> None:
+    """A machine that was slow for a moment fills a block with fewer calls; every block gives as many."""
+    random = np.random.default_rng(8)
+    units = []
+    for index in range(80):
+        arms = {}
+        for order, arm in enumerate(trace.ARMS):
+            lengths = (18 if index == 3 and order == 0 else 30, 30)
+            blocks = tuple(tuple(random.integers(9_000, 11_000, n).tolist()) for n in lengths)
+            arms[arm] = ArmTimes(order=order, blocks_ns=blocks, warmup_calls=1)
+        units.append(Unit(index=index, process=0, seed=0, started_s=0.0, load=0.0, arms=arms))
+    rows = naive.real_rows(units)
+    assert {row["rule"] for row in rows} == {"mean", "Mann-Whitney"}
+    blocked = {row["ratio"]: row["first_blocked"] for row in rows if row["rule"] == "mean"}
+    assert blocked[1.0] == 0
+    assert blocked[1.1] == 1.0
+
+
 def test_an_anchor_bounds_a_year() -> None:
     """Against a champion alone losses add up; with the anchor they stay near its two points."""
     means = {row["rule"]: row["loss_mean"] for row in history.rows(seed=6, years=200)}
