@@ -87,6 +87,7 @@ def test_a_control_that_differs_from_itself_trips() -> None:
     found = of_units(make_units(15, RATIOS, control=1.06))
     assert_tripped(found, "control", "certainly more than 2.47 %")
     assert guard(found, "control").value == pytest.approx(1.06, abs=0.02)
+    assert "but the measurement cannot be trusted (control)" in found.headline
     assert_tripped(of_units(make_units(15, RATIOS, control=0.94)), "control", "differ by")
 
 

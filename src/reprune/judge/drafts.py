@@ -15,7 +15,7 @@ class Draft:
 
     `facts` says what was measured and what is demanded, without a full stop; `short` and `allowed`
     are the same as two clauses for a headline. `p_harm` is the p-value of breaking the rule; None
-    where chance plays no part.
+    where chance plays no part. `doubt` says in a headline why it is undecided.
     """
 
     rule: str
@@ -38,6 +38,7 @@ class Draft:
     holds: bool = False
     p_harm: float | None = None
     sure: Outcome | None = None
+    doubt: str = "that is not certain yet"
 
 
 _ENDING: dict[Outcome, str] = {

@@ -89,6 +89,7 @@ def doubted(drafts: Sequence[Draft], guards: Sequence[GuardResult]) -> list[Draf
             sure="inconclusive",
             facts=f"{draft.facts} (it would hold, but the measurement cannot be trusted: {names})",
             decide=" ".join(guard.words for guard in tripped),
+            doubt=f"the measurement cannot be trusted ({names})",
         )
         if draft.holds
         else draft

@@ -36,7 +36,7 @@ def headline(outcome: Outcome, decided: Decided, reasons: Sequence[str], policy:
     where = f" on {first.target}" if several else ""
     more = f" ({count(len(stopped) - 1, 'more rule')})" if len(stopped) > 1 else ""
     allowed = f"; {first.allowed}" if first.allowed else ""
-    doubt = ", but that is not certain yet" if outcome == "inconclusive" else ""
+    doubt = f", but {first.doubt}" if outcome == "inconclusive" else ""
     if doubt and policy.on_inconclusive == "block":
         doubt = ", which is not certain yet, and the policy blocks what is not decided"
     return f"{word}: {first.short}{where}{doubt}{allowed}{more}."
