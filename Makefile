@@ -76,7 +76,7 @@ lint: env ## check format, style, types and import directions
 
 check: lint chromium ## everything CI checks: lint, generated files are fresh, tests, coverage
 	$(BIN)/python -m reprune.doors.generate --check
-	$(TEST) --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) $(PYTEST_ARGS)
+	$(TEST) -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) $(PYTEST_ARGS)
 
 format: env ## put the code in the one format, and repair what ruff can repair
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -21,7 +21,7 @@ from reprune.core.params import BenchmarkParams, Target
 from reprune.judge.latency import log_time
 from reprune.judge.median import median_interval
 from reprune.measure.latency import LatencyJob, take_units, timed_shapes
-from reprune.runtimes.base import get_runtime
+from reprune.runtimes.base import Source, get_runtime
 from reprune.task.protocol import Task
 
 MIN_PROCESSES = 10
@@ -41,7 +41,11 @@ def build_engines(models: Mapping[str, nn.Module], task: Task, folder: Path) -> 
         if not engines[name].is_file():
             began = time.monotonic()
             example = task.example_inputs(1)
-            runtime.build(module.eval(), example, task.input_names, Target(), engines[name])
+            runtime.build(
+                Source(module=module.eval(), example_inputs=example, input_names=task.input_names),
+                Target(),
+                engines[name],
+            )
             print(
                 f"built {number} of {len(models)}: {name} in {time.monotonic() - began:.1f} s",
                 flush=True,

@@ -264,11 +264,13 @@ def reload(module: nn.Module, folder: Path, factory: Callable[[], nn.Module]) ->
 def exported(module: nn.Module, inputs: tuple[Tensor, ...], folder: Path) -> float:
     """The largest difference between the module's first output and that of its ONNX export."""
     from reprune.core.params import Target
-    from reprune.runtimes.base import get_runtime
+    from reprune.runtimes.base import Source, get_runtime
 
     path = folder / "model.onnx"
     names = [f"input{number}" for number in range(len(inputs))]
-    get_runtime("onnxruntime").build(module, inputs, names, Target(), path)
+    get_runtime("onnxruntime").build(
+        Source(module=module, example_inputs=inputs, input_names=names), Target(), path
+    )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     given = {n: tensor.numpy() for n, tensor in zip(names, inputs, strict=True)}
     with torch.no_grad():

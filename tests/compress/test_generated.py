@@ -21,7 +21,7 @@ from reprune.compress.structured import CutResult, cut
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams, Target
 from reprune.measure.profile import count_cost
-from reprune.runtimes.base import get_runtime
+from reprune.runtimes.base import Source, get_runtime
 from tests.architectures import Spec, SpecTask, build, factory, inputs, specs
 
 # A generated network takes longer to build than hypothesis likes; the file system is a real one.
@@ -204,7 +204,11 @@ def test_a_cut_model_is_exported_and_agrees(spec: Spec, tmp_path: Path) -> None:
     result = cut_half(spec, module, found, PLAIN)
     runtime, target = get_runtime("onnxruntime"), Target()
     path = tmp_path / f"cut{runtime.suffix}"
-    runtime.build(result.module, inputs(spec, 1), ("given",), target, path)
+    runtime.build(
+        Source(module=result.module, example_inputs=inputs(spec, 1), input_names=("given",)),
+        target,
+        path,
+    )
     given_inputs = inputs(spec, 1, seed=5)
     with torch.no_grad():
         expected = result.module(*given_inputs).numpy()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from reprune.core.params import Target
+from reprune.runtimes.base import Source
 from reprune.runtimes.onnxruntime import OnnxRuntime
 
 PROBE = '''
@@ -69,7 +70,11 @@ def small_and_big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
         layers = [nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
         net = nn.Sequential(*layers, nn.Linear(width, 4)).eval()
         path = folder / f"{name}.onnx"
-        OnnxRuntime().build(net, (torch.zeros(1, 64),), ["x"], Target(), path)
+        OnnxRuntime().build(
+            Source(module=net, example_inputs=(torch.zeros(1, 64),), input_names=["x"]),
+            Target(),
+            path,
+        )
         paths.append(path)
     return paths[0], paths[1]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from reprune.core.params import Target
+from reprune.runtimes.base import Source
 from reprune.runtimes.onnx_rewrite import rewrite
 from reprune.runtimes.onnxruntime import OnnxRuntime
 from tests import models
@@ -119,7 +120,9 @@ def test_an_exported_resnet_with_option_a_has_no_slice_or_pad_left(tmp_path):
     module = models.build("resnet-a", seed=0)
     inputs = models.inputs("resnet-a", 3)
     engine = tmp_path / "engine.onnx"
-    OnnxRuntime().build(module, inputs, ["image"], Target(), engine)
+    OnnxRuntime().build(
+        Source(module=module, example_inputs=inputs, input_names=["image"]), Target(), engine
+    )
     assert not {"Slice", "Pad"} & set(operators(engine.read_bytes()))
     with torch.no_grad():
         expected = module.eval()(*inputs).numpy()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reprune.core.errors import BuildError, UnknownName
 from reprune.core.params import Target
-from reprune.runtimes.base import get_runtime
+from reprune.runtimes.base import Source, get_runtime
 from reprune.runtimes.onnxruntime import OnnxRuntime
 
 TARGET = Target()
@@ -49,7 +49,13 @@ class Two(nn.Module):
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("engine") / "net.onnx"
-    OnnxRuntime().build(small_net(), (torch.randn(1, 3, 8, 8),), ["image"], TARGET, path)
+    OnnxRuntime().build(
+        Source(
+            module=small_net(), example_inputs=(torch.randn(1, 3, 8, 8),), input_names=["image"]
+        ),
+        TARGET,
+        path,
+    )
     return path
 
 
@@ -68,13 +74,21 @@ def test_building_twice_gives_the_same_bytes_even_in_another_process(
 ) -> None:
     """Neither the order of a hash table nor an earlier build shows in the file."""
     again = tmp_path / "again.onnx"
-    OnnxRuntime().build(small_net(), (torch.randn(4, 3, 8, 8),), ["image"], TARGET, again)
+    OnnxRuntime().build(
+        Source(
+            module=small_net(), example_inputs=(torch.randn(4, 3, 8, 8),), input_names=["image"]
+        ),
+        TARGET,
+        again,
+    )
     assert again.read_bytes() == engine.read_bytes()
     other = tmp_path / "other.onnx"
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import torch, pathlib, test_onnxruntime as t\n"
-        "t.OnnxRuntime().build(t.small_net(), (torch.randn(1, 3, 8, 8),), ['image'], t.TARGET,"
+        "inputs = (torch.randn(1, 3, 8, 8),)\n"
+        "source = t.Source(module=t.small_net(), example_inputs=inputs, input_names=['image'])\n"
+        "t.OnnxRuntime().build(source, t.TARGET,"
         f" pathlib.Path({str(other)!r}))\n"
     )
     done = subprocess.run(
@@ -110,7 +124,9 @@ def test_several_inputs_and_a_dictionary_of_outputs_keep_their_order(tmp_path: P
     net = Two().eval()
     inputs = (torch.randn(2, 4), torch.tensor([1.0, 2.0]))
     path = tmp_path / "two.onnx"
-    OnnxRuntime().build(net, inputs, ["image", "ids"], TARGET, path)
+    OnnxRuntime().build(
+        Source(module=net, example_inputs=inputs, input_names=["image", "ids"]), TARGET, path
+    )
     first, second = OnnxRuntime().open(path, TARGET).run([x.numpy() for x in inputs])
     expected = net(*inputs)
     np.testing.assert_allclose(first, expected["b"].detach().numpy(), atol=1e-6)
@@ -121,7 +137,11 @@ def test_building_leaves_the_module_as_it_was(tmp_path: Path) -> None:
     """A module in training mode is still in training mode, with the same tensors."""
     net = small_net().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    OnnxRuntime().build(net, (torch.randn(2, 3, 8, 8),), ["x"], TARGET, tmp_path / "n.onnx")
+    OnnxRuntime().build(
+        Source(module=net, example_inputs=(torch.randn(2, 3, 8, 8),), input_names=["x"]),
+        TARGET,
+        tmp_path / "n.onnx",
+    )
     assert net.training
     assert net[1].training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -153,7 +173,15 @@ def test_what_cannot_be_built_says_why_and_what_to_do(
     """The operator, or what ties the model to one batch size, is named; nothing is left behind."""
     path = tmp_path / "n.onnx"
     with pytest.raises(BuildError) as caught:
-        OnnxRuntime().build(Applied(function).eval(), (torch.randn(2, 3, 4),), ["x"], TARGET, path)
+        OnnxRuntime().build(
+            Source(
+                module=Applied(function).eval(),
+                example_inputs=(torch.randn(2, 3, 4),),
+                input_names=["x"],
+            ),
+            TARGET,
+            path,
+        )
     assert words in caught.value.what
     assert caught.value.fix
     assert not path.exists()
@@ -162,7 +190,11 @@ def test_what_cannot_be_built_says_why_and_what_to_do(
 def test_names_and_inputs_must_agree(tmp_path: Path) -> None:
     """A name too few is the task's mistake, and said so."""
     with pytest.raises(BuildError, match="names 0 inputs and gives 1"):
-        OnnxRuntime().build(small_net(), (torch.randn(1, 3, 8, 8),), [], TARGET, tmp_path / "n")
+        OnnxRuntime().build(
+            Source(module=small_net(), example_inputs=(torch.randn(1, 3, 8, 8),), input_names=[]),
+            TARGET,
+            tmp_path / "n",
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", None], ids=["empty", "junk", "absent"])

@@ -445,8 +445,37 @@ class Parity(Fact, kw_only=True):
     agreement: float
 
 
+class LayerError(Fact, kw_only=True):
+    """How far one layer of an engine is from the bundle's: `relative` is |difference| / |value| in the
+    Euclidean norm over all its elements and examples.
+    """
+
+    layer: str
+    relative: float
+
+
+class BuildFact(Fact, kw_only=True):
+    """What a build found and chose, in the runtime's own terms; nothing of it depends on the clock.
+
+    `float_layers` were left in float, the first the one that hurt most. `sparsity` is the pattern that the
+    engine makes use of, "" for none (the zeros are then computed like any number); `fallbacks` counts
+    the layers that run elsewhere than on the asked device. `details` are for people.
+    """
+
+    float_layers: tuple[str, ...] = ()
+    sparsity: str = ""
+    fallbacks: int = 0
+    notes: tuple[str, ...] = ()
+    details: dict[str, str] = {}
+
+
 class EngineFact(Fact, kw_only=True):
-    """One arm built for one target. `file` is in the payload; `bundle` is the arm's manifest digest."""
+    """One arm built for one target. `file` is in the payload; `bundle` is the arm's manifest digest.
+
+    `<file>.json` beside it is its sidecar (runtimes.sidecar). `machine` is the device that it was built
+    for where that is not the one the step ran on. `copies` are further builds of the same, for a target
+    that is rebuilt on its device. `worst_layers` are named where outputs differ.
+    """
 
     arm: Arm
     target: str
@@ -460,6 +489,10 @@ class EngineFact(Fact, kw_only=True):
     inputs: tuple[str, ...]
     parity: Parity
     cost: Cost
+    built: BuildFact | UnsetType = UNSET
+    worst_layers: tuple[LayerError, ...] | UnsetType = UNSET
+    copies: tuple[str, ...] | UnsetType = UNSET
+    machine: Machine | UnsetType = UNSET
 
 
 class Engines(Manifest, tag="Engines", kw_only=True):
@@ -495,7 +528,8 @@ class BatchSamples(Fact, kw_only=True):
 
 class TargetSamples(Fact, kw_only=True):
     """Payload `latency/<target>.json` holds the units (see judge.evidence.Unit), `memory/<target>.json`
-    the peak resident bytes of each arm's processes.
+    the peak resident bytes of each arm's processes, `starts/<target>.json` how each arm's engine
+    began in them (measure.memory.Start). `machine` is the device where that is not the benchmark's own.
     """
 
     target: str
@@ -504,6 +538,8 @@ class TargetSamples(Fact, kw_only=True):
     file: str
     throughput: tuple[BatchSamples, ...] | UnsetType = UNSET
     memory: str | UnsetType = UNSET
+    starts: str | UnsetType = UNSET
+    machine: Machine | UnsetType = UNSET
 
 
 class Benchmark(Manifest, tag="Benchmark", kw_only=True):

@@ -17,6 +17,12 @@ MIN_EXAMPLES = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
 Share: TypeAlias = Annotated[float, Meta(gt=0.0, le=1.0)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=100_000_000)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0.0, le=1e9)]
+# How an engine computes and stores; each runtime offers some (runtimes.base.Capabilities). "int8-fp16" is
+# int8 where it is quantised and fp16 elsewhere; "int8-weights" and "palette4" store weights small and
+# compute in float.
+Precision: TypeAlias = Literal[
+    "fp32", "fp16", "bf16", "int8", "int8-fp16", "int8-weights", "palette4"
+]
 Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
@@ -30,16 +36,31 @@ class Registry(Document, kw_only=True):
 
 
 class Target(Document, kw_only=True):
-    """Where the model will run. `runtime` is a name of `reprune.runtimes`.
+    """Where the model will run. `runtime` is a name of `reprune.runtimes`; `device` is one of its words
+    ("cpu", "gpu:0", "dla:0"; empty: its usual one), `options` are its own knobs.
 
     Latency is measured at `batch_size`, throughput there and at each of `throughput_batch_sizes`.
+    In int8 the ranges come from `calibration` examples by `ranges`; `float_layers` (module names or
+    patterns of them) stay in float whatever they cost. `run` is the command that reaches a device
+    that is not this machine, with {args} in it ("ssh jetson reprune {args}"); with `kit` the device
+    is reached by carrying a folder there and back. `python` is the interpreter of an environment of
+    its own in which the runtime's converter is installed. With `rebuilt` the device builds its own
+    engine from what is promoted, so that several builds are judged (`build.builds`).
     """
 
     runtime: str = "onnxruntime"
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
+    device: Annotated[str, Meta(pattern=r"^([a-z]+(:\d+)?)?$")] = ""
     batch_size: Annotated[int, Meta(ge=1, le=4096)] = 1
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     throughput_batch_sizes: tuple[Annotated[int, Meta(ge=1, le=4096)], ...] = ()
+    ranges: Literal["minmax", "entropy", "percentile"] = "minmax"
+    float_layers: tuple[str, ...] = ()
+    run: str = ""
+    kit: bool = False
+    python: str = ""
+    rebuilt: bool = False
+    options: dict[str, bool | int | float | str] = {}
 
 
 class ValidateParams(Document, kw_only=True):
@@ -207,9 +228,24 @@ class DistillParams(Document, kw_only=True):
 
 
 class BuildParams(Document, kw_only=True):
-    """Engines are compared with their bundles on this many calibration examples."""
+    """Engines are compared with their bundles on `parity_examples` of the calibration split, and int8
+    ranges are taken on `calibration_examples` of it.
+
+    Quantised, a model may lose `max_drop` of the share of examples answered rightly, or, where its
+    records are no 0/1, let its loss rise by `max_loss_rise` of itself, on `tune`; the layers that hurt
+    most are left in float until it does, after at most `trials` builds. `builds` engines are made of
+    each arm for a target that is `rebuilt` on its device. One build may take `max_seconds`. With `cache` what
+    was built before from the same is used again.
+    """
 
     parity_examples: Count = 128
+    calibration_examples: Count = 256
+    max_drop: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.005
+    max_loss_rise: Annotated[float, Meta(gt=0.0, le=10.0)] = 0.02
+    trials: Annotated[int, Meta(ge=1, le=1000)] = 40
+    builds: Annotated[int, Meta(ge=3, le=20)] = 3
+    max_seconds: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 1800.0
+    cache: bool = True
 
 
 class BenchmarkParams(Document, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -10,6 +11,7 @@ from msgspec import Meta
 from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import DocumentError
 from reprune.core.lock import Name
+from reprune.core.params import Precision
 
 POLICY_FILE = "policy.yaml"
 LOOKS = (8, 15, 30, 60, 120)
@@ -119,12 +121,36 @@ class SizeRules(Document, kw_only=True):
     ceiling_bytes: Annotated[int, Meta(ge=1)] | None = None
 
 
-class ParityRules(Document, kw_only=True):
-    """How far an engine may be from the bundle it was built from."""
+class ParityBounds(Document, kw_only=True):
+    """How far an engine may be from the bundle it was built from. `max_abs` None: any distance."""
 
-    max_abs: Annotated[float, Meta(gt=0.0)] = 1e-3
+    max_abs: Annotated[float, Meta(gt=0.0)] | None = 1e-3
     min_cosine: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.9999
     min_agreement: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.99
+
+
+# Roundings of 2^-11 and 2^-8 add up over layers; a grid of 255 steps moves every output, so there only
+# the direction and the answers are bounded.
+PARITY_BY_PRECISION: Mapping[str, ParityBounds] = {
+    "fp16": ParityBounds(max_abs=5e-2, min_cosine=0.999),
+    "bf16": ParityBounds(max_abs=None, min_cosine=0.995, min_agreement=0.98),
+    "int8": ParityBounds(max_abs=None, min_cosine=0.98, min_agreement=0.95),
+    "int8-fp16": ParityBounds(max_abs=None, min_cosine=0.98, min_agreement=0.95),
+    "int8-weights": ParityBounds(max_abs=None, min_cosine=0.99, min_agreement=0.97),
+    "palette4": ParityBounds(max_abs=None, min_cosine=0.95, min_agreement=0.93),
+}
+
+
+class ParityRules(ParityBounds, kw_only=True):
+    """The bounds in fp32, and, by precision, those that replace the usual ones for it."""
+
+    by_precision: dict[Precision, ParityBounds] = {}
+
+    def bounds(self, precision: str) -> ParityBounds:
+        """What holds for an engine of that precision."""
+        if precision in self.by_precision:
+            return self.by_precision[precision]
+        return PARITY_BY_PRECISION.get(precision, self)
 
 
 class GuardRules(Document, kw_only=True):

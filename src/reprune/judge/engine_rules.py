@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
-from reprune.core.artifacts import EngineFact, Outcome
-from reprune.core.policy import ParityRules, Policy
+from reprune.core.artifacts import EngineFact, Outcome, Parity
+from reprune.core.policy import ParityBounds, Policy
 from reprune.judge.drafts import Draft
 from reprune.judge.family import BASELINES, Baseline
 from reprune.judge.numeric import rounded
@@ -98,18 +98,23 @@ def parity_drafts(
     """
     required = policy.targets[target] == "required"
     return [
-        _parity_draft(engines[arm, target], policy.parity, required)
+        _parity_draft(
+            engines[arm, target], policy.parity.bounds(engines[arm, target].precision), required
+        )
         for arm in ARM_NAMES
         if arm in arms
     ]
 
 
-def _parity_draft(engine: EngineFact, rules: ParityRules, required: bool) -> Draft:
+def _parity_draft(engine: EngineFact, rules: ParityBounds, required: bool) -> Draft:
     found = engine.parity
     broken = [
         words
         for words, within in (
-            (f"outputs differ by up to {found.max_abs:.3g}", found.max_abs <= rules.max_abs),
+            (
+                f"outputs differ by up to {found.max_abs:.3g}",
+                rules.max_abs is None or found.max_abs <= rules.max_abs,
+            ),
             (f"the cosine falls to {found.cosine:.6g}", found.cosine >= rules.min_cosine),
             (
                 f"outcomes agree on {100 * found.agreement:.4g} %",
@@ -122,28 +127,59 @@ def _parity_draft(engine: EngineFact, rules: ParityRules, required: bool) -> Dra
     if broken:
         outcome = "block" if engine.arm == "candidate" else "error"
     name = ARM_NAMES[engine.arm]
+    distance = "" if rules.max_abs is None else f"{rules.max_abs:.3g}, "
     allowed = (
-        f"the policy allows {rules.max_abs:.3g}, a cosine of {rules.min_cosine:.6g} and "
+        f"the policy allows {distance}a cosine of {rules.min_cosine:.6g} and "
         f"{100 * rules.min_agreement:.4g} % agreement"
     )
     seen = "; ".join(broken) or f"outputs differ by at most {found.max_abs:.3g}"
+    if broken and engine.worst_layers:
+        worst = ", ".join(f"{one.layer} ({one.relative:.2g})" for one in engine.worst_layers)
+        seen += f"; the layers that differ most, relatively: {worst}"
     return Draft(
         rule="parity",
         baseline=engine.arm,
         target=engine.target,
         required=required,
-        unit="max_abs",
         baseline_value=None,
-        candidate_value=rounded(found.max_abs),
         change=None,
-        low=None,
-        high=rounded(found.max_abs),
-        limit=rounded(rules.max_abs),
-        direction="at most",
+        **_main_bound(found, rules),
         samples=found.examples,
         facts=f"On {engine.target}, the engine of {name} was compared with its own bundle: {seen}, "
         f"and {allowed}",
         short=f"the engine of {name} differs from its bundle ({seen})",
         allowed=allowed,
         sure=outcome,
+    )
+
+
+class _Bound(TypedDict):
+    unit: str
+    candidate_value: float
+    low: float | None
+    high: float | None
+    limit: float
+    direction: Literal["at most", "at least"]
+
+
+def _main_bound(found: Parity, rules: ParityBounds) -> _Bound:
+    """The one of the three that the table shows: the distance, or the cosine where none is bounded."""
+    if rules.max_abs is None:
+        cosine = rounded(found.cosine)
+        return _Bound(
+            unit="cosine",
+            candidate_value=cosine,
+            low=cosine,
+            high=None,
+            limit=rounded(rules.min_cosine),
+            direction="at least",
+        )
+    distance = rounded(found.max_abs)
+    return _Bound(
+        unit="max_abs",
+        candidate_value=distance,
+        low=None,
+        high=distance,
+        limit=rounded(rules.max_abs),
+        direction="at most",
     )

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reprune.core.children import HANG_SECONDS, ask
 from reprune.core.errors import RepruneError, TaskError
 from reprune.core.params import BenchmarkParams, Target
 from reprune.judge.evidence import CONTROL, Unit
 from reprune.measure.calls import Shape, write_shapes
-from reprune.measure.children import HANG_SECONDS, ask
 from reprune.measure.hostlock import host_lock, to_stderr
 from reprune.measure.unit import BlockPlan, UnitSpec
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import msgspec
 
+from reprune.core.children import answer, ask, refuse_orphan
 from reprune.core.params import Target
 from reprune.measure.calls import read_shapes, run_calls, write_shapes
-from reprune.measure.children import answer, ask, refuse_orphan
 from reprune.measure.hostlock import host_lock, to_stderr
 from reprune.measure.latency import LatencyJob
 from reprune.runtimes.base import get_runtime

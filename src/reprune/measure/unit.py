@@ -21,11 +21,11 @@ from statistics import median
 
 import msgspec
 
+from reprune.core.children import answer, refuse_orphan
 from reprune.core.params import Target
 from reprune.judge.evidence import ArmTimes, Conditions, Unit
 from reprune.measure.accelerator import DeviceReader, watched_gpu
 from reprune.measure.calls import Shape, common_clock, read_shapes, run_calls, timed_calls
-from reprune.measure.children import answer, refuse_orphan
 from reprune.measure.conditions import (
     begin_block,
     end_block,

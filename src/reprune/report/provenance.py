@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reprune.core.artifacts import DataReport
+from reprune.core.policy import ParityBounds
 from reprune.report import words
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import Safe, details, esc, tag
@@ -32,6 +33,18 @@ def data_section(facts: ReportFacts) -> Section | None:
     )
 
 
+def _demanded(precision: str, bounds: ParityBounds) -> str:
+    distance = (
+        ""
+        if bounds.max_abs is None
+        else f"a difference of {words.number(bounds.max_abs, 2)} at the most, "
+    )
+    return (
+        f"In {precision} the policy asks for {distance}a cosine of {bounds.min_cosine:g} and the same "
+        f"answer on {words.percent(bounds.min_agreement, 0)} of the examples."
+    )
+
+
 def parity_section(facts: ReportFacts) -> Section | None:
     """Each engine's outputs against the model that it was built from."""
     built = [fact for engines in facts.engines for fact in engines.engines]
@@ -52,10 +65,9 @@ def parity_section(facts: ReportFacts) -> Section | None:
     head = ["Engine", "Runtime", "Size", "Examples", "Largest difference", "Cosine", "Same answer"]
     demanded = ""
     if facts.policy is not None:
-        parity = facts.policy.parity
-        demanded = (
-            f" The policy allows a difference of {words.number(parity.max_abs, 2)} at the most, and asks "
-            f"for the same answer on {words.percent(parity.min_agreement, 0)} of the examples."
+        demanded = " " + " ".join(
+            _demanded(precision, facts.policy.parity.bounds(precision))
+            for precision in sorted({one.precision for one in built})
         )
     return Section(
         key="parity",

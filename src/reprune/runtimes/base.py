@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-from reprune.core.artifacts import OperatorTime
-from reprune.core.params import Target
+import msgspec
+
+from reprune.core.artifacts import BuildFact, OperatorTime
+from reprune.core.params import Precision, Target
 from reprune.core.plugins import lookup
 
 if TYPE_CHECKING:
@@ -18,6 +21,50 @@ if TYPE_CHECKING:
 
 RUNTIMES: Mapping[str, str] = {"onnxruntime": "reprune.runtimes.onnxruntime:OnnxRuntime"}
 
+# What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.
+Binding: TypeAlias = dict[str, str]
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a runtime can do, for `plan`, `build` and `doctor` to read.
+
+    `sparsity` names the patterns ("2:4") whose zeros it can skip, so that they may save time;
+    `stores_sparse` those that it stores in fewer bytes. `alignment` maps precision to the number that
+    channel counts should be a multiple of. `dynamic_batch` False: an engine runs the batch size that it
+    was built for. `latency` False: what it takes here means nothing for the device (an emulation,
+    a file for another machine). `devices` are the words that Target.device may begin with, its usual
+    one first. `modules` are what must be installed, from `extra`; `converter` those that only `build`
+    needs, in the environment of Target.python where that is named.
+    """
+
+    precisions: tuple[Precision, ...]
+    extra: str
+    modules: tuple[str, ...]
+    converter: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu",)
+    dynamic_batch: bool = True
+    sparsity: tuple[str, ...] = ()
+    stores_sparse: tuple[str, ...] = ()
+    alignment: dict[Precision, int] = {}
+    latency: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What an engine is built from. `example_inputs` hold two examples or more.
+
+    `calibration` are batches of inputs for the ranges of quantised tensors; empty where the precision
+    needs none. `float_layers` are the dotted names of modules that stay in float.
+    `sparsity` is the pattern of the model's masked weights ("2:4", "unstructured"), "" without masks.
+    """
+
+    module: nn.Module
+    example_inputs: tuple[Tensor, ...]
+    input_names: Sequence[str]
+    calibration: Sequence[tuple[Tensor, ...]] = ()
+    float_layers: Sequence[str] = field(default=())
+    sparsity: str = ""
+
 
 class Session(Protocol):
     """A loaded engine, ready to run. Two sessions never share state.
@@ -27,7 +74,9 @@ class Session(Protocol):
     """
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """The outputs, in the module's order."""
+        """The outputs, in the module's order, for any number of examples: an engine of a fixed batch
+        size pads or splits what it is given. Raises BuildError for inputs that it was not built for.
+        """
 
 
 @runtime_checkable
@@ -47,26 +96,26 @@ class DeviceTimed(Session, Protocol):
 
 
 class Runtime(Protocol):
-    """Stateless; importing its module loads no torch (only `build` may).
+    """Stateless; importing its module loads no torch (only `build` may), nor the runtime's library.
 
     One that runs on an NVIDIA GPU offers `gpu_uuid(target) -> str` besides (see NvidiaRuntime): the
     driver is then asked about that GPU at every block.
     """
 
     suffix: str
+    capabilities: Capabilities
 
     def version(self) -> str:
         """The runtime's own version, as recorded beside every engine. Loads the runtime's library."""
 
-    def build(
-        self,
-        module: nn.Module,
-        example_inputs: tuple[Tensor, ...],
-        input_names: Sequence[str],
-        target: Target,
-        destination: Path,
-    ) -> None:
-        """Writes the engine file, batch dimension dynamic. Raises BuildError naming the operator."""
+    def binding(self, target: Target) -> Binding:
+        """What an engine for `target` is bound to here; empty for files that run anywhere."""
+
+    def build(self, source: Source, target: Target, destination: Path) -> BuildFact:
+        """Writes the engine as one file, whole or not at all. The module is not changed.
+
+        Raises BuildError naming the operator, or the layer, that cannot be built and what to do.
+        """
 
     def open(self, engine: Path, target: Target) -> Session:
         """A fresh session with the target's threads. Raises BuildError for a file it cannot load."""
@@ -74,7 +123,30 @@ class Runtime(Protocol):
     def operator_times(
         self, engine: Path, target: Target, inputs: Sequence[Array], calls: int
     ) -> tuple[OperatorTime, ...]:
-        """Median time of each fused operator over `calls` calls, slowest first."""
+        """Median time of each fused operator over `calls` calls, slowest first; empty where the
+        runtime does not tell.
+        """
+
+
+@runtime_checkable
+class Quantising(Protocol):
+    """A Runtime that can leave single layers in float when it quantises."""
+
+    def quantisable(self, source: Source, target: Target) -> tuple[str, ...]:
+        """The dotted names of the modules that it would quantise, in the order they run."""
+
+
+@runtime_checkable
+class Compiling(Protocol):
+    """A Runtime whose engines must be made on the very device: `build` is `prepare`, here, in which
+    torch may be loaded, then `compile`, there, which loads none of it and may crash or hang.
+    """
+
+    def prepare(self, source: Source, target: Target, folder: Path) -> BuildFact:
+        """Writes files into `folder` that `compile` needs, the same for the same source."""
+
+    def compile(self, folder: Path, target: Target, destination: Path) -> BuildFact:
+        """Writes the engine from what `prepare` left in `folder`. Raises as build."""
 
 
 @runtime_checkable

@@ -13,17 +13,18 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from reprune.core.artifacts import OperatorTime
+from reprune.core.artifacts import BuildFact, OperatorTime
 from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.core.store import write_bytes
+from reprune.runtimes.base import Binding, Capabilities, Source
 from reprune.runtimes.onnx_export import export_onnx
 from reprune.runtimes.onnx_rewrite import rewrite
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+    from torch import Tensor
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,28 +33,38 @@ PROFILE_WARMUP_CALLS = 10
 
 class OnnxRuntime:
     suffix = ".onnx"
+    capabilities = Capabilities(
+        precisions=("fp32",),
+        extra="onnx",
+        modules=("onnxruntime",),
+        converter=("onnx", "onnxscript"),
+        alignment={"fp32": 8},
+    )
 
     def version(self) -> str:
         """The version of the installed onnxruntime."""
         return str(_onnxruntime().__version__)
 
+    def binding(self, target: Target) -> Binding:  # noqa: ARG002  # the same everywhere
+        """Nothing: an ONNX file runs wherever ONNX Runtime does."""
+        return {}
+
     def build(
         self,
-        module: nn.Module,
-        example_inputs: tuple[Tensor, ...],
-        input_names: Sequence[str],
+        source: Source,
         target: Target,  # noqa: ARG002  # one precision so far; threads are set when it is opened
         destination: Path,
-    ) -> None:
+    ) -> BuildFact:
         """Writes `destination`: the same module gives the same bytes, and any batch size runs. What
         `onnx_rewrite` can write exactly in faster operators, it does, whatever the model.
 
         Outputs come in the order of the module's own (a dict's in insertion order). The module is
         not changed. Raises BuildError that names the operator, or what fixes the batch size.
         """
-        content = rewrite(export_onnx(module, example_inputs, input_names))
-        _check_batches(content, example_inputs)
+        content = rewrite(export_onnx(source.module, source.example_inputs, source.input_names))
+        _check_batches(content, source.example_inputs)
         write_bytes(destination, content)
+        return BuildFact()
 
     def open(self, engine: Path, target: Target) -> OnnxSession:
         """A fresh session with the target's threads. Raises BuildError for a file it cannot load."""

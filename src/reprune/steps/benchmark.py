@@ -24,7 +24,7 @@ from reprune.core.params import BenchmarkParams, Target
 from reprune.core.policy import Policy
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
-from reprune.runtimes.base import get_runtime
+from reprune.runtimes.sidecar import open_engine
 from reprune.steps.arms import PROMOTED
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 from reprune.task.trained_on import TRAINED_ON
@@ -157,9 +157,7 @@ def _jobs(
 def _sessions(engines: Artifact[Engines], targets: Mapping[str, Target]) -> dict[str, Session]:
     """Every engine, loaded, under its key of QualityEvidence.arms."""
     return {
-        f"{fact.arm}@{fact.target}": get_runtime(fact.runtime).open(
-            engines.file(fact.file), targets[fact.target]
-        )
+        f"{fact.arm}@{fact.target}": open_engine(engines.file(fact.file), targets[fact.target])
         for fact in engines.manifest.engines
     }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
+from reprune.core.params import Precision
 from reprune.core.policy import (
     ChampionMinRatio,
     ChampionRatio,
@@ -164,9 +165,13 @@ def _guards(found: GuardRules, minimum: GuardRules) -> Iterator[str]:
 
 
 def _parity(found: ParityRules, minimum: ParityRules) -> Iterator[str]:
-    yield from _above("parity.max_abs", found.max_abs, minimum.max_abs)
-    yield from _below("parity.min_cosine", found.min_cosine, minimum.min_cosine)
-    yield from _below("parity.min_agreement", found.min_agreement, minimum.min_agreement)
+    for precision in get_args(Precision):
+        mine, least = found.bounds(precision), minimum.bounds(precision)
+        name = "parity" if precision == "fp32" else f"parity.by_precision.{precision}"
+        if least.max_abs is not None:
+            yield from _above(f"{name}.max_abs", mine.max_abs, least.max_abs)
+        yield from _below(f"{name}.min_cosine", mine.min_cosine, least.min_cosine)
+        yield from _below(f"{name}.min_agreement", mine.min_agreement, least.min_agreement)
 
 
 def _ratio(name: str, found: Ratio | None, minimum: Ratio | None) -> Iterator[str]:

@@ -34,6 +34,7 @@ def profile(
     from reprune.compress.bundle import load_bundle
     from reprune.measure.latency import timed_shapes
     from reprune.measure.profile import count_cost, measure_target
+    from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
     from reprune.runtimes.base import get_runtime
 
     torch.set_num_threads(threads)
@@ -46,8 +47,8 @@ def profile(
     for name, target in sorted(targets.items()):
         runtime = get_runtime(target.runtime)
         engine = ctx.work / f"{name}{runtime.suffix}"
-        inputs = loaded.task.example_inputs(2)
-        runtime.build(loaded.module, inputs, loaded.task.input_names, target, engine)
+        source = source_of(loaded.module, loaded.task, target, examples=CALIBRATION_EXAMPLES)
+        runtime.build(source, target, engine)
         shapes = timed_shapes(loaded.task, target.batch_size)
         measured.append(measure_target(engine, name, target, shapes, profile))
         ctx.say(f"{name}: {measured[-1].latency_us:.0f} us a call of {target.batch_size}")

@@ -126,6 +126,7 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
     from reprune.compress.structure.equality import architecture_of
     from reprune.core.params import PruneParams
     from reprune.measure.quick import quick_ratio
+    from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
     from reprune.runtimes.base import get_runtime
 
     by_norm = PruneParams(criterion="l1")
@@ -136,7 +137,8 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
 
         def built(name: str, module: nn.Module) -> Path:
             engine = Path(folder) / f"{name}{runtime.suffix}"
-            runtime.build(module, inputs, bench.task.input_names, bench.target, engine)
+            source = source_of(module, bench.task, bench.target, examples=CALIBRATION_EXAMPLES)
+            runtime.build(source, bench.target, engine)
             return engine
 
         dense = built("dense", bench.module)
