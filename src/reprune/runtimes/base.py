@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RUNTIMES: Mapping[str, str] = {
     "onnxruntime": "reprune.runtimes.onnxruntime:OnnxRuntime",
     "executorch": "reprune.runtimes.executorch:ExecuTorch",
+    "torch": "reprune.runtimes.pytorch:Torch",
+    "torch-compiled": "reprune.runtimes.pytorch:TorchCompiled",
 }
 
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.
