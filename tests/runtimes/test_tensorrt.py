@@ -9,16 +9,25 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.runtimes import tensorrt_build
-from reprune.runtimes.base import Compiling, DeviceTimed, NvidiaRuntime, Source, get_runtime
+from reprune.runtimes.base import (
+    Compiling,
+    DeviceTimed,
+    NvidiaRuntime,
+    Quantising,
+    Source,
+    get_runtime,
+)
 from reprune.runtimes.cuda import gpu_count
 from reprune.runtimes.isolated import compile_isolated
 from reprune.runtimes.tensorrt import RTX, TensorRT
@@ -52,7 +61,7 @@ def plain(module: nn.Module, *inputs: Tensor) -> Source:
 # --- building for real, ahead of time -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "int8-fp16"])
 def test_a_cut_net_becomes_an_engine_without_a_gpu(precision: str, tmp_path: Path) -> None:
     """Parsed and built by the real library, in a process of its own."""
     engine = tmp_path / "net.engine"
@@ -62,12 +71,13 @@ def test_a_cut_net_becomes_an_engine_without_a_gpu(precision: str, tmp_path: Pat
     assert engine.stat().st_size > 10_000
     assert fact.details["TensorRT"] == get_runtime("tensorrt-rtx").version()
     assert int(fact.details["network layers"]) > 5
-    assert ("largest value in fp16" in fact.details) == (precision == "fp16")
+    assert ("largest value in fp16" in fact.details) == (precision != "fp32")
+    assert ("quantised layers" in fact.details) == (precision != "fp32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.engine"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-fp16"])
 @pytest.mark.parametrize("name", ["residual", "segmentation", "minilm"])
 def test_every_model_of_the_zoo_becomes_an_engine(
     name: str, precision: str, tmp_path: Path
@@ -78,6 +88,32 @@ def test_every_model_of_the_zoo_becomes_an_engine(
     engine = tmp_path / "net.engine"
     get_runtime("tensorrt-rtx").build(source(zoo.pruned(name)), rtx_target(precision), engine)
     assert engine.stat().st_size > 100_000
+
+
+def test_int8_in_fp16_is_symmetric_and_computes_what_the_module_does(tmp_path: Path) -> None:
+    """What the builder is given, run by ONNX Runtime: TensorRT takes no zero points."""
+    model, runtime = zoo.pruned("odd-cnn"), get_runtime("tensorrt-rtx")
+    assert isinstance(runtime, Compiling)
+    assert isinstance(runtime, Quantising)
+    runtime.prepare(source(model), rtx_target("int8-fp16"), tmp_path)
+    proto = onnx.load(tmp_path / "model.onnx")
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    pairs = [n for n in proto.graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    scales = {held[node.input[1]].dtype for node in pairs}
+    points = [held[node.input[2]] for node in pairs if len(node.input) > 2]
+    assert len(pairs) >= 10
+    assert scales == {np.dtype(np.float16)}
+    assert not any(point.any() for point in points)
+    assert all(point.dtype == np.int8 for point in points)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    (found,) = session.run(None, {"image": model.held[0].numpy()})
+    with torch.no_grad():
+        expected = model.module(*model.held).numpy()
+    assert (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected) > 0.995
+    assert set(runtime.quantisable(source(model), rtx_target("int8-fp16"))) >= {"head"}
+    assert runtime.quantisable(source(model), rtx_target("fp16")) == ()
 
 
 def test_an_engine_for_another_compute_capability(tmp_path: Path) -> None:

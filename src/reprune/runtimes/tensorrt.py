@@ -29,8 +29,14 @@ from reprune.runtimes.base import Binding, Capabilities, Source
 from reprune.runtimes.cuda import Gpu, checked, cudart, find_gpu, gpu_count
 from reprune.runtimes.isolated import compile_isolated
 from reprune.runtimes.jetson import is_jetson, jetson_details, jetson_state
-from reprune.runtimes.onnx_export import export_onnx
 from reprune.runtimes.onnx_half import refuse_overflow, to_half
+from reprune.runtimes.onnx_quantize import TENSORRT
+from reprune.runtimes.onnx_source import (
+    calibration_arrays,
+    float_onnx,
+    int8_onnx,
+    quantisable_layers,
+)
 from reprune.runtimes.tensorrt_build import (
     Options,
     Order,
@@ -51,7 +57,8 @@ if TYPE_CHECKING:
 
 MODEL, FACTS = "model.onnx", "source.json"
 COMPILE_SECONDS = 1800.0
-HALF = ("fp16",)
+HALF = ("fp16", "int8-fp16")
+QUANTISED = ("int8", "int8-fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +88,22 @@ def tensorrt_rtx() -> TensorRT:
 
 
 class TensorRT:
-    """A Runtime, a Compiling and an NvidiaRuntime."""
+    """A Runtime, Quantising, Compiling and an NvidiaRuntime."""
 
     suffix = ".engine"
 
     def __init__(self, library: Library) -> None:
         self._library = library
         self.capabilities = Capabilities(
-            precisions=("fp32", "fp16"),
+            precisions=("fp32", "fp16", "int8", "int8-fp16"),
             extra=library.extra,
             modules=(library.modules[-1], "cuda.bindings"),
             converter=("onnx", "onnxscript", "onnxruntime"),
             devices=("gpu",) if library.ahead_of_time else ("gpu", "dla"),
             dynamic_batch=False,
             sparsity=() if library.ahead_of_time else ("2:4",),
-            alignment={"fp32": 8, "fp16": 8},
+            alignment={"fp32": 8, "fp16": 8, "int8": 32, "int8-fp16": 32},
+            may_crash=True,
         )
 
     def version(self) -> str:
@@ -142,22 +150,30 @@ class TensorRT:
         an operator that cannot be exported, and naming the layer of a weight, or of a value that is
         computed on real inputs, that fp16 cannot hold.
         """
-        content = export_onnx(source.module, source.example_inputs, source.input_names)
-        batches = [
-            [tensor.detach().cpu().numpy() for tensor in batch]
-            for batch in (source.calibration or [source.example_inputs])
-        ]
-        float_layers = (*source.float_layers, *target.float_layers)
+        content, fact = float_onnx(source), BuildFact()
+        # Quantised, a named layer is in fp16; without quantisation it is in fp32.
+        keep = (*source.float_layers, *target.float_layers) if target.precision == "fp16" else ()
+        details: dict[str, str] = {}
         notes: tuple[str, ...] = ()
-        details = {}
         if target.precision in HALF:
-            largest = refuse_overflow(content, batches, float_layers)
-            details["largest value in fp16"] = f"{largest:.4g}"
-            half = to_half(content, float_layers)
+            batches = calibration_arrays(source) or [
+                [tensor.detach().cpu().numpy() for tensor in source.example_inputs]
+            ]
+            details["largest value in fp16"] = f"{refuse_overflow(content, batches, keep):.4g}"
+        if target.precision in QUANTISED:
+            content, fact = int8_onnx(source, target, TENSORRT)
+        if target.precision in HALF:
+            half = to_half(content, keep)
             content, notes = half.content, half.notes
         write_bytes(folder / MODEL, content)
         write_bytes(folder / FACTS, json.dumps({"sparsity": source.sparsity}).encode())
-        return BuildFact(notes=notes, details=details)
+        return _joined(fact, BuildFact(notes=notes, details=details))
+
+    def quantisable(self, source: Source, target: Target) -> tuple[str, ...]:
+        """As Quantising promises; empty for a precision that is not quantised."""
+        if target.precision not in QUANTISED:
+            return ()
+        return quantisable_layers(source, target, TENSORRT)
 
     def compile(self, folder: Path, target: Target, destination: Path) -> BuildFact:
         """Writes the plan from what `prepare` left. May crash where the driver is broken: see `build`.
