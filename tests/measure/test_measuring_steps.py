@@ -403,9 +403,15 @@ def test_what_the_policy_asks_for_is_measured_and_nothing_else(world: World) -> 
     memory = json.loads(made.file(samples.memory).read_bytes())
     assert set(memory) == arms
     assert all(len(found) == 3 and min(found) > 0 for found in memory.values())
-    assert {samples.file, samples.memory, *(one.file for one in samples.throughput)} == {
-        name for name in made.manifest.payload if name.partition("/")[1]
-    }
+    starts = json.loads(made.file(samples.starts).read_bytes())
+    assert {arm: [one["peak_bytes"] for one in found] for arm, found in starts.items()} == memory
+    assert all(one["load_ns"] > 0 < one["first_call_ns"] for one in starts["dense"])
+    assert {
+        samples.file,
+        samples.memory,
+        samples.starts,
+        *(one.file for one in samples.throughput),
+    } == {name for name in made.manifest.payload if name.partition("/")[1]}
 
 
 def test_orders_come_from_the_dense_model_and_the_data_alone(world: World) -> None:

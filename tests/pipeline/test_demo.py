@@ -12,12 +12,18 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
+# Tests in the background of a shell are started with Ctrl-C ignored, and children inherit that.
+HEARS_CTRL_C = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("reprune.doors.demo", run_name="__main__")
+"""
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
     """The demo in a process group of its own, as a shell would start it."""
     return subprocess.Popen(
-        [sys.executable, "-u", "-m", "reprune.doors.demo"],
+        [sys.executable, "-u", "-c", HEARS_CTRL_C],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

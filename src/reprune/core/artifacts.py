@@ -529,7 +529,7 @@ class BatchSamples(Fact, kw_only=True):
 class TargetSamples(Fact, kw_only=True):
     """Payload `latency/<target>.json` holds the units (see judge.evidence.Unit), `memory/<target>.json`
     the peak resident bytes of each arm's processes, `starts/<target>.json` how each arm's engine
-    began in them (measure.memory.Start). `machine` is the device where that is not the benchmark's own.
+    began in them (judge.evidence.Start). `machine` is the device where that is not the benchmark's own.
     """
 
     target: str

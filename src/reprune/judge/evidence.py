@@ -67,6 +67,17 @@ class Unit(Fact, kw_only=True):
     clock: str = "host, each call"
 
 
+class Start(Fact, kw_only=True):
+    """One fresh process: how long the engine took to load and its first call to return, and the peak of
+    resident bytes beyond what the process had before. Shown beside the verdict, never judged but for
+    the memory. The engine file was read just before, so that it came from memory and not from the disk.
+    """
+
+    load_ns: int
+    first_call_ns: int
+    peak_bytes: int
+
+
 class BatchUnits(Fact, kw_only=True):
     """The units of a target at one more batch size, for throughput."""
 

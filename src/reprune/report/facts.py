@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from reprune.core.artifacts import (
@@ -27,7 +28,7 @@ from reprune.core.lock import Lock
 from reprune.core.params import Params
 from reprune.core.policy import Policy
 from reprune.core.store import Artifact, decode_any
-from reprune.judge.evidence import Evidence
+from reprune.judge.evidence import Evidence, Start
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Manifest)
@@ -35,7 +36,10 @@ M = TypeVar("M", bound=Manifest)
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFacts:
-    """A verdict and what it carries. None, or empty, is what the directory does not hold."""
+    """A verdict and what it carries. None, or empty, is what the directory does not hold.
+
+    `starts` holds, by target and arm, how engines began in fresh processes.
+    """
 
     verdict: Verdict
     digest: str
@@ -53,6 +57,7 @@ class ReportFacts:
     profiles: tuple[Profile, ...] = ()
     engines: tuple[Engines, ...] = ()
     benchmarks: tuple[Benchmark, ...] = ()
+    starts: Mapping[str, Mapping[str, tuple[Start, ...]]] = field(default_factory=dict)
 
     @property
     def judgement(self) -> Judgement:
@@ -100,7 +105,20 @@ def read_facts(verdict: Artifact[Verdict]) -> ReportFacts:
         profiles=_many(held, "profiles", Profile),
         engines=_many(held, "engines", Engines),
         benchmarks=_many(held, "benchmarks", Benchmark),
+        starts=_starts(verdict, _many(held, "benchmarks", Benchmark)),
     )
+
+
+def _starts(
+    verdict: Artifact[Verdict], benchmarks: Sequence[Benchmark]
+) -> dict[str, dict[str, tuple[Start, ...]]]:
+    found = {}
+    for index, measured in enumerate(benchmarks):
+        for samples in measured.targets:
+            name = f"samples/{index}/{samples.starts}"
+            if held := _document(verdict, name, dict[str, tuple[Start, ...]]):
+                found[samples.target] = held
+    return found
 
 
 def _ancestors(verdict: Artifact[Verdict]) -> dict[str, Manifest]:

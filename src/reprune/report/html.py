@@ -7,11 +7,12 @@ from importlib.resources import files
 
 from reprune.core.artifacts import Outcome
 from reprune.report import advice, cells, words
+from reprune.report.engines import engines_section
 from reprune.report.facts import ReportFacts
 from reprune.report.guards import tripped
 from reprune.report.markup import Safe, esc, join, tag
 from reprune.report.phrases import Phrase, as_html, sentence
-from reprune.report.provenance import data_section, lineage_section, machine_section, parity_section
+from reprune.report.provenance import data_section, lineage_section, machine_section
 from reprune.report.sections import (
     Section,
     demands_section,
@@ -48,7 +49,7 @@ def render_html(facts: ReportFacts, *, show_examples: bool = False) -> str:
             sensitivity_section,
             recovery_section,
             data_section,
-            parity_section,
+            engines_section,
             lineage_section,
             machine_section,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reprune.core.artifacts import DataReport
-from reprune.core.policy import ParityBounds
 from reprune.report import words
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import Safe, details, esc, tag
@@ -30,51 +29,6 @@ def data_section(facts: ReportFacts) -> Section | None:
         title="The data contract",
         lead=lead,
         content=(_expectations(data), _splits(data), *_power(data)),
-    )
-
-
-def _demanded(precision: str, bounds: ParityBounds) -> str:
-    distance = (
-        ""
-        if bounds.max_abs is None
-        else f"a difference of {words.number(bounds.max_abs, 2)} at the most, "
-    )
-    return (
-        f"In {precision} the policy asks for {distance}a cosine of {bounds.min_cosine:g} and the same "
-        f"answer on {words.percent(bounds.min_agreement, 0)} of the examples."
-    )
-
-
-def parity_section(facts: ReportFacts) -> Section | None:
-    """Each engine's outputs against the model that it was built from."""
-    built = [fact for engines in facts.engines for fact in engines.engines]
-    if not built:
-        return None
-    rows = [
-        [
-            tag("bdi", esc(f"{words.baseline_name(one.arm, facts)}, {one.target}")),
-            esc(f"{one.runtime} {one.runtime_version}, {one.precision}"),
-            esc(words.size(one.bytes)),
-            esc(words.count(one.parity.examples)),
-            esc(words.number(one.parity.max_abs, 2)),
-            esc(f"{one.parity.cosine:.7f}"),
-            esc(words.percent(one.parity.agreement, 1)),
-        ]
-        for one in built[:MOST_ROWS]
-    ]
-    head = ["Engine", "Runtime", "Size", "Examples", "Largest difference", "Cosine", "Same answer"]
-    demanded = ""
-    if facts.policy is not None:
-        demanded = " " + " ".join(
-            _demanded(precision, facts.policy.parity.bounds(precision))
-            for precision in sorted({one.precision for one in built})
-        )
-    return Section(
-        key="parity",
-        title="Engine parity",
-        lead="Whether an engine computes what its model computes, on calibration examples."
-        + demanded,
-        content=(html_table("Engines against their models", head, rows, numbers=2),),
     )
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load
 from reprune.core.artifacts import Fact
 from reprune.core.documents import decode_json, read_bounded
 from reprune.core.errors import PayloadCorrupt
-from reprune.judge.evidence import Unit, decode_units
+from reprune.judge.evidence import Start, Unit, decode_units
 
 RECORDS_FILE = "records.safetensors"
 EXAMPLES_FILE = "examples.json"
@@ -43,6 +43,11 @@ def read_units(path: Path) -> tuple[Unit, ...]:
 def read_memory(path: Path) -> dict[str, tuple[int, ...]]:
     """Peak resident bytes by arm, one for each process. Raises DocumentError or PayloadCorrupt."""
     return read_sample(path, dict[str, tuple[int, ...]])
+
+
+def read_starts(path: Path) -> dict[str, tuple[Start, ...]]:
+    """How engines began, by arm, one for each process. Raises DocumentError or PayloadCorrupt."""
+    return read_sample(path, dict[str, tuple[Start, ...]])
 
 
 def read_sample(path: Path, kind: type[T]) -> T:

@@ -1,12 +1,12 @@
-"""Samples of one target: units until the policy's rules are decided, other batch sizes, memory."""
+"""Samples of one target: units until the policy's rules are decided, other batch sizes, how engines begin."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
-from msgspec import UNSET, structs
+from msgspec import UNSET, UnsetType, structs
 
 from reprune.core.artifacts import BatchSamples, TargetSamples
 from reprune.core.documents import canonical
@@ -15,7 +15,7 @@ from reprune.core.step import Context
 from reprune.core.store import write_bytes
 from reprune.judge.decided import decided, decided_throughput, stops
 from reprune.measure.latency import LatencyJob, take_units, timed_shapes
-from reprune.measure.memory import take_memory
+from reprune.measure.starts import take_starts
 from reprune.steps.batch_sizes import other_batch_sizes
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def take_samples(
     """Measures the target `name` and writes what was taken below `ctx.out`.
 
     Units up to each number at which the judge may be able to decide, until it is; the same at each
-    other batch size; then memory where the policy has a rule about it. Raises as take_units does.
+    other batch size; then load time, first call and memory. Raises as take_units does.
     """
     policy, arms = demand.policy, set(job.engines)
     units = _until(
@@ -57,7 +57,7 @@ def take_samples(
         units=len(units),
         file=file,
         throughput=_other_batches(name, job, task, demand, ctx) or UNSET,
-        memory=_memory(name, job, ctx) if policy.memory is not None else UNSET,
+        **_starts(name, job, policy, ctx),
     )
 
 
@@ -101,11 +101,22 @@ def _other_batches(
     return tuple(samples)
 
 
-def _memory(name: str, job: LatencyJob, ctx: Context) -> str:
-    file = f"memory/{name}.json"
-    taken = take_memory(job, say=_saying(ctx, name))
+class _StartFiles(TypedDict):
+    starts: str
+    memory: str | UnsetType
+
+
+def _starts(name: str, job: LatencyJob, policy: Policy, ctx: Context) -> _StartFiles:
+    """Writes how each arm's engine began, and the memory alone where the policy has a rule about it."""
+    taken = take_starts(job, say=_saying(ctx, name))
+    file = f"starts/{name}.json"
     write_bytes(ctx.out / file, canonical(taken))
-    return file
+    if policy.memory is None:
+        return _StartFiles(starts=file, memory=UNSET)
+    peaks = {arm: [one.peak_bytes for one in found] for arm, found in taken.items()}
+    memory = f"memory/{name}.json"
+    write_bytes(ctx.out / memory, canonical(peaks))
+    return _StartFiles(starts=file, memory=memory)
 
 
 def _saying(ctx: Context, what: str) -> Callable[[str], None]:

@@ -22,9 +22,10 @@ from reprune.core.artifacts import (
 from reprune.core.documents import canonical
 from reprune.judge.evidence import Problem, QualityEvidence, TargetEvidence
 from reprune.steps.batch_sizes import other_batch_sizes
-from reprune.steps.grounds import Grounds
+from reprune.steps.grounds import Grounds, Measured
+from reprune.steps.samples import read_starts
 
-SAMPLE_FOLDERS = ("latency/", "throughput/", "memory/")
+SAMPLE_FOLDERS = ("latency/", "throughput/", "memory/", "starts/")
 
 
 def soundness_problems(
@@ -171,6 +172,7 @@ def _sample_files(grounds: Grounds, targets: Sequence[TargetEvidence]) -> Iterat
                 code="samples",
                 words="The sample files of a benchmark are not those that its targets name.",
             )
+        yield from _starts(measured, grounds.params.benchmark.memory_processes)
     processes = grounds.params.benchmark.memory_processes if grounds.policy.memory else 0
     arms = {arm for measured in grounds.benchmarks for arm in measured.manifest.arms}
     for held in targets:
@@ -182,11 +184,28 @@ def _sample_files(grounds: Grounds, targets: Sequence[TargetEvidence]) -> Iterat
             )
 
 
+def _starts(measured: Measured, processes: int) -> Iterator[Problem]:
+    """How engines began is told of every arm, where it is told at all (older benchmarks do not)."""
+    wanted = dict.fromkeys(measured.manifest.arms, processes)
+    for samples in measured.manifest.targets:
+        if not samples.starts:
+            continue
+        held = read_starts(measured.file(samples.starts))
+        if {arm: len(starts) for arm, starts in held.items()} != wanted:
+            yield Problem(
+                code="starts",
+                words=f"The starts of {samples.target} are not those of {processes} processes for each "
+                "arm.",
+            )
+
+
 def _files(samples: TargetSamples) -> Iterator[str]:
     yield samples.file
     yield from (one.file for one in samples.throughput or ())
     if samples.memory:
         yield samples.memory
+    if samples.starts:
+        yield samples.starts
 
 
 def _examples(grounds: Grounds, quality: QualityEvidence) -> Iterator[Problem]:

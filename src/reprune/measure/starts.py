@@ -1,9 +1,9 @@
-"""Peak memory of a process that loads one engine and runs it, each time in a fresh process. Imports no torch.
+"""How an engine begins, each time in a fresh process: load time, first call, peak memory. Imports no torch.
 
-It is the host's memory, as the kernel counts it for the process: pages of the engine file that were
+Memory is the host's, as the kernel counts it for the process: pages of the engine file that were
 read, buffers of the runtime, weights in the form that it keeps them. What lies on a GPU is not in it.
 
-    python -m reprune.measure.memory SPEC.json OUT.json
+    python -m reprune.measure.starts SPEC.json OUT.json
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import random
 import resource
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import msgspec
 
 from reprune.core.children import answer, ask, refuse_orphan
 from reprune.core.params import Target
+from reprune.judge.evidence import Start
 from reprune.measure.calls import read_shapes, run_calls, write_shapes
 from reprune.measure.hostlock import host_lock, to_stderr
 from reprune.measure.latency import LatencyJob
@@ -34,7 +36,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 
 
-class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StartSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a child process is told: one engine, and the workload as files of `write_inputs`."""
 
     parent: int
@@ -52,27 +54,27 @@ class Resident:
     peak: int
 
 
-def take_memory(
+def take_starts(
     job: LatencyJob, *, say: Callable[[str], None] = to_stderr
-) -> dict[str, tuple[int, ...]]:
-    """For each arm the bytes that `memory_processes` fresh processes needed for its engine, in order.
+) -> dict[str, tuple[Start, ...]]:
+    """For each arm how its engine began in `memory_processes` fresh processes, in order.
 
     Arms take turns, in an order that is a function of the job's seed. Waits for the host's measurement
     lock, so that latency is not disturbed. Raises as `take_units` does.
     """
-    taken: dict[str, list[int]] = {arm: [] for arm in sorted(job.engines)}
-    with host_lock(say), tempfile.TemporaryDirectory(prefix="reprune-memory-") as folder:
+    taken: dict[str, list[Start]] = {arm: [] for arm in sorted(job.engines)}
+    with host_lock(say), tempfile.TemporaryDirectory(prefix="reprune-starts-") as folder:
         shapes = write_shapes(Path(folder), job.shapes)
         for turn in range(job.params.memory_processes):
-            for arm in memory_order(list(taken), job.seed, turn):
+            for arm in starting_order(list(taken), job.seed, turn):
                 taken[arm].append(
                     _in_fresh_process(job, arm, shapes, Path(folder, f"{arm}-{turn}"))
                 )
-    say(f"memory of {len(taken)} arms taken in {job.params.memory_processes} processes each")
+    say(f"{len(taken)} arms started in {job.params.memory_processes} processes each")
     return {arm: tuple(found) for arm, found in taken.items()}
 
 
-def memory_order(arms: Sequence[str], seed: str, turn: int) -> list[str]:
+def starting_order(arms: Sequence[str], seed: str, turn: int) -> list[str]:
     """The order of the arms in one turn: a function of seed, turn and the set of arms."""
     order = sorted(arms)
     random.Random(f"memory {seed} {turn}").shuffle(order)
@@ -117,8 +119,8 @@ def needed(before: Resident, after: Resident, *, was_reset: bool) -> int:
     return max(0, after.now - before.now)
 
 
-def _in_fresh_process(job: LatencyJob, arm: str, shapes: tuple[str, ...], stem: Path) -> int:
-    spec = MemorySpec(
+def _in_fresh_process(job: LatencyJob, arm: str, shapes: tuple[str, ...], stem: Path) -> Start:
+    spec = StartSpec(
         parent=os.getpid(),
         target=job.target,
         engine=str(job.engines[arm].resolve()),
@@ -126,27 +128,38 @@ def _in_fresh_process(job: LatencyJob, arm: str, shapes: tuple[str, ...], stem: 
         weights=tuple(shape.weight for shape in job.shapes),
     )
     return ask(
-        "reprune.measure.memory",
+        "reprune.measure.starts",
         spec,
-        int,
+        Start,
         stem,
         threads=job.target.threads,
         hang_seconds=job.hang_seconds,
     )
 
 
-def _measure(spec: MemorySpec) -> int:
+def _measure(spec: StartSpec) -> Start:
     refuse_orphan(spec.parent)
     runtime = get_runtime(spec.target.runtime)
     # The runtime's library is in memory before the count begins: it is the same for every arm.
     runtime.version()
     shapes = read_shapes(spec.shapes, spec.weights)
+    main = max(shapes, key=lambda shape: shape.weight)
+    engine = Path(spec.engine)
+    engine.read_bytes()
     gc.collect()
     was_reset = reset_peak()
     before = resident()
-    session = runtime.open(Path(spec.engine), spec.target)
+    begin = time.perf_counter_ns()
+    session = runtime.open(engine, spec.target)
+    loaded = time.perf_counter_ns()
+    session.run(main.inputs)
+    answered = time.perf_counter_ns()
     run_calls(session, shapes, CALLS)
-    return needed(before, resident(), was_reset=was_reset)
+    return Start(
+        load_ns=loaded - begin,
+        first_call_ns=answered - loaded,
+        peak_bytes=needed(before, resident(), was_reset=was_reset),
+    )
 
 
 def _bytes(field: str) -> int:
@@ -157,8 +170,8 @@ def _bytes(field: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures the engine of SPEC.json and writes the number of bytes to OUT.json."""
-    return answer(arguments, MemorySpec, _measure)
+    """Starts the engine of SPEC.json and writes what was seen to OUT.json."""
+    return answer(arguments, StartSpec, _measure)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""The page's section on engines: what was built, how near it is to its model, and how it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from reprune.core.artifacts import EngineFact
+from reprune.core.policy import ParityBounds
+from reprune.report import words
+from reprune.report.facts import ReportFacts
+from reprune.report.markup import Safe, details, esc, tag
+from reprune.report.markup import table as html_table
+from reprune.report.measured import call_times
+from reprune.report.sections import Section
+
+MOST_ROWS = 300
+MOST_LAYERS = 40
+
+
+def engines_section(facts: ReportFacts) -> Section | None:
+    """Each engine's outputs against the model that it was built from, its build, and its start."""
+    built = [fact for engines in facts.engines for fact in engines.engines][:MOST_ROWS]
+    if not built:
+        return None
+    demanded = ""
+    if facts.policy is not None:
+        demanded = " " + " ".join(
+            _demanded(precision, facts.policy.parity.bounds(precision))
+            for precision in sorted({one.precision for one in built})
+        )
+    content = [_parity_table(facts, built)]
+    starts = _start_rows(facts, built)
+    if starts:
+        content.append(_start_table(starts))
+    notes = [note for one in built for note in _notes(facts, one)]
+    if notes:
+        content.append(details("How they were built", tag("ul", *notes)))
+    return Section(
+        key="parity",
+        title="Engines",
+        lead="Whether an engine computes what its model computes, on calibration examples, and how it "
+        "begins." + demanded,
+        content=tuple(content),
+    )
+
+
+def _parity_table(facts: ReportFacts, built: Sequence[EngineFact]) -> Safe:
+    rows = [
+        [
+            _name(facts, one),
+            esc(f"{one.runtime} {one.runtime_version}, {one.precision}"),
+            esc(words.size(one.bytes)),
+            esc(words.count(one.parity.examples)),
+            esc(words.number(one.parity.max_abs, 2)),
+            esc(f"{one.parity.cosine:.7f}"),
+            esc(words.percent(one.parity.agreement, 1)),
+        ]
+        for one in built
+    ]
+    head = ["Engine", "Runtime", "Size", "Examples", "Largest difference", "Cosine", "Same answer"]
+    return html_table("Engines against their models", head, rows, numbers=2)
+
+
+def _start_rows(facts: ReportFacts, built: Sequence[EngineFact]) -> list[list[Safe]]:
+    """Medians over fresh processes, and of the calls that were timed."""
+    steady = {
+        (given.target, times.arm): times.quantiles_ms[2]
+        for given in (facts.evidence.targets if facts.evidence is not None else ())
+        for times in call_times(given)
+    }
+    rows = []
+    for one in built:
+        starts = facts.starts.get(one.target, {}).get(one.arm, ())
+        if starts:
+            call_ms = steady.get((one.target, one.arm))
+            rows.append(
+                [
+                    _name(facts, one),
+                    esc(words.size(one.bytes)),
+                    esc(words.milliseconds(median(start.load_ns for start in starts) / 1e6)),
+                    esc(words.milliseconds(median(start.first_call_ns for start in starts) / 1e6)),
+                    esc("" if call_ms is None else words.milliseconds(call_ms)),
+                    esc(words.size(median(start.peak_bytes for start in starts))),
+                ]
+            )
+    return rows
+
+
+def _start_table(rows: list[list[Safe]]) -> Safe:
+    head = ["Engine", "Size", "Load", "First call", "Later calls", "Peak memory"]
+    return html_table(
+        "How engines begin, in fresh processes; the file was in memory", head, rows, numbers=1
+    )
+
+
+def _notes(facts: ReportFacts, one: EngineFact) -> Iterator[Safe]:
+    """What the build chose and found, a list item each."""
+    built = one.built
+    said: list[str] = []
+    if built:
+        if built.float_layers:
+            listed = words.listing(list(built.float_layers[:MOST_LAYERS]))
+            more = len(built.float_layers) - MOST_LAYERS
+            said.append(f"left in float: {listed}" + (f" and {more} more" if more > 0 else ""))
+        if built.sparsity:
+            said.append(f"makes use of {built.sparsity} sparsity")
+        if built.fallbacks:
+            said.append(f"{words.plural(built.fallbacks, 'layer')} run elsewhere than asked")
+        said += built.notes
+        said += [f"{key}: {value}" for key, value in built.details.items()]
+    if one.worst_layers:
+        worst = [f"{each.layer} ({words.number(each.relative, 2)})" for each in one.worst_layers]
+        said.append(f"the layers that differ most, relatively: {words.listing(worst)}")
+    for sentence in said:
+        yield tag("li", _name(facts, one), esc(": "), esc(sentence, 800))
+
+
+def _name(facts: ReportFacts, one: EngineFact) -> Safe:
+    return tag("bdi", esc(f"{words.baseline_name(one.arm, facts)}, {one.target}"))
+
+
+def _demanded(precision: str, bounds: ParityBounds) -> str:
+    distance = (
+        ""
+        if bounds.max_abs is None
+        else f"a difference of {words.number(bounds.max_abs, 2)} at the most, "
+    )
+    return (
+        f"In {precision} the policy asks for {distance}a cosine of {bounds.min_cosine:g} and the same "
+        f"answer on {words.percent(bounds.min_agreement, 0)} of the examples."
+    )
