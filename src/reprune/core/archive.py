@@ -49,7 +49,8 @@ def unpack(stream: Readable, folder: Path, *, max_bytes: int = MAX_BYTES) -> Non
     """
     total = 0
     try:
-        with tarfile.open(fileobj=_Bounded(stream, max_bytes), mode="r|") as tar:
+        bounded = _Bounded(stream, max_bytes)
+        with tarfile.open(fileobj=bounded, mode="r|") as tar:  # type: ignore[call-overload]  # only read
             for count, member in enumerate(tar, start=1):
                 total += member.size
                 _refuse_too_much(total, count, max_bytes)

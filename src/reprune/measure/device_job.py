@@ -180,9 +180,10 @@ def seal(folder: Path, job: DeviceJob) -> DeviceJob:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    whole = structs.replace(job, files=files)
-    write_bytes(folder / JOB_FILE, canonical(whole) + b"\n")
-    return whole
+    raw = canonical(structs.replace(job, files=files))
+    write_bytes(folder / JOB_FILE, raw + b"\n")
+    # As whoever reads it will see it: a 60 is a 60.0 there, and has another digest.
+    return decode_job(raw, name=JOB_FILE)
 
 
 def read_job(folder: Path, *, now: float | None = None) -> DeviceJob:
@@ -271,4 +272,3 @@ def _plain_file(folder: Path, name: str) -> bool:
 
 def _plain(target: Target) -> Target:
     return structs.replace(target, run="", kit=False, python="")
-

@@ -1,6 +1,6 @@
 """One engine over many inputs, in a process of its own: it may crash. Imports no torch.
 
-    python -m reprune.measure.device_outputs SPEC.json OUT.json
+python -m reprune.measure.device_outputs SPEC.json OUT.json
 """
 
 from __future__ import annotations

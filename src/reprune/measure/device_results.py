@@ -84,9 +84,7 @@ def seal_result(folder: Path, result: DeviceResult) -> DeviceResult:
     return whole
 
 
-def read_result(
-    folder: Path, job: DeviceJob, *, now: float, job_digest_: str | None = None
-) -> DeviceResult:
+def read_result(folder: Path, job: DeviceJob, *, now: float) -> DeviceResult:
     """The result of `job` that lies in `folder`, whole, and of this job alone.
 
     `now` is this machine's time when the result came. Raises PayloadCorrupt for files that are missing,
@@ -103,8 +101,7 @@ def read_result(
             fix="let the device run the job to its end, and copy the whole folder",
         ) from None
     result = _decoded(raw, str(path))
-    digest = job_digest_ or job_digest(job)
-    if (result.nonce, result.job) != (job.nonce, digest):
+    if (result.nonce, result.job) != (job.nonce, job_digest(job)):
         raise ChainBroken(
             f"is the result of another job ({result.nonce[:8]}..., this one is {job.nonce[:8]}...)",
             where=str(path),
@@ -204,15 +201,18 @@ def _check_clock(result: DeviceResult, job: DeviceJob, now: float, where: str) -
 def _check_parts(result: DeviceResult, job: DeviceJob, where: str) -> None:
     """Everything that was asked for is there, and nothing else."""
     arms = {*job.arms, *job.to_compile}
-    outputs = {
-        name: dict.fromkeys(arms, len(calls)) for name, calls in job.passes.items() if arms
-    }
+    outputs = {name: dict.fromkeys(arms, len(calls)) for name, calls in job.passes.items() if arms}
     told = {
         name: {arm: len(files) for arm, files in by_arm.items()}
         for name, by_arm in result.outputs.items()
     }
     named = [
-        *(file for by_arm in result.outputs.values() for files in by_arm.values() for file in files),
+        *(
+            file
+            for by_arm in result.outputs.values()
+            for files in by_arm.values()
+            for file in files
+        ),
         *result.units,
         *(one.file for one in result.compiled.values()),
         *([result.starts] if result.starts else []),
@@ -234,9 +234,7 @@ def _check_parts(result: DeviceResult, job: DeviceJob, where: str) -> None:
         )
 
 
-def _check_units(
-    units: Sequence[Unit], timing: Timing, result: DeviceResult, where: str
-) -> None:
+def _check_units(units: Sequence[Unit], timing: Timing, result: DeviceResult, where: str) -> None:
     """The units are those of the schedule, were taken one after the other, and within the job's time."""
     asked = [(unit.index, unit.process, unit.seed) for unit in timing.units]
     found = [(unit.index, unit.process, unit.seed) for unit in units]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import structs
 
@@ -34,6 +35,7 @@ from reprune.runtimes.base import get_runtime
 from reprune.runtimes.isolated import compile_isolated
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +119,7 @@ def _outputs(desk: _Desk) -> dict[str, dict[str, tuple[str, ...]]]:
     return found
 
 
-def _one_pass(
-    desk: _Desk, arm: str, inputs: Sequence[str], files: Sequence[str], left: int
-) -> int:
+def _one_pass(desk: _Desk, arm: str, inputs: Sequence[str], files: Sequence[str], left: int) -> int:
     spec = OutputsSpec(
         parent=os.getpid(),
         target=desk.job.target,
@@ -164,9 +164,7 @@ def _by_process(timing: Timing) -> Iterator[tuple[int, tuple[tuple[int, int], ..
 def _timed_engines(desk: _Desk, timing: Timing) -> dict[str, str]:
     """The arms that the units name: the control is a second session of the dense engine."""
     arms = timing.units[0].blocks if timing.units else ()
-    return {
-        arm: str(desk.engine("dense" if arm == CONTROL else arm).resolve()) for arm in arms
-    }
+    return {arm: str(desk.engine("dense" if arm == CONTROL else arm).resolve()) for arm in arms}
 
 
 def _starts(desk: _Desk) -> str:
@@ -191,7 +189,7 @@ def _starts(desk: _Desk) -> str:
     return "starts.json"
 
 
-def _ask[T](desk: _Desk, module: str, spec: object, kind: type[T], doing: str) -> T:
+def _ask(desk: _Desk, module: str, spec: object, kind: type[T], doing: str) -> T:
     try:
         return ask(
             module,
