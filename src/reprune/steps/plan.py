@@ -29,6 +29,7 @@ from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
 from reprune.steps.plan_words import for_people, with_joint
 from reprune.steps.refusals import refuse_strangers
+from reprune.steps.target_demands import aligned, demands
 
 if TYPE_CHECKING:
     from reprune.compress.planning.choose import Choice, Options
@@ -60,10 +61,14 @@ def plan(
     refuse_strangers(dense, {"sensitivity": table, **{f"profile {p.path}": p for p in profiles}})
     _refuse_other_criterion(table, prune)
     before = _agreed_cost(profiles)
+    plan = aligned(plan, targets)
+    wishes = list(demands(plan, targets))
+    for wish in wishes:
+        ctx.say(f"plan: {wish}")
     if masks_weights(plan):
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
         masking, described = plan_of_masks(whole, before, table, plan, prune, seed)
-        _write_for_people(described, ctx)
+        _write_for_people(described, wishes, ctx)
         return masking
     opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
     refuse_no_choice(opened, plan)
@@ -96,7 +101,7 @@ def plan(
         described["not_cut"] = dict(opened.skipped)
     if plan.depth and opened.kept_blocks:
         described["not_removable"] = dict(opened.kept_blocks)
-    _write_for_people(described, ctx)
+    _write_for_people(described, wishes, ctx)
     return result
 
 
@@ -121,7 +126,9 @@ def _removed(opened: Dense, choice: Choice) -> tuple[str, ...]:
     return tuple(name for name in names if choice.widths.get(block_key(name)) == 0)
 
 
-def _write_for_people(described: dict[str, Any], ctx: Context) -> None:
+def _write_for_people(described: dict[str, Any], wishes: list[str], ctx: Context) -> None:
+    if wishes:
+        described = {**described, "targets": wishes}
     text = yaml.safe_dump(described, sort_keys=False)
     store.write_bytes(ctx.out / PLAN_FILE, text.encode())
 

@@ -1,0 +1,57 @@
+"""A plan follows what the targets' runtimes can do, and says where it does not suit them."""
+
+from __future__ import annotations
+
+import pytest
+
+from reprune.core.params import PlanParams, Target
+from reprune.runtimes import base
+from reprune.runtimes.base import Capabilities, get_runtime
+from reprune.steps.target_demands import aligned, alignment, demands
+
+
+class Sparse:
+    """A runtime that wants multiples of 12 and skips 2:4 zeros."""
+
+    capabilities = Capabilities(
+        precisions=("fp32",), extra="none", modules=(), alignment={"fp32": 12}, sparsity=("2:4",)
+    )
+
+
+@pytest.fixture
+def targets(monkeypatch: pytest.MonkeyPatch) -> dict[str, Target]:
+    runtimes = {**base.RUNTIMES, "sparse": f"{__name__}:Sparse"}
+    monkeypatch.setattr(base, "RUNTIMES", runtimes)
+    return {"cpu": Target(), "other": Target(runtime="sparse")}
+
+
+def test_zero_means_what_suits_every_target(targets: dict[str, Target]) -> None:
+    assert alignment(targets["cpu"]) == 8
+    assert aligned(PlanParams(round_to=0), targets).round_to == 24
+    assert aligned(PlanParams(round_to=0), {"cpu": Target()}).round_to == 8
+    assert aligned(PlanParams(round_to=5), targets).round_to == 5
+
+
+def test_a_target_that_wants_other_multiples_is_named(targets: dict[str, Target]) -> None:
+    (wish,) = demands(PlanParams(round_to=8), targets)
+    assert wish.startswith("other: sparse in fp32 is fastest")
+    assert "multiples of 12" in wish
+    assert not list(demands(aligned(PlanParams(round_to=0), targets), targets))
+
+
+def test_zeros_promise_speed_only_where_they_are_skipped(targets: dict[str, Target]) -> None:
+    plain, skips = demands(PlanParams(method="n:m", pattern="2:4"), targets)
+    assert "computes 2:4 zeros like any number" in plain
+    assert "neither the file nor a call" in plain
+    assert "can skip zeros in the pattern 2:4" in skips
+    everywhere = list(demands(PlanParams(method="weights"), targets))
+    assert all("computes unstructured zeros like any number" in words for words in everywhere)
+
+
+def test_every_built_in_runtime_tells_what_it_can() -> None:
+    """Its modules are named, its alignments are for precisions that it has."""
+    for name in base.RUNTIMES:
+        can = get_runtime(name).capabilities
+        assert can.precisions
+        assert set(can.alignment) <= set(can.precisions), name
+        assert can.extra
