@@ -1,4 +1,4 @@
-"""Device jobs: over a pipe to a second environment, in a folder, and everything that can go wrong with them."""
+"""Device jobs: over a pipe to a second environment, in a folder, and all that can go wrong with them."""
 
 from __future__ import annotations
 

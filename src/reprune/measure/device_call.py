@@ -24,7 +24,7 @@ from reprune.core.archive import pack, unpack
 from reprune.core.errors import ArtifactError, BuildError, InputError, RepruneError
 from reprune.core.store import disk_errors
 from reprune.measure.device_job import DeviceJob
-from reprune.measure.device_results import DeviceResult, read_result
+from reprune.measure.device_results import DeviceResult, Returned, read_result
 from reprune.measure.hostlock import to_stderr
 
 PLACE = "{args}"
@@ -88,18 +88,29 @@ def call(device: Device, source: Path, job: DeviceJob, out: Path) -> DeviceResul
         raise
 
 
+@dataclass(frozen=True, kw_only=True)
+class Called:
+    """A job that was done, and the folder that its checked result lies in."""
+
+    job: DeviceJob
+    result: DeviceResult
+    folder: Path
+
+    def session(self, name: str, arm: str) -> Returned:
+        """The arm's outputs in the pass `name`, call by call."""
+        return Returned(self.folder, self.job.passes[name], self.result.outputs[name][arm])
+
+
 @contextlib.contextmanager
-def calling(
-    device: Device, prepare: Callable[[Path], DeviceJob]
-) -> Iterator[tuple[Path, DeviceResult]]:
-    """A call in folders that are gone afterwards: `prepare` fills one and seals it; (folder, result)."""
+def calling(device: Device, prepare: Callable[[Path], DeviceJob]) -> Iterator[Called]:
+    """A call in folders that are gone afterwards: `prepare` fills one and seals it. Raises as `call`."""
     with tempfile.TemporaryDirectory(prefix="reprune-job-") as scratch:
         source, out = Path(scratch, "job"), Path(scratch, "result")
         with disk_errors(source):
             source.mkdir()
             out.mkdir()
         job = prepare(source)
-        yield out, call(device, source, job, out)
+        yield Called(job=job, result=call(device, source, job, out), folder=out)
 
 
 def _talk(device: Device, command: list[str], source: Path, out: Path) -> None:
