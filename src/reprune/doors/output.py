@@ -87,6 +87,15 @@ class AnchorOutput(Fact, kw_only=True):
     moved: bool
 
 
+class DeviceRunOutput(Fact, kw_only=True):
+    """Printed where the job lay in a folder; over a pipe the result itself is what is printed."""
+
+    ok: bool = True
+    out: str
+    nonce: str
+    job: str
+
+
 OUTPUTS: dict[str, type[Fact]] = {
     "error": ErrorOutput,
     "step": StepOutput,
@@ -97,4 +106,5 @@ OUTPUTS: dict[str, type[Fact]] = {
     "override": OverrideOutput,
     "promote": PromoteOutput,
     "anchor": AnchorOutput,
+    "device-run": DeviceRunOutput,
 }

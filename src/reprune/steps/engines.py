@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET, structs
+from msgspec import UNSET, UnsetType, structs
 
 from reprune import __version__
-from reprune.core.artifacts import WEIGHTS, Arm, BuildFact, EngineFact
+from reprune.core.artifacts import WEIGHTS, Arm, BuildFact, EngineFact, Parity
 from reprune.core.documents import digest_of
 from reprune.core.errors import RepruneError
+from reprune.core.machine import Machine
 from reprune.core.params import BuildParams, Target
 from reprune.core.step import work_root
 from reprune.core.store import disk_errors, file_digest
-from reprune.runtimes.base import Runtime, get_runtime
+from reprune.runtimes.base import Runtime, Source, get_runtime
 from reprune.runtimes.sidecar import (
     Sidecar,
     open_engine,
@@ -62,33 +63,49 @@ def build_engine(
     file = f"engines/{name}/{arm}{runtime.suffix}"
     path = shop.out / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    sidecar = _made(path, model, target, runtime, shop)
+    sidecar = made(path, model, target, runtime, shop)
     parity = take_parity(
         f"{arm}@{name}", open_engine(path, target), model.loaded.module, shop.task, shop.batches
     )
+    return engine_fact(arm, model, name, target, Built(path, file, sidecar, parity))
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine that lies at `path`, which is `file` of the payload, and what is known of it."""
+
+    path: Path
+    file: str
+    sidecar: Sidecar
+    parity: Parity
+    machine: Machine | UnsetType = UNSET
+
+
+def engine_fact(arm: Arm, model: ArmModel, name: str, target: Target, built: Built) -> EngineFact:
+    """What the manifest says of an engine."""
     return EngineFact(
         arm=arm,
         target=name,
         runtime=target.runtime,
-        runtime_version=sidecar.runtime_version,
+        runtime_version=built.sidecar.runtime_version,
         precision=target.precision,
-        file=file,
-        bytes=path.stat().st_size,
+        file=built.file,
+        bytes=built.path.stat().st_size,
         bundle=model.bundle.digest,
         weights=model.bundle.manifest.payload[WEIGHTS],
         inputs=tuple(model.loaded.task.input_names),
-        parity=parity,
+        parity=built.parity,
         cost=model.cost,
-        built=UNSET if sidecar.built == BuildFact() else sidecar.built,
+        built=UNSET if built.sidecar.built == BuildFact() else built.sidecar.built,
+        machine=built.machine,
     )
 
 
-def _made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: Workshop) -> Sidecar:
+def made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: Workshop) -> Sidecar:
     """Writes the engine and its sidecar: from the cache, where the same was built before."""
-    knobs = structs.replace(shop.params, parity_examples=1, max_seconds=1.0, cache=True)
-    source_digest = digest_of([_essence(target, runtime), shop.examples, knobs, __version__])
+    source = source_digest(target, runtime, shop)
     key = digest_of(
-        [model.bundle.digest, source_digest, runtime.version(), runtime.binding(target)]
+        [model.bundle.digest, source, runtime.version(), runtime.binding(target)]
     ).removeprefix("sha256:")
     cached = work_root() / "engines" / key[:32] / path.name
     if shop.params.cache and _usable(cached, runtime, target):
@@ -106,7 +123,7 @@ def _made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: W
         batch_size=None if runtime.capabilities.dynamic_batch else target.batch_size,
         binding=runtime.binding(target),
         bundle=model.bundle.digest,
-        source=source_digest,
+        source=source,
         built=built,
     )
     write_sidecar(path, sidecar)
@@ -115,19 +132,31 @@ def _made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: W
     return sidecar
 
 
+def source_digest(target: Target, runtime: Runtime, shop: Workshop) -> str:
+    """Over everything that an engine is built with besides its bundle (Sidecar.source)."""
+    knobs = structs.replace(shop.params, parity_examples=1, max_seconds=1.0, cache=True)
+    return digest_of([_essence(target, runtime), shop.examples, knobs, __version__])
+
+
+def model_source(model: ArmModel, target: Target, params: BuildParams) -> Source:
+    """What an engine of that arm is built from. Raises as source_of does."""
+    from reprune.measure.source import source_of
+
+    return source_of(
+        model.loaded.module,
+        model.loaded.task,
+        target,
+        examples=params.calibration_examples,
+        surgery=model.bundle.manifest.surgery,
+    )
+
+
 def _build(
     path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: Workshop
 ) -> BuildFact:
     from reprune.measure.precision import with_float_layers
-    from reprune.measure.source import source_of
 
-    source = source_of(
-        model.loaded.module,
-        model.loaded.task,
-        target,
-        examples=shop.params.calibration_examples,
-        surgery=model.bundle.manifest.surgery,
-    )
+    source = model_source(model, target, shop.params)
     built = with_float_layers(runtime, source, target, model.loaded.task, shop.params, path)
     zeros = sparsity_words(source.sparsity, target.runtime, runtime.capabilities, built)
     return structs.replace(built, notes=(*built.notes, zeros)) if zeros else built
