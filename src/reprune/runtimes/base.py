@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-RUNTIMES: Mapping[str, str] = {"onnxruntime": "reprune.runtimes.onnxruntime:OnnxRuntime"}
+RUNTIMES: Mapping[str, str] = {
+    "onnxruntime": "reprune.runtimes.onnxruntime:OnnxRuntime",
+    "litert": "reprune.runtimes.litert:LiteRt",
+}
 
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.
 Binding: TypeAlias = dict[str, str]
