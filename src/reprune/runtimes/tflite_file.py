@@ -15,13 +15,16 @@ from reprune.core.errors import BuildError
 from reprune.core.plugins import require
 
 IDENTIFIER = b"TFL3"
+# Axes, strides and paddings of tensors with up to eight dimensions.
+NUMBERS = 16
 # Operators that hold trained weights, and at which place of their inputs; the bias follows.
 WEIGHTED = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
 
 
 class TfliteTensor(msgspec.Struct, frozen=True, kw_only=True):
     """`constant_bytes` is 0 for what is computed; `scales` counts quantisation scales, 0 for a float.
-    `shape` is None where no rank is written down; a dimension of -1 is dynamic.
+    `shape` is None where no rank is written down; a dimension of -1 is dynamic. `numbers` are the values
+    of a short int32 constant (axes, strides, paddings), flat.
     """
 
     name: str
@@ -29,6 +32,7 @@ class TfliteTensor(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...] | None
     constant_bytes: int
     scales: int
+    numbers: tuple[int, ...] = ()
 
 
 class TfliteOperator(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,12 +85,15 @@ def _tensor(tensor: Any, buffers: Any) -> TfliteTensor:
     data = buffers[tensor.buffer].data
     scales = tensor.quantization.scale if tensor.quantization is not None else None
     shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+    kind = _names("TensorType")[tensor.type]
+    is_short = data is not None and kind == "INT32" and len(data) <= 4 * NUMBERS
     return TfliteTensor(
         name=_text(tensor.name),
-        type=_names("TensorType")[tensor.type],
+        type=kind,
         shape=None if shape is None else tuple(int(size) for size in shape),
         constant_bytes=0 if data is None else len(data),
         scales=0 if scales is None else len(scales),
+        numbers=struct.unpack(f"<{len(data) // 4}i", bytes(data)) if is_short else (),
     )
 
 
