@@ -205,14 +205,13 @@ def test_an_overflow_stops_before_the_builder(tmp_path: Path) -> None:
     runtime.prepare(given, rtx_target("fp16", float_layers=("1",)), tmp_path)
 
 
-def test_other_sparsity_than_2_to_4_is_said_to_be_unused(tmp_path: Path) -> None:
-    """Zeros that nobody skips are no gain, and the record says so."""
+def test_sparsity_that_no_kernel_was_picked_for_is_not_claimed(tmp_path: Path) -> None:
+    """Without a device nothing is timed, so nothing is picked; the flag alone is no use made of zeros."""
     net = plain(nn.Linear(8, 8), torch.randn(2, 8))
-    for pattern, said in (("unstructured", "no use of unstructured"), ("2:4", "is not used")):
+    for pattern in ("unstructured", "2:4"):
         given = Source(**{**vars(net), "sparsity": pattern})
         fact = get_runtime("tensorrt-rtx").build(given, rtx_target(), tmp_path / "e")
         assert fact.sparsity == ""
-        assert any(said in note for note in fact.notes)
 
 
 # --- what the builder says ----------------------------------------------------------------------

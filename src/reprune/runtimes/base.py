@@ -23,6 +23,7 @@ RUNTIMES: Mapping[str, str] = {
     "onnxruntime": "reprune.runtimes.onnxruntime:OnnxRuntime",
     "tensorrt": "reprune.runtimes.tensorrt:tensorrt",
     "tensorrt-rtx": "reprune.runtimes.tensorrt:tensorrt_rtx",
+    "executorch": "reprune.runtimes.executorch:ExecuTorch",
 }
 
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.

@@ -20,6 +20,7 @@ from reprune.core.params import BuildParams, Target
 from reprune.core.step import work_root
 from reprune.core.store import disk_errors, file_digest
 from reprune.runtimes.base import Runtime, Source, get_runtime
+from reprune.runtimes.isolated import build_within
 from reprune.runtimes.sidecar import (
     Sidecar,
     open_engine,
@@ -28,6 +29,7 @@ from reprune.runtimes.sidecar import (
     strange,
     write_sidecar,
 )
+from reprune.runtimes.sparse.words import sparsity_words
 
 if TYPE_CHECKING:
     from reprune.steps.arms import ArmModel
@@ -107,7 +109,7 @@ def _build_again(
         model_source(model, target, shop.params), float_layers=first.built.float_layers
     )
     for path in paths:
-        built = runtime.build(source, target, path)
+        built = build_within(runtime, source, target, path, seconds=shop.params.max_seconds)
         write_sidecar(path, structs.replace(first, engine=file_digest(path), built=built))
 
 
@@ -201,7 +203,9 @@ def _build(
     from reprune.measure.precision import with_float_layers
 
     source = model_source(model, target, shop.params)
-    return with_float_layers(runtime, source, target, model.loaded.task, shop.params, path)
+    built = with_float_layers(runtime, source, target, model.loaded.task, shop.params, path)
+    zeros = sparsity_words(source.sparsity, target.runtime, runtime.capabilities, built)
+    return structs.replace(built, notes=(*built.notes, zeros)) if zeros else built
 
 
 def _essence(target: Target, runtime: Runtime) -> Target:
