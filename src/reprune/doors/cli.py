@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
     "anchor": ("make a promoted version the reference that does not move by itself", "commands"),
+    "kit": ("write a folder that measures on a device which nobody can call", "device"),
+    "import": ("take back what a kit measured", "device"),
     "device-run": ("run a device job here: what `run` of a target starts on its device", "device"),
 }
 

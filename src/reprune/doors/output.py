@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reprune.core.artifacts import Fact, Judgement, Outcome
+from reprune.core.machine import Machine
 
 
 class ErrorOutput(Fact, kw_only=True):
@@ -96,6 +97,27 @@ class DeviceRunOutput(Fact, kw_only=True):
     job: str
 
 
+class KitOutput(Fact, kw_only=True):
+    """`folders` and `nonces` are by target; all kits of one call are one look, number `attempt`."""
+
+    ok: bool = True
+    folders: dict[str, str]
+    nonces: dict[str, str]
+    attempt: int
+
+
+class ImportOutput(Fact, kw_only=True):
+    """`kept` is the copy that the benchmark takes, from the root of the repository."""
+
+    ok: bool = True
+    target: str
+    nonce: str
+    machine: Machine
+    runtime_version: str
+    units: int
+    kept: str
+
+
 OUTPUTS: dict[str, type[Fact]] = {
     "error": ErrorOutput,
     "step": StepOutput,
@@ -107,4 +129,6 @@ OUTPUTS: dict[str, type[Fact]] = {
     "promote": PromoteOutput,
     "anchor": AnchorOutput,
     "device-run": DeviceRunOutput,
+    "kit": KitOutput,
+    "import": ImportOutput,
 }

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 JOB_FILE = "job.json"
+# Beside the job in a kit: what the one who sent it wants to know again (steps.kits.Kit).
+KIT_FILE = "kit.json"
 SCHEMA = 1
 # How long a job that goes over a pipe may be on its way.
 PIPE_VALID_S = 86_400.0
@@ -118,8 +120,7 @@ def new_job(name: str, target: Target, *, hang_seconds: float, valid_s: float) -
         created_s=now,
         expires_s=now + valid_s,
         name=name,
-        # How the device is reached is nothing to the device.
-        target=_plain(target),
+        target=plain_target(target),
         hang_seconds=hang_seconds,
     )
 
@@ -180,10 +181,10 @@ def seal(folder: Path, job: DeviceJob) -> DeviceJob:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    raw = canonical(structs.replace(job, files=files))
-    write_bytes(folder / JOB_FILE, raw + b"\n")
     # As whoever reads it will see it: a 60 is a 60.0 there, and has another digest.
-    return decode_job(raw, name=JOB_FILE)
+    whole = decode_job(canonical(structs.replace(job, files=files)), name=JOB_FILE)
+    write_bytes(folder / JOB_FILE, canonical(whole) + b"\n")
+    return whole
 
 
 def read_job(folder: Path, *, now: float | None = None) -> DeviceJob:
@@ -205,7 +206,7 @@ def read_job(folder: Path, *, now: float | None = None) -> DeviceJob:
             where=str(folder),
             fix="make a new one; if it is new, set the clock of this machine",
         )
-    check_files(folder, job.files, but=(JOB_FILE,))
+    check_files(folder, job.files, but=(JOB_FILE, KIT_FILE))
     return job
 
 
@@ -270,5 +271,6 @@ def _plain_file(folder: Path, name: str) -> bool:
     return path.is_file() and folder.resolve() in path.resolve().parents and not path.is_symlink()
 
 
-def _plain(target: Target) -> Target:
+def plain_target(target: Target) -> Target:
+    """The target as its device sees it: how it is reached is left out."""
     return structs.replace(target, run="", kit=False, python="")

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 RUNTIMES: Mapping[str, str] = {
     "onnxruntime": "reprune.runtimes.onnxruntime:OnnxRuntime",
+    "executorch": "reprune.runtimes.executorch:ExecuTorch",
     "tensorrt": "reprune.runtimes.tensorrt:tensorrt",
     "tensorrt-rtx": "reprune.runtimes.tensorrt:tensorrt_rtx",
-    "executorch": "reprune.runtimes.executorch:ExecuTorch",
+    "openvino": "reprune.runtimes.openvino:OpenVino",
 }
 
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import (
@@ -28,8 +29,10 @@ from reprune.task.trained_on import TRAINED_ON
 if TYPE_CHECKING:
     from reprune.measure.attempts import Look
     from reprune.measure.latency import LatencyJob
+    from reprune.steps.kits import Imported
     from reprune.steps.places import Place
     from reprune.task.protocol import Split
+    from reprune.task.seal import Sealed
 
 
 @step("benchmark")
@@ -60,7 +63,7 @@ def benchmark(
     import torch
 
     from reprune.compress.bundle import load_bundle
-    from reprune.measure.attempts import ATTEMPTS_FILE, local_uses, next_attempt
+    from reprune.measure.attempts import ATTEMPTS_FILE, local_uses
     from reprune.steps.batch_sizes import count_batches
     from reprune.steps.sampling import Demand, take_samples
 
@@ -70,8 +73,9 @@ def benchmark(
     task = load_bundle(dense).task
     look = look_at(engines, dense, data)
     jobs = timed_jobs(engines, task, targets, benchmark, policy, look)
-    places = {name: _place(name, job, engines, ctx) for name, job in jobs.items()}
-    attempt = next_attempt(ctx.root / ATTEMPTS_FILE, look, registered=previous.manifest.attempts)
+    kits: list[Imported] = []
+    places = {name: _place(name, job, engines, task, kits, ctx) for name, job in jobs.items()}
+    attempt = _attempt(ctx.root / ATTEMPTS_FILE, look, kits, previous.manifest.attempts)
     ctx.say(f"attempt {attempt} for dense version {look.dense_version}: opening the sealed split")
     recorded = _record(dense, data, places, look, _trained_on(previous), ctx)
     demand = Demand(policy=policy, attempt=attempt, batches=count_batches(targets, policy))
@@ -91,14 +95,38 @@ def benchmark(
     )
 
 
-def _place(name: str, job: LatencyJob, engines: Artifact[Engines], ctx: Context) -> Place:
-    """Where the target is. What cannot be reached, or does not load there, raises now."""
-    from reprune.steps.places import behind, here
+def _place(
+    name: str,
+    job: LatencyJob,
+    engines: Artifact[Engines],
+    task: Sealed,
+    kits: list[Imported],
+    ctx: Context,
+) -> Place:
+    """Where the target is. What cannot be reached, does not load there, or has not come back, raises now;
+    what came back in a kit is added to `kits`.
+    """
+    from reprune.steps.places import behind, carried, here
 
     if job.target.run:
-        machine = device_of(engines, name)
-        return behind(name, job, machine, ctx.say)
+        return behind(name, job, device_of(engines, name), ctx.say)
+    if job.target.kit:
+        place, imported = carried(name, job, engines, task, ctx)
+        kits.append(imported)
+        return place
     return here(job)
+
+
+def _attempt(ledger: Path, look: Look, kits: list[Imported], registered: int) -> int:
+    """The number of this look: that which was counted for the kits, where they belong to it, or a new one."""
+    from reprune.measure.attempts import last_attempt, next_attempt
+    from reprune.steps.kits import carried_attempt, mark_used
+
+    last = last_attempt(ledger, look)
+    carried = carried_attempt(kits, look, last=last, registered=registered) if kits else None
+    for imported in kits:
+        mark_used(imported)
+    return carried if carried is not None else next_attempt(ledger, look, registered=registered)
 
 
 def _record(

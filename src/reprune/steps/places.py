@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reprune.core.artifacts import Engines
 from reprune.core.machine import Machine
+from reprune.core.step import Context
+from reprune.core.store import Artifact
 from reprune.runtimes.sidecar import open_engine
-from reprune.steps.remote import Remote
+from reprune.steps.kits import (
+    PARITY,
+    Imported,
+    carried_answers,
+    carried_starts,
+    carried_units,
+    find_imported,
+    refuse_other_function,
+)
+from reprune.steps.remote import Remote, arrays
 from reprune.steps.sampling import HERE, Taking
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from reprune.judge.evidence import Start, Unit
     from reprune.measure.latency import LatencyJob
     from reprune.runtimes.base import Session
     from reprune.task.seal import Sealed
@@ -29,8 +43,12 @@ class Place:
 
 
 def here(job: LatencyJob) -> Place:
-    """This machine: every engine is loaded now, so that one that does not load costs no look."""
+    """This machine: every engine, and every further build of one, is loaded now, so that one that does
+    not load costs no look.
+    """
     sessions = {arm: open_engine(path, job.target) for arm, path in job.engines.items()}
+    for path in (path for copies in job.copies.values() for path in copies):
+        open_engine(path, job.target)
 
     @contextmanager
     def answers(_: Sealed) -> Iterator[Mapping[str, Session]]:
@@ -63,6 +81,48 @@ def behind(name: str, job: LatencyJob, machine: Machine, say: Callable[[str], No
 
     taking = Taking(units=remote.units, starts=remote.starts, machine=machine)
     return Place(taking=taking, answers=answers)
+
+
+def carried(
+    name: str, job: LatencyJob, engines: Artifact[Engines], task: Sealed, ctx: Context
+) -> tuple[Place, Imported]:
+    """The device that a kit went to, by what it brought back. Raises InputError where that is nothing."""
+    from reprune.measure.source import calibration_batches
+
+    imported = find_imported(ctx.root, name, job, engines, now=time.time())
+    examples = sum(call.examples for call in imported.kit.job.passes[PARITY])
+    inputs = list(arrays(calibration_batches(task, examples)))
+    cosines = refuse_other_function(imported, job, inputs)
+    result = imported.result
+    ctx.say(
+        f"{name}: kit {result.nonce[:8]} came back from {result.machine.cpu} with "
+        f"{job.target.runtime} {result.runtime_version}; smallest cosine {min(cosines.values()):.6f}"
+    )
+
+    def units(
+        job: LatencyJob,
+        *,
+        total: int,  # noqa: ARG001  # what came back is all there is
+        already: tuple[Unit, ...] = (),
+        say: Callable[[str], None],
+    ) -> tuple[Unit, ...]:
+        if already:
+            return already
+        found = carried_units(imported, job)
+        say(f"{len(found)} units were taken on the device")
+        return found
+
+    def starts(
+        job: LatencyJob,  # noqa: ARG001
+        *,
+        say: Callable[[str], None],
+    ) -> dict[str, tuple[Start, ...]]:
+        found = carried_starts(imported)
+        say(f"{len(found)} arms started on the device")
+        return found
+
+    taking = Taking(units=units, starts=starts, machine=result.machine)
+    return Place(taking=taking, answers=lambda _: carried_answers(imported)), imported
 
 
 @contextmanager
