@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -274,30 +275,54 @@ def test_a_model_all_in_float_is_the_module_again(tmp_path: Path) -> None:
     assert np.abs(found - answer(Net(), images(3))).max() < 1e-5
 
 
-def test_percentiles_cut_what_minmax_keeps() -> None:
+@pytest.mark.parametrize(
+    ("ranges", "least", "most", "within"),
+    [
+        ("minmax", -4.3, 300.0, 2.0),
+        # A normal variable lies within 3.9 with a probability of 0.9999; a bin is 0.15 wide.
+        ("percentile", -3.9, 3.9, 0.6),
+        # 128 bins of 0.15 at least are kept: the whole normal variable, and little of what is beyond.
+        ("entropy", -4.3, 20.0, 2.0),
+    ],
+)
+def test_each_way_of_taking_ranges(ranges: str, least: float, most: float, within: float) -> None:
+    """50,000 values of a standard normal variable, and one that went wild."""
     from reprune.runtimes.xnnpack_ranges import observer
 
     values = torch.randn(50_000, generator=torch.Generator().manual_seed(3))
     values[7] = 300.0
-    least, most = {}, {}
-    for ranges in ("minmax", "percentile"):
-        observed = observer(ranges, eps=2**-12)(
-            dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine
-        )
-        for part in values.split(10_000):
-            observed(part)
-        scale, zero = (float(found) for found in observed.calculate_qparams())
-        least[ranges], most[ranges] = scale * (-128 - zero), scale * (127 - zero)
-    assert most["minmax"] == pytest.approx(300.0, abs=2.0)
-    # A normal variable lies within 3.9 with a probability of 0.9999; a bin is 0.15 wide.
-    assert most["percentile"] == pytest.approx(3.9, abs=0.6)
-    assert least["percentile"] == pytest.approx(-3.9, abs=0.6)
+    observed = observer(ranges, eps=2**-12)(
+        dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine
+    )
+    for part in values.split(10_000):
+        observed(part)
+    scale, zero = (float(found) for found in observed.calculate_qparams())
+    assert scale * (-128 - zero) == pytest.approx(least, abs=within)
+    assert scale * (127 - zero) == pytest.approx(most, abs=within)
 
 
-def test_ranges_that_are_not_offered_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="does not take ranges by entropy") as caught:
-        RUNTIME.build(source(Net()), target("int8", ranges="entropy"), tmp_path / "engine.pte")
-    assert "minmax, percentile" in caught.value.fix
+def test_ranges_reach_the_engine(tmp_path: Path) -> None:
+    wild = torch.from_numpy(images(256))
+    wild[0, 0, 0, 0] = 300.0
+    plain = source(nn.Conv2d(3, 4, 3))
+    given = dataclasses.replace(plain, calibration=[(wild,)])
+    module = plain.module
+    errors = {}
+    for ranges in ("minmax", "entropy"):
+        path = tmp_path / f"{ranges}.pte"
+        RUNTIME.build(given, target("int8", ranges=ranges, batch_size=64), path)
+        found = RUNTIME.open(path, target("int8")).run([images(64)])[0]
+        errors[ranges] = 1.0 - cosine(found, answer(module, images(64)))
+    assert errors["entropy"] < 0.3 * errors["minmax"]
+
+
+def test_a_pattern_that_fits_nothing_is_noted(tmp_path: Path) -> None:
+    fact = RUNTIME.build(
+        source(nn.Conv2d(3, 4, 3), float_layers=("no.such",)),
+        target("int8"),
+        tmp_path / "engine.pte",
+    )
+    assert fact.notes == ("'no.such' of float_layers fits no layer that would be quantised",)
 
 
 def test_int8_without_calibration_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RUNTIMES: Mapping[str, str] = {
     "onnxruntime": "reprune.runtimes.onnxruntime:OnnxRuntime",
     "executorch": "reprune.runtimes.executorch:ExecuTorch",
+    "torch": "reprune.runtimes.pytorch:Torch",
+    "torch-compiled": "reprune.runtimes.pytorch:TorchCompiled",
     "tensorrt": "reprune.runtimes.tensorrt:tensorrt",
     "tensorrt-rtx": "reprune.runtimes.tensorrt:tensorrt_rtx",
     "openvino": "reprune.runtimes.openvino:OpenVino",

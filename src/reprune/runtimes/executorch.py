@@ -27,7 +27,7 @@ from reprune.core.store import write_bytes
 from reprune.runtimes import xnnpack
 from reprune.runtimes.base import Binding, Capabilities, Source
 from reprune.runtimes.converters import Said, explained, quiet
-from reprune.runtimes.fixed_batch import Signature, in_batches, refuse_others
+from reprune.runtimes.fixed_batch import Signature, in_batches, refuse_others, shareable
 from reprune.runtimes.torch_program import examples_of
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class ExecuTorchSession:
     def _call(self, inputs: Sequence[Array]) -> list[Array]:
         from_numpy = self._torch.from_numpy
         try:
-            outputs = self._method.execute([from_numpy(_plain(array)) for array in inputs])
+            outputs = self._method.execute([from_numpy(shareable(array)) for array in inputs])
         except RuntimeError as error:
             raise BuildError(
                 f"the engine does not run: {error}",
@@ -193,12 +193,6 @@ def _use_threads(threads: int) -> int:
 
 def _signature(tensor: Any) -> Signature:
     return np.dtype(TYPES[tensor.dtype()]), tuple(tensor.sizes()[1:])
-
-
-def _plain(array: Array) -> Array:
-    """The array as torch takes it without a copy; a copy of it where it has to be one."""
-    flags = array.flags
-    return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
 
 
 def _try(session: ExecuTorchSession, source: Source, target: Target) -> None:

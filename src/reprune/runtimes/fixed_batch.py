@@ -49,6 +49,12 @@ def refuse_others(inputs: Sequence[Array], signatures: Sequence[Signature]) -> N
         )
 
 
+def shareable(array: Array) -> Array:
+    """The array as torch takes it without a copy; a copy of it where it has to be one."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
+
+
 def _words(signatures: Sequence[Signature]) -> str:
     return " and ".join(f"{kind} {list(sizes)}" for kind, sizes in signatures) or "nothing"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from reprune.core.artifacts import BuildFact
@@ -14,6 +13,7 @@ from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.runtimes.base import Source
 from reprune.runtimes.converters import explained, quiet
+from reprune.runtimes.onnx_quantize import matches
 from reprune.runtimes.torch_program import ROOT, examples_of, export_program
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 INTO = "ExecuTorch"
 EXTRA = "executorch"
-RANGES = ("minmax", "percentile")
 # The smallest step of a quantised tensor, as XNNPACK's own quantiser has it.
 EPS = 2**-12
 # What has weights, and what only joins tensors.
@@ -37,15 +36,14 @@ def lowered(source: Source, target: Target) -> tuple[bytes, BuildFact]:
 
     The same module gives the same bytes. Raises BuildError naming the operator that cannot be lowered.
     """
-    refuse_ranges(target)
     program = _exported(source, target)
-    left: tuple[str, ...] = ()
+    found = BuildFact()
     partitioner = _library("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     exir = _library("executorch.exir")
     try:
         with quiet():
             if target.precision == "int8":
-                program, left = _quantised(program, source, target)
+                program, found = _quantised(program, source, target)
             edge = exir.to_edge_transform_and_lower(
                 program, partitioner=[partitioner.XnnpackPartitioner()]
             )
@@ -54,12 +52,12 @@ def lowered(source: Source, target: Target) -> tuple[bytes, BuildFact]:
         raise
     except Exception as error:  # a converter raises whatever it likes
         raise explained(error, INTO) from error
-    return bytes(done.buffer), _fact(done.executorch_program, left)
+    return bytes(done.buffer), _fact(done.executorch_program, found)
 
 
 def quantisable(source: Source, target: Target) -> tuple[str, ...]:
     """The dotted names of the modules whose weights int8 would quantise, in the order they run."""
-    prepared = _prepared(_exported(source, target), (), target)
+    prepared = _prepared(_exported(source, target), _patterns(source, target), target)
     return tuple(dict.fromkeys(_owner(node) for node in _weighted(prepared)))
 
 
@@ -68,26 +66,19 @@ def _exported(source: Source, target: Target) -> ExportedProgram:
         return export_program(source, target.batch_size)
 
 
-def refuse_ranges(target: Target) -> None:
-    """Raises BuildError for a way of taking ranges that is not offered here."""
-    if target.precision == "int8" and target.ranges not in RANGES:
-        raise BuildError(
-            f"{target.runtime} does not take ranges by {target.ranges}",
-            where="params.yaml (targets)",
-            fix=f"use one of: {', '.join(RANGES)}",
-        )
-
-
 def _quantised(
     program: ExportedProgram, source: Source, target: Target
-) -> tuple[ExportedProgram, tuple[str, ...]]:
-    """The program in int8, and the modules that were left in float."""
+) -> tuple[ExportedProgram, BuildFact]:
+    """The program in int8, and what was left in float."""
     import torch
 
     pt2e = _library("torchao.quantization.pt2e.quantize_pt2e")
     if not source.calibration:
-        raise BuildError("int8 needs calibration examples, and there are none")
-    patterns = (*source.float_layers, *target.float_layers)
+        raise BuildError(
+            "int8 needs calibration examples, and there are none",
+            fix="give the task's calibration split examples",
+        )
+    patterns = _patterns(source, target)
     prepared = _prepared(program, patterns, target)
     inputs = tuple(examples_of(tensor, target.batch_size) for tensor in source.example_inputs)
     with torch.no_grad():
@@ -119,16 +110,14 @@ def _prepared(program: ExportedProgram, patterns: Sequence[str], target: Target)
 
 
 def _stays_float(node: fx.Node, patterns: Sequence[str]) -> bool:
-    """Whether the node lies in a module that stays in float, or joins what such a module gives."""
-    if _matches(node, patterns):
+    """Whether the node was written in a module that stays in float, or joins what such a one gives."""
+    if matches(_owner(node), patterns):
         return True
     return _kind(node) in JOINING and any(
-        _matches(layer, patterns) for given in node.all_input_nodes for layer in _sources(given)
+        matches(_owner(layer), patterns)
+        for given in node.all_input_nodes
+        for layer in _sources(given)
     )
-
-
-def _matches(node: fx.Node, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in _modules(node) for pattern in patterns)
 
 
 def _sources(node: fx.Node) -> Iterator[fx.Node]:
@@ -156,21 +145,22 @@ def _weighted(prepared: fx.GraphModule) -> list[fx.Node]:
     ]
 
 
-def _left(program: ExportedProgram, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The modules with weights that `patterns` keep in float, in the order in which they are named."""
-    layers = dict.fromkeys(
-        _owner(node)
-        for node in program.graph.nodes
-        if _kind(node) in WEIGHTED and _matches(node, patterns)
+def _left(program: ExportedProgram, patterns: Sequence[str]) -> BuildFact:
+    """The layers that `patterns` keep in float, in the order of these, and patterns that fit nothing."""
+    nodes = [node for node in program.graph.nodes if _owner(node)]
+    layers = list(dict.fromkeys(_owner(node) for node in nodes if _kind(node) in WEIGHTED))
+    joints = [_owner(node) for node in nodes if _kind(node) in JOINING]
+    left = dict.fromkeys(
+        name for pattern in patterns for name in layers if matches(name, [pattern])
     )
-    return tuple(
-        sorted(
-            layers,
-            key=lambda name: next(
-                (place for place, pattern in enumerate(patterns) if fnmatchcase(name, pattern)),
-                len(patterns),
-            ),
-        )
+    return BuildFact(
+        float_layers=tuple(left),
+        notes=tuple(
+            f"'{pattern}' of float_layers fits no layer that would be quantised"
+            for pattern in patterns
+            if not any(matches(name, [pattern]) for name in (*layers, *joints))
+        ),
+        details={"quantised layers": f"{len(layers) - len(left)} of {len(layers)}"},
     )
 
 
@@ -182,16 +172,14 @@ def _kind(node: fx.Node) -> str:
 
 
 def _owner(node: fx.Node) -> str:
-    """The dotted name of the innermost module that the node was written in."""
-    names = _modules(node)
-    return names[-1] if names else ""
-
-
-def _modules(node: fx.Node) -> list[str]:
-    """The dotted names of the modules around the node, outermost first, as the user's model has them."""
+    """The dotted name of the innermost module that the node was written in, as the user's model has it."""
     stack = node.meta.get("nn_module_stack") or {}
     names = [str(name) for name, _ in stack.values()]
-    return [name.removeprefix(f"{ROOT}.") for name in names if name.startswith(f"{ROOT}.")]
+    return names[-1].removeprefix(ROOT).removeprefix(".") if names else ""
+
+
+def _patterns(source: Source, target: Target) -> tuple[str, ...]:
+    return (*source.float_layers, *target.float_layers)
 
 
 def _parts(batch: Sequence[Tensor], batch_size: int) -> Iterator[tuple[Tensor, ...]]:
@@ -200,8 +188,8 @@ def _parts(batch: Sequence[Tensor], batch_size: int) -> Iterator[tuple[Tensor, .
         yield tuple(examples_of(tensor[start : start + batch_size], batch_size) for tensor in batch)
 
 
-def _fact(program: Any, left: tuple[str, ...]) -> BuildFact:
-    """What the program's plan says: how much XNNPACK takes, and what the portable kernels run."""
+def _fact(program: Any, found: BuildFact) -> BuildFact:
+    """`found` and what the program's plan says: what XNNPACK takes, and what the other kernels run."""
     plan = program.execution_plan[0]
     calls = [call.instr_args for chain in plan.chains for call in chain.instructions]
     names = [operator.name for operator in plan.operators]
@@ -214,11 +202,12 @@ def _fact(program: Any, left: tuple[str, ...]) -> BuildFact:
     listed = ", ".join(
         f"{name} {count}" if count > 1 else name for name, count in sorted(portable.items())
     )
+    strange = (f"not run by XNNPACK but by ExecuTorch's own kernels: {listed}",) if listed else ()
     return BuildFact(
-        float_layers=left,
+        float_layers=found.float_layers,
         fallbacks=portable.total(),
-        notes=(f"not run by XNNPACK but by ExecuTorch's own kernels: {listed}",) if listed else (),
-        details={"xnnpack parts": str(delegated)},
+        notes=(*found.notes, *strange),
+        details={**found.details, "xnnpack parts": str(delegated)},
     )
 
 
