@@ -37,7 +37,7 @@ CLASSES = 10
 BATCH = 16
 CALIBRATION_BATCHES, HELD = 8, 64
 TOKENS = 32
-RIDGE = 1e-2
+RIDGE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

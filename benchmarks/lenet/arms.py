@@ -29,7 +29,7 @@ from benchmarks.lenet.training import (
     stock_gradual,
     stock_once,
 )
-from reprune.compress.compact import (
+from reprune.runtimes.compact import (
     Coding,
     cluster,
     encode,

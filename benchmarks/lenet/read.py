@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import data
-from reprune.compress.compact import Quantised, decode
+from reprune.runtimes.compact import Quantised, decode
 
 
 def main() -> int:

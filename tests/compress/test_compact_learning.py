@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reprune.compress.compact import decode, encode, recoded
 from reprune.compress.compact.learning import BookShaper
 from reprune.compress.training.recover import Lesson, recover
 from reprune.compress.training.shaping import Moment
 from reprune.core.errors import CompressionError
 from reprune.core.params import DistillParams
+from reprune.runtimes.compact import decode, encode, recoded
 from tests.compress.small_digits import DigitsTask, accuracy, trained
 
 BITS = {

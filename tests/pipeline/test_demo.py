@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 # Tests in the background of a shell are started with Ctrl-C ignored, and children inherit that.
 HEARS_CTRL_C = """
 import runpy, signal

@@ -13,7 +13,7 @@ from reprune.core.artifacts import Previous, Verdict
 from reprune.steps.gate import confirm
 from tests.repository import Repository, make_repository
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     was built for. `latency` False: what it takes here means nothing for the device (an emulation,
     a file for another machine). `devices` are the words that Target.device may begin with, its usual
     one first. `modules` are what must be installed, from `extra`; `converter` those that only `build`
-    needs, in the environment of Target.python where that is named.
+    needs, in the environment of Target.python where that is named. `may_crash`: its library has been seen
+    to end the process, so that steps run it in one of its own (runtimes.guarded).
     """
 
     precisions: tuple[Precision, ...]
@@ -47,6 +48,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stores_sparse: tuple[str, ...] = ()
     alignment: dict[Precision, int] = {}
     latency: bool = True
+    may_crash: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from reprune.core.children import answer, ask
 from reprune.core.errors import BuildError, RepruneError
 from reprune.core.params import Target
 from reprune.core.store import disk_errors
-from reprune.runtimes.base import Compiling, get_runtime
+from reprune.runtimes.base import Compiling, Runtime, Source, get_runtime
 
 
 class CompileSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +66,32 @@ def compile_isolated(
         with disk_errors(destination):
             made.replace(destination)
     return fact
+
+
+def build_within(
+    runtime: Runtime, source: Source, target: Target, destination: Path, *, seconds: float
+) -> BuildFact:
+    """As Runtime.build. What must be compiled is, in a process of its own that is stopped after `seconds`.
+
+    What `prepare` and `compile` found are put together. Raises as build and compile_isolated.
+    """
+    if not isinstance(runtime, Compiling):
+        return runtime.build(source, target, destination)
+    with tempfile.TemporaryDirectory(prefix="reprune-prepared-") as folder:
+        prepared = runtime.prepare(source, target, Path(folder))
+        compiled = compile_isolated(target, Path(folder), destination, seconds=seconds)
+    return together(prepared, compiled)
+
+
+def together(prepared: BuildFact, compiled: BuildFact) -> BuildFact:
+    """What `prepare` and `compile` found, as one."""
+    return BuildFact(
+        float_layers=prepared.float_layers + compiled.float_layers,
+        sparsity=compiled.sparsity or prepared.sparsity,
+        fallbacks=prepared.fallbacks + compiled.fallbacks,
+        notes=prepared.notes + compiled.notes,
+        details=prepared.details | compiled.details,
+    )
 
 
 def _compile(spec: CompileSpec) -> BuildFact:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from reprune.core.errors import BuildError
 from reprune.core.plugins import require
+from reprune.runtimes.onnx_names import name_nodes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -35,6 +36,7 @@ def export_onnx(
     open_dimensions: Mapping[int, tuple[str, int, int]] | None = None,
 ) -> bytes:
     """The checked ONNX model; the same module gives the same bytes, and paths and traces are left out.
+    Nodes are called by the modules they came from (onnx_names).
 
     The batch size is open. `open_dimensions` opens more: of every input that has such a dimension, to
     its name, the least and the largest size, as in {1: ("tokens", 2, 48)}. Outputs come in the order
@@ -42,6 +44,7 @@ def export_onnx(
     that names the operator, or what fixes the size.
     """
     proto = _exported(module, example_inputs, input_names, open_dimensions or {})
+    name_nodes(proto)
     _strip(proto)
     if proto.ByteSize() > MAX_FILE_BYTES:
         raise BuildError(f"the model needs {proto.ByteSize()} bytes; one ONNX file holds 2 GB")

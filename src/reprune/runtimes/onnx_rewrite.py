@@ -170,7 +170,7 @@ def _replace(graph: GraphProto, shortcut: _Shortcut) -> None:
         "Conv",
         [shortcut.source, name],
         [output],
-        name=f"{output}_shortcut",
+        name=f"{shortcut.pad.name or output}_shortcut",
         kernel_shape=[1, 1],
         strides=list(shortcut.strides),
     )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections import Counter, defaultdict
@@ -19,8 +20,8 @@ from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.core.store import write_bytes
 from reprune.runtimes.base import Binding, Capabilities, Source
-from reprune.runtimes.onnx_export import export_onnx
-from reprune.runtimes.onnx_rewrite import rewrite
+from reprune.runtimes.onnx_quantize import CPU
+from reprune.runtimes.onnx_source import float_onnx, int8_onnx, quantisable_layers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,11 +35,11 @@ PROFILE_WARMUP_CALLS = 10
 class OnnxRuntime:
     suffix = ".onnx"
     capabilities = Capabilities(
-        precisions=("fp32",),
+        precisions=("fp32", "int8"),
         extra="onnx",
         modules=("onnxruntime",),
         converter=("onnx", "onnxscript"),
-        alignment={"fp32": 8},
+        alignment={"fp32": 8, "int8": 16},
     )
 
     def version(self) -> str:
@@ -49,22 +50,25 @@ class OnnxRuntime:
         """Nothing: an ONNX file runs wherever ONNX Runtime does."""
         return {}
 
-    def build(
-        self,
-        source: Source,
-        target: Target,  # noqa: ARG002  # one precision so far; threads are set when it is opened
-        destination: Path,
-    ) -> BuildFact:
+    def build(self, source: Source, target: Target, destination: Path) -> BuildFact:
         """Writes `destination`: the same module gives the same bytes, and any batch size runs. What
-        `onnx_rewrite` can write exactly in faster operators, it does, whatever the model.
+        `onnx_rewrite` can write exactly in faster operators, it does, whatever the model; in int8 the
+        model is quantised as `onnx_quantize` says.
 
         Outputs come in the order of the module's own (a dict's in insertion order). The module is
         not changed. Raises BuildError that names the operator, or what fixes the batch size.
         """
-        content = rewrite(export_onnx(source.module, source.example_inputs, source.input_names))
-        _check_batches(content, source.example_inputs)
+        if target.precision == "int8":
+            content, fact = int8_onnx(source, target, CPU)
+        else:
+            content, fact = float_onnx(source), BuildFact()
+        check_batches(content, source.example_inputs)
         write_bytes(destination, content)
-        return BuildFact()
+        return fact
+
+    def quantisable(self, source: Source, target: Target) -> tuple[str, ...]:
+        """The dotted names of the modules that it would quantise, in the order they run."""
+        return quantisable_layers(source, target, CPU)
 
     def open(self, engine: Path, target: Target) -> OnnxSession:
         """A fresh session with the target's threads. Raises BuildError for a file it cannot load."""
@@ -113,6 +117,11 @@ class OnnxSession:
         return str(self._session.end_profiling())
 
 
+def open_bytes(content: bytes, *, where: str) -> OnnxSession:
+    """A session of a model in memory, with one thread. Raises BuildError naming `where`."""
+    return OnnxSession(_load(content, _options(Target()), where=where))
+
+
 def _onnxruntime() -> Any:
     return require("onnxruntime", "onnx")
 
@@ -124,7 +133,21 @@ def _options(target: Target) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
+    if _saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+@functools.cache
+def _saturates() -> bool:
+    """Whether this CPU's 8-bit products of uint8 and int8 overflow their 16-bit sums: x86 without VNNI.
+    There ONNX Runtime must take its slower exact way, or results differ from those of other machines.
+    """
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx2" in flags and not any(name in flags for name in ("avx512_vnni", "avx_vnni"))
 
 
 def _load(model: str | bytes, options: Any, *, where: str) -> Any:
@@ -147,7 +170,7 @@ def _refusals() -> tuple[type[Exception], ...]:
     return (RuntimeError, ValueError, *(kind for kind in found if kind is not None))
 
 
-def _check_batches(content: bytes, example_inputs: tuple[Tensor, ...]) -> None:
+def check_batches(content: bytes, example_inputs: tuple[Tensor, ...]) -> None:
     """Runs the engine with one example and with three: an output that does not follow is an error."""
     import torch
 

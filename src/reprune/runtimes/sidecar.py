@@ -10,6 +10,7 @@ from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.core.store import write_bytes
 from reprune.runtimes.base import Binding, Runtime, Session, get_runtime
+from reprune.runtimes.guarded import GuardedSession
 
 
 class Sidecar(Fact, kw_only=True):
@@ -55,7 +56,8 @@ def read_sidecar(engine: Path) -> Sidecar:
 
 
 def open_engine(engine: Path, target: Target) -> Session:
-    """A fresh session of an engine that lies beside its sidecar, if it may run here and for `target`.
+    """A fresh session of an engine that lies beside its sidecar, if it may run here and for `target`; in a
+    process of its own where the runtime may crash.
 
     Raises BuildError saying what differs: the runtime, its version, the precision, the batch size or
     the machine that it is bound to.
@@ -68,6 +70,8 @@ def open_engine(engine: Path, target: Target) -> Session:
             where=str(engine),
             fix="run build on the machine that is to run it",
         )
+    if runtime.capabilities.may_crash:
+        return GuardedSession(engine, target)
     return runtime.open(engine, target)
 
 

@@ -27,6 +27,7 @@ from reprune.runtimes.sidecar import (
     strange,
     write_sidecar,
 )
+from reprune.runtimes.sparse.words import sparsity_words
 
 if TYPE_CHECKING:
     from reprune.steps.arms import ArmModel
@@ -156,7 +157,9 @@ def _build(
     from reprune.measure.precision import with_float_layers
 
     source = model_source(model, target, shop.params)
-    return with_float_layers(runtime, source, target, model.loaded.task, shop.params, path)
+    built = with_float_layers(runtime, source, target, model.loaded.task, shop.params, path)
+    zeros = sparsity_words(source.sparsity, target.runtime, runtime.capabilities, built)
+    return structs.replace(built, notes=(*built.notes, zeros)) if zeros else built
 
 
 def _essence(target: Target, runtime: Runtime) -> Target:

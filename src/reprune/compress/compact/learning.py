@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.compact.tensors import Levels, cluster, linear_levels, nearest_codes, snapped
 from reprune.compress.training.shaping import Moment
 from reprune.core.errors import CompressionError, nearest
+from reprune.runtimes.compact.tensors import Levels, cluster, linear_levels, nearest_codes, snapped
 
 LATENT, LEVELS = "latent", "levels"
 

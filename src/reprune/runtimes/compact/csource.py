@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from reprune.compress.compact.container import checked
-from reprune.compress.compact.header import read_header
-from reprune.compress.compact.walk import matrix_of
 from reprune.core.errors import InputError
+from reprune.runtimes.compact.container import checked
+from reprune.runtimes.compact.header import read_header
+from reprune.runtimes.compact.walk import matrix_of
 
 _DECODER = ("reprune_compact.h", "reprune_compact.c")
 
@@ -32,7 +32,7 @@ def c_sources(data: bytes) -> dict[str, str]:
         "COLUMNS": max((columns for _, columns in shapes), default=1),
         "VALUES": max((len(entry.book) - 1 for entry in entries), default=1),
     }
-    folder = files("reprune.compress.compact") / "c"
+    folder = files("reprune.runtimes.compact") / "c"
     return {
         "reprune_model.h": _model_header(limits, len(data)),
         "reprune_model.c": _model_source(data),

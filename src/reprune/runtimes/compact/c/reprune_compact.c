@@ -1,4 +1,4 @@
-/* See reprune_compact.h. The contexts and the arithmetic are those of reprune.compress.compact.walk. */
+/* See reprune_compact.h. The contexts and the arithmetic are those of reprune.runtimes.compact.walk. */
 #include "reprune_model.h"
 #include "reprune_compact.h"
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reprune.compress.compact.tensors import (
+from reprune.core.errors import CompressionError, PayloadCorrupt
+from reprune.runtimes.compact.tensors import (
     EXPONENTS,
     MAX_CODES,
     MAX_LEVEL,
@@ -19,7 +20,6 @@ from reprune.compress.compact.tensors import (
     Quantised,
     levels_of,
 )
-from reprune.core.errors import CompressionError, PayloadCorrupt
 
 MAX_ELEMENTS = 1 << 28
 LEVELS, LINEAR, FLOATS, RAW_FLOAT32, RAW_INT64 = range(5)

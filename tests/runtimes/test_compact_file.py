@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprune.compress.compact import (
+from reprune.core.errors import CompressionError, InputError, PayloadCorrupt, SchemaTooNew
+from reprune.runtimes.compact import (
     Levels,
     Quantised,
     c_sources,
@@ -26,8 +27,7 @@ from reprune.compress.compact import (
     recoded,
     snapped,
 )
-from reprune.compress.compact.tensors import levels_of
-from reprune.core.errors import CompressionError, InputError, PayloadCorrupt, SchemaTooNew
+from reprune.runtimes.compact.tensors import levels_of
 
 CODINGS = ("dense-entropy", "mcu")
 
@@ -125,7 +125,7 @@ def test_a_fresh_process_without_torch_reads_the_file(tmp_path):
     (tmp_path / "model.rpc").write_bytes(encode(tensors))
     program = (
         "import sys, numpy as np\n"
-        "from reprune.compress.compact import decode\n"
+        "from reprune.runtimes.compact import decode\n"
         "found = decode(open(sys.argv[1], 'rb').read())\n"
         "assert 'torch' not in sys.modules\n"
         "np.savez(sys.argv[2], **{name: tensor.values() for name, tensor in found.items()})\n"

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
 
-from reprune.compress.compact.arithmetic import ONE, CodeBit
+from reprune.runtimes.compact.arithmetic import ONE, CodeBit
 
 # The logistic domain: ln(p / (1 - p)) in units of 1 / SCALE, within +- REACH.
 SCALE = 256

@@ -18,11 +18,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from reprune.compress.compact.arithmetic import CodeBit, Decoder, Encoder
-from reprune.compress.compact.header import Entry, read_header, start_of, write_header
-from reprune.compress.compact.mixing import MixedModel, PlainModel
-from reprune.compress.compact.tensors import Quantised, Tensors
-from reprune.compress.compact.walk import (
+from reprune.core.errors import PayloadCorrupt, SchemaTooNew
+from reprune.runtimes.compact.arithmetic import CodeBit, Decoder, Encoder
+from reprune.runtimes.compact.header import Entry, read_header, start_of, write_header
+from reprune.runtimes.compact.mixing import MixedModel, PlainModel
+from reprune.runtimes.compact.tensors import Quantised, Tensors
+from reprune.runtimes.compact.walk import (
     CELL_CONTEXTS,
     FLAG_CONTEXTS,
     UNKNOWN,
@@ -33,7 +34,6 @@ from reprune.compress.compact.walk import (
     walk,
     width_of,
 )
-from reprune.core.errors import PayloadCorrupt, SchemaTooNew
 
 Coding = Literal["dense-entropy", "mcu"]
 MAGIC = b"RPC"

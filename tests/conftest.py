@@ -1,0 +1,35 @@
+"""Tests marked `alone` have the machine to themselves, however many workers there are."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Holds the run's lock, shared or alone, from before the test's fixtures until after them.
+
+    Outside of its time limit: tryfirst puts it around pytest-timeout's own wrapper.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        return (yield)
+    folder = Path(tempfile.gettempdir())
+    turnstile = os.open(folder / f"reprune-tests-{run}.turn", os.O_RDWR | os.O_CREAT, 0o600)
+    room = os.open(folder / f"reprune-tests-{run}.room", os.O_RDWR | os.O_CREAT, 0o600)
+    is_alone = item.get_closest_marker("alone") is not None
+    try:
+        # Whoever waits for the whole room keeps the others out of it, so that it gets empty.
+        fcntl.flock(turnstile, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        fcntl.flock(turnstile, fcntl.LOCK_UN)
+        return (yield)
+    finally:
+        os.close(turnstile)
+        os.close(room)
