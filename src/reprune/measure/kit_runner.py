@@ -284,8 +284,8 @@ def take_unit(opener: Any, spec: dict[str, Any], shapes: list[Any], unit: Any) -
 
 def calls_a_block(call_ns: float, plan: dict[str, Any]) -> int:
     """As many calls as fill a block."""
-    fill: int = math.ceil(plan["block_ms"] * 1e6 / max(call_ns, 1.0))
-    return max(int(plan["min_calls"]), fill)
+    wanted = math.ceil(float(plan["block_ms"]) * 1e6 / max(call_ns, 1.0))
+    return max(int(plan["min_calls"]), wanted)
 
 
 def warm_up(session: Any, shapes: Any, weights: Any, plan: dict[str, Any]) -> tuple[int, float]:

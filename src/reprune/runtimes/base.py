@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-RUNTIMES: Mapping[str, str] = {"onnxruntime": "reprune.runtimes.onnxruntime:OnnxRuntime"}
+RUNTIMES: Mapping[str, str] = {
+    "onnxruntime": "reprune.runtimes.onnxruntime:OnnxRuntime",
+    "executorch": "reprune.runtimes.executorch:ExecuTorch",
+    "torch": "reprune.runtimes.pytorch:Torch",
+    "torch-compiled": "reprune.runtimes.pytorch:TorchCompiled",
+    "tensorrt": "reprune.runtimes.tensorrt:tensorrt",
+    "tensorrt-rtx": "reprune.runtimes.tensorrt:tensorrt_rtx",
+    "openvino": "reprune.runtimes.openvino:OpenVino",
+}
 
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.
 Binding: TypeAlias = dict[str, str]

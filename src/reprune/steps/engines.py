@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Batch, Task
 
 # What of a target decides how an engine runs, and not what it is.
-RUN_ONLY = {"threads": 1, "throughput_batch_sizes": (), "run": "", "kit": False}
+RUN_ONLY = {"threads": 1, "run": "", "kit": False}
+# The same, for an engine that runs any batch size.
+ANY_BATCH = {"batch_size": 1, "throughput_batch_sizes": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +58,58 @@ def build_engine(
     arm: Arm, model: ArmModel, name: str, target: Target, shop: Workshop
 ) -> EngineFact:
     """Afterwards the engine of `arm` for the target called `name` lies below `shop.out`, its sidecar
-    beside it. Raises BuildError for what cannot be built, or computes another function.
+    beside it; of a target that is rebuilt on its device `builds` of them, and the fact tells the worst
+    parity of all. Raises BuildError for what cannot be built, or computes another function.
     """
-    from reprune.measure.parity import take_parity
-
     runtime = get_runtime(target.runtime)
     file = f"engines/{name}/{arm}{runtime.suffix}"
     path = shop.out / file
     path.parent.mkdir(parents=True, exist_ok=True)
     sidecar = made(path, model, target, runtime, shop)
-    parity = take_parity(
-        f"{arm}@{name}", open_engine(path, target), model.loaded.module, shop.task, shop.batches
+    copies: tuple[str, ...] = ()
+    if target.rebuilt:
+        copies = tuple(
+            f"engines/{name}/{arm}-{number}{runtime.suffix}"
+            for number in range(1, shop.params.builds)
+        )
+        _build_again([shop.out / copy for copy in copies], model, target, sidecar, shop)
+    parity = worst_parity(
+        [_parity(f"{arm}@{name}", shop.out / one, model, target, shop) for one in (file, *copies)]
     )
-    return engine_fact(arm, model, name, target, Built(path, file, sidecar, parity))
+    fact = engine_fact(arm, model, name, target, Built(path, file, sidecar, parity))
+    return structs.replace(fact, copies=copies or UNSET)
+
+
+def worst_parity(found: Sequence[Parity]) -> Parity:
+    """The largest difference, the least cosine and the least agreement of several builds of one model."""
+    return Parity(
+        examples=found[0].examples,
+        max_abs=max(one.max_abs for one in found),
+        cosine=min(one.cosine for one in found),
+        agreement=min(one.agreement for one in found),
+    )
+
+
+def _parity(key: str, path: Path, model: ArmModel, target: Target, shop: Workshop) -> Parity:
+    from reprune.measure.parity import take_parity
+
+    session = open_engine(path, target)
+    return take_parity(key, session, model.loaded.module, shop.task, shop.batches)
+
+
+def _build_again(
+    paths: Sequence[Path], model: ArmModel, target: Target, first: Sidecar, shop: Workshop
+) -> None:
+    """More builds from the same source, with the float layers that the first one was given. None comes
+    from the cache: a build that is remembered is no new draw.
+    """
+    runtime = get_runtime(target.runtime)
+    source = replace(
+        model_source(model, target, shop.params), float_layers=first.built.float_layers
+    )
+    for path in paths:
+        built = runtime.build(source, target, path)
+        write_sidecar(path, structs.replace(first, engine=file_digest(path), built=built))
 
 
 @dataclass(frozen=True)
@@ -102,13 +144,16 @@ def engine_fact(arm: Arm, model: ArmModel, name: str, target: Target, built: Bui
 
 
 def made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: Workshop) -> Sidecar:
-    """Writes the engine and its sidecar: from the cache, where the same was built before."""
+    """Writes the engine and its sidecar: from the cache, where the same was built before and the target's
+    device does not build its own.
+    """
+    caching = shop.params.cache and not target.rebuilt
     source = source_digest(target, runtime, shop)
     key = digest_of(
         [model.bundle.digest, source, runtime.version(), runtime.binding(target)]
     ).removeprefix("sha256:")
     cached = work_root() / "engines" / key[:32] / path.name
-    if shop.params.cache and _usable(cached, runtime, target):
+    if caching and _usable(cached, runtime, target):
         with disk_errors(path):
             shutil.copyfile(cached, path)
             shutil.copyfile(sidecar_path(cached), sidecar_path(path))
@@ -127,7 +172,7 @@ def made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: Wo
         built=built,
     )
     write_sidecar(path, sidecar)
-    if shop.params.cache:
+    if caching:
         _keep(path, cached)
     return sidecar
 
@@ -165,7 +210,7 @@ def _build(
 def _essence(target: Target, runtime: Runtime) -> Target:
     """The target less what does not change its engine."""
     plain = structs.replace(target, **RUN_ONLY)
-    return structs.replace(plain, batch_size=1) if runtime.capabilities.dynamic_batch else plain
+    return structs.replace(plain, **ANY_BATCH) if runtime.capabilities.dynamic_batch else plain
 
 
 def _usable(cached: Path, runtime: Runtime, target: Target) -> bool:

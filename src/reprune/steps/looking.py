@@ -39,6 +39,12 @@ def check_reach(targets: Mapping[str, Target]) -> None:
                 where="params.yaml (targets)",
                 fix="keep the one by which its device is reached",
             )
+        if target.rebuilt and (target.run or target.kit):
+            raise InputError(
+                f"the target '{name}' is `rebuilt`, and its builds are timed in turn on this machine only",
+                where="params.yaml (targets)",
+                fix="run build and benchmark on the device itself, without `run` and `kit`",
+            )
         if target.run:
             command_line(target.run)
 
@@ -154,6 +160,11 @@ def timed_jobs(
                 fix="run build again (dvc repro)",
             )
         files: dict[str, Path] = {fact.arm: engines.file(fact.file) for fact in facts}
+        copies: dict[str, tuple[Path, ...]] = {
+            fact.arm: tuple(engines.file(file) for file in fact.copies)
+            for fact in facts
+            if fact.copies
+        }
         jobs[name] = LatencyJob(
             target=targets[name],
             engines=files,
@@ -161,5 +172,6 @@ def timed_jobs(
             params=params,
             seed=f"{run_seed}/{name}",
             control=policy.guards.control,
+            copies=copies,
         )
     return jobs
