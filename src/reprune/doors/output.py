@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from reprune.core.artifacts import Fact, Judgement, Outcome
 from reprune.core.machine import Machine
+from reprune.measure.promises import Conformance
+from reprune.steps.doctor import Diagnosis
 
 
 class ErrorOutput(Fact, kw_only=True):
@@ -118,6 +120,21 @@ class ImportOutput(Fact, kw_only=True):
     kept: str
 
 
+class DoctorOutput(Fact, kw_only=True):
+    """`ok` is False, and the exit code 2, if a required target cannot be built or measured."""
+
+    ok: bool
+    diagnosis: Diagnosis
+
+
+class SelftestOutput(Fact, kw_only=True):
+    """Printed by `reprune doctor --selftest`; `kept` is the file that remembers it."""
+
+    ok: bool
+    selftest: Conformance
+    kept: str
+
+
 OUTPUTS: dict[str, type[Fact]] = {
     "error": ErrorOutput,
     "step": StepOutput,
@@ -131,4 +148,6 @@ OUTPUTS: dict[str, type[Fact]] = {
     "device-run": DeviceRunOutput,
     "kit": KitOutput,
     "import": ImportOutput,
+    "doctor": DoctorOutput,
+    "doctor-selftest": SelftestOutput,
 }

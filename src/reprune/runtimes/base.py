@@ -27,6 +27,8 @@ RUNTIMES: Mapping[str, str] = {
     "tensorrt": "reprune.runtimes.tensorrt:tensorrt",
     "tensorrt-rtx": "reprune.runtimes.tensorrt:tensorrt_rtx",
     "openvino": "reprune.runtimes.openvino:OpenVino",
+    "litert": "reprune.runtimes.litert:LiteRt",
+    "edgetpu": "reprune.runtimes.edgetpu:EdgeTpu",
 }
 
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.
@@ -160,6 +162,14 @@ class Compiling(Protocol):
 
 
 @runtime_checkable
+class RunsElsewhere(Protocol):
+    """A Runtime whose engines some machines can build and not run."""
+
+    def cannot_run_here(self, target: Target) -> str:
+        """Why `open` would refuse any engine for `target` on this machine; "" where it would not."""
+
+
+@runtime_checkable
 class NvidiaRuntime(Protocol):
     """What a Runtime offers besides if its sessions run on an NVIDIA GPU."""
 
@@ -168,6 +178,15 @@ class NvidiaRuntime(Protocol):
 
         An index would not do: CUDA_VISIBLE_DEVICES renumbers for CUDA and not for the driver.
         """
+
+
+def cannot_run_here(runtime: Runtime, target: Target) -> str:
+    """Why engines for `target` cannot run on this machine, whoever built them; "" where they can.
+
+    Who measures or compares engines asks this first: what it tells is no fault of the engine, and a
+    required target is then measured on another machine or not at all.
+    """
+    return runtime.cannot_run_here(target) if isinstance(runtime, RunsElsewhere) else ""
 
 
 def get_runtime(name: str) -> Runtime:

@@ -29,6 +29,8 @@ OVERFLOWS = 65520.0
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 # Masks add the lowest number of fp32, or close to it, where they mean minus infinity.
 MEANS_INFINITY = 1e30
+# What such a number becomes: as good as infinite to a softmax, with room for what is added to it.
+STAND_IN = LARGEST / 2
 # As one wrapper puts the task's module into the exported one (runtimes.onnx_export).
 PREFIX = "model."
 EXAMPLES_AT_ONCE = 8
@@ -46,7 +48,7 @@ def to_half(content: bytes, keep: Sequence[str] = ()) -> Half:
     """The same function in fp16; inputs and outputs keep their types and names.
 
     `keep` are names of modules or ONNX nodes, or patterns of them, that compute in fp32. Numbers that
-    stand for infinity become the largest of fp16. Raises BuildError for a weight that has no fp16,
+    stand for infinity become half the largest of fp16. Raises BuildError for a weight that has no fp16,
     naming its layer, for control flow, and for a pattern in `keep` that fits nothing.
     """
     onnx = require("onnx", "onnx")
@@ -286,17 +288,17 @@ def _convert_initializers(
             raised += 1
         tensor.CopyFrom(numpy_helper.from_array(np.asarray(half), tensor.name))
     if masks:
-        yield f"{masks} constant(s) that stand for infinity became {LARGEST:.0f} in fp16"
+        yield f"{masks} constant(s) that stand for infinity became {STAND_IN:.0f} in fp16"
     if raised:
         yield f"{raised} tensor(s) of scales below {SMALLEST:.2g} were raised to it"
 
 
 def _tamed(value: Array) -> tuple[Array, int]:
-    """Finite numbers that stand for infinity as the largest of fp16, and whether there were any."""
+    """Finite numbers that stand for infinity as half the largest of fp16, and whether there were any."""
     stands = np.isfinite(value) & (np.abs(value) >= MEANS_INFINITY)
     if not stands.any():
         return value, 0
-    return np.where(stands, np.sign(value) * LARGEST, value).astype(np.float32), 1
+    return np.where(stands, np.sign(value) * STAND_IN, value).astype(np.float32), 1
 
 
 def _refuse_large(value: Array, name: str, reading: Sequence[NodeProto]) -> None:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import json
 import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from reprune.core.artifacts import BuildFact, OperatorTime
 from reprune.core.errors import BuildError, MissingExtra
@@ -27,7 +28,7 @@ from reprune.core.step import work_root
 from reprune.core.store import write_bytes
 from reprune.runtimes.base import Binding, Capabilities, Source
 from reprune.runtimes.cuda import Gpu, checked, cudart, find_gpu, gpu_count
-from reprune.runtimes.isolated import compile_isolated
+from reprune.runtimes.isolated import build_within
 from reprune.runtimes.jetson import is_jetson, jetson_details, jetson_state
 from reprune.runtimes.onnx_half import refuse_overflow, to_half
 from reprune.runtimes.onnx_quantize import TENSORRT
@@ -138,10 +139,7 @@ class TensorRT:
         read_options(target)
         if not self._library.ahead_of_time:
             find_gpu(target.device)
-        with tempfile.TemporaryDirectory(prefix="reprune-tensorrt-") as folder:
-            prepared = self.prepare(source, target, Path(folder))
-            compiled = compile_isolated(target, Path(folder), destination, seconds=COMPILE_SECONDS)
-        return _joined(prepared, compiled)
+        return build_within(self, source, target, destination, seconds=COMPILE_SECONDS)
 
     def prepare(self, source: Source, target: Target, folder: Path) -> BuildFact:
         """Writes `model.onnx` in the target's precision and `source.json` into `folder`.
@@ -167,7 +165,9 @@ class TensorRT:
             content, notes = half.content, half.notes
         write_bytes(folder / MODEL, content)
         write_bytes(folder / FACTS, json.dumps({"sparsity": source.sparsity}).encode())
-        return _joined(fact, BuildFact(notes=notes, details=details))
+        return structs.replace(
+            fact, notes=(*fact.notes, *notes), details={**fact.details, **details}
+        )
 
     def quantisable(self, source: Source, target: Target) -> tuple[str, ...]:
         """As Quantising promises; empty for a precision that is not quantised."""
@@ -198,7 +198,7 @@ class TensorRT:
         if is_jetson():
             details |= jetson_details(jetson_state())
         write_bytes(destination, plan)
-        return _joined(fact, BuildFact(details=details))
+        return structs.replace(fact, details=details)
 
     def open(self, engine: Path, target: Target) -> TensorRTSession:
         """A fresh session on the target's GPU. Raises BuildError for a file that it cannot load, and where
@@ -294,14 +294,3 @@ class TensorRT:
                 fix="run build on the machine that is to run it",
             )
         return TensorRTSession(trt, (runtime, engine), log, options)
-
-
-def _joined(one: BuildFact, other: BuildFact) -> BuildFact:
-    """What both found: the later one's words come after."""
-    return BuildFact(
-        float_layers=one.float_layers or other.float_layers,
-        sparsity=one.sparsity or other.sparsity,
-        fallbacks=one.fallbacks + other.fallbacks,
-        notes=(*one.notes, *other.notes),
-        details={**one.details, **other.details},
-    )

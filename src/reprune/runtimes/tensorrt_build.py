@@ -119,9 +119,8 @@ def build_plan(trt: Any, order: Order) -> tuple[bytes, BuildFact]:
     builder = made_by(trt.Builder, logger, log)
     network, parser = _parsed(trt, builder, (logger, log), order.content)
     config = builder.create_builder_config()
-    notes = _configure(trt, builder, config, network, order)
-    if order.cache is not None:
-        notes += attach(config, order.cache).notes
+    _configure(trt, builder, config, network, order)
+    notes = () if order.cache is None else attach(config, order.cache).notes
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(
@@ -190,8 +189,8 @@ def _refuse_corrupt(content: bytes) -> None:
         ) from error
 
 
-def _configure(trt: Any, builder: Any, config: Any, network: Any, order: Order) -> tuple[str, ...]:
-    options, target, notes = read_options(order.target), order.target, []
+def _configure(trt: Any, builder: Any, config: Any, network: Any, order: Order) -> None:
+    options, target = read_options(order.target), order.target
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * MIB)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.builder_optimization_level is not None:
@@ -200,8 +199,6 @@ def _configure(trt: Any, builder: Any, config: Any, network: Any, order: Order) 
         config.clear_flag(trt.BuilderFlag.TF32)
     if order.sparsity == "2:4":
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
-    elif order.sparsity:
-        notes.append(f"TensorRT makes no use of {order.sparsity} sparsity, only of 2:4")
     if order.cache is None:
         config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
     elif order.cache.pin:
@@ -215,7 +212,6 @@ def _configure(trt: Any, builder: Any, config: Any, network: Any, order: Order) 
         _use_dla(trt, builder, config, target)
     _set_capability(trt, config, options.compute_capability)
     _add_profile(builder, config, network, target, options)
-    return tuple(notes)
 
 
 def _use_dla(trt: Any, builder: Any, config: Any, target: Target) -> None:
@@ -282,9 +278,6 @@ def _add_profile(builder: Any, config: Any, network: Any, target: Target, option
 
 def _fact(order: Order, log: Log, notes: Sequence[str], details: Mapping[str, str]) -> BuildFact:
     used, said = sparse_layers(log)
-    more = list(notes)
-    if order.sparsity == "2:4" and not used:
-        more.append("the 2:4 sparsity of the weights is not used: no sparse kernel was picked")
     on_gpu = fallback_layers(log) if order.target.device.startswith("dla") else []
     _refuse_fallbacks(on_gpu, read_options(order.target).max_fallbacks)
     told = dict(details)
@@ -293,7 +286,7 @@ def _fact(order: Order, log: Log, notes: Sequence[str], details: Mapping[str, st
     if on_gpu:
         told["layers that fell back to the GPU"] = "; ".join(on_gpu)
     return BuildFact(
-        sparsity="2:4" if used else "", fallbacks=len(on_gpu), notes=tuple(more), details=told
+        sparsity="2:4" if used else "", fallbacks=len(on_gpu), notes=tuple(notes), details=told
     )
 
 

@@ -22,7 +22,14 @@ from reprune.core.policy import Policy
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.arms import PROMOTED
-from reprune.steps.looking import check_reach, device_of, look_at, refuse_unfit, timed_jobs
+from reprune.steps.looking import (
+    check_reach,
+    device_of,
+    look_at,
+    refuse_unfit,
+    required_here,
+    timed_jobs,
+)
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 from reprune.task.trained_on import TRAINED_ON
 
@@ -65,9 +72,11 @@ def benchmark(
     from reprune.compress.bundle import load_bundle
     from reprune.measure.attempts import ATTEMPTS_FILE, local_uses
     from reprune.steps.batch_sizes import count_batches
+    from reprune.steps.proofs import demand_proof
     from reprune.steps.sampling import Demand, take_samples
 
     torch.set_num_threads(threads)
+    demand_proof(required_here(targets, policy), ctx.say)
     torch.manual_seed(seed)
     # Whatever fails for a dull reason fails here, before a look at the sealed split is spent.
     task = load_bundle(dense).task

@@ -40,9 +40,11 @@ def build(
 
     from reprune.measure.source import calibration_batches
     from reprune.steps.engines import Workshop, build_engine
+    from reprune.steps.proofs import demand_proof
     from reprune.steps.remote_build import build_remote
 
     torch.set_num_threads(threads)
+    demand_proof(sorted(targets.items()), ctx.say)
     torch.manual_seed(seed)
     arms = open_arms(candidate, dense, previous)
     task = arms["dense"].loaded.task

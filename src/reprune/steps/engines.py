@@ -20,6 +20,7 @@ from reprune.core.params import BuildParams, Target
 from reprune.core.step import work_root
 from reprune.core.store import disk_errors, file_digest
 from reprune.runtimes.base import Runtime, Source, get_runtime
+from reprune.runtimes.isolated import build_within
 from reprune.runtimes.sidecar import (
     Sidecar,
     open_engine,
@@ -108,7 +109,7 @@ def _build_again(
         model_source(model, target, shop.params), float_layers=first.built.float_layers
     )
     for path in paths:
-        built = runtime.build(source, target, path)
+        built = build_within(runtime, source, target, path, seconds=shop.params.max_seconds)
         write_sidecar(path, structs.replace(first, engine=file_digest(path), built=built))
 
 

@@ -77,6 +77,15 @@ def refuse_unfit(
         )
 
 
+def required_here(targets: Mapping[str, Target], policy: Policy) -> list[tuple[str, Target]]:
+    """The policy's required targets that run on this machine."""
+    return [
+        (name, target)
+        for name, target in sorted(targets.items())
+        if policy.targets.get(name) == "required" and not target.run and not target.kit
+    ]
+
+
 def facts_by_target(engines: Artifact[Engines]) -> dict[str, list[EngineFact]]:
     """The engines of each target, targets in the order of their names."""
     found: dict[str, list[EngineFact]] = {}

@@ -43,8 +43,12 @@ class Place:
 
 
 def here(job: LatencyJob) -> Place:
-    """This machine: every engine is loaded now, so that one that does not load costs no look."""
+    """This machine: every engine, and every further build of one, is loaded now, so that one that does
+    not load costs no look.
+    """
     sessions = {arm: open_engine(path, job.target) for arm, path in job.engines.items()}
+    for path in (path for copies in job.copies.values() for path in copies):
+        open_engine(path, job.target)
 
     @contextmanager
     def answers(_: Sealed) -> Iterator[Mapping[str, Session]]:

@@ -17,8 +17,11 @@ from reprune.core.store import disk_errors, file_digest
 from reprune.measure.device_call import Called
 from reprune.measure.device_job import DeviceJob, ToCompile, add_pass
 from reprune.measure.parity import take_parity
+from reprune.measure.source import sparsity_pattern
 from reprune.runtimes.base import Compiling, Runtime, get_runtime
+from reprune.runtimes.isolated import together
 from reprune.runtimes.sidecar import Sidecar, write_sidecar
+from reprune.runtimes.sparse.words import sparsity_words
 from reprune.steps.arms import ArmModel
 from reprune.steps.engines import Built, Workshop, engine_fact, made, model_source, source_digest
 from reprune.steps.remote import Remote, arrays
@@ -127,6 +130,9 @@ def _fetched(
     with disk_errors(path):
         shutil.copyfile(called.folder / compiled.file, path)
     runtime = get_runtime(target.runtime)
+    built = together(prepared, compiled.built)
+    pattern = sparsity_pattern(model.bundle.manifest.surgery)
+    zeros = sparsity_words(pattern, target.runtime, runtime.capabilities, built)
     return Sidecar(
         engine=file_digest(path),
         runtime=target.runtime,
@@ -137,7 +143,7 @@ def _fetched(
         binding=called.result.binding,
         bundle=model.bundle.digest,
         source=source_digest(target, runtime, shop),
-        built=both(prepared, compiled.built),
+        built=structs.replace(built, notes=(*built.notes, zeros)) if zeros else built,
     )
 
 
@@ -145,15 +151,4 @@ def _bound(sidecar: Sidecar, called: Called) -> Sidecar:
     """The same engine, as it may run on the device: with the version of the runtime there."""
     return structs.replace(
         sidecar, runtime_version=called.result.runtime_version, binding=called.result.binding
-    )
-
-
-def both(prepared: BuildFact, compiled: BuildFact) -> BuildFact:
-    """What `prepare` found here and `compile` found there, as one; where both tell, the later holds."""
-    return BuildFact(
-        float_layers=compiled.float_layers or prepared.float_layers,
-        sparsity=compiled.sparsity,
-        fallbacks=compiled.fallbacks,
-        notes=tuple(dict.fromkeys((*prepared.notes, *compiled.notes))),
-        details={**prepared.details, **compiled.details},
     )
