@@ -15,6 +15,7 @@ from reprune.core.errors import BuildError
 from reprune.core.params import BuildParams, Target
 from reprune.measure.fidelity import Judged, Yardstick
 from reprune.runtimes.base import Quantising, Runtime, Source
+from reprune.runtimes.isolated import build_within
 from reprune.task.protocol import Task
 
 QUANTISED = ("int8", "int8-fp16", "int8-weights", "palette4")
@@ -41,7 +42,7 @@ def with_float_layers(
     Raises BuildError where nothing can be built.
     """
     if target.precision not in QUANTISED or not isinstance(runtime, Quantising):
-        return runtime.build(source, target, destination)
+        return build_within(runtime, source, target, destination, seconds=params.max_seconds)
     yardstick = Yardstick(source.module, task, most=MOST_EXAMPLES, ranking=RANKING_EXAMPLES)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".trials-") as folder:
         trials = _Trials(runtime, source, target, yardstick, params, Path(folder))
@@ -104,7 +105,8 @@ class _Trials:
         self.spent += 1
         path = self.folder / f"{self.spent}{self.runtime.suffix}"
         source = replace(self.source, float_layers=(*self.source.float_layers, *layers))
-        return path, self.runtime.build(source, self.target, path)
+        seconds = self.params.max_seconds
+        return path, build_within(self.runtime, source, self.target, path, seconds=seconds)
 
 
 def _search(trials: _Trials, layers: Sequence[str], whole: _Trial) -> _Trial:
