@@ -13,7 +13,7 @@ from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.runtimes.base import Source
 from reprune.runtimes.converters import explained, quiet
-from reprune.runtimes.onnx_quantize import matches
+from reprune.runtimes.onnx_plan import matches
 from reprune.runtimes.torch_program import ROOT, examples_of, export_program
 
 if TYPE_CHECKING:
