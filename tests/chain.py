@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from safetensors.numpy import save_file
 
 from reprune import __version__
@@ -60,6 +61,7 @@ from reprune.judge.evidence import CONTROL, ArmTimes, Unit
 from reprune.steps import get_step
 
 PARAMS = "name: digits\ntask: task.digits:DigitsTask\nregistry: {kind: files, uri: registry}\n"
+REBUILT = "targets: {{ort-cpu: {{rebuilt: true}}}}\nbuild: {{builds: {}}}\n"
 POLICY = """
 targets: {ort-cpu: required}
 latency: {vs_parent: {max_ratio: 0.9}, vs_champion: {max_ratio: 1.05}}
@@ -109,6 +111,8 @@ class Story:
     attempts_before: int = 0
     passed: bool = True
     seed: int = 0
+    # More than one: the target is rebuilt on its device.
+    builds: int = 1
     expectations: tuple[Expectation, ...] = field(default_factory=tuple)
 
 
@@ -144,14 +148,15 @@ class _Writer:
     def __init__(self, root: Path, story: Story) -> None:
         self.root = root
         self.story = story
-        self.params = decode_yaml(PARAMS, Params, name="params.yaml")
+        self.text = PARAMS + (REBUILT.format(story.builds) if story.builds > 1 else "")
+        self.params = decode_yaml(self.text, Params, name="params.yaml")
         self.policy = decode_yaml(story.policy, Policy, name="policy.yaml")
         self.task_root = root / "task"
         self.random = random.Random(story.seed)
 
     def write(self) -> Chain:
         self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "params.yaml").write_text(PARAMS)
+        (self.root / "params.yaml").write_text(self.text)
         (self.root / "policy.yaml").write_text(self.story.policy)
         self.task_root.mkdir(exist_ok=True)
         (self.task_root / "digits.py").write_text("class DigitsTask: ...\n")
@@ -203,7 +208,11 @@ class _Writer:
             "build",
             {"candidate": candidate, "previous": previous, **both},
             Engines(machine=machine, engines=facts),
-            {fact.file: b"x" * fact.bytes for fact in facts},
+            {
+                file: b"x" * fact.bytes
+                for fact in facts
+                for file in (fact.file, *(fact.copies or ()))
+            },
         )
         self._benchmark(arms, facts, {"engines": engines, "previous": previous, **both})
         return Chain(
@@ -381,6 +390,7 @@ class _Writer:
             inputs=("image",),
             parity=Parity(examples=64, max_abs=1e-6, cosine=1.0, agreement=1.0),
             cost=SMALL_COST if small else DENSE_COST,
+            copies=tuple(f"ort-cpu/{arm}-{n}.onnx" for n in range(1, self.story.builds)) or UNSET,
         )
 
     def _weights_digest(self, arm: str) -> str:
@@ -455,7 +465,8 @@ class _Writer:
                 )
                 for _ in range(2)
             )
-            times[arm] = ArmTimes(order=order, blocks_ns=blocks, warmup_calls=10)
+            build = index % self.story.builds if self.story.builds > 1 else UNSET
+            times[arm] = ArmTimes(order=order, blocks_ns=blocks, warmup_calls=10, build=build)
         return Unit(
             index=index,
             process=index // 2,

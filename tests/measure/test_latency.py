@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from reprune.core.documents import canonical
 from reprune.core.errors import BuildError, RepruneError, TaskError
 from reprune.core.params import BenchmarkParams, ProfileParams, Target
+from reprune.judge.evidence import CONTROL
 from reprune.measure import calls, unit
 from reprune.measure.calls import Shape, read_inputs, timed_calls, write_inputs
 from reprune.measure.latency import LatencyJob, take_units, timed_shapes, unit_seed
@@ -66,6 +68,24 @@ def test_units_are_fresh_sessions_in_fresh_processes(probe: Any) -> None:
     assert [len(list(same)) for _, same in groupby(pids)] == [6, 6, 3]
     wanted = [arm for unit in units for arm in creation_order(ARMS, unit.seed)]
     assert [arm for _, arm in opened] == wanted
+
+
+def test_several_builds_are_run_in_turn_by_all_arms(probe: Any) -> None:
+    """Unit i runs build i mod 3 of every arm, the control included, and says so."""
+    job = probe_job(probe, control=True)
+    copies = {arm: tuple(probe.engine(f"{arm}-{n}", **{}) for n in (1, 2)) for arm in job.engines}
+    units = take_units(dataclasses.replace(job, copies=copies), total=5, say=quiet)
+    opened = [arm for _, event, arm in probe.events() if event == "open"]
+    wanted = []
+    for one in units:
+        number = one.index % 3
+        assert {times.build for times in one.arms.values()} == {number}
+        for arm in creation_order([*ARMS, CONTROL], one.seed):
+            name = "dense" if arm == CONTROL else arm
+            wanted.append(f"{name}-{number}" if number else name)
+    assert opened == wanted
+    (plain, *_) = take_units(job, total=1, say=quiet)
+    assert {times.build for times in plain.arms.values()} == {msgspec.UNSET}
 
 
 def test_blocks_are_a_permutation_and_its_mirror_and_switches_are_discarded(probe: Any) -> None:

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx
 import pytest
 import torch
 from torch import nn
 
-from reprune.core.artifacts import BuildFact
+from reprune.core.artifacts import BuildFact, Cost, Parity
 from reprune.core.documents import digest_of
 from reprune.core.errors import BuildError, DocumentError
 from reprune.core.params import BuildParams, Target
 from reprune.core.store import file_digest
+from reprune.runtimes import base
 from reprune.runtimes.base import Source, get_runtime
 from reprune.runtimes.onnxruntime import OnnxRuntime
 from reprune.runtimes.sidecar import (
@@ -25,7 +27,9 @@ from reprune.runtimes.sidecar import (
     sidecar_path,
     write_sidecar,
 )
-from reprune.steps.engines import Workshop, _made
+from reprune.steps import engines
+from reprune.steps.engines import Workshop, build_engine, worst_parity
+from reprune.steps.engines import made as made_or_found
 
 TARGET = Target()
 
@@ -72,7 +76,7 @@ def made(folder: Path, *, target: Target = TARGET, **changes: Any) -> tuple[Path
     folder.mkdir(exist_ok=True)
     path = folder / "dense.onnx"
     runtime = get_runtime(target.runtime)
-    return path, _made(path, Model, target, runtime, shop)  # type: ignore[arg-type]
+    return path, made_or_found(path, Model, target, runtime, shop)  # type: ignore[arg-type]
 
 
 def cached(work: Path) -> list[Path]:
@@ -186,3 +190,65 @@ def test_a_sidecar_tells_no_clock_and_no_path(tmp_path: Path) -> None:
     assert sidecar_path(one).read_bytes() == sidecar_path(other).read_bytes()
     assert read_sidecar(one).built == BuildFact()
     assert Source(module=Model.loaded.module, example_inputs=(), input_names=()).sparsity == ""
+
+
+class Random(OnnxRuntime):
+    """Builds ONNX files of which no two are alike, as a builder that times its kernels does."""
+
+    builds = 0
+
+    def build(self, source: Source, target: Target, destination: Path) -> BuildFact:
+        super().build(source, target, destination)
+        Random.builds += 1
+        proto = onnx.load(destination)
+        proto.doc_string = f"build {Random.builds}, float: {','.join(source.float_layers)}"
+        destination.write_bytes(proto.SerializeToString())
+        return BuildFact(float_layers=("0",) if Random.builds == 1 else source.float_layers)
+
+
+def test_a_target_that_is_rebuilt_has_new_builds_every_time(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of their own with sidecars, from the same source and float layers, none of them remembered."""
+    monkeypatch.setattr(base, "RUNTIMES", {**base.RUNTIMES, "random": f"{__name__}:Random"})
+    monkeypatch.setattr(Random, "builds", 0)
+    monkeypatch.setattr(engines, "_parity", lambda key, path, *_: told_parity(path))
+    target = Target(runtime="random", rebuilt=True)
+    shop = Workshop(
+        out=tmp_path,
+        task=Model.loaded.task,  # type: ignore[arg-type]
+        batches=(),
+        params=BuildParams(builds=4),
+        examples="sha256:0",
+    )
+    monkeypatch.setattr(Bundle.manifest, "payload", {"weights.safetensors": ""}, raising=False)
+    monkeypatch.setattr(Model, "cost", Cost(params=1, macs=1, bytes=1), raising=False)
+    fact = build_engine("dense", Model, "edge", target, shop)  # type: ignore[arg-type]
+    files = (fact.file, *(fact.copies or ()))
+    assert files == (
+        "engines/edge/dense.onnx",
+        *(f"engines/edge/dense-{n}.onnx" for n in (1, 2, 3)),
+    )
+    sidecars = [read_sidecar(tmp_path / file) for file in files]
+    assert [one.engine for one in sidecars] == [file_digest(tmp_path / file) for file in files]
+    assert len({one.engine for one in sidecars}) == 4
+    assert {one.built.float_layers for one in sidecars} == {("0",)}
+    for file in files[1:]:
+        assert "float: 0" in onnx.load(tmp_path / file).doc_string
+        open_engine(tmp_path / file, target)
+    assert not list(work.glob("engines/*"))
+    # The fourth build is the worst of them.
+    assert fact.parity == told_parity(tmp_path / files[3])
+
+
+def told_parity(path: Path) -> Parity:
+    far = float(path.stem.rpartition("-")[2]) if "-" in path.stem else 0.0
+    return Parity(examples=8, max_abs=far, cosine=1 - far / 100, agreement=1 - far / 10)
+
+
+def test_the_worst_parity_is_the_worst_of_each_figure() -> None:
+    """Of different builds, where one has the largest difference and another the least cosine."""
+    one = Parity(examples=8, max_abs=0.5, cosine=0.99, agreement=1.0)
+    other = Parity(examples=8, max_abs=0.1, cosine=0.95, agreement=0.9)
+    worst = Parity(examples=8, max_abs=0.5, cosine=0.95, agreement=0.9)
+    assert worst_parity([one, other]) == worst_parity([other, one]) == worst

@@ -34,6 +34,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
     "anchor": ("make a promoted version the reference that does not move by itself", "commands"),
+    "kit": ("write a folder that measures on a device which nobody can call", "device"),
+    "import": ("take back what a kit measured", "device"),
+    "doctor": ("say what this machine can build and measure, and what is missing", "doctor"),
+    "device-run": ("run a device job here: what `run` of a target starts on its device", "device"),
 }
 
 HELP = f"""usage: reprune [--version] [-h] COMMAND ...
@@ -83,7 +87,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     name = words[0]
     if name in COMMANDS:
-        module, define = COMMANDS[name][1], f"define_{name}"
+        module, define = COMMANDS[name][1], f"define_{name.replace('-', '_')}"
     elif name in STEPS:
         module, define = "steps", "define_step"
     else:

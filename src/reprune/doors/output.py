@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from reprune.core.artifacts import Fact, Judgement, Outcome
+from reprune.core.machine import Machine
+from reprune.measure.promises import Conformance
+from reprune.steps.doctor import Diagnosis
 
 
 class ErrorOutput(Fact, kw_only=True):
@@ -87,6 +90,51 @@ class AnchorOutput(Fact, kw_only=True):
     moved: bool
 
 
+class DeviceRunOutput(Fact, kw_only=True):
+    """Printed where the job lay in a folder; over a pipe the result itself is what is printed."""
+
+    ok: bool = True
+    out: str
+    nonce: str
+    job: str
+
+
+class KitOutput(Fact, kw_only=True):
+    """`folders` and `nonces` are by target; all kits of one call are one look, number `attempt`."""
+
+    ok: bool = True
+    folders: dict[str, str]
+    nonces: dict[str, str]
+    attempt: int
+
+
+class ImportOutput(Fact, kw_only=True):
+    """`kept` is the copy that the benchmark takes, from the root of the repository."""
+
+    ok: bool = True
+    target: str
+    nonce: str
+    machine: Machine
+    runtime_version: str
+    units: int
+    kept: str
+
+
+class DoctorOutput(Fact, kw_only=True):
+    """`ok` is False, and the exit code 2, if a required target cannot be built or measured."""
+
+    ok: bool
+    diagnosis: Diagnosis
+
+
+class SelftestOutput(Fact, kw_only=True):
+    """Printed by `reprune doctor --selftest`; `kept` is the file that remembers it."""
+
+    ok: bool
+    selftest: Conformance
+    kept: str
+
+
 OUTPUTS: dict[str, type[Fact]] = {
     "error": ErrorOutput,
     "step": StepOutput,
@@ -97,4 +145,9 @@ OUTPUTS: dict[str, type[Fact]] = {
     "override": OverrideOutput,
     "promote": PromoteOutput,
     "anchor": AnchorOutput,
+    "device-run": DeviceRunOutput,
+    "kit": KitOutput,
+    "import": ImportOutput,
+    "doctor": DoctorOutput,
+    "doctor-selftest": SelftestOutput,
 }

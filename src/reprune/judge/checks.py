@@ -9,6 +9,7 @@ from reprune.core.artifacts import Parity
 from reprune.core.errors import UnknownName
 from reprune.core.policy import Policy
 from reprune.judge.bootstrap import EXACT
+from reprune.judge.builds import build_problems
 from reprune.judge.evidence import Evidence, QualityEvidence, TargetEvidence
 from reprune.judge.family import margins, slice_baselines
 from reprune.judge.latency import unit_problems
@@ -74,6 +75,7 @@ def _target_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
         for words in (*unit_problems(target.units, evidence.arms), *impossible(target.units)):
             yield f"The latency samples of {target.target} cannot be used: {words}."
         yield from _throughput_problems(target, evidence)
+        yield from build_problems(target, evidence)
         if target.target in policy.targets:
             yield from memory_problems(target, policy, evidence.arms)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from reprune.core.policy import Policy
+from reprune.judge.builds import builds_of
 from reprune.judge.distributions import alpha_of_attempt
 from reprune.judge.evidence import Unit
 from reprune.judge.family import latency_limits, tail_limits, throughput_limits
@@ -47,7 +48,7 @@ def decided(
         return True
     plan = latency_plan(policy, arms, alpha_of_attempt(policy.alpha, attempt), batches)
     return all(
-        follow([unit_ratio(unit, b.arm) for unit in units], limit, plan).settled
+        follow([unit_ratio(unit, b.arm) for unit in units], limit, plan, builds_of(units)).settled
         for b, limit in latency_limits(policy, arms)
     ) and _rates_settled(units, policy, arms, attempt, batches)
 

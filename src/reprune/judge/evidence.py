@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from msgspec import UNSET, UnsetType
+
 from reprune.core.artifacts import EngineFact, Expectation, Fact, PowerFact, Waiver
 from reprune.core.documents import decode_json
 from reprune.core.machine import Machine
@@ -41,13 +43,15 @@ class ArmTimes(Fact, kw_only=True):
     """One arm in one unit: durations of single calls in ns, a list for each of its two blocks.
 
     The first calls after a switch of arms are not in here. `order` is the place in the permutation.
-    `conditions` holds one entry a block; it is empty where they were not recorded.
+    `conditions` holds one entry a block; it is empty where they were not recorded. `build` numbers the
+    engine where several were built of each arm (judge.builds).
     """
 
     order: int
     blocks_ns: tuple[tuple[int, ...], ...]
     warmup_calls: int
     conditions: tuple[Conditions, ...] = ()
+    build: int | UnsetType = UNSET
 
 
 class Unit(Fact, kw_only=True):

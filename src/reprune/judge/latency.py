@@ -9,6 +9,8 @@ breaking it would block even if every other rule of the policy were
 about to (Bonferroni over the policy's rules, which Holm's step at the end can only confirm). What
 comes later is ignored for that rule, and so are units beyond the last completed look. So judging
 all units and judging those up to the moment `decided` said stop give the same result.
+
+Where several builds of each engine were timed, a look's interval and p-value are over builds (judge.builds).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from reprune.core.policy import Policy
+from reprune.judge.builds import over_builds, turn_problems
 from reprune.judge.conditions import condition_problems
 from reprune.judge.evidence import CONTROL, ArmTimes, Unit
 from reprune.judge.family import family_size
@@ -74,13 +77,21 @@ def unit_ratio(unit: Unit, baseline: str) -> float:
     return rounded(math.exp(log_time(unit.arms["candidate"]) - log_time(unit.arms[baseline])))
 
 
-def follow(ratios: Sequence[float], limit: float, plan: Sequential) -> Look:
-    """Looks in turn and stops where the rule is settled; the state at the last look taken."""
+def follow(
+    ratios: Sequence[float], limit: float, plan: Sequential, builds: Sequence[int] = ()
+) -> Look:
+    """Looks in turn and stops where the rule is settled; the state at the last look taken.
+
+    `builds` says which build each unit ran, where there were several.
+    """
     state = Look()
     for look in plan.looks:
         if look > len(ratios) or state.settled:
             break
-        state = _look(ratios[:look], rounded(limit), plan)
+        if builds:
+            state = _look_over_builds(ratios[:look], builds[:look], rounded(limit), plan)
+        else:
+            state = _look(ratios[:look], rounded(limit), plan)
     return state
 
 
@@ -95,6 +106,23 @@ def _look(ratios: Sequence[float], limit: float, plan: Sequential) -> Look:
         high=high,
         p_harm=p_harm,
         passes=high is not None and high <= limit and not too_wide(low, high, plan.widest),
+        blocks=p_harm <= rounded(plan.alpha / plan.rules),
+    )
+
+
+def _look_over_builds(
+    ratios: Sequence[float], builds: Sequence[int], limit: float, plan: Sequential
+) -> Look:
+    found = over_builds(ratios, builds, limit, plan.tail)
+    p_harm = rounded(min(1.0, len(plan.looks) * found.p_harm))
+    within = found.high is not None and found.high <= limit
+    return Look(
+        units=len(ratios),
+        ratio=found.ratio,
+        low=found.low,
+        high=found.high,
+        p_harm=p_harm,
+        passes=within and not too_wide(found.low, found.high, plan.widest),
         blocks=p_harm <= rounded(plan.alpha / plan.rules),
     )
 
@@ -121,7 +149,7 @@ def unit_problems(units: Sequence[Unit], arms: Collection[str]) -> list[str]:
         found.append("a block holds no calls")
     if any(call <= 0 for taken in times for block in taken.blocks_ns for call in block):
         found.append("a call took no time, or less")
-    return found + condition_problems(times)
+    return [*found, *turn_problems(units), *condition_problems(times)]
 
 
 def latency_plan(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from statistics import median
 
 from reprune.core.policy import Policy
+from reprune.judge.builds import builds_of
 from reprune.judge.drafts import Draft
 from reprune.judge.evidence import Unit
 from reprune.judge.family import Baseline, latency_limits
@@ -38,7 +39,8 @@ def _draft(
     plan: Sequential,
     required: bool,
 ) -> Draft:
-    look = follow([unit_ratio(unit, baseline.arm) for unit in units], limit, plan)
+    builds = builds_of(units)
+    look = follow([unit_ratio(unit, baseline.arm) for unit in units], limit, plan, builds)
     seen = units[: look.units]
     name = ARM_NAMES[baseline.arm]
     allowed = f"the policy demands {speed_demand(limit)}"
@@ -59,10 +61,10 @@ def _draft(
         limit=rounded(limit),
         direction="at most",
         samples=look.units,
-        facts=_facts(look, f"On {target}, the candidate", name, limit, len(units)),
+        facts=_facts(look, f"On {target}, the candidate", name, limit, sample(look, units)),
         short=short,
         allowed=allowed,
-        decide=what_decides(look, len(units), plan),
+        decide=what_decides(look, len(units), plan, several=bool(builds)),
         holds=look.passes,
         p_harm=look.p_harm,
     )
@@ -75,25 +77,41 @@ def _typical_ms(units: Sequence[Unit], arm: str) -> float | None:
     return rounded(math.exp(median(log_time(unit.arms[arm]) for unit in units)) / 1e6)
 
 
-def _facts(look: Look, who: str, name: str, limit: float, taken: int) -> str:
+def sample(look: Look, units: Sequence[Unit]) -> str:
+    """What a look rests on, in words: the units that it used, or all there are before the first look."""
+    used = units[: look.units] if look.units else units
+    builds = len(set(builds_of(used)))
+    of_builds = f" of {count(builds, 'build')}" if builds else ""
+    return f"{count(len(used), 'unit')}{of_builds}"
+
+
+def _facts(look: Look, who: str, name: str, limit: float, rests_on: str) -> str:
     demand = f"the policy demands {speed_demand(limit)} (a ratio of at most {limit:.4g})"
     if look.ratio is None:
-        return f"{who}'s time was compared with {name}'s in only {count(taken, 'unit')}; {demand}"
+        return f"{who}'s time was compared with {name}'s in only {rests_on}; {demand}"
     limits = "no interval can be given"
     if look.low is not None and look.high is not None:
         limits = f"limits {look.low:.4g} to {look.high:.4g}"
     return (
         f"{who} is {speed(look.ratio)} {name}: a ratio of times of {look.ratio:.4g} "
-        f"({limits}, {count(look.units, 'unit')}), and {demand}"
+        f"({limits}, {rests_on}), and {demand}"
     )
 
 
-def what_decides(look: Look, taken: int, plan: Sequential) -> str:
-    """What would settle a rule that is looked at a few times and is still open."""
+def what_decides(look: Look, taken: int, plan: Sequential, *, several: bool = False) -> str:
+    """What would settle a rule that is looked at a few times and is still open; over `several` builds
+    units alone may not.
+    """
     later = [units for units in plan.looks if units > look.units]
     if later:
         more = max(1, later[0] - taken)
         return f"{count(more, 'more unit')} on this machine, for the look at {later[0]} units."
+    if several:
+        return (
+            "No look is left: the ratio is too close to the limit for so few builds, or they differ too "
+            "much. More builds (build.builds in params.yaml), a pinned timing cache, or a faster candidate "
+            "would decide it."
+        )
     if too_wide(look.low, look.high, plan.widest):
         return (
             f"No look is left, and the interval is wider than the policy trusts ({plan.widest:.4g} from "

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from reprune.core.artifacts import Outcome, RuleResult
 from reprune.core.plugins import origin
 from reprune.core.policy import Policy
+from reprune.judge.builds import build_notes
 from reprune.judge.consequence import consequence, history_notes, opening
 from reprune.judge.drafts import Draft
 from reprune.judge.evidence import Evidence
@@ -77,6 +78,7 @@ def notes(
         if arm != "champion":
             why = f"There is no {arm} (`reprune {arm}` sets one)"
         yield f"{why}, so {', '.join(rules)} could not be judged."
+    yield from build_notes(evidence)
     yield from _left_out(evidence)
     if evidence.attempt > 1:
         yield (

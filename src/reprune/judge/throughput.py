@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from reprune.judge.builds import builds_of
 from reprune.judge.evidence import ArmTimes, Unit
 from reprune.judge.latency import Look, Sequential, follow
 from reprune.judge.numeric import rounded
@@ -28,7 +29,8 @@ def mean_ratio(unit: Unit, baseline: str, arm: str = "candidate") -> float:
 
 def follow_rate(units: Sequence[Unit], baseline: str, min_ratio: float, plan: Sequential) -> Look:
     """The look at the ratio of mean *times* that decides 'at least `min_ratio` times the rate'."""
-    return follow([mean_ratio(unit, baseline) for unit in units], 1 / min_ratio, plan)
+    ratios = [mean_ratio(unit, baseline) for unit in units]
+    return follow(ratios, 1 / min_ratio, plan, builds_of(units))
 
 
 def typical_rate(units: Sequence[Unit], arm: str, batch_size: int) -> float | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from reprune.core.policy import Policy
+from reprune.judge.builds import builds_of
 from reprune.judge.drafts import Draft
 from reprune.judge.evidence import Unit
 from reprune.judge.family import Baseline, throughput_limits
 from reprune.judge.latency import Look, Sequential
-from reprune.judge.latency_rules import what_decides
+from reprune.judge.latency_rules import sample, what_decides
 from reprune.judge.numeric import rounded
 from reprune.judge.throughput import follow_rate, typical_rate
-from reprune.judge.words import ARM_NAMES, count
+from reprune.judge.words import ARM_NAMES
 
 
 def throughput_drafts(
@@ -46,6 +47,7 @@ def _draft(
     seen = units[: look.units]
     rates = [typical_rate(seen, arm, batch_size) for arm in ("candidate", baseline.arm)]
     name, ratio = ARM_NAMES[baseline.arm], _inverse(look.ratio)
+    found = _facts(look, rates, name, sample(look, units))
     allowed = f"the policy demands at least {limit:.4g} times the examples a second"
     short = f"throughput at batch {batch_size} was hardly measured against {name}"
     if ratio is not None:
@@ -64,25 +66,25 @@ def _draft(
         limit=rounded(limit),
         direction="at least",
         samples=look.units,
-        facts=f"On {target} at batch {batch_size}, {_facts(look, rates, name, len(units))}, and {allowed}",
+        facts=f"On {target} at batch {batch_size}, {found}, and {allowed}",
         short=short,
         allowed=allowed,
-        decide=what_decides(look, len(units), plan),
+        decide=what_decides(look, len(units), plan, several=bool(builds_of(units))),
         holds=look.passes,
         p_harm=look.p_harm,
     )
 
 
-def _facts(look: Look, rates: Sequence[float | None], name: str, taken: int) -> str:
+def _facts(look: Look, rates: Sequence[float | None], name: str, rests_on: str) -> str:
     mine, base = rates
     if look.ratio is None or mine is None or base is None:
-        return f"the candidate's rate was compared with {name}'s in only {count(taken, 'unit')}"
+        return f"the candidate's rate was compared with {name}'s in only {rests_on}"
     limits = "no interval can be given"
     if look.low is not None and look.high is not None:
         limits = f"limits {1 / look.high:.4g} to {1 / look.low:.4g}"
     return (
         f"the candidate runs {mine:.4g} examples a second and {name} {base:.4g}: "
-        f"{1 / look.ratio:.4g} times as many ({limits}, {count(look.units, 'unit')})"
+        f"{1 / look.ratio:.4g} times as many ({limits}, {rests_on})"
     )
 
 

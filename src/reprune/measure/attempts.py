@@ -30,6 +30,10 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     candidate: str
 
 
+class _Entry(Look, frozen=True, kw_only=True):
+    attempt: int
+
+
 def next_attempt(ledger: Path, look: Look, *, registered: int = 0) -> int:
     """Appends `look`, on disk when this returns, and gives the number of the attempt that it is.
 
@@ -52,6 +56,24 @@ def next_attempt(ledger: Path, look: Look, *, registered: int = 0) -> int:
             os.close(descriptor)
         _fsync_folder(ledger.parent)
     return attempt
+
+
+def last_attempt(ledger: Path, look: Look) -> int:
+    """The number of the last look at the dense model of `look`, if it was this very look; else 0."""
+    try:
+        lines = ledger.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return 0
+    counted = [line for line in lines if line.strip() and _counts(line, look)]
+    try:
+        last = msgspec.json.decode(counted[-1], type=_Entry) if counted else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 0
+    same = last is not None and (last.eval_digest, last.candidate) == (
+        look.eval_digest,
+        look.candidate,
+    )
+    return last.attempt if same and last is not None else 0
 
 
 def local_attempts(ledger: Path, look: Look) -> int:

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class LatencyJob:
     """What is measured on one target. `engines` maps arm to file; `seed` names the orders for ever.
 
+    `copies` are further builds of each engine, as many of every arm, where several are judged.
     With `control` every unit opens a second session of the dense engine, as an arm like the others.
     """
 
@@ -38,6 +39,7 @@ class LatencyJob:
     params: BenchmarkParams
     seed: str
     control: bool = False
+    copies: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     hang_seconds: float = HANG_SECONDS
 
     @property
@@ -45,6 +47,12 @@ class LatencyJob:
         """The engine of every arm that a unit has, the control arm included."""
         extra = {CONTROL: self.engines["dense"]} if self.control else {}
         return {**self.engines, **extra}
+
+    @property
+    def timed_copies(self) -> dict[str, tuple[Path, ...]]:
+        """The further builds of every arm that a unit has; empty where there is one of each."""
+        extra = {CONTROL: self.copies["dense"]} if self.control and self.copies else {}
+        return {**self.copies, **extra}
 
 
 def timed_shapes(task: Task, batch_size: int) -> tuple[Shape, ...]:
@@ -106,6 +114,10 @@ def _spec(job: LatencyJob, shapes: tuple[str, ...], process: int, indices: range
         process=process,
         target=job.target,
         engines={arm: str(path.resolve()) for arm, path in job.timed.items()},
+        copies={
+            arm: tuple(str(path.resolve()) for path in paths)
+            for arm, paths in job.timed_copies.items()
+        },
         shapes=shapes,
         weights=tuple(shape.weight for shape in job.shapes),
         blocks=BlockPlan(

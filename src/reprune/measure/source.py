@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from reprune.core.artifacts import Surgery
     from reprune.task.protocol import Batch, Task
 
-# Precisions whose activations need ranges.
-CALIBRATED = ("int8", "int8-fp16")
+# Precisions whose activations need ranges, or might not fit into fp16.
+CALIBRATED = ("fp16", "int8", "int8-fp16")
 # For an engine that is only timed: how fast it is does not depend on the ranges.
 CALIBRATION_EXAMPLES = 32
 

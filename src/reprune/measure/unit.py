@@ -51,13 +51,15 @@ class BlockPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class UnitSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a child process is told: the engines (arm to path) and the units to take, index to seed.
 
-    `shapes` are .npz files as `write_inputs` writes them.
+    `shapes` are .npz files as `write_inputs` writes them. `copies` are further builds of each arm's
+    engine: unit i then runs build i mod their number of every arm.
     """
 
     parent: int
     process: int
     target: Target
     engines: dict[str, str]
+    copies: dict[str, tuple[str, ...]] = {}
     shapes: tuple[str, ...]
     weights: tuple[float, ...]
     blocks: BlockPlan
@@ -118,6 +120,11 @@ def take_unit(bench: Bench, engines: Mapping[str, Path], seed: int) -> Taken:
         for arm in arms
     }
     return Taken(arms=times, clock=clock)
+
+
+def of_build(times: Mapping[str, ArmTimes], build: int) -> dict[str, ArmTimes]:
+    """The same times, as those of that build of each arm."""
+    return {arm: msgspec.structs.replace(one, build=build) for arm, one in times.items()}
 
 
 def creation_order(arms: Sequence[str], seed: int) -> list[str]:
@@ -202,7 +209,10 @@ def main(arguments: Sequence[str]) -> int:
 def _take_all(spec: UnitSpec) -> tuple[Unit, ...]:
     runtime = get_runtime(spec.target.runtime)
     shapes = read_shapes(spec.shapes, spec.weights)
-    engines = {arm: Path(path) for arm, path in spec.engines.items()}
+    builds = [
+        {arm: Path((path, *spec.copies.get(arm, ()))[build]) for arm, path in spec.engines.items()}
+        for build in range(1 + min((len(more) for more in spec.copies.values()), default=0))
+    ]
     units: list[Unit] = []
     with watched_gpu(runtime, spec.target) as device:
         bench = Bench(
@@ -218,7 +228,8 @@ def _take_all(spec: UnitSpec) -> tuple[Unit, ...]:
             # A collection in the middle of a call would be charged to the arm that happens to run.
             gc.collect()
             gc.disable()
-            taken = take_unit(bench, engines, seed)
+            build = index % len(builds)
+            taken = take_unit(bench, builds[build], seed)
             gc.enable()
             units.append(
                 Unit(
@@ -227,7 +238,7 @@ def _take_all(spec: UnitSpec) -> tuple[Unit, ...]:
                     seed=seed,
                     started_s=round(started, 3),
                     load=round(load, 2),
-                    arms=taken.arms,
+                    arms=of_build(taken.arms, build) if spec.copies else taken.arms,
                     clock=taken.clock,
                 )
             )

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 RUNTIMES: Mapping[str, str] = {
     "onnxruntime": "reprune.runtimes.onnxruntime:OnnxRuntime",
+    "executorch": "reprune.runtimes.executorch:ExecuTorch",
+    "torch": "reprune.runtimes.pytorch:Torch",
+    "torch-compiled": "reprune.runtimes.pytorch:TorchCompiled",
+    "tensorrt": "reprune.runtimes.tensorrt:tensorrt",
+    "tensorrt-rtx": "reprune.runtimes.tensorrt:tensorrt_rtx",
+    "openvino": "reprune.runtimes.openvino:OpenVino",
     "litert": "reprune.runtimes.litert:LiteRt",
     "edgetpu": "reprune.runtimes.edgetpu:EdgeTpu",
     "coreml": "reprune.runtimes.coreml:CoreMl",

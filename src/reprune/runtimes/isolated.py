@@ -80,6 +80,11 @@ def build_within(
     with tempfile.TemporaryDirectory(prefix="reprune-prepared-") as folder:
         prepared = runtime.prepare(source, target, Path(folder))
         compiled = compile_isolated(target, Path(folder), destination, seconds=seconds)
+    return together(prepared, compiled)
+
+
+def together(prepared: BuildFact, compiled: BuildFact) -> BuildFact:
+    """What `prepare` and `compile` found, as one."""
     return BuildFact(
         float_layers=prepared.float_layers + compiled.float_layers,
         sparsity=compiled.sparsity or prepared.sparsity,

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import copy
-import logging
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from reprune.core.errors import BuildError
 from reprune.core.plugins import require
+from reprune.runtimes.converters import explained, quiet
 from reprune.runtimes.onnx_names import name_nodes
 
 if TYPE_CHECKING:
@@ -23,9 +19,6 @@ OPSET = 20
 BATCH = "batch"
 # protobuf's own limit; beyond it a model needs files beside it.
 MAX_FILE_BYTES = 2**31 - 1
-
-_NO_TRANSLATION = re.compile(r"No ONNX function found for <OpOverload\(op='(?P<operator>[^']+)'")
-_COLOUR = re.compile(r"\x1b\[\d+m")
 
 
 def export_onnx(
@@ -74,7 +67,7 @@ def _exported(
         for place, (name, least, largest) in open_dimensions.items()
     }
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 _positional(copy.deepcopy(module).eval()),
                 two,
@@ -91,7 +84,7 @@ def _exported(
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
-        raise _explained(error) from error
+        raise explained(error, "ONNX") from error
     if program is None:
         raise BuildError("the exporter gave no model")
     proto: ModelProto = program.model_proto
@@ -111,57 +104,6 @@ def _positional(module: nn.Module) -> nn.Module:
             return self.model(*inputs)
 
     return Model().eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns of absent torchvision operators and prints graphs; none of it is for users."""
-    # Only loggers are asked: handlers that others have set stay as they are.
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
-    loggers += [
-        logger
-        for name, logger in logging.root.manager.loggerDict.items()
-        if name.startswith(("torch.", "onnxscript.")) and isinstance(logger, logging.Logger)
-    ]
-    before = {logger: logger.level for logger in loggers}
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in before.items():
-            logger.setLevel(level)
-
-
-def _explained(error: BaseException) -> BuildError:
-    texts = [_COLOUR.sub("", str(cause)) for cause in _causes(error)]
-    operators = {found["operator"] for text in texts for found in _NO_TRANSLATION.finditer(text)}
-    if operators:
-        return BuildError(
-            f"the operator {', '.join(sorted(operators))} cannot be exported to ONNX",
-            fix="replace it in the task's model by supported operators, or move it out of the model",
-        )
-    first = next(
-        (line.strip() for line in texts[-1].splitlines() if line.strip()), "no reason given"
-    )
-    if any("specialized" in text or "Constraints violated" in text for text in texts):
-        return BuildError(
-            f"the model's code fixes its batch size: {first}",
-            fix="take the batch size from the input's shape wherever the model needs it",
-        )
-    return BuildError(
-        f"the model cannot be exported to ONNX: {first}",
-        fix="keep control flow that depends on values out of the model's forward pass",
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__
 
 
 def _strip(proto: ModelProto) -> None:

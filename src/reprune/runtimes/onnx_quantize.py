@@ -15,7 +15,7 @@ nodes, not layers. What is put where:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -52,22 +52,30 @@ INT8_MAX, INT32_MAX = 127, 2**31 - 1
 @dataclass(frozen=True, kw_only=True)
 class Style:
     """What a runtime fuses. `symmetric`: activations are int8 around zero, else uint8 with a zero point.
-    `bias`: in int32. `outputs`: what a convolution gives is int8 even if nobody needs it to be.
+    `bias`: in int32. `layers` are the operators that are quantised, `outputs` those of them whose result
+    is int8 even if nobody needs it to be, `by_channel` those whose weight has one scale a channel.
     """
 
     symmetric: bool = False
     bias: bool = True
-    outputs: bool = True
-    layers: frozenset[str] = field(default=frozenset({"Conv", "Gemm", "MatMul"}))
+    layers: frozenset[str] = frozenset({"Conv", "Gemm", "MatMul"})
+    outputs: frozenset[str] = frozenset({"Conv"})
+    by_channel: frozenset[str] = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 # ONNX Runtime needs int8 on both sides of a convolution; it has no quantised transposed one.
 CPU = Style()
+# QNN's HTP multiplies matrices with one scale a weight, and gives integers for integers.
+QNN = Style(
+    layers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    outputs=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    by_channel=frozenset({"Conv"}),
+)
 # TensorRT takes no zero points and no quantised bias; a convolution adds its residual before rounding.
 TENSORRT = Style(
     symmetric=True,
     bias=False,
-    outputs=False,
+    outputs=frozenset(),
     layers=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
 )
 
@@ -152,7 +160,7 @@ def _plan(graph: Graph, layers: Sequence[NodeProto], style: Style) -> _Plan:
     for node in layers:
         output = graph.activated(node)
         by_layers |= {node.output[0], output}
-        if style.outputs and node.op_type in {"Conv", "ConvTranspose"}:
+        if node.op_type in style.outputs:
             wanted.add(output)
     # Backwards, so that what a wanted sum or concatenation reads is wanted before its own makers come.
     reading: set[str] = set()
@@ -289,26 +297,28 @@ class _Writer:
             raise BuildError(
                 "its weights are not finite", where=module_of(node), fix="train the model again"
             )
-        axis = channel_axis(self.graph, node)
+        axis = channel_axis(self.graph, node) if node.op_type in self.style.by_channel else None
         step = float(given.scale)
         scale = weight_scales(weight, axis, bias, step)
-        shape = [1] * weight.ndim
-        shape[axis] = -1
-        whole = np.clip(np.rint(weight / scale.reshape(shape)), -INT8_MAX, INT8_MAX)
+        shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
+        steps = scale if axis is None else scale.reshape(shape)
+        whole = np.clip(np.rint(weight / steps), -INT8_MAX, INT8_MAX)
         name = f"{node.name}.weight"
         node.input[1] = self._constant(name, whole.astype(np.int8), scale, axis)
         if bias is not None:
             steps = scale.astype(np.float64) * step
             rounded = np.clip(np.rint(bias / steps), -INT32_MAX, INT32_MAX).astype(np.int32)
             stored = steps.astype(np.float32)
-            node.input[2] = self._constant(f"{node.name}.bias", rounded, stored, 0)
+            along = None if axis is None else 0
+            node.input[2] = self._constant(f"{node.name}.bias", rounded, stored, along)
 
-    def _constant(self, name: str, values: Array, scale: Array, axis: int) -> str:
+    def _constant(self, name: str, values: Array, scale: Array, axis: int | None) -> str:
         self.graph.add_constant(f"{name}_quantized", values)
         self.graph.add_constant(f"{name}_scale", scale)
         self.graph.add_constant(f"{name}_zero_point", np.zeros(scale.shape, values.dtype))
         inputs = [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"]
-        self._node("DequantizeLinear", inputs, f"{name}_dequantized", name, axis=axis)
+        along = {} if axis is None else {"axis": axis}
+        self._node("DequantizeLinear", inputs, f"{name}_dequantized", name, **along)
         return f"{name}_dequantized"
 
 
@@ -319,16 +329,17 @@ def channel_axis(graph: Graph, node: NodeProto) -> int:
     return 0 if node.op_type == "Conv" else 1
 
 
-def weight_scales(weight: Array, axis: int, bias: Array | None, given: float) -> Array:
-    """One step an output channel, so that the largest weight is 127 of them.
+def weight_scales(weight: Array, axis: int | None, bias: Array | None, given: float) -> Array:
+    """One step an output channel (without `axis` one in all), so that the largest weight is 127 of them.
 
     A channel of zeros takes the layer's largest step; one whose bias would not fit into int32, in
     steps of `given` times its own, takes a larger step.
     """
     others = tuple(place for place in range(weight.ndim) if place != axis)
-    scale = np.abs(weight.astype(np.float64)).max(axis=others) / INT8_MAX
-    scale[scale == 0.0] = scale.max() or 1.0
+    scale = np.asarray(np.abs(weight.astype(np.float64)).max(axis=others) / INT8_MAX)
+    scale = np.where(scale == 0.0, scale.max() or 1.0, scale)
     if bias is not None:
-        scale = np.maximum(scale, np.abs(bias) / (given * (INT32_MAX - 1)))
+        least = np.abs(bias) / (given * (INT32_MAX - 1))
+        scale = np.maximum(scale, least if axis is not None else least.max())
     stored: Array = scale.astype(np.float32)
     return stored

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from reprune.core.artifacts import WEIGHTS, Manifest
+from reprune.core.artifacts import WEIGHTS, Engines, Manifest, TargetSamples
 from reprune.core.documents import digest_of
 from reprune.core.step import knobs_digest
 from reprune.judge.evidence import (
@@ -48,7 +48,7 @@ def assemble(grounds: Grounds) -> Evidence:
     targets = tuple(
         TargetEvidence(
             target=samples.target,
-            machine=measured.manifest.machine,
+            machine=samples.machine or measured.manifest.machine,
             batch_size=samples.batch_size,
             units=read_units(measured.file(samples.file)),
             throughput=tuple(
@@ -216,27 +216,50 @@ def _expected_arms(grounds: Grounds) -> dict[str, str]:
 
 
 def _machine_problems(grounds: Grounds) -> Iterator[Problem]:
-    """Samples are compared only within one machine, on engines built there."""
-    built = {
-        digest: engines.machine.instance
-        for digest, engines in zip(
-            _listed(grounds.digests, "engines"), grounds.engines, strict=True
-        )
-    }
+    """Samples are compared only within one machine, on engines built for it; and a target was measured
+    where params.yaml says that its device is.
+    """
+    built = dict(zip(_listed(grounds.digests, "engines"), grounds.engines, strict=True))
     seen: dict[str, str] = {}
     for measured in grounds.benchmarks:
-        instance = measured.manifest.machine.instance
-        if built.get(measured.manifest.parents.get("engines", ""), instance) != instance:
-            yield Problem(
-                code="machine", words="Engines were built on one machine and measured on another."
-            )
+        engines = built.get(measured.manifest.parents.get("engines", ""))
         for samples in measured.manifest.targets:
+            yield from _reached_problems(grounds, samples)
+            instance = (samples.machine or measured.manifest.machine).instance
+            target = grounds.params.targets.get(samples.target)
+            # An engine that goes out in a kit runs anywhere, or it would not have been built here.
+            if engines and not (target and target.kit):
+                yield from _built_elsewhere(engines, samples, instance)
             if seen.setdefault(samples.target, instance) != instance:
                 yield Problem(
                     code="machine",
                     words=f"Target {samples.target} was measured on two machines; "
                     "samples of different machines are never compared.",
                 )
+
+
+def _reached_problems(grounds: Grounds, samples: TargetSamples) -> Iterator[Problem]:
+    target = grounds.params.targets.get(samples.target)
+    if target and bool(samples.machine) != bool(target.run or target.kit):
+        where = "on a device of its own" if samples.machine else "on the machine of the benchmark"
+        yield Problem(
+            code="machine",
+            words=f"Target {samples.target} was measured {where}, which is not where params.yaml says "
+            "that it runs.",
+        )
+
+
+def _built_elsewhere(engines: Engines, samples: TargetSamples, instance: str) -> Iterator[Problem]:
+    machines = {
+        (fact.machine or engines.machine).instance
+        for fact in engines.engines
+        if fact.target == samples.target
+    }
+    if machines - {instance}:
+        yield Problem(
+            code="machine",
+            words=f"Engines for {samples.target} were built on one machine and measured on another.",
+        )
 
 
 def _producer_problems(grounds: Grounds) -> Iterator[Problem]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import (
-    WEIGHTS,
     Benchmark,
     DataReport,
     Engines,
@@ -16,24 +14,32 @@ from reprune.core.artifacts import (
     Previous,
     Recorded,
 )
-from reprune.core.documents import digest_of
-from reprune.core.errors import ChainBroken, nearest
+from reprune.core.errors import ChainBroken
 from reprune.core.lock import Name
-from reprune.core.machine import Machine, this_machine
+from reprune.core.machine import this_machine
 from reprune.core.params import BenchmarkParams, Target
 from reprune.core.policy import Policy
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
-from reprune.runtimes.sidecar import open_engine
 from reprune.steps.arms import PROMOTED
+from reprune.steps.looking import (
+    check_reach,
+    device_of,
+    look_at,
+    refuse_unfit,
+    required_here,
+    timed_jobs,
+)
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 from reprune.task.trained_on import TRAINED_ON
 
 if TYPE_CHECKING:
     from reprune.measure.attempts import Look
     from reprune.measure.latency import LatencyJob
-    from reprune.runtimes.base import Session
-    from reprune.task.protocol import Split, Task
+    from reprune.steps.kits import Imported
+    from reprune.steps.places import Place
+    from reprune.task.protocol import Split
+    from reprune.task.seal import Sealed
 
 
 @step("benchmark")
@@ -58,30 +64,32 @@ def benchmark(
     refuse_failed_data(data)
     machine = this_machine(threads)
     refuse_strangers(dense, {"data report": data})
-    _refuse_unfit(engines, dense, previous, machine)
+    check_reach(targets)
+    refuse_unfit(engines, dense, previous, machine)
     # torch is imported here, after the cheap refusals: the command line loads this module for help.
     import torch
 
     from reprune.compress.bundle import load_bundle
-    from reprune.measure.attempts import ATTEMPTS_FILE, local_uses, next_attempt
+    from reprune.measure.attempts import ATTEMPTS_FILE, local_uses
     from reprune.steps.batch_sizes import count_batches
+    from reprune.steps.proofs import demand_proof
     from reprune.steps.sampling import Demand, take_samples
 
     torch.set_num_threads(threads)
+    demand_proof(required_here(targets, policy), ctx.say)
     torch.manual_seed(seed)
     # Whatever fails for a dull reason fails here, before a look at the sealed split is spent.
     task = load_bundle(dense).task
-    jobs = _jobs(engines, task, targets, benchmark, control=policy.guards.control)
-    sessions = _sessions(engines, targets)
-    look = _look(engines, dense, data)
-    attempt = next_attempt(ctx.root / ATTEMPTS_FILE, look, registered=previous.manifest.attempts)
+    look = look_at(engines, dense, data)
+    jobs = timed_jobs(engines, task, targets, benchmark, policy, look)
+    kits: list[Imported] = []
+    places = {name: _place(name, job, engines, task, kits, ctx) for name, job in jobs.items()}
+    attempt = _attempt(ctx.root / ATTEMPTS_FILE, look, kits, previous.manifest.attempts)
     ctx.say(f"attempt {attempt} for dense version {look.dense_version}: opening the sealed split")
-    recorded = _record(dense, data, sessions, look, _trained_on(previous), ctx)
-    del sessions
-    run_seed = digest_of([look.dense_version, look.weights, look.eval_digest])
+    recorded = _record(dense, data, places, look, _trained_on(previous), ctx)
     demand = Demand(policy=policy, attempt=attempt, batches=count_batches(targets, policy))
     samples = [
-        take_samples(name, replace(job, seed=f"{run_seed}/{name}"), task, demand, ctx)
+        take_samples(name, job, task, demand, ctx, places[name].taking)
         for name, job in jobs.items()
     ]
     return Benchmark(
@@ -96,97 +104,44 @@ def benchmark(
     )
 
 
-def _refuse_unfit(
+def _place(
+    name: str,
+    job: LatencyJob,
     engines: Artifact[Engines],
-    dense: Artifact[ModelBundle],
-    previous: Artifact[Previous],
-    machine: Machine,
-) -> None:
-    """Raises ChainBroken for engines of other models, of another registry state or another machine."""
-    refuse_strangers(dense, {"engines": engines})
-    if engines.manifest.parents.get("previous") != previous.digest:
-        raise ChainBroken(
-            "the engines were built beside another champion",
-            where=str(engines.path),
-            fix="run build again (dvc repro)",
-        )
-    if engines.manifest.machine.instance != machine.instance:
-        raise ChainBroken(
-            f"the engines were built on another machine ({engines.manifest.machine.cpu}, "
-            f"{engines.manifest.machine.logical_cpus} cores) than this one ({machine.cpu}, "
-            f"{machine.logical_cpus} cores)",
-            where=str(engines.path),
-            fix="run build and benchmark on one machine, with the same `threads`",
-        )
+    task: Sealed,
+    kits: list[Imported],
+    ctx: Context,
+) -> Place:
+    """Where the target is. What cannot be reached, does not load there, or has not come back, raises now;
+    what came back in a kit is added to `kits`.
+    """
+    from reprune.steps.places import behind, carried, here
+
+    if job.target.run:
+        return behind(name, job, device_of(engines, name), ctx.say)
+    if job.target.kit:
+        place, imported = carried(name, job, engines, task, ctx)
+        kits.append(imported)
+        return place
+    return here(job)
 
 
-def _jobs(
-    engines: Artifact[Engines],
-    task: Task,
-    targets: Mapping[str, Target],
-    params: BenchmarkParams,
-    *,
-    control: bool,
-) -> dict[str, LatencyJob]:
-    """What is to be timed, for each target that engines were built for; the seed is still open."""
-    from reprune.measure.latency import LatencyJob, timed_shapes
+def _attempt(ledger: Path, look: Look, kits: list[Imported], registered: int) -> int:
+    """The number of this look: that which was counted for the kits, where they belong to it, or a new one."""
+    from reprune.measure.attempts import last_attempt, next_attempt
+    from reprune.steps.kits import carried_attempt, mark_used
 
-    built: dict[str, dict[str, Path]] = {}
-    for fact in engines.manifest.engines:
-        if fact.target not in targets:
-            raise ChainBroken(
-                f"engines were built for '{fact.target}', which params.yaml no longer has; "
-                f"{nearest(fact.target, targets)}",
-                where=str(engines.path),
-                fix="run build again (dvc repro)",
-            )
-        built.setdefault(fact.target, {})[fact.arm] = engines.file(fact.file)
-    return {
-        name: LatencyJob(
-            target=targets[name],
-            engines=files,
-            shapes=timed_shapes(task, targets[name].batch_size),
-            params=params,
-            seed="",
-            control=control,
-        )
-        for name, files in sorted(built.items())
-    }
-
-
-def _sessions(engines: Artifact[Engines], targets: Mapping[str, Target]) -> dict[str, Session]:
-    """Every engine, loaded, under its key of QualityEvidence.arms."""
-    return {
-        f"{fact.arm}@{fact.target}": open_engine(engines.file(fact.file), targets[fact.target])
-        for fact in engines.manifest.engines
-    }
-
-
-def _look(
-    engines: Artifact[Engines], dense: Artifact[ModelBundle], data: Artifact[DataReport]
-) -> Look:
-    from reprune.measure.attempts import Look
-
-    candidates = [fact.bundle for fact in engines.manifest.engines if fact.arm == "candidate"]
-    if not candidates or "eval" not in data.manifest.splits:
-        raise ChainBroken(
-            "there is nothing to judge: no candidate among the engines, or no eval split",
-            where=str(engines.path),
-            fix="run the steps again from fetch on (dvc repro)",
-        )
-    return Look(
-        name=dense.manifest.name,
-        dense_version=dense.manifest.dense_version,
-        weights=dense.manifest.payload[WEIGHTS],
-        eval_digest=data.manifest.splits["eval"].digest,
-        candidate=candidates[0],
-    )
+    last = last_attempt(ledger, look)
+    carried = carried_attempt(kits, look, last=last, registered=registered) if kits else None
+    for imported in kits:
+        mark_used(imported)
+    return carried if carried is not None else next_attempt(ledger, look, registered=registered)
 
 
 def _record(
     dense: Artifact[ModelBundle],
     data: Artifact[DataReport],
-    sessions: Mapping[str, Session],
+    places: Mapping[str, Place],
     look: Look,
     trained_on: Mapping[str, bytes | None],
     ctx: Context,
@@ -197,10 +152,12 @@ def _record(
     """
     from reprune.compress.bundle import load_bundle
     from reprune.measure.records import take_records, without_trained_on, write_records
+    from reprune.steps.places import all_answers
 
     sealed: tuple[Split, ...] = ("eval",)
     opened = load_bundle(dense, splits=sealed)
-    taken = take_records(opened.task, sessions, opened.module)
+    with all_answers(places, opened.task) as sessions:
+        taken = take_records(opened.task, sessions, opened.module)
     taken = without_trained_on(taken, opened.task.census("eval"), trained_on)
     for arm, count in taken.dropped.items():
         if count:

@@ -10,6 +10,7 @@ from reprune.core.params import BuildParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.arms import open_arms
+from reprune.steps.looking import check_reach
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 
@@ -33,13 +34,17 @@ def build(
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
+    check_reach(targets)
     # torch is imported here, after the cheap refusals: the command line loads this module for help.
     import torch
 
     from reprune.measure.source import calibration_batches
     from reprune.steps.engines import Workshop, build_engine
+    from reprune.steps.proofs import demand_proof
+    from reprune.steps.remote_build import build_remote
 
     torch.set_num_threads(threads)
+    demand_proof(sorted(targets.items()), ctx.say)
     torch.manual_seed(seed)
     arms = open_arms(candidate, dense, previous)
     task = arms["dense"].loaded.task
@@ -52,6 +57,9 @@ def build(
     )
     facts: list[EngineFact] = []
     for name, target in sorted(targets.items()):
+        if target.run:
+            facts += build_remote(name, target, arms, shop, ctx)
+            continue
         for arm, model in arms.items():
             facts.append(build_engine(arm, model, name, target, shop))
             ctx.say(f"{arm} for {name}: {facts[-1].bytes} bytes, parity {facts[-1].parity.max_abs}")

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET, structs
+from msgspec import UNSET, UnsetType, structs
 
 from reprune import __version__
-from reprune.core.artifacts import WEIGHTS, Arm, BuildFact, EngineFact
+from reprune.core.artifacts import WEIGHTS, Arm, BuildFact, EngineFact, Parity
 from reprune.core.documents import digest_of
 from reprune.core.errors import RepruneError
+from reprune.core.machine import Machine
 from reprune.core.params import BuildParams, Target
 from reprune.core.step import work_root
 from reprune.core.store import disk_errors, file_digest
-from reprune.runtimes.base import Runtime, get_runtime
+from reprune.runtimes.base import Runtime, Source, get_runtime
+from reprune.runtimes.isolated import build_within
 from reprune.runtimes.sidecar import (
     Sidecar,
     open_engine,
@@ -33,7 +36,9 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Batch, Task
 
 # What of a target decides how an engine runs, and not what it is.
-RUN_ONLY = {"threads": 1, "throughput_batch_sizes": (), "run": "", "kit": False}
+RUN_ONLY = {"threads": 1, "run": "", "kit": False}
+# The same, for an engine that runs any batch size.
+ANY_BATCH = {"batch_size": 1, "throughput_batch_sizes": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,44 +59,102 @@ def build_engine(
     arm: Arm, model: ArmModel, name: str, target: Target, shop: Workshop
 ) -> EngineFact:
     """Afterwards the engine of `arm` for the target called `name` lies below `shop.out`, its sidecar
-    beside it. Raises BuildError for what cannot be built, or computes another function.
+    beside it; of a target that is rebuilt on its device `builds` of them, and the fact tells the worst
+    parity of all. Raises BuildError for what cannot be built, or computes another function.
     """
-    from reprune.measure.parity import take_parity
-
     runtime = get_runtime(target.runtime)
     file = f"engines/{name}/{arm}{runtime.suffix}"
     path = shop.out / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    sidecar = _made(path, model, target, runtime, shop)
-    parity = take_parity(
-        f"{arm}@{name}", open_engine(path, target), model.loaded.module, shop.task, shop.batches
+    sidecar = made(path, model, target, runtime, shop)
+    copies: tuple[str, ...] = ()
+    if target.rebuilt:
+        copies = tuple(
+            f"engines/{name}/{arm}-{number}{runtime.suffix}"
+            for number in range(1, shop.params.builds)
+        )
+        _build_again([shop.out / copy for copy in copies], model, target, sidecar, shop)
+    parity = worst_parity(
+        [_parity(f"{arm}@{name}", shop.out / one, model, target, shop) for one in (file, *copies)]
     )
+    fact = engine_fact(arm, model, name, target, Built(path, file, sidecar, parity))
+    return structs.replace(fact, copies=copies or UNSET)
+
+
+def worst_parity(found: Sequence[Parity]) -> Parity:
+    """The largest difference, the least cosine and the least agreement of several builds of one model."""
+    return Parity(
+        examples=found[0].examples,
+        max_abs=max(one.max_abs for one in found),
+        cosine=min(one.cosine for one in found),
+        agreement=min(one.agreement for one in found),
+    )
+
+
+def _parity(key: str, path: Path, model: ArmModel, target: Target, shop: Workshop) -> Parity:
+    from reprune.measure.parity import take_parity
+
+    session = open_engine(path, target)
+    return take_parity(key, session, model.loaded.module, shop.task, shop.batches)
+
+
+def _build_again(
+    paths: Sequence[Path], model: ArmModel, target: Target, first: Sidecar, shop: Workshop
+) -> None:
+    """More builds from the same source, with the float layers that the first one was given. None comes
+    from the cache: a build that is remembered is no new draw.
+    """
+    runtime = get_runtime(target.runtime)
+    source = replace(
+        model_source(model, target, shop.params), float_layers=first.built.float_layers
+    )
+    for path in paths:
+        built = build_within(runtime, source, target, path, seconds=shop.params.max_seconds)
+        write_sidecar(path, structs.replace(first, engine=file_digest(path), built=built))
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine that lies at `path`, which is `file` of the payload, and what is known of it."""
+
+    path: Path
+    file: str
+    sidecar: Sidecar
+    parity: Parity
+    machine: Machine | UnsetType = UNSET
+
+
+def engine_fact(arm: Arm, model: ArmModel, name: str, target: Target, built: Built) -> EngineFact:
+    """What the manifest says of an engine."""
     return EngineFact(
         arm=arm,
         target=name,
         runtime=target.runtime,
-        runtime_version=sidecar.runtime_version,
+        runtime_version=built.sidecar.runtime_version,
         precision=target.precision,
-        file=file,
-        bytes=path.stat().st_size,
+        file=built.file,
+        bytes=built.path.stat().st_size,
         bundle=model.bundle.digest,
         weights=model.bundle.manifest.payload[WEIGHTS],
         inputs=tuple(model.loaded.task.input_names),
-        parity=parity,
+        parity=built.parity,
         cost=model.cost,
-        built=UNSET if sidecar.built == BuildFact() else sidecar.built,
+        built=UNSET if built.sidecar.built == BuildFact() else built.sidecar.built,
+        machine=built.machine,
     )
 
 
-def _made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: Workshop) -> Sidecar:
-    """Writes the engine and its sidecar: from the cache, where the same was built before."""
-    knobs = structs.replace(shop.params, parity_examples=1, max_seconds=1.0, cache=True)
-    source_digest = digest_of([_essence(target, runtime), shop.examples, knobs, __version__])
+def made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: Workshop) -> Sidecar:
+    """Writes the engine and its sidecar: from the cache, where the same was built before and the target's
+    device does not build its own.
+    """
+    caching = shop.params.cache and not target.rebuilt
+    source = source_digest(target, runtime, shop)
     key = digest_of(
-        [model.bundle.digest, source_digest, runtime.version(), runtime.binding(target)]
+        [model.bundle.digest, source, runtime.version(), runtime.binding(target)]
     ).removeprefix("sha256:")
     cached = work_root() / "engines" / key[:32] / path.name
-    if shop.params.cache and _usable(cached, runtime, target):
+    if caching and _usable(cached, runtime, target):
         with disk_errors(path):
             shutil.copyfile(cached, path)
             shutil.copyfile(sidecar_path(cached), sidecar_path(path))
@@ -106,28 +169,40 @@ def _made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: W
         batch_size=None if runtime.capabilities.dynamic_batch else target.batch_size,
         binding=runtime.binding(target),
         bundle=model.bundle.digest,
-        source=source_digest,
+        source=source,
         built=built,
     )
     write_sidecar(path, sidecar)
-    if shop.params.cache:
+    if caching:
         _keep(path, cached)
     return sidecar
+
+
+def source_digest(target: Target, runtime: Runtime, shop: Workshop) -> str:
+    """Over everything that an engine is built with besides its bundle (Sidecar.source)."""
+    knobs = structs.replace(shop.params, parity_examples=1, max_seconds=1.0, cache=True)
+    return digest_of([_essence(target, runtime), shop.examples, knobs, __version__])
+
+
+def model_source(model: ArmModel, target: Target, params: BuildParams) -> Source:
+    """What an engine of that arm is built from. Raises as source_of does."""
+    from reprune.measure.source import source_of
+
+    return source_of(
+        model.loaded.module,
+        model.loaded.task,
+        target,
+        examples=params.calibration_examples,
+        surgery=model.bundle.manifest.surgery,
+    )
 
 
 def _build(
     path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: Workshop
 ) -> BuildFact:
     from reprune.measure.precision import with_float_layers
-    from reprune.measure.source import source_of
 
-    source = source_of(
-        model.loaded.module,
-        model.loaded.task,
-        target,
-        examples=shop.params.calibration_examples,
-        surgery=model.bundle.manifest.surgery,
-    )
+    source = model_source(model, target, shop.params)
     built = with_float_layers(runtime, source, target, model.loaded.task, shop.params, path)
     zeros = sparsity_words(source.sparsity, target.runtime, runtime.capabilities, built)
     return structs.replace(built, notes=(*built.notes, zeros)) if zeros else built
@@ -136,7 +211,7 @@ def _build(
 def _essence(target: Target, runtime: Runtime) -> Target:
     """The target less what does not change its engine."""
     plain = structs.replace(target, **RUN_ONLY)
-    return structs.replace(plain, batch_size=1) if runtime.capabilities.dynamic_batch else plain
+    return structs.replace(plain, **ANY_BATCH) if runtime.capabilities.dynamic_batch else plain
 
 
 def _usable(cached: Path, runtime: Runtime, target: Target) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from msgspec import UNSET, UnsetType, structs
 
 from reprune.core.artifacts import BatchSamples, TargetSamples
 from reprune.core.documents import canonical
+from reprune.core.machine import Machine
 from reprune.core.policy import Policy
 from reprune.core.step import Context
 from reprune.core.store import write_bytes
@@ -19,7 +20,7 @@ from reprune.measure.starts import take_starts
 from reprune.steps.batch_sizes import other_batch_sizes
 
 if TYPE_CHECKING:
-    from reprune.judge.evidence import Unit
+    from reprune.judge.evidence import Start, Unit
     from reprune.task.protocol import Task
 
 
@@ -32,8 +33,43 @@ class Demand:
     batches: int
 
 
+class TakeUnits(Protocol):
+    """As measure.latency.take_units; one that cannot stop early may give more units than `total`."""
+
+    def __call__(
+        self,
+        job: LatencyJob,
+        *,
+        total: int,
+        already: tuple[Unit, ...] = (),
+        say: Callable[[str], None],
+    ) -> tuple[Unit, ...]:
+        """All units so far, `already` among them, in order."""
+
+
+class TakeStarts(Protocol):
+    """As measure.starts.take_starts."""
+
+    def __call__(
+        self, job: LatencyJob, *, say: Callable[[str], None]
+    ) -> dict[str, tuple[Start, ...]]:
+        """How each arm's engine began in each of its processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taking:
+    """How samples of a target are taken. `machine` is where, if that is not the benchmark's own."""
+
+    units: TakeUnits = take_units
+    starts: TakeStarts = take_starts
+    machine: Machine | UnsetType = UNSET
+
+
+HERE = Taking()
+
+
 def take_samples(
-    name: str, job: LatencyJob, task: Task, demand: Demand, ctx: Context
+    name: str, job: LatencyJob, task: Task, demand: Demand, ctx: Context, taking: Taking = HERE
 ) -> TargetSamples:
     """Measures the target `name` and writes what was taken below `ctx.out`.
 
@@ -46,6 +82,7 @@ def take_samples(
             found, policy, arms=arms, attempt=demand.attempt, batches=demand.batches
         ),
         job,
+        taking,
         stops(policy, arms) or policy.looks[:1],
         _saying(ctx, name),
     )
@@ -56,42 +93,40 @@ def take_samples(
         batch_size=job.target.batch_size,
         units=len(units),
         file=file,
-        throughput=_other_batches(name, job, task, demand, ctx) or UNSET,
-        **_starts(name, job, policy, ctx),
+        throughput=_other_batches(name, job, task, demand, ctx, taking) or UNSET,
+        machine=taking.machine,
+        **_starts(name, job, policy, ctx, taking),
     )
 
 
 def _until(
     enough: Callable[[tuple[Unit, ...]], bool],
     job: LatencyJob,
+    taking: Taking,
     totals: Collection[int],
     say: Callable[[str], None],
 ) -> tuple[Unit, ...]:
     units: tuple[Unit, ...] = ()
     for total in totals:
-        units = take_units(job, total=total, already=units, say=say)
+        units = taking.units(job, total=total, already=units, say=say)
         if enough(units):
             break
     return units
 
 
 def _other_batches(
-    name: str, job: LatencyJob, task: Task, demand: Demand, ctx: Context
+    name: str, job: LatencyJob, task: Task, demand: Demand, ctx: Context, taking: Taking
 ) -> tuple[BatchSamples, ...]:
     policy, arms = demand.policy, set(job.engines)
     samples = []
     for size in other_batch_sizes(job.target, policy):
-        larger = replace(
-            job,
-            target=structs.replace(job.target, batch_size=size),
-            shapes=timed_shapes(task, size),
-            seed=f"{job.seed}/b{size}",
-        )
+        larger = at_batch_size(job, task, size)
         units = _until(
             lambda found: decided_throughput(
                 found, policy, arms=arms, attempt=demand.attempt, batches=demand.batches
             ),
             larger,
+            taking,
             policy.looks,
             _saying(ctx, f"{name}, batch {size}"),
         )
@@ -101,14 +136,26 @@ def _other_batches(
     return tuple(samples)
 
 
+def at_batch_size(job: LatencyJob, task: Task, size: int) -> LatencyJob:
+    """The same at another batch size, with orders of its own."""
+    return replace(
+        job,
+        target=structs.replace(job.target, batch_size=size),
+        shapes=timed_shapes(task, size),
+        seed=f"{job.seed}/b{size}",
+    )
+
+
 class _StartFiles(TypedDict):
     starts: str
     memory: str | UnsetType
 
 
-def _starts(name: str, job: LatencyJob, policy: Policy, ctx: Context) -> _StartFiles:
+def _starts(
+    name: str, job: LatencyJob, policy: Policy, ctx: Context, taking: Taking
+) -> _StartFiles:
     """Writes how each arm's engine began, and the memory alone where the policy has a rule about it."""
-    taken = take_starts(job, say=_saying(ctx, name))
+    taken = taking.starts(job, say=_saying(ctx, name))
     file = f"starts/{name}.json"
     write_bytes(ctx.out / file, canonical(taken))
     if policy.memory is None:

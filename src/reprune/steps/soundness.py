@@ -13,6 +13,7 @@ from reprune.core.artifacts import (
     WEIGHTS,
     Benchmark,
     DataReport,
+    Engines,
     ModelBundle,
     Previous,
     Recorded,
@@ -112,6 +113,7 @@ def _engines(grounds: Grounds) -> Iterator[Problem]:
                     words=f"The {fact.arm}'s engine for {fact.target} holds other weights than its bundle.",
                 )
     for engines in grounds.engines:
+        yield from _builds(grounds, engines)
         if len({(fact.arm, fact.target) for fact in engines.engines}) != len(engines.engines):
             yield Problem(code="engine", words="An engine was built twice.")
         for fact in engines.engines:
@@ -127,6 +129,27 @@ def _engines(grounds: Grounds) -> Iterator[Problem]:
                     words=f"The {fact.arm}'s engine for {fact.target} was not built as params.yaml "
                     "describes that target.",
                 )
+
+
+def _builds(grounds: Grounds, engines: Engines) -> Iterator[Problem]:
+    """A target that its device rebuilds has as many builds of each arm as params.yaml asks for, each a
+    file of its own; any other target has one.
+    """
+    for fact in engines.engines:
+        target = grounds.params.targets.get(fact.target)
+        wanted = grounds.params.build.builds if target is not None and target.rebuilt else 1
+        copies = fact.copies or ()
+        if 1 + len(copies) != wanted:
+            yield Problem(
+                code="builds",
+                words=f"The {fact.arm}'s engine for {fact.target} was built {1 + len(copies)} times, and "
+                f"params.yaml asks for {wanted}.",
+            )
+        if len({fact.file, *copies}) != 1 + len(copies) or set(copies) - set(engines.payload):
+            yield Problem(
+                code="builds",
+                words=f"The builds of the {fact.arm}'s engine for {fact.target} are not files of their own.",
+            )
 
 
 def _targets(grounds: Grounds, targets: Sequence[TargetEvidence]) -> Iterator[Problem]:

@@ -1,0 +1,37 @@
+"""What a selftest found: which promises of its adapter a runtime kept, and where."""
+
+from __future__ import annotations
+
+from reprune.core.artifacts import Fact
+from reprune.core.machine import Machine
+
+
+class Check(Fact, kw_only=True):
+    """One promise in one precision: whether it was kept, and what was seen."""
+
+    precision: str
+    name: str
+    ok: bool
+    words: str
+
+
+class Conformance(Fact, kw_only=True):
+    """What a runtime did on one machine. Times are of no meaning but to tell that it runs."""
+
+    runtime: str
+    version: str
+    device: str
+    machine: Machine
+    checks: tuple[Check, ...]
+    seconds: float
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The promises that were not kept."""
+        return tuple(check for check in self.checks if not check.ok)
+
+    @property
+    def proven(self) -> tuple[str, ...]:
+        """The precisions in which everything was kept."""
+        failed = {check.precision for check in self.failures}
+        return tuple(sorted({check.precision for check in self.checks} - failed))

@@ -1,0 +1,107 @@
+"""TensorRT's timing cache: kept for its like, left out when it does not fit, pinned by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from reprune.core.errors import BuildError
+from reprune.runtimes.timing_cache import CachePlan, attach, cache_path, keep
+
+FACTS = {"library": "10.16", "GPU": "Orin", "driver": "540.4"}
+
+
+class Cache:
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
+class Config:
+    """A builder's config that takes caches which begin with `mark`, and adds `learns` while it builds."""
+
+    def __init__(self, mark: bytes = b"ours", learns: bytes = b"") -> None:
+        self.mark, self.learns, self.cache = mark, learns, Cache(b"")
+
+    def create_timing_cache(self, content: bytes) -> Cache:
+        if content == b"corrupt":
+            raise RuntimeError("corrupt")
+        return Cache(content or self.mark)
+
+    def set_timing_cache(self, cache: Cache, ignore_mismatch: bool) -> bool:
+        fits = ignore_mismatch or cache.content.startswith(self.mark)
+        if fits:
+            self.cache = Cache(cache.content + self.learns)
+        return fits
+
+    def get_timing_cache(self) -> Cache:
+        return self.cache
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def test_a_cache_is_found_by_all_that_it_depends_on(tmp_path: Path) -> None:
+    """Another driver is another file."""
+    paths = {cache_path(tmp_path, FACTS), cache_path(tmp_path, {**FACTS, "driver": "540.5"})}
+    paths.add(cache_path(tmp_path, dict(reversed(FACTS.items()))))
+    assert len(paths) == 2
+
+
+def test_what_one_build_learns_the_next_one_is_told(tmp_path: Path) -> None:
+    """Written whole, and attached by the next build."""
+    plan = CachePlan(path=cache_path(tmp_path, FACTS))
+    first, second = Config(learns=b"+conv"), Config()
+    assert attach(first, plan).notes == ()
+    assert keep(first, plan) == digest(b"ours+conv")
+    attach(second, plan)
+    assert second.cache.content == b"ours+conv"
+
+
+@pytest.mark.parametrize("stored", [b"theirs", b"corrupt"])
+def test_a_foreign_or_corrupt_cache_is_replaced_with_a_note(stored: bytes, tmp_path: Path) -> None:
+    """It is never loaded in spite of a mismatch, and costs no build."""
+    plan = CachePlan(path=tmp_path / "c.cache")
+    plan.path.write_bytes(stored)
+    config = Config()
+    (note,) = attach(config, plan).notes
+    assert "fresh" in note
+    assert config.cache.content == b"ours"
+    keep(config, plan)
+    assert plan.path.read_bytes() == b"ours"
+
+
+def test_a_pinned_cache_must_be_there_be_the_one_and_suffice(tmp_path: Path) -> None:
+    """Else another build may choose other kernels, and it is refused."""
+    path = tmp_path / "c.cache"
+    plan = CachePlan(path=path, pin=digest(b"ours+conv"))
+    with pytest.raises(BuildError, match="no timing cache to pin"):
+        attach(Config(), plan)
+    path.write_bytes(b"ours+pool")
+    with pytest.raises(BuildError, match="not the pinned one"):
+        attach(Config(), plan)
+    path.write_bytes(b"ours+conv")
+    config = Config()
+    attach(config, plan)
+    assert keep(config, plan) == plan.pin
+    learning = Config(learns=b"+gemm")
+    attach(learning, plan)
+    with pytest.raises(BuildError, match="does not hold"):
+        keep(learning, plan)
+    assert path.read_bytes() == b"ours+conv"
+    with pytest.raises(BuildError, match="another device"):
+        attach(Config(mark=b"another machine's"), plan)
+
+
+def test_a_cache_that_cannot_be_written_costs_no_build(tmp_path: Path) -> None:
+    """The folder's name is taken by a file."""
+    (tmp_path / "timing-caches").write_text("")
+    plan = CachePlan(path=cache_path(tmp_path, FACTS))
+    config = Config()
+    attach(config, plan)
+    assert keep(config, plan) == digest(b"ours")

@@ -1,0 +1,86 @@
+"""Real models, cut by our own surgery, on ExecuTorch and on torch: within the bounds of the precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reprune.core.params import Precision, Target
+from reprune.core.policy import PARITY_BY_PRECISION, ParityRules
+from reprune.runtimes.base import Source, get_runtime
+from tests import zoo
+
+pytestmark = pytest.mark.slow
+COLUMNS: list[tuple[str, Precision]] = [
+    ("executorch", "fp32"),
+    ("executorch", "int8"),
+    ("torch", "fp32"),
+    ("torch-compiled", "fp32"),
+]
+# As many as a build reads by default; more than one batch size, and less than one of it.
+HELD = 64
+
+
+def answers(outputs: np.ndarray) -> np.ndarray:
+    """What the task would read: the class of an example, or the side of a pixel."""
+    return outputs.argmax(axis=1) if outputs.ndim == 2 else outputs > 0
+
+
+def check(model: zoo.ZooModel, runtime: str, precision: Precision, folder: Path) -> Path:
+    """Builds and runs for several numbers of examples; the engine's path."""
+    target = Target(runtime=runtime, precision=precision, batch_size=2)
+    source = Source(
+        module=model.module,
+        example_inputs=model.example_inputs,
+        input_names=model.input_names,
+        calibration=model.calibration,
+    )
+    path = folder / f"{runtime}-{precision}.engine"
+    fact = get_runtime(runtime).build(source, target, path)
+    session = get_runtime(runtime).open(path, target)
+    with torch.no_grad():
+        expected = model.module(*model.held).numpy()
+    found = session.run([tensor.numpy() for tensor in model.held])[0]
+    bounds = PARITY_BY_PRECISION.get(precision, ParityRules())
+    one, other = expected.astype(float).ravel(), found.astype(float).ravel()
+    assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) >= bounds.min_cosine
+    assert (answers(expected) == answers(found)).mean() >= bounds.min_agreement
+    assert bounds.max_abs is None or np.abs(one - other).max() <= bounds.max_abs
+    for count in (1, 3):
+        part = session.run([tensor[:count].numpy() for tensor in model.held])[0]
+        assert np.abs(part - found[:count]).max() <= 1e-4 * np.abs(found).max()
+    assert fact.float_layers == ()
+    return path
+
+
+@pytest.mark.parametrize("name", zoo.FAST)
+@pytest.mark.parametrize(("runtime", "precision"), COLUMNS)
+def test_pruned(name: str, runtime: str, precision: Precision, tmp_path: Path) -> None:
+    check(zoo.pruned(name), runtime, precision, tmp_path)
+
+
+@pytest.mark.parametrize(("runtime", "precision"), COLUMNS)
+def test_dense(runtime: str, precision: Precision, tmp_path: Path) -> None:
+    check(zoo.dense("odd-cnn"), runtime, precision, tmp_path)
+
+
+def test_int8_and_a_cut_both_make_the_file_smaller(tmp_path: Path) -> None:
+    sizes = [
+        check(model, "executorch", precision, tmp_path).stat().st_size
+        for model, precision in (
+            (zoo.dense("odd-cnn"), "fp32"),
+            (zoo.pruned("odd-cnn"), "fp32"),
+            (zoo.pruned("odd-cnn"), "int8"),
+        )
+    ]
+    assert sizes[1] < 0.8 * sizes[0]
+    assert sizes[2] < 0.4 * sizes[1]
+
+
+@pytest.mark.skipif(not zoo.has_minilm, reason="the weights of MiniLM are not installed")
+@pytest.mark.parametrize(("runtime", "precision"), COLUMNS)
+def test_minilm(runtime: str, precision: Precision, tmp_path: Path) -> None:
+    check(zoo.pruned("minilm"), runtime, precision, tmp_path)
