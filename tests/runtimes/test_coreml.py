@@ -71,7 +71,10 @@ def check_agrees(content: bytes, model: zoo.ZooModel, precision: str) -> None:
 CONSTEXPR = {"int8-weights": "constexpr_affine_dequantize", "palette4": "constexpr_lut_to_dense"}
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32", "int8-weights", "palette4"])
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("fp32", "fp16", "palette4")]
+
+
+@pytest.mark.parametrize("precision", ["int8-weights", *SLOWER])
 def test_a_pruned_cnn_holds_what_its_module_computes(tmp_path: Path, precision: str) -> None:
     model = zoo.pruned("odd-cnn")
     content = built(tmp_path, source(model), target(precision))
@@ -88,6 +91,7 @@ def test_a_pruned_cnn_holds_what_its_module_computes(tmp_path: Path, precision: 
     assert list(description.output[0].type.multiArrayType.shape) == [1, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8-weights"])
 def test_a_pruned_segmentation_net_holds_what_its_module_computes(
     tmp_path: Path, precision: str
@@ -127,6 +131,7 @@ def test_zeros_of_masked_weights_are_stored_in_a_bit_each(tmp_path: Path) -> Non
     assert "unstructured" in RUNTIME.capabilities.stores_sparse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int8-weights", "palette4"])
 def test_sparse_and_small_together_need_a_newer_system(tmp_path: Path, precision: str) -> None:
     model, path = masked(0.9), tmp_path / "net"
