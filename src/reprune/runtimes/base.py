@@ -29,6 +29,7 @@ RUNTIMES: Mapping[str, str] = {
     "openvino": "reprune.runtimes.openvino:OpenVino",
     "litert": "reprune.runtimes.litert:LiteRt",
     "edgetpu": "reprune.runtimes.edgetpu:EdgeTpu",
+    "microcontroller": "reprune.runtimes.microcontroller.runtime:Microcontroller",
 }
 
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.
