@@ -30,6 +30,7 @@ RUNTIMES: Mapping[str, str] = {
     "litert": "reprune.runtimes.litert:LiteRt",
     "edgetpu": "reprune.runtimes.edgetpu:EdgeTpu",
     "coreml": "reprune.runtimes.coreml:CoreMl",
+    "microcontroller": "reprune.runtimes.microcontroller.runtime:Microcontroller",
 }
 
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from reprune.core.errors import PayloadCorrupt, SchemaTooNew
 from reprune.runtimes.compact.arithmetic import CodeBit, Decoder, Encoder
-from reprune.runtimes.compact.header import Entry, read_header, start_of, write_header
+from reprune.runtimes.compact.header import (
+    MAX_ELEMENTS,
+    Entry,
+    cells_of,
+    read_header,
+    start_of,
+    write_header,
+)
 from reprune.runtimes.compact.mixing import MixedModel, PlainModel
 from reprune.runtimes.compact.tensors import Quantised, Tensors
 from reprune.runtimes.compact.walk import (
@@ -57,11 +64,12 @@ def encode(tensors: Tensors, *, coding: Coding = "dense-entropy") -> bytes:
     return content + binascii.crc32(content).to_bytes(4, "little")
 
 
-def decode(data: bytes) -> dict[str, Quantised | NDArray[Any]]:
+def decode(data: bytes, *, max_elements: int = MAX_ELEMENTS) -> dict[str, Quantised | NDArray[Any]]:
     """Exactly the tensors that were encoded, in their order.
 
-    Raises PayloadCorrupt for a file that is cut short, changed or none of ours, SchemaTooNew for a
-    coding that this version does not know.
+    A few bytes may stand for many zeros: `max_elements` bounds the memory and the time that a file of
+    unknown hands can take. Raises PayloadCorrupt for a file that is cut short, changed, none of ours
+    or that holds more than that in all, SchemaTooNew for a coding that this version does not know.
     """
     content = checked(data)
     if content[3] not in _NUMBERS.values():
@@ -71,6 +79,10 @@ def decode(data: bytes) -> dict[str, Quantised | NDArray[Any]]:
             fix="upgrade reprune",
         )
     entries, place = read_header(content, 4)
+    if sum(cells_of(entry.shape) for entry in entries) > max_elements:
+        raise PayloadCorrupt(
+            f"it holds more than {max_elements} elements", where="compact file", fix=_FIX
+        )
     stream = _Stream(coder=Decoder(content[place:]).code, mixed=content[3] == 1)
     found: dict[str, Quantised | NDArray[Any]] = {}
     for entry in entries:

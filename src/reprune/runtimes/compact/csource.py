@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 from reprune.core.errors import InputError
@@ -35,28 +36,30 @@ def c_sources(data: bytes) -> dict[str, str]:
     folder = files("reprune.runtimes.compact") / "c"
     return {
         "reprune_model.h": _model_header(limits, len(data)),
-        "reprune_model.c": _model_source(data),
+        "reprune_model.c": model_source(data),
         **{name: (folder / name).read_text(encoding="utf-8") for name in _DECODER},
     }
 
 
 def _model_header(limits: dict[str, int], size: int) -> str:
-    lines = [f"#define REPRUNE_MAX_{name} {max(limit, 1)}" for name, limit in limits.items()]
-    return "\n".join(
+    return text_of(
+        "REPRUNE_MODEL_H",
         [
-            "#ifndef REPRUNE_MODEL_H",
-            "#define REPRUNE_MODEL_H",
             "#include <stdint.h>",
-            *lines,
+            *(f"#define REPRUNE_MAX_{name} {max(limit, 1)}" for name, limit in limits.items()),
             f"#define REPRUNE_MODEL_SIZE {size}",
             "extern const uint8_t reprune_model[REPRUNE_MODEL_SIZE];",
-            "#endif",
-            "",
-        ]
+        ],
     )
 
 
-def _model_source(data: bytes) -> str:
+def text_of(guard: str, lines: Sequence[str]) -> str:
+    """A header of these lines that may be included twice."""
+    return "\n".join([f"#ifndef {guard}", f"#define {guard}", *lines, "#endif", ""])
+
+
+def model_source(data: bytes) -> str:
+    """The bytes as the constant that the generated header declares."""
     rows = [data[place : place + 16] for place in range(0, len(data), 16)]
     body = ",\n".join("    " + ", ".join(f"0x{byte:02x}" for byte in row) for row in rows)
     return (

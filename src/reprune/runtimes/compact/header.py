@@ -74,7 +74,7 @@ class Entry:
             raise _refused(name, f"a book has 1 to {MAX_CODES + 1} values, the first of them 0")
         if codes.size and codes.max() >= len(book):
             raise _refused(name, f"code {codes.max()} is not in a book of {len(book)}")
-        if math.prod(max(size, 1) for size in codes.shape) > MAX_ELEMENTS:
+        if cells_of(codes.shape) > MAX_ELEMENTS:
             raise _refused(name, f"more than {MAX_ELEMENTS} weights")
         if plain and _whole(book) is None:
             raise _refused(
@@ -92,6 +92,11 @@ class Entry:
         if tensor.dtype not in _RAW.values():
             raise _refused(name, f"{tensor.dtype} is neither quantised nor float32 or int64")
         return cls(name=name, shape=tensor.shape, raw=tensor)
+
+
+def cells_of(shape: Sequence[int]) -> int:
+    """What a tensor costs to walk: a dimension of 0 does not make the others small."""
+    return math.prod(max(size, 1) for size in shape)
 
 
 def start_of(density: int) -> int:
@@ -128,8 +133,7 @@ def read_header(content: bytes, place: int) -> tuple[list[Entry], int]:
 def _read_entry(reader: _Reader) -> Entry:
     name = _long(reader.take(reader.varint()))
     shape = tuple(reader.varint() for _ in range(reader.varint()))
-    # A dimension of 0 does not make the others small: there are still so many rows.
-    if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
+    if cells_of(shape) > MAX_ELEMENTS:
         raise ValueError(f"tensor '{name}' has more than {MAX_ELEMENTS} weights")
     kind = reader.byte()
     if kind in _RAW:

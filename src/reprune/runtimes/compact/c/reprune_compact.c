@@ -2,28 +2,35 @@
 #include "reprune_model.h"
 #include "reprune_compact.h"
 
+/* What the file does not hold reads as 0 and leaves r->header beyond its end: see overrun(). */
 static uint32_t varint(reprune_reader *r) {
     uint32_t number = 0, shift = 0;
-    while (r->header < r->size) {
+    while (r->header < r->size && shift <= 28) {
         uint8_t byte = r->data[r->header++];
         number |= (uint32_t)(byte & 0x7F) << shift;
         if (byte < 0x80) return number;
         shift += 7;
-        if (shift > 28) break;
     }
+    r->header = r->size + 1;
     return 0;
 }
 
 static uint8_t next_byte(reprune_reader *r) {
-    return r->header < r->size ? r->data[r->header++] : 0;
+    if (r->header < r->size) return r->data[r->header++];
+    r->header = r->size + 1;
+    return 0;
 }
+
+static int overrun(const reprune_reader *r) { return r->header > r->size; }
 
 /* One line of the header; the tensor's facts are kept in *t. */
 static int read_entry(reprune_reader *r, reprune_tensor *t) {
     uint32_t name = varint(r), dimensions, last = 1, place, root;
     uint8_t kind, density;
+    if (overrun(r) || name > r->size - r->header) return REPRUNE_E_FORMAT;
     r->header += name;
     dimensions = varint(r);
+    if (dimensions > REPRUNE_MAX_DIMENSIONS) return REPRUNE_E_SIZE;
     t->rows = t->columns = 1;
     for (place = 0; place < dimensions; place++) {
         last = varint(r);
@@ -58,11 +65,12 @@ static int read_entry(reprune_reader *r, reprune_tensor *t) {
         return REPRUNE_E_FORMAT;
     }
     for (t->depth = 0; t->values > (1u << t->depth); t->depth++) {}
+    if (overrun(r)) return REPRUNE_E_FORMAT;
     r->row = density; /* start() turns it into a probability */
     return 0;
 }
 
-static uint32_t checksum(const uint8_t *data, uint32_t size) {
+uint32_t reprune_checksum(const uint8_t *data, uint32_t size) {
     uint32_t crc = 0xFFFFFFFFu, place;
     int bit;
     for (place = 0; place < size; place++) {
@@ -78,7 +86,7 @@ int reprune_open(reprune_reader *r, const uint8_t *data, uint32_t size) {
     if (size < 9 || data[0] != 'R' || data[1] != 'P' || data[2] != 'C' || data[3] != 2)
         return REPRUNE_E_FORMAT;
     for (byte = 3; byte >= 0; byte--) stored = stored << 8 | data[size - 4 + (uint32_t)byte];
-    if (checksum(data, size - 4) != stored) return REPRUNE_E_CHECKSUM;
+    if (reprune_checksum(data, size - 4) != stored) return REPRUNE_E_CHECKSUM;
     r->data = data;
     r->size = size - 4;
     r->header = 4;

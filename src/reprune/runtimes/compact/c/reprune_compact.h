@@ -16,6 +16,8 @@
 #define REPRUNE_E_ORDER (-4)    /* no tensor, or no row, is left */
 #define REPRUNE_E_SHAPE (-5)    /* the tensors are not those of an MLP, or do not fit its input */
 
+#define REPRUNE_MAX_DIMENSIONS 8
+
 #if REPRUNE_MAX_VALUES > 128
 #define REPRUNE_NODES 256
 #elif REPRUNE_MAX_VALUES > 32
@@ -52,6 +54,9 @@ typedef struct {
     uint8_t columns[(REPRUNE_MAX_COLUMNS + 7) / 8];
     uint8_t live[(REPRUNE_MAX_ROWS + 7) / 8], fed[(REPRUNE_MAX_ROWS + 7) / 8];
 } reprune_reader;
+
+/* The CRC-32 that a file ends in. */
+uint32_t reprune_checksum(const uint8_t *data, uint32_t size);
 
 /* Checks the whole file; `data` must stay where it is while the reader is used. */
 int reprune_open(reprune_reader *reader, const uint8_t *data, uint32_t size);
