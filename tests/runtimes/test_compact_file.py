@@ -253,6 +253,32 @@ def test_a_changed_file_with_a_right_checksum_is_an_error_or_a_model(data, codin
         assert np.isfinite(tensor.book).all() or coding == "dense-entropy"
 
 
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_code_that_no_byte_holds_is_damage(coding):
+    """A book of 254 values has codes of 8 bits: a damaged stream may hold the 256th."""
+    random = np.random.default_rng(0)
+    book = Levels(levels=(0, *range(-127, 0), *range(1, 128)), exponent=0).book()
+    codes = random.integers(0, 255, size=(8, 9)).astype(np.uint8)
+    data = encode({"w": Quantised(codes=codes, book=book)}, coding=coding)
+    refused = 0
+    for place in range(20, len(data) - 4):
+        content = data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 : -4]
+        try:
+            decode(content + binascii.crc32(content).to_bytes(4, "little"))
+        except PayloadCorrupt:
+            refused += 1
+    assert refused > 0
+
+
+def test_a_reader_bounds_what_it_takes():
+    """A few bytes stand for many zeros; the limit holds for all tensors together."""
+    empty = Quantised(codes=np.zeros((30, 30), np.uint8), book=np.zeros(1, np.float32))
+    data = encode({"a": empty, "b": empty})
+    assert len(decode(data, max_elements=1800)) == 2
+    with pytest.raises(PayloadCorrupt, match="more than 1799 elements"):
+        decode(data, max_elements=1799)
+
+
 def test_rows_of_no_columns_do_not_take_all_memory():
     head = encode({"w": Quantised(codes=np.zeros((1, 0), np.uint8), book=np.zeros(1, np.float32))})
     content = head[:-4].replace(b"w\x02\x01\x00", b"w\x02\xff\xff\xff\xff\x7f\x00")

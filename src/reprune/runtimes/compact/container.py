@@ -92,10 +92,11 @@ def decode(data: bytes, *, max_elements: int = MAX_ELEMENTS) -> dict[str, Quanti
         rows, columns = matrix_of(entry.shape)
         codes = [[0] * columns for _ in range(rows)]
         stream.code(entry, codes)
-        whole = np.array(codes, dtype=np.uint8).reshape(entry.shape)
+        # Of a damaged file a code may be 256, which no byte holds.
+        whole = np.array(codes, dtype=np.int16).reshape(entry.shape)
         if whole.size and whole.max() >= len(entry.book):
             raise PayloadCorrupt("a code is not in its book", where="compact file", fix=_FIX)
-        found[entry.name] = Quantised(codes=whole, book=entry.book)
+        found[entry.name] = Quantised(codes=whole.astype(np.uint8), book=entry.book)
     return found
 
 
