@@ -1,0 +1,83 @@
+"""The section on engines tells how they were built and how they begin, beside how near they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from reprune.core.artifacts import BuildFact, LayerError
+from reprune.judge.evidence import Start
+from reprune.report.engines import engines_section
+from reprune.report.facts import ReportFacts
+from reprune.report.html import render_html
+from tests.report.scenes import PASSED
+from tests.report.verdicts import facts
+
+STARTS = tuple(
+    Start(load_ns=ms * 1_000_000, first_call_ns=2_500_000, peak_bytes=7_000_000)
+    for ms in (30, 40, 900)
+)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> ReportFacts:
+    found = facts(PASSED, tmp_path)
+    (engines,) = found.engines
+    built = BuildFact(
+        float_layers=("head", "block.<3>"),
+        fallbacks=2,
+        notes=("int8 on 500 examples of tune: 0.2 points lost",),
+        details={"quantised layers": "18 of 20"},
+    )
+    made = tuple(
+        msgspec.structs.replace(
+            fact,
+            precision="int8",
+            built=built,
+            worst_layers=(LayerError(layer="stem", relative=0.25),),
+        )
+        if fact.arm == "candidate"
+        else fact
+        for fact in engines.engines
+    )
+    target = made[0].target
+    return replace(
+        found,
+        engines=(msgspec.structs.replace(engines, engines=made),),
+        starts={target: {"candidate": STARTS}},
+    )
+
+
+def test_builds_and_starts_are_told(told: ReportFacts) -> None:
+    section = engines_section(told)
+    assert section is not None
+    text = "".join(map(str, section.content))
+    for words in (
+        "left in float: head",
+        "2 layers run elsewhere",
+        "0.2 points lost",
+        "18 of 20",
+        "stem (0.25)",
+    ):
+        assert words in text
+    # Medians of the three processes, so that one slow start does not count.
+    assert "40" in text
+    assert "900" not in text
+    assert "2.5" in text
+    assert "In int8 the policy asks for a cosine of 0.98" in section.lead
+    assert "In fp32 the policy asks for a difference" in section.lead
+
+
+def test_what_a_model_is_called_cannot_break_the_page(told: ReportFacts) -> None:
+    page = render_html(told)
+    assert "block.<3>" not in page
+    assert "block.&lt;3&gt;" in page
+
+
+def test_without_starts_there_is_no_table_of_them(told: ReportFacts) -> None:
+    section = engines_section(replace(told, starts={}))
+    assert section is not None
+    assert "First call" not in "".join(map(str, section.content))
