@@ -316,6 +316,39 @@ def test_ranges_reach_the_engine(tmp_path: Path) -> None:
     assert errors["entropy"] < 0.3 * errors["minmax"]
 
 
+class Masked(nn.Module):
+    """Positions by index arithmetic, and scores with a mask of the lowest float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.places = nn.Embedding(9, 4)
+        self.given = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.places(torch.arange(x.shape[1]) + 2)
+        given = self.given(x)
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        scores = given @ given.transpose(1, 2) + torch.where(later, torch.finfo().min, 0.0)
+        return self.head(scores.softmax(dim=2) @ given) + given
+
+
+def test_masks_and_positions_stay_as_they_are(tmp_path: Path) -> None:
+    inputs = torch.randn((64, 7, 4), generator=torch.Generator().manual_seed(4))
+    given = Source(
+        module=Masked().eval(),
+        example_inputs=(inputs[:2],),
+        input_names=("x",),
+        calibration=[(inputs,)],
+    )
+    path = tmp_path / "engine.pte"
+    fact = RUNTIME.build(given, target("int8"), path)
+    assert fact.details["quantised layers"] == "2 of 2"
+    found = RUNTIME.open(path, target("int8")).run([inputs.numpy()])[0]
+    assert cosine(found, answer(Masked(), inputs.numpy())) > 0.999
+
+
 def test_a_pattern_that_fits_nothing_is_noted(tmp_path: Path) -> None:
     fact = RUNTIME.build(
         source(nn.Conv2d(3, 4, 3), float_layers=("no.such",)),

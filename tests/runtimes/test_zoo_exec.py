@@ -29,9 +29,15 @@ def answers(outputs: np.ndarray) -> np.ndarray:
     return outputs.argmax(axis=1) if outputs.ndim == 2 else outputs > 0
 
 
-def check(model: zoo.ZooModel, runtime: str, precision: Precision, folder: Path) -> Path:
+def check(
+    model: zoo.ZooModel,
+    runtime: str,
+    precision: Precision,
+    folder: Path,
+    float_layers: tuple[str, ...] = (),
+) -> Path:
     """Builds and runs for several numbers of examples; the engine's path."""
-    target = Target(runtime=runtime, precision=precision, batch_size=2)
+    target = Target(runtime=runtime, precision=precision, batch_size=2, float_layers=float_layers)
     source = Source(
         module=model.module,
         example_inputs=model.example_inputs,
@@ -52,7 +58,7 @@ def check(model: zoo.ZooModel, runtime: str, precision: Precision, folder: Path)
     for count in (1, 3):
         part = session.run([tensor[:count].numpy() for tensor in model.held])[0]
         assert np.abs(part - found[:count]).max() <= 1e-4 * np.abs(found).max()
-    assert fact.float_layers == ()
+    assert bool(fact.float_layers) == bool(float_layers)
     return path
 
 
@@ -83,4 +89,6 @@ def test_int8_and_a_cut_both_make_the_file_smaller(tmp_path: Path) -> None:
 @pytest.mark.skipif(not zoo.has_minilm, reason="the weights of MiniLM are not installed")
 @pytest.mark.parametrize(("runtime", "precision"), COLUMNS)
 def test_minilm(runtime: str, precision: Precision, tmp_path: Path) -> None:
-    check(zoo.pruned("minilm"), runtime, precision, tmp_path)
+    # In int8 throughout its outputs have a cosine of 0.90: what is added to the residual stream hurts.
+    kept = ("*.output.dense",) if precision == "int8" else ()
+    check(zoo.pruned("minilm"), runtime, precision, tmp_path, kept)

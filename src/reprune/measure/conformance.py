@@ -27,7 +27,7 @@ from reprune.core.machine import this_machine
 from reprune.core.params import Target
 from reprune.core.policy import ParityRules
 from reprune.measure.calls import Shape, common_clock, timed_calls
-from reprune.measure.promises import Check, Conformance
+from reprune.measure.promises import CAN_RUN, Check, Conformance
 from reprune.runtimes.base import Session, Source, get_runtime
 from reprune.runtimes.isolated import build_within
 
@@ -169,6 +169,9 @@ class _Made:
 def _in_one_precision(target: Target, folder: Path) -> list[Check]:
     try:
         made = _Made(target, folder)
+        made.open()
+    except BuildError as error:
+        return [_check(target, CAN_RUN, ok=False, words=_said(error))]
     except Exception as error:  # noqa: BLE001 - an adapter of anybody: whatever it raises is the finding
         return [_check(target, "builds", ok=False, words=_said(error))]
     size = made.engine.stat().st_size if made.engine.is_file() else 0

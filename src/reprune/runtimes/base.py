@@ -29,6 +29,7 @@ RUNTIMES: Mapping[str, str] = {
     "openvino": "reprune.runtimes.openvino:OpenVino",
     "litert": "reprune.runtimes.litert:LiteRt",
     "edgetpu": "reprune.runtimes.edgetpu:EdgeTpu",
+    "coreml": "reprune.runtimes.coreml:CoreMl",
     "microcontroller": "reprune.runtimes.microcontroller.runtime:Microcontroller",
 }
 

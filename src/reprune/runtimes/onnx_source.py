@@ -11,7 +11,8 @@ from reprune.core.artifacts import BuildFact
 from reprune.core.params import Target
 from reprune.runtimes.base import Source
 from reprune.runtimes.onnx_export import export_onnx
-from reprune.runtimes.onnx_quantize import Style, layers_of, matches, quantise
+from reprune.runtimes.onnx_plan import Style, layers_of, matches
+from reprune.runtimes.onnx_quantize import quantise
 from reprune.runtimes.onnx_rewrite import rewrite
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.core.store import write_bytes
 from reprune.runtimes.base import Binding, Capabilities, Source
-from reprune.runtimes.onnx_quantize import CPU
+from reprune.runtimes.onnx_plan import CPU
 from reprune.runtimes.onnx_source import float_onnx, int8_onnx, quantisable_layers
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ class Captured:
 
     def __init__(self, loaded: Loaded, inputs: Sequence[Tensor]) -> None:
         self.inputs = [tensor.clone() for tensor in inputs]
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside), torch.inference_mode():
             for _ in range(CALLS_BEFORE_CAPTURE):
@@ -97,7 +97,10 @@ class GpuSession:
 def event_times(once: Any, calls: int) -> list[int]:
     """Queues `once` `calls` times between CUDA events; the time of each on the GPU in ns."""
     pairs = [
-        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        (
+            torch.cuda.Event(enable_timing=True),  # type: ignore[no-untyped-call]
+            torch.cuda.Event(enable_timing=True),  # type: ignore[no-untyped-call]
+        )
         for _ in range(calls)
     ]
     torch.cuda.synchronize()

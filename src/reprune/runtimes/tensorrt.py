@@ -31,7 +31,7 @@ from reprune.runtimes.cuda import Gpu, checked, cudart, find_gpu, gpu_count
 from reprune.runtimes.isolated import build_within
 from reprune.runtimes.jetson import is_jetson, jetson_details, jetson_state
 from reprune.runtimes.onnx_half import refuse_overflow, to_half
-from reprune.runtimes.onnx_quantize import TENSORRT
+from reprune.runtimes.onnx_plan import TENSORRT
 from reprune.runtimes.onnx_source import (
     calibration_arrays,
     float_onnx,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reprune.core.artifacts import BuildFact
@@ -13,7 +13,7 @@ from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.runtimes.base import Source
 from reprune.runtimes.converters import explained, quiet
-from reprune.runtimes.onnx_quantize import matches
+from reprune.runtimes.onnx_plan import matches
 from reprune.runtimes.torch_program import ROOT, examples_of, export_program
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ EPS = 2**-12
 # What has weights, and what only joins tensors.
 WEIGHTED = ("conv1d", "conv2d", "convolution", "conv_transpose1d", "conv_transpose2d", "linear")
 JOINING = ("add", "add_", "mul", "mul_", "cat", "adaptive_avg_pool2d")
+INT8, FLOAT = "int8", "float"
 # Views and numbers that the runtime keeps for itself; no data passes through them.
 BOOKKEEPING = "executorch_prim::"
 
@@ -104,33 +105,62 @@ def _prepared(program: ExportedProgram, patterns: Sequence[str], target: Target)
             config, input_activation=activation, output_activation=activation
         )
         quantizer = xnnpack.XNNPACKQuantizer().set_global(config)
-        quantizer.set_filter_function(lambda node: not _stays_float(node, patterns))
-        prepared: fx.GraphModule = pt2e.prepare_pt2e(program.module(), quantizer)
+        quantizer.set_filter_function(_chooser(patterns))
+        module = program.module()
+        _keep_whole_numbers(module)
+        prepared: fx.GraphModule = pt2e.prepare_pt2e(module, quantizer)
     return prepared
 
 
-def _stays_float(node: fx.Node, patterns: Sequence[str]) -> bool:
-    """Whether the node was written in a module that stays in float, or joins what such a one gives."""
-    if matches(_owner(node), patterns):
-        return True
-    return _kind(node) in JOINING and any(
-        matches(_owner(layer), patterns)
-        for given in node.all_input_nodes
-        for layer in _sources(given)
-    )
+def _chooser(patterns: Sequence[str]) -> Callable[[fx.Node], bool]:
+    """Whether a node may be quantised.
+
+    A layer is, unless a pattern keeps it in float. What joins tensors is where it takes what a
+    quantised layer gives, by way of nothing but such operators as ReLU, and nothing of a float layer:
+    sums of embeddings or of scores and a mask of -3e38 stay in float.
+    """
+    known: dict[fx.Node, str] = {}
+
+    def may_be(node: fx.Node) -> bool:
+        if node not in known:
+            for each in node.graph.nodes:
+                known[each] = _state(each, known, patterns)
+        return known[node] == INT8 or (known[node] != FLOAT and _kind(node) not in JOINING)
+
+    return may_be
 
 
-def _sources(node: fx.Node) -> Iterator[fx.Node]:
-    """The layers whose outputs reach `node` through nothing but operators without weights."""
-    current: fx.Node | None = node
-    while current is not None and current.op == "call_function":
-        kind = _kind(current)
-        if kind in WEIGHTED:
-            yield current
-            return
-        if kind in JOINING:
-            return
-        current = current.args[0] if isinstance(current.args[0], type(current)) else None
+def _state(node: fx.Node, known: Mapping[fx.Node, str], patterns: Sequence[str]) -> str:
+    """INT8 or FLOAT for a layer, for what joins such and for what only passes one on; "" for the rest."""
+    given = [known.get(one, "") for one in node.all_input_nodes if one.op == "call_function"]
+    kind = _kind(node)
+    if kind in WEIGHTED:
+        return FLOAT if matches(_owner(node), patterns) else INT8
+    if kind in JOINING:
+        if matches(_owner(node), patterns) or FLOAT in given:
+            return FLOAT
+        return INT8 if INT8 in given else ""
+    return given[0] if len(given) == 1 else ""
+
+
+def _keep_whole_numbers(module: fx.GraphModule) -> None:
+    """Numbers that are added to whole numbers (to positions) stay numbers: the quantiser would make them
+    tensors of float.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    as_number = {aten.add.Tensor: aten.add.Scalar, aten.mul.Tensor: aten.mul.Scalar}
+    for node in module.graph.nodes:
+        value = node.meta.get("val")
+        if (
+            node.target in as_number
+            and isinstance(value, torch.Tensor)
+            and not value.is_floating_point()
+            and not isinstance(node.args[1], type(node))
+        ):
+            node.target = as_number[node.target]
+    module.recompile()
 
 
 def _weighted(prepared: fx.GraphModule) -> list[fx.Node]:

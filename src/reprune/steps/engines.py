@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET, UnsetType, structs
 
 from reprune import __version__
-from reprune.core.artifacts import WEIGHTS, Arm, BuildFact, EngineFact, Parity
+from reprune.core.artifacts import WEIGHTS, Arm, BuildFact, EngineFact, LayerError, Parity
 from reprune.core.documents import digest_of
-from reprune.core.errors import RepruneError
+from reprune.core.errors import BuildError, RepruneError
 from reprune.core.machine import Machine
 from reprune.core.params import BuildParams, Target
+from reprune.core.policy import ParityRules
 from reprune.core.step import work_root
 from reprune.core.store import disk_errors, file_digest
-from reprune.runtimes.base import Runtime, Source, get_runtime
+from reprune.runtimes.base import Runtime, Source, cannot_run_here, get_runtime
 from reprune.runtimes.isolated import build_within
 from reprune.runtimes.sidecar import (
     Sidecar,
@@ -63,6 +64,7 @@ def build_engine(
     parity of all. Raises BuildError for what cannot be built, or computes another function.
     """
     runtime = get_runtime(target.runtime)
+    _refuse_elsewhere(name, runtime, target)
     file = f"engines/{name}/{arm}{runtime.suffix}"
     path = shop.out / file
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,37 @@ def build_engine(
         [_parity(f"{arm}@{name}", shop.out / one, model, target, shop) for one in (file, *copies)]
     )
     fact = engine_fact(arm, model, name, target, Built(path, file, sidecar, parity))
-    return structs.replace(fact, copies=copies or UNSET)
+    worst = _worst_layers(path, parity, model, target, shop)
+    return structs.replace(fact, copies=copies or UNSET, worst_layers=worst or UNSET)
+
+
+def _refuse_elsewhere(name: str, runtime: Runtime, target: Target) -> None:
+    reason = cannot_run_here(runtime, target)
+    if reason:
+        raise BuildError(
+            f"{name} can be built here and not measured: {reason}",
+            where="params.yaml (targets)",
+            fix="give the target a `run:` that reaches a machine which can, or a `kit: true`",
+        )
+
+
+def _worst_layers(
+    path: Path, parity: Parity, model: ArmModel, target: Target, shop: Workshop
+) -> tuple[LayerError, ...]:
+    """The layers to look at where an engine is farther from its model than engines of its precision
+    usually are; none for engines that are no ONNX files.
+    """
+    usual = ParityRules().bounds(target.precision)
+    near = (
+        (usual.max_abs is None or parity.max_abs <= usual.max_abs)
+        and parity.cosine >= usual.min_cosine
+        and parity.agreement >= usual.min_agreement
+    )
+    if near or path.suffix != ".onnx":
+        return ()
+    from reprune.runtimes.layer_errors import worst_layers
+
+    return worst_layers(model_source(model, target, shop.params), path.read_bytes())
 
 
 def worst_parity(found: Sequence[Parity]) -> Parity:
