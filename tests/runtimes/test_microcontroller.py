@@ -6,6 +6,7 @@ import binascii
 import contextlib
 import functools
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -390,6 +391,31 @@ def test_a_sparse_lenet_runs_in_c(tmp_path):
         engine, _ = build(tmp_path, module, x[:2], precision)
         (found,) = outputs(engine, x)
         assert np.abs(c_outputs(tmp_path / precision, engine, x) - found).max() < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (Path(os.environ.get("REPRUNE_DATA", "../shared/data")) / "mnist.npz").exists(),
+    reason="needs mnist.npz in REPRUNE_DATA",
+)
+def test_a_lenet_trained_to_90_percent_sparsity_fits_and_answers_as_before(tmp_path):
+    from benchmarks.common import data
+    from benchmarks.lenet.training import Setting, dense, ours_once
+
+    setting = Setting(seed=0, shifts=False, held_out=True)
+    module = ours_once(dense(setting), 0.9, setting).eval()
+    with np.load(data("mnist.npz")) as found:
+        images = found["train_x"][-5000:].reshape(-1, 784).astype(np.float32) / 255
+        labels = found["train_y"][-5000:]
+    right = (expected(module, torch.from_numpy(images)).argmax(1) == labels).mean()
+    assert right > 0.96
+    for precision, share in (("fp32", 0.13), ("int8-weights", 0.045), ("palette4", 0.03)):
+        engine, _ = build(tmp_path, module, torch.rand(2, 784), precision)
+        content = engine.read_bytes()
+        assert len(content) < share * DENSE_BYTES
+        assert len(content) + code_size(content).bytes < 1_000_000
+        (answers,) = outputs(engine, torch.from_numpy(images))
+        assert (answers.argmax(1) == labels).mean() > right - 0.005
 
 
 def test_too_large_for_its_flash_or_ram_is_built_and_said(tmp_path):
