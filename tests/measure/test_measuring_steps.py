@@ -534,3 +534,25 @@ def test_the_steps_load_without_torch() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'onnx', 'onnxruntime')))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_int8_target_is_built_compared_and_timed(world: World) -> None:
+    """Smaller, near its bundle, with what was quantised said; the same bytes when built again."""
+    targets = {"small": Target(precision="int8", ranges="percentile")}
+    params = msgspec.structs.replace(PARAMS, targets=targets)
+    policy = msgspec.structs.replace(POLICY, targets={"small": "required"}, latency=None)
+    inputs = {"candidate": "candidate", "dense": "dense", "previous": "previous", "data": "data"}
+    built = world.step("build", "engines-int8", params=params, **inputs)
+    floats = store.read(world.path("engines"), get_step("build").output).manifest.engines
+    size = {fact.arm: fact.bytes for fact in floats if fact.target == "one"}
+    for fact in built.manifest.engines:
+        assert fact.precision == "int8"
+        assert fact.bytes < 0.5 * size[fact.arm]
+        assert fact.parity.cosine > 0.98
+        assert any("examples of tune" in note for note in fact.built.notes)
+        assert "quantised layers" in fact.built.details
+    again = world.step("build", "engines-int8-again", params=params, **inputs)
+    assert again.digest == built.digest
+    made = world.benchmark(out="bench-int8", engines="engines-int8", params=params, policy=policy)
+    (samples,) = made.manifest.targets
+    assert samples.units >= policy.looks[0]
