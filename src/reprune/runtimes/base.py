@@ -30,6 +30,7 @@ RUNTIMES: Mapping[str, str] = {
     "litert": "reprune.runtimes.litert:LiteRt",
     "edgetpu": "reprune.runtimes.edgetpu:EdgeTpu",
     "coreml": "reprune.runtimes.coreml:CoreMl",
+    "qnn": "reprune.runtimes.qnn:Qnn",
     "microcontroller": "reprune.runtimes.microcontroller.runtime:Microcontroller",
 }
 

@@ -105,7 +105,7 @@ class OnnxSession:
             outputs: list[Array] = self._session.run(
                 None, dict(zip(self._names, inputs, strict=True))
             )
-        except _refusals() as error:
+        except refusals() as error:
             raise BuildError(
                 f"the engine does not run on these inputs: {error}",
                 fix="give it arrays of the shapes and types that it was exported with",
@@ -153,13 +153,13 @@ def _saturates() -> bool:
 def _load(model: str | bytes, options: Any, *, where: str) -> Any:
     try:
         return _onnxruntime().InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except _refusals() as error:
+    except refusals() as error:
         raise BuildError(
             f"ONNX Runtime cannot load it: {error}", where=where, fix="build the engine again"
         ) from error
 
 
-def _refusals() -> tuple[type[Exception], ...]:
+def refusals() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises; its classes have no common base of their own."""
     state = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
     names = (
