@@ -71,12 +71,13 @@ def main() -> int:
         return verify()
     names = given.only.split(",") if given.only else runtimes_here()
     models = MODELS[:3] if given.quick else MODELS
-    rows = [
-        row for model in models for row in measured(model, names, 1 if given.quick else PROCESSES)
-    ]
+    processes = 1 if given.quick else PROCESSES
+    rows: list[dict[str, Any]] = []
+    for model in models:
+        rows += measured(model, names, processes)
+        if given.json:  # what is measured stays, whatever becomes of the next model
+            write(given.json, result(figures(rows), rows, processes=processes))
     print(table(rows, COLUMNS))
-    if given.json:
-        write(given.json, result(figures(rows), rows, processes=PROCESSES))
     return 0
 
 
