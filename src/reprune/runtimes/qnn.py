@@ -180,7 +180,10 @@ def _load(model: str | bytes, target: Target, *, where: str) -> Any:
         left = _left_on_cpu(model, target)
         if not left:
             raise BuildError(
-                f"QNN cannot load it: {reason}", where=where, fix="build the engine again"
+                f"QNN cannot load it: {reason}",
+                where=where,
+                fix="build a damaged file again; a graph that it cannot prepare may fit with a smaller "
+                "batch_size, and else needs another runtime",
             ) from error
     more = f" and {len(left) - NODES_NAMED} more" if len(left) > NODES_NAMED else ""
     fix = "replace it in the task's model by supported operators, or move it out of the model"
