@@ -51,6 +51,7 @@ from reprune.core.policy import (
 from reprune.core.step import Documents, run
 from reprune.core.store import Artifact
 from reprune.judge.evidence import CONTROL, decode_units
+from reprune.runtimes.onnxruntime import OnnxRuntime
 from reprune.steps import get_step
 
 TASK = """
@@ -523,6 +524,23 @@ def test_a_profile_counts_and_measures(world: World) -> None:
         ("one", 1, "onnxruntime"),
     ]
     assert all(target.latency_us > 0 and target.operators for target in made.targets)
+
+
+def test_a_runtime_that_may_crash_is_profiled_in_a_process_of_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latency comes from there, operators are not asked for; a target elsewhere is not timed here."""
+    risky = msgspec.structs.replace(OnnxRuntime.capabilities, may_crash=True)
+    monkeypatch.setattr(OnnxRuntime, "capabilities", risky)
+    monkeypatch.setattr(OnnxRuntime, "open", None)
+    targets = {"here": Target(), "there": Target(run="ssh device reprune {args}")}
+    params = msgspec.structs.replace(PARAMS, targets=targets)
+    made = world.step(
+        "profile", "profile-apart", dense="dense", data="data", params=params
+    ).manifest
+    (only,) = made.targets
+    assert (only.target, only.operators) == ("here", ())
+    assert only.latency_us > 0
 
 
 def test_the_steps_load_without_torch() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from reprune.core.errors import InputError
 from reprune.core.params import PlanParams, Target
+from reprune.core.policy import LatencyRules, MaxRatio, Policy
 from reprune.runtimes import base
 from reprune.runtimes.base import Capabilities, get_runtime
-from reprune.steps.target_demands import aligned, alignment, demands
+from reprune.steps.looking import required_here
+from reprune.steps.target_demands import aligned, alignment, demands, refuse_untimed
 
 
 class Sparse:
@@ -46,6 +50,23 @@ def test_zeros_promise_speed_only_where_they_are_skipped(targets: dict[str, Targ
     assert "can skip zeros in the pattern 2:4" in skips
     everywhere = list(demands(PlanParams(method="weights"), targets))
     assert all("computes unstructured zeros like any number" in words for words in everywhere)
+
+
+def test_speed_is_not_demanded_of_an_emulation(targets: dict[str, Target]) -> None:
+    """Required, here, with a rule about time: refused. Advisory, elsewhere, or without one: not."""
+    speed = LatencyRules(vs_parent=MaxRatio(max_ratio=0.9))
+    policy = Policy(targets={"cpu": "required", "mcu": "required"}, latency=speed)
+    micro = Target(runtime="microcontroller")
+    here = {**targets, "mcu": micro}
+    with pytest.raises(InputError, match="demands speed of 'mcu'") as caught:
+        refuse_untimed(required_here(here, policy), policy)
+    assert "advisory" in caught.value.fix
+    carried = {**targets, "mcu": msgspec.structs.replace(micro, kit=True)}
+    refuse_untimed(required_here(carried, policy), policy)
+    advisory = msgspec.structs.replace(policy, targets={"cpu": "required", "mcu": "advisory"})
+    refuse_untimed(required_here(here, advisory), advisory)
+    size_only = msgspec.structs.replace(policy, latency=None)
+    refuse_untimed(required_here(here, size_only), size_only)
 
 
 def test_every_built_in_runtime_tells_what_it_can() -> None:

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from reprune.core.artifacts import Cost, LayerProfile, TargetProfile
+from reprune.core.artifacts import Cost, LayerProfile, OperatorTime, TargetProfile
 from reprune.core.errors import TaskError
-from reprune.core.params import ProfileParams, Target
+from reprune.core.params import BenchmarkParams, ProfileParams, Target
 from reprune.measure.calls import Shape
 from reprune.measure.hostlock import host_lock
+from reprune.measure.latency import LatencyJob, take_units
 from reprune.measure.operators import FORMULAS, FREE
 from reprune.measure.outputs import evaluating
-from reprune.runtimes.base import Session, get_runtime
+from reprune.runtimes.base import OperatorTimed, Session, get_runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +78,29 @@ def measure_target(
     """The engine's latency and that of its operators, on this machine and now: a figure, no evidence.
 
     `latency_us` is the traffic-weighted median over the workload's shapes; operators are those of
-    the shape with most traffic. Waits for the host's measurement lock. Raises BuildError.
+    the shape with most traffic, none where the runtime does not tell. Waits for the host's
+    measurement lock. Raises BuildError.
     """
     runtime = get_runtime(target.runtime)
+    if runtime.capabilities.may_crash:
+        return _told(name, target, _call_us_apart(engine, name, target, shapes), ())
     with host_lock():
         latency_us = sum(
             shape.weight * _median_call_us(runtime.open(engine, target), shape, params)
             for shape in shapes
         )
         main = max(shapes, key=lambda shape: shape.weight)
-        operators = runtime.operator_times(engine, target, main.inputs, params.calls)
+        operators = (
+            runtime.operator_times(engine, target, main.inputs, params.calls)
+            if isinstance(runtime, OperatorTimed)
+            else ()
+        )
+    return _told(name, target, latency_us, operators)
+
+
+def _told(
+    name: str, target: Target, latency_us: float, operators: tuple[OperatorTime, ...]
+) -> TargetProfile:
     return TargetProfile(
         target=name,
         runtime=target.runtime,
@@ -94,6 +108,19 @@ def measure_target(
         latency_us=round(latency_us, 3),
         operators=operators,
     )
+
+
+def _call_us_apart(engine: Path, name: str, target: Target, shapes: Sequence[Shape]) -> float:
+    """The median call of a unit in a process of its own, which may crash. Raises as take_units."""
+    job = LatencyJob(
+        target=target,
+        engines={"dense": engine},
+        shapes=shapes,
+        params=BenchmarkParams(),
+        seed=f"profile {name}",
+    )
+    (unit,) = take_units(job, total=1)
+    return median(call for block in unit.arms["dense"].blocks_ns for call in block) / 1e3
 
 
 def _median_call_us(session: Session, shape: Shape, params: ProfileParams) -> float:

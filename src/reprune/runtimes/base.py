@@ -135,12 +135,15 @@ class Runtime(Protocol):
     def open(self, engine: Path, target: Target) -> Session:
         """A fresh session with the target's threads. Raises BuildError for a file it cannot load."""
 
+
+@runtime_checkable
+class OperatorTimed(Protocol):
+    """A Runtime that tells how long each operator of its own, fused graph takes."""
+
     def operator_times(
         self, engine: Path, target: Target, inputs: Sequence[Array], calls: int
     ) -> tuple[OperatorTime, ...]:
-        """Median time of each fused operator over `calls` calls, slowest first; empty where the
-        runtime does not tell.
-        """
+        """Median time of each fused operator over `calls` calls, slowest first."""
 
 
 @runtime_checkable

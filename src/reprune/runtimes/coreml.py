@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reprune.core.artifacts import BuildFact, OperatorTime
+from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.core.plugins import require
@@ -118,16 +118,6 @@ class CoreMl:
                 "or `kit: true`",
             )
         return CoreMlSession(_load(content, target, where=str(engine)), specification(content))
-
-    def operator_times(
-        self,
-        engine: Path,  # noqa: ARG002
-        target: Target,  # noqa: ARG002
-        inputs: Sequence[Array],  # noqa: ARG002
-        calls: int,  # noqa: ARG002
-    ) -> tuple[OperatorTime, ...]:
-        """Empty: Core ML does not tell."""
-        return ()
 
 
 class CoreMlSession:

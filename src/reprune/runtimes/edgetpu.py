@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from reprune.core.artifacts import BuildFact, OperatorTime
+from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.core.store import write_bytes
@@ -106,16 +106,6 @@ class EdgeTpu:
     def open(self, engine: Path, target: Target) -> LiteRtSession:
         """A session on the CPU. Raises BuildError for a file it cannot load."""
         return LiteRt().open(engine, target)
-
-    def operator_times(
-        self,
-        engine: Path,  # noqa: ARG002
-        target: Target,  # noqa: ARG002
-        inputs: Sequence[Array],  # noqa: ARG002
-        calls: int,  # noqa: ARG002
-    ) -> tuple[OperatorTime, ...]:
-        """Empty: nothing that is timed here holds for the device."""
-        return ()
 
 
 def checked(content: bytes, *, where: str) -> tuple[tuple[Fallback, ...], tuple[str, ...]]:

@@ -6,12 +6,12 @@ in the environment of Target.python. Running needs ai-edge-litert alone, and no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reprune.core.artifacts import BuildFact, OperatorTime
+from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError, nearest
 from reprune.core.params import Target
 from reprune.core.plugins import require
@@ -88,16 +88,6 @@ class LiteRt:
                 fix="build the engine again",
             ) from error
         return LiteRtSession(load(content, target.threads, where=str(engine)))
-
-    def operator_times(
-        self,
-        engine: Path,  # noqa: ARG002
-        target: Target,  # noqa: ARG002
-        inputs: Sequence[Array],  # noqa: ARG002
-        calls: int,  # noqa: ARG002
-    ) -> tuple[OperatorTime, ...]:
-        """Empty: XNNPACK runs the graph as one operator and does not tell what is inside."""
-        return ()
 
 
 def read_options(target: Target, known: Mapping[str, tuple[str, ...]]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reprune.core.artifacts import BuildFact, OperatorTime
+from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError
 from reprune.core.params import Precision, Target
 from reprune.core.plugins import require
@@ -75,16 +75,6 @@ class Torch:
         device = _device(target)
         module, signatures = require("reprune.runtimes.pytorch_program", EXTRA).load_program(engine)
         return _session(Loaded(call=module, signatures=signatures), target, device)
-
-    def operator_times(
-        self,
-        engine: Path,  # noqa: ARG002
-        target: Target,  # noqa: ARG002
-        inputs: Sequence[Array],  # noqa: ARG002
-        calls: int,  # noqa: ARG002
-    ) -> tuple[OperatorTime, ...]:
-        """None: nothing is fused, so that these would not be the times of a deployed graph."""
-        return ()
 
     def gpu_uuid(self, target: Target) -> str:
         """The GPU as the driver names it; "" for a target on the CPU."""
@@ -159,16 +149,6 @@ class TorchCompiled:
         except Exception as error:  # whatever a damaged archive makes torch stumble over
             raise program.unreadable(engine, error) from error
         return _session(Loaded(call=package, signatures=signatures), target, device)
-
-    def operator_times(
-        self,
-        engine: Path,  # noqa: ARG002
-        target: Target,  # noqa: ARG002
-        inputs: Sequence[Array],  # noqa: ARG002
-        calls: int,  # noqa: ARG002
-    ) -> tuple[OperatorTime, ...]:
-        """None: the compiled code does not tell."""
-        return ()
 
     def gpu_uuid(self, target: Target) -> str:
         """The GPU as the driver names it; "" for a target on the CPU."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reprune.core.artifacts import BuildFact, OperatorTime
+from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.core.plugins import require
@@ -86,16 +86,6 @@ class Qnn:
     def open(self, engine: Path, target: Target) -> QnnSession:
         """A fresh session, all of it on the HTP. Raises BuildError for a file it cannot load."""
         return QnnSession(str(engine), target, where=str(engine))
-
-    def operator_times(
-        self,
-        engine: Path,  # noqa: ARG002  # an emulation's times say nothing
-        target: Target,  # noqa: ARG002
-        inputs: Sequence[Array],  # noqa: ARG002
-        calls: int,  # noqa: ARG002
-    ) -> tuple[OperatorTime, ...]:
-        """None: what an operator takes in emulation means nothing for the device."""
-        return ()
 
 
 class QnnSession:

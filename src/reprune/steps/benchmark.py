@@ -31,6 +31,7 @@ from reprune.steps.looking import (
     timed_jobs,
 )
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+from reprune.steps.target_demands import refuse_untimed
 from reprune.task.trained_on import TRAINED_ON
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def benchmark(
     machine = this_machine(threads)
     refuse_strangers(dense, {"data report": data})
     check_reach(targets)
+    refuse_untimed(required_here(targets, policy), policy)
     refuse_unfit(engines, dense, previous, machine)
     # torch is imported here, after the cheap refusals: the command line loads this module for help.
     import torch

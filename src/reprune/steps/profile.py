@@ -5,9 +5,10 @@ from __future__ import annotations
 from reprune.core.artifacts import DataReport, ModelBundle, Profile
 from reprune.core.lock import Name
 from reprune.core.machine import this_machine
-from reprune.core.params import ProfileParams, Target
+from reprune.core.params import BuildParams, ProfileParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
+from reprune.runtimes.base import Runtime, cannot_run_here
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 
@@ -21,7 +22,8 @@ def profile(
     threads: int,
     ctx: Context,
 ) -> Profile:
-    """Counts parameters and MACs of the dense model, and times it and its operators on each target.
+    """Counts parameters and MACs of the dense model, and times it and its operators on each target that
+    this machine is.
 
     Raises DataRefused, ChainBroken for data of another model, BuildError for a target that it
     cannot be built for.
@@ -36,6 +38,7 @@ def profile(
     from reprune.measure.profile import count_cost, measure_target
     from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
     from reprune.runtimes.base import get_runtime
+    from reprune.runtimes.isolated import build_within
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -46,9 +49,13 @@ def profile(
     measured = []
     for name, target in sorted(targets.items()):
         runtime = get_runtime(target.runtime)
+        elsewhere = _elsewhere(runtime, target)
+        if elsewhere:
+            ctx.say(f"{name} is not timed here: {elsewhere}")
+            continue
         engine = ctx.work / f"{name}{runtime.suffix}"
         source = source_of(loaded.module, loaded.task, target, examples=CALIBRATION_EXAMPLES)
-        runtime.build(source, target, engine)
+        build_within(runtime, source, target, engine, seconds=BuildParams().max_seconds)
         shapes = timed_shapes(loaded.task, target.batch_size)
         measured.append(measure_target(engine, name, target, shapes, profile))
         ctx.say(f"{name}: {measured[-1].latency_us:.0f} us a call of {target.batch_size}")
@@ -59,3 +66,12 @@ def profile(
         machine=this_machine(threads),
         targets=tuple(measured),
     )
+
+
+def _elsewhere(runtime: Runtime, target: Target) -> str:
+    """Why times taken here would not be the target's; "" where they are."""
+    if target.run or target.kit:
+        return "it is another machine, on which build and benchmark measure it"
+    if not runtime.capabilities.latency:
+        return f"what {target.runtime} takes here means nothing for the device"
+    return cannot_run_here(runtime, target)

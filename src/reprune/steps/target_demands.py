@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import structs
 
+from reprune.core.errors import InputError
 from reprune.core.params import PlanParams, Target
+from reprune.core.policy import Policy
 from reprune.runtimes.base import get_runtime
 
 # plan.round_to: whatever the targets want.
@@ -38,6 +40,22 @@ def demands(params: PlanParams, targets: Mapping[str, Target]) -> Iterator[str]:
         if params.method != "channels":
             yield _zeros(
                 name, target, "unstructured" if params.method == "weights" else params.pattern
+            )
+
+
+def refuse_untimed(required_here: Iterable[tuple[str, Target]], policy: Policy) -> None:
+    """Raises InputError where the policy demands speed of a required target that is only emulated here:
+    times of an emulation are no evidence, and none at all would be a demand that nobody checked.
+    """
+    if policy.latency is None and policy.throughput is None:
+        return
+    for name, target in required_here:
+        if not get_runtime(target.runtime).capabilities.latency:
+            raise InputError(
+                f"the policy demands speed of '{name}', and what {target.runtime} takes on this machine "
+                "says nothing of the device",
+                where=f"policy.yaml (targets.{name})",
+                fix="make it advisory, reach the device by `run:` or `kit: true`, or demand no speed",
             )
 
 

@@ -6,14 +6,13 @@ about the device, so its latency is never reported; outputs and bytes are the de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reprune import __version__
-from reprune.core.artifacts import BuildFact, OperatorTime
+from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError, RepruneError
 from reprune.core.params import Target
 from reprune.core.store import write_bytes
@@ -88,16 +87,6 @@ class Microcontroller:
                 where=str(engine),
                 fix="build the engine again",
             ) from error
-
-    def operator_times(
-        self,
-        engine: Path,  # noqa: ARG002
-        target: Target,  # noqa: ARG002
-        inputs: Sequence[Array],  # noqa: ARG002
-        calls: int,  # noqa: ARG002
-    ) -> tuple[OperatorTime, ...]:
-        """None: times of this machine say nothing about the device."""
-        return ()
 
 
 def _options(target: Target) -> dict[str, int]:
