@@ -24,7 +24,8 @@ def profile(
 ) -> Profile:
     """Counts parameters and MACs of the dense model, and times it and its operators on each target.
 
-    Targets that this machine is not (`run`, `kit`, an emulation) are not timed, and that is said. Raises DataRefused, ChainBroken for data of another model, BuildError for a target that it
+    Targets that this machine is not (`run`, `kit`, an emulation) are not timed, and that is said.
+    Raises DataRefused, ChainBroken for data of another model, BuildError for a target that it
     cannot be built for.
     """
     refuse_failed_data(data)
