@@ -1,4 +1,6 @@
-"""Tests marked `alone` have the machine to themselves, however many workers there are."""
+"""Tests marked `alone` have the machine to themselves, however many workers there are; those marked `deep`
+run with REPRUNE_DEEP=1 only.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,16 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects, and so counts, what is for the nightly tier."""
+    if os.environ.get("REPRUNE_DEEP") == "1":
+        return
+    deep = [item for item in items if item.get_closest_marker("deep")]
+    if deep:
+        config.hook.pytest_deselected(items=deep)
+        items[:] = [item for item in items if not item.get_closest_marker("deep")]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

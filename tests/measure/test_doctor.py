@@ -13,7 +13,7 @@ import pytest
 
 from reprune.doors.cli import main
 from reprune.doors.output import DoctorOutput
-from reprune.steps.doctor import _doubts, diagnose
+from reprune.steps.doctor import _doubts, _machine, diagnose
 from tests.devices import SRC, local_device
 
 PARAMS = "schema: 1\nname: digits\ntask: task.digits:DigitsTask\ntargets:\n"
@@ -71,6 +71,7 @@ def test_each_target_is_told_apart(tmp_path: Path, probe: Any) -> None:
     assert runtimes["probe"].status == "cannot run"
 
 
+@pytest.mark.slow
 def test_a_required_target_that_cannot_be_built_is_exit_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_required_target_that_cannot_be_built_is_exit_2(
     assert "onnxruntime" in text
 
 
+@pytest.mark.slow
 def test_without_a_repository_the_runtimes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["diagnosis"]
@@ -114,9 +116,9 @@ def test_a_device_is_asked_and_proven_where_it_is(
     assert names == {"builds", "agrees with the module, and is timed", "refuses a damaged file"}
 
 
-def test_what_spoils_a_measurement_is_said(tmp_path: Path) -> None:
+def test_what_spoils_a_measurement_is_said() -> None:
     """A quiet machine has nothing against it; each fault gives its own sentence."""
-    here = diagnose(tmp_path).machine
+    here = _machine(None)
     quiet = msgspec.structs.replace(
         here, load=0.0, governor="performance", clock="tsc", waits_told=True, steal_told=True,
         cpu_quota=None, disk_free_bytes=2**40, machine=msgspec.structs.replace(here.machine, logical_cpus=8),

@@ -166,6 +166,7 @@ def test_several_inputs_and_outputs_keep_their_names_and_order(tmp_path: Path) -
     assert shapes == {"output_0": [3, 5], "output_1": [3, 1]}
 
 
+@pytest.mark.deep
 @pytest.mark.slow
 @pytest.mark.skipif(not zoo.has_minilm, reason="MiniLM's weights are not installed")
 def test_minilm_converts_with_whole_numbers_as_inputs(tmp_path: Path) -> None:

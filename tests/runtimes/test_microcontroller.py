@@ -212,7 +212,14 @@ def test_a_pruned_model_converts_and_agrees(name, tmp_path):
 @needs_cc
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "precision"), [*itertools.product(zoo.FAST, ("fp32", "int8-weights", "palette4"))]
+    ("name", "precision"),
+    [
+        *itertools.product(zoo.FAST[:1], ("fp32", "int8-weights", "palette4")),
+        *(
+            pytest.param(*pair, marks=pytest.mark.deep)
+            for pair in itertools.product(zoo.FAST[1:], ("fp32", "int8-weights", "palette4"))
+        ),
+    ],
 )
 def test_a_pruned_model_in_every_precision_and_in_c(name, precision, tmp_path):
     model = zoo.pruned(name)
@@ -393,6 +400,7 @@ def test_a_sparse_lenet_runs_in_c(tmp_path):
         assert np.abs(c_outputs(tmp_path / precision, engine, x) - found).max() < 1e-6
 
 
+@pytest.mark.deep
 @pytest.mark.slow
 @pytest.mark.skipif(
     not (Path(os.environ.get("REPRUNE_DATA", "../shared/data")) / "mnist.npz").exists(),

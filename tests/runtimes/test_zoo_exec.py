@@ -62,12 +62,15 @@ def check(
     return path
 
 
-@pytest.mark.parametrize("name", zoo.FAST)
+@pytest.mark.parametrize(
+    "name", [zoo.FAST[0], *(pytest.param(name, marks=pytest.mark.deep) for name in zoo.FAST[1:])]
+)
 @pytest.mark.parametrize(("runtime", "precision"), COLUMNS)
 def test_pruned(name: str, runtime: str, precision: Precision, tmp_path: Path) -> None:
     check(zoo.pruned(name), runtime, precision, tmp_path)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(("runtime", "precision"), COLUMNS)
 def test_dense(runtime: str, precision: Precision, tmp_path: Path) -> None:
     check(zoo.dense("odd-cnn"), runtime, precision, tmp_path)
@@ -86,6 +89,7 @@ def test_int8_and_a_cut_both_make_the_file_smaller(tmp_path: Path) -> None:
     assert sizes[2] < 0.4 * sizes[1]
 
 
+@pytest.mark.deep
 @pytest.mark.skipif(not zoo.has_minilm, reason="the weights of MiniLM are not installed")
 @pytest.mark.parametrize(("runtime", "precision"), COLUMNS)
 def test_minilm(runtime: str, precision: Precision, tmp_path: Path) -> None:
