@@ -206,15 +206,16 @@ def test_what_the_cpu_does_not_do_is_refused(runtime: str, tmp_path: Path) -> No
         )
 
 
-def test_without_a_compiler_nothing_is_compiled_and_it_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_compiler_nothing_is_compiled_and_it_says_why(tmp_path: Path) -> None:
     import torch._inductor.config as inductor
     import torch._inductor.cpp_builder as builder
 
     builder.cpp_compiler_search.cache_clear()
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(BuildError, match=r"needs a C\+\+ compiler to build"):
+    # Not monkeypatch: undone, it would delete the setting for whatever is compiled next.
+    with (
+        inductor.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(BuildError, match=r"needs a C\+\+ compiler to build"),
+    ):
         get_runtime(COMPILED).build(
             source(nn.Linear(4, 3), (torch.ones(2, 4),)),
             Target(runtime=COMPILED),
