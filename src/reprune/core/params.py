@@ -45,7 +45,9 @@ class Target(Document, kw_only=True):
     that is not this machine, with {args} in it ("ssh jetson reprune {args}"); with `kit` the device
     is reached by carrying a folder there and back. `python` is the interpreter of an environment of
     its own in which the runtime's converter is installed. With `rebuilt` the device builds its own
-    engine from what is promoted, so that several builds are judged (`build.builds`).
+    engine from what is promoted, so that several builds are judged (`build.builds`). `machine` names
+    the node of a cluster on which profile, build and benchmark of this target run; where all steps run
+    on one machine it means nothing.
     """
 
     runtime: str = "onnxruntime"
@@ -60,6 +62,7 @@ class Target(Document, kw_only=True):
     kit: bool = False
     python: str = ""
     rebuilt: bool = False
+    machine: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
     options: dict[str, bool | int | float | str] = {}
 
 

@@ -30,7 +30,7 @@ from reprune.core.artifacts import Manifest
 from reprune.core.documents import digest_of
 from reprune.core.errors import Busy, InputError, UnknownName, nearest
 from reprune.core.lock import Lock
-from reprune.core.params import Params
+from reprune.core.params import Params, Target
 from reprune.core.policy import Policy
 from reprune.core.store import Artifact
 
@@ -107,11 +107,13 @@ def run(
     out: Path,
     *,
     say: Callable[[str], None] | None = None,
+    machine: str = "",
 ) -> Artifact[Manifest]:
     """Runs a step: afterwards `out` is its whole artefact, or exactly what it was before.
 
+    With `machine` the step sees only the targets that params.yaml gives to the machine of that name.
     Raises what the step raises, ArtifactError for an input that cannot be used, Busy if another run
-    is writing `out`.
+    is writing `out`, UnknownName for a machine without targets.
     """
     with exclusive(f"out:{out.resolve()}", what=f"another run is writing {out}"):
         opened = {given.name: _open(given, inputs) for given in the_step.inputs}
@@ -122,6 +124,8 @@ def run(
         values: dict[str, Any] = dict(opened)
         values |= {name: getattr(documents, kind) for name, kind in _document_parameters(the_step)}
         values |= {section: getattr(documents.params, section) for section in the_step.sections}
+        if machine and "targets" in values:
+            values["targets"] = targets_of(documents.params, machine)
         with store.drafting(out) as draft:
             if the_step.context:
                 values[the_step.context] = Context(
@@ -135,6 +139,19 @@ def run(
             return store.write(
                 draft, manifest, step=the_step.name, parents=parents, out=out, knobs=knobs
             )
+
+
+def targets_of(params: Params, machine: str) -> dict[str, Target]:
+    """The targets of one machine. Raises UnknownName for a name that no target has."""
+    found = {name: each for name, each in params.targets.items() if each.machine == machine}
+    if not found:
+        names = sorted({each.machine for each in params.targets.values()} - {""})
+        raise UnknownName(
+            f"no target belongs to the machine '{machine}'; {nearest(machine, names)}",
+            where="params.yaml (targets)",
+            fix=f"give `machine: {machine}` to the targets that it measures, or correct the name",
+        )
+    return found
 
 
 def knobs_digest(the_step: Step, params: Params) -> str:

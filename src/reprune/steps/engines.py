@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Batch, Task
 
 # What of a target decides how an engine runs, and not what it is.
-RUN_ONLY = {"threads": 1, "run": "", "kit": False}
+RUN_ONLY = {"threads": 1, "run": "", "kit": False, "machine": ""}
 # The same, for an engine that runs any batch size.
 ANY_BATCH = {"batch_size": 1, "throughput_batch_sizes": ()}
 

@@ -1,0 +1,91 @@
+"""Artefacts that stay where they are: with a workspace a step leaves its artefact there, and hands on a note.
+
+Kubeflow Pipelines uploads every output and downloads every input. With a volume that all steps mount,
+the artefact is written once, below its digest, and what travels is `reference.json`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from reprune.core import store
+from reprune.core.artifacts import Manifest
+from reprune.core.documents import canonical, decode_json, read_bounded
+from reprune.core.errors import ArtifactMissing, DocumentError, ManifestEdited
+from reprune.core.lock import Digest
+from reprune.core.store import Artifact
+
+REFERENCE = "reference.json"
+FOLDER = "artifacts"
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where below the workspace an artefact lies, and what its manifest's digest must be."""
+
+    folder: str
+    digest: Digest
+
+
+@contextmanager
+def placed(out: Path, workspace: str) -> Iterator[Path]:
+    """Where a step is to write: `out` itself, or a place in the workspace that `hand_on` then names."""
+    if not workspace:
+        # The launcher may have made an empty folder there; a whole artefact replaces it.
+        yield out
+        return
+    aside = Path(workspace) / FOLDER / f".{out.parent.name}-{out.name}"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def hand_on(made: Artifact[Manifest], out: Path, workspace: str) -> None:
+    """Moves the artefact below its digest and writes the note into `out`."""
+    if not workspace:
+        return
+    name = made.digest.removeprefix("sha256:")
+    final = Path(workspace) / FOLDER / name
+    if not final.exists():
+        made.path.rename(final)
+    out.mkdir(parents=True, exist_ok=True)
+    note = Reference(folder=f"{FOLDER}/{name}", digest=made.digest)
+    store.write_bytes(out / REFERENCE, canonical(note))
+
+
+def resolved(path: Path, workspace: str) -> Path:
+    """Where the artefact handed over as `path` lies.
+
+    Raises ArtifactMissing for a note without a workspace, or whose artefact is gone, and ManifestEdited
+    where another artefact lies there now.
+    """
+    note = path / REFERENCE
+    if not note.is_file():
+        return path
+    if not workspace:
+        raise ArtifactMissing(
+            "is a note about an artefact in a workspace, and this step has none",
+            where=str(note),
+            fix="run all steps of one pipeline with the same workspace",
+        )
+    try:
+        reference = decode_json(read_bounded(note), Reference, name=str(note))
+    except DocumentError as error:
+        raise ArtifactMissing(error.what, where=error.where, fix=error.fix) from error
+    folder = Path(workspace) / FOLDER / reference.digest.removeprefix("sha256:")
+    recorded = folder / store.DIGEST
+    if not recorded.is_file():
+        raise ArtifactMissing(
+            "the artefact is no longer in the workspace",
+            where=str(folder),
+            fix="run the pipeline again; a workspace lives as long as its run",
+        )
+    if recorded.read_text(encoding="ascii").strip() != reference.digest:
+        raise ManifestEdited("another artefact lies in its place", where=str(folder))
+    return folder

@@ -1,0 +1,133 @@
+"""What the body of a component calls: texts and Kubeflow artifacts in, one step, one artifact out.
+
+A component that fails says why in its last line and ends with the exit code of the command line: 1 we
+broke, 2 the input is wrong, 3 blocked, 4 inconclusive.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from reprune.core.artifacts import Manifest
+from reprune.core.errors import EXIT_BROKEN, EXIT_DONE, RepruneError
+from reprune.core.step import run
+from reprune.core.store import Artifact, copy_into
+from reprune.doors.commands import OUTCOME_EXIT
+from reprune.doors.kfp.references import hand_on, placed, resolved
+from reprune.doors.kfp.workplace import workplace
+from reprune.steps import get_step
+
+
+class Handed(Protocol):
+    """What Kubeflow Pipelines hands to a component: where the artifact lies, and what the UI shows of it."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+Inputs: TypeAlias = Mapping[str, Handed | Sequence[Handed]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The three documents, whole, as parameters carry them."""
+
+    lock: str
+    params: str
+    policy: str
+
+
+def run_component(
+    step: str,
+    texts: Texts,
+    inputs: Inputs,
+    out: Handed,
+    *,
+    machine: str = "",
+    workspace: str = "",
+) -> Artifact[Manifest]:
+    """Runs one step; afterwards `out` is its whole artefact, its digest in the metadata.
+
+    Ends the process (SystemExit) with the error's exit code, the error being the last line printed.
+    """
+    with told(step), workplace(texts.lock, texts.params, texts.policy) as documents:
+        given: dict[str, Path | list[Path]] = {
+            name: list(_paths(value, workspace)) for name, value in inputs.items()
+        }
+        with placed(Path(out.path), workspace) as place:
+            made = run(get_step(step), given, documents, place, machine=machine)
+            hand_on(made, Path(out.path), workspace)
+        describe(out, made)
+        return made
+
+
+def run_promote(texts: Texts, inputs: Inputs, out: Handed, *, workspace: str = "") -> None:
+    """Promotes what a run judged, or registers it and fails the task: nothing but a pass goes through.
+
+    `inputs` are named as the fields of steps.promote.Evidence. `out` becomes the receipt, whatever the
+    outcome. Ends with 3 (blocked), 4 (inconclusive) or the exit code of whatever was wrong; a dry run
+    ends well and promotes nothing.
+    """
+    from reprune.steps.promote import Evidence, promote
+
+    with told("promote"), workplace(texts.lock, texts.params, texts.policy) as documents:
+        paths = {name: _paths(value, workspace) for name, value in inputs.items()}
+        evidence = Evidence(
+            verdict=paths["verdict"][0],
+            candidate=paths["candidate"][0],
+            engines=paths["engines"],
+            plan=paths["plan"][0],
+            profiles=paths["profiles"],
+            table=paths["table"][0],
+            report=paths["report"][0],
+        )
+        result = promote(documents.root, evidence, now=time.time(), say=_say)
+        Path(out.path).mkdir(parents=True, exist_ok=True)
+        copy_into(result.artifact, Path(out.path))
+        describe(out, result.artifact)
+        out.metadata |= {"outcome": result.outcome, "promoted": result.promoted}
+        code = OUTCOME_EXIT[result.outcome]
+    done = result.promoted or result.dry_run
+    _say(result.words if done else f"{'; '.join(result.reasons)} {result.words}".strip())
+    if not done:
+        raise SystemExit(code if code != EXIT_DONE else EXIT_BROKEN)
+
+
+def describe(out: Handed, made: Artifact[Manifest]) -> None:
+    """Puts what identifies the artefact where the UI and its lineage show it."""
+    out.metadata |= {
+        "digest": made.digest,
+        "kind": type(made.manifest).__name__,
+        "step": made.manifest.producer.step,
+        "reprune": made.manifest.producer.version,
+    }
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turns an error into one last line and its exit code, as the command line does."""
+    try:
+        yield
+    except RepruneError as error:
+        _say(f"error: {what}: {error}")
+        raise SystemExit(error.exit_code) from error
+    except Exception as error:
+        traceback.print_exc()
+        _say(f"error: {what}: Reprune itself failed: {type(error).__name__}: {error}")
+        raise SystemExit(EXIT_BROKEN) from error
+
+
+def _paths(value: Handed | Sequence[Handed], workspace: str) -> tuple[Path, ...]:
+    handed = value if isinstance(value, Sequence) else [value]
+    return tuple(resolved(Path(each.path), workspace) for each in handed)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
