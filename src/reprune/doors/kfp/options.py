@@ -1,0 +1,24 @@
+"""What is fixed when a pipeline is compiled, because Kubeflow Pipelines takes no parameter for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`workspace` is the size of a volume on which artefacts stay ("50Gi"; empty: they travel).
+
+    `retries` are for steps that may run twice: never for a look at the sealed examples, nor for
+    promotion, whose failure is mostly a verdict. `timeout_s` ends a step that hangs.
+    """
+
+    workspace: str = ""
+    storage_class: str = ""
+    retries: int = 2
+    backoff_s: int = 30
+    timeout_s: int = 6 * 3600
+    shared_memory: str = "2Gi"
+
+
+DEFAULT = Options()
