@@ -15,16 +15,14 @@ from components.prune import prune
 from components.report import report
 from components.sensitivity_analysis import sensitivity_analysis
 from components.validate_data import validate_data
-from reprune.doors.kfp.images import COMPRESS, CONTROL
 from reprune.doors.kfp.options import DEFAULT, Options
 from reprune.doors.kfp.tasks import on_machine, reading, settled, training, writing
-
-# One machine, whichever the scheduler gives, for every target of params.yaml.
-ANY_MACHINE = {"name": "", "image": COMPRESS}
 
 
 def make(options: Options = DEFAULT):
     """The pipeline, with what can only be chosen when it is compiled."""
+    # One machine, whichever the scheduler gives, for every target of params.yaml.
+    any_machine = {"name": "", "image": options.compress_image}
     config = dsl.PipelineConfig()
     volume = ""
     if options.workspace:
@@ -46,9 +44,10 @@ def make(options: Options = DEFAULT):
         lock: str,
         params: str,
         policy: str,
-        machines: list = [ANY_MACHINE],  # noqa: B006 - read when compiled, never changed
-        control_image: str = CONTROL,
-        compress_image: str = COMPRESS,
+        # Not `list`: its items would be texts to the cluster's driver, and no dict takes one.
+        machines: list[dict] = [any_machine],  # noqa: B006 - read when compiled, never changed
+        control_image: str = options.control_image,
+        compress_image: str = options.compress_image,
         read_secret: str = "reprune-registry-read",
         write_secret: str = "reprune-registry-write",
         promoter_secret: str = "reprune-promoter",

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reprune.doors.kfp.images import COMPRESS, CONTROL
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`workspace` is the size of a volume on which artefacts stay ("50Gi"; empty: they travel).
+    """`control_image` and `compress_image` are what the parameters of these names default to.
+
+    `workspace` is the size of a volume on which artefacts stay ("50Gi"; empty: they travel).
 
     `retries` are for steps that may run twice: never for a look at the sealed examples, nor for
     promotion, whose failure is mostly a verdict. `timeout_s` ends a step that hangs.
     """
 
+    control_image: str = CONTROL
+    compress_image: str = COMPRESS
     workspace: str = ""
     storage_class: str = ""
     retries: int = 2
