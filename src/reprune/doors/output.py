@@ -120,6 +120,18 @@ class ImportOutput(Fact, kw_only=True):
     kept: str
 
 
+class SourcesOutput(Fact, kw_only=True):
+    """`code_bytes` as `code_measured` says; `ram_bytes` without the stack."""
+
+    ok: bool = True
+    out: str
+    files: tuple[str, ...]
+    model_bytes: int
+    code_bytes: int
+    code_measured: str
+    ram_bytes: int
+
+
 class DoctorOutput(Fact, kw_only=True):
     """`ok` is False, and the exit code 2, if a required target cannot be built or measured."""
 
@@ -148,6 +160,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "device-run": DeviceRunOutput,
     "kit": KitOutput,
     "import": ImportOutput,
+    "sources": SourcesOutput,
     "doctor": DoctorOutput,
     "doctor-selftest": SelftestOutput,
 }
