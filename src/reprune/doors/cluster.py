@@ -17,7 +17,7 @@ _EXAMPLE = """\
 schema: 1
 machines:
   - name: {name}
-    image: ghcr.io/you/project@sha256:...
+    image: you/project@sha256:...
     node_selector: {{kubernetes.io/hostname: node-1}}"""
 
 
