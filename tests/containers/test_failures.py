@@ -1,16 +1,21 @@
 """A container that fails never looks like one that did its work: not to kfp, and not to the next step."""
 
 # kfp reads annotations as they are: no `from __future__ import annotations` here.
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
-from kfp import dsl
+from kfp import dsl, local
+from kfp.compiler import Compiler
+from kfp.components import load_component_from_text
 
+from components.choose_machine import choose_machine
 from reprune.doors.init import TEMPLATE
 from tests.containers.conftest import CONFINED, PREFIX, TAG, Images
+from tests.kubeflow import QUIET
 
-pytestmark = pytest.mark.containers
+pytestmark = [pytest.mark.containers, *QUIET]
 
 CONTROL = f"{PREFIX}control:{TAG}"
 TRIES = 3
@@ -65,8 +70,6 @@ def half(then: int):
 @pytest.fixture
 def root(images: Images, docker_runner: None, tmp_path: Path) -> Path:
     """Where the containers' user may write, with the runner set up on it."""
-    from kfp import local
-
     folder = tmp_path / "root"
     folder.mkdir()
     folder.chmod(0o1777)
@@ -74,10 +77,7 @@ def root(images: Images, docker_runner: None, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_one_of_our_components_succeeds(root: Path) -> None:
-    from components.choose_machine import choose_machine
-
     component = with_image(choose_machine)
     for _ in range(TRIES):
         task = component(params=PARAMS, machine=MACHINE)
@@ -87,8 +87,6 @@ def test_one_of_our_components_succeeds(root: Path) -> None:
 def test_one_of_our_components_fails_with_the_reason_last(
     root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from components.choose_machine import choose_machine
-
     broken = yaml.safe_dump({**yaml.safe_load(PARAMS), "seeds": 1})
     with pytest.raises(RuntimeError, match="FAILURE"):
         with_image(choose_machine)(params=broken, machine=MACHINE)
@@ -125,11 +123,6 @@ def test_half_an_artefact_is_never_taken_for_a_whole_one(
 
 def with_image(component):
     """The component in the image under test; a pipeline names it by a parameter."""
-    import tempfile
-
-    from kfp.compiler import Compiler
-    from kfp.components import load_component_from_text
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "component.yaml"
         Compiler().compile(component, str(path))

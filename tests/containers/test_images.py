@@ -88,6 +88,12 @@ def test_control_has_neither_torch_nor_a_compiler(images: Images) -> None:
     assert run(images.control, "python3", "-c", look).split("\n")[0] == "[] []"
 
 
+def test_no_two_containers_pass_for_one_machine(image: str) -> None:
+    """Samples bind to a machine: an id that lay in the image would be that of all nodes."""
+    look = "from reprune.core.machine import this_machine as m; print(m(1).instance)"
+    assert run(image, "python3", "-c", look) != run(image, "python3", "-c", look)
+
+
 def test_labels_say_what_it_is(name: str, image: str) -> None:
     labels = json.loads(call("docker", "image", "inspect", image))[0]["Config"]["Labels"]
     found = {key: labels[f"org.opencontainers.image.{key}"] for key in LABELS}

@@ -85,5 +85,5 @@ def test_what_images_install_is_pinned() -> None:
         lines = Path(f"images/{name}.txt").read_text().splitlines()
         assert {line.lower() for line in lines if not line.startswith("#")} <= pinned
     for name in OURS:
-        installs = text(name).count("pip install --")
-        assert installs == text(name).count("-c /build/constraints.txt") == 2
+        installs = text(name).count("pip install --") - text(name).count(" --no-deps ")
+        assert installs == text(name).count("-c /build/constraints.txt") > 0
