@@ -15,16 +15,14 @@ from components.prune import prune
 from components.report import report
 from components.sensitivity_analysis import sensitivity_analysis
 from components.validate_data import validate_data
-from reprune.doors.kfp.images import COMPRESS, CONTROL
 from reprune.doors.kfp.options import DEFAULT, Options
-from reprune.doors.kfp.tasks import on_machine, reading, settled, training, writing
-
-# One machine, whichever the scheduler gives, for every target of params.yaml.
-ANY_MACHINE = {"name": "", "image": COMPRESS}
+from reprune.doors.kfp.tasks import on_machine, reading, settled, with_data, writing
 
 
 def make(options: Options = DEFAULT):
     """The pipeline, with what can only be chosen when it is compiled."""
+    # One machine, whichever the scheduler gives, for every target of params.yaml.
+    any_machine = {"name": "", "image": options.compress_image}
     config = dsl.PipelineConfig()
     volume = ""
     if options.workspace:
@@ -46,12 +44,14 @@ def make(options: Options = DEFAULT):
         lock: str,
         params: str,
         policy: str,
-        machines: list = [ANY_MACHINE],  # noqa: B006 - read when compiled, never changed
-        control_image: str = CONTROL,
-        compress_image: str = COMPRESS,
+        # Not `list`: its items would be texts to the cluster's driver, and no dict takes one.
+        machines: list[dict] = [any_machine],  # noqa: B006 - read when compiled, never changed
+        control_image: str = options.control_image,
+        compress_image: str = options.compress_image,
         read_secret: str = "reprune-registry-read",
         write_secret: str = "reprune-registry-write",
         promoter_secret: str = "reprune-promoter",
+        data_secret: str = "reprune-data",
     ):
         """Compresses one retrained model and judges it; promotes it only on a pass.
 
@@ -67,6 +67,7 @@ def make(options: Options = DEFAULT):
             read_secret: Holds `username` and `password`, or `token`, that may read the registry.
             write_secret: The same, that may write it.
             promoter_secret: Holds the promoter's config.yaml and key.pem.
+            data_secret: Files that the task's own code may need to reach its data.
         """
         texts = {"lock": lock, "params": params, "policy": policy, "workspace": volume}
 
@@ -74,11 +75,11 @@ def make(options: Options = DEFAULT):
             return settled(task, control_image, options, retried=retried)
 
         def compress(task):
-            return training(settled(task, compress_image, options), options)
+            return with_data(settled(task, compress_image, options), data_secret, options)
 
         def measuring(task, place, *, retried=True):
             settled(task, place["image"], options, retried=retried)
-            return on_machine(training(task, options), place)
+            return on_machine(with_data(task, data_secret, options), place)
 
         fetched = reading(control(fetch_model(**texts)), read_secret)
         model = {"dense": fetched.outputs["dense"]}
