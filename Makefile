@@ -10,7 +10,7 @@ LITERT_STAMP := $(LITERT_VENV)/.stamp
 # More options for pytest, for example: make test PYTEST_ARGS="-k verdict -x"
 PYTEST_ARGS ?=
 MIN_COVERAGE := 90
-SOURCES := src tests $(wildcard benchmarks examples components pipelines)
+SOURCES := src tests images $(wildcard benchmarks examples components pipelines)
 
 # The demo needs less than development does. An environment that already holds more is used as it is.
 DEMO_VENV := $(if $(wildcard $(STAMP)),$(VENV),.venv-demo)

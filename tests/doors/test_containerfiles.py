@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,9 +83,30 @@ def test_what_images_install_is_pinned() -> None:
         re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower()
         for line in Path("constraints.txt").read_text().splitlines()
     }
-    for name in ("control", "compress"):
-        lines = Path(f"images/{name}.txt").read_text().splitlines()
-        assert {line.lower() for line in lines if not line.startswith("#")} <= pinned
+    lines = Path("images/registry.txt").read_text().splitlines()
+    assert {line.lower() for line in lines if not line.startswith("#")} <= pinned
     for name in OURS:
         installs = text(name).count("pip install --") - text(name).count(" --no-deps ")
         assert installs == text(name).count("-c /build/constraints.txt") > 0
+
+
+def test_extras_of_ours_are_followed() -> None:
+    """The list that an image installs is what `pip install reprune[...]` would."""
+    run = [sys.executable, "images/needs.py", "pyproject.toml"]
+    found = subprocess.check_output([*run, "openvino,kfp"], text=True).split("\n")
+    names = {re.split(r"[\[<>=;]", line)[0] for line in found if line}
+    assert names > {"msgspec", "kfp", "onnx", "onnxruntime", "openvino"}
+    assert "torch" not in names
+    assert not [name for name in names if name.startswith("reprune")]
+    wrong = subprocess.run([*run, "openvin"], capture_output=True, text=True, check=False)
+    assert wrong.returncode != 0
+    assert "'openvin'" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_image_asks_for_extras_that_exist(name: str) -> None:
+    (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", text(name), re.MULTILINE)
+    run = [sys.executable, "images/needs.py", "pyproject.toml", extras]
+    listed = subprocess.check_output(run, text=True)
+    assert "kfp>=" in listed
+    assert ("\ntorch>=" in listed) == (name != "control")
