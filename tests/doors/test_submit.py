@@ -34,7 +34,7 @@ from tests.registry import stand
 
 TOKEN = "a-token-that-nobody-may-see"
 DIGEST = f"sha256:{'a' * 64}"
-IMAGE = f"ghcr.io/you/digits@{DIGEST}"
+IMAGE = f"you/digits@{DIGEST}"
 SIGNED_S = 1_800_000_000
 SIGNER = CryptoSigner.generate_ed25519()
 PACKAGE = {
@@ -533,7 +533,7 @@ machines:
   - name: box
     node_selector: {kubernetes.io/hostname: node-1}
   - name: jetson
-    image: ghcr.io/you/jetson@sha256:1
+    image: you/jetson@sha256:1
     accelerator_type: nvidia.com/gpu
     accelerator_count: 1
     tolerations: [{key: nvidia.com/gpu, operator: Exists, tolerationSeconds: 30}]
@@ -566,7 +566,7 @@ def test_machines_are_sent_with_every_field(
         },
         {
             "name": "jetson",
-            "image": "ghcr.io/you/jetson@sha256:1",
+            "image": "you/jetson@sha256:1",
             "accelerator_type": "nvidia.com/gpu",
             "accelerator_count": 1,
             "node_selector": {},
@@ -586,7 +586,7 @@ def test_a_machine_without_an_image_has_the_packages(
     sent = server.posted()[0]["runtime_config"]["parameters"]
     assert [each["image"] for each in sent["machines"]] == [
         "reprune/compress:1",
-        "ghcr.io/you/jetson@sha256:1",
+        "you/jetson@sha256:1",
     ]
     assert "compress_image" not in sent
 
