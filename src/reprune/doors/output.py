@@ -120,6 +120,19 @@ class ImportOutput(Fact, kw_only=True):
     kept: str
 
 
+class CompiledFile(Fact, kw_only=True):
+    """`digest` is that of the package; manifests made of it name their version by it."""
+
+    pipeline: str
+    path: str
+    digest: str
+
+
+class CompileOutput(Fact, kw_only=True):
+    ok: bool = True
+    written: tuple[CompiledFile, ...]
+
+
 class DoctorOutput(Fact, kw_only=True):
     """`ok` is False, and the exit code 2, if a required target cannot be built or measured."""
 
@@ -148,6 +161,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "device-run": DeviceRunOutput,
     "kit": KitOutput,
     "import": ImportOutput,
+    "compile": CompileOutput,
     "doctor": DoctorOutput,
     "doctor-selftest": SelftestOutput,
 }
