@@ -16,7 +16,7 @@ from components.report import report
 from components.sensitivity_analysis import sensitivity_analysis
 from components.validate_data import validate_data
 from reprune.doors.kfp.options import DEFAULT, Options
-from reprune.doors.kfp.tasks import on_machine, reading, settled, training, writing
+from reprune.doors.kfp.tasks import on_machine, reading, settled, with_data, writing
 
 
 def make(options: Options = DEFAULT):
@@ -51,6 +51,7 @@ def make(options: Options = DEFAULT):
         read_secret: str = "reprune-registry-read",
         write_secret: str = "reprune-registry-write",
         promoter_secret: str = "reprune-promoter",
+        data_secret: str = "reprune-data",
     ):
         """Compresses one retrained model and judges it; promotes it only on a pass.
 
@@ -66,6 +67,7 @@ def make(options: Options = DEFAULT):
             read_secret: Holds `username` and `password`, or `token`, that may read the registry.
             write_secret: The same, that may write it.
             promoter_secret: Holds the promoter's config.yaml and key.pem.
+            data_secret: Files that the task's own code may need to reach its data.
         """
         texts = {"lock": lock, "params": params, "policy": policy, "workspace": volume}
 
@@ -73,11 +75,11 @@ def make(options: Options = DEFAULT):
             return settled(task, control_image, options, retried=retried)
 
         def compress(task):
-            return training(settled(task, compress_image, options), options)
+            return with_data(settled(task, compress_image, options), data_secret, options)
 
         def measuring(task, place, *, retried=True):
             settled(task, place["image"], options, retried=retried)
-            return on_machine(training(task, options), place)
+            return on_machine(with_data(task, data_secret, options), place)
 
         fetched = reading(control(fetch_model(**texts)), read_secret)
         model = {"dense": fetched.outputs["dense"]}

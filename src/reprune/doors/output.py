@@ -133,6 +133,18 @@ class CompileOutput(Fact, kw_only=True):
     written: tuple[CompiledFile, ...]
 
 
+class SourcesOutput(Fact, kw_only=True):
+    """`code_bytes` as `code_measured` says; `ram_bytes` without the stack."""
+
+    ok: bool = True
+    out: str
+    files: tuple[str, ...]
+    model_bytes: int
+    code_bytes: int
+    code_measured: str
+    ram_bytes: int
+
+
 class DoctorOutput(Fact, kw_only=True):
     """`ok` is False, and the exit code 2, if a required target cannot be built or measured."""
 
@@ -162,6 +174,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "kit": KitOutput,
     "import": ImportOutput,
     "compile": CompileOutput,
+    "sources": SourcesOutput,
     "doctor": DoctorOutput,
     "doctor-selftest": SelftestOutput,
 }

@@ -17,6 +17,8 @@ REGISTRY = {
     "token": "MLFLOW_TRACKING_TOKEN",
 }
 PROMOTER = "/etc/reprune/promoter"
+DATA = "/data"
+DATA_SECRET = "/etc/reprune/data"
 
 
 def settled(
@@ -37,8 +39,11 @@ def settled(
     return task
 
 
-def training(task: dsl.PipelineTask, options: Options) -> dsl.PipelineTask:
-    """With shared memory, which loaders of several workers exchange batches through."""
+def with_data(task: dsl.PipelineTask, secret: Any, options: Options) -> dsl.PipelineTask:
+    """With what the user's code may need: its data, the data's credentials, and shared memory.
+
+    Credentials are files, so that whatever client the task uses can be pointed at them.
+    """
     kubernetes.empty_dir_mount(
         task,
         volume_name="shm",
@@ -46,6 +51,9 @@ def training(task: dsl.PipelineTask, options: Options) -> dsl.PipelineTask:
         medium="Memory",
         size_limit=options.shared_memory,
     )
+    kubernetes.use_secret_as_volume(task, secret_name=secret, mount_path=DATA_SECRET, optional=True)
+    if options.data_claim:
+        kubernetes.mount_pvc(task, pvc_name=options.data_claim, mount_path=DATA)
     return task
 
 

@@ -24,6 +24,8 @@ CONTROL = ("fetch_model", "choose_machine", "gate", "report", "promote")
 NEVER_REPEATED = ("benchmark", "promote")
 # Parameters of the pipeline whose values name secrets, by the only component that may mount them.
 SECRETS = {"fetch_model": {"read_secret"}, "promote": {"write_secret", "promoter_secret"}}
+# What every other component may mount: it runs the user's code, which reads the user's data.
+DATA_SECRETS = {"data_secret"}
 MUST_MOUNT = {"fetch_model": {"read_secret"}, "promote": {"write_secret"}}
 DECIDING = ("gate", "report", "promote")
 
@@ -160,7 +162,8 @@ def _check_secrets(graph: Graph, leaf: Leaf, platform: Mapping[str, Any]) -> Ite
         else:
             fixed = mount.get("secretName") or given.get("runtimeValue", {}).get("constant")
             mounted.add(f"the secret '{fixed}', by a fixed name")
-    for name in sorted(mounted - SECRETS.get(leaf.function, set())):
+    usual = set() if leaf.function in CONTROL else DATA_SECRETS
+    for name in sorted(mounted - SECRETS.get(leaf.function, usual)):
         yield Finding(leaf.where, f"mounts {name}, which {leaf.function} may not have")
     for name in sorted(MUST_MOUNT.get(leaf.function, set()) - mounted):
         yield Finding(leaf.where, f"does not mount {name}")
