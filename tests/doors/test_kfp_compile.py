@@ -20,7 +20,7 @@ from reprune.doors.cli import main
 from reprune.doors.kfp import catalogue
 from reprune.doors.kfp.check import check_package
 from reprune.doors.kfp.options import Options
-from reprune.doors.kfp.packages import Package, compile_package, manifests, same
+from reprune.doors.kfp.packages import Package, compile_package, manifests, read_documents, same
 from reprune.doors.kfp.readmes import CUSTOM, readme
 
 NAME = "continuous_compression"
@@ -41,6 +41,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_it_compiles_to_the_same_bytes_everywhere(tmp_path: Path) -> None:
     """Another hash seed in another folder gives the same files, and their digests are printed."""
     written = []
@@ -79,8 +80,8 @@ def test_manifests_are_those_of_kfp(package: Package, tmp_path: Path) -> None:
             include_pipeline_manifest=True,
         ),
     )
-    theirs = list(yaml.safe_load_all((tmp_path / "theirs.yaml").read_text()))
-    ours = list(yaml.safe_load_all(manifests(package, "kubeflow")))
+    theirs = read_documents((tmp_path / "theirs.yaml").read_bytes())
+    ours = read_documents(manifests(package, "kubeflow"))
     assert ours == theirs
     assert check_package(ours) == []
 
@@ -90,7 +91,7 @@ def test_a_version_is_named_by_what_it_holds(package: Package) -> None:
     again = manifests(compile_package(NAME))
     other = manifests(compile_package(NAME, Options(retries=0)))
     assert manifests(package) == again
-    names = [list(yaml.safe_load_all(each))[1]["metadata"]["name"] for each in (again, other)]
+    names = [read_documents(each)[1]["metadata"]["name"] for each in (again, other)]
     assert len(set(names)) == 2
 
 
@@ -100,7 +101,7 @@ def test_options_reach_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     digest = f"mine/compress@sha256:{'a' * 64}"
     words = ["--compress-image", digest, "--control-image", "mine/control:3", "--retries", "0"]
     assert main(["compile", NAME, "--out", "made", *words, "--workspace", "5Gi"]) == 0
-    spec, platform = yaml.safe_load_all(Path("made", f"{NAME}.yaml").read_text())
+    spec, platform = read_documents(Path("made", f"{NAME}.yaml").read_bytes())
     given = spec["root"]["inputDefinitions"]["parameters"]
     assert given["compress_image"]["defaultValue"] == digest
     assert given["machines"]["defaultValue"] == [{"name": "", "image": digest}]

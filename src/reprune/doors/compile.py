@@ -42,6 +42,9 @@ def define_compile(parser: argparse.ArgumentParser) -> Execute:
     )
     parser.add_argument("--storage-class", metavar="NAME", help="of the workspace")
     parser.add_argument(
+        "--data-claim", metavar="NAME", help="a volume claim with the task's data, mounted at /data"
+    )
+    parser.add_argument(
         "--retries", type=int, metavar="N", help="of tasks that may run twice; 0: none"
     )
     parser.add_argument("--timeout", type=int, metavar="SECONDS", help="that end a task")
@@ -121,6 +124,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         "compress_image": parsed.compress_image,
         "workspace": parsed.workspace,
         "storage_class": parsed.storage_class,
+        "data_claim": parsed.data_claim,
         "retries": parsed.retries,
         "timeout_s": parsed.timeout,
     }
