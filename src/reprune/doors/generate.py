@@ -20,6 +20,7 @@ from reprune.core.overrides import Overrides
 from reprune.core.params import Params
 from reprune.core.policy import Policy
 from reprune.core.store import write_bytes
+from reprune.doors.cluster import Machines
 from reprune.doors.init import TEMPLATE
 from reprune.doors.kfp.catalogue import names
 from reprune.doors.kfp.packages import compile_package, same
@@ -43,6 +44,7 @@ def generated() -> dict[Path, bytes]:
         "lock": Lock,
         "overrides": Overrides,
         "promoter": Promoter,
+        "machines": Machines,
     }
     for name, kind in documents.items():
         found[SCHEMAS / f"{name}.schema.json"] = _schema(kind)
