@@ -21,6 +21,7 @@ from reprune.registry.open import open_registry
 from reprune.registry.protocol import CHAMPION
 from reprune.steps import get_step
 from tests.kubeflow import QUIET, handed_on, latest_run, subprocess_runner, texts
+from tests.pipeline.test_mnist import DATA, use_example
 from tests.repository import Repository, inside, make_repository
 
 pytestmark = [pytest.mark.slow, *QUIET]
@@ -145,3 +146,20 @@ def test_a_block_fails_the_run_and_says_why(
     last = next(line for line in reversed(said) if "registered as version" in line)
     assert judgement.reasons[0] in last
     assert champion(repository) == "1"
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(not (DATA / "mnist.npz").exists(), reason="needs mnist.npz in REPRUNE_DATA")
+def test_a_project_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another task, other data (found by the task through a variable), the example's own policy."""
+    monkeypatch.setenv("REPRUNE_DATA", str(DATA))
+    made = make_repository(tmp_path / "repo")
+    use_example(made, "mnist")
+    made.edit("policy.yaml", lambda policy: policy.pop("latency"))
+    made.train(seed=1, epochs=2)
+    made.update()
+    with subprocess_runner(made, tmp_path / "out"):
+        make(Options(retries=0))(**texts(made))
+    run_folder = latest_run(tmp_path / "out")
+    assert store.read(run_folder / PLACES["verdict"], Verdict).manifest.judgement.outcome == "pass"
+    assert champion(made) == "1"

@@ -20,12 +20,12 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from reprune.core import store
 from reprune.core.artifacts import Manifest
@@ -38,17 +38,22 @@ from reprune.core.store import Artifact
 
 WORK_VARIABLE = "REPRUNE_WORK"
 
+Elsewhere: TypeAlias = Callable[[Sequence[str], int], None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """`out` is an empty directory for payload; `work` survives a kill and is named by the step's inputs;
     `root` is the folder of params.yaml; `say` tells a person what happens (never part of the result).
+    `elsewhere` runs a command of `python` in so many processes on other machines that see the same
+    folders, and returns once all have ended well; None: there are no others.
     """
 
     out: Path
     work: Path
     root: Path
     say: Callable[[str], None]
+    elsewhere: Elsewhere | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +149,7 @@ def load_step(name: str, steps: Mapping[str, str]) -> Step:
     return found
 
 
-def run(
+def run(  # noqa: PLR0913  what is run on what, then who listens and where
     the_step: Step,
     inputs: Mapping[str, Path | list[Path]],
     documents: Documents,
@@ -152,10 +157,12 @@ def run(
     *,
     say: Callable[[str], None] | None = None,
     machine: str = "",
+    elsewhere: Elsewhere | None = None,
 ) -> Artifact[Manifest]:
     """Runs a step: afterwards `out` is its whole artefact, or exactly what it was before.
 
-    With `machine` the step sees only the targets that params.yaml gives to the machine of that name.
+    With `machine` the step sees only the targets that params.yaml gives to the machine of that name;
+    `elsewhere` is as in Context.
     Raises what the step raises, ArtifactError for an input that cannot be used, Busy if another run
     is writing `out`, UnknownName for a machine without targets.
     """
@@ -178,6 +185,7 @@ def run(
                     work=_work_folder(the_step, parents, values),
                     root=documents.root,
                     say=say or _say,
+                    elsewhere=elsewhere,
                 )
             manifest = the_step.function(**values)
             return store.write(

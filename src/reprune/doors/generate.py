@@ -19,6 +19,7 @@ from reprune.core.overrides import Overrides
 from reprune.core.params import Params
 from reprune.core.policy import Policy
 from reprune.core.store import write_bytes
+from reprune.doors.cluster import Machines
 from reprune.doors.init import TEMPLATE
 from reprune.doors.local import DVC_FILE, dvc_text
 from reprune.doors.output import OUTPUTS
@@ -38,6 +39,7 @@ def generated() -> dict[Path, bytes]:
         "lock": Lock,
         "overrides": Overrides,
         "promoter": Promoter,
+        "machines": Machines,
     }
     for name, kind in documents.items():
         found[SCHEMAS / f"{name}.schema.json"] = _schema(kind)
