@@ -234,6 +234,16 @@ def another_machines_image(spec: Spec, platform: Spec) -> None:
     tasks(spec, LOOP)["benchmark"]["dependentTasks"].append("choose-machine-2-2")
 
 
+@mutation("times what for-loop-2/build built for another machine")
+def built_for_another_machine(spec: Spec, platform: Spec) -> None:
+    _second(spec, platform, "choose-machine-2", LOOP)
+    build = tasks(spec, LOOP)["build"]
+    for name in ("machine", "pipelinechannel--choose-machine-2-image"):
+        given = build["inputs"]["parameters"][name]["taskOutputParameter"]
+        given["producerTask"] = "choose-machine-2-2"
+    build["dependentTasks"].append("choose-machine-2-2")
+
+
 @mutation("takes the machine's image for its name")
 def image_taken_for_the_name(spec: Spec, platform: Spec) -> None:
     given = tasks(spec, LOOP)["build"]["inputs"]["parameters"]
@@ -318,6 +328,12 @@ def dangling_placeholder(spec: Spec, platform: Spec) -> None:
 @mutation("its Kubernetes setting secretNameParameter reads 'secret'")
 def dangling_setting(spec: Spec, platform: Spec) -> None:
     _secret(platform, "exec-promote")["componentInputParameter"] = "secret"
+
+
+@mutation("its Kubernetes setting nodeSelectorJson reads 'node_selector' of 'benchmark'")
+def a_setting_of_a_later_task(spec: Spec, platform: Spec) -> None:
+    given = settings(platform, "exec-build")["nodeSelector"]["nodeSelectorJson"]
+    given["taskOutputParameter"]["producerTask"] = "benchmark"
 
 
 @mutation("its Kubernetes setting nodeSelectorJson reads a STRING")
