@@ -82,6 +82,14 @@ class Prepared:
 
 def prepare(out: Path) -> Path:
     """Writes the folder `out` from the installed package and the data; equal sources, equal bytes."""
+    found = gather()
+    return write_prepared(
+        out, found.config, found.weights, found.sentences, _source(package_folder())
+    )
+
+
+def gather() -> Prepared:
+    """What `prepare` writes, from the installed package and the data, with no digest."""
     source = package_folder()
     full, texts = load_file(source / "model.safetensors"), _texts()
     tokenised = _tokenised(source, [text for rows in texts.values() for text, _ in rows])
@@ -105,7 +113,7 @@ def prepare(out: Path) -> Path:
         labels=np.array([label for rows in texts.values() for _, label in rows], np.int64),
         parts=np.repeat(np.arange(len(SPLITS)), [len(rows) for rows in texts.values()]),
     )
-    return write_prepared(out, config, weights, sentences, _source(source))
+    return Prepared(config=config, weights=weights, sentences=sentences, digest="")
 
 
 def write_prepared(

@@ -76,13 +76,14 @@ def make_job(
     units: int = 3,
     starts: int = 1,
     valid_s: float = 600.0,
+    runtime: str = "onnxruntime",
 ) -> DeviceJob:
     """Two arms of the fixture's engines, one pass of two batches, units and starts."""
     folder.mkdir(parents=True, exist_ok=True)
-    job = new_job("jet", Target(), hang_seconds=60, valid_s=valid_s)
+    job = new_job("jet", Target(runtime=runtime), hang_seconds=60, valid_s=valid_s)
     arms = {}
     for arm, engine in zip(ARMS, engines, strict=True):
-        arms[arm] = f"engines/{arm}.onnx"
+        arms[arm] = f"engines/{arm}{engine.suffix}"
         (folder / "engines").mkdir(exist_ok=True)
         shutil.copyfile(engine, folder / arms[arm])
     shapes = [Shape(inputs=batches(1)[0], weight=1.0)]

@@ -83,6 +83,28 @@ class PromoteOutput(Fact, kw_only=True):
     dry_run: bool = False
 
 
+class SubmitOutput(Fact, kw_only=True):
+    """`run` is the name that the lock gives it; `run_id` and `link` are empty, and `state` is "JUDGED",
+    where the registry held a verdict already. `attached` means that nothing was submitted. Without
+    waiting, or before the end, `outcome` and what follows it say nothing.
+    """
+
+    ok: bool = True
+    run: str
+    run_id: str
+    link: str
+    state: str
+    attached: bool
+    lock: str
+    outcome: Outcome | None = None
+    promoted: bool = False
+    dry_run: bool = False
+    compressed_version: str | None = None
+    champion: str | None = None
+    reasons: tuple[str, ...] = ()
+    waived_by: str | None = None
+
+
 class AnchorOutput(Fact, kw_only=True):
     ok: bool = True
     version: str
@@ -120,6 +142,31 @@ class ImportOutput(Fact, kw_only=True):
     kept: str
 
 
+class CompiledFile(Fact, kw_only=True):
+    """`digest` is that of the package; manifests made of it name their version by it."""
+
+    pipeline: str
+    path: str
+    digest: str
+
+
+class CompileOutput(Fact, kw_only=True):
+    ok: bool = True
+    written: tuple[CompiledFile, ...]
+
+
+class SourcesOutput(Fact, kw_only=True):
+    """`code_bytes` as `code_measured` says; `ram_bytes` without the stack."""
+
+    ok: bool = True
+    out: str
+    files: tuple[str, ...]
+    model_bytes: int
+    code_bytes: int
+    code_measured: str
+    ram_bytes: int
+
+
 class DoctorOutput(Fact, kw_only=True):
     """`ok` is False, and the exit code 2, if a required target cannot be built or measured."""
 
@@ -145,9 +192,12 @@ OUTPUTS: dict[str, type[Fact]] = {
     "override": OverrideOutput,
     "promote": PromoteOutput,
     "anchor": AnchorOutput,
+    "submit": SubmitOutput,
     "device-run": DeviceRunOutput,
     "kit": KitOutput,
     "import": ImportOutput,
+    "compile": CompileOutput,
+    "sources": SourcesOutput,
     "doctor": DoctorOutput,
     "doctor-selftest": SelftestOutput,
 }

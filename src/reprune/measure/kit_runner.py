@@ -31,6 +31,7 @@ RESULT_FILE = "result.json"
 MAX_OUTPUT_BYTES = 4 * 2**30
 HOST_CLOCK = "host, each call"
 CONTROL = "control"
+PACKAGES = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert"}
 STABLE_WITHIN = 0.02
 STABLE_BLOCKS = 3
 START_CALLS = 5
@@ -368,7 +369,7 @@ def runtime_of(target: dict[str, Any]) -> tuple[Any, str]:
             import_module("ai_edge_litert.interpreter")
             return (lambda path: LiteRtSession(path, target["threads"])), version("ai-edge-litert")
     except ImportError as error:
-        raise Refused(f"{error}: pip install {target['runtime']}") from error
+        raise Refused(f"{error}: pip install {PACKAGES[target['runtime']]}") from error
     raise Refused(f"this runner does not know the runtime {target['runtime']}")
 
 
@@ -441,7 +442,14 @@ def stored(detail: Any, values: Any) -> Any:
     if values.dtype != np.int8 and detail["dtype"] == np.int8 and scale:
         steps = np.rint(values.astype(np.float32) / np.float32(scale)) + zero
         return np.clip(steps, -128, 127).astype(np.int8)
-    return values.astype(detail["dtype"])
+    wanted = np.dtype(detail["dtype"])
+    if values.dtype != wanted and wanted.kind in "iu" and values.size:
+        holds = np.iinfo(wanted)
+        if not holds.min <= values.min() <= values.max() <= holds.max:
+            raise Refused(
+                f"the engine holds numbers up to {holds.max}, and is given {values.max()}"
+            )
+    return values.astype(wanted)
 
 
 def read_back(detail: Any, values: Any) -> Any:

@@ -97,7 +97,9 @@ class OpenVino:
     def operator_times(
         self, engine: Path, target: Target, inputs: Sequence[Array], calls: int
     ) -> tuple[OperatorTime, ...]:
-        """Median time of each operator of the compiled graph over `calls` calls, slowest first."""
+        """Median time of each operator of the compiled graph over `calls` calls, slowest first, called
+        as in the engine: `<module>/<operator>`, and what OpenVINO put in besides by its own name.
+        """
         session = OpenVinoSession(engine, target, {"PERF_COUNT": True})
         found: dict[tuple[str, str], list[float]] = defaultdict(list)
         for _ in range(PROFILE_WARMUP_CALLS + calls):
@@ -108,9 +110,13 @@ class OpenVino:
                     found[key].append(one.real_time.total_seconds() * 1e6)
         times = {key: median(took[-calls:]) for key, took in found.items()}
         total = sum(times.values()) or 1.0
+        made = _makers(engine)
         return tuple(
             OperatorTime(
-                operator=name, type=kind, median_us=round(took, 3), share=round(took / total, 6)
+                operator=_plain(name, made),
+                type=kind,
+                median_us=round(took, 3),
+                share=round(took / total, 6),
             )
             for (name, kind), took in sorted(times.items(), key=lambda item: (-item[1], item[0]))
         )
@@ -184,6 +190,18 @@ class OpenVinoSession:
             where=self._engine,
             fix="give it arrays of the shapes and types that it was exported with",
         )
+
+
+def _makers(engine: Path) -> dict[str, str]:
+    """By output of the whole engine, the node that makes it: OpenVINO calls that node by the output."""
+    graph = require("onnx", "openvino").load(str(engine)).graph
+    outputs = {output.name for output in graph.output}
+    return {output: node.name for node in graph.node for output in node.output if output in outputs}
+
+
+def _plain(name: str, makers: Mapping[str, str]) -> str:
+    """The node's name in the engine, without what OpenVINO adds when it takes a layer apart."""
+    return makers.get(name, name).partition("/WithoutBiases")[0]
 
 
 def _openvino() -> Any:
