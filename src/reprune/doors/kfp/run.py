@@ -22,6 +22,7 @@ from reprune.core.store import Artifact, copy_into
 from reprune.doors.commands import OUTCOME_EXIT
 from reprune.doors.kfp.references import hand_on, placed, resolved
 from reprune.doors.kfp.shown import show
+from reprune.doors.kfp.trainer import elsewhere
 from reprune.doors.kfp.workplace import workplace
 from reprune.steps import get_step
 
@@ -38,10 +39,13 @@ Inputs: TypeAlias = Mapping[str, Handed | Sequence[Handed]]
 
 @dataclass(frozen=True)
 class Place:
-    """The machine whose targets a component measures, and the volume that artefacts stay on."""
+    """The machine whose targets a component measures, the volume that artefacts stay on, and what trains
+    in several processes elsewhere (the text of a trainjob.Trainer; empty: nothing does).
+    """
 
     machine: str = ""
     workspace: str = ""
+    trainer: str = ""
 
 
 NOWHERE = Place()
@@ -81,7 +85,14 @@ def run_component(
             name: list(_paths(value, place.workspace)) for name, value in inputs.items()
         }
         with placed(Path(out.path), place.workspace) as folder:
-            made = run(get_step(step), given, documents, folder, machine=place.machine)
+            made = run(
+                get_step(step),
+                given,
+                documents,
+                folder,
+                machine=place.machine,
+                elsewhere=elsewhere(place.trainer, place.workspace),
+            )
             show(made, shown)
             hand_on(made, Path(out.path), place.workspace)
         describe(out, made)
