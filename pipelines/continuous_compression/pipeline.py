@@ -16,24 +16,14 @@ from components.report import report
 from components.sensitivity_analysis import sensitivity_analysis
 from components.validate_data import validate_data
 from reprune.doors.kfp.options import DEFAULT, Options
-from reprune.doors.kfp.tasks import on_machine, reading, settled, with_data, writing
+from reprune.doors.kfp.tasks import on_machine, reading, settled, with_data, workspace, writing
 
 
 def make(options: Options = DEFAULT):
     """The pipeline, with what can only be chosen when it is compiled."""
     # One machine, whichever the scheduler gives, for every target of params.yaml.
     any_machine = {"name": "", "image": options.compress_image}
-    config = dsl.PipelineConfig()
-    volume = ""
-    if options.workspace:
-        patch = {"storageClassName": options.storage_class} if options.storage_class else {}
-        config = dsl.PipelineConfig(
-            workspace=dsl.WorkspaceConfig(
-                size=options.workspace,
-                kubernetes=dsl.KubernetesWorkspaceConfig(pvcSpecPatch=patch),
-            )
-        )
-        volume = dsl.WORKSPACE_PATH_PLACEHOLDER
+    config, volume = workspace(options)
 
     @dsl.pipeline(
         name="continuous-compression",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,15 @@ def test_an_image_asks_for_extras_that_exist(name: str) -> None:
     listed = subprocess.check_output(run, text=True)
     assert "kfp>=" in listed
     assert ("\ntorch>=" in listed) == (name != "control")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_image_is_built_from_all_that_a_wheel_is_made_of(name: str) -> None:
+    wheel = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
+        "wheel"
+    ]
+    parts = {Path(path).parts[0] for path in (*wheel["packages"], *wheel.get("force-include", ()))}
+    copied = set(re.findall(r"^COPY (\w+) /build/reprune/\1$", text(name), re.MULTILINE))
+    assert copied == parts
+    let_through = Path(".dockerignore").read_text().splitlines()
+    assert {f"!{part}" for part in parts} <= set(let_through)

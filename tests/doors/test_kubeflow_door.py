@@ -112,6 +112,22 @@ def test_with_a_workspace_only_a_note_travels(tmp_path: Path) -> None:
         resolved(out, str(workspace))
 
 
+def test_tasks_of_a_loop_write_side_by_side(tmp_path: Path) -> None:
+    """Two iterations' outputs have one name; each task has a place of its own in the volume."""
+    outs = [tmp_path / f"iteration-{number}" / "measure" / "measured" for number in range(2)]
+    volume = str(tmp_path / "volume")
+    with placed(outs[0], volume) as one, placed(outs[1], volume) as other:
+        for place, words in ((one, "one"), (other, "other")):
+            with store.drafting(place) as draft:
+                (draft / "note.txt").write_text(words)
+                store.write(draft, REPORT, step="plan", parents={}, out=place)
+        for place, out in ((one, outs[0]), (other, outs[1])):
+            hand_on(store.read(place, Report), out, volume)
+    found = [store.read(resolved(out, volume), Report).file("note.txt") for out in outs]
+    assert [path.read_text() for path in found] == ["one", "other"]
+    assert len(list((tmp_path / "volume" / "artifacts").iterdir())) == 2
+
+
 def test_a_step_that_failed_leaves_nothing_in_the_workspace(tmp_path: Path) -> None:
     workspace = tmp_path / "volume"
     with pytest.raises(KeyError), placed(tmp_path / "task" / "x", str(workspace)) as place:

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from reprune.core.lock import LOCK_FILE, lock_text
 from reprune.doors import submit
 from reprune.doors.cli import main
 from reprune.doors.progress import changes, summary
+from reprune.doors.submission import PACKAGE_FILE, Request, prepare
 from reprune.orchestrate import wait as waiting
 from reprune.orchestrate.described import Run, TaskState
 from reprune.orchestrate.runs import run_name
@@ -92,7 +94,7 @@ class Repository:
         self.documents = stand.documents(root, weights)
         register_dense(open_registry(self.documents.params.registry, root), "digits", weights)
         (root / LOCK_FILE).write_text(lock_text(self.documents.lock))
-        (root / "package.yaml").write_text(yaml.safe_dump_all([PACKAGE, PLATFORM]))
+        (root / PACKAGE_FILE).write_text(yaml.safe_dump_all([PACKAGE, PLATFORM]))
         self.name = run_name("digits", self.documents.lock.digest)
 
     def judged(self, outcome: str, *, alias: bool | None = None, **changes: Any) -> str:
@@ -159,8 +161,7 @@ def run(
 
     def call(*words: str) -> tuple[int, dict[str, Any], str]:
         monkeypatch.chdir(repository.root.parent)
-        line = ["submit", "-C", "repo", "--json", "--host", server.url]
-        code = main([*line, "--pipeline", "package.yaml", *words])
+        code = main(["submit", "-C", "repo", "--json", "--host", server.url, *words])
         out, err = capsys.readouterr()
         assert TOKEN not in out + err + caplog.text
         answer = json.loads(out)
@@ -472,6 +473,30 @@ def test_a_mistake_never_reaches_the_server(
     assert server.requests == []
 
 
+def test_our_own_pipeline_takes_what_is_sent(repository: Repository) -> None:
+    """Names and types of its parameters are those that the flags stand for."""
+    # kfp takes seconds to import, and one test needs it.
+    from google.protobuf import json_format
+
+    from pipelines.continuous_compression import continuous_compression
+
+    spec = json_format.MessageToDict(continuous_compression.pipeline_spec)
+    (repository.root / "other.yaml").write_text(yaml.safe_dump(spec))
+    (repository.root / "machines.yaml").write_text("schema: 1\nmachines: [{}]\n")
+    request = Request(
+        experiment="e",
+        pipeline=repository.root / "other.yaml",
+        machines=repository.root / "machines.yaml",
+        control_image=IMAGE,
+        settings=("read_secret=other",),
+    )
+    sent = prepare(repository.documents, request).parameters
+    default = spec["root"]["inputDefinitions"]["parameters"]["compress_image"]["defaultValue"]
+    assert sent["machines"][0]["image"] == default
+    request = replace(request, image=IMAGE)
+    assert prepare(repository.documents, request).parameters["compress_image"] == IMAGE
+
+
 @pytest.mark.parametrize("file", ["params.yaml", "policy.yaml", "task/digits.py"])
 def test_a_stale_lock_never_reaches_the_server(
     repository: Repository, server: KfpServer, run: Submit, file: str
@@ -490,7 +515,7 @@ def test_nobody_said_where(
 ) -> None:
     """The message names the flag and the variable."""
     monkeypatch.chdir(repository.root)
-    assert main(["submit", "--pipeline", "package.yaml"]) == 2
+    assert main(["submit"]) == 2
     assert "REPRUNE_KFP_HOST" in capsys.readouterr().err
 
 
@@ -507,7 +532,7 @@ def test_for_people(
     monkeypatch.delenv(submit.TOKEN_FILE)
     monkeypatch.setenv(submit.TOKEN, TOKEN)
     promises(repository, server, "block", "FAILED")
-    assert main(["submit", "--pipeline", "package.yaml", "--image", "digits:latest"]) == 3
+    assert main(["submit", "--image", "digits:latest"]) == 3
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         f"run: {repository.name} FAILED",

@@ -31,16 +31,20 @@ from reprune.registry.open import open_registry
 
 TEXTS = {"lock": LOCK_FILE, "params": PARAMS_FILE, "policy": POLICY_FILE}
 IMAGE = "compress_image"
+# What `reprune compile` writes into the folder that it is called in.
+PACKAGE_FILE = "continuous_compression.yaml"
 # The flag that gives each of these parameters.
 FLAGS = {"machines": "--machines", IMAGE: "--image", "control_image": "--control-image"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a person asked for beside the repository. `settings` are texts such as `read_secret=other`."""
+    """What a person asked for beside the repository. Without `pipeline` it is PACKAGE_FILE there;
+    `settings` are texts such as `read_secret=other`.
+    """
 
-    pipeline: Path
     experiment: str
+    pipeline: Path | None = None
     machines: Path | None = None
     image: str = ""
     control_image: str = ""
@@ -65,7 +69,7 @@ def prepare(documents: Documents, request: Request) -> Submission:
 
     Raises InputError or DocumentError naming the parameter, the machine or the file.
     """
-    package = read_package(request.pipeline)
+    package = read_package(request.pipeline or documents.root / PACKAGE_FILE)
     given: dict[str, object] = {
         name: (documents.root / file).read_text(encoding="utf-8") for name, file in TEXTS.items()
     }

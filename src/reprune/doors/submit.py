@@ -109,8 +109,7 @@ def _what_arguments(parser: argparse.ArgumentParser) -> None:
         "--pipeline",
         metavar="FILE",
         type=Path,
-        required=True,
-        help="a package that `reprune compile` wrote",
+        help="a package that `reprune compile` wrote (default: its continuous_compression.yaml here)",
     )
     what.add_argument(
         "--machines", metavar="FILE", type=Path, help="where each `machine` of params.yaml is"

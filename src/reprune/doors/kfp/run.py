@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 
 from reprune.core.artifacts import Manifest
 from reprune.core.errors import EXIT_BROKEN, EXIT_DONE, RepruneError
-from reprune.core.step import run
+from reprune.core.step import for_shard, run
 from reprune.core.store import Artifact, copy_into
 from reprune.doors.commands import OUTCOME_EXIT
 from reprune.doors.kfp.references import hand_on, placed, resolved
@@ -39,12 +39,14 @@ Inputs: TypeAlias = Mapping[str, Handed | Sequence[Handed]]
 
 @dataclass(frozen=True)
 class Place:
-    """The machine whose targets a component measures, the volume that artefacts stay on, and what trains
-    in several processes elsewhere (the text of a trainjob.Trainer; empty: nothing does).
+    """The machine whose targets a component measures, the volume that artefacts stay on, the shard ("0/4")
+    that it works on, and what trains in several processes elsewhere (the text of a trainjob.Trainer;
+    empty: nothing does).
     """
 
     machine: str = ""
     workspace: str = ""
+    shard: str = ""
     trainer: str = ""
 
 
@@ -85,8 +87,9 @@ def run_component(
             name: list(_paths(value, place.workspace)) for name, value in inputs.items()
         }
         with placed(Path(out.path), place.workspace) as folder:
+            the_step = for_shard(get_step(step), place.shard) if place.shard else get_step(step)
             made = run(
-                get_step(step),
+                the_step,
                 given,
                 documents,
                 folder,
