@@ -42,6 +42,7 @@ def make(options: Options = DEFAULT):
         write_secret: str = "reprune-registry-write",
         promoter_secret: str = "reprune-promoter",
         data_secret: str = "reprune-data",
+        trainer: str = "",
     ):
         """Compresses one retrained model and judges it; promotes it only on a pass.
 
@@ -58,6 +59,7 @@ def make(options: Options = DEFAULT):
             write_secret: The same, that may write it.
             promoter_secret: Holds the promoter's config.yaml and key.pem.
             data_secret: Files that the task's own code may need to reach its data.
+            trainer: Where distill.processes run, as a text; empty: in the task of distill.
         """
         texts = {"lock": lock, "params": params, "policy": policy, "workspace": volume}
 
@@ -93,7 +95,13 @@ def make(options: Options = DEFAULT):
         chosen = {"chosen": planned.outputs["chosen"]}
         pruned = compress(prune(**texts, **model, **data, **chosen)).outputs["pruned"]
         distilled = compress(
-            distill(**texts, **data, student=pruned, teacher=fetched.outputs["dense"])
+            distill(
+                **texts,
+                **data,
+                student=pruned,
+                teacher=fetched.outputs["dense"],
+                trainer=trainer,
+            )
         )
         candidate = {"candidate": distilled.outputs["candidate"]}
         with dsl.ParallelFor(machines, parallelism=1) as machine:

@@ -22,6 +22,7 @@ from reprune.core.store import Artifact, copy_into
 from reprune.doors.commands import OUTCOME_EXIT
 from reprune.doors.kfp.references import hand_on, placed, resolved
 from reprune.doors.kfp.shown import show
+from reprune.doors.kfp.trainer import elsewhere
 from reprune.doors.kfp.workplace import workplace
 from reprune.steps import get_step
 
@@ -38,13 +39,15 @@ Inputs: TypeAlias = Mapping[str, Handed | Sequence[Handed]]
 
 @dataclass(frozen=True)
 class Place:
-    """The machine whose targets a component measures, the volume that artefacts stay on, and the shard
-    ("0/4") that it works on.
+    """The machine whose targets a component measures, the volume that artefacts stay on, the shard ("0/4")
+    that it works on, and what trains in several processes elsewhere (the text of a trainjob.Trainer;
+    empty: nothing does).
     """
 
     machine: str = ""
     workspace: str = ""
     shard: str = ""
+    trainer: str = ""
 
 
 NOWHERE = Place()
@@ -85,7 +88,14 @@ def run_component(
         }
         with placed(Path(out.path), place.workspace) as folder:
             the_step = for_shard(get_step(step), place.shard) if place.shard else get_step(step)
-            made = run(the_step, given, documents, folder, machine=place.machine)
+            made = run(
+                the_step,
+                given,
+                documents,
+                folder,
+                machine=place.machine,
+                elsewhere=elsewhere(place.trainer, place.workspace),
+            )
             show(made, shown)
             hand_on(made, Path(out.path), place.workspace)
         describe(out, made)
