@@ -10,7 +10,7 @@ LITERT_STAMP := $(LITERT_VENV)/.stamp
 # More options for pytest, for example: make test PYTEST_ARGS="-k verdict -x"
 PYTEST_ARGS ?=
 MIN_COVERAGE := 90
-SOURCES := src tests $(wildcard benchmarks examples components pipelines)
+SOURCES := src tests images $(wildcard benchmarks examples components pipelines)
 
 # The demo needs less than development does. An environment that already holds more is used as it is.
 DEMO_VENV := $(if $(wildcard $(STAMP)),$(VENV),.venv-demo)
@@ -27,10 +27,10 @@ TEST := OMP_NUM_THREADS=1 REPRUNE_LITERT_PYTHON=$(CURDIR)/$(LITERT_VENV)/bin/pyt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo-env demo chromium test test-fast test-deep check lint format generate clean
+.PHONY: help env demo-env demo chromium images test test-fast test-deep test-containers check lint format generate clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 env: $(STAMP) ## create .venv with everything needed for development
 
@@ -78,13 +78,23 @@ test-deep: env $(LITERT_STAMP) chromium ## run the suite at full depth, then mut
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results
 
+test-containers: env ## build the images without a registry, and run the pipeline in them (root; ~5 GB)
+	@.ci/docker.sh install
+	REPRUNE_CONTAINERS=1 $(TEST) --timeout=3600 tests/containers $(PYTEST_ARGS)
+
+# What it is built on and where it goes are variables: images/build.sh and images/README.md name them.
+images: ## build the images that can be built here (TENSORRT_BASE=... adds tensorrt)
+	@images/build.sh control compress $(if $(TENSORRT_BASE),tensorrt)
+
 lint: env ## check format, style, types and import directions
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy --strict src
 	$(BIN)/lint-imports
 
-check: lint $(LITERT_STAMP) chromium ## everything CI checks: lint, generated files are fresh, tests, coverage
+# A download and a browser need no core: they come beside the types, which need one.
+check: env ## everything CI checks: lint, generated files are fresh, tests, coverage
+	$(MAKE) --no-print-directory -j 3 lint $(LITERT_STAMP) chromium
 	$(BIN)/python -m reprune.doors.generate --check
 	$(TEST) -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) $(PYTEST_ARGS)
 

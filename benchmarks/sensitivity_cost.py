@@ -36,7 +36,8 @@ from benchmarks.sensitivity_models import Benched, quiet
 from reprune.compress.planning.allocate import allocate
 from reprune.compress.planning.choose import Options
 from reprune.compress.planning.curves import fit_curves
-from reprune.compress.sensitivity.measure import PROGRESS_FILE, Progress, measure, measure_all
+from reprune.compress.sensitivity.full import PROGRESS_FILE, Progress
+from reprune.compress.sensitivity.measure import measure
 from reprune.core.artifacts import GroupSensitivity
 from reprune.core.params import PlanParams, PruneParams, SensitivityParams
 
@@ -132,7 +133,7 @@ def _full(
 ) -> tuple[tuple[GroupSensitivity, ...], dict[str, Any]]:
     """The reference table, of the first `size` examples, and the batch losses of all there are."""
     params = replace_params(examples=2 * size)
-    whole = measure_all(bench.subject, params, PRUNE, seed=0, work=folder / "full", say=quiet)
+    whole = measure(bench.subject, params, PRUNE, seed=0, work=folder / "full", say=quiet)
     raw = (folder / "full" / PROGRESS_FILE).read_bytes()
     progress = msgspec.json.decode(raw, type=Progress)
     sizes, rises = progress.base.sizes, {}

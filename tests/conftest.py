@@ -1,5 +1,5 @@
 """Tests marked `alone` have the machine to themselves, however many workers there are; those marked `deep`
-run with REPRUNE_DEEP=1 only.
+run with REPRUNE_DEEP=1 only, those marked `containers` with REPRUNE_CONTAINERS=1 only.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
+TIERS = {"deep": "REPRUNE_DEEP", "containers": "REPRUNE_CONTAINERS"}
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects, and so counts, what is for the nightly tier."""
-    if os.environ.get("REPRUNE_DEEP") == "1":
-        return
-    deep = [item for item in items if item.get_closest_marker("deep")]
-    if deep:
-        config.hook.pytest_deselected(items=deep)
-        items[:] = [item for item in items if not item.get_closest_marker("deep")]
+    """Deselects, and so counts, what is for another tier than the one asked for."""
+    others = [marker for marker, variable in TIERS.items() if os.environ.get(variable) != "1"]
+    left = [item for item in items if any(item.get_closest_marker(name) for name in others)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

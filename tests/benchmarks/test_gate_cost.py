@@ -43,7 +43,7 @@ def test_a_large_verdict_is_built_and_judged(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sources", [False, True])
+@pytest.mark.parametrize("sources", [pytest.param(False, marks=pytest.mark.deep), True])
 def test_twice_the_evidence_costs_at_most_three_times_as_much(
     tmp_path: Path, sources: bool
 ) -> None:

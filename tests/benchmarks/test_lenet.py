@@ -1,4 +1,4 @@
-"""The parts of the LeNet benchmark on 2,000 images: every kind of arm, its files, and the result's form."""
+"""The parts of the LeNet benchmark on 1,000 images: every kind of arm, its files, and the result's form."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def few_images(monkeypatch):
         found = MnistTask(
             shifts=setting.shifts, held_out=setting.held_out, batch_size=batch_size, rate=rate
         )
-        found.count = 2_000
+        found.count = 1_000
         return found
 
     monkeypatch.setattr(training.Setting, "task", task)

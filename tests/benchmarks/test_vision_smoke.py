@@ -1,4 +1,7 @@
-"""Each vision benchmark once from end to end, as small as it goes: whether its parts fit."""
+"""Each vision benchmark once from end to end, as small as it goes: whether its parts fit.
+
+Deep: all but ResNet-20.
+"""
 
 import os
 from pathlib import Path
@@ -47,6 +50,7 @@ def test_resnet20_trains_every_arm_and_is_reported(tmp_path):
     assert "tp_taylor" in text({**found})
 
 
+@pytest.mark.deep
 def test_mobilenetv2_loses_macs_stage_by_stage_and_is_rebuilt(tmp_path):
     config = mobilenetv2_cifar10.quick(mobilenetv2_jobs.read_config())
     config = {
@@ -70,6 +74,7 @@ def test_mobilenetv2_loses_macs_stage_by_stage_and_is_rebuilt(tmp_path):
     assert found["claims"][0]["verdict"] == "not enough seeds"
 
 
+@pytest.mark.deep
 def test_the_membrane_picture_is_drawn_and_all_arms_are_as_sparse_as_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(unet_membrane, "SENSITIVITY_TILES", 8)
     task = unet_membrane.smaller(unet_membrane.HalfSize(), 2)

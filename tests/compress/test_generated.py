@@ -1,4 +1,7 @@
-"""What must hold for any network, any groups and any cut: over generated architectures."""
+"""What must hold for any network, any groups and any cut: over generated architectures.
+
+CI tries a few dozen networks, `make test-deep` hundreds.
+"""
 
 from __future__ import annotations
 
@@ -74,15 +77,15 @@ def masked_is_sliced(data: st.DataObject, spec: Spec) -> None:
             assert name in counted or found.skipped[name], name
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
+@settings(max_examples=30, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(data=st.data(), spec=specs())
 def test_any_cut_of_any_groups_is_the_masked_model(data: st.DataObject, spec: Spec) -> None:
     """Sliced and masked are one function, and no layer is left out without a word."""
     masked_is_sliced(data, spec)
 
 
-@pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
+@pytest.mark.deep
+@settings(max_examples=300, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(data=st.data(), spec=specs())
 def test_any_cut_of_any_groups_is_the_masked_model_many_times(
     data: st.DataObject, spec: Spec

@@ -19,7 +19,8 @@ from torch import nn
 
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
 from reprune.compress.planning.costs import cost_model
-from reprune.compress.sensitivity.measure import PROGRESS_FILE, Subject, keeps, measure
+from reprune.compress.sensitivity.full import PROGRESS_FILE
+from reprune.compress.sensitivity.measure import Subject, keeps, measure
 from reprune.compress.structure.architecture import apply
 from reprune.compress.structure.equality import architecture_of
 from reprune.compress.structure.groups import find_groups

@@ -16,8 +16,9 @@ from reprune.doors.cli import COMMANDS
 from reprune.doors.init import TEMPLATE
 from reprune.doors.local import STAGES, dvc_text
 from reprune.doors.steps import define_step
-from reprune.steps import STEPS, get_step
+from reprune.steps import BESIDE, STEPS, get_step
 
+IN_PIPELINE = [name for name in STEPS if name not in BESIDE]
 STAGE_OF = {stage.step: stage for stage in STAGES}
 
 
@@ -32,23 +33,43 @@ def test_a_step_is_named_as_it_is_listed(name: str) -> None:
     step = get_step(name)
     assert step.name == name
     assert step.summary.endswith(".")
-    assert name in STAGE_OF
+    assert (name in STAGE_OF) is not (name in BESIDE)
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_command_line_takes_exactly_the_inputs(name: str) -> None:
-    """One required flag for each input and --out; no knob is ever a flag."""
+    """One required flag for each input, --out, and --shard of a step in shards; no knob is ever a flag."""
     parser = argparse.ArgumentParser(prog=f"reprune {name}")
     define_step(parser)
     flags = {a.dest: a for a in parser._actions if a.option_strings and a.dest != "help"}
     step = get_step(name)
-    assert set(flags) == {given.name for given in step.inputs} | {"out"}
+    beside = {"out", "shard"} if step.sharded else {"out"}
+    assert set(flags) == {given.name for given in step.inputs} | beside
     assert all(action.required for action in flags.values())
     for given in step.inputs:
         assert (flags[given.name].nargs == "+") is given.many
 
 
 @pytest.mark.parametrize("name", STEPS)
+def test_a_step_that_completes_another_declares_what_that_one_does(name: str) -> None:
+    """Its artefact has the other's parents and knobs, so it must be made of no more and no less."""
+    step = get_step(name)
+    other = get_step(step.commits_as)
+    left = [given for given in step.inputs if given.name not in step.parts]
+    assert (left, step.sections, step.documents) == (
+        list(other.inputs),
+        other.sections,
+        other.documents,
+    )
+    assert step.output is other.output
+    for given in step.inputs:
+        if given.name in step.parts:
+            maker = next(found for found in map(get_step, STEPS) if found.output is given.kind)
+            assert maker.sections == step.sections
+            assert list(maker.inputs) == left
+
+
+@pytest.mark.parametrize("name", IN_PIPELINE)
 def test_the_pipeline_wires_exactly_the_inputs(name: str, dvc: dict) -> None:
     """Each stage passes every input from an artefact of the right kind, and depends on what it reads."""
     step, stage = get_step(name), STAGE_OF[name]

@@ -89,7 +89,9 @@ def ranked(count: int, groups: int, alike: float) -> Callable[[np.random.Generat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("groups", "alike"), [(0, 0.0), (40, 0.3)])
+@pytest.mark.parametrize(
+    ("groups", "alike"), [pytest.param(0, 0.0, marks=pytest.mark.deep), (40, 0.3)]
+)
 def test_auc_at_the_margin(groups: int, alike: float) -> None:
     """Without and with sources that are alike, both errors stay near 5 %."""
     runs, count = 400, 240

@@ -13,7 +13,8 @@ import pytest
 
 from reprune.doors.cli import main
 from reprune.doors.output import DoctorOutput
-from reprune.steps.doctor import _doubts, _machine, diagnose
+from reprune.runtimes.base import RUNTIMES
+from reprune.steps.doctor import _doubts, _machine, diagnose, runtime_names
 from tests.devices import SRC, local_device
 
 PARAMS = "schema: 1\nname: digits\ntask: task.digits:DigitsTask\ntargets:\n"
@@ -37,7 +38,15 @@ def _work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_each_target_is_told_apart(tmp_path: Path, probe: Any) -> None:
+@pytest.fixture
+def one_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asks ONNX Runtime alone for its version; a process for each is started by the test of runtimes."""
+    monkeypatch.setattr("reprune.steps.doctor.runtime_names", lambda: ["onnxruntime"])
+
+
+def test_each_target_is_told_apart(
+    tmp_path: Path, probe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What runs, what is unproven, what nobody offers, and the command that fixes it."""
     write(
         tmp_path,
@@ -49,6 +58,8 @@ def test_each_target_is_told_apart(tmp_path: Path, probe: Any) -> None:
         both=("{runtime: onnxruntime, kit: true, run: 'ssh x reprune {args}'}", "advisory"),
         python=("{runtime: onnxruntime, python: /no/python}", "advisory"),
     )
+    assert {"onnxruntime", "probe", *RUNTIMES} == set(runtime_names())
+    monkeypatch.setattr("reprune.steps.doctor.runtime_names", lambda: ["onnxruntime", "probe"])
     found = diagnose(tmp_path)
     assert found.usable
     targets = {target.name: target for target in found.targets}
@@ -73,7 +84,7 @@ def test_each_target_is_told_apart(tmp_path: Path, probe: Any) -> None:
 
 @pytest.mark.slow
 def test_a_required_target_that_cannot_be_built_is_exit_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, one_runtime: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path, good=("{}", "required"), bad=("{runtime: nothing}", "required"))
     assert main(["doctor", "--json"]) == 2
@@ -91,12 +102,15 @@ def test_without_a_repository_the_runtimes_are_told(capsys: pytest.CaptureFixtur
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["diagnosis"]
     assert found["targets"] == []
+    told = {runtime["name"]: runtime for runtime in found["runtimes"]}
+    assert set(told) == set(RUNTIMES)
+    assert all(runtime["version"] or runtime["words"] for runtime in told.values())
     assert found["machine"]["disk_free_bytes"] > 0
 
 
 @pytest.mark.slow
 def test_a_device_is_asked_and_proven_where_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, one_runtime: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The device answers for itself; its selftest is kept for its kind of machine."""
     run = local_device(tmp_path / "jet")

@@ -1,4 +1,7 @@
-"""Core ML packages: made anywhere, the same bytes each time, and holding what the module computes."""
+"""Core ML packages: made anywhere, the same bytes each time, and holding what the module computes.
+
+Deep: MiniLM, and the larger CNNs in the precisions that another test has.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,9 @@ def test_a_pruned_cnn_holds_what_its_module_computes(tmp_path: Path, precision: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "int8-weights"])
+@pytest.mark.parametrize(
+    "precision", ["fp16", pytest.param("int8-weights", marks=pytest.mark.deep)]
+)
 def test_a_pruned_segmentation_net_holds_what_its_module_computes(
     tmp_path: Path, precision: str
 ) -> None:
@@ -101,7 +106,13 @@ def test_a_pruned_segmentation_net_holds_what_its_module_computes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "fp32", "int8-weights", "palette4"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "int8-weights",
+        *(pytest.param(other, marks=pytest.mark.deep) for other in ("fp16", "fp32", "palette4")),
+    ],
+)
 def test_a_pruned_residual_net_holds_what_its_module_computes(
     tmp_path: Path, precision: str
 ) -> None:

@@ -251,7 +251,8 @@ def test_quantisable_layers_are_named_in_the_order_they_run() -> None:
     assert RUNTIME.quantisable(source(Net()), target("int8")) == ("stem.0", "block.0", "head")
 
 
-@pytest.mark.parametrize("where", ["source", "target"])
+# Layers that the source names are read in the test of a model all in float as well.
+@pytest.mark.parametrize("where", [pytest.param("source", marks=pytest.mark.deep), "target"])
 def test_layers_stay_in_float_where_source_or_target_says_so(tmp_path: Path, where: str) -> None:
     named = {"float_layers": ("block.*", "head")}
     path = tmp_path / "engine.pte"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import subprocess
 import sys
@@ -35,6 +36,8 @@ from tests import zoo
 
 RUNTIMES_FOLDER = Path(tensorrt_build.__file__).parent
 NAMES = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text(encoding="utf-8"))
+# What CI converts of the larger models; the rest is deep.
+HARDEST = {("residual", "int8-fp16"), ("segmentation", "fp16"), ("minilm", "int8-fp16")}
 FULL_VERSIONS = ("10.16.1.11", "11.4.0.106")
 RTX_VERSION = "rtx-1.7.1.116"
 without_gpu = pytest.mark.skipif(gpu_count() > 0, reason="this machine has a CUDA device")
@@ -77,8 +80,15 @@ def test_a_cut_net_becomes_an_engine_without_a_gpu(precision: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-fp16"])
-@pytest.mark.parametrize("name", ["residual", "segmentation", "minilm"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(*pair, marks=[] if pair in HARDEST else pytest.mark.deep)
+        for pair in itertools.product(
+            ("residual", "segmentation", "minilm"), ("fp32", "fp16", "int8", "int8-fp16")
+        )
+    ],
+)
 def test_every_model_of_the_zoo_becomes_an_engine(
     name: str, precision: str, tmp_path: Path
 ) -> None:

@@ -2,8 +2,8 @@
 
 A cell of the matrix is a place (a field of a part, or a file) and what is wrong with it. `signed`
 cells correct the digests that the verdict directory itself holds; `rebuilt` cells correct all, down to
-evidence and judgement, so that only the gate's own doubts are left to see the fault. The fast suite
-takes one fault of every field, the slow one takes all.
+evidence and judgement, so that only the gate's own doubts are left to see the fault. CI takes one fault
+of every field, and every fault somewhere (told by a test); `make test-deep` takes every fault of every field.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from reprune.steps.samples import ExamplesFile
 from tests.fault_fields import fields_of, places
 from tests.fault_tables import (
     DEFAULTED,
-    DEMANDS,
     EMPTY_HERE,
     HARMLESS,
     PARTS,
@@ -143,7 +142,20 @@ def test_the_run_that_the_matrix_breaks_passes(base: Forged, tmp_path: Path) -> 
     assert check_integrity(handed(tmp_path / "v"), "digits").judgement.outcome == "pass"
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part not in DEMANDS])
+def test_every_fault_is_tried_somewhere(base: Forged) -> None:
+    """One fault of each field leaves out no kind of fault."""
+    tried, known = (
+        {
+            fault
+            for part, kind in PARTS.items()
+            for _, fault, _ in cells(kind, base.value(part), every=every)
+        }
+        for every in (False, True)
+    )
+    assert tried == known
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_no_faulty_part_passes(base: Forged, tmp_path: Path, part: str) -> None:
     """One fault of each field, every digest corrected: refused, or judged and not passed."""
     wrong, count = passing(base, part, tmp_path, every=False)
@@ -151,7 +163,7 @@ def test_no_faulty_part_passes(base: Forged, tmp_path: Path, part: str) -> None:
     assert count >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.parametrize("part", PARTS)
 def test_no_fault_of_any_part_passes(base: Forged, tmp_path: Path, part: str) -> None:
     """Every fault of each field, every digest corrected: refused, or judged and not passed."""
@@ -466,7 +478,7 @@ def test_no_faulty_field_survives_the_verdicts_own_digests(base: Forged, tmp_pat
     assert surviving(base, tmp_path, each=6) == []
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_no_faulty_field_at_all_survives_the_verdicts_own_digests(
     base: Forged, tmp_path: Path
 ) -> None:
@@ -477,12 +489,13 @@ def test_no_faulty_field_at_all_survives_the_verdicts_own_digests(
 # --- evidence as a value -------------------------------------------------------------------------
 
 
-def test_no_fault_in_evidence_is_an_exception(base: Forged) -> None:
-    """Every field of the evidence, every fault: it does not decode, or it is judged and not passed."""
+@pytest.mark.parametrize("each", [5, pytest.param(1, marks=pytest.mark.deep)])
+def test_no_fault_in_evidence_is_an_exception(base: Forged, each: int) -> None:
+    """Fields of the evidence, one fault in `each`: it does not decode, or it is judged and not passed."""
     evidence = json.loads(base.files["evidence.json"])
     policy = msgspec.json.decode(base.files["policy.json"], type=Policy)
     wrong = []
-    for place, fault, broken in cells(Evidence, evidence, every=True):
+    for place, fault, broken in list(cells(Evidence, evidence, every=True))[::each]:
         try:
             value = msgspec.json.decode(dumped(broken), type=Evidence)
         except (msgspec.MsgspecError, ValueError):

@@ -47,22 +47,27 @@ def batch_losses(
     *,
     seed: int,
     place: Callable[[Batch], Batch] = lambda batch: batch,
+    part: tuple[int, int] = (0, 1),
 ) -> BatchLosses:
     """The module's losses in eval mode without gradients; its training flags are as before
     afterwards.
 
     Batch number i always gets the same random numbers (its generator's and the global ones), so that
-    a random loss is paired too. `place` brings a batch to the module's device.
+    a random loss is paired too. `place` brings a batch to the module's device. Of `part` (i, n) only
+    the batches i, i + n, ... are run; the others' losses are 0.
     """
     losses: list[float] = []
     sizes: list[int] = []
     with evaluating(module):
         for index, batch in enumerate(batches):
+            sizes.append(len(batch))
+            if index % part[1] != part[0]:
+                losses.append(0.0)
+                continue
             batch_seed = seed * SEED_STRIDE + index
             generator = torch.Generator().manual_seed(batch_seed)
             with seeded(batch_seed, module):
                 losses.append(float(task.loss(module, place(batch), generator)))
-            sizes.append(len(batch))
     return BatchLosses(losses=tuple(losses), sizes=tuple(sizes))
 
 

@@ -378,6 +378,20 @@ class Sensitivity(Manifest, tag="Sensitivity", kw_only=True):
     cost: int | UnsetType = UNSET
 
 
+class SensitivityShard(Manifest, tag="SensitivityShard", kw_only=True):
+    """What one part of the groups, blocks or tensors showed: part `shard`, from 0, of `shards`.
+
+    `cuts` counts the cuts that were looked at. Payload: `seen.json`
+    (compress.sensitivity.observed.Observed).
+    """
+
+    MAX_PAYLOAD_BYTES: ClassVar[int | None] = 2**28
+
+    shard: int
+    shards: int
+    cuts: int
+
+
 class GroupPlan(Fact, kw_only=True):
     group: str
     width: int
@@ -700,6 +714,7 @@ AnyManifest: TypeAlias = (
     | DataReport
     | Profile
     | Sensitivity
+    | SensitivityShard
     | Plan
     | Engines
     | Benchmark
@@ -716,6 +731,7 @@ KINDS: dict[str, type[Manifest]] = {
         DataReport,
         Profile,
         Sensitivity,
+        SensitivityShard,
         Plan,
         Engines,
         Benchmark,

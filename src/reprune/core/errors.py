@@ -3,6 +3,8 @@
     RepruneError                     1  we broke, or the machine did
     |- DiskFull                      1
     |- Interrupted                   1
+    |- RunFailed                     1  a pipeline run that ended without a verdict
+    |- StillRunning                  1  a pipeline run that outlasted the time we were to wait
     `- InputError                    2  something that was handed to us is wrong
        |- DocumentError                 params.yaml, policy.yaml or the lock does not decode
        |- StaleLock                     the lock no longer describes what lies beside it
@@ -31,6 +33,10 @@
        |  |- ChampionForeign
        |  |- ChampionMoved
        |  `- ReceiptInvalid              a receipt that nobody we trust signed, or that does not decode
+       |- OrchestratorError              Kubeflow Pipelines refused, or its answer cannot be used
+       |  |- OrchestratorUnreachable
+       |  |- AccessDenied
+       |  `- RunNotFound
        |- OverrideRefused               an override that could never be used as it was asked for
        `- PromotionRefused              evidence that promote does not accept
 
@@ -78,6 +84,14 @@ class DiskFull(RepruneError):
 
 class Interrupted(RepruneError):
     code = "interrupted"
+
+
+class RunFailed(RepruneError):
+    code = "run_failed"
+
+
+class StillRunning(RepruneError):
+    code = "still_running"
 
 
 class InputError(RepruneError):
@@ -191,6 +205,22 @@ class ChampionMoved(RegistryError):
 
 class ReceiptInvalid(RegistryError):
     code = "receipt_invalid"
+
+
+class OrchestratorError(InputError):
+    code = "orchestrator"
+
+
+class OrchestratorUnreachable(OrchestratorError):
+    code = "orchestrator_unreachable"
+
+
+class AccessDenied(OrchestratorError):
+    code = "access_denied"
+
+
+class RunNotFound(OrchestratorError):
+    code = "run_not_found"
 
 
 class OverrideRefused(InputError):

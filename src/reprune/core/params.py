@@ -197,6 +197,11 @@ class DistillParams(Document, kw_only=True):
     names fit a pattern in `freeze` are not trained. `clip_norm` 0 does not clip. The teacher's outputs
     are kept where they fit `teacher_cache_bytes` and the task's `train` is not augmented.
 
+    With `processes` above 1 the distill step trains in so many processes, each with its share of every
+    batch: on GPUs where there are any, one each. They learn what one process would, but for rounding and
+    dropout. They run on this machine, or where `launcher` starts them: a command with {args} in it
+    ("torchrun --nproc-per-node {processes} {args}"). Each keeps a teacher cache of its own.
+
     `bar` is the loss on `tune` to reach, or `bar_ratio` times the dense model's, whichever is lower
     (0: none): training stops when even an optimistic look at its curve cannot reach it. With
     `quantize` the model trains, and is judged, with weights and activations rounded to that; what is
@@ -228,6 +233,8 @@ class DistillParams(Document, kw_only=True):
     bar_ratio: Annotated[float, Meta(ge=0.0)] = 0.0
     quantize: Literal["none", "int8", "int4"] = "none"
     precision: Literal["no", "fp16", "bf16"] = "no"
+    processes: Annotated[int, Meta(ge=1, le=1024)] = 1
+    launcher: str = ""
     checkpoint_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0
 
 

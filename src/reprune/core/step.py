@@ -4,7 +4,8 @@ A parameter of a step is one of
 - `Artifact[Kind]`, `list[Artifact[Kind]]`: an input directory, or several;
 - `Lock`, `Policy`, `Params`: one of the three documents;
 - a section of params.yaml, by its name and type (`plan: PlanParams`, `seed: int`, `task: str`);
-- `Context`: where to write, where to keep checkpoints, how to say what happens.
+- `Context`: where to write, where to keep checkpoints, how to say what happens;
+- `Shard`: which part of the work is to be done. Not a knob: all shards have the same knobs.
 
 `run` is what every door calls. It opens the inputs (digests checked), gives the step an empty
 directory for its payload, and commits the result whole or not at all.
@@ -16,14 +17,15 @@ import fcntl
 import hashlib
 import inspect
 import os
+import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from reprune.core import store
 from reprune.core.artifacts import Manifest
@@ -36,17 +38,33 @@ from reprune.core.store import Artifact
 
 WORK_VARIABLE = "REPRUNE_WORK"
 
+Elsewhere: TypeAlias = Callable[[Sequence[str], int], None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """`out` is an empty directory for payload; `work` survives a kill and is named by the step's inputs;
     `root` is the folder of params.yaml; `say` tells a person what happens (never part of the result).
+    `elsewhere` runs a command of `python` in so many processes on other machines that see the same
+    folders, and returns once all have ended well; None: there are no others.
     """
 
     out: Path
     work: Path
     root: Path
     say: Callable[[str], None]
+    elsewhere: Elsewhere | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Part number `index`, from 0, of `count`: of numbered work it does index, index + count, ..."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +86,11 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A step as its signature declares it. `sections` are the params.yaml keys that it reads."""
+    """A step as its signature declares it. `sections` are the params.yaml keys that it reads.
+
+    `sharded` is its parameter of type Shard, which `for_shard` gives a value. What it makes is committed
+    as made by the step `commits_as`, and its inputs `parts` are then no parents of it.
+    """
 
     name: str
     function: Callable[..., Manifest]
@@ -78,15 +100,42 @@ class Step:
     context: str | None
     output: type[Manifest]
     summary: str = field(default="")
+    sharded: str | None = None
+    shard: Shard | None = None
+    commits_as: str = ""
+    parts: frozenset[str] = frozenset()
 
 
-def step(name: str) -> Callable[[Callable[..., Manifest]], Step]:
-    """Declares the decorated function as the step `name`. Raises TypeError for a signature that is none."""
+def step(
+    name: str, *, commits_as: str = "", parts: Iterable[str] = ()
+) -> Callable[[Callable[..., Manifest]], Step]:
+    """Declares the decorated function as the step `name`. Raises TypeError for a signature that is none.
+
+    `commits_as` is for a step that completes the work of another from its `parts`: of the same parents
+    and knobs it makes, to the bit, what that step makes, so the artefact says no more than that.
+    """
 
     def declare(function: Callable[..., Manifest]) -> Step:
-        return _declared(name, function)
+        found = _declared(name, function)
+        if set(parts) - {given.name for given in found.inputs}:
+            raise TypeError(f"step {name}: {', '.join(parts)} are not all inputs of it")
+        return replace(found, commits_as=commits_as or name, parts=frozenset(parts))
 
     return declare
+
+
+def for_shard(the_step: Step, text: str) -> Step:
+    """The step for one shard alone, "I/N": part I, from 0, of N. Raises InputError for anything else."""
+    if the_step.sharded is None:
+        raise InputError(f"{the_step.name} is not done in shards", fix="leave the shard out")
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise InputError(
+            f"'{text}' is no shard",
+            where=the_step.name,
+            fix="give its number, from 0, and how many there are: 0/4, 1/4, 2/4, 3/4",
+        )
+    return replace(the_step, shard=Shard(index=int(found[1]), count=int(found[2])))
 
 
 def load_step(name: str, steps: Mapping[str, str]) -> Step:
@@ -100,7 +149,7 @@ def load_step(name: str, steps: Mapping[str, str]) -> Step:
     return found
 
 
-def run(
+def run(  # noqa: PLR0913  what is run on what, then who listens and where
     the_step: Step,
     inputs: Mapping[str, Path | list[Path]],
     documents: Documents,
@@ -108,10 +157,12 @@ def run(
     *,
     say: Callable[[str], None] | None = None,
     machine: str = "",
+    elsewhere: Elsewhere | None = None,
 ) -> Artifact[Manifest]:
     """Runs a step: afterwards `out` is its whole artefact, or exactly what it was before.
 
-    With `machine` the step sees only the targets that params.yaml gives to the machine of that name.
+    With `machine` the step sees only the targets that params.yaml gives to the machine of that name;
+    `elsewhere` is as in Context.
     Raises what the step raises, ArtifactError for an input that cannot be used, Busy if another run
     is writing `out`, UnknownName for a machine without targets.
     """
@@ -124,6 +175,7 @@ def run(
         values: dict[str, Any] = dict(opened)
         values |= {name: getattr(documents, kind) for name, kind in _document_parameters(the_step)}
         values |= {section: getattr(documents.params, section) for section in the_step.sections}
+        values |= _shard_value(the_step)
         if machine and "targets" in values:
             values["targets"] = targets_of(documents.params, machine)
         with store.drafting(out) as draft:
@@ -133,11 +185,16 @@ def run(
                     work=_work_folder(the_step, parents, values),
                     root=documents.root,
                     say=say or _say,
+                    elsewhere=elsewhere,
                 )
             manifest = the_step.function(**values)
-            knobs = knobs_digest(the_step, documents.params)
             return store.write(
-                draft, manifest, step=the_step.name, parents=parents, out=out, knobs=knobs
+                draft,
+                manifest,
+                step=the_step.commits_as,
+                parents=_parents({k: v for k, v in opened.items() if k not in the_step.parts}),
+                out=out,
+                knobs=knobs_digest(the_step, documents.params),
             )
 
 
@@ -194,6 +251,7 @@ def _declared(name: str, function: Callable[..., Manifest]) -> Step:
     documents: list[str] = []
     sections: list[str] = []
     context: str | None = None
+    sharded: str | None = None
     sections_known = typing.get_type_hints(Params)
     for parameter, hint in hints.items():
         found = _input_of(parameter, hint)
@@ -203,6 +261,8 @@ def _declared(name: str, function: Callable[..., Manifest]) -> Step:
             documents.append(f"{parameter}={hint.__name__.lower()}")
         elif hint is Context:
             context = parameter
+        elif hint is Shard:
+            sharded = parameter
         elif sections_known.get(parameter) == hint:
             sections.append(parameter)
         else:
@@ -216,6 +276,7 @@ def _declared(name: str, function: Callable[..., Manifest]) -> Step:
         context=context,
         output=output,
         summary=(inspect.getdoc(function) or "").partition("\n")[0],
+        sharded=sharded,
     )
 
 
@@ -225,6 +286,18 @@ def _input_of(parameter: str, hint: Any) -> Input | None:
     if typing.get_origin(inner) is not Artifact:
         return None
     return Input(name=parameter, kind=typing.get_args(inner)[0], many=many)
+
+
+def _shard_value(the_step: Step) -> dict[str, Shard]:
+    if the_step.sharded is None:
+        return {}
+    if the_step.shard is None:
+        raise InputError(
+            "needs --shard, which part of how many",
+            where=the_step.name,
+            fix="give its number, from 0, and how many there are: --shard 0/4",
+        )
+    return {the_step.sharded: the_step.shard}
 
 
 def _document_parameters(the_step: Step) -> list[tuple[str, str]]:
@@ -258,7 +331,9 @@ def _work_folder(the_step: Step, parents: Mapping[str, str], values: Mapping[str
     """Named by everything that the step's result depends on, so that a checkpoint is never mistaken."""
     knobs = {name: values[name] for name in the_step.sections}
     knobs |= {name: values[name] for name, _ in _document_parameters(the_step)}
-    key = digest_of([the_step.name, dict(parents), knobs]).removeprefix("sha256:")
+    # A shard has a folder of its own, for shards may run side by side on one machine.
+    part = [str(the_step.shard)] if the_step.shard else []
+    key = digest_of([the_step.name, dict(parents), knobs, *part]).removeprefix("sha256:")
     return work_root() / f"{the_step.name}-{key[:24]}"
 
 

@@ -24,7 +24,7 @@ from reprune.core.errors import (
     nearest,
 )
 from reprune.doors.output import ErrorOutput
-from reprune.steps import STEPS
+from reprune.steps import BESIDE, STEPS
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("write task/, params.yaml, policy.yaml and dvc.yaml into a repository", "init"),
@@ -33,9 +33,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("say why, where, and what to try", "commands"),
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
+    "submit": ("run the pipeline in a cluster, and say what came of it", "submit"),
     "anchor": ("make a promoted version the reference that does not move by itself", "commands"),
     "kit": ("write a folder that measures on a device which nobody can call", "device"),
     "import": ("take back what a kit measured", "device"),
+    "compile": ("write the pipelines for Kubeflow as YAML, checked", "compile"),
     "sources": ("write a microcontroller's engine as C files", "sources"),
     "doctor": ("say what this machine can build and measure, and what is missing", "doctor"),
     "device-run": ("run a device job here: what `run` of a target starts on its device", "device"),
@@ -50,6 +52,9 @@ commands:
 
 steps (`dvc repro` runs them in this order; each takes artefact folders and writes one):
   {{steps}}
+
+steps of pipelines in a cluster alone:
+  {{beside}}
 
 `reprune COMMAND -h` says what it takes. Every command has --json.
 exit codes: 0 done or pass, 1 we broke, 2 your input is wrong, 3 blocked, 4 inconclusive.
@@ -119,7 +124,10 @@ class _Parser(argparse.ArgumentParser):
 def _help() -> str:
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:{width}}  {text}" for name, (text, _) in COMMANDS.items())
-    return HELP.format(commands=commands, steps="  ".join(STEPS))
+    steps, beside = (
+        "  ".join(name for name in STEPS if (name in BESIDE) is alone) for alone in (False, True)
+    )
+    return HELP.format(commands=commands, steps=steps, beside=beside)
 
 
 def _fail(error: RepruneError, as_json: bool) -> int:

@@ -25,9 +25,9 @@ GITIGNORE = ".gitignore"
 def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """`reprune init [DIR]`: writes the files, sets up DVC, trains and registers the example's model."""
     parser.description = (
-        "Writes task/, train.py, params.yaml, policy.yaml, dvc.yaml and the lines for .gitignore, sets "
-        "up DVC where it is not, makes a local signing key, then trains the example's dense model and "
-        "registers it as the first version. Never overwrites a file."
+        "Writes task/, train.py, params.yaml, policy.yaml, dvc.yaml, Containerfile and the lines for "
+        ".gitignore, sets up DVC where it is not, makes a local signing key, then trains the example's "
+        "dense model and registers it as the first version. Never overwrites a file."
     )
     parser.add_argument("directory", nargs="?", default=".", metavar="DIR", type=Path)
     parser.add_argument(

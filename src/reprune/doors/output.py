@@ -83,6 +83,28 @@ class PromoteOutput(Fact, kw_only=True):
     dry_run: bool = False
 
 
+class SubmitOutput(Fact, kw_only=True):
+    """`run` is the name that the lock gives it; `run_id` and `link` are empty, and `state` is "JUDGED",
+    where the registry held a verdict already. `attached` means that nothing was submitted. Without
+    waiting, or before the end, `outcome` and what follows it say nothing.
+    """
+
+    ok: bool = True
+    run: str
+    run_id: str
+    link: str
+    state: str
+    attached: bool
+    lock: str
+    outcome: Outcome | None = None
+    promoted: bool = False
+    dry_run: bool = False
+    compressed_version: str | None = None
+    champion: str | None = None
+    reasons: tuple[str, ...] = ()
+    waived_by: str | None = None
+
+
 class AnchorOutput(Fact, kw_only=True):
     ok: bool = True
     version: str
@@ -118,6 +140,19 @@ class ImportOutput(Fact, kw_only=True):
     runtime_version: str
     units: int
     kept: str
+
+
+class CompiledFile(Fact, kw_only=True):
+    """`digest` is that of the package; manifests made of it name their version by it."""
+
+    pipeline: str
+    path: str
+    digest: str
+
+
+class CompileOutput(Fact, kw_only=True):
+    ok: bool = True
+    written: tuple[CompiledFile, ...]
 
 
 class SourcesOutput(Fact, kw_only=True):
@@ -157,9 +192,11 @@ OUTPUTS: dict[str, type[Fact]] = {
     "override": OverrideOutput,
     "promote": PromoteOutput,
     "anchor": AnchorOutput,
+    "submit": SubmitOutput,
     "device-run": DeviceRunOutput,
     "kit": KitOutput,
     "import": ImportOutput,
+    "compile": CompileOutput,
     "sources": SourcesOutput,
     "doctor": DoctorOutput,
     "doctor-selftest": SelftestOutput,

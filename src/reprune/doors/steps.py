@@ -13,7 +13,7 @@ import msgspec
 from reprune.core.lock import LOCK_FILE, read_lock
 from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.policy import POLICY_FILE, read_policy
-from reprune.core.step import Documents, run
+from reprune.core.step import Documents, for_shard, run
 from reprune.doors.output import StepOutput
 from reprune.steps import get_step
 
@@ -39,13 +39,21 @@ def define_step(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         type=Path,
         help=f"where to put the {step.output.__name__}",
     )
+    if step.sharded:
+        parser.add_argument(
+            "--shard",
+            required=True,
+            metavar="I/N",
+            help="which part, from 0, of how many: 0/4, 1/4, 2/4, 3/4",
+        )
     if step.sections:
         parser.epilog = f"reads from {PARAMS_FILE}: {', '.join(step.sections)}"
 
     def execute(parsed: argparse.Namespace) -> int:
         os.chdir(parsed.root)
         inputs = {given.name: getattr(parsed, given.name) for given in step.inputs}
-        result = run(step, inputs, read_documents(), parsed.out)
+        asked = for_shard(step, parsed.shard) if step.sharded else step
+        result = run(asked, inputs, read_documents(), parsed.out)
         if parsed.json:
             output = StepOutput(
                 step=step.name,

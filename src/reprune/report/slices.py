@@ -21,10 +21,10 @@ _CHIP = {"harm": "block", "ok": "pass", "not judged": "advisory"}
 
 def ordered(facts: ReportFacts) -> list[SliceResult]:
     """All slices: the harmed ones first, then by how much they lost; those not judged last."""
-    rules = facts.judgement.rules
+    growing = words.growing_is_worse(facts.judgement.rules)
     return sorted(
         facts.judgement.slices,
-        key=lambda one: (_ORDER[one.outcome], -words.worsening(one, rules)),
+        key=lambda one: (_ORDER[one.outcome], -words.worsening(one, growing)),
     )
 
 

@@ -82,19 +82,21 @@ def not_deciding(result: RuleResult) -> bool:
     return result.outcome == "pass" or not result.required
 
 
-def worsening(one: SliceResult, rules: Iterable[RuleResult]) -> float:
-    """How much a slice lost, positive where it got worse, whichever way its metric counts."""
-    falls = any(
-        result.rule == one.rule and result.direction == "at most" and result.target == one.target
-        for result in rules
-    )
-    return one.change if falls else -one.change
+def growing_is_worse(rules: Iterable[RuleResult]) -> frozenset[tuple[str, str | None]]:
+    """Rules, each with its target, whose metric is better the lower it is."""
+    return frozenset((one.rule, one.target) for one in rules if one.direction == "at most")
+
+
+def worsening(one: SliceResult, growing: frozenset[tuple[str, str | None]]) -> float:
+    """How much a slice lost, positive where it got worse; `growing` is `growing_is_worse` of the rules."""
+    return one.change if (one.rule, one.target) in growing else -one.change
 
 
 def moved(judgement: Judgement) -> list[SliceResult]:
     """The slices that were harmed, the worst first."""
     harmed = [one for one in judgement.slices if one.outcome == "harm"]
-    return sorted(harmed, key=lambda one: -worsening(one, judgement.rules))
+    growing = growing_is_worse(judgement.rules)
+    return sorted(harmed, key=lambda one: -worsening(one, growing))
 
 
 def both_ways(one: SliceResult) -> str:

@@ -10,6 +10,8 @@ STEPS: dict[str, str] = {
     "validate": "reprune.steps.validate:validate",
     "profile": "reprune.steps.profile:profile",
     "sensitivity": "reprune.steps.sensitivity:sensitivity",
+    "sensitivity-shard": "reprune.steps.sensitivity_shards:sensitivity_shard",
+    "sensitivity-merge": "reprune.steps.sensitivity_shards:sensitivity_merge",
     "plan": "reprune.steps.plan:plan",
     "prune": "reprune.steps.prune:prune",
     "distill": "reprune.steps.distill:distill",
@@ -18,6 +20,9 @@ STEPS: dict[str, str] = {
     "gate": "reprune.steps.gate:gate",
     "report": "reprune.steps.report:report",
 }
+
+# Steps that `dvc repro` does not run: `sensitivity` in shards, by which one machine would gain nothing.
+BESIDE = frozenset({"sensitivity-shard", "sensitivity-merge"})
 
 
 def get_step(name: str) -> Step:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reprune.compress.training.workers import Order, train_by, train_elsewhere, train_here
 from reprune.core.artifacts import DataReport, ModelBundle
-from reprune.core.errors import ChainBroken
+from reprune.core.errors import ChainBroken, InputError, RepruneError
 from reprune.core.params import DistillParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+
+if TYPE_CHECKING:
+    from reprune.compress.training.recover import Lesson, Recovered
+    from reprune.compress.training.shaping import Shaper
 
 
 @step("distill")
@@ -23,11 +32,13 @@ def distill(
     """Trains the student with its teacher's logits and keeps the best epoch on `tune`.
 
     Weights that are masked stay zero through every step, and their masks stay beside them.
-    Resumes where a killed run stopped. The result is a bundle like the student's, with `recovery` and
-    the marks of the examples that it was made with (see task.trained_on).
+    Resumes where a killed run stopped. With `distill.processes` above 1 it trains in so many. The result
+    is a bundle like the student's, with `recovery` and the marks of the examples that it was made with
+    (see task.trained_on).
     Raises DataRefused; ChainBroken for a student that was not cut from this teacher, or whose task is
     another; CompressionError where training diverges.
     """
+    _refuse_one_of_several()
     refuse_failed_data(data)
     refuse_strangers(teacher, {"student": student, "data report": data})
     if student.manifest.task.digest != teacher.manifest.task.digest:
@@ -54,7 +65,18 @@ def distill(
         teacher_digest=teacher.digest,
     )
     held = [MaskShaper(masks=dict(pupil.masks))] if pupil.masks else []
-    recovered = recover(lesson, distill, seed=seed, work=ctx.work, say=ctx.say, shapers=held)
+    if distill.processes > 1 and distill.epochs:
+        order = Order(
+            student=str(student.path.resolve()),
+            teacher=str(teacher.path.resolve()),
+            params=distill,
+            seed=seed,
+            threads=threads,
+            work=str(ctx.work.resolve()),
+        )
+        recovered = _recover_together(lesson, order, ctx, held)
+    else:
+        recovered = recover(lesson, distill, seed=seed, work=ctx.work, say=ctx.say, shapers=held)
     save_bundle(ctx.out, recovered.module, pupil.architecture, student, pupil.masks)
     write_bytes(ctx.out / TRAINED_ON, data.file(TRAINED_ON).read_bytes())
     return ModelBundle(
@@ -64,3 +86,42 @@ def distill(
         surgery=student.manifest.surgery,
         recovery=recovered.recovery,
     )
+
+
+def _recover_together(
+    lesson: Lesson, order: Order, ctx: Context, shapers: Sequence[Shaper]
+) -> Recovered:
+    """What the order's processes learn; if they have done so already, that."""
+    from reprune.compress.training.recover import recovered
+
+    def found() -> Recovered | None:
+        return recovered(lesson, order.params, seed=order.seed, work=ctx.work, shapers=shapers)
+
+    done = found()
+    if done is not None:
+        return done
+    if ctx.elsewhere is not None:
+        train_elsewhere(order, ctx.elsewhere)
+    elif order.params.launcher:
+        train_by(order.params.launcher, order, ctx.say)
+    else:
+        train_here(order, ctx.say)
+    done = found()
+    if done is None:
+        raise RepruneError(
+            "the processes ended well, but their training is not at its end",
+            where=order.work,
+            fix="let them work in this folder: all machines must see it under this path",
+        )
+    return done
+
+
+def _refuse_one_of_several() -> None:
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1":
+        raise InputError(
+            f"was started as one of {count} processes (WORLD_SIZE), each of which would write the result",
+            where="distill",
+            fix="start it once, without torchrun: it starts the processes of distill.processes, by "
+            "distill.launcher where that is set",
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
@@ -28,6 +30,8 @@ from reprune.core.store import Artifact
 if TYPE_CHECKING:
     from reprune.compress.masks.masked import Masked
     from reprune.compress.masks.planning import MaskPlan
+    from reprune.compress.masks.sensitivity import MaskSubject
+    from reprune.compress.sensitivity.observed import Observed
     from reprune.steps.opening import Dense
 
 # What a masking Plan's `fraction` is a fraction of.
@@ -39,38 +43,57 @@ def masks_weights(plan: PlanParams) -> bool:
     return plan.method != "channels"
 
 
-def measure_masks(
-    opened: Dense,
-    sensitivity: SensitivityParams,
-    plan: PlanParams,
-    prune: PruneParams,
-    seed: int,
-    ctx: Context,
-) -> Sensitivity:
-    """Each maskable tensor's rise in loss around `plan.sparsity`; of an n:m pattern only the base loss,
-    for there is nothing to share out.
+@dataclass(frozen=True, kw_only=True)
+class MaskWork:
+    """What is measured of each maskable tensor around `plan.sparsity`; of an n:m pattern only the base
+    loss, for there is nothing to share out.
     """
-    from reprune.compress.importance import criterion_label
+
+    subject: MaskSubject
+    shares: tuple[float, ...]
+    examples: int
+
+    def look(self, shard: tuple[int, int], ctx: Context) -> Observed:
+        from reprune.compress.masks.sensitivity import look_at_tensors
+
+        return look_at_tensors(
+            self.subject,
+            self.shares,
+            examples=self.examples,
+            work=ctx.work,
+            say=ctx.say,
+            shard=shard,
+        )
+
+    def conclude(self, parts: Sequence[Observed]) -> Sensitivity:
+        from reprune.compress.importance import criterion_label
+        from reprune.compress.masks.sensitivity import conclude_tensors
+
+        measured = conclude_tensors(self.subject, self.shares, parts)
+        return Sensitivity(
+            criterion=criterion_label(self.subject.prune),
+            base_loss=measured.base_loss,
+            examples=measured.examples,
+            groups=(),
+            tensors=measured.tensors,
+            cost=measured.cost,
+        )
+
+
+def mask_work(
+    opened: Dense, sensitivity: SensitivityParams, plan: PlanParams, prune: PruneParams, seed: int
+) -> MaskWork:
+    """The tensors of `opened` that may be masked, and how they are to be measured."""
     from reprune.compress.masks.planning import find_weights
-    from reprune.compress.masks.sensitivity import MaskSubject, measure_tensors, shares_for
+    from reprune.compress.masks.sensitivity import MaskSubject, shares_for
 
     weights = find_weights(opened.task, opened.module, plan)
-    measured = measure_tensors(
-        MaskSubject(
+    return MaskWork(
+        subject=MaskSubject(
             task=opened.task, module=opened.module, weights=weights, prune=prune, seed=seed
         ),
-        shares_for(plan.sparsity) if plan.method == "weights" else (),
+        shares=shares_for(plan.sparsity) if plan.method == "weights" else (),
         examples=sensitivity.examples,
-        work=ctx.work,
-        say=ctx.say,
-    )
-    return Sensitivity(
-        criterion=criterion_label(prune),
-        base_loss=measured.base_loss,
-        examples=measured.examples,
-        groups=(),
-        tensors=measured.tensors,
-        cost=measured.cost,
     )
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET
-
 from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
 from reprune.core.params import PlanParams, PruneParams, SensitivityParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
-from reprune.steps.masking import masks_weights, measure_masks
-from reprune.steps.opening import open_dense, open_for_masks, refuse_no_choice
-from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+from reprune.steps.measuring import Knobs, open_work
+
+EVERYTHING = (0, 1)
 
 
 @step("sensitivity")
@@ -32,34 +30,6 @@ def sensitivity(
     Resumes where a killed run stopped. Raises DataRefused, ChainBroken for data of another model,
     CompressionError where nothing can be cut.
     """
-    refuse_failed_data(data)
-    refuse_strangers(dense, {"data report": data})
-    if masks_weights(plan):
-        whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
-        return measure_masks(whole, sensitivity, plan, prune, seed, ctx)
-    from reprune.compress.importance import criterion_label
-    from reprune.compress.planning.costs import cost_model
-    from reprune.compress.sensitivity.measure import Subject, measure, removables
-    from reprune.measure.profile import count_cost
-
-    opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
-    refuse_no_choice(opened, plan)
-    counted = count_cost(opened.module, opened.task.example_inputs(1))
-    cost = cost_model(opened.module, opened.groups, counted, opened.blocks)
-    subject = Subject(
-        task=opened.task,
-        module=opened.module,
-        groups=opened.groups,
-        cost=cost,
-        blocks=removables(opened.module, opened.blocks if plan.depth else (), cost),
-    )
-    measured = measure(subject, sensitivity, prune, seed=seed, work=ctx.work, say=ctx.say)
-    return Sensitivity(
-        criterion=criterion_label(prune),
-        base_loss=measured.base_loss,
-        examples=measured.examples,
-        groups=measured.groups,
-        blocks=measured.blocks or UNSET,
-        joint=measured.joint or UNSET,
-        cost=measured.cost,
-    )
+    knobs = Knobs(sensitivity=sensitivity, plan=plan, prune=prune, seed=seed, threads=threads)
+    work = open_work(dense, data, knobs, ctx)
+    return work.conclude([work.look(EVERYTHING, ctx)])

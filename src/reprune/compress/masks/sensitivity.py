@@ -18,6 +18,9 @@ from reprune.compress.masks.reconstruct import METHODS, reconstruct
 from reprune.compress.masks.scores import IN_TRAINING, magnitude, weight_scores
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
 from reprune.compress.planning.curves import Curve, fit_curve
+from reprune.compress.sensitivity.observed import CutSeen, Observed
+from reprune.compress.sensitivity.shards import ALL, agreed, all_cuts, mine
+from reprune.compress.sensitivity.subject import check_finite
 from reprune.core import store
 from reprune.core.artifacts import CutPoint, Fact, TensorSensitivity
 from reprune.core.documents import decode_json
@@ -89,6 +92,23 @@ def measure_tensors(
 ) -> MeasuredTensors:
     """Each tensor's rise in loss at each of `shares`, masked alone as the subject's `prune` says.
 
+    As `look_at_tensors` sees it. Raises CompressionError for a dense model whose loss is not finite.
+    """
+    seen = look_at_tensors(subject, shares, examples=examples, work=work, say=say)
+    return conclude_tensors(subject, shares, [seen])
+
+
+def look_at_tensors(
+    subject: MaskSubject,
+    shares: Sequence[float],
+    *,
+    examples: int,
+    work: Path,
+    say: Callable[[str], None],
+    shard: tuple[int, int] = ALL,
+) -> Observed:
+    """The losses of shard i of n: tensors number i mod n, each masked alone at each of `shares`.
+
     Criteria that need a training are stood in for by magnitude. Losses are the task's own on at most
     `examples` examples of `tune`, paired with the dense model's batch by batch; with `prune.recalibrate`
     the lower of those with the BatchNorm statistics as they are and with fresh ones counts, for
@@ -100,19 +120,16 @@ def measure_tensors(
     batches = list(at_most(task, "tune", examples=examples, seed=seed))
     path = work / PROGRESS_FILE
     progress = _read(path) or MaskProgress(base=batch_losses(task, module, batches, seed=seed))
-    if not math.isfinite(progress.base.mean):
-        raise CompressionError(
-            f"the dense model's loss on tune is {progress.base.mean}",
-            where="sensitivity",
-            fix="check the dense version: its weights, or the task's loss, are broken",
-        )
+    check_finite(progress.base.mean)
     trial = _MaskTrial(subject)
     most = RUINED * max(1.0, abs(progress.base.mean))
     wanted = [
-        (name, zeros) for name in subject.weights.names for zeros in _zeros(subject, name, shares)
+        (name, zeros)
+        for name in mine(subject.weights.names, shard)
+        for zeros in _zeros(subject, name, shares)
     ]
     for number, (name, zeros) in enumerate(wanted, start=1):
-        key = f"{name}@{zeros}"
+        key = _key(name, zeros)
         if key in progress.masked:
             continue
         found = trial.losses(trial.masked(name, zeros), batches)
@@ -120,11 +137,34 @@ def measure_tensors(
         progress = msgspec.structs.replace(progress, masked=progress.masked | {key: losses})
         store.write_bytes(path, msgspec.json.encode(progress))
         say(f"sensitivity: {number} of {len(wanted)}: {name}, {zeros} weights masked")
+    cost = float(trial.cost(progress.base.examples))
+    keys = [_key(name, zeros) for name, zeros in wanted]
+    return Observed(
+        shard=shard[0],
+        shards=shard[1],
+        base=progress.base,
+        fixed=0.0,
+        cuts={key: CutSeen(slopes=(), losses=progress.masked[key], costs=(cost,)) for key in keys},
+        joint={},
+    )
+
+
+def conclude_tensors(
+    subject: MaskSubject, shares: Sequence[float], parts: Sequence[Observed]
+) -> MeasuredTensors:
+    """What `measure_tensors` gives, to the bit, from the parts of all its shards, in any order.
+
+    Raises CompressionError for parts that are not those of one measurement.
+    """
+    base = agreed(parts)
+    names = subject.weights.names
+    keys = [_key(name, zeros) for name in names for zeros in _zeros(subject, name, shares)]
+    seen = all_cuts(parts, keys)
     return MeasuredTensors(
-        base_loss=progress.base.mean,
-        examples=progress.base.examples,
-        tensors=tuple(_table(subject, name, shares, progress) for name in subject.weights.names),
-        cost=progress.base.examples + len(wanted) * trial.cost(progress.base.examples),
+        base_loss=base.mean,
+        examples=base.examples,
+        tensors=tuple(_table(subject, name, shares, seen, base) for name in names),
+        cost=base.examples + round(math.fsum(one.cost for one in seen.values())),
     )
 
 
@@ -240,15 +280,16 @@ def _zeros(subject: MaskSubject, name: str, shares: Sequence[float]) -> tuple[in
 
 
 def _table(
-    subject: MaskSubject, name: str, shares: Sequence[float], progress: MaskProgress
+    subject: MaskSubject,
+    name: str,
+    shares: Sequence[float],
+    seen: Mapping[str, CutSeen],
+    base: BatchLosses,
 ) -> TensorSensitivity:
     size = subject.weights.shapes[name].numel()
     counts = _zeros(subject, name, shares)
     rises = [
-        paired_increase(
-            BatchLosses(losses=progress.masked[f"{name}@{zeros}"], sizes=progress.base.sizes),
-            progress.base,
-        )
+        paired_increase(BatchLosses(losses=seen[_key(name, zeros)].losses, sizes=base.sizes), base)
         for zeros in counts
     ]
     return TensorSensitivity(
@@ -258,6 +299,10 @@ def _table(
         loss_increases=tuple(rise for rise, _ in rises),
         standard_errors=tuple(error for _, error in rises),
     )
+
+
+def _key(name: str, zeros: int) -> str:
+    return f"{name}@{zeros}"
 
 
 def _pieces(curve: Curve) -> list[tuple[float, int, int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class MaskShaper:
     every: int = 1
     regrow: bool = False
     recalibrate: bool = True
+    replicated: ClassVar[bool] = True
     _done: float = 0.0
     _steps: int = 0
     _gathered: dict[str, Tensor] = field(default_factory=dict)

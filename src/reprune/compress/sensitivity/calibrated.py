@@ -27,6 +27,7 @@ from reprune.compress.sensitivity.joint import random_plans
 from reprune.compress.sensitivity.moments import Slopes, input_moments, readers, refits, slopes
 from reprune.compress.sensitivity.observed import CutSeen, JointSeen, Observed, Saved
 from reprune.compress.sensitivity.pieces import pieces
+from reprune.compress.sensitivity.shards import ALL, mine
 from reprune.compress.sensitivity.spending import (
     CALIBRATION_PIECE,
     JOINT_PLANS,
@@ -62,7 +63,7 @@ def observe(  # noqa: PLR0913  what a measurement depends on, none of it a part 
     seed: int,
     work: Path,
     say: Callable[[str], None],
-    shard: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = ALL,
 ) -> Observed:
     """What shard i of n sees: groups, then blocks, number i mod n, and every n-th joint plan.
 
@@ -91,7 +92,7 @@ def observe(  # noqa: PLR0913  what a measurement depends on, none of it a part 
             unsaved = 0
 
     index, count = shard
-    wanted = [unit for number, unit in enumerate(bench.trials.units()) if number % count == index]
+    wanted = mine(bench.trials.units(), shard)
     cuts: dict[str, CutSeen] = {}
     for unit in wanted:
         found = _look(bench, unit, saved.cuts, save, params.precision)

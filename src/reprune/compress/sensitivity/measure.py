@@ -2,68 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from reprune.compress.compensate import batch_norms, can_fit, compensate, recalibrate
-from reprune.compress.importance import channel_scores, lowest_removed
-from reprune.compress.losses import Counting, first_batches, mean_loss
-from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
 from reprune.compress.sensitivity.calibrated import observe
+from reprune.compress.sensitivity.full import conclude_all, observe_all
 from reprune.compress.sensitivity.merging import merge
-from reprune.compress.sensitivity.moments import readers
-from reprune.compress.sensitivity.subject import (
-    Measured,
-    Removable,
-    Subject,
-    bounded,
-    check_finite,
-    keeps,
-    removables,
-)
-from reprune.compress.sensitivity.trials import block_unit
-from reprune.compress.structure.architecture import apply
-from reprune.compress.structure.equality import architecture_of
-from reprune.core import store
-from reprune.core.artifacts import BlockSensitivity, CutPoint, Fact, GroupSensitivity
-from reprune.core.documents import decode_json
-from reprune.core.errors import DocumentError
+from reprune.compress.sensitivity.observed import Observed
+from reprune.compress.sensitivity.shards import ALL
+from reprune.compress.sensitivity.subject import Measured, Removable, Subject, keeps, removables
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from reprune.compress.structure.groups import Group
     from reprune.core.params import PruneParams, SensitivityParams
-    from reprune.task.protocol import Batch
 
-__all__ = [
-    "Measured",
-    "Removable",
-    "Subject",
-    "keeps",
-    "measure",
-    "measure_all",
-    "removables",
-]
-
-PROGRESS_FILE = "sensitivity.json"
-
-
-class Progress(Fact, kw_only=True):
-    """What is done: batch losses of the dense model, and of each cut by "<group>@<keep>" (a block by
-    its own name), with what each cost; `scores` is what the criterion did.
-    """
-
-    base: BatchLosses
-    scores: int = 0
-    cuts: dict[str, tuple[float, ...]] = {}
-    costs: dict[str, int] = {}
+__all__ = ["Measured", "Removable", "Subject", "conclude", "keeps", "look", "measure", "removables"]
 
 
 def measure(
@@ -80,13 +33,11 @@ def measure(
     What is finished is written to `work`; a run that was killed goes on from there and gives the
     identical result. Raises CompressionError for a dense model whose loss is not finite.
     """
-    if params.method == "full":
-        return measure_all(subject, params, prune, seed=seed, work=work, say=say)
-    seen = observe(subject, params, prune, seed=seed, work=work, say=say)
-    return merge(subject, params, [seen])
+    seen = look(subject, params, prune, seed=seed, work=work, say=say)
+    return conclude(subject, params, [seen])
 
 
-def measure_all(
+def look(  # noqa: PLR0913  what a measurement depends on, none of it a part of another
     subject: Subject,
     params: SensitivityParams,
     prune: PruneParams,
@@ -94,174 +45,17 @@ def measure_all(
     seed: int,
     work: Path,
     say: Callable[[str], None],
-) -> Measured:
-    """Every group's loss increase at every cut of `params.cuts`, each one measured.
+    shard: tuple[int, int] = ALL,
+) -> Observed:
+    """What shard i of n of `measure` looks at: groups, then blocks, number i mod n."""
+    by_method = observe_all if params.method == "full" else observe
+    return by_method(subject, params, prune, seed=seed, work=work, say=say, shard=shard)
 
-    Each cut is made and repaired as `structured.cut` would for this group alone: the same scores,
-    compensation and recalibration as `prune` allows them, whichever has the least calibration loss;
-    only the proof that slicing is masking is left out (finding the groups has tried it). Losses are
-    the task's own on at most `params.examples` examples of `tune`, paired with the dense model's
-    batch by batch (`paired.paired_increase` says how the standard error is made).
 
-    What is finished is written to `work` after each cut; a run that was killed goes on from there and
-    gives the identical result. Raises CompressionError for a dense model whose loss is not finite.
+def conclude(subject: Subject, params: SensitivityParams, parts: Sequence[Observed]) -> Measured:
+    """What `measure` gives, to the bit, from what all its shards saw, in any order.
+
+    Raises CompressionError for parts that are not those of one measurement.
     """
-    batches = list(at_most(subject.task, "tune", examples=params.examples, seed=seed))
-    path = work / PROGRESS_FILE
-    progress = _read(path) or Progress(
-        base=batch_losses(subject.task, subject.module, batches, seed=seed)
-    )
-    check_finite(progress.base.mean)
-    trial = _Trial(subject, prune, seed)
-    wanted = _wanted(subject, params, trial)
-    if progress.cuts:
-        say(f"sensitivity: {len(progress.cuts)} of {len(wanted)} cuts were already measured")
-    for number, (key, (label, make)) in enumerate(wanted.items(), start=1):
-        if key in progress.cuts:
-            continue
-        module = make()
-        losses = bounded(batch_losses(subject.task, module, batches, seed=seed), progress.base.mean)
-        progress = msgspec.structs.replace(
-            progress,
-            scores=progress.scores or trial.scored,
-            cuts=progress.cuts | {key: losses.losses},
-            costs=progress.costs | {key: trial.forwarded + losses.examples},
-        )
-        trial.forwarded = 0
-        store.write_bytes(path, msgspec.json.encode(progress))
-        say(
-            f"sensitivity: {number} of {len(wanted)}: {label}, "
-            f"loss {progress.base.mean:.4f} -> {losses.mean:.4f}"
-        )
-    return Measured(
-        base_loss=progress.base.mean,
-        examples=progress.base.examples,
-        groups=tuple(
-            GroupSensitivity(
-                group=group.name,
-                width=group.width,
-                cuts=tuple(_points(subject, group, progress, params)),
-            )
-            for group in subject.groups
-        ),
-        blocks=tuple(_block(block, progress) for block in subject.blocks),
-        cost=progress.base.examples + progress.scores + sum(progress.costs.values()),
-    )
-
-
-def _wanted(
-    subject: Subject, params: SensitivityParams, trial: _Trial
-) -> dict[str, tuple[str, Callable[[], nn.Module]]]:
-    """By key: how a cut is called, and what makes it."""
-    found: dict[str, tuple[str, Callable[[], nn.Module]]] = {
-        _key(group, keep): (
-            f"{group.name} {group.width} -> {keep}",
-            partial(trial.cut, group, keep),
-        )
-        for group in subject.groups
-        for keep in keeps(group.width, params.cuts)
-    }
-    return found | {
-        block_unit(block): (f"without {block.name}", partial(trial.without, block))
-        for block in subject.blocks
-    }
-
-
-@dataclass
-class _Trial:
-    """Cuts one group at a time, from one set of scores and calibration examples, made when needed."""
-
-    subject: Subject
-    prune: PruneParams
-    seed: int
-    scored: int = 0
-    forwarded: int = 0
-    _scores: dict[str, Tensor] = field(default_factory=dict)
-    _calibration: list[Batch] = field(default_factory=list)
-
-    def cut(self, group: Group, keep: int) -> nn.Module:
-        """The model with only `group` cut, repaired without training."""
-        module, prune = self.subject.module, self.prune
-        if not self._scores:
-            drawn = Counting(self.subject.task)
-            self._scores = channel_scores(drawn, module, self.subject.groups, prune, self.seed)
-            self.scored = 3 * drawn.examples
-        kept = {group.name: lowest_removed(self._scores[group.name], keep)}
-        architecture = architecture_of(module, [group], kept)
-        sliced = apply(module, architecture)
-        candidates = [sliced]
-        if prune.compensate:
-            candidates.append(
-                compensate(module, sliced, architecture, [group], self._examples(), prune.ridge)
-            )
-            # compensate runs both models for each reader, and one batch to see their order.
-            passes = 2 * sum(can_fit(module.get_submodule(name)) for name in readers(group))
-            self.forwarded += passes * self._count() + len(self._examples()[0])
-        return self._best(candidates)
-
-    def without(self, block: Removable) -> nn.Module:
-        """The model with only `block` removed, its BatchNorms renewed where that is better."""
-        return self._best([block.cut()])
-
-    def _best(self, candidates: list[nn.Module]) -> nn.Module:
-        if self.prune.recalibrate and batch_norms(candidates[0]):
-            candidates.append(recalibrate(candidates[0], self._examples()))
-            self.forwarded += self._count()
-        if len(candidates) == 1:
-            return candidates[0]
-        self.forwarded += self._count() * len(candidates)
-        return min(candidates, key=self._calibration_loss)
-
-    def _examples(self) -> list[Batch]:
-        if not self._calibration:
-            self._calibration = first_batches(
-                self.subject.task, "calibration", examples=self.prune.examples, seed=self.seed
-            )
-        return self._calibration
-
-    def _count(self) -> int:
-        return sum(len(batch) for batch in self._examples())
-
-    def _calibration_loss(self, module: nn.Module) -> float:
-        loss = mean_loss(self.subject.task, module, self._examples(), seed=self.seed)
-        return loss if math.isfinite(loss) else math.inf
-
-
-def _points(
-    subject: Subject, group: Group, progress: Progress, params: SensitivityParams
-) -> Iterator[CutPoint]:
-    for keep in keeps(group.width, params.cuts):
-        after = BatchLosses(losses=progress.cuts[_key(group, keep)], sizes=progress.base.sizes)
-        increase, error = paired_increase(after, progress.base)
-        cost = subject.cost({group.name: keep})
-        yield CutPoint(
-            keep=keep,
-            loss_increase=increase,
-            standard_error=error,
-            macs=cost.macs,
-            params=cost.params,
-        )
-
-
-def _block(block: Removable, progress: Progress) -> BlockSensitivity:
-    after = BatchLosses(losses=progress.cuts[block_unit(block)], sizes=progress.base.sizes)
-    increase, error = paired_increase(after, progress.base)
-    return BlockSensitivity(
-        block=block.name,
-        loss_increase=increase,
-        standard_error=error,
-        macs=block.cost.macs,
-        params=block.cost.params,
-    )
-
-
-def _key(group: Group, keep: int) -> str:
-    return f"{group.name}@{keep}"
-
-
-def _read(path: Path) -> Progress | None:
-    """What an earlier run finished; None if there is nothing that can be read: that costs only time."""
-    try:
-        return decode_json(path.read_bytes(), Progress, name=str(path))
-    except (FileNotFoundError, DocumentError):
-        return None
+    by_method = conclude_all if params.method == "full" else merge
+    return by_method(subject, params, parts)

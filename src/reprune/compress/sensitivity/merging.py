@@ -15,6 +15,7 @@ from reprune.compress.planning.curves import fit_curves, predicted
 from reprune.compress.sensitivity.evidence import Array, Estimate, Trace, controls, estimate
 from reprune.compress.sensitivity.joint import check
 from reprune.compress.sensitivity.posterior import Points, posterior
+from reprune.compress.sensitivity.shards import agreed, all_cuts
 from reprune.compress.sensitivity.subject import Measured, keeps
 from reprune.compress.sensitivity.trials import block_unit
 from reprune.core.artifacts import BlockSensitivity, CutPoint, GroupSensitivity, JointCheck
@@ -50,8 +51,14 @@ def merge(subject: Subject, params: SensitivityParams, parts: Sequence[Observed]
     rise (`compress.sensitivity.posterior`), made monotone in the cut. The passes that every shard makes count
     once in `cost`. Raises CompressionError for parts that are not those of one measurement.
     """
-    base, fixed = _agreed(parts)
-    rows = _rows(subject, params, {key: seen for part in parts for key, seen in part.cuts.items()})
+    base, fixed = agreed(parts), parts[0].fixed
+    if any(part.fixed != fixed for part in parts):
+        raise CompressionError(
+            "the shards are not of one measurement: their passes over the data differ",
+            where="sensitivity",
+            fix="run every shard again with the same model, task, params and seed",
+        )
+    rows = _rows(subject, params, parts)
     joint = {key: seen for part in parts for key, seen in part.joint.items()}
     mean, sd = _rises(rows, base)
     found = {row.key: (float(mean[i]), float(sd[i])) for i, row in enumerate(rows)}
@@ -93,29 +100,7 @@ def merge(subject: Subject, params: SensitivityParams, parts: Sequence[Observed]
     )
 
 
-def _agreed(parts: Sequence[Observed]) -> tuple[BatchLosses, float]:
-    shards = sorted(part.shard for part in parts)
-    if not parts or shards != list(range(parts[0].shards)):
-        count = parts[0].shards if parts else 0
-        raise CompressionError(
-            f"the shards {', '.join(map(str, shards)) or 'none'} are not all of {count}",
-            where="sensitivity",
-            fix="give every shard, once",
-        )
-    first = parts[0]
-    if any(
-        (part.base, part.fixed, part.shards) != (first.base, first.fixed, first.shards)
-        for part in parts
-    ):
-        raise CompressionError(
-            "the shards are not of one measurement: they measured another dense model or other data",
-            where="sensitivity",
-            fix="run every shard again with the same model, task, params and seed",
-        )
-    return first.base, first.fixed
-
-
-def _rows(subject: Subject, params: SensitivityParams, cuts: Mapping[str, CutSeen]) -> list[_Row]:
+def _rows(subject: Subject, params: SensitivityParams, parts: Sequence[Observed]) -> list[_Row]:
     wanted = [
         (group.name, f"{group.name}@{keep}", number, share)
         for number, group in enumerate(subject.groups)
@@ -126,13 +111,7 @@ def _rows(subject: Subject, params: SensitivityParams, cuts: Mapping[str, CutSee
         (block_unit(block), block_unit(block), first + number, unshared)
         for number, block in enumerate(subject.blocks)
     ]
-    missing = [key for _, key, _, _ in wanted if key not in cuts or not cuts[key].losses]
-    if missing:
-        raise CompressionError(
-            f"{len(missing)} cuts were not measured, {missing[0]} for one",
-            where="sensitivity",
-            fix="run every shard again",
-        )
+    cuts = all_cuts(parts, [key for _, key, _, _ in wanted])
     return [
         _Row(unit=unit, key=key, group=group, share=share, seen=cuts[key])
         for unit, key, group, share in wanted

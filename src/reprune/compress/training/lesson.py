@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from reprune.compress.training.crew import ALONE, Crew
 from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
     """Who learns what from whom. `teacher_digest` names the teacher in the result; `moments` is an
-    optimiser's state to begin with, by parameter name (see optimizer_state), where there is one.
+    optimiser's state to begin with, by parameter name (see optimizer_state), where there is one; `crew`
+    are the processes that train together, and has no part in the lesson's identity.
     """
 
     task: Task
@@ -31,6 +33,7 @@ class Lesson:
     teacher: nn.Module
     teacher_digest: str
     moments: Moments = field(default_factory=dict)
+    crew: Crew = ALONE
 
 
 def on_cpu(module: nn.Module) -> dict[str, Tensor]:

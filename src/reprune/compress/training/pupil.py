@@ -16,16 +16,18 @@ from torch import Tensor, nn
 
 from reprune.compress.compensate import batch_norms, renew_statistics
 from reprune.compress.losses import until
-from reprune.compress.paired import SEED_STRIDE, batch_losses, seeded
+from reprune.compress.paired import SEED_STRIDE, BatchLosses, batch_losses, seeded
 from reprune.compress.training.averaging import average
 from reprune.compress.training.checkpoint import Running
 from reprune.compress.training.devices import accelerator_of, gradients_are_finite, unscale
+from reprune.compress.training.joint_norms import JointNorms, join_norms
 from reprune.compress.training.lesson import Lesson, identity_of, not_finite, on_cpu
 from reprune.compress.training.optimizer_state import give_moments
 from reprune.compress.training.quantization import FakeQuantizer
 from reprune.compress.training.rates import build_optimizer, freeze, rate_at, without_dropout
 from reprune.compress.training.reach import bar_of, out_of_reach
 from reprune.compress.training.shaping import Moment, recalibrating, settled
+from reprune.compress.training.shares import PROBED_BATCHES, check_crew, check_shares, share_of
 from reprune.compress.training.teaching import TEACHERS, Teaching, teacher_of
 from reprune.core.artifacts import Recovery, RecoveryEpoch
 from reprune.core.errors import TaskError
@@ -47,7 +49,8 @@ class Pupil:
     """`epoch` is the one that is running or comes next, from 1; 0 is the student as it came.
 
     `taken` counts optimiser steps over all epochs, `steps` are batches an epoch. All randomness of a
-    step is a function of (seed, taken), so that it can be taken up at any of them.
+    step is a function of (seed, taken), so that it can be taken up at any of them. What all processes
+    of the lesson's crew do alike is counted once.
     """
 
     lesson: Lesson
@@ -62,6 +65,7 @@ class Pupil:
     quantizers: dict[str, FakeQuantizer]
     optimizer: torch.optim.Optimizer
     prepared: Any
+    norms: JointNorms
     base_rates: tuple[float, ...] = ()
     steps: int = 0
     taken: int = 0
@@ -77,6 +81,8 @@ class Pupil:
     def start(
         cls, lesson: Lesson, params: DistillParams, seed: int, shapers: Sequence[Shaper]
     ) -> Pupil:
+        if lesson.crew.together:
+            check_crew(params, shapers)
         accelerator = accelerator_of(params.precision)
         student = copy.deepcopy(lesson.student).float().to(accelerator.device)
         freeze(student, params.freeze)
@@ -97,6 +103,7 @@ class Pupil:
             quantizers=_quantizers(params, student, judged),
             optimizer=optimizer,
             prepared=None,
+            norms=join_norms(student) if lesson.crew.together else JointNorms(),
             best=on_cpu(student),
         )
         if params.epochs:
@@ -130,7 +137,16 @@ class Pupil:
         if self.params.bar > 0.0 or self.params.bar_ratio > 0.0:
             self.bar = bar_of(self.params, self._dense_loss())
         give_moments(self.optimizer, self.student, self.lesson.moments)
+        self.examples += self.check_crew()
         self._judge(0)
+
+    def check_crew(self) -> int:
+        """Whether several processes learn what one would, and begin alike; the examples that took."""
+        if not self.lesson.crew.together:
+            return 0
+        spent = check_shares(self, islice(self._batches("train", epoch=0), PROBED_BATCHES))
+        self.lesson.crew.check_alike(self.student.state_dict())
+        return spent
 
     def steps_of_epoch(self) -> Iterator[None]:
         """Takes the epoch's steps that are left, one each time it is asked."""
@@ -151,6 +167,7 @@ class Pupil:
         )
         self.epochs.append(record)
         self.running = Running()
+        self.lesson.crew.check_alike(self.student.state_dict())
         return record
 
     @property
@@ -180,15 +197,17 @@ class Pupil:
         index = self.running.batches
         done = self.epoch - 1 + min((index + 0.5) / self.steps, 1.0)
         rate = self._set_rates(rate_at(done, self.params))
-        seed = self.seed * SEED_STRIDE + self.taken
-        with seeded(seed, self.student):
+        crew = self.lesson.crew
+        part = share_of(batch, crew)
+        seed = crew.seed(self.seed * SEED_STRIDE + self.taken)
+        with seeded(seed, self.student), self.norms.stepping(counts=part.weight > 0.0):
             generator = torch.Generator().manual_seed(seed)
             with self.accelerator.autocast():
-                loss, taught = self.teaching.loss(self.student, batch, generator)
-            value = float(loss.detach())
+                loss, ran = self.teaching.loss(self.student, part.batch, generator)
+            value, taught = part.summed(crew, loss, ran)
             if not math.isfinite(value):
                 raise not_finite("loss", value, self.epoch, index)
-            self._descend(loss)
+            self._descend(loss * part.weight if crew.together else loss)
         self.taken += 1
         self.examples += len(batch) + taught
         self.running = Running(
@@ -202,6 +221,7 @@ class Pupil:
         moment = self._moment()
         self.prepared.zero_grad()
         self.accelerator.backward(loss)
+        self.lesson.crew.sum_gradients(self.optimizer)
         unscale(self.accelerator, self.optimizer)
         # With fp16 a step whose gradients overflowed is left out, by the scaler and so by shapers.
         sound = self.accelerator.scaler is None or gradients_are_finite(self.optimizer)
@@ -231,13 +251,19 @@ class Pupil:
         return loss
 
     def _tune_loss(self) -> float:
-        measured = batch_losses(
-            self.lesson.task, self.judged, self._batches("tune", epoch=0), seed=self.seed
-        )
+        measured = self._tune_losses(self.judged)
         if not measured.examples:
             raise TaskError("the split 'tune' is empty", where="batches()", fix="give it examples")
-        self.examples += measured.examples
         return measured.mean
+
+    def _tune_losses(self, module: nn.Module) -> BatchLosses:
+        """Each process of the crew runs some batches, and knows all losses."""
+        crew, batches = self.lesson.crew, self._batches("tune", epoch=0)
+        own = batch_losses(
+            self.lesson.task, module, batches, seed=self.seed, part=(crew.rank, crew.world)
+        )
+        self.examples += own.examples
+        return replace(own, losses=tuple(crew.sums(list(own.losses))))
 
     def _renew_statistics(self, loss: float) -> float:
         """Gives BatchNorms the statistics of `calibration` where that lowers `loss`; the loss then.
@@ -275,11 +301,7 @@ class Pupil:
     def _dense_loss(self) -> float:
         """The lesson's own teacher's loss on `tune`, whoever teaches."""
         dense = copy.deepcopy(self.lesson.teacher).float().to(self.accelerator.device)
-        measured = batch_losses(
-            self.lesson.task, dense, self._batches("tune", epoch=0), seed=self.seed
-        )
-        self.examples += measured.examples
-        return measured.mean
+        return self._tune_losses(dense).mean
 
     def _moment(self) -> Moment:
         return Moment(

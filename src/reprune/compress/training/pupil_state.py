@@ -47,11 +47,18 @@ def state_of(pupil: Pupil) -> State:
 
 def take_up(pupil: Pupil, kept: State) -> bool:
     """Takes up a state that this very training left; False, and nothing done, for another's."""
-    progress = kept.progress
-    if progress.identity != pupil.identity:
+    if kept.progress.identity != pupil.identity:
         return False
-    if len(progress.epochs) < pupil.params.epochs:
+    if len(kept.progress.epochs) < pupil.params.epochs:
         pupil.prepare_teacher()
+        pupil.check_crew()
+    resume(pupil, kept)
+    return True
+
+
+def resume(pupil: Pupil, kept: State) -> None:
+    """Gives the pupil all that `state_of` took; its teacher is not asked for anything."""
+    progress = kept.progress
     pupil.student.load_state_dict(kept.model)
     for number, shaper in enumerate(pupil.shapers):
         shaper.begin(pupil.student, pupil.optimizer)
@@ -71,4 +78,3 @@ def take_up(pupil: Pupil, kept: State) -> bool:
     pupil.best_epoch = progress.best_epoch
     pupil.best_loss = math.inf if progress.best_loss is None else progress.best_loss
     pupil.best, pupil.epochs, pupil.running = kept.best, list(progress.epochs), progress.running
-    return True

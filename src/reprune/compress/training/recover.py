@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from reprune.compress.training.checkpoint import read_state, write_state
-from reprune.compress.training.lesson import Lesson
+from reprune.compress.training.checkpoint import State, read_state, write_state
+from reprune.compress.training.crew import Crew
+from reprune.compress.training.lesson import Lesson, identity_of
 from reprune.compress.training.pupil import Pupil
-from reprune.compress.training.pupil_state import state_of, take_up
+from reprune.compress.training.pupil_state import resume, state_of, take_up
 from reprune.compress.training.rates import rate_at
 from reprune.core.artifacts import Recovery
 
@@ -68,13 +70,17 @@ def recover(
     CPU, in the same bits as one that was not. A state that another student, teacher, seed or other
     params left in `work` is not taken up. Lesson's modules are not modified.
 
+    With a crew in the lesson every process of it calls this alike, and all return the same; only the
+    first writes to `work` and reads from it. The result is that of one process up to float rounding,
+    but for dropout, of which each process draws its own. Raises RepruneError where they drift apart.
+
     Raises CompressionError where the loss is not finite, InputError for a precision that this
     machine cannot train in, TaskError for a task that cannot be trained.
     """
     pupil = Pupil.start(lesson, params, seed, shapers)
-    path = work / CHECKPOINT
+    path, crew = work / CHECKPOINT, lesson.crew
     if params.epochs:
-        kept = read_state(path)
+        kept = _kept(path, crew)
         if kept is not None and take_up(pupil, kept):
             say(f"recovery: goes on after {_reached(pupil)} of {params.epochs}")
         else:
@@ -82,11 +88,12 @@ def recover(
     written = time.monotonic()
     while pupil.epoch <= params.epochs and not pupil.stopped:
         for _ in pupil.steps_of_epoch():
-            if time.monotonic() - written >= params.checkpoint_seconds:
+            if crew.first and time.monotonic() - written >= params.checkpoint_seconds:
                 write_state(path, state_of(pupil))
                 written = time.monotonic()
         record = pupil.close_epoch()
-        write_state(path, state_of(pupil))
+        if crew.first:
+            write_state(path, state_of(pupil))
         written = time.monotonic()
         say(
             f"recovery: epoch {record.epoch} of {params.epochs}, train loss "
@@ -94,9 +101,46 @@ def recover(
         )
     if pupil.stopped:
         say(f"recovery: stopped {pupil.stopped}")
+    return _recovered(lesson, pupil)
+
+
+def recovered(
+    lesson: Lesson,
+    params: DistillParams,
+    *,
+    seed: int,
+    work: Path,
+    shapers: Sequence[Shaper] = (),
+) -> Recovered | None:
+    """What `recover` with these arguments returned in other processes, read from `work`; None where it
+    has not come to its end there. Nothing is trained.
+    """
+    kept = read_state(work / CHECKPOINT)
+    if kept is None or kept.progress.identity != identity_of(lesson, params, seed, shapers):
+        return None
+    if len(kept.progress.epochs) < params.epochs and kept.progress.bar is None:
+        return None
+    pupil = Pupil.start(lesson, params, seed, shapers)
+    resume(pupil, kept)
+    done = len(kept.progress.epochs) >= params.epochs or pupil.stopped
+    return _recovered(lesson, pupil) if done else None
+
+
+def _recovered(lesson: Lesson, pupil: Pupil) -> Recovered:
     module = copy.deepcopy(lesson.student).float().cpu()
     module.load_state_dict(pupil.best)
     return Recovered(module=module.eval(), recovery=pupil.recovery())
+
+
+def _kept(path: Path, crew: Crew) -> State | None:
+    """The state at `path`; in a crew, as the first process sees it, whatever the others would."""
+    if not crew.together:
+        return read_state(path)
+    content = crew.told(path.read_bytes() if crew.first and path.is_file() else b"")
+    with tempfile.TemporaryDirectory() as folder:
+        copied = Path(folder) / CHECKPOINT
+        copied.write_bytes(content)
+        return read_state(copied)
 
 
 def _reached(pupil: Pupil) -> str:

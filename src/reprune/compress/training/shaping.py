@@ -34,11 +34,12 @@ class Moment:
 class Shaper(Protocol):
     """Shapes the very module that trains (on its device). Its state goes into the checkpoint.
 
-    It may have three attributes besides. `settled`: whether the module, as the last step left it, may
+    It may have four attributes besides. `settled`: whether the module, as the last step left it, may
     be kept as the best. One that is still being pruned or pushed may not. `settings`: what it was made
     with, as text, read before `begin`; a checkpoint of one with other settings is not taken up.
     `recalibrate`: whether the module is to be judged with fresh BatchNorm statistics where those are
-    better, because the running ones cannot follow what is done to it.
+    better, because the running ones cannot follow what is done to it. `replicated`: whether what it does
+    depends on parameters and gradients alone, so that several processes can each do it.
     A method that draws random numbers finds torch's global generator seeded for the step.
     """
 

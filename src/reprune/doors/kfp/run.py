@@ -17,10 +17,11 @@ from typing import Any, Protocol, TypeAlias
 
 from reprune.core.artifacts import Manifest
 from reprune.core.errors import EXIT_BROKEN, EXIT_DONE, RepruneError
-from reprune.core.step import run
+from reprune.core.step import for_shard, run
 from reprune.core.store import Artifact, copy_into
 from reprune.doors.commands import OUTCOME_EXIT
 from reprune.doors.kfp.references import hand_on, placed, resolved
+from reprune.doors.kfp.shown import show
 from reprune.doors.kfp.workplace import workplace
 from reprune.steps import get_step
 
@@ -36,6 +37,20 @@ Inputs: TypeAlias = Mapping[str, Handed | Sequence[Handed]]
 
 
 @dataclass(frozen=True)
+class Place:
+    """The machine whose targets a component measures, the volume that artefacts stay on, and the shard
+    ("0/4") that it works on.
+    """
+
+    machine: str = ""
+    workspace: str = ""
+    shard: str = ""
+
+
+NOWHERE = Place()
+
+
+@dataclass(frozen=True)
 class Texts:
     """The three documents, whole, as parameters carry them."""
 
@@ -44,31 +59,39 @@ class Texts:
     policy: str
 
 
+def run_fetch(texts: Texts, dense: Handed, previous: Handed, workspace: str = "") -> None:
+    """Runs both steps that read the registry, so that one component alone needs its secret."""
+    place = Place(workspace=workspace)
+    run_component("fetch-dense", texts, {}, dense, place)
+    run_component("fetch-previous", texts, {}, previous, place)
+
+
 def run_component(
     step: str,
     texts: Texts,
     inputs: Inputs,
     out: Handed,
-    *,
-    machine: str = "",
-    workspace: str = "",
-) -> Artifact[Manifest]:
+    place: Place = NOWHERE,
+    **shown: Any,
+) -> None:
     """Runs one step; afterwards `out` is its whole artefact, its digest in the metadata.
 
+    `shown` are the artifacts that only the UI reads: `metrics`, `confusion`, and `html` with `markdown`.
     Ends the process (SystemExit) with the error's exit code, the error being the last line printed.
     """
     with told(step), workplace(texts.lock, texts.params, texts.policy) as documents:
         given: dict[str, Path | list[Path]] = {
-            name: list(_paths(value, workspace)) for name, value in inputs.items()
+            name: list(_paths(value, place.workspace)) for name, value in inputs.items()
         }
-        with placed(Path(out.path), workspace) as place:
-            made = run(get_step(step), given, documents, place, machine=machine)
-            hand_on(made, Path(out.path), workspace)
+        with placed(Path(out.path), place.workspace) as folder:
+            the_step = for_shard(get_step(step), place.shard) if place.shard else get_step(step)
+            made = run(the_step, given, documents, folder, machine=place.machine)
+            show(made, shown)
+            hand_on(made, Path(out.path), place.workspace)
         describe(out, made)
-        return made
 
 
-def run_promote(texts: Texts, inputs: Inputs, out: Handed, *, workspace: str = "") -> None:
+def run_promote(texts: Texts, inputs: Inputs, out: Handed, workspace: str = "") -> None:
     """Promotes what a run judged, or registers it and fails the task: nothing but a pass goes through.
 
     `inputs` are named as the fields of steps.promote.Evidence. `out` becomes the receipt, whatever the

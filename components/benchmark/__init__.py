@@ -1,0 +1,3 @@
+from components.benchmark.component import benchmark
+
+__all__ = ["benchmark"]

@@ -1,0 +1,3 @@
+from components.distill.component import distill
+
+__all__ = ["distill"]

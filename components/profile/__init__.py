@@ -1,0 +1,3 @@
+from components.profile.component import profile
+
+__all__ = ["profile"]

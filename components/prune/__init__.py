@@ -1,0 +1,3 @@
+from components.prune.component import prune
+
+__all__ = ["prune"]

@@ -1,0 +1,3 @@
+from components.tensorrt_build.component import tensorrt_build
+
+__all__ = ["tensorrt_build"]

@@ -1,0 +1,1 @@
+"""One folder a Kubeflow pipeline, wired from the components."""

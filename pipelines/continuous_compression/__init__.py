@@ -1,0 +1,3 @@
+from pipelines.continuous_compression.pipeline import continuous_compression
+
+__all__ = ["continuous_compression"]

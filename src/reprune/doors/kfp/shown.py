@@ -1,0 +1,108 @@
+"""What the Kubeflow UI shows of an artefact: scalars, the confusion matrix, the report's pages.
+
+Nothing is decided by it, and nothing reads it back.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from reprune.core.artifacts import Benchmark, Manifest, ModelBundle, Profile, Report, Verdict
+from reprune.core.store import Artifact
+
+# A larger matrix is a picture of nothing, and travels inside the artifact's metadata.
+MOST_CATEGORIES = 50
+
+
+class Page(Protocol):
+    """An HTML or Markdown artifact."""
+
+    path: str
+
+
+class Scalars(Protocol):
+    """A Metrics artifact."""
+
+    def log_metric(self, metric: str, value: float) -> None: ...
+
+
+class Matrix(Protocol):
+    """A ClassificationMetrics artifact."""
+
+    def log_confusion_matrix(self, categories: list[str], matrix: list[list[int]]) -> None: ...
+
+
+def show(made: Artifact[Any], shown: Mapping[str, Any]) -> None:
+    """Fills the artifacts `metrics`, `confusion`, `html` and `markdown`, those of them that are there."""
+    if "metrics" in shown:
+        show_metrics(made, shown["metrics"])
+    if "confusion" in shown:
+        show_confusion(made, shown["confusion"])
+    if "html" in shown:
+        show_pages(made, shown["html"], shown["markdown"])
+
+
+def show_metrics(made: Artifact[Any], metrics: Scalars) -> None:
+    """Logs what is worth comparing from run to run; what was not measured is left out."""
+    for name, value in sorted(_scalars(made)):
+        metrics.log_metric(name, value)
+
+
+def show_confusion(verdict: Artifact[Verdict], matrix: Matrix) -> None:
+    """Logs the candidate's confusion matrix on the first target; nothing where records are no classes."""
+    counted = _confusion(verdict)
+    kinds = sorted({kind for pair in counted for kind in pair})
+    if not kinds or len(kinds) > MOST_CATEGORIES:
+        return
+    rows = [[counted[actual, answer] for answer in kinds] for actual in kinds]
+    matrix.log_confusion_matrix([str(kind) for kind in kinds], rows)
+
+
+def show_pages(report: Artifact[Report], html: Page, markdown: Page) -> None:
+    """Copies the report to where the UI looks for pages."""
+    for name, page in (("report.html", html), ("report.md", markdown)):
+        Path(page.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(report.file(name), page.path)
+
+
+def _scalars(made: Artifact[Any]) -> Iterator[tuple[str, float]]:
+    manifest: Manifest = made.manifest
+    if isinstance(manifest, Profile):
+        yield "params", manifest.cost.params
+        yield "macs", manifest.cost.macs
+        for target in manifest.targets:
+            yield f"latency_us.{target.target}", target.latency_us
+    elif isinstance(manifest, ModelBundle) and manifest.surgery is not None:
+        before, after = manifest.surgery.before, manifest.surgery.after
+        yield "params", after.params
+        yield "macs", after.macs
+        yield "params_left", after.params / before.params
+        yield "macs_left", after.macs / before.macs
+    elif isinstance(manifest, Benchmark):
+        yield "attempt", manifest.attempt
+        for samples in manifest.targets:
+            yield f"units.{samples.target}", samples.units
+    elif isinstance(manifest, Verdict):
+        from reprune.report.facts import read_facts
+        from reprune.report.metrics import render_metrics
+
+        values: Mapping[str, Any] = json.loads(render_metrics(read_facts(made)))
+        yield from ((name, value) for name, value in values.items() if not isinstance(value, str))
+
+
+def _confusion(verdict: Artifact[Verdict]) -> Counter[tuple[int, int]]:
+    """How often each (actual, answer) came: of the first benchmark that recorded both for the candidate."""
+    from reprune.steps.samples import RECORDS_FILE, read_records
+
+    for name in sorted(verdict.manifest.payload):
+        if not name.startswith("samples/") or not name.endswith(f"/{RECORDS_FILE}"):
+            continue
+        for key, columns in sorted(read_records(verdict.file(name)).items()):
+            if key.startswith("candidate") and {"actual", "answer"} <= set(columns):
+                return Counter(zip(columns["actual"], columns["answer"], strict=True))
+    return Counter()

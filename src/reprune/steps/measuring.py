@@ -1,0 +1,109 @@
+"""What `sensitivity` does, whole or in shards: look at cuts, then conclude from all that was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import UNSET
+
+from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
+from reprune.core.params import PlanParams, PruneParams, SensitivityParams
+from reprune.core.step import Context
+from reprune.core.store import Artifact
+from reprune.steps.masking import mask_work, masks_weights
+from reprune.steps.opening import open_dense, open_for_masks, refuse_no_choice
+from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+
+if TYPE_CHECKING:
+    from reprune.compress.sensitivity.observed import Observed
+    from reprune.compress.sensitivity.subject import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knobs:
+    """The params.yaml sections that a sensitivity depends on, under their names."""
+
+    sensitivity: SensitivityParams
+    plan: PlanParams
+    prune: PruneParams
+    seed: int
+    threads: int
+
+
+class Work(Protocol):
+    def look(self, shard: tuple[int, int], ctx: Context) -> Observed:
+        """What shard i of n sees; (0, 1) is everything. Goes on where a killed run stopped."""
+
+    def conclude(self, parts: Sequence[Observed]) -> Sensitivity:
+        """The same bits however many shards `parts` are, in any order.
+
+        Raises CompressionError for parts that are not those of one measurement.
+        """
+
+
+def open_work(
+    dense: Artifact[ModelBundle], data: Artifact[DataReport], knobs: Knobs, ctx: Context
+) -> Work:
+    """The dense model's cuts, or masks where `plan.method` masks weights, ready to be measured.
+
+    Raises DataRefused, ChainBroken for data of another model, CompressionError where nothing can be cut.
+    """
+    refuse_failed_data(data)
+    refuse_strangers(dense, {"data report": data})
+    plan, prune, seed, threads = knobs.plan, knobs.prune, knobs.seed, knobs.threads
+    if masks_weights(plan):
+        whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
+        return mask_work(whole, knobs.sensitivity, plan, prune, seed)
+    from reprune.compress.planning.costs import cost_model
+    from reprune.compress.sensitivity.measure import Subject, removables
+    from reprune.measure.profile import count_cost
+
+    opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
+    refuse_no_choice(opened, plan)
+    counted = count_cost(opened.module, opened.task.example_inputs(1))
+    cost = cost_model(opened.module, opened.groups, counted, opened.blocks)
+    subject = Subject(
+        task=opened.task,
+        module=opened.module,
+        groups=opened.groups,
+        cost=cost,
+        blocks=removables(opened.module, opened.blocks if plan.depth else (), cost),
+    )
+    return _CutWork(subject=subject, knobs=knobs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CutWork:
+    subject: Subject
+    knobs: Knobs
+
+    def look(self, shard: tuple[int, int], ctx: Context) -> Observed:
+        from reprune.compress.sensitivity.measure import look
+
+        knobs = self.knobs
+        return look(
+            self.subject,
+            knobs.sensitivity,
+            knobs.prune,
+            seed=knobs.seed,
+            work=ctx.work,
+            say=ctx.say,
+            shard=shard,
+        )
+
+    def conclude(self, parts: Sequence[Observed]) -> Sensitivity:
+        from reprune.compress.importance import criterion_label
+        from reprune.compress.sensitivity.measure import conclude
+
+        measured = conclude(self.subject, self.knobs.sensitivity, parts)
+        return Sensitivity(
+            criterion=criterion_label(self.knobs.prune),
+            base_loss=measured.base_loss,
+            examples=measured.examples,
+            groups=measured.groups,
+            blocks=measured.blocks or UNSET,
+            joint=measured.joint or UNSET,
+            cost=measured.cost,
+        )

@@ -1,0 +1,125 @@
+"""The Containerfiles agree with the code that names images, users and places, and with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from reprune import __version__
+from reprune.core.overrides import OVERRIDES_FILE
+from reprune.core.params import PARAMS_FILE
+from reprune.core.policy import POLICY_FILE
+from reprune.doors.init import TEMPLATE, init
+from reprune.doors.kfp import images, tasks
+from reprune.measure.attempts import ATTEMPTS_FILE
+from reprune.steps.promoter import CONFIG
+
+OURS = ("control", "compress", "tensorrt")
+PROJECT = (TEMPLATE / "Containerfile").read_text()
+
+
+def text(name: str) -> str:
+    return Path(f"images/{name}.Containerfile").read_text()
+
+
+def test_init_writes_what_builds_the_projects_images(tmp_path: Path) -> None:
+    written, _ = init(tmp_path, train=False)
+    assert {"Containerfile", "Containerfile.dockerignore"} <= set(written)
+    assert (tmp_path / "Containerfile").read_text() == PROJECT
+
+
+def test_the_project_is_built_on_the_image_that_components_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert f"ARG BASE=reprune/compress:{__version__}\nFROM ${{BASE}}\n" in PROJECT
+    assert f"BASE=reprune/control:{__version__} " in PROJECT
+    for name in OURS:
+        monkeypatch.delenv(f"REPRUNE_{name.upper()}_IMAGE", raising=False)
+        assert images._image(name) == f"reprune/{name}:{__version__}"
+
+
+def test_the_project_sends_its_own_files_and_nothing_else() -> None:
+    """What is copied is let through, and what is let through is copied: no registry, no key."""
+    ignored = (TEMPLATE / "Containerfile.dockerignore").read_text().splitlines()
+    assert ignored[1] == "*"
+    let_through = {line[1:] for line in ignored if line.startswith("!")}
+    copied = re.findall(r"^COPY (.*) \S+$", PROJECT, re.MULTILINE)
+    names = {re.sub(r"\[(.)\]", r"\1", name) for line in copied for name in line.split()}
+    wanted = {"task", PARAMS_FILE, POLICY_FILE, OVERRIDES_FILE, ATTEMPTS_FILE, "requirements.txt"}
+    assert let_through == names == wanted
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_image_has_the_user_and_the_places_of_the_code(name: str) -> None:
+    content = text(name)
+    assert f"useradd --uid {tasks.USER} " in content
+    assert content.count("\nUSER ") == 1
+    assert f"\nUSER {tasks.USER}\n" in content
+    assert f"REPRUNE_PROMOTER={tasks.PROMOTER}/{CONFIG} " in content
+    assert f"REPRUNE_IMAGE={name} " in content
+    assert f'title="reprune/{name}"' in content
+    assert PROJECT.rstrip().endswith(f"USER {tasks.USER}")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_no_library_in_an_image_reports_home(name: str) -> None:
+    """The Makefile's exports hold there too, those of libraries that are in the image."""
+    exported = dict(
+        re.findall(r"^export (\w+) := (\w+)$", Path("Makefile").read_text(), re.MULTILINE)
+    )
+    assert exported.pop("DVC_NO_ANALYTICS")
+    if name == "control":
+        assert exported.pop("GX_ANALYTICS_ENABLED")
+    for variable, value in exported.items():
+        assert f"{variable}={value}" in text(name)
+
+
+def test_what_images_install_is_pinned() -> None:
+    pinned = {
+        re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower()
+        for line in Path("constraints.txt").read_text().splitlines()
+    }
+    lines = Path("images/registry.txt").read_text().splitlines()
+    assert {line.lower() for line in lines if not line.startswith("#")} <= pinned
+    for name in OURS:
+        installs = text(name).count("pip install --") - text(name).count(" --no-deps ")
+        assert installs == text(name).count("-c /build/constraints.txt") > 0
+
+
+def test_extras_of_ours_are_followed() -> None:
+    """The list that an image installs is what `pip install reprune[...]` would."""
+    run = [sys.executable, "images/needs.py", "pyproject.toml"]
+    found = subprocess.check_output([*run, "openvino,kfp"], text=True).split("\n")
+    names = {re.split(r"[\[<>=;]", line)[0] for line in found if line}
+    assert names > {"msgspec", "kfp", "onnx", "onnxruntime", "openvino"}
+    assert "torch" not in names
+    assert not [name for name in names if name.startswith("reprune")]
+    wrong = subprocess.run([*run, "openvin"], capture_output=True, text=True, check=False)
+    assert wrong.returncode != 0
+    assert "'openvin'" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_image_asks_for_extras_that_exist(name: str) -> None:
+    (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", text(name), re.MULTILINE)
+    run = [sys.executable, "images/needs.py", "pyproject.toml", extras]
+    listed = subprocess.check_output(run, text=True)
+    assert "kfp>=" in listed
+    assert ("\ntorch>=" in listed) == (name != "control")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_image_is_built_from_all_that_a_wheel_is_made_of(name: str) -> None:
+    wheel = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
+        "wheel"
+    ]
+    parts = {Path(path).parts[0] for path in (*wheel["packages"], *wheel.get("force-include", ()))}
+    copied = set(re.findall(r"^COPY (\w+) /build/reprune/\1$", text(name), re.MULTILINE))
+    assert copied == parts
+    let_through = Path(".dockerignore").read_text().splitlines()
+    assert {f"!{part}" for part in parts} <= set(let_through)
