@@ -17,6 +17,7 @@ from reprune.compress.structure.equality import architecture_of, difference, mas
 from reprune.compress.structure.groups import Survey, survey
 from reprune.core.errors import CompressionError, TaskError
 from tests import models
+from tests.compress.test_depth_plan import Net
 
 GROUPS = {
     "plain": {"first.0": 8, "second.0": 16},
@@ -321,3 +322,11 @@ def test_a_model_that_autograd_cannot_see_is_refused() -> None:
 
     with pytest.raises(CompressionError, match="autograd"):
         survey(Blind(3, 3), (torch.randn(2, 3),), ())
+
+
+def test_packed_attention_in_a_residual_connection_ends() -> None:
+    """torch-pruning multiplies its indices there, round and round: they are given up, the rest is found."""
+    torch.manual_seed(0)
+    found = survey(Net().eval(), (torch.randn(2, 1, 8, 8),), ())
+    assert "followed" in found.skipped["stem"]
+    assert {group.name for group in found.groups} == {"blocks.0.conv1", "blocks.1.conv1"}

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from reprune.core.errors import RepruneError
+from reprune.doors.kfp.catalogue import names
 from reprune.doors.kfp.check import check_package, refuse
+from reprune.doors.kfp.graph import upstream
 from reprune.doors.kfp.options import Options
 from reprune.doors.kfp.packages import compile_package
+from reprune.doors.kfp.referring import check_references
+from reprune.doors.kfp.wiring import check_wiring
 
 Spec = dict[str, Any]
 Mutation = Callable[[Spec, Spec], None]
@@ -230,6 +234,16 @@ def another_machines_image(spec: Spec, platform: Spec) -> None:
     tasks(spec, LOOP)["benchmark"]["dependentTasks"].append("choose-machine-2-2")
 
 
+@mutation("times what for-loop-2/build built for another machine")
+def built_for_another_machine(spec: Spec, platform: Spec) -> None:
+    _second(spec, platform, "choose-machine-2", LOOP)
+    build = tasks(spec, LOOP)["build"]
+    for name in ("machine", "pipelinechannel--choose-machine-2-image"):
+        given = build["inputs"]["parameters"][name]["taskOutputParameter"]
+        given["producerTask"] = "choose-machine-2-2"
+    build["dependentTasks"].append("choose-machine-2-2")
+
+
 @mutation("takes the machine's image for its name")
 def image_taken_for_the_name(spec: Spec, platform: Spec) -> None:
     given = tasks(spec, LOOP)["build"]["inputs"]["parameters"]
@@ -316,6 +330,12 @@ def dangling_setting(spec: Spec, platform: Spec) -> None:
     _secret(platform, "exec-promote")["componentInputParameter"] = "secret"
 
 
+@mutation("its Kubernetes setting nodeSelectorJson reads 'node_selector' of 'benchmark'")
+def a_setting_of_a_later_task(spec: Spec, platform: Spec) -> None:
+    given = settings(platform, "exec-build")["nodeSelector"]["nodeSelectorJson"]
+    given["taskOutputParameter"]["producerTask"] = "benchmark"
+
+
 @mutation("its Kubernetes setting nodeSelectorJson reads a STRING")
 def a_setting_of_another_kind(spec: Spec, platform: Spec) -> None:
     given = settings(platform, "exec-build")["nodeSelector"]["nodeSelectorJson"]
@@ -388,10 +408,11 @@ def _second(spec: Spec, platform: Spec, name: str, dag: str = "") -> None:
     there[f"{name}-2"]["taskInfo"]["name"] = f"{name}-2"
 
 
-@pytest.mark.parametrize("options", [Options(), Options(workspace="5Gi", retries=0)], ids=repr)
-def test_our_pipeline_is_sound(options: Options) -> None:
-    """With and without a workspace nothing is found."""
-    assert check_package(compile_package("continuous_compression", options).documents) == []
+@pytest.mark.parametrize("name", names())
+def test_our_pipelines_are_sound(name: str) -> None:
+    """With and without a volume, for artefacts and for data, nothing is found."""
+    compile_package(name)
+    compile_package(name, Options(workspace="5Gi", data_claim="data", retries=0))
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
@@ -415,3 +436,78 @@ def test_every_mutation_is_another_one(documents: list[Spec]) -> None:
         change(*changed)
         assert changed not in seen, change.__name__
         seen.append(changed)
+
+
+def dags(spec: Spec) -> dict[str, Spec]:
+    return {"": spec["root"]} | {
+        name: each for name, each in spec["components"].items() if "dag" in each
+    }
+
+
+def others(spec: Spec, dag: Spec, task: str, kind: str) -> list[Spec]:
+    """All that an input of the task could refer to instead: outputs beside it, inputs of its DAG."""
+    word, key = (
+        ("taskOutputArtifact", "outputArtifactKey")
+        if kind == "artifacts"
+        else ("taskOutputParameter", "outputParameterKey")
+    )
+    outer = "componentInputArtifact" if kind == "artifacts" else "componentInputParameter"
+    found = [{outer: name} for name in dag.get("inputDefinitions", {}).get(kind, {})]
+    for producer, each in dag["dag"]["tasks"].items():
+        component = spec["components"][each["componentRef"]["name"]]
+        if producer != task and task not in upstream(dag["dag"]["tasks"], producer):
+            outputs = component.get("outputDefinitions", {}).get(kind, {})
+            found += [{word: {"producerTask": producer, key: name}} for name in outputs]
+    return found
+
+
+def rewired(documents: list[Spec], kind: str, only: tuple[str, ...] = ()) -> tuple[int, list[str]]:
+    """Gives every input everything else instead, one at a time: how many, and what was not found."""
+    spec, platform = copy.deepcopy(documents)
+    count, missed = 0, []
+    for dag in dags(spec).values():
+        for name, task in dag["dag"]["tasks"].items():
+            given = task.get("inputs", {}).get(kind, {})
+            for each in [key for key in given if not only or key.rpartition("--")[2] in only]:
+                before, waits = given[each], list(task.get("dependentTasks", []))
+                for other in others(spec, dag, name, kind):
+                    if other == before:
+                        continue
+                    producer = next(iter(other.values()))
+                    if isinstance(producer, dict):
+                        task["dependentTasks"] = [*waits, producer["producerTask"]]
+                    given[each] = other
+                    count += 1
+                    if not (check_references(spec, platform) or check_wiring(spec, platform)):
+                        missed.append(f"{name}.{each} <- {other}")
+                    task["dependentTasks"] = waits
+                given[each] = before
+    return count, missed
+
+
+LEAST = {"continuous_compression": 300, "sharded_sensitivity": 10}
+
+
+@pytest.mark.parametrize("name", names())
+def test_nothing_takes_the_place_of_another(name: str) -> None:
+    """Every artefact and text that a task takes, replaced by every other one that it could be given."""
+    documents = compile_package(name).documents
+    for kind, only in (("artifacts", ()), ("parameters", ("lock", "params", "policy"))):
+        count, missed = rewired(documents, kind, only)
+        assert count > LEAST[name]
+        assert missed == []
+
+
+def test_no_wait_is_superfluous(documents: list[Spec]) -> None:
+    """Whatever a task waits for, it waits for a reason: without it, the check says so."""
+    spec, platform = copy.deepcopy(documents)
+    count = 0
+    for dag in dags(spec).values():
+        for name, task in dag["dag"]["tasks"].items():
+            for each in list(task.get("dependentTasks", [])):
+                task["dependentTasks"].remove(each)
+                if each not in upstream(dag["dag"]["tasks"], name):
+                    count += 1
+                    assert check_references(spec, platform), f"{name} after {each}"
+                task["dependentTasks"].append(each)
+    assert count >= 10

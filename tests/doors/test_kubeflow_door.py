@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reprune.core import store
@@ -112,6 +112,22 @@ def test_with_a_workspace_only_a_note_travels(tmp_path: Path) -> None:
         resolved(out, str(workspace))
 
 
+def test_tasks_of_a_loop_write_side_by_side(tmp_path: Path) -> None:
+    """Two iterations' outputs have one name; each task has a place of its own in the volume."""
+    outs = [tmp_path / f"iteration-{number}" / "measure" / "measured" for number in range(2)]
+    volume = str(tmp_path / "volume")
+    with placed(outs[0], volume) as one, placed(outs[1], volume) as other:
+        for place, words in ((one, "one"), (other, "other")):
+            with store.drafting(place) as draft:
+                (draft / "note.txt").write_text(words)
+                store.write(draft, REPORT, step="plan", parents={}, out=place)
+        for place, out in ((one, outs[0]), (other, outs[1])):
+            hand_on(store.read(place, Report), out, volume)
+    found = [store.read(resolved(out, volume), Report).file("note.txt") for out in outs]
+    assert [path.read_text() for path in found] == ["one", "other"]
+    assert len(list((tmp_path / "volume" / "artifacts").iterdir())) == 2
+
+
 def test_a_step_that_failed_leaves_nothing_in_the_workspace(tmp_path: Path) -> None:
     workspace = tmp_path / "volume"
     with pytest.raises(KeyError), placed(tmp_path / "task" / "x", str(workspace)) as place:
@@ -138,12 +154,13 @@ def test_a_machine_is_spread_into_settings(project: Repository) -> None:
         "node_selector": {"kubernetes.io/hostname": "jetson-7"},
         "tolerations": [{"key": "edge", "operator": "Exists", "tolerationSeconds": 30.0}],
     }
-    chosen = choose(params, entry)
+    chosen = choose(params, entry, "usual")
     assert chosen.accelerator_count == "1"
     assert chosen.node_selector == {"kubernetes.io/hostname": "jetson-7"}
     assert chosen.tolerations == [{"key": "edge", "operator": "Exists", "tolerationSeconds": 30}]
+    assert choose(params, {"name": "jetson"}, "usual").image == "usual"
     with pytest.raises(SystemExit) as ended:
-        choose(params, {"name": "jetsno", "image": "mine"})
+        choose(params, {"name": "jetsno"}, "usual")
     assert ended.value.code == 2
     assert isinstance(ended.value.__cause__, UnknownName)
 
@@ -152,7 +169,6 @@ def test_a_machine_is_spread_into_settings(project: Repository) -> None:
     "wrong",
     [
         {"name": "a", "imagee": "x"},
-        {"name": "a", "image": ""},
         {"name": "a", "image": "x", "accelerator_type": "nvidia.com/gpu"},
         {"name": "a", "image": "x", "accelerator_count": 1},
         {"name": "a", "image": "x", "accelerator_count": 0.5},
@@ -167,6 +183,7 @@ def test_a_wrong_machine_is_an_error(wrong: object) -> None:
         read_machine(wrong)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.builds(
         ClusterMachine,

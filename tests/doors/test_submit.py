@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from reprune.core.errors import InputError
 from reprune.core.lock import LOCK_FILE, lock_text
 from reprune.doors import submit
 from reprune.doors.cli import main
-from reprune.doors.progress import changes, summary
+from reprune.doors.progress import changes, summary, telling
+from reprune.doors.submission import PIPELINE, Request, prepare
 from reprune.orchestrate import wait as waiting
 from reprune.orchestrate.described import Run, TaskState
 from reprune.orchestrate.runs import run_name
@@ -92,7 +95,7 @@ class Repository:
         self.documents = stand.documents(root, weights)
         register_dense(open_registry(self.documents.params.registry, root), "digits", weights)
         (root / LOCK_FILE).write_text(lock_text(self.documents.lock))
-        (root / "package.yaml").write_text(yaml.safe_dump_all([PACKAGE, PLATFORM]))
+        (root / f"{PIPELINE}.yaml").write_text(yaml.safe_dump_all([PACKAGE, PLATFORM]))
         self.name = run_name("digits", self.documents.lock.digest)
 
     def judged(self, outcome: str, *, alias: bool | None = None, **changes: Any) -> str:
@@ -159,8 +162,7 @@ def run(
 
     def call(*words: str) -> tuple[int, dict[str, Any], str]:
         monkeypatch.chdir(repository.root.parent)
-        line = ["submit", "-C", "repo", "--json", "--host", server.url]
-        code = main([*line, "--pipeline", "package.yaml", *words])
+        code = main(["submit", "-C", "repo", "--json", "--host", server.url, *words])
         out, err = capsys.readouterr()
         assert TOKEN not in out + err + caplog.text
         answer = json.loads(out)
@@ -231,12 +233,12 @@ def test_what_is_sent_is_the_texts(repository: Repository, server: KfpServer, ru
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED", "SKIPPED", "SUCCEEDED"])
 def test_an_end_without_a_receipt_is_no_success(server: KfpServer, run: Submit, state: str) -> None:
     """No verdict is no verdict: above all where the run says SUCCEEDED."""
-    server.plan = [State(state, error="a pod was evicted" if state == "FAILED" else "")]
+    server.plan = [State(state, error="a pod\x1b[2J was evicted" if state == "FAILED" else "")]
     code, answer, _ = run()
     assert (code, answer["code"]) == (1, "run_failed")
     assert "no verdict" in answer["what"]
     assert answer["where"] == f"{server.url}/#/runs/details/run-1"
-    assert ("a pod was evicted" in answer["what"]) == (state == "FAILED")
+    assert ("a pod [2J was evicted" in answer["what"]) == (state == "FAILED")
 
 
 def test_another_runs_receipt_is_not_this_runs(
@@ -472,6 +474,26 @@ def test_a_mistake_never_reaches_the_server(
     assert server.requests == []
 
 
+def test_our_own_pipeline_takes_what_is_sent(repository: Repository) -> None:
+    """Names and types of its parameters are those that the flags stand for."""
+    (repository.root / f"{PIPELINE}.yaml").unlink()
+    (repository.root / "machines.yaml").write_text("schema: 1\nmachines: [{}]\n")
+    request = Request(
+        experiment="e",
+        machines=repository.root / "machines.yaml",
+        control_image=IMAGE,
+        settings=("read_secret=other",),
+    )
+    shipped = prepare(repository.documents, request)
+    assert shipped.pipeline_spec["pipelineInfo"]["name"] == "continuous-compression"
+    assert "platforms" in shipped.platform_spec
+    parameters = shipped.pipeline_spec["root"]["inputDefinitions"]["parameters"]
+    default = parameters["compress_image"]["defaultValue"]
+    assert shipped.parameters["machines"][0]["image"] == default
+    request = replace(request, image=IMAGE)
+    assert prepare(repository.documents, request).parameters["compress_image"] == IMAGE
+
+
 @pytest.mark.parametrize("file", ["params.yaml", "policy.yaml", "task/digits.py"])
 def test_a_stale_lock_never_reaches_the_server(
     repository: Repository, server: KfpServer, run: Submit, file: str
@@ -490,7 +512,7 @@ def test_nobody_said_where(
 ) -> None:
     """The message names the flag and the variable."""
     monkeypatch.chdir(repository.root)
-    assert main(["submit", "--pipeline", "package.yaml"]) == 2
+    assert main(["submit"]) == 2
     assert "REPRUNE_KFP_HOST" in capsys.readouterr().err
 
 
@@ -506,17 +528,20 @@ def test_for_people(
     monkeypatch.setenv(submit.UI, "https://kubeflow.example.org")
     monkeypatch.delenv(submit.TOKEN_FILE)
     monkeypatch.setenv(submit.TOKEN, TOKEN)
-    promises(repository, server, "block", "FAILED")
-    assert main(["submit", "--pipeline", "package.yaml", "--image", "digits:latest"]) == 3
+    reason = "accuracy.vs_parent on ort-cpu: too low\x1b[2J"
+    promises(repository, server, "block", "FAILED", reasons=(reason,))
+    assert main(["submit", "--image", "digits:latest"]) == 3
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         f"run: {repository.name} FAILED",
         "link: https://kubeflow.example.org/#/runs/details/run-1",
         "verdict: block, version 1",
-        "  accuracy.vs_parent on ort-cpu: too low",
+        "  accuracy.vs_parent on ort-cpu: too low[U+001B][2J",
         "champion: none",
     ]
-    assert "warning: digits:latest is no digest" in err
+    assert "warning: the image digits:latest is named by no digest" in err
+    # What the package brings counts too.
+    assert "warning: the image reprune/control:1 is named by no digest" in err
 
 
 # ---- machines ----------------------------------------------------------------------------------
@@ -654,6 +679,23 @@ def test_progress_tells_changes_and_no_more() -> None:
     assert changes(before, now) == ["prune: SUCCEEDED", "di[U+001B][31m: RUNNING"]
     assert changes(now, now) == []
     assert summary(before) == "RUNNING prune; 1 SUCCEEDED"
+
+
+def test_in_a_terminal_only_what_ended_stays(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs now is on the line that changes."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    with telling() as teller:
+        teller.say("submitted [bold]x[/bold]")
+        teller.show(state("RUNNING", fetch="RUNNING"))
+        teller.show(state("RUNNING", fetch="SUCCEEDED", prune="RUNNING"))
+        teller.show(state("FAILED", fetch="SUCCEEDED", prune="FAILED"))
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    kept = [line for line in lines if line.endswith(("x[/bold]", "SUCCEEDED", "FAILED"))]
+    assert kept == ["submitted [bold]x[/bold]", "fetch: SUCCEEDED", "prune: FAILED", "run: FAILED"]
+    assert "prune: RUNNING" not in lines
 
 
 def test_a_waiver_is_unset_by_default() -> None:

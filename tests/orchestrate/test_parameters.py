@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprune.core.errors import DocumentError, InputError
@@ -61,6 +61,7 @@ def declared_and_given(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]
     return spec(**parameters), values
 
 
+@settings(deadline=None)
 @given(declared_and_given())
 def test_what_fits_is_sent_as_it_is(case: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """Right values pass unchanged, survive JSON, and pass again: checking is idempotent."""
@@ -72,6 +73,7 @@ def test_what_fits_is_sent_as_it_is(case: tuple[dict[str, Any], dict[str, Any]])
     assert check_parameters(package, sent) == sent
 
 
+@settings(deadline=None)
 @given(declared_and_given(), st.data())
 def test_a_missing_or_unknown_one_is_named(
     case: tuple[dict[str, Any], dict[str, Any]], data: st.DataObject

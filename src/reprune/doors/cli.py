@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "anchor": ("make a promoted version the reference that does not move by itself", "commands"),
     "kit": ("write a folder that measures on a device which nobody can call", "device"),
     "import": ("take back what a kit measured", "device"),
+    "compile": ("write the pipelines for Kubeflow as YAML, checked", "compile"),
     "sources": ("write a microcontroller's engine as C files", "sources"),
     "doctor": ("say what this machine can build and measure, and what is missing", "doctor"),
     "device-run": ("run a device job here: what `run` of a target starts on its device", "device"),

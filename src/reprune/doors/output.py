@@ -142,6 +142,19 @@ class ImportOutput(Fact, kw_only=True):
     kept: str
 
 
+class CompiledFile(Fact, kw_only=True):
+    """`digest` is that of the package; manifests made of it name their version by it."""
+
+    pipeline: str
+    path: str
+    digest: str
+
+
+class CompileOutput(Fact, kw_only=True):
+    ok: bool = True
+    written: tuple[CompiledFile, ...]
+
+
 class SourcesOutput(Fact, kw_only=True):
     """`code_bytes` as `code_measured` says; `ram_bytes` without the stack."""
 
@@ -183,6 +196,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "device-run": DeviceRunOutput,
     "kit": KitOutput,
     "import": ImportOutput,
+    "compile": CompileOutput,
     "sources": SourcesOutput,
     "doctor": DoctorOutput,
     "doctor-selftest": SelftestOutput,

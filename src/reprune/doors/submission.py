@@ -13,6 +13,7 @@ from reprune.core.policy import POLICY_FILE
 from reprune.core.step import Documents
 from reprune.doors.cluster import machines_parameter
 from reprune.doors.commands import OUTCOME_EXIT
+from reprune.doors.kfp.catalogue import catalogue_folder
 from reprune.orchestrate.described import SUCCEEDED, Run
 from reprune.orchestrate.endpoint import Endpoint
 from reprune.orchestrate.package import read_package
@@ -31,16 +32,19 @@ from reprune.registry.open import open_registry
 
 TEXTS = {"lock": LOCK_FILE, "params": PARAMS_FILE, "policy": POLICY_FILE}
 IMAGE = "compress_image"
+PIPELINE = "continuous_compression"
 # The flag that gives each of these parameters.
 FLAGS = {"machines": "--machines", IMAGE: "--image", "control_image": "--control-image"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a person asked for beside the repository. `settings` are texts such as `read_secret=other`."""
+    """What a person asked for beside the repository. Without `pipeline` it is `package_file`;
+    `settings` are texts such as `read_secret=other`.
+    """
 
-    pipeline: Path
     experiment: str
+    pipeline: Path | None = None
     machines: Path | None = None
     image: str = ""
     control_image: str = ""
@@ -65,7 +69,7 @@ def prepare(documents: Documents, request: Request) -> Submission:
 
     Raises InputError or DocumentError naming the parameter, the machine or the file.
     """
-    package = read_package(request.pipeline)
+    package = read_package(request.pipeline or package_file(documents.root))
     given: dict[str, object] = {
         name: (documents.root / file).read_text(encoding="utf-8") for name, file in TEXTS.items()
     }
@@ -101,12 +105,24 @@ def prepare(documents: Documents, request: Request) -> Submission:
     )
 
 
+def package_file(root: Path) -> Path:
+    """What `reprune compile` wrote into the repository; else the package as it comes with Reprune."""
+    written = root / f"{PIPELINE}.yaml"
+    if written.exists():
+        return written
+    return catalogue_folder() / "pipelines" / PIPELINE / f"{PIPELINE}.yaml"
+
+
 def unpinned(submission: Submission) -> tuple[str, ...]:
-    """The images that are named by a tag, so that nobody can say later what ran."""
-    given = submission.parameters
-    images = [str(given[name]) for name in (IMAGE, "control_image") if name in given]
-    images += [str(each["image"]) for each in given.get("machines", []) if isinstance(each, dict)]
-    return tuple(sorted({image for image in images if "@sha256:" not in image}))
+    """The images of the run that are named by a tag, so that nobody can say later what ran."""
+    declared = declared_parameters(submission.pipeline_spec)
+    used = {name: about.get("defaultValue") for name, about in declared.items()}
+    used |= submission.parameters
+    machines = used.get("machines")
+    images = [used.get(name) for name in (IMAGE, "control_image")]
+    if isinstance(machines, list):
+        images += [each.get("image") for each in machines if isinstance(each, dict)]
+    return tuple(sorted({each for each in images if each and "@sha256:" not in str(each)}))
 
 
 def start(

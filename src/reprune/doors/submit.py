@@ -61,7 +61,7 @@ def define_submit(parser: argparse.ArgumentParser) -> Execute:
         endpoint = _endpoint(parsed)
         with telling() as teller:
             for image in unpinned(submission):
-                teller.say(f"warning: {image} is no digest: nobody can say later what ran")
+                teller.say(f"warning: the image {image} is named by no digest: it can change")
             started = start(
                 documents,
                 endpoint,
@@ -109,8 +109,7 @@ def _what_arguments(parser: argparse.ArgumentParser) -> None:
         "--pipeline",
         metavar="FILE",
         type=Path,
-        required=True,
-        help="a package that `reprune compile` wrote",
+        help="what `reprune compile` wrote (default: continuous_compression.yaml here, or as it is shipped)",
     )
     what.add_argument(
         "--machines", metavar="FILE", type=Path, help="where each `machine` of params.yaml is"
@@ -213,13 +212,15 @@ def _tell(parsed: argparse.Namespace, output: SubmitOutput, found: Judged | None
     if parsed.json:
         print(msgspec.json.encode(output).decode())
         return
+    from reprune.report.markup import visible
+
     print(f"run: {output.run} {output.state}")
     if output.link:
         print(f"link: {output.link}")
     if found is not None:
         print(f"verdict: {_words(found)}")
         for reason in found.reasons:
-            print(f"  {reason}")
+            print(f"  {visible(reason)}")
         print(f"champion: {f'version {found.champion}' if found.champion else 'none'}")
 
 

@@ -180,12 +180,15 @@ def _message(error: urllib.error.HTTPError, token: str) -> str:
     return _said(text, token)
 
 
-def _said(text: str, token: str) -> str:
-    """A stranger's words, fit for a terminal and without the token."""
-    if token:
-        text = text.replace(token, "***")
+def plain(text: str) -> str:
+    """A stranger's words as one short line that a terminal only shows."""
     clean = " ".join("".join(each if each.isprintable() else " " for each in text).split())
     return clean if len(clean) <= MAX_SAID else f"{clean[:MAX_SAID]}..."
+
+
+def _said(text: str, token: str) -> str:
+    """The same, without the token."""
+    return plain(text.replace(token, "***") if token else text)
 
 
 def _opener(endpoint: Endpoint) -> urllib.request.OpenerDirector:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from reprune.orchestrate.ask import UnusableAnswer
+from reprune.orchestrate.ask import UnusableAnswer, plain
 from reprune.orchestrate.endpoint import Endpoint
 
 SUCCEEDED = "SUCCEEDED"
@@ -61,9 +61,9 @@ def described(endpoint: Endpoint, row: Any) -> Run:
     return Run(
         run_id=run_id,
         name=name if isinstance(name, str) else "",
-        state=UNKNOWN if not isinstance(state, str) or state in _NOT_YET else state,
+        state=UNKNOWN if not isinstance(state, str) or state in _NOT_YET else plain(state),
         created_at_s=_seconds(row.get("created_at")),
-        error=str(error.get("message", "")) if isinstance(error, dict) else "",
+        error=plain(str(error.get("message", ""))) if isinstance(error, dict) else "",
         tasks=_tasks(row.get("run_details")),
         link=endpoint.link(run_id),
     )

@@ -29,7 +29,9 @@ def read_package(path: Path) -> Package:
         raw = read_bounded(path.resolve(), max_bytes=MAX_PACKAGE_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            "there is no such package", where=where, fix="`reprune compile` writes it"
+            "there is no such package",
+            where=where,
+            fix="run `reprune compile`, or name the file that it wrote with --pipeline",
         ) from None
     try:
         _refuse_aliases(raw, where)

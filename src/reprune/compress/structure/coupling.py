@@ -110,11 +110,11 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 def couple(graph: Any, root: str) -> Coupling:
     """Everything that must be cut together with the output channels of the layer `root`.
 
-    Raises CompressionError where torch-pruning's index maps fail (odd splits).
+    Raises CompressionError where torch-pruning's index maps fail (odd splits, packed attention).
     """
     layer = traced_layer(graph.model, root)
     pruner = graph.get_pruner_of_module(layer)
-    walk = _Walk(periods=_periods(graph))
+    walk = _Walk(periods=_periods(graph), limit=_most_channels(graph))
     count = pruner.get_out_channels(layer)
     walk.arrive(graph.module2node[layer], pruner.prune_out_channels, _hybrid(count))
     while walk.pending:
@@ -131,10 +131,11 @@ class _Walk:
     """Root channels spread over the graph. `at` maps (node, function) to {index: root channel}.
 
     `periods` maps (module, function) to (period, count): of `count` indices there those that are a
-    multiple of `period` apart are one channel.
+    multiple of `period` apart are one channel. No tensor has more than `limit` channels.
     """
 
     periods: dict[tuple[Any, Any], tuple[int, int]]
+    limit: int
     at: dict[tuple[Any, Any], dict[int, int]] = field(default_factory=dict)
     pending: list[tuple[Any, Any, list[Any]]] = field(default_factory=list)
     parent: dict[int, int] = field(default_factory=dict)
@@ -160,6 +161,11 @@ class _Walk:
             else:
                 known[index.idx] = index.root_idx
                 fresh.append(index)
+        # A map that multiplies indices, around a residual connection, would go on for ever.
+        if len(known) > self.limit:
+            raise CompressionError(
+                "its channels cannot be followed: they are mapped to more places than there are"
+            )
         if fresh:
             self.pending.append((node, function, fresh))
 
@@ -172,6 +178,11 @@ class _Walk:
             for index in indices
             for place in range(index.idx % period, count, period)
         ]
+
+
+def _most_channels(graph: Any) -> int:
+    """More than any tensor can have channels: as many as all layers together read and write."""
+    return sum(sum(parameter.shape[:2]) for parameter in graph.model.parameters())
 
 
 def _periods(graph: Any) -> dict[tuple[Any, Any], tuple[int, int]]:

@@ -32,7 +32,8 @@ MADE_BY: dict[str, set[tuple[str, str]]] = {
     "previous": {("fetch_model", "previous")},
     "data": {("validate_data", "data")},
     "profile": {("profile", "profiled")},
-    "sensitivity": {("sensitivity_analysis", "table")},
+    "sensitivity": {("sensitivity_analysis", "table"), ("sensitivity_merge", "table")},
+    "shard": {("sensitivity_shard", "measured")},
     "plan": {("plan", "chosen")},
     "pruned": {("prune", "pruned")},
     "candidate": {("distill", "candidate")},
@@ -51,14 +52,20 @@ PROMOTED = {
     "table": "sensitivity",
     "report": "report",
 }
+# Steps that the local pipeline has no stage for.
+BESIDE = {
+    "sensitivity_shard": {"dense": "dense", "data": "data"},
+    "sensitivity_merge": {"dense": "dense", "data": "data", "shards": "shard"},
+    "promote": PROMOTED,
+}
 # What the gate judged must be, task for task, what promote is given.
 JUDGED = ("candidate", "engines", "profiles", "chosen", "table")
 
 
 def wires(function: str) -> dict[str, str]:
     """The artefact that each input of a component takes; nothing is known of other people's."""
-    if function == "promote":
-        return PROMOTED
+    if function in BESIDE:
+        return BESIDE[function]
     step = STEP_OF.get(function)
     return next((stage.inputs for stage in STAGES if stage.step == step), {})
 

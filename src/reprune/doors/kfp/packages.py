@@ -35,7 +35,7 @@ class Package:
     @property
     def documents(self) -> list[dict[str, Any]]:
         """The pipeline, and its platform settings where it has any."""
-        return list(yaml.safe_load_all(self.content))
+        return read_documents(self.content)
 
 
 def compile_package(name: str, options: Options = DEFAULT) -> Package:
@@ -51,9 +51,15 @@ def compile_package(name: str, options: Options = DEFAULT) -> Package:
     with tempfile.TemporaryDirectory(prefix="reprune-") as folder:
         path = Path(folder) / f"{name}.yaml"
         Compiler().compile(pipeline, str(path))
-        package = Package(name, path.read_bytes())
+        package = Package(name, _without_header(path.read_bytes()))
     refuse(name, check_package(package.documents))
     return package
+
+
+def read_documents(content: bytes) -> list[dict[str, Any]]:
+    """The documents of a package or of manifests, decoded."""
+    # The same loader in C, where PyYAML was built with it: a package is long.
+    return list(yaml.load_all(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def manifests(package: Package, namespace: str = "") -> bytes:
@@ -78,7 +84,8 @@ def manifests(package: Package, namespace: str = "") -> bytes:
         _resource("Pipeline", info["name"], namespace, pipeline),
         _resource("PipelineVersion", version, namespace, body),
     ]
-    text: str = yaml.safe_dump_all(documents, sort_keys=True)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump_all(documents, Dumper=dumper, sort_keys=True)
     return text.encode()
 
 
@@ -87,13 +94,20 @@ def same(one: bytes, other: bytes) -> bool:
     return _essence(one) == _essence(other)
 
 
+def _without_header(content: bytes) -> bytes:
+    """Without kfp's comments on top: they show defaults in an order that changes with the hash seed."""
+    lines = content.splitlines(keepends=True)
+    first = next(index for index, line in enumerate(lines) if not line.startswith(b"#"))
+    return b"".join(lines[first:])
+
+
 def _resource(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
     metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
     return {"apiVersion": API, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def _essence(content: bytes) -> Any:
-    documents = list(yaml.safe_load_all(content))
+def _essence(content: bytes) -> list[Any]:
+    documents = read_documents(content)
     spec, _ = package_of(documents)
     spec = dict(spec)
     spec.pop("sdkVersion", None)

@@ -7,6 +7,7 @@ the artefact is written once, below its digest, and what travels is `reference.j
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,10 +39,12 @@ def placed(out: Path, workspace: str) -> Iterator[Path]:
         # The launcher may have made an empty folder there; a whole artefact replaces it.
         yield out
         return
-    aside = Path(workspace) / FOLDER / f".{out.parent.name}-{out.name}"
-    aside.parent.mkdir(parents=True, exist_ok=True)
+    # Of its own name: the tasks of a loop run side by side, and their outputs are called alike.
+    shared = Path(workspace) / FOLDER
+    shared.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".", dir=shared))
     try:
-        yield aside
+        yield aside / out.name
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -17,11 +17,12 @@ from typing import Any, Protocol, TypeAlias
 
 from reprune.core.artifacts import Manifest
 from reprune.core.errors import EXIT_BROKEN, EXIT_DONE, RepruneError
-from reprune.core.step import run
+from reprune.core.step import for_shard, run
 from reprune.core.store import Artifact, copy_into
 from reprune.doors.commands import OUTCOME_EXIT
 from reprune.doors.kfp.references import hand_on, placed, resolved
 from reprune.doors.kfp.shown import show
+from reprune.doors.kfp.trainer import elsewhere
 from reprune.doors.kfp.workplace import workplace
 from reprune.steps import get_step
 
@@ -38,10 +39,15 @@ Inputs: TypeAlias = Mapping[str, Handed | Sequence[Handed]]
 
 @dataclass(frozen=True)
 class Place:
-    """The machine whose targets a component measures, and the volume that artefacts stay on."""
+    """The machine whose targets a component measures, the volume that artefacts stay on, the shard ("0/4")
+    that it works on, and what trains in several processes elsewhere (the text of a trainjob.Trainer;
+    empty: nothing does).
+    """
 
     machine: str = ""
     workspace: str = ""
+    shard: str = ""
+    trainer: str = ""
 
 
 NOWHERE = Place()
@@ -81,7 +87,15 @@ def run_component(
             name: list(_paths(value, place.workspace)) for name, value in inputs.items()
         }
         with placed(Path(out.path), place.workspace) as folder:
-            made = run(get_step(step), given, documents, folder, machine=place.machine)
+            the_step = for_shard(get_step(step), place.shard) if place.shard else get_step(step)
+            made = run(
+                the_step,
+                given,
+                documents,
+                folder,
+                machine=place.machine,
+                elsewhere=elsewhere(place.trainer, place.workspace),
+            )
             show(made, shown)
             hand_on(made, Path(out.path), place.workspace)
         describe(out, made)

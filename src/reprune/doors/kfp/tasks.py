@@ -21,6 +21,20 @@ DATA = "/data"
 DATA_SECRET = "/etc/reprune/data"
 
 
+def workspace(options: Options) -> tuple[dsl.PipelineConfig, str]:
+    """The pipeline's configuration, and where its volume is mounted in a task; "" without one."""
+    if not options.workspace:
+        return dsl.PipelineConfig(), ""
+    patch = {"storageClassName": options.storage_class} if options.storage_class else {}
+    config = dsl.PipelineConfig(
+        workspace=dsl.WorkspaceConfig(
+            size=options.workspace,
+            kubernetes=dsl.KubernetesWorkspaceConfig(pvcSpecPatch=patch),
+        )
+    )
+    return config, dsl.WORKSPACE_PATH_PLACEHOLDER
+
+
 def settled(
     task: dsl.PipelineTask, image: Any, options: Options, *, retried: bool = True
 ) -> dsl.PipelineTask:

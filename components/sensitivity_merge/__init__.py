@@ -1,0 +1,3 @@
+from components.sensitivity_merge.component import sensitivity_merge
+
+__all__ = ["sensitivity_merge"]
