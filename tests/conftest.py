@@ -1,5 +1,6 @@
-"""Tests marked `alone` have the machine to themselves, however many workers there are; those marked `deep`
-run with REPRUNE_DEEP=1 only, those marked `containers` with REPRUNE_CONTAINERS=1 only.
+"""Tests marked `alone` have the machine to themselves, however many workers there are, and those that ask
+for `quiet` have it for as long as they measure; those marked `deep` run with REPRUNE_DEEP=1 only, those
+marked `containers` with REPRUNE_CONTAINERS=1 only.
 """
 
 from __future__ import annotations
@@ -7,12 +8,15 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 TIERS = {"deep": "REPRUNE_DEEP", "containers": "REPRUNE_CONTAINERS"}
+# The turnstile and the room of the test that runs, while it shares the room with others.
+SHARED = pytest.StashKey[tuple[int, int]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -38,11 +42,44 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     room = os.open(folder / f"reprune-tests-{run}.room", os.O_RDWR | os.O_CREAT, 0o600)
     is_alone = item.get_closest_marker("alone") is not None
     try:
-        # Whoever waits for the whole room keeps the others out of it, so that it gets empty.
-        fcntl.flock(turnstile, fcntl.LOCK_EX)
-        fcntl.flock(room, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
-        fcntl.flock(turnstile, fcntl.LOCK_UN)
+        _enter(turnstile, room, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        if not is_alone:
+            item.config.stash[SHARED] = turnstile, room
         return (yield)
     finally:
+        if not is_alone and SHARED in item.config.stash:
+            del item.config.stash[SHARED]
         os.close(turnstile)
         os.close(room)
+
+
+@pytest.fixture(scope="session")
+def quiet(pytestconfig: pytest.Config) -> Callable[[], AbstractContextManager[None]]:
+    """`with quiet():` the machine is the test's own. It waits for the others with nothing held, so
+    whatever the test started must stand still meanwhile, and while it leaves.
+    """
+    return lambda: _emptied(pytestconfig)
+
+
+def _emptied(config: pytest.Config) -> AbstractContextManager[None]:
+    held = config.stash.get(SHARED, None)
+    return nullcontext() if held is None else _empty_room(*held)
+
+
+@contextmanager
+def _empty_room(turnstile: int, room: int) -> Iterator[None]:
+    # Two that wait for each other's share of the room would wait for ever.
+    fcntl.flock(room, fcntl.LOCK_UN)
+    _enter(turnstile, room, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(room, fcntl.LOCK_UN)
+        _enter(turnstile, room, fcntl.LOCK_SH)
+
+
+def _enter(turnstile: int, room: int, how: int) -> None:
+    """Whoever waits for the whole room keeps the others out of it, so that it gets empty."""
+    fcntl.flock(turnstile, fcntl.LOCK_EX)
+    fcntl.flock(room, how)
+    fcntl.flock(turnstile, fcntl.LOCK_UN)

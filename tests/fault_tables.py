@@ -133,6 +133,8 @@ EMPTY_HERE = {
     "EngineFact.worst_layers": "as LayerError",
     "EngineFact.copies": "only of targets that are rebuilt on their device (tests/steps/test_builds.py)",
     "ArmTimes.build": "as EngineFact.copies",
+    "Engines.storage": "only of masked models; shown, and judged nowhere",
+    "StorageFact.*": "as Engines.storage",
     "EngineFact.machine": "only of targets on another device",
     "TargetSamples.machine": "only of targets on another device",
     "TargetSamples.starts": "shown only",

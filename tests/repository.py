@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,10 @@ def inside(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Repository:
-    """`root` is what `reprune init` wrote; every method works inside it."""
+    """`root` is what `reprune init` wrote; methods work inside it, and the benchmark within `quiet`."""
 
     root: Path
+    quiet: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def edit(self, file: str, change: Callable[[Any], None]) -> None:
         """Rewrites a YAML file after `change` altered its value."""
@@ -84,7 +85,7 @@ class Repository:
         for name, folder in stage.inputs.items():
             path = artifact(Path(), folder)
             inputs[name] = [path] if name in many else path
-        with inside(self.root):
+        with self.quiet() if stage.out == "benchmark" else nullcontext(), inside(self.root):
             return run(
                 step, inputs, read_documents(), artifact(Path(), stage.out), say=lambda _: None
             )

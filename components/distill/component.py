@@ -16,6 +16,7 @@ def distill(
     candidate: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     workspace: str = "",
+    trainer: str = "",
 ):
     """Recovers the pruned model by fine-tuning and distillation.
 
@@ -29,9 +30,11 @@ def distill(
         candidate: The compressed model under judgement.
         metrics: Scalars for the UI.
         workspace: Where the volume that all steps share is mounted; empty: artifacts travel.
+        trainer: Where distill.processes run, as a text (see docs/kubeflow.md); empty: in this task.
     """
     from reprune.doors.kfp.run import Place, Texts, run_component
 
     texts = Texts(lock, params, policy)
     inputs = {"student": student, "teacher": teacher, "data": data}
-    run_component("distill", texts, inputs, candidate, Place(workspace=workspace), metrics=metrics)
+    place = Place(workspace=workspace, trainer=trainer)
+    run_component("distill", texts, inputs, candidate, place, metrics=metrics)

@@ -22,7 +22,7 @@ from reprune.doors.kfp.tasks import on_machine, reading, settled, with_data, wor
 def make(options: Options = DEFAULT):
     """The pipeline, with what can only be chosen when it is compiled."""
     # One machine, whichever the scheduler gives, for every target of params.yaml.
-    any_machine = {"name": "", "image": options.compress_image}
+    any_machine = {"name": ""}
     config, volume = workspace(options)
 
     @dsl.pipeline(
@@ -42,6 +42,7 @@ def make(options: Options = DEFAULT):
         write_secret: str = "reprune-registry-write",
         promoter_secret: str = "reprune-promoter",
         data_secret: str = "reprune-data",
+        trainer: str = "",
     ):
         """Compresses one retrained model and judges it; promotes it only on a pass.
 
@@ -58,6 +59,7 @@ def make(options: Options = DEFAULT):
             write_secret: The same, that may write it.
             promoter_secret: Holds the promoter's config.yaml and key.pem.
             data_secret: Files that the task's own code may need to reach its data.
+            trainer: Where distill.processes run, as a text; empty: in the task of distill.
         """
         texts = {"lock": lock, "params": params, "policy": policy, "workspace": volume}
 
@@ -76,7 +78,9 @@ def make(options: Options = DEFAULT):
         past = {"previous": fetched.outputs["previous"]}
         data = {"data": compress(validate_data(**texts, **model, **past)).outputs["data"]}
         with dsl.ParallelFor(machines, parallelism=1) as machine:
-            place = control(choose_machine(params=params, machine=machine)).outputs
+            place = control(
+                choose_machine(params=params, machine=machine, image=compress_image)
+            ).outputs
             profiled = profile(**texts, **model, **data, machine=place["name"])
             measuring(profiled, place)
         analysed = compress(sensitivity_analysis(**texts, **model, **data))
@@ -93,11 +97,19 @@ def make(options: Options = DEFAULT):
         chosen = {"chosen": planned.outputs["chosen"]}
         pruned = compress(prune(**texts, **model, **data, **chosen)).outputs["pruned"]
         distilled = compress(
-            distill(**texts, **data, student=pruned, teacher=fetched.outputs["dense"])
+            distill(
+                **texts,
+                **data,
+                student=pruned,
+                teacher=fetched.outputs["dense"],
+                trainer=trainer,
+            )
         )
         candidate = {"candidate": distilled.outputs["candidate"]}
         with dsl.ParallelFor(machines, parallelism=1) as machine:
-            place = control(choose_machine(params=params, machine=machine)).outputs
+            place = control(
+                choose_machine(params=params, machine=machine, image=compress_image)
+            ).outputs
             built = build(**texts, **candidate, **model, **past, **data, machine=place["name"])
             measuring(built, place)
             timed = benchmark(

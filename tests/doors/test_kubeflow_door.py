@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reprune.core import store
@@ -154,12 +154,13 @@ def test_a_machine_is_spread_into_settings(project: Repository) -> None:
         "node_selector": {"kubernetes.io/hostname": "jetson-7"},
         "tolerations": [{"key": "edge", "operator": "Exists", "tolerationSeconds": 30.0}],
     }
-    chosen = choose(params, entry)
+    chosen = choose(params, entry, "usual")
     assert chosen.accelerator_count == "1"
     assert chosen.node_selector == {"kubernetes.io/hostname": "jetson-7"}
     assert chosen.tolerations == [{"key": "edge", "operator": "Exists", "tolerationSeconds": 30}]
+    assert choose(params, {"name": "jetson"}, "usual").image == "usual"
     with pytest.raises(SystemExit) as ended:
-        choose(params, {"name": "jetsno", "image": "mine"})
+        choose(params, {"name": "jetsno"}, "usual")
     assert ended.value.code == 2
     assert isinstance(ended.value.__cause__, UnknownName)
 
@@ -168,7 +169,6 @@ def test_a_machine_is_spread_into_settings(project: Repository) -> None:
     "wrong",
     [
         {"name": "a", "imagee": "x"},
-        {"name": "a", "image": ""},
         {"name": "a", "image": "x", "accelerator_type": "nvidia.com/gpu"},
         {"name": "a", "image": "x", "accelerator_count": 1},
         {"name": "a", "image": "x", "accelerator_count": 0.5},
@@ -183,6 +183,7 @@ def test_a_wrong_machine_is_an_error(wrong: object) -> None:
         read_machine(wrong)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.builds(
         ClusterMachine,

@@ -7,11 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+from reprune.core import store
+from reprune.core.artifacts import Previous, Verdict
+from reprune.steps.gate import confirm
+
+pytestmark = pytest.mark.slow
+Quiet = Callable[[], AbstractContextManager[None]]
 # Tests in the background of a shell are started with Ctrl-C ignored, and children inherit that.
 HEARS_CTRL_C = """
 import runpy, signal
@@ -33,41 +40,60 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def stop_at(folder: Path, generation: str, marker: str, how: signal.Signals) -> str:
-    """Runs the demo until `marker` appears within `generation`, then signals the whole group."""
+def followed(
+    folder: Path, quiet: Quiet, stop: tuple[str, str, signal.Signals] | None = None
+) -> tuple[int, str]:
+    """Runs the demo, its benchmarks with the machine to themselves; its exit code and what it said.
+
+    With `stop`, a generation, a text and a signal: the whole group gets the signal once the text appears
+    within the generation.
+    """
     demo = start(folder)
     assert demo.stdout is not None
-    seen, reached = [], False
-    for line in demo.stdout:
-        seen.append(line)
-        reached = reached or generation in line
-        if reached and marker in line:
-            os.killpg(demo.pid, how)
-            break
-    else:
-        pytest.fail("the demo ended first:\n" + "".join(seen[-40:]))
-    seen.append(demo.stdout.read())
-    demo.wait()
+    seen, reached, stopped = [], False, False
+    with ExitStack() as alone:
+        for line in demo.stdout:
+            seen.append(line)
+            if "Running stage 'benchmark'" in line:
+                at_rest(demo, lambda: alone.enter_context(quiet()))
+            elif "benchmark: artifacts/benchmark" in line:
+                at_rest(demo, alone.close)
+            reached = reached or (stop is not None and stop[0] in line)
+            if stop is not None and reached and not stopped and stop[1] in line:
+                os.killpg(demo.pid, stop[2])
+                stopped = True
+        code = demo.wait()
     demo.stdout.close()
-    assert demo.returncode != 0
-    return "".join(seen)
+    said = "".join(seen)
+    assert stopped == (stop is not None), "the demo ended first:\n" + said[-3000:]
+    return code, said
+
+
+def at_rest(demo: subprocess.Popen[str], act: Callable[[], object]) -> None:
+    """Does `act` while the whole group stands still."""
+    os.killpg(demo.pid, signal.SIGSTOP)
+    try:
+        act()
+    finally:
+        os.killpg(demo.pid, signal.SIGCONT)
 
 
 @pytest.mark.timeout(1500)
-def test_the_demo_survives_interruption_and_blocks_the_third_generation(tmp_path: Path) -> None:
+def test_the_demo_survives_interruption_and_blocks_the_third_generation(
+    tmp_path: Path, quiet: Quiet
+) -> None:
     """Ctrl-C in one generation, SIGKILL in the next; run again, it completes with the three verdicts."""
-    stopped = stop_at(tmp_path, "generation 1 of 3", "sensitivity: 2 of", signal.SIGINT)
-    assert "goes on from here" in stopped
-    stop_at(tmp_path, "generation 2 of 3", "opening the sealed split", signal.SIGKILL)
-    finished = subprocess.run(
-        [sys.executable, "-m", "reprune.doors.demo"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+    code, stopped = followed(
+        tmp_path, quiet, ("generation 1 of 3", "sensitivity: 2 of", signal.SIGINT)
     )
-    said = finished.stdout + finished.stderr
-    assert finished.returncode == 0, said[-3000:]
+    assert code != 0
+    assert "goes on from here" in stopped
+    code, _ = followed(
+        tmp_path, quiet, ("generation 2 of 3", "opening the sealed split", signal.SIGKILL)
+    )
+    assert code != 0
+    code, said = followed(tmp_path, quiet)
+    assert code == 0, said[-3000:]
     assert "reusing generation 1" in said
     generations = json.loads((tmp_path / ".reprune/demo.json").read_text())["generations"]
     assert [row["outcome"] for row in generations] == ["pass", "pass", "block"]
@@ -82,6 +108,7 @@ def test_the_demo_survives_interruption_and_blocks_the_third_generation(tmp_path
     demo = tmp_path / ".reprune/demo"
     assert not list(demo.rglob("*.draft"))
     check_codes(demo)
+    check_the_last(demo)
     again = subprocess.run(
         [sys.executable, "-m", "reprune.doors.demo"],
         cwd=tmp_path,
@@ -92,18 +119,48 @@ def test_the_demo_survives_interruption_and_blocks_the_third_generation(tmp_path
     assert again.stderr.count("reusing generation") == 3
 
 
+def reprune(demo: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "reprune.doors.cli", *words],
+        cwd=demo,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def check_codes(demo: Path) -> None:
     """`reprune check` carries each verdict's outcome, also judged again from its samples."""
     for generation, code in (("1", 0), ("2", 0), ("3", 3)):
         verdict = f"generations/{generation}/verdict"
-        checked = subprocess.run(
-            [sys.executable, "-m", "reprune.doors.cli", "check", verdict, "--recompute"],
-            cwd=demo,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        checked = reprune(demo, "check", verdict, "--recompute")
         assert checked.returncode == code, checked.stdout + checked.stderr
+    assert "champion" in checked.stdout
     looks = (demo / "reprune.attempts.jsonl").read_text().splitlines()
     # The killed benchmark counts as a look at the sealed data.
     assert len(looks) == 4
+
+
+def check_the_last(demo: Path) -> None:
+    """The blocked generation: judged against the champion, with a history, and promoted by nobody."""
+    previous = store.read(demo / "artifacts/previous", Previous).manifest
+    assert previous.champion is not None
+    assert previous.history
+    verdict = store.read(demo / "artifacts/verdict", Verdict)
+    assert {rule.rule for rule in verdict.manifest.judgement.rules} >= {
+        "latency.vs_parent",
+        "latency.vs_champion",
+        "accuracy.vs_parent",
+        "accuracy.vs_champion",
+        "accuracy.floor",
+        "size.vs_parent",
+    }
+    assert confirm(verdict) == verdict.manifest.judgement
+    promoted = reprune(demo, "promote", "--json")
+    assert promoted.returncode == 3, promoted.stdout + promoted.stderr
+    answer = json.loads(promoted.stdout)
+    assert not answer["promoted"]
+    assert answer["champion_after"] == "2"
+    explained = reprune(demo, "explain")
+    assert explained.returncode == 0
+    assert "accuracy" in explained.stdout

@@ -509,11 +509,25 @@ class EngineFact(Fact, kw_only=True):
     machine: Machine | UnsetType = UNSET
 
 
+class StorageFact(Fact, kw_only=True):
+    """Bytes of all floats of a model as `dtype` numbers: in each form alone, and in `file`, a real file in
+    which each tensor has its smallest form (runtimes.sparse). `pattern` is that of the form n:m.
+    """
+
+    dtype: str
+    pattern: str
+    forms: dict[str, int]
+    file: int
+
+
 class Engines(Manifest, tag="Engines", kw_only=True):
-    """Every arm built with today's toolchain, for the targets of one machine."""
+    """Every arm built with today's toolchain, for the targets of one machine. `storage` tells, of each
+    arm whose weights are masked, what its zeros come to in bytes, whatever the target.
+    """
 
     machine: Machine
     engines: tuple[EngineFact, ...]
+    storage: dict[Arm, tuple[StorageFact, ...]] | UnsetType = UNSET
 
 
 class Recorded(Fact, kw_only=True):

@@ -14,14 +14,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from reprune.core.artifacts import Fact
+from reprune.core import store
+from reprune.core.artifacts import Fact, RuleResult, Verdict
 from reprune.core.documents import decode_json
 from reprune.core.errors import EXIT_BROKEN, EXIT_DONE, RepruneError
 from reprune.core.params import PARAMS_FILE, read_params
@@ -134,12 +135,12 @@ def _generation(workspace: Path, number: int, generation: Generation) -> Generat
     _run([sys.executable, "-m", "dvc", "repro"], workspace)
     _reprune(["check", "--recompute"], workspace, ok=(0, 3, 4))
     promoted = _reprune_json(["promote", "--json"], workspace)
-    judgement = _reprune_json(["check", "--json"], workspace)["judgement"]
-    rules = {rule["rule"]: rule for rule in judgement["rules"]}
+    judgement = store.read(workspace / "artifacts" / "verdict", Verdict).manifest.judgement
+    rules = {rule.rule: rule for rule in judgement.rules}
     row = GenerationResult(
         version=_versions(workspace)[number - 1],
-        outcome=judgement["outcome"],
-        reasons=tuple(judgement["reasons"]),
+        outcome=judgement.outcome,
+        reasons=judgement.reasons,
         champion_after=promoted["champion_after"],
         report_html=str(done / "report" / "report.html"),
         report_markdown=str(done / "report" / "report.md"),
@@ -160,12 +161,12 @@ def _keep(workspace: Path, done: Path, row: GenerationResult) -> None:
     aside.rename(done)
 
 
-def _change(rules: dict[str, Any], name: str) -> float | None:
+def _change(rules: Mapping[str, RuleResult], name: str) -> float | None:
     rule = rules.get(name)
-    return None if rule is None else rule["change"]
+    return None if rule is None else rule.change
 
 
-def _drop(rules: dict[str, Any]) -> float | None:
+def _drop(rules: Mapping[str, RuleResult]) -> float | None:
     """How much accuracy was lost, positive for a loss: against the champion, else the dense parent."""
     changes = (_change(rules, f"accuracy.{name}") for name in ("vs_champion", "vs_parent"))
     return next((-change for change in changes if change is not None), None)

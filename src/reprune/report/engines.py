@@ -13,6 +13,7 @@ from reprune.report.markup import Safe, details, esc, tag
 from reprune.report.markup import table as html_table
 from reprune.report.measured import call_times
 from reprune.report.sections import Section
+from reprune.report.storage import storage_tables
 
 MOST_ROWS = 300
 MOST_LAYERS = 40
@@ -33,6 +34,7 @@ def engines_section(facts: ReportFacts) -> Section | None:
     starts = _start_rows(facts, built)
     if starts:
         content.append(_start_table(starts))
+    content += storage_tables(facts)
     notes = [note for one in built for note in _notes(facts, one)]
     if notes:
         content.append(details("How they were built", tag("ul", *notes)))

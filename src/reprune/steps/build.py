@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import DataReport, EngineFact, Engines, ModelBundle, Previous
 from reprune.core.documents import digest_of
 from reprune.core.lock import Name
@@ -42,6 +44,7 @@ def build(
     from reprune.steps.engines import Workshop, build_engine
     from reprune.steps.proofs import demand_proof
     from reprune.steps.remote_build import build_remote
+    from reprune.steps.storage import storage_of
 
     torch.set_num_threads(threads)
     demand_proof(sorted(targets.items()), ctx.say)
@@ -63,4 +66,8 @@ def build(
         for arm, model in arms.items():
             facts.append(build_engine(arm, model, name, target, shop))
             ctx.say(f"{arm} for {name}: {facts[-1].bytes} bytes, parity {facts[-1].parity.max_abs}")
-    return Engines(machine=this_machine(threads), engines=tuple(facts))
+    return Engines(
+        machine=this_machine(threads),
+        engines=tuple(facts),
+        storage=storage_of(arms, ctx.say) or UNSET,
+    )

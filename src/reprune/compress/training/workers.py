@@ -28,7 +28,7 @@ ORDER = "order.json"
 # Longer than any process keeps the others waiting: a look at one batch, or a checkpoint being written.
 HANG_SECONDS = 1800.0
 # How long the others may take to say why, or to fall over, once one has ended badly.
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
 

@@ -31,6 +31,7 @@ from reprune.doors.commands import OUTCOME_EXIT
 from reprune.doors.kfp.other_runs import refuse_other_runs
 from reprune.doors.kfp.references import hand_on, placed, resolved
 from reprune.doors.kfp.shown import show
+from reprune.doors.kfp.trainer import elsewhere
 from reprune.doors.kfp.workplace import workplace
 from reprune.steps import get_step
 
@@ -47,13 +48,15 @@ Inputs: TypeAlias = Mapping[str, Handed | Sequence[Handed]]
 
 @dataclass(frozen=True)
 class Place:
-    """The machine whose targets a component measures, the volume that artefacts stay on, and the shard
-    ("0/4") that it works on.
+    """The machine whose targets a component measures, the volume that artefacts stay on, the shard ("0/4")
+    that it works on, and what trains in several processes elsewhere (the text of a trainjob.Trainer;
+    empty: nothing does).
     """
 
     machine: str = ""
     workspace: str = ""
     shard: str = ""
+    trainer: str = ""
 
 
 NOWHERE = Place()
@@ -102,7 +105,14 @@ def run_component(
         given: dict[str, Path | list[Path]] = {**paths}
         with placed(Path(out.path), place.workspace) as folder:
             the_step = for_shard(get_step(step), place.shard) if place.shard else get_step(step)
-            made = run(the_step, given, documents, folder, machine=place.machine)
+            made = run(
+                the_step,
+                given,
+                documents,
+                folder,
+                machine=place.machine,
+                elsewhere=elsewhere(place.trainer, place.workspace),
+            )
             show(made, shown)
             hand_on(made, Path(out.path), place.workspace)
         describe(out, made)
