@@ -500,7 +500,6 @@ MACHINE_FAULTS: Mapping[str, object] = {
         "accelerator_type": "nvidia.com/gpu",
         "accelerator_count": 0.5,
     },
-    "no image": {"name": "a", "image": ""},
     "a list": ["a"],
     "a name": "a",
     "a selector of numbers": {"name": "a", "node_selector": {"disk": 3}},
@@ -514,11 +513,11 @@ def test_no_wrong_machine_is_chosen(
     """An entry of `machines` that is none: what, where and what to do, and exit code 2."""
     choose = component_of("choose_machine").python_func
     with pytest.raises(SystemExit) as ended:
-        choose(params=run.texts.params, machine=MACHINE_FAULTS[fault])
+        choose(params=run.texts.params, machine=MACHINE_FAULTS[fault], image="x")
     said = Ended(int(str(ended.value.code)), capsys.readouterr().err)
     assert complaints(said, Path("nowhere")) == []
     assert "machine" in said.last
-    assert choose(params=run.texts.params, machine={"name": "a"}).name == "a"
+    assert choose(params=run.texts.params, machine={"name": "a"}, image="x").name == "a"
 
 
 @pytest.mark.parametrize("params", ["", "a: [b", "name: digits", "- 1"])
@@ -527,6 +526,6 @@ def test_no_machine_is_chosen_from_wrong_params(
 ) -> None:
     """Params that do not decode."""
     with pytest.raises(SystemExit) as ended:
-        component_of("choose_machine").python_func(params=params, machine={"name": "a"})
+        component_of("choose_machine").python_func(params=params, machine={"name": "a"}, image="x")
     said = Ended(int(str(ended.value.code)), capsys.readouterr().err)
     assert complaints(said, Path("nowhere"), "params") == []
