@@ -38,6 +38,8 @@ from tests.repository import Repository
 pytestmark = [pytest.mark.slow, *QUIET]
 
 EVERY = os.environ.get("REPRUNE_DEEP") == "1"
+# Promote writes over 600 times, mostly copies; what counts is at its end.
+MOST = 120
 # Artefacts that hold times, or say on what machine they were made: only their kind is the same again.
 TIMED = ("profile", "benchmark")
 TORCH = (
@@ -81,10 +83,12 @@ def whole(folder: Path) -> str | None:
 
 
 def moments(death: Death, seed: str) -> list[int]:
-    """The writes to die before: those around each rename and some others, or all."""
+    """The writes to die before: some of the renames, what follows them and one other; deep, `MOST` of all."""
     every = range(len(death.writes) + 1)
     if EVERY:
-        return list(every[:-1])
+        last = every[:-1][-MOST // 2 :]
+        rest = [at for at in every[:-1] if at not in last]
+        return sorted({*last, *random.Random(seed).sample(rest, min(MOST // 2, len(rest)))})
     renames = [at for at, write in enumerate(death.writes) if write.startswith("os.rename")]
     chosen = random.Random(seed)
     near = {at + step for at in chosen.sample(renames, min(2, len(renames))) for step in (0, 1)}
