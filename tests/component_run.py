@@ -170,8 +170,8 @@ class Run:
 
 @contextlib.contextmanager
 def surroundings(root: Path) -> Iterator[None]:
-    """The environment of a component whose project is `root`."""
-    work = str(root.with_name("work"))
+    """The environment of a component whose project is `root`; no two workers meet at a lock of ours."""
+    work = str(root.with_name(f"work{os.environ.get('PYTEST_XDIST_WORKER', '')}"))
     with patch.dict(os.environ, {PROJECT_VARIABLE: str(root), WORK_VARIABLE: work}):
         yield
 
