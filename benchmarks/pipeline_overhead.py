@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.common import committed, options, result, table, write
 from reprune.doors.local import STAGES, Stage
-from tests.kubeflow import latest_run, subprocess_runner, texts
+from tests.kubeflow import PLACES, latest_run, subprocess_runner, texts
 from tests.repository import Repository, make_repository
 
 BOUND_S = 3.0
@@ -45,20 +45,6 @@ TASKS = {
     "benchmark": "benchmark",
     "verdict": "gate",
     "report": "report",
-}
-OUTPUTS = {
-    "dense": "fetch-model/dense",
-    "previous": "fetch-model/previous",
-    "data": "validate-data/data",
-    "profile": "for-loop-1-iteration-0/profile/profiled",
-    "sensitivity": "sensitivity-analysis/table",
-    "plan": "plan/chosen",
-    "pruned": "prune/pruned",
-    "candidate": "distill/candidate",
-    "engines": "for-loop-2-iteration-0/build/engines",
-    "benchmark": "for-loop-2-iteration-0/benchmark/measured",
-    "verdict": "gate/verdict",
-    "report": "report/written",
 }
 _LINE = re.compile(r"^(Executing task|Task) .*?'([a-z0-9-]+)'(.*)$")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -155,7 +141,7 @@ def _round(repository: Repository, folder: Path) -> dict[str, float]:
 def _directly(stage: Stage, repository: Repository, run: Path, out: Path) -> float:
     words = [sys.executable, "-m", "reprune.doors.cli", stage.step, "--out", str(out)]
     for name, folder in stage.inputs.items():
-        words += [f"--{name}", str(run / OUTPUTS[folder])]
+        words += [f"--{name}", str(run / PLACES[folder])]
     # Checkpoints of the pipeline's own run would make it look cheap.
     work = {"REPRUNE_WORK": str(out.parent / "work")}
     began = time.perf_counter()

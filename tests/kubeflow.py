@@ -20,6 +20,22 @@ QUIET = (
     pytest.mark.filterwarnings("ignore:.*Kubeflow Pipelines SDK:FutureWarning"),
 )
 
+# Where each artefact of the local pipeline lies below a run's folder.
+PLACES = {
+    "dense": "fetch-model/dense",
+    "previous": "fetch-model/previous",
+    "data": "validate-data/data",
+    "profile": "for-loop-1-iteration-0/profile/profiled",
+    "sensitivity": "sensitivity-analysis/table",
+    "plan": "plan/chosen",
+    "pruned": "prune/pruned",
+    "candidate": "distill/candidate",
+    "engines": "for-loop-2-iteration-0/build/engines",
+    "benchmark": "for-loop-2-iteration-0/benchmark/measured",
+    "verdict": "gate/verdict",
+    "report": "report/written",
+}
+
 
 def texts(repository: Repository) -> dict[str, str]:
     """The three documents, as the parameters of a pipeline."""

@@ -20,7 +20,7 @@ from reprune.doors.steps import read_documents
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import CHAMPION
 from reprune.steps import get_step
-from tests.kubeflow import QUIET, handed_on, latest_run, subprocess_runner, texts
+from tests.kubeflow import PLACES, QUIET, handed_on, latest_run, subprocess_runner, texts
 from tests.pipeline.test_mnist import DATA, use_example
 from tests.repository import Repository, inside, make_repository
 
@@ -31,21 +31,6 @@ POLICY = {
     "targets": {"ort-cpu": "required"},
     "quality": {"accuracy": {"vs_parent": {"max_drop": 0.2, "max_error_ratio": None}}},
     "size": {"vs_parent": {"max_ratio": 0.9}},
-}
-# Where each artefact of the local pipeline lies below a run's folder.
-PLACES = {
-    "dense": "fetch-model/dense",
-    "previous": "fetch-model/previous",
-    "data": "validate-data/data",
-    "profile": "for-loop-1-iteration-0/profile/profiled",
-    "sensitivity": "sensitivity-analysis/table",
-    "plan": "plan/chosen",
-    "pruned": "prune/pruned",
-    "candidate": "distill/candidate",
-    "engines": "for-loop-2-iteration-0/build/engines",
-    "benchmark": "for-loop-2-iteration-0/benchmark/measured",
-    "verdict": "gate/verdict",
-    "report": "report/written",
 }
 
 
