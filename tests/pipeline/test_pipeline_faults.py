@@ -433,8 +433,7 @@ def _noted(run: Run, workspace: Path) -> Path:
     copied(run.path("gate/verdict"), workspace / FOLDER / name)
     note = workspace / "handed"
     note.mkdir()
-    text = json.dumps({"folder": f"{FOLDER}/{name}", "digest": digest})
-    (note / REFERENCE).write_text(text)
+    (note / REFERENCE).write_text(json.dumps({"digest": digest}))
     return note
 
 
@@ -445,7 +444,7 @@ NOTES: Mapping[str, Callable[[Path, Path], object]] = {
     "another artefact in its place": lambda note, there: put(
         there / store.DIGEST, b"sha256:" + b"1" * 64
     ),
-    "a cut note": lambda note, there: (note / REFERENCE).write_text('{"folder": '),
+    "a cut note": lambda note, there: (note / REFERENCE).write_text('{"digest": '),
     "an empty note": lambda note, there: (note / REFERENCE).write_text(""),
     "a note of something else": lambda note, there: (note / REFERENCE).write_text('{"a": 1}'),
 }

@@ -26,10 +26,13 @@ FOLDER = "artifacts"
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where below the workspace an artefact lies, and what its manifest's digest must be."""
+    """The digest of an artefact's manifest, which also says where below the workspace it lies."""
 
-    folder: str
     digest: Digest
+
+
+def _place(workspace: str, digest: str) -> Path:
+    return Path(workspace) / FOLDER / digest.removeprefix("sha256:")
 
 
 @contextmanager
@@ -53,13 +56,11 @@ def hand_on(made: Artifact[Manifest], out: Path, workspace: str) -> None:
     """Moves the artefact below its digest and writes the note into `out`."""
     if not workspace:
         return
-    name = made.digest.removeprefix("sha256:")
-    final = Path(workspace) / FOLDER / name
+    final = _place(workspace, made.digest)
     if not final.exists():
         made.path.rename(final)
     out.mkdir(parents=True, exist_ok=True)
-    note = Reference(folder=f"{FOLDER}/{name}", digest=made.digest)
-    store.write_bytes(out / REFERENCE, canonical(note))
+    store.write_bytes(out / REFERENCE, canonical(Reference(digest=made.digest)))
 
 
 def resolved(path: Path, workspace: str) -> Path:
@@ -81,7 +82,7 @@ def resolved(path: Path, workspace: str) -> Path:
         reference = decode_json(read_bounded(note), Reference, name=str(note))
     except DocumentError as error:
         raise ArtifactMissing(error.what, where=error.where, fix=error.fix) from error
-    folder = Path(workspace) / FOLDER / reference.digest.removeprefix("sha256:")
+    folder = _place(workspace, reference.digest)
     recorded = folder / store.DIGEST
     if not recorded.is_file():
         raise ArtifactMissing(
