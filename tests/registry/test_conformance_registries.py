@@ -180,7 +180,6 @@ def test_registrations_at_once_all_arrive(world: World, folder: Folder) -> None:
         assert tree(world.root / info.version) == {"a": info.tags["n"].encode()}
 
 
-@pytest.mark.parametrize("world", ["files", "kubeflow"], indirect=True)
 def test_too_large_and_too_many_is_refused_before_anything_is_written(
     world: World, folder: Folder, tmp_path: Path
 ) -> None:
@@ -204,7 +203,6 @@ def test_too_large_and_too_many_is_refused_before_anything_is_written(
     assert len(world.open().versions("digits")) == 1
 
 
-@pytest.mark.parametrize("world", ["files", "kubeflow"], indirect=True)
 def test_links_and_devices_in_a_version_are_refused(
     world: World, folder: Folder, tmp_path: Path
 ) -> None:
