@@ -319,6 +319,16 @@ def test_a_lost_answer_makes_no_second_version(
     assert (len(server.models), len(server.versions), len(server.artifacts)) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("path", ["/registered_models", "/model_versions", "/artifacts"])
+def test_a_proxys_page_after_the_deed_is_looked_behind(
+    server: ModelRegistryServer, kubeflow: ModelRegistry, folder: Folder, path: str
+) -> None:
+    """An answer that is none, after the registry did as it was asked: what was made is found."""
+    server.fail("POST", path, raw=b"<html>", done=True)
+    version = kubeflow.register("digits", folder(), {})
+    assert [info.version for info in kubeflow.versions("digits")] == [version]
+
+
 def test_a_registration_cut_short_leaves_nothing_visible(
     server: ModelRegistryServer, kubeflow: ModelRegistry, folder: Folder
 ) -> None:
