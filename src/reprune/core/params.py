@@ -27,12 +27,19 @@ Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
 class Registry(Document, kw_only=True):
-    """Where versions live. `uri` is what the adapter understands; relative paths are from params.yaml."""
+    """Where versions live. `uri` is what the adapter understands; relative paths are from params.yaml.
+
+    `artifacts` is the folder below which the files of versions lie, for a registry that keeps none
+    itself. A version of more than `max_bytes` or `max_files` is neither fetched nor registered.
+    """
 
     kind: str = "mlflow"
     uri: str = "sqlite:///.reprune/registry.db"
     workspace: str = "default"
     allow_pickle: bool = False
+    artifacts: str = ""
+    max_bytes: Annotated[int, Meta(ge=1_000, le=2**50)] = 20 * 2**30
+    max_files: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
 
 
 class Target(Document, kw_only=True):

@@ -10,14 +10,13 @@ A version is written aside, fsynced and renamed into place: it appears whole or 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -30,6 +29,14 @@ from reprune.core.errors import (
     RegistryUnreachable,
     VersionNotFound,
     nearest,
+)
+from reprune.registry.bounded import (
+    Limits,
+    checked_part,
+    copy_part,
+    limits_of,
+    reading,
+    survey,
 )
 from reprune.registry.protocol import VersionInfo
 
@@ -63,7 +70,7 @@ def open_files(registry: params.Registry, root: Path) -> FilesRegistry:
             where="params.yaml (registry.uri)",
             fix="write a path such as .reprune/registry, or use kind: mlflow",
         )
-    return FilesRegistry(identity=registry.uri, folder=root / text)
+    return FilesRegistry(identity=registry.uri, folder=root / text, limits=limits_of(registry))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,32 +79,23 @@ class FilesRegistry:
 
     identity: str
     folder: Path
+    limits: Limits
 
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         model = self._model(name)
-        with _reading(model):
+        with reading(model):
             numbers = sorted(int(path.name) for path in model.iterdir() if _NUMBER.match(path.name))
         return tuple(self._info(name, str(number)) for number in numbers)
 
     def fetch(self, name: str, version: str, destination: Path, *, part: str = "") -> None:
         self._info(name, version)
+        what = f"version {version} of '{name}'"
+        inside = checked_part(part, what, self.identity)
         source = self._model(name) / version / FILES
-        wanted = source / PurePosixPath(part)
-        if ".." in PurePosixPath(part).parts or not wanted.exists():
-            raise VersionNotFound(
-                f"version {version} of '{name}' holds no '{part}'", where=self.identity
-            )
-        with _reading(source):
-            found = [wanted] if wanted.is_file() else sorted(wanted.rglob("*"))
-            links = [path for path in found if path.is_symlink()]
-            if links:
-                raise RegistryError("a version may not hold links", where=str(links[0]))
-        with store.disk_errors(destination):
-            for path in found:
-                if path.is_file():
-                    target = destination / path.relative_to(source)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, target)
+        try:
+            copy_part(source, inside, destination, self.limits, where=f"{self.identity}: {what}")
+        except FileNotFoundError as error:
+            raise VersionNotFound(f"{what} holds no '{part}'", where=self.identity) from error
 
     def register(self, name: str, folder: Path, tags: Mapping[str, str]) -> str:
         self._create()
@@ -106,7 +104,7 @@ class FilesRegistry:
             model.mkdir(exist_ok=True)
             draft = model / f".{secrets.token_hex(8)}.draft"
             try:
-                _copy_durably(folder, draft / FILES)
+                _copy_durably(folder, draft / FILES, self.limits)
                 content = _Version(tags=dict(tags), stamp=secrets.token_hex(16))
                 store.write_bytes(draft / VERSION, canonical(content) + b"\n")
                 return _place(draft, model)
@@ -164,7 +162,7 @@ class FilesRegistry:
                 where=str(self.folder / MARKER),
             )
         model = self.folder / _checked(name)
-        with _reading(self.folder):
+        with reading(self.folder):
             names = [path.name for path in self.folder.iterdir() if path.is_dir()]
         if name not in names:
             raise VersionNotFound(
@@ -195,7 +193,7 @@ def _checked(name: str) -> str:
 
 def _decoded(path: Path, kind: type[T]) -> T | None:
     """The file's content; None only where the file system says that there is no such file."""
-    with _reading(path):
+    with reading(path):
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
@@ -206,23 +204,11 @@ def _decoded(path: Path, kind: type[T]) -> T | None:
         raise RegistryUnreachable(error.what, where=error.where) from error
 
 
-@contextlib.contextmanager
-def _reading(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RegistryUnreachable(f"cannot be read: {error.strerror}", where=str(where)) from error
-
-
-def _copy_durably(source: Path, destination: Path) -> None:
+def _copy_durably(source: Path, destination: Path, limits: Limits) -> None:
     destination.mkdir(parents=True)
-    for path in sorted(source.rglob("*")):
-        if path.is_symlink():
-            raise RegistryError("a version may not hold links", where=str(path))
+    for path in survey(source, limits, where=str(source)):
         target = destination / path.relative_to(source)
-        if path.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
         with target.open("rb") as stream:
             os.fsync(stream.fileno())

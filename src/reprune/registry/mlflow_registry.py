@@ -28,7 +28,8 @@ from reprune.core.errors import (
     VersionNotFound,
 )
 from reprune.core.plugins import require
-from reprune.registry.mlflow_artifacts import download, holds, move, refuse_links, source_uri
+from reprune.registry.bounded import Limits, checked_part, limits_of, survey
+from reprune.registry.mlflow_artifacts import Remote, fetch_local, local_folder, source_uri
 from reprune.registry.protocol import VersionInfo
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def open_mlflow(registry: params.Registry, root: Path) -> MlflowRegistry:
     Raises DocumentError for a URI that is neither sqlite:/// nor http(s)://, or that holds a password.
     """
     where = "params.yaml (registry.uri)"
+    limits = limits_of(registry)
+    shared = (root / registry.artifacts.removeprefix("file://")) if registry.artifacts else None
     if registry.uri.startswith(_SQLITE):
         if registry.workspace != "default":
             raise DocumentError(
@@ -66,7 +69,12 @@ def open_mlflow(registry: params.Registry, root: Path) -> MlflowRegistry:
             )
         database = (root / registry.uri.removeprefix(_SQLITE)).resolve()
         return MlflowRegistry(
-            identity=registry.uri, uri=f"{_SQLITE}{database}", database=database, workspace=""
+            identity=registry.uri,
+            uri=f"{_SQLITE}{database}",
+            database=database,
+            workspace="",
+            limits=limits,
+            shared=shared,
         )
     parts = urlsplit(registry.uri)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -83,7 +91,12 @@ def open_mlflow(registry: params.Registry, root: Path) -> MlflowRegistry:
         )
     workspace = "" if registry.workspace == "default" else registry.workspace
     return MlflowRegistry(
-        identity=registry.uri, uri=registry.uri, database=None, workspace=workspace
+        identity=registry.uri,
+        uri=registry.uri,
+        database=None,
+        workspace=workspace,
+        limits=limits,
+        shared=shared,
     )
 
 
@@ -95,6 +108,9 @@ class MlflowRegistry:
     uri: str
     database: Path | None
     workspace: str
+    limits: Limits
+    # The folder below which a server's versions may lie that it does not serve itself.
+    shared: Path | None
 
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         client = self._client()
@@ -123,34 +139,51 @@ class MlflowRegistry:
         return tuple(sorted(infos, key=lambda info: int(info.version)))
 
     def fetch(self, name: str, version: str, destination: Path, *, part: str = "") -> None:
-        if ".." in PurePosixPath(part).parts:
-            raise VersionNotFound(
-                f"version {version} of '{name}' holds no '{part}'", where=self.identity
-            )
+        what = f"version {version} of '{name}'"
+        where = f"{self.identity}: {what}"
+        inside = checked_part(part, what, self.identity)
         client = self._client()
-        with self._asking(f"there is no version {version} of '{name}'"):
-            source = source_uri(client, name, _number(version))
-            there = not part or holds(source, PurePosixPath(part), self.uri)
-        if not there:
-            raise VersionNotFound(
-                f"version {version} of '{name}' holds no '{part}'", where=self.identity
-            )
+        with self._asking(f"there is no {what}"):
+            source = source_uri(client, name, _number(version), self.uri)
+        embedded = self.database is not None
+        folder = local_folder(source, self.shared, embedded=embedded, where=where)
+        absent = f"{what} holds no '{part}'" if part else f"{what} has no files"
+        if folder is None:
+            self._fetch_remote(source, inside, destination, where=where, absent=absent)
+            return
+        try:
+            fetch_local(folder, inside, destination, self.limits, where=where)
+        except FileNotFoundError as error:
+            raise VersionNotFound(absent, where=self.identity) from error
+
+    def _fetch_remote(
+        self, source: str, part: PurePosixPath, destination: Path, *, where: str, absent: str
+    ) -> None:
+        with self._asking(absent):
+            remote = Remote(source, self.uri, self.limits, where)
+            try:
+                paths = remote.listed(part)
+            except VersionNotFound as error:
+                raise VersionNotFound(absent, where=self.identity) from error
         with store.disk_errors(destination):
             destination.mkdir(parents=True, exist_ok=True)
             # mkdtemp gives a folder that nobody else may enter: nothing is swapped on the way.
             scratch = Path(tempfile.mkdtemp(prefix=".fetch.", dir=destination))
         try:
-            with self._asking(f"version {version} of '{name}' has no files"):
-                found = download(f"{source}/{part}" if part else source, scratch, self.uri)
-            refuse_links(found)
+            with self._asking(absent):
+                remote.fetch(paths, scratch)
             with store.disk_errors(destination):
-                move(found, destination / part)
+                for path in paths:
+                    target = destination / path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    (scratch / path).replace(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def register(self, name: str, folder: Path, tags: Mapping[str, str]) -> str:
+        survey(folder, self.limits, where=str(folder))
+        _quotable(name)
         client = self._client(create=True)
-        refuse_links(folder)
         with self._asking("the experiment or run that was just made is gone"):
             run = client.create_run(self._experiment(client), run_name=name)
             client.log_artifacts(run.info.run_id, str(folder), FOLDER)

@@ -11,6 +11,7 @@ from reprune.registry.protocol import Registry
 
 REGISTRIES: dict[str, str] = {
     "mlflow": "reprune.registry.mlflow_registry:open_mlflow",
+    "kubeflow": "reprune.registry.model_registry:open_model_registry",
     "files": "reprune.registry.files:open_files",
 }
 

@@ -21,6 +21,8 @@ ANCHORED = "reprune.anchor"
 # Which examples it was judged on; versions from before this tag have none.
 EVAL = "reprune.eval"
 WAIVER = "reprune.waiver"
+# The address of the run that made a version, where somebody said so.
+RUN = "reprune.run"
 DRY_RUN = "reprune.dry_run"
 
 # Every version of ours has all of these, as its receipt says.

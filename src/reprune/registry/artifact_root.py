@@ -1,0 +1,112 @@
+"""A folder in which the files of versions lie, for a registry that keeps names and properties only.
+
+    <root>/<name>/<token>/**      one version; the token is drawn before the registry hears of it
+
+A version is written aside, fsynced and renamed into place before it is registered.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from reprune.core import store
+from reprune.core.errors import RegistryError, RegistryUnreachable
+from reprune.registry.bounded import Limits, copy_part, digest_of_files
+
+_WHERE_FIX = "copy the files below registry.artifacts and register that folder's file:// address"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Where a version lies below the root, and one digest over its paths and contents."""
+
+    place: str
+    digest: str
+
+
+def put(root: Path, place: str, folder: Path, limits: Limits) -> Stored:
+    """Copies the files of `folder` to `root / place`, durably, whole or not at all."""
+    target = root / place
+    draft = target.parent / f".{target.name}.draft"
+    with store.disk_errors(root):
+        draft.mkdir(parents=True)
+    try:
+        digests = copy_part(folder, PurePosixPath(), draft, limits, where=str(folder))
+        with store.disk_errors(target):
+            for path in (*(draft / each for each in digests), draft):
+                _fsync(path)
+            draft.rename(target)
+            _fsync(target.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Stored(place=place, digest=digest_of_files(digests))
+
+
+def drop(root: Path, place: str) -> None:
+    """Takes away what was put for a version that was never registered."""
+    shutil.rmtree(root / place, ignore_errors=True)
+
+
+def below(root: Path, place: str, *, where: str) -> Path:
+    """`root / place`, which nothing in `place` leads out of. Raises RegistryError or RegistryUnreachable."""
+    path = PurePosixPath(place)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in place:
+        raise RegistryError(
+            f"its files are said to lie at '{place}', which is refused", where=where
+        )
+    _check_root(root)
+    return root / path
+
+
+def resolved(root: Path, uri: str, *, where: str) -> Path:
+    """The file or folder below `root` that somebody's file:// address names.
+
+    Raises RegistryError for every other scheme, for another host, and for what lies or leads outside.
+    """
+    try:
+        parts = urlsplit(uri)
+        text = unquote(parts.path, errors="strict")
+    except ValueError as error:
+        raise RegistryError(
+            "its files are said to lie at what is no address", where=where
+        ) from error
+    if parts.scheme != "file":
+        shown = parts.scheme if parts.scheme.isalnum() else "no scheme"
+        raise RegistryError(
+            f"its files lie at an address that is not fetched from here ({shown}): only file:// is",
+            where=where,
+            fix=_WHERE_FIX,
+        )
+    bad = parts.netloc not in ("", "localhost") or parts.query or parts.fragment or "\0" in text
+    if bad or ".." in PurePosixPath(text).parts or not text.startswith("/"):
+        raise RegistryError("its file:// address is no plain path", where=where, fix=_WHERE_FIX)
+    _check_root(root)
+    real = Path(text).resolve()
+    if not real.is_relative_to(root.resolve()) or real == root.resolve():
+        raise RegistryError(
+            "its files lie outside the folder that registry.artifacts names",
+            where=where,
+            fix=_WHERE_FIX,
+        )
+    return real
+
+
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        raise RegistryUnreachable(
+            "the folder with the files of versions is not here",
+            where=str(root),
+            fix="mount it, or correct registry.artifacts in params.yaml",
+        )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
