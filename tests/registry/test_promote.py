@@ -316,7 +316,7 @@ def test_a_champion_set_by_hand_is_foreign(tmp_path: Path) -> None:
         registry.set_alias(COMPRESSED, "champion", version)
         with pytest.raises(ChampionForeign, match=word) as caught:
             previous(chain)
-        assert "adopt" in caught.value.fix
+        assert "reprune rollback --to" in caught.value.fix
     ready(tmp_path, Story(attempt=3))
     with pytest.raises(ChampionForeign):
         promoted(tmp_path)

@@ -6,8 +6,8 @@ They are versions of `<name>-compressed`. Each that was judged holds, beside its
     plan/  profile/<i>/  sensitivity/     what it was made by
     verdict/  engines/<i>/  report/       what it was judged by
 
-and is tagged at creation (see registry.tags). The alias `champion` is moved by promote, and by rollback
-and adopt, which leave a record in a version of its own (see registry.records).
+and is tagged at creation (see registry.tags). The alias `champion` is moved by promote, and by
+rollback, which leaves a record in a version of its own (see registry.records).
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from reprune.registry.protocol import (
     known_versions,
 )
 from reprune.registry.receipts import Receipted, decode, subject_digests
-from reprune.registry.records import ADOPTION, AdoptionRecord, read_record
 from reprune.registry.stored import compressed_name, place, receipt_bytes, scratch
 from reprune.registry.tags import (
     ANCHORED,
@@ -47,7 +46,6 @@ from reprune.registry.tags import (
     PARENT,
     PROMOTED,
     RECEIPT,
-    RECORD_KIND,
     TAGS,
     VERDICT,
     WAIVER,
@@ -68,7 +66,7 @@ class Holder:
     """A compressed version that an alias names, with the receipt that it carries."""
 
     info: VersionInfo
-    receipt: Receipted | AdoptionRecord
+    receipt: Receipted
 
     @property
     def ref(self) -> ChampionRef:
@@ -276,8 +274,6 @@ def _holder(registry: Registry, compressed: str, version: str, alias: str) -> Ho
             where=registry.identity,
             fix=_back(alias),
         )
-    if infos[0].tags.get(RECORD_KIND) == ADOPTION:
-        return _adopted(registry, infos[0], alias)
     try:
         receipt = read_receipt(registry, infos[0])
     except ReceiptInvalid as error:
@@ -294,8 +290,6 @@ def _holder(registry: Registry, compressed: str, version: str, alias: str) -> Ho
 
 def _may_have_served(registry: Registry, info: VersionInfo) -> bool:
     """Whether a version can have been champion. That it was a dry run is believed only of its receipt."""
-    if info.tags.get(RECORD_KIND) == ADOPTION:
-        return True
     if info.tags.get(OUTCOME) != "pass":
         return WAIVER in info.tags or PROMOTED in info.tags
     if DRY_RUN not in info.tags:
@@ -306,26 +300,11 @@ def _may_have_served(registry: Registry, info: VersionInfo) -> bool:
         return True
 
 
-def _adopted(registry: Registry, info: VersionInfo, alias: str) -> Holder:
-    try:
-        record = read_record(registry, info)
-    except ReceiptInvalid as error:
-        raise _foreign(alias, error.what, error.where) from error
-    if not isinstance(record, AdoptionRecord):
-        raise _foreign(alias, "is a record, not a model", place(registry, info))
-    return Holder(info=info, receipt=record)
-
-
 def _foreign(alias: str, what: str, where: str) -> ChampionForeign:
-    adopt = (
-        ", or make this model champion: `reprune adopt VERSION --by NAME --reason TEXT`"
-        if alias == CHAMPION
-        else ""
-    )
     return ChampionForeign(
         f"the alias '{alias}' was set by hand on a version that Reprune did not promote: {what}",
         where=where,
-        fix=f"{_back(alias)}{adopt}",
+        fix=_back(alias),
     )
 
 

@@ -1,4 +1,4 @@
-"""The chain: judged generations, rollbacks and adoptions, each naming the receipt before it."""
+"""The chain: judged generations and rollbacks, each naming the receipt before it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from reprune.core.errors import ReceiptInvalid
 from reprune.registry.compressed import read_receipt
 from reprune.registry.protocol import Registry, VersionInfo, known_versions
 from reprune.registry.receipts import Receipted, verify
-from reprune.registry.records import Record, RollbackRecord, read_record
+from reprune.registry.records import RollbackRecord, read_record
 from reprune.registry.stored import compressed_name, place
 from reprune.registry.tags import BEFORE, RECEIPT, RECORD, ROLLED_BACK
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
 
-Link: TypeAlias = Receipted | Record
+Link: TypeAlias = Receipted | RollbackRecord
 Place: TypeAlias = tuple[VersionInfo, Link]
 
 
@@ -55,9 +55,9 @@ def links(
     return tuple(found)
 
 
-def records(registry: Registry, name: str) -> tuple[tuple[VersionInfo, Record], ...]:
-    """The rollbacks and adoptions on record, oldest first. No signature is checked here."""
-    found: list[tuple[VersionInfo, Record]] = []
+def records(registry: Registry, name: str) -> tuple[tuple[VersionInfo, RollbackRecord], ...]:
+    """The rollbacks on record, oldest first. No signature is checked here."""
+    found: list[tuple[VersionInfo, RollbackRecord]] = []
     for info in known_versions(registry, compressed_name(name)):
         if RECORD not in info.tags:
             continue
@@ -72,7 +72,3 @@ def rolled_back(versions: Sequence[VersionInfo]) -> frozenset[str]:
     """The versions that were rolled back, as tags say: fail closed, so one tag of either side is enough."""
     marked = {info.version for info in versions if ROLLED_BACK in info.tags}
     return frozenset(marked | {info.tags[BEFORE] for info in versions if BEFORE in info.tags})
-
-
-def is_rollback(link: Link) -> bool:
-    return isinstance(link, RollbackRecord)

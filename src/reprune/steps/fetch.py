@@ -87,10 +87,8 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
     past = compressed.history(source, name, always=champion.info.version if champion else "")
     for gap in _gaps(source, name, past):
         ctx.say(f"warning: {gap}; attempts may have been more than are counted")
-    seen = {info.version for info, _ in past}
-    # An adopted champion was not judged, so it is no part of what was.
-    if champion is not None and isinstance(champion.receipt, Receipted):
-        past = past if champion.info.version in seen else ((champion.info, champion.receipt), *past)
+    if champion is not None and champion.info.version not in {info.version for info, _ in past}:
+        past = ((champion.info, champion.receipt), *past)
     return Previous(
         name=name,
         dense_version=lock.dense.version,

@@ -1,4 +1,4 @@
-"""What promote, rollback and adopt share: who may move the champion, and onto what."""
+"""What promote and rollback share: who may move the champion, and onto what."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from reprune.core import store
 from reprune.core.errors import InputError, PayloadCorrupt, PromotionRefused
@@ -18,8 +17,6 @@ from reprune.registry.protocol import Registry, VersionInfo
 from reprune.steps.promoter import Authority, read_promoter
 
 MAX_TEXT = 500
-S = TypeVar("S", bound=receipts.AnyStatement)
-R = TypeVar("R", records.RollbackRecord, records.AdoptionRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +75,14 @@ def check_stored(registry: Registry, info: VersionInfo, link: links.Link) -> Non
 
 
 def register_record(
-    desk: Desk, statement: S, kind: Callable[..., R], folder: Path
-) -> tuple[VersionInfo, R]:
+    desk: Desk, statement: records.RollbackStatement, folder: Path
+) -> tuple[VersionInfo, records.RollbackRecord]:
     """Signs the statement, puts it beside the files of `folder`, and registers both as one version."""
     raw = receipts.sign(statement, desk.authority.signer)
     stated, digest, signer = receipts.verify_statement(
-        raw, type(statement), desk.authority.keys, where="the receipt just signed"
+        raw, records.RollbackStatement, desk.authority.keys, where="the receipt just signed"
     )
-    record = kind(statement=stated, digest=digest, raw=raw, signer=signer)
+    record = records.RollbackRecord(statement=stated, digest=digest, raw=raw, signer=signer)
     store.write_bytes(folder / receipts.RECEIPT_FILE, raw)
     tags = records.record_tags(record)
     version = desk.registry.register(desk.compressed, folder, tags)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
 from reprune import __version__
 from reprune.core.errors import (
@@ -25,7 +25,6 @@ from reprune.registry import compressed, links, receipts
 from reprune.registry.protocol import CHAMPION, VersionInfo, known_alias, known_versions
 from reprune.registry.receipts import Receipted, chain_gaps
 from reprune.registry.records import (
-    AdoptionRecord,
     Rollback,
     RollbackRecord,
     RollbackStatement,
@@ -33,8 +32,6 @@ from reprune.registry.records import (
 from reprune.registry.stored import place
 from reprune.registry.tags import PROMOTED, RECEIPT, RECORD, ROLLED_BACK
 from reprune.steps.moving import Desk, at_the_desk, check_stored, register_record, said
-
-_Model: TypeAlias = Receipted | AdoptionRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +100,7 @@ def rollback(
         subject = receipts.subjects({"bundle": record.bundle, "receipt": record.receipt})
         with compressed.scratch() as folder:
             statement = RollbackStatement(subject=subject, predicate=record)
-            info, made = register_record(desk, statement, RollbackRecord, folder)
+            info, made = register_record(desk, statement, folder)
         return _finish(desk, info, made)
 
 
@@ -164,7 +161,7 @@ def _result(
     )
 
 
-def _target(desk: Desk, to: str | None, serving: str | None) -> tuple[VersionInfo, _Model]:
+def _target(desk: Desk, to: str | None, serving: str | None) -> tuple[VersionInfo, Receipted]:
     """The version to return to, with its receipt, which we trust; it was champion."""
     infos = {info.version: info for info in known_versions(desk.registry, desk.compressed)}
     wanted = to if to is not None else _before(desk, serving, infos)
@@ -180,8 +177,7 @@ def _target(desk: Desk, to: str | None, serving: str | None) -> tuple[VersionInf
         _refuse("not_promoted", f"version {wanted} is a record, not a model", desk)
     # Without `to`, the champion's own signed receipt says that this one served.
     served = to is None or wanted == serving or PROMOTED in info.tags
-    allowed = isinstance(receipt, AdoptionRecord) or receipt.statement.predicate.promotes
-    if not (served and allowed):
+    if not (served and receipt.statement.predicate.promotes):
         _refuse("not_promoted", f"version {wanted} never was the champion", desk)
     return info, receipt
 
@@ -197,15 +193,10 @@ def _before(desk: Desk, serving: str | None, infos: dict[str, VersionInfo]) -> s
         receipt = links.read_link(desk.registry, info, desk.authority.keys)
     except ReceiptInvalid as error:
         _refuse("nothing_before", f"the champion, version {serving}, {error.what}", desk)
-    replaced: str | None = None
-    if isinstance(receipt, AdoptionRecord):
-        replaced = receipt.statement.predicate.before
-    elif isinstance(receipt, Receipted):
-        champion = receipt.statement.predicate.champion
-        replaced = champion.version if champion else None
-    if replaced is None:
+    champion = receipt.statement.predicate.champion if isinstance(receipt, Receipted) else None
+    if champion is None:
         _refuse("nothing_before", f"version {serving} was the first champion", desk)
-    return replaced
+    return champion.version
 
 
 def _receipt_of(desk: Desk, serving: str | None) -> str | None:
