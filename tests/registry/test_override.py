@@ -27,6 +27,7 @@ from reprune.registry import compressed, receipts
 from reprune.registry.protocol import VersionInfo
 from reprune.registry.receipts import RECEIPT_FILE
 from reprune.registry.tags import EVAL
+from reprune.steps import moving
 from reprune.steps import promote as promote_module
 from reprune.steps.fetch import fetch_previous
 from reprune.steps.override import Overridden, Request, override
@@ -325,7 +326,7 @@ def test_an_overridden_promotion_cut_short_completes(
     asked(root)
     failing = Failing(registry_of(root), at=at, after=True, error=Killed)
     with monkeypatch.context() as patched:
-        patched.setattr(promote_module, "open_registry", lambda *_: failing)
+        patched.setattr(moving, "open_registry", lambda *_: failing)
         with pytest.raises(Killed):
             promoted(root)
     assert promoted(root).promoted

@@ -14,6 +14,7 @@ from reprune.core.step import run
 from reprune.registry import compressed, receipts
 from reprune.registry.mlflow_registry import MlflowRegistry
 from reprune.registry.tags import TAGS
+from reprune.steps import moving
 from reprune.steps import promote as promote_module
 from reprune.steps.fetch import fetch_previous
 from reprune.steps.promoter import make_promoter, read_promoter
@@ -197,7 +198,7 @@ def test_a_promotion_cut_short_anywhere_completes(
     root = copy_repository(template, tmp_path / "repo")
     failing = Failing(registry_of(root), at=at, after=after, error=error)
     with monkeypatch.context() as patched:
-        patched.setattr(promote_module, "open_registry", lambda *_: failing)
+        patched.setattr(moving, "open_registry", lambda *_: failing)
         with pytest.raises(error):
             promoted(root)
     assert failing.writes == ["register", "set_alias", "set_tags"][:at]
@@ -236,7 +237,7 @@ def test_the_lost_first_champion_has_a_way_back(
     chain = ready(tmp_path)
     failing = Failing(registry_of(tmp_path), at=2, after=False)
     with monkeypatch.context() as patched:
-        patched.setattr(promote_module, "open_registry", lambda *_: failing)
+        patched.setattr(moving, "open_registry", lambda *_: failing)
         with pytest.raises(Killed):
             promoted(tmp_path)
     with pytest.raises(ChampionLost, match="cut short") as caught:
@@ -315,7 +316,7 @@ def test_a_champion_set_by_hand_is_foreign(tmp_path: Path) -> None:
         registry.set_alias(COMPRESSED, "champion", version)
         with pytest.raises(ChampionForeign, match=word) as caught:
             previous(chain)
-        assert "adopt" in caught.value.fix
+        assert "reprune rollback --to" in caught.value.fix
     ready(tmp_path, Story(attempt=3))
     with pytest.raises(ChampionForeign):
         promoted(tmp_path)

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("say why, where, and what to try", "commands"),
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
+    "rollback": ("return the champion to a version that served before", "rollback"),
     "submit": ("run the pipeline in a cluster, and say what came of it", "submit"),
     "anchor": ("make a promoted version the reference that does not move by itself", "commands"),
     "kit": ("write a folder that measures on a device which nobody can call", "device"),

@@ -112,6 +112,21 @@ class AnchorOutput(Fact, kw_only=True):
     moved: bool
 
 
+class RollbackOutput(Fact, kw_only=True):
+    """`version` serves now. `record` is the digest of the signed record, which `record_version` holds; `by`
+    and `reason` are those of the record, also where an earlier call wrote it.
+    """
+
+    ok: bool = True
+    version: str
+    before: str | None
+    record: str
+    record_version: str
+    by: str
+    reason: str
+    already_done: bool
+
+
 class DeviceRunOutput(Fact, kw_only=True):
     """Printed where the job lay in a folder; over a pipe the result itself is what is printed."""
 
@@ -192,6 +207,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "override": OverrideOutput,
     "promote": PromoteOutput,
     "anchor": AnchorOutput,
+    "rollback": RollbackOutput,
     "submit": SubmitOutput,
     "device-run": DeviceRunOutput,
     "kit": KitOutput,

@@ -1,20 +1,19 @@
 """How compressed versions lie in a registry, and who the champion is.
 
-They are versions of `<name>-compressed`. Each holds, beside its receipt,
+They are versions of `<name>-compressed`. Each that was judged holds, beside its receipt,
 
     bundle/            the candidate, a ModelBundle
     plan/  profile/<i>/  sensitivity/     what it was made by
     verdict/  engines/<i>/  report/       what it was judged by
 
-and is tagged at creation (see registry.tags). The alias `champion` is moved by promote alone.
+and is tagged at creation (see registry.tags). The alias `champion` is moved by promote, and by
+rollback, which leaves a record in a version of its own (see registry.records).
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from reprune.core.errors import (
     ChampionLost,
     PayloadCorrupt,
     ReceiptInvalid,
-    VersionNotFound,
 )
 from reprune.core.lock import ChampionRef
 from reprune.registry.protocol import (
@@ -36,13 +34,8 @@ from reprune.registry.protocol import (
     known_alias,
     known_versions,
 )
-from reprune.registry.receipts import (
-    MAX_RECEIPT_BYTES,
-    RECEIPT_FILE,
-    Receipted,
-    decode,
-    subject_digests,
-)
+from reprune.registry.receipts import Receipted, decode, subject_digests
+from reprune.registry.stored import compressed_name, place, receipt_bytes, scratch
 from reprune.registry.tags import (
     ANCHORED,
     ATTEMPT,
@@ -58,6 +51,11 @@ from reprune.registry.tags import (
     WAIVER,
     tags_of,
 )
+
+__all__ = [
+    "Holder", "anchor", "attempts", "champion", "check_files", "compressed_name", "fetch_part",
+    "history", "read_receipt", "scratch", "summary", "uses",
+]  # fmt: skip
 
 BUNDLE_PART = "bundle"
 HISTORY = 50
@@ -76,10 +74,6 @@ class Holder:
         return ChampionRef(
             version=self.info.version, bundle=decision.bundle, receipt=self.receipt.digest
         )
-
-
-def compressed_name(name: str) -> str:
-    return f"{name}-compressed"
 
 
 def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | None:
@@ -114,7 +108,7 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
             "the alias was deleted, or a promotion was cut short",
             where=registry.identity,
             fix=f"if version {newest.version} was never promoted, run `reprune promote` for it "
-            f"again, or delete it; else set the alias '{CHAMPION}' back to the version that served last",
+            f"again; else {_back(CHAMPION)}",
         )
     return None
 
@@ -142,19 +136,8 @@ def anchor(registry: Registry, name: str) -> Holder | None:
 
 def read_receipt(registry: Registry, info: VersionInfo) -> Receipted:
     """The receipt that a version carries and its tag names. Raises ReceiptInvalid if it has none such."""
-    where = f"{registry.identity}: {info.name} version {info.version}"
-    tag = info.tags.get(RECEIPT)
-    if tag is None:
-        raise ReceiptInvalid("carries no receipt of ours", where=where)
-    with scratch() as folder:
-        try:
-            registry.fetch(info.name, info.version, folder, part=RECEIPT_FILE)
-        except VersionNotFound as error:
-            raise ReceiptInvalid("its receipt is gone", where=where) from error
-        path = folder / RECEIPT_FILE
-        if path.stat().st_size > MAX_RECEIPT_BYTES:
-            raise ReceiptInvalid(f"is larger than {MAX_RECEIPT_BYTES} bytes", where=where)
-        found = decode(path.read_bytes(), where=where)
+    where = place(registry, info)
+    found = decode(receipt_bytes(registry, info, RECEIPT), where=where)
     decision = found.statement.predicate
     stated = {RECEIPT: found.digest, **tags_of(found)}
     wrong = [tag for tag in (*TAGS, *MARKS) if info.tags.get(tag) != stated.get(tag)]
@@ -283,20 +266,13 @@ def check_files(folder: Path, listed: Mapping[str, str], *, where: str) -> None:
         )
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A private folder (0700), gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="reprune-") as folder:
-        yield Path(folder)
-
-
 def _holder(registry: Registry, compressed: str, version: str, alias: str) -> Holder:
     infos = [info for info in known_versions(registry, compressed) if info.version == version]
     if not infos:
         raise ChampionLost(
             f"the alias '{alias}' of '{compressed}' names version {version}, which is gone",
             where=registry.identity,
-            fix=f"set the alias '{alias}' to a version that was promoted before",
+            fix=_back(alias),
         )
     try:
         receipt = read_receipt(registry, infos[0])
@@ -328,6 +304,14 @@ def _foreign(alias: str, what: str, where: str) -> ChampionForeign:
     return ChampionForeign(
         f"the alias '{alias}' was set by hand on a version that Reprune did not promote: {what}",
         where=where,
-        fix=f"set the alias '{alias}' back to the version that served last, "
-        "or make this model champion with `reprune adopt`",
+        fix=_back(alias),
     )
+
+
+def _back(alias: str) -> str:
+    if alias == CHAMPION:
+        return (
+            "return to a version that was promoted: "
+            "`reprune rollback --to VERSION --by NAME --reason TEXT`"
+        )
+    return f"set it again: `reprune {alias} VERSION --by NAME --reason TEXT`"

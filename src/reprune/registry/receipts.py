@@ -12,7 +12,7 @@ import binascii
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -91,15 +91,23 @@ class Decision(Fact, kw_only=True):
         return passed and self.dry_run is not True
 
 
-class Statement(
+class AnyStatement(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,
     rename={"type_": "_type", "predicate_type": "predicateType"},
 ):
+    """What all our statements share; each kind adds its own `predicate_type` and `predicate`."""
+
     type_: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io/Statement/v1"
     subject: tuple[Subject, ...]
+
+
+S = TypeVar("S", bound=AnyStatement)
+
+
+class Statement(AnyStatement, frozen=True, kw_only=True):
     predicate_type: Literal["urn:reprune:promotion:v1"] = "urn:reprune:promotion:v1"
     predicate: Decision
 
@@ -139,12 +147,12 @@ def subjects(digests: Mapping[str, str]) -> tuple[Subject, ...]:
     )
 
 
-def subject_digests(statement: Statement) -> dict[str, str]:
+def subject_digests(statement: AnyStatement) -> dict[str, str]:
     """The inverse of `subjects`."""
     return {each.name: f"sha256:{each.digest.sha256}" for each in statement.subject}
 
 
-def sign(statement: Statement, signer: CryptoSigner) -> bytes:
+def sign(statement: AnyStatement, signer: CryptoSigner) -> bytes:
     """The envelope file's bytes; the same statement and Ed25519 key give the same bytes."""
     from securesystemslib.dsse import Envelope
 
@@ -155,31 +163,46 @@ def sign(statement: Statement, signer: CryptoSigner) -> bytes:
 
 def decode(raw: bytes, *, where: str) -> Receipted:
     """The receipt, strictly decoded; nobody's signature is checked. Raises ReceiptInvalid."""
-    return _decode(raw, where)[0]
+    statement, digest = decode_statement(raw, Statement, where=where)
+    return Receipted(statement=statement, digest=digest, raw=raw)
 
 
 def verify(raw: bytes, keys: Sequence[Key], *, where: str) -> Receipted:
     """The receipt, if one of `keys` signed these very bytes. Raises ReceiptInvalid."""
+    statement, digest, signer = verify_statement(raw, Statement, keys, where=where)
+    return Receipted(statement=statement, digest=digest, raw=raw, signer=signer)
+
+
+def decode_statement(raw: bytes, kind: type[S], *, where: str) -> tuple[S, str]:
+    """A statement of this kind and its envelope's digest; nobody's signature is checked.
+
+    Raises ReceiptInvalid.
+    """
+    return _decode(raw, kind, where)[:2]
+
+
+def verify_statement(
+    raw: bytes, kind: type[S], keys: Sequence[Key], *, where: str
+) -> tuple[S, str, str]:
+    """As `decode_statement`, with the key id that signed these very bytes. Raises ReceiptInvalid."""
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import UnverifiedSignatureError
     from securesystemslib.signer import Signature
 
-    found, envelope = _decode(raw, where)
+    statement, digest, envelope = _decode(raw, kind, where)
     signatures = {
         each.keyid: Signature(each.keyid, _unbase64(each.sig, where).hex())
         for each in envelope.signatures
     }
     try:
-        accepted = Envelope(canonical(found.statement), PAYLOAD_TYPE, signatures).verify(
-            list(keys), 1
-        )
+        accepted = Envelope(canonical(statement), PAYLOAD_TYPE, signatures).verify(list(keys), 1)
     except (UnverifiedSignatureError, ValueError) as error:
         raise ReceiptInvalid(
             "is not signed by a key that this promoter trusts",
             where=where,
             fix="see `trusted_keys` in the promoter's config.yaml",
         ) from error
-    return Receipted(statement=found.statement, digest=found.digest, raw=raw, signer=min(accepted))
+    return statement, digest, min(accepted)
 
 
 def public_key(value: PublicKey) -> SSlibKey:
@@ -193,7 +216,17 @@ def public_key(value: PublicKey) -> SSlibKey:
         raise ReceiptInvalid(f"{value[:16]}... is no Ed25519 public key") from error
 
 
-def chain_gaps(receipts: Sequence[Receipted]) -> tuple[str, ...]:
+class Linked(Protocol):
+    """A signed link of the chain; its `statement.predicate.predecessor` is the one before."""
+
+    @property
+    def statement(self) -> Any: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+def chain_gaps(receipts: Sequence[Linked]) -> tuple[str, ...]:
     """What is missing or forked in a run of receipts, oldest first, in words; empty if nothing is.
 
     The first may name a predecessor from before the run. A receipt that was deleted shows as one
@@ -214,13 +247,13 @@ def chain_gaps(receipts: Sequence[Receipted]) -> tuple[str, ...]:
     return tuple(gaps)
 
 
-def _decode(raw: bytes, where: str) -> tuple[Receipted, _Envelope]:
+def _decode(raw: bytes, kind: type[S], where: str) -> tuple[S, str, _Envelope]:
     if len(raw) > MAX_RECEIPT_BYTES:
         raise ReceiptInvalid(f"is larger than {MAX_RECEIPT_BYTES} bytes", where=where)
     try:
         envelope = decode_json(raw, _Envelope, name=where)
         payload = _unbase64(envelope.payload, where)
-        statement = decode_json(payload, Statement, name=where)
+        statement = decode_json(payload, kind, name=where)
     except DocumentError as error:
         raise ReceiptInvalid(error.what, where=error.where) from error
     ids = [each.keyid for each in envelope.signatures]
@@ -228,7 +261,7 @@ def _decode(raw: bytes, where: str) -> tuple[Receipted, _Envelope]:
     if canonical(statement) != payload or len(set(ids)) != len(ids) or names != sorted(set(names)):
         raise ReceiptInvalid("is not in its one canonical form", where=where)
     digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
-    return Receipted(statement=statement, digest=digest, raw=raw), envelope
+    return statement, digest, envelope
 
 
 def _unbase64(text: str, where: str) -> bytes:

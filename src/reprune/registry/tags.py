@@ -25,7 +25,16 @@ WAIVER = "reprune.waiver"
 RUN = "reprune.run"
 DRY_RUN = "reprune.dry_run"
 
-# Every version of ours has all of these, as its receipt says.
+# Put on a version that was rolled back: the digest of the record that did it.
+ROLLED_BACK = "reprune.rolled_back"
+# A signed record that is no verdict (see registry.records): its digest and kind, and of a rollback the
+# version that serves since, and the one that served before.
+RECORD = "reprune.record"
+RECORD_KIND = "reprune.record_kind"
+RETURNED = "reprune.returned_to"
+BEFORE = "reprune.before"
+
+# Every judged version has all of these, as its receipt says.
 TAGS = (PARENT, VERDICT, LOCK, BUNDLE, OUTCOME, ATTEMPT, RECEIPT)
 # Only where the receipt says so: an override was used, nothing could be promoted.
 MARKS = (WAIVER, DRY_RUN)

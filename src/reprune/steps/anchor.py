@@ -12,9 +12,11 @@ from pathlib import Path
 from reprune.core.errors import InputError, ReceiptInvalid, VersionNotFound, nearest
 from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.step import exclusive
-from reprune.registry import compressed, receipts, tags
+from reprune.registry import compressed, tags
+from reprune.registry.links import read_link
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import ANCHOR, CHAMPION, Registry, VersionInfo, known_versions
+from reprune.registry.receipts import Receipted
 from reprune.steps.promoter import Authority, read_promoter
 
 MAX_TEXT = 500
@@ -86,12 +88,14 @@ def _version(registry: Registry, name: str, version: str | None) -> VersionInfo:
 
 def _refuse_unpromoted(registry: Registry, authority: Authority, info: VersionInfo) -> None:
     where = f"{registry.identity}: {info.name} version {info.version}"
-    receipt = compressed.read_receipt(registry, info)
-    receipts.verify(receipt.raw, authority.keys, where=where)
+    link = read_link(registry, info, authority.keys)
     champion = registry.alias(info.name, CHAMPION)
     if tags.PROMOTED not in info.tags and champion != info.version:
+        judged = (
+            f"judged ({link.statement.predicate.outcome})" if isinstance(link, Receipted) else ""
+        )
         raise ReceiptInvalid(
-            f"was judged ({receipt.statement.predicate.outcome}) and never promoted",
+            f"was {judged or 'recorded'} and never promoted",
             where=where,
             fix="anchor on a version that was a champion",
         )

@@ -21,9 +21,10 @@ from reprune.core.step import Context, step
 from reprune.registry import compressed
 from reprune.registry.compressed import Holder
 from reprune.registry.dense import find_dense
+from reprune.registry.links import Link, records
 from reprune.registry.open import open_registry
-from reprune.registry.protocol import Registry
-from reprune.registry.receipts import chain_gaps
+from reprune.registry.protocol import Registry, VersionInfo, known_versions
+from reprune.registry.receipts import Receipted, chain_gaps
 from reprune.registry.weights import PICKLED, RISK, find_weights, take_weights
 from reprune.task.load import task_digest, task_folder
 
@@ -84,8 +85,7 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
     if anchor is not None:
         _take_bundle(source, anchor, ctx.out / "anchor")
     past = compressed.history(source, name, always=champion.info.version if champion else "")
-    # What is kept from before the last ones has no neighbours there.
-    for gap in chain_gaps([receipt for _, receipt in past[-compressed.HISTORY :]]):
+    for gap in _gaps(source, name, past):
         ctx.say(f"warning: {gap}; attempts may have been more than are counted")
     if champion is not None and champion.info.version not in {info.version for info, _ in past}:
         past = ((champion.info, champion.receipt), *past)
@@ -98,6 +98,23 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
         history=tuple(compressed.summary(info, receipt, champion) for info, receipt in past),
         uses=compressed.uses(source, name) or UNSET,
     )
+
+
+def _gaps(
+    source: Registry, name: str, past: tuple[tuple[VersionInfo, Receipted], ...]
+) -> tuple[str, ...]:
+    """What is missing among the last ones and the records between them.
+
+    What is kept from before the last ones has no neighbours there.
+    """
+    names = known_versions(source, compressed.compressed_name(name))
+    order = {info.version: index for index, info in enumerate(names)}
+    last: list[tuple[VersionInfo, Link]] = [*past[-compressed.HISTORY :]]
+    if not last:
+        return ()
+    first = order.get(last[0][0].version, 0)
+    last += [each for each in records(source, name) if order.get(each[0].version, 0) > first]
+    return chain_gaps([link for _, link in sorted(last, key=lambda each: order[each[0].version])])
 
 
 def check_champion(

@@ -1,4 +1,4 @@
-"""`reprune promote`: the only signer, and the only writer of the champion.
+"""`reprune promote`: registers what was judged, and moves the champion if it passed.
 
     copy -> judge again -> chain -> [pass: terms, age, lock, champion] -> sign -> register
          -> [pass: read back -> move the alias -> mark as promoted] -> local receipt
@@ -19,13 +19,11 @@ from msgspec import UNSET
 
 from reprune.core import store
 from reprune.core.artifacts import Outcome, Receipt, Waiver
-from reprune.core.errors import PayloadCorrupt, PromotionRefused, ReceiptInvalid
-from reprune.core.params import PARAMS_FILE, Params, read_params
-from reprune.core.step import exclusive
+from reprune.core.errors import PromotionRefused, ReceiptInvalid
 from reprune.core.store import Artifact
 from reprune.registry import compressed, receipts
-from reprune.registry.open import open_registry
-from reprune.registry.protocol import CHAMPION, Registry, VersionInfo, known_alias, known_versions
+from reprune.registry.links import newest_link, rolled_back
+from reprune.registry.protocol import CHAMPION, VersionInfo, known_alias, known_versions
 from reprune.registry.receipts import Decision, Receipted, Statement
 from reprune.registry.tags import PROMOTED, VERDICT, tags_of
 from reprune.steps.acceptance import (
@@ -36,7 +34,8 @@ from reprune.steps.acceptance import (
     refusing,
 )
 from reprune.steps.decision import decision
-from reprune.steps.promoter import Authority, make_promoter, read_promoter
+from reprune.steps.moving import Desk, at_the_desk, check_stored
+from reprune.steps.promoter import make_promoter
 from reprune.steps.staging import Evidence, Staged, private_folder, stage
 from reprune.steps.waiving import accepted_waiver, stale_words
 
@@ -67,22 +66,6 @@ class PromoteResult:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Desk:
-    """What one call works with."""
-
-    root: Path
-    given: Params
-    registry: Registry
-    authority: Authority
-    now: float
-    say: Callable[[str], None]
-
-    @property
-    def compressed(self) -> str:
-        return compressed.compressed_name(self.given.name)
-
-
 def promote(
     root: Path, evidence: Evidence, *, now: float, say: Callable[[str], None]
 ) -> PromoteResult:
@@ -97,30 +80,18 @@ def promote(
     Raises PromotionRefused (each with its own `reason`), ChampionMoved, ChampionLost,
     ChampionForeign, RegistryUnreachable, Busy.
     """
-    given = read_params(root / PARAMS_FILE)
-    desk = _Desk(
-        root=root,
-        given=given,
-        registry=open_registry(given.registry, root),
-        authority=read_promoter(root),
-        now=now,
-        say=say,
-    )
-    names = (desk.registry.identity, given.registry.workspace, given.name)
     with (
-        exclusive(
-            f"promote:{'|'.join(names)}", what=f"another promote of '{given.name}' is running"
-        ),
-        private_folder(*names) as folder,
+        at_the_desk(root, what="another promote", now=now, say=say) as desk,
+        private_folder(*desk.names) as folder,
     ):
         say("promote: judging again from the samples")
         with refusing(folder, evidence.places()):
             staged = stage(evidence, folder)
-            case = check_integrity(staged, given.name)
+            case = check_integrity(staged, desk.given.name)
         return _decide(desk, staged, case)
 
 
-def _decide(desk: _Desk, staged: Staged, case: Case) -> PromoteResult:
+def _decide(desk: Desk, staged: Staged, case: Case) -> PromoteResult:
     registered = _registered(desk, case)
     serving = known_alias(desk.registry, desk.compressed, CHAMPION)
     for info, receipt in registered:
@@ -128,6 +99,7 @@ def _decide(desk: _Desk, staged: Staged, case: Case) -> PromoteResult:
             done = PROMOTED in info.tags
             _mark(desk, info.version, receipt)
             return _result(desk, case, (info, receipt), done=done)
+    _check_not_rolled_back(desk, registered)
     waiver = _waiver(desk, case, registered)
     promotes = _promotes(case, waiver)
     found = next((each for each in registered if _same(each, waiver)), None)
@@ -144,12 +116,27 @@ def _decide(desk: _Desk, staged: Staged, case: Case) -> PromoteResult:
     return _result(desk, case, found, done=False)
 
 
+def _check_not_rolled_back(desk: Desk, registered: list[_Found]) -> None:
+    """What a person took back does not return by the verdict that it had before."""
+    gone = rolled_back(known_versions(desk.registry, desk.compressed))
+    for info, receipt in registered:
+        if info.version in gone and receipt.statement.predicate.promotes:
+            raise PromotionRefused(
+                f"version {info.version} has this verdict, and was rolled back",
+                reason="rolled_back",
+                where=f"{desk.registry.identity}: {desk.compressed}",
+                fix="`reprune history` says who did it and why; to judge it again, run "
+                "`reprune update`, `dvc repro -f benchmark` and `dvc repro`, then promote the new "
+                f"verdict; if the rollback was wrong: `reprune rollback --to {info.version}`",
+            )
+
+
 def _promotes(case: Case, waiver: Waiver | None) -> bool:
     passed = case.judgement.outcome == "pass" or waiver is not None
     return passed and case.judgement.dry_run is not True
 
 
-def _waiver(desk: _Desk, case: Case, registered: list[_Found]) -> Waiver | None:
+def _waiver(desk: Desk, case: Case, registered: list[_Found]) -> Waiver | None:
     """The override that is used for this verdict, if one is needed, written and accepted."""
     if case.judgement.outcome == "pass" or case.judgement.dry_run is True:
         return None
@@ -169,7 +156,7 @@ def _same(each: _Found, waiver: Waiver | None) -> bool:
     return each[1].statement.predicate.waiver == (UNSET if waiver is None else waiver)
 
 
-def _registered(desk: _Desk, case: Case) -> list[_Found]:
+def _registered(desk: Desk, case: Case) -> list[_Found]:
     """The versions that earlier calls made for this verdict, newest first; tags alone are not believed."""
     found = []
     for info in reversed(known_versions(desk.registry, desk.compressed)):
@@ -182,14 +169,14 @@ def _registered(desk: _Desk, case: Case) -> list[_Found]:
     return found
 
 
-def _verified(desk: _Desk, info: VersionInfo) -> Receipted:
+def _verified(desk: Desk, info: VersionInfo) -> Receipted:
     receipt = compressed.read_receipt(desk.registry, info)
     return receipts.verify(
         receipt.raw, desk.authority.keys, where=f"{info.name} version {info.version}"
     )
 
 
-def _register(desk: _Desk, staged: Staged, case: Case, waiver: Waiver | None) -> _Found:
+def _register(desk: Desk, staged: Staged, case: Case, waiver: Waiver | None) -> _Found:
     statement = Statement(
         subject=receipts.subjects(staged.file_digests()),
         predicate=decision(
@@ -210,31 +197,15 @@ def _register(desk: _Desk, staged: Staged, case: Case, waiver: Waiver | None) ->
     return VersionInfo(name=desk.compressed, version=version, tags=tags, stamp=""), receipt
 
 
-def _predecessor(desk: _Desk) -> str | None:
-    """The newest receipt that we trust."""
-    for info in reversed(known_versions(desk.registry, desk.compressed)):
-        try:
-            return _verified(desk, info).digest
-        except ReceiptInvalid:
-            # Somebody else's version: no link of our chain.
-            continue
-    return None
+def _predecessor(desk: Desk) -> str | None:
+    """The newest receipt that we trust, of whatever kind."""
+    newest = newest_link(desk.registry, desk.given.name, desk.authority.keys)
+    return None if newest is None else newest[1].digest
 
 
-def _move(desk: _Desk, case: Case, info: VersionInfo, receipt: Receipted) -> None:
+def _move(desk: Desk, case: Case, info: VersionInfo, receipt: Receipted) -> None:
     """The alias moves only onto bytes that were read back, while the champion is still the locked one."""
-    listed = {
-        **receipts.subject_digests(receipt.statement),
-        receipts.RECEIPT_FILE: receipt.digest,
-    }
-    with compressed.scratch() as folder:
-        desk.registry.fetch(info.name, info.version, folder)
-        try:
-            compressed.check_files(folder, listed, where=f"{info.name} version {info.version}")
-        except PayloadCorrupt as error:
-            raise PromotionRefused(
-                error.what, reason="stored_differs", where=error.where, fix=error.fix
-            ) from error
+    check_stored(desk.registry, info, receipt)
     # Nobody's registry moves an alias on a condition: look again, as late as can be.
     check_registry_champion(case, desk.authority, desk.registry)
     desk.registry.set_alias(desk.compressed, CHAMPION, info.version)
@@ -242,11 +213,11 @@ def _move(desk: _Desk, case: Case, info: VersionInfo, receipt: Receipted) -> Non
     desk.say(f"promote: the champion of {desk.given.name} is now version {info.version}")
 
 
-def _mark(desk: _Desk, version: str, receipt: Receipted) -> None:
+def _mark(desk: Desk, version: str, receipt: Receipted) -> None:
     desk.registry.set_tags(desk.compressed, version, {PROMOTED: receipt.digest})
 
 
-def _result(desk: _Desk, case: Case, found: _Found, *, done: bool) -> PromoteResult:
+def _result(desk: Desk, case: Case, found: _Found, *, done: bool) -> PromoteResult:
     info, receipt = found
     stated = receipt.statement.predicate
     champion = known_alias(desk.registry, desk.compressed, CHAMPION)
@@ -292,7 +263,7 @@ def _words(stated: Decision, place: str, champion: str | None) -> str:
 
 
 def _keep(
-    desk: _Desk, case: Case, info: VersionInfo, receipt: Receipted, champion: str | None
+    desk: Desk, case: Case, info: VersionInfo, receipt: Receipted, champion: str | None
 ) -> Artifact[Receipt]:
     """The receipt as an artefact below `.reprune/receipts`, for whoever keeps records."""
     stated = receipt.statement.predicate

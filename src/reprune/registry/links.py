@@ -1,0 +1,74 @@
+"""The chain: judged generations and rollbacks, each naming the receipt before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from reprune.core.errors import ReceiptInvalid
+from reprune.registry.compressed import read_receipt
+from reprune.registry.protocol import Registry, VersionInfo, known_versions
+from reprune.registry.receipts import Receipted, verify
+from reprune.registry.records import RollbackRecord, read_record
+from reprune.registry.stored import compressed_name, place
+from reprune.registry.tags import BEFORE, RECEIPT, RECORD, ROLLED_BACK
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Key
+
+Link: TypeAlias = Receipted | RollbackRecord
+Place: TypeAlias = tuple[VersionInfo, Link]
+
+
+def read_link(registry: Registry, info: VersionInfo, keys: Sequence[Key] | None = None) -> Link:
+    """What a version carries of ours; with `keys`, only if one of them signed it. Raises ReceiptInvalid."""
+    if RECORD in info.tags:
+        return read_record(registry, info, keys=keys)
+    receipt = read_receipt(registry, info)
+    return receipt if keys is None else verify(receipt.raw, keys, where=place(registry, info))
+
+
+def newest_link(registry: Registry, name: str, keys: Sequence[Key]) -> Place | None:
+    """The newest link that we trust; other people's versions are none of the chain."""
+    for info in reversed(known_versions(registry, compressed_name(name))):
+        try:
+            return info, read_link(registry, info, keys)
+        except ReceiptInvalid:
+            continue
+    return None
+
+
+def links(
+    registry: Registry, name: str, *, since: str = "", keys: Sequence[Key] | None = None
+) -> tuple[Place, ...]:
+    """The links from the version `since` on (from the first, if it is empty), oldest first."""
+    found: list[Place] = []
+    begun = not since
+    for info in known_versions(registry, compressed_name(name)):
+        begun = begun or info.version == since
+        if not begun or (RECEIPT not in info.tags and RECORD not in info.tags):
+            continue
+        try:
+            found.append((info, read_link(registry, info, keys)))
+        except ReceiptInvalid:
+            continue
+    return tuple(found)
+
+
+def records(registry: Registry, name: str) -> tuple[tuple[VersionInfo, RollbackRecord], ...]:
+    """The rollbacks on record, oldest first. No signature is checked here."""
+    found: list[tuple[VersionInfo, RollbackRecord]] = []
+    for info in known_versions(registry, compressed_name(name)):
+        if RECORD not in info.tags:
+            continue
+        try:
+            found.append((info, read_record(registry, info)))
+        except ReceiptInvalid:
+            continue
+    return tuple(found)
+
+
+def rolled_back(versions: Sequence[VersionInfo]) -> frozenset[str]:
+    """The versions that were rolled back, as tags say: fail closed, so one tag of either side is enough."""
+    marked = {info.version for info in versions if ROLLED_BACK in info.tags}
+    return frozenset(marked | {info.tags[BEFORE] for info in versions if BEFORE in info.tags})

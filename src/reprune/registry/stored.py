@@ -1,0 +1,44 @@
+"""Where a model's compressed versions are, and a version's receipt as bytes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reprune.core.errors import ReceiptInvalid, VersionNotFound
+from reprune.registry.protocol import Registry, VersionInfo
+from reprune.registry.receipts import MAX_RECEIPT_BYTES, RECEIPT_FILE
+
+
+def compressed_name(name: str) -> str:
+    return f"{name}-compressed"
+
+
+def place(registry: Registry, info: VersionInfo) -> str:
+    """A version, as errors name it."""
+    return f"{registry.identity}: {info.name} version {info.version}"
+
+
+def receipt_bytes(registry: Registry, info: VersionInfo, tag: str) -> bytes:
+    """The receipt that a version carries. Raises ReceiptInvalid if it lacks `tag` or the file."""
+    where = place(registry, info)
+    if tag not in info.tags:
+        raise ReceiptInvalid("carries no receipt of ours", where=where)
+    with scratch() as folder:
+        try:
+            registry.fetch(info.name, info.version, folder, part=RECEIPT_FILE)
+        except VersionNotFound as error:
+            raise ReceiptInvalid("its receipt is gone", where=where) from error
+        path = folder / RECEIPT_FILE
+        if path.stat().st_size > MAX_RECEIPT_BYTES:
+            raise ReceiptInvalid(f"is larger than {MAX_RECEIPT_BYTES} bytes", where=where)
+        return path.read_bytes()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A private folder (0700), gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="reprune-") as folder:
+        yield Path(folder)

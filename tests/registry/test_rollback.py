@@ -1,0 +1,220 @@
+"""rollback: only to what was champion, under a signed record, once, and not undone by an old verdict."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reprune.core.errors import (
+    Busy,
+    ChampionMoved,
+    InputError,
+    RegistryUnreachable,
+    VersionNotFound,
+)
+from reprune.core.lock import ChampionRef
+from reprune.core.step import exclusive
+from reprune.doors.cli import main
+from reprune.registry import links
+from reprune.registry.receipts import chain_gaps
+from reprune.registry.records import RollbackRecord
+from reprune.registry.tags import ROLLED_BACK
+from reprune.steps import moving
+from reprune.steps.promoter import read_promoter
+from reprune.steps.rollback import RollbackResult, rollback
+from tests.registry.promotion import (
+    COMPRESSED,
+    NOW_S,
+    copy_repository,
+    flip,
+    next_generation,
+    promoted,
+    ready,
+    refused,
+    registry_of,
+    versions,
+)
+from tests.registry.stand import Failing, Killed
+from tests.registry.test_promote import previous
+
+
+@pytest.fixture(scope="module")
+def two_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("REPRUNE_WORK", str(tmp_path_factory.mktemp("work")))
+        root = tmp_path_factory.mktemp("two")
+        ready(root)
+        promoted(root)
+        next_generation(root, dense_version="2")
+        promoted(root)
+    return root
+
+
+@pytest.fixture
+def root(two_once: Path, tmp_path: Path) -> Path:
+    """Two generations, both promoted; the second serves, and its verdict still lies there."""
+    return copy_repository(two_once, tmp_path / "repo")
+
+
+def back(root: Path, to: str | None = None) -> RollbackResult:
+    return rollback(
+        root, to=to, by="Ada", reason="wrong labels", now=NOW_S + 60, say=lambda _: None
+    )
+
+
+def alias(root: Path) -> str | None:
+    return registry_of(root).alias(COMPRESSED, "champion")
+
+
+def test_the_champion_returns_under_a_signed_record_that_links_the_chain(root: Path) -> None:
+    """The record says who, why, from and to; the next lock can pin the old champion."""
+    result = back(root)
+    assert (result.version, result.before, result.already_done) == ("1", "2", False)
+    assert alias(root) == "1"
+    keys = read_promoter(root).keys
+    found = links.links(registry_of(root), "digits", keys=keys)
+    assert chain_gaps([link for _, link in found]) == ()
+    info, record = found[-1]
+    assert isinstance(record, RollbackRecord)
+    told = record.statement.predicate
+    assert (told.by, told.reason, told.version, told.before) == ("Ada", "wrong labels", "1", "2")
+    assert (info.version, told.predecessor) == (result.record_version, found[1][1].digest)
+    tags = {each.version: each.tags for each in registry_of(root).versions(COMPRESSED)}
+    assert tags["2"][ROLLED_BACK] == result.record == record.digest
+    chain = next_generation(root, dense_version="3")
+    champion = chain.documents.lock.champion
+    assert isinstance(champion, ChampionRef)
+    assert champion.version == "1"
+    assert previous(chain).champion == champion
+    assert promoted(root).champion_after == "4"
+    after = links.links(registry_of(root), "digits", keys=keys)
+    assert chain_gaps([link for _, link in after]) == ()
+
+
+def test_doing_it_again_goes_no_further_back(root: Path) -> None:
+    first = back(root)
+    for again in (back(root), back(root, "1")):
+        assert again.already_done
+        assert (again.version, again.record) == ("1", first.record)
+    assert versions(root) == ["1", "2", "3"]
+
+
+def test_the_old_verdict_does_not_undo_it(root: Path) -> None:
+    """Refused by the record and by the tag, each alone; a named person may still return to it."""
+    back(root)
+    with refused(root, "rolled_back"):
+        promoted(root)
+    for version in ("2", "3"):
+        path = root / "registry" / COMPRESSED / version / "version.json"
+        whole = path.read_text()
+        cut = json.loads(whole)
+        cut["tags"].pop("reprune.rolled_back", None)
+        cut["tags"].pop("reprune.before", None)
+        path.write_text(json.dumps(cut))
+        with refused(root, "rolled_back"):
+            promoted(root)
+        path.write_text(whole)
+    assert back(root, "2").version == "2"
+    assert promoted(root).already_done
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "answer-lost"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("error", [Killed, ConnectionError])
+def test_cut_short_anywhere_it_completes(
+    root: Path, monkeypatch: pytest.MonkeyPatch, at: int, after: bool, error: type[BaseException]
+) -> None:
+    failing = Failing(registry_of(root), at=at, after=after, error=error)
+    with monkeypatch.context() as patched:
+        patched.setattr(moving, "open_registry", lambda *_: failing)
+        with pytest.raises(error):
+            back(root)
+    assert failing.writes == ["register", "set_alias", "set_tags"][:at]
+    assert back(root).version == alias(root) == "1"
+    assert versions(root) == ["1", "2", "3"]
+    with refused(root, "rolled_back"):
+        promoted(root)
+    assert back(root).already_done
+
+
+def test_an_alias_that_somebody_moves_meanwhile_stays_theirs(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moved after the record was made: nothing of theirs is overwritten."""
+    chain = next_generation(root, dense_version="3")
+    promoted(root)
+    original = moving.records.record_tags
+
+    def meanwhile(record: RollbackRecord) -> dict[str, str]:
+        registry_of(root).set_alias(COMPRESSED, "champion", "1")
+        return original(record)
+
+    assert chain.documents.lock.champion != "none"
+    with monkeypatch.context() as patched:
+        patched.setattr(moving.records, "record_tags", meanwhile)
+        with pytest.raises(ChampionMoved, match="somebody else moved it"):
+            back(root)
+    assert alias(root) == "1"
+    assert back(root, "2").version == alias(root) == "2"
+
+
+def test_what_may_not_serve_is_refused(root: Path) -> None:
+    """Changed bytes, a judged but blocked version, a record, a version that is not there."""
+    next_generation(root, dense_version="3", candidate_wrong=70)
+    promoted(root)
+    with refused(root, "not_promoted"):
+        back(root, "3")
+    with pytest.raises(VersionNotFound, match="has no version 9"):
+        back(root, "9")
+    flip(root / "registry" / COMPRESSED / "1" / "files" / "bundle" / "weights.safetensors")
+    with refused(root, "stored_differs"):
+        back(root)
+
+
+def test_a_gap_in_the_chain_is_refused(root: Path) -> None:
+    """A generation between the two was deleted: nobody can say what else was."""
+    next_generation(root, dense_version="3")
+    promoted(root)
+    shutil.rmtree(root / "registry" / COMPRESSED / "2")
+    with refused(root, "chain_broken"):
+        back(root, "1")
+
+
+def test_the_first_champion_has_nothing_before_it(root: Path) -> None:
+    """Nor has a record: an alias that was set on one by hand is left by naming a version."""
+    back(root)
+    with refused(root, "not_promoted"):
+        back(root, "3")
+    registry_of(root).set_alias(COMPRESSED, "champion", "3")
+    with refused(root, "nothing_before"):
+        back(root)
+    assert back(root, "1").before == "3"
+
+
+def test_one_at_a_time_and_never_without_a_registry(root: Path) -> None:
+    name = "|".join(("registry", "default", "digits"))
+    with exclusive(f"promote:{name}", what="held"), pytest.raises(Busy):
+        back(root)
+    shutil.rmtree(root / "registry")
+    with pytest.raises(RegistryUnreachable):
+        back(root)
+
+
+def test_nobody_is_no_answer(root: Path) -> None:
+    with pytest.raises(InputError, match="must say something"):
+        rollback(root, to=None, by=" ", reason="x", now=NOW_S, say=lambda _: None)
+
+
+def test_the_command(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    words = ["rollback", "-C", str(root), "--by", "Ada", "--reason", "wrong labels", "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["version"], told["before"], told["already_done"]) == ("1", "2", False)
+    assert main([*words, "--to", "9"]) == 2
+    assert json.loads(capsys.readouterr().out)["code"] == "version_not_found"
