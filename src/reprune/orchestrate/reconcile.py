@@ -238,7 +238,8 @@ def _start(case: _Case) -> Decision:
     if refused is not None and refused.basis == basis:
         if refused.final:
             return _give_up(case, f"there can be no lock: {refused.words}")
-        if case.now_s - refused.at_s < case.watch.poll_s / 2:
+        # Longer than a claim holds, so that a submission that was refused is told of as well.
+        if case.now_s - refused.at_s < max(case.watch.poll_s / 2, 2 * SETTLE_S):
             return Decision(_tell_refusal(case, refused.code, refused.words), poll_s, refused.code)
     lock = case.memory.locks.get(case.newest)
     if lock is None or lock.basis != basis:
