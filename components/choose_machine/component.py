@@ -8,7 +8,7 @@ from reprune.doors.kfp.images import CONTROL
 
 
 @dsl.component(base_image=CONTROL, install_kfp_package=False)
-def choose_machine(params: str, machine: dict) -> NamedTuple(
+def choose_machine(params: str, machine: dict, image: str) -> NamedTuple(
     "Machine",
     [
         ("name", str),
@@ -23,12 +23,13 @@ def choose_machine(params: str, machine: dict) -> NamedTuple(
 
     Args:
         params: The text of params.yaml.
-        machine: `name` (the targets' `machine`), `image`, and where it has them `accelerator_type`,
+        machine: `name` (the targets' `machine`), and where it has them `image`, `accelerator_type`,
             `accelerator_count`, `node_selector` and `tolerations`.
+        image: For a machine that names none.
 
     Returns:
         The settings, every one of them there.
     """
     from reprune.doors.kfp.machines import choose
 
-    return choose(params, machine)
+    return choose(params, machine, image)

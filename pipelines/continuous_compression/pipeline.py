@@ -22,7 +22,7 @@ from reprune.doors.kfp.tasks import on_machine, reading, settled, with_data, wor
 def make(options: Options = DEFAULT):
     """The pipeline, with what can only be chosen when it is compiled."""
     # One machine, whichever the scheduler gives, for every target of params.yaml.
-    any_machine = {"name": "", "image": options.compress_image}
+    any_machine = {"name": ""}
     config, volume = workspace(options)
 
     @dsl.pipeline(
@@ -78,7 +78,9 @@ def make(options: Options = DEFAULT):
         past = {"previous": fetched.outputs["previous"]}
         data = {"data": compress(validate_data(**texts, **model, **past)).outputs["data"]}
         with dsl.ParallelFor(machines, parallelism=1) as machine:
-            place = control(choose_machine(params=params, machine=machine)).outputs
+            place = control(
+                choose_machine(params=params, machine=machine, image=compress_image)
+            ).outputs
             profiled = profile(**texts, **model, **data, machine=place["name"])
             measuring(profiled, place)
         analysed = compress(sensitivity_analysis(**texts, **model, **data))
@@ -105,7 +107,9 @@ def make(options: Options = DEFAULT):
         )
         candidate = {"candidate": distilled.outputs["candidate"]}
         with dsl.ParallelFor(machines, parallelism=1) as machine:
-            place = control(choose_machine(params=params, machine=machine)).outputs
+            place = control(
+                choose_machine(params=params, machine=machine, image=compress_image)
+            ).outputs
             built = build(**texts, **candidate, **model, **past, **data, machine=place["name"])
             measuring(built, place)
             timed = benchmark(

@@ -96,7 +96,7 @@ def test_a_version_is_named_by_what_it_holds(package: Package) -> None:
 
 
 def test_options_reach_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images become defaults of parameters and of the one machine; a workspace is claimed."""
+    """Images become defaults of parameters, the one machine's too; a workspace is claimed."""
     monkeypatch.chdir(tmp_path)
     digest = f"mine/compress@sha256:{'a' * 64}"
     words = ["--compress-image", digest, "--control-image", "mine/control:3", "--retries", "0"]
@@ -104,7 +104,7 @@ def test_options_reach_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     spec, platform = read_documents(Path("made", f"{NAME}.yaml").read_bytes())
     given = spec["root"]["inputDefinitions"]["parameters"]
     assert given["compress_image"]["defaultValue"] == digest
-    assert given["machines"]["defaultValue"] == [{"name": "", "image": digest}]
+    assert given["machines"]["defaultValue"] == [{"name": ""}]
     assert given["control_image"]["defaultValue"] == "mine/control:3"
     config = platform["platforms"]["kubernetes"]["pipelineConfig"]
     assert config["workspace"]["size"] == "5Gi"

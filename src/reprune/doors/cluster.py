@@ -21,17 +21,11 @@ machines:
     node_selector: {{kubernetes.io/hostname: node-1}}"""
 
 
-class Entry(ClusterMachine, kw_only=True):
-    """Without an `image` the machine runs in that of the steps which run the model."""
-
-    image: str = ""
-
-
 class Machines(Document, kw_only=True):
     """The whole file. A machine's `name` is what targets in params.yaml call their `machine`."""
 
     schema: Literal[1] = 1
-    machines: Annotated[tuple[Entry, ...], Meta(min_length=1, max_length=100)]
+    machines: Annotated[tuple[ClusterMachine, ...], Meta(min_length=1, max_length=100)]
 
 
 def machines_parameter(
@@ -49,7 +43,7 @@ def machines_parameter(
                 "where those are",
                 fix="describe them with --machines FILE:\n" + _EXAMPLE.format(name=named[0]),
             )
-        return [_item(Entry(), image)] if image else None
+        return [_item(ClusterMachine(), image)] if image else None
     entries = read_yaml(file, Machines).machines
     _check_names(params, [each.name for each in entries], str(file))
     for each in entries:
@@ -92,7 +86,7 @@ def _check_names(params: Params, names: list[str], where: str) -> None:
         )
 
 
-def _item(entry: Entry, image: str) -> dict[str, Any]:
+def _item(entry: ClusterMachine, image: str) -> dict[str, Any]:
     """Every field is there, as the first task of each turn of the loop reads it."""
     made: dict[str, Any] = msgspec.to_builtins(entry)
     made["image"] = entry.image or image

@@ -11,7 +11,6 @@ from reprune.core.documents import Document, decode_yaml
 from reprune.core.errors import DocumentError
 from reprune.core.params import PARAMS_FILE, Params
 from reprune.core.step import targets_of
-from reprune.doors.kfp.images import COMPRESS
 from reprune.doors.kfp.run import told
 
 Text = Annotated[str, Meta(max_length=253)]
@@ -28,14 +27,15 @@ class Toleration(Document, kw_only=True, rename="camel"):
 
 
 class ClusterMachine(Document, kw_only=True):
-    """`name` is the `machine` of the targets that run there; "" takes all targets of params.yaml.
+    """`name` is the `machine` of the targets that run there; "" takes all targets of params.yaml. Without
+    an `image` the machine runs in that of the steps which run the model.
 
     Build and benchmark must meet one node: where several could take them, `node_selector` names it
     (kubernetes.io/hostname). `accelerator_type` is the resource's name, as "nvidia.com/gpu".
     """
 
     name: str = ""
-    image: Annotated[str, Meta(min_length=1)] = COMPRESS
+    image: str = ""
     accelerator_type: str = ""
     accelerator_count: Annotated[int, Meta(ge=0, le=64)] = 0
     node_selector: dict[str, str] = {}
@@ -53,7 +53,7 @@ class Chosen(NamedTuple):
     tolerations: list[dict[str, Any]]
 
 
-def choose(params: str, machine: dict[str, Any]) -> Chosen:
+def choose(params: str, machine: dict[str, Any], image: str) -> Chosen:
     """The settings of one entry, checked against params.yaml; ends the process as any component does."""
     with told("choose-machine"):
         entry = read_machine(machine)
@@ -62,7 +62,7 @@ def choose(params: str, machine: dict[str, Any]) -> Chosen:
             targets_of(given, entry.name)
         return Chosen(
             name=entry.name,
-            image=entry.image,
+            image=entry.image or image,
             accelerator_type=entry.accelerator_type,
             accelerator_count=str(entry.accelerator_count),
             node_selector=entry.node_selector,
