@@ -452,8 +452,8 @@ class Simulation:
             if world.violations or checks.ended(world):
                 break
             world.run_until(world.now + POLL_S)
-        # Whoever would still do something does it now.
-        world.run_until(world.now + POLL_S)
+        # Whoever would still do something at the next poll has done it then.
+        world.run_until(world.now + 1.1 * POLL_S)
         checks.at_the_end(world, strict=self.plan.strict)
 
 

@@ -104,6 +104,9 @@ def _check_lock(world: World, model: Model, lock: SimLock) -> None:
     about = f"{model.name} version {lock.version}"
     if lock.champion != model.champion and world.now - model.champion_moved_s > SWEEP_S:
         world.wrong("stale-lock", f"{about}: its lock names champion {lock.champion}")
+    short_s = [model.added_s[row.version] for row in model.cut_short()]
+    if model.champion is None and short_s and world.now - min(short_s) > SWEEP_S:
+        world.wrong("champion-lost", f"{about} is run, though a promotion was cut short")
     if lock.image != world.images[-1] and world.now - world.image_changed_s > SWEEP_S:
         world.wrong("stale-lock", f"{about}: its lock names image {lock.image}")
 

@@ -176,6 +176,12 @@ def _only_events(replica: Any, delay_s: float) -> None:
     _sent(replica, delay_s if delay_s <= 1.0 else 1e6)
 
 
+def _keeps_lock(memory: Memory, action: Any, now_s: float) -> Memory:
+    return replace(_intended(memory, action, now_s), locks=memory.locks)
+
+
+_intended = reconcile_drive._intended
+
 _Patch = tuple[Any, str, Any]
 _PLANTS: dict[str, tuple[_Patch, ...]] = {
     "trusts the state that KFP says": ((reconcile, "decide", _states(_as_kfp_says)),),
@@ -199,6 +205,7 @@ _PLANTS: dict[str, tuple[_Patch, ...]] = {
     ),
     "waits for a time to come": ((reconcile_seen, "_past", lambda times, _: times),),
     "keeps a stale lock": ((reconcile, "basis_of", lambda watch, version, *_: version),),
+    "submits a lock twice": ((reconcile_drive, "_intended", _keeps_lock),),
     "ignores since": ((reconcile, "after", lambda dense, _: dense),),
     "trusts events alone": ((simulation.Replica, "plan_sweep", _only_events),),
     "shares a machine": ((reconcile, "free", lambda *_, **__: True),),

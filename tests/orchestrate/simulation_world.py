@@ -64,6 +64,7 @@ class Model:
     runs: list[SimRun] = field(default_factory=list)
     past: list[tuple[float, RegistrySeen]] = field(default_factory=list)
     by_verdict: dict[str, SimRun] = field(default_factory=dict)
+    added_s: dict[str, float] = field(default_factory=dict)
     unusable: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
     told: set[tuple[str, str]] = field(default_factory=set)
@@ -154,6 +155,7 @@ class World:
 
     def add_row(self, model: Model, row: Row) -> str:
         version = str(len(model.rows) + 1)
+        model.added_s[version] = self.now
         model.rows.append(
             Row(
                 version=version,

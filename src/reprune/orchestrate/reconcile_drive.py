@@ -26,6 +26,7 @@ from reprune.orchestrate import reconcile
 from reprune.orchestrate.reconcile_actions import (
     Action,
     Cancel,
+    Close,
     Decision,
     Dispatch,
     Submit,
@@ -222,13 +223,15 @@ def _do(desk: _Desk, watch: Watch, action: Action) -> Generator[Asked, Any, bool
         )
         return True
     desk.memories[watch.key] = _done(desk.memories[watch.key], watch, action, answer, desk.now_s)
-    return isinstance(action, WriteLock)
+    return isinstance(action, WriteLock) or (isinstance(action, Close) and action.state == "error")
 
 
 def _intended(memory: Memory, action: Action, now_s: float) -> Memory:
     """What is remembered before the call, because its answer may be lost."""
     if isinstance(action, Submit):
-        return msgspec.structs.replace(memory, claims={**memory.claims, action.lock.version: now_s})
+        # A lock serves once. The next one is written anew, and finds a promotion that was cut short.
+        claims = {**memory.claims, action.lock.version: now_s}
+        return msgspec.structs.replace(memory, claims=claims, locks={})
     if isinstance(action, Cancel) and action.run_id not in memory.yielded:
         return msgspec.structs.replace(memory, yielded=(*memory.yielded, action.run_id))
     return memory
