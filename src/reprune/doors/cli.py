@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
     "submit": ("run the pipeline in a cluster, and say what came of it", "submit"),
+    "project": ("describe this repository for the image that `serve` starts runs of", "project"),
     "anchor": ("make a promoted version the reference that does not move by itself", "commands"),
     "kit": ("write a folder that measures on a device which nobody can call", "device"),
     "import": ("take back what a kit measured", "device"),

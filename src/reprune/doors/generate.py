@@ -27,6 +27,7 @@ from reprune.doors.kfp.packages import compile_package, same
 from reprune.doors.kfp.readmes import every_readme
 from reprune.doors.local import DVC_FILE, dvc_text
 from reprune.doors.output import OUTPUTS
+from reprune.steps.project import Project
 from reprune.steps.promoter import Promoter
 
 SCHEMAS = Path("docs/schemas")
@@ -45,6 +46,7 @@ def generated() -> dict[Path, bytes]:
         "overrides": Overrides,
         "promoter": Promoter,
         "machines": Machines,
+        "project": Project,
     }
     for name, kind in documents.items():
         found[SCHEMAS / f"{name}.schema.json"] = _schema(kind)
