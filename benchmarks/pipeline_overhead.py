@@ -4,7 +4,8 @@
 
 The digits example through `continuous_compression` under kfp's SubprocessRunner, and then each step alone
 by the command line (`reprune <step>`) on the very same inputs: both are one fresh Python process a task. What
-a task takes more than its step is the pipeline's. Rounds alternate; a figure is the median over them.
+a task takes more than its step is the pipeline's. Rounds alternate; a time is the least of them, because
+whatever else the machine does only adds to it.
 On a cluster the scheduling of pods and the transfer of artefacts come on top: neither is measured here.
 `--quick` and `--verify` take one round. The bound is 3 s a step.
 """
@@ -22,7 +23,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.common import committed, options, result, table, write
@@ -98,7 +98,7 @@ def main() -> int:
         "added_max_s": max(row["added_s"] for row in rows),
         "added_mean_s": sum(row["added_s"] for row in rows) / len(rows),
         "tasks_s": sum(row["task_s"] for row in rows),
-        "choose_machine_s": median(one["choose"] for one in taken),
+        "choose_machine_s": min(one["choose"] for one in taken),
         "bound_s": BOUND_S,
     }
     print({name: round(value, 3) for name, value in figures.items()})
@@ -122,7 +122,6 @@ def _repository(folder: Path) -> Repository:
         ),
     )
     made.train(seed=1, epochs=3)
-    made.update()
     return made
 
 
@@ -131,15 +130,23 @@ def _round(repository: Repository, folder: Path) -> dict[str, float]:
     from pipelines.continuous_compression.pipeline import make
     from reprune.doors.kfp.options import Options
 
+    # Each round but the first one finds the champion that the one before promoted.
+    repository.update()
+    early = {
+        stage.out: _directly(stage, repository, folder, folder / "direct" / stage.out)
+        for stage in STAGES
+        if stage.step.startswith("fetch")
+    }
     with _listening() as clock, subprocess_runner(repository, folder / "pipeline"):
         make(Options(retries=0))(**texts(repository))
     run = latest_run(folder / "pipeline")
     taken = {f"task:{stage}": clock.took_s[task] for stage, task in TASKS.items()}
     taken["task:fetch"] = clock.took_s["fetch-model"]
     taken["choose"] = clock.took_s["choose-machine"]
-    direct = {
+    direct = early | {
         stage.out: _directly(stage, repository, run, folder / "direct" / stage.out)
         for stage in STAGES
+        if stage.out not in early
     }
     taken["direct:fetch"] = direct["dense"] + direct["previous"]
     return taken | {f"direct:{stage}": direct[stage] for stage in TASKS}
@@ -173,12 +180,8 @@ def _listening() -> Iterator[Clock]:
 
 
 def _row(name: str, taken: list[dict[str, float]]) -> dict[str, Any]:
-    return {
-        "step": name,
-        "task_s": median(one[f"task:{name}"] for one in taken),
-        "direct_s": median(one[f"direct:{name}"] for one in taken),
-        "added_s": median(one[f"task:{name}"] - one[f"direct:{name}"] for one in taken),
-    }
+    task_s, direct_s = (min(one[f"{way}:{name}"] for one in taken) for way in ("task", "direct"))
+    return {"step": name, "task_s": task_s, "direct_s": direct_s, "added_s": task_s - direct_s}
 
 
 if __name__ == "__main__":
