@@ -207,6 +207,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "init": InitOutput,
     "update": UpdateOutput,
     "project": ProjectOutput,
+    "serve": ServeOutput,
     "check": CheckOutput,
     "explain": CheckOutput,
     "override": OverrideOutput,
