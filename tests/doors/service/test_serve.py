@@ -277,16 +277,17 @@ class Served:
     """The process, its address, and what it has logged once it has ended."""
 
     def __init__(self, place: Place) -> None:
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "reprune.doors.cli", "serve", "--json"),
-                *("--port", "0", "--config", str(place.file)),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"REPRUNE_WORK": str(place.root / "work")},
-        )
+        self.file = place.file.with_suffix(".log")
+        words = ("serve", "--json", "--port", "0", "--config", str(place.file))
+        # A file: a pipe that nobody empties would hold the service up.
+        with self.file.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "reprune.doors.cli", *words],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {"REPRUNE_WORK": str(place.root / "work")},
+            )
         assert self.process.stdout is not None
         self.told = json.loads(self.process.stdout.readline())
         self.log = ""
@@ -313,7 +314,8 @@ class Served:
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        _, self.log = self.process.communicate(timeout=10)
+        self.process.communicate(timeout=10)
+        self.log = self.file.read_text()
         return self.process.returncode
 
 
