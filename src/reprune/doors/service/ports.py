@@ -96,7 +96,7 @@ class Patience:
         """Raises at once what asking this host raised last."""
         last = self._down.get(host)
         if last is not None:
-            pass
+            raise type(last)(last.what, where=last.where, fix=last.fix)
         try:
             yield
         except (RegistryUnreachable, OrchestratorUnreachable) as error:
