@@ -57,6 +57,7 @@ class StoredRun:
             "run_id": run_id,
             "display_name": self.body["display_name"],
             "experiment_id": self.body["experiment_id"],
+            "description": self.body.get("description", ""),
             "created_at": self.created_at,
             "state": now.state,
             "run_details": {
@@ -226,9 +227,14 @@ class _Server(ThreadingHTTPServer):
 
 def _filtered(request: Request, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for predicate in json.loads(request.query.get("filter", "{}")).get("predicates", []):
-        assert predicate["operation"] == 1, predicate
-        rows = [row for row in rows if row[predicate["key"]] == predicate["stringValue"]]
-    return rows
+        key, text = predicate["key"], predicate["stringValue"]
+        if predicate["operation"] == "IS_SUBSTRING":
+            rows = [row for row in rows if text in row[key]]
+        else:
+            assert predicate["operation"] == 1, predicate
+            rows = [row for row in rows if row[key] == text]
+    key, _, order = request.query.get("sort_by", "").partition(" ")
+    return sorted(rows, key=lambda row: str(row[key]), reverse=order == "desc") if key else rows
 
 
 class _Handler(BaseHTTPRequestHandler):

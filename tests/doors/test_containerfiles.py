@@ -17,6 +17,7 @@ from reprune.core.policy import POLICY_FILE
 from reprune.doors.init import TEMPLATE, init
 from reprune.doors.kfp import images, tasks
 from reprune.measure.attempts import ATTEMPTS_FILE
+from reprune.steps.project import PROJECT_FILE
 from reprune.steps.promoter import CONFIG
 
 OURS = ("control", "compress", "tensorrt")
@@ -50,7 +51,15 @@ def test_the_project_sends_its_own_files_and_nothing_else() -> None:
     let_through = {line[1:] for line in ignored if line.startswith("!")}
     copied = re.findall(r"^COPY (.*) \S+$", PROJECT, re.MULTILINE)
     names = {re.sub(r"\[(.)\]", r"\1", name) for line in copied for name in line.split()}
-    wanted = {"task", PARAMS_FILE, POLICY_FILE, OVERRIDES_FILE, ATTEMPTS_FILE, "requirements.txt"}
+    wanted = {
+        "task",
+        PARAMS_FILE,
+        POLICY_FILE,
+        PROJECT_FILE,
+        OVERRIDES_FILE,
+        ATTEMPTS_FILE,
+        "requirements.txt",
+    }
     assert let_through == names == wanted
 
 

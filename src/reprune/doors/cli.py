@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
     "rollback": ("return the champion to a version that served before", "rollback"),
     "submit": ("run the pipeline in a cluster, and say what came of it", "submit"),
+    "project": ("describe this repository for the image that `serve` starts runs of", "project"),
+    "serve": ("watch registries, and start a run for each newest version", "serve"),
     "anchor": ("make a promoted version the reference that does not move by itself", "commands"),
     "kit": ("write a folder that measures on a device which nobody can call", "device"),
     "import": ("take back what a kit measured", "device"),

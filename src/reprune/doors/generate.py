@@ -27,6 +27,9 @@ from reprune.doors.kfp.packages import compile_package, same
 from reprune.doors.kfp.readmes import every_readme
 from reprune.doors.local import DVC_FILE, dvc_text
 from reprune.doors.output import OUTPUTS
+from reprune.doors.service.config import ServiceConfig
+from reprune.orchestrate.reconcile_watch import Watches
+from reprune.steps.project import Project
 from reprune.steps.promoter import Promoter
 
 SCHEMAS = Path("docs/schemas")
@@ -45,6 +48,9 @@ def generated() -> dict[Path, bytes]:
         "overrides": Overrides,
         "promoter": Promoter,
         "machines": Machines,
+        "project": Project,
+        "serve": ServiceConfig,
+        "watches": Watches,
     }
     for name, kind in documents.items():
         found[SCHEMAS / f"{name}.schema.json"] = _schema(kind)

@@ -44,6 +44,25 @@ class UpdateOutput(Fact, kw_only=True):
     champion_version: str | None
 
 
+class ProjectOutput(Fact, kw_only=True):
+    ok: bool = True
+    written: str
+    changed: bool
+    data_version: str
+
+
+class ServeOutput(Fact, kw_only=True):
+    """Printed when the service listens, and with `--once` when the sweep has ended. `failures` are the
+    calls of that sweep that did not succeed.
+    """
+
+    ok: bool = True
+    host: str
+    port: int
+    watches: int
+    failures: int = 0
+
+
 class CheckOutput(Fact, kw_only=True):
     """`recomputed` is True where the judgement was made again from the samples and found equal."""
 
@@ -202,6 +221,8 @@ OUTPUTS: dict[str, type[Fact]] = {
     "step": StepOutput,
     "init": InitOutput,
     "update": UpdateOutput,
+    "project": ProjectOutput,
+    "serve": ServeOutput,
     "check": CheckOutput,
     "explain": CheckOutput,
     "override": OverrideOutput,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from reprune.doors.commands import OUTCOME_EXIT
 from reprune.doors.kfp.catalogue import catalogue_folder
 from reprune.orchestrate.described import SUCCEEDED, Run
 from reprune.orchestrate.endpoint import Endpoint
+from reprune.orchestrate.listing import about
 from reprune.orchestrate.package import read_package
 from reprune.orchestrate.parameters import check_parameters, declared_parameters, read_parameter
 from reprune.orchestrate.runs import (
@@ -64,15 +65,16 @@ class Started:
     found: Judged | None = field(default=None)
 
 
-def prepare(documents: Documents, request: Request) -> Submission:
+def prepare(
+    documents: Documents, request: Request, texts: Mapping[str, str] | None = None
+) -> Submission:
     """The submission for the lock, checked against the package; nothing is sent.
 
-    Raises InputError or DocumentError naming the parameter, the machine or the file.
+    `texts` are those of the three files, where they are not to be read below the root. Raises
+    InputError or DocumentError naming the parameter, the machine or the file.
     """
     package = read_package(request.pipeline or package_file(documents.root))
-    given: dict[str, object] = {
-        name: (documents.root / file).read_text(encoding="utf-8") for name, file in TEXTS.items()
-    }
+    given: dict[str, object] = dict(texts or _texts(documents.root))
     image = request.image
     if request.machines is not None and not image:
         image = str(declared_parameters(package.spec).get(IMAGE, {}).get("defaultValue", ""))
@@ -100,9 +102,13 @@ def prepare(documents: Documents, request: Request) -> Submission:
         pipeline_spec=package.spec,
         platform_spec=package.platform,
         parameters=check_parameters(package.spec, given),
-        description=f"{lock.name}, dense version {lock.dense.version}, lock {lock.digest}",
+        description=about(lock.name, lock.dense.version, lock.digest),
         service_account=request.service_account,
     )
+
+
+def _texts(root: Path) -> dict[str, str]:
+    return {name: (root / file).read_text(encoding="utf-8") for name, file in TEXTS.items()}
 
 
 def package_file(root: Path) -> Path:

@@ -62,7 +62,7 @@ def described(endpoint: Endpoint, row: Any) -> Run:
         run_id=run_id,
         name=name if isinstance(name, str) else "",
         state=UNKNOWN if not isinstance(state, str) or state in _NOT_YET else plain(state),
-        created_at_s=_seconds(row.get("created_at")),
+        created_at_s=seconds(row.get("created_at")),
         error=plain(str(error.get("message", ""))) if isinstance(error, dict) else "",
         tasks=_tasks(row.get("run_details")),
         link=endpoint.link(run_id),
@@ -94,7 +94,8 @@ def text_of(row: dict[str, Any], key: str, endpoint: Endpoint) -> str:
     return value
 
 
-def _seconds(value: Any) -> float | None:
+def seconds(value: Any) -> float | None:
+    """Unix time of what the service writes for one; None for anything else, and for what it never set."""
     if not isinstance(value, str):
         return None
     try:

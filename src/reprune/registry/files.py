@@ -179,7 +179,16 @@ class FilesRegistry:
 
     def _info(self, name: str, version: str) -> VersionInfo:
         stored = self._stored(name, version)
-        return VersionInfo(name=name, version=version, tags=stored.tags, stamp=stored.stamp)
+        with _reading(self.folder):
+            # Nothing is written into it afterwards; version.json is, when tags are set.
+            registered_s = (self.folder / name / version / FILES).stat().st_mtime
+        return VersionInfo(
+            name=name,
+            version=version,
+            tags=stored.tags,
+            stamp=stored.stamp,
+            registered_s=registered_s,
+        )
 
     def _aliases(self, name: str) -> dict[str, str]:
         return _decoded(self._model(name) / ALIASES, dict[str, str]) or {}

@@ -283,11 +283,13 @@ def _model(client: MlflowClient, name: str) -> RegisteredModel:
 
 def _info(version: ModelVersion) -> VersionInfo:
     stamp = f"{version.creation_timestamp} {version.source}"
+    created_ms = version.creation_timestamp
     return VersionInfo(
         name=version.name,
         version=_number(str(version.version)),
         tags=dict(version.tags or {}),
         stamp=stamp,
+        registered_s=created_ms / 1000 if created_ms else None,
     )
 
 

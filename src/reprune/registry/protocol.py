@@ -20,12 +20,16 @@ ANCHOR = "anchor"
 
 @dataclass(frozen=True, kw_only=True)
 class VersionInfo:
-    """One registered version. `stamp` differs between two versions that ever had the same number."""
+    """One registered version. `stamp` differs between two versions that ever had the same number.
+
+    `registered_s` is when it was registered (Unix time); None where the registry does not say.
+    """
 
     name: str
     version: str
     tags: Mapping[str, str]
     stamp: str
+    registered_s: float | None = None
 
 
 class Registry(Protocol):

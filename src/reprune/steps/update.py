@@ -60,7 +60,7 @@ def update(
     with exclusive(f"update:{root.resolve()}", what="another `reprune update` runs here"):
         given = read_params(root / PARAMS_FILE)
         policy = read_policy(root / POLICY_FILE)
-        _check_targets(given, policy, root)
+        check_targets(given, policy, root)
         registry = open_registry(given.registry, root)
         dense = find_dense(registry, given.name, version)
         if say:
@@ -71,10 +71,10 @@ def update(
             workspace=given.registry.workspace,
             name=given.name,
             dense=DenseRef(
-                version=dense.version, weights=_weights(registry, dense, given.registry)
+                version=dense.version, weights=weights_digest(registry, dense, given.registry)
             ),
-            champion=_ref(compressed.champion(registry, given.name)),
-            anchor=_ref(compressed.anchor(registry, given.name)),
+            champion=reference(compressed.champion(registry, given.name)),
+            anchor=reference(compressed.anchor(registry, given.name)),
             targets=tuple(sorted(given.targets)),
             params=digest_of(given),
             policy=digest_of(policy),
@@ -109,7 +109,7 @@ def check_lock(documents: Documents) -> None:
         )
 
 
-def _check_targets(given: Params, policy: Policy, root: Path) -> None:
+def check_targets(given: Params, policy: Policy, root: Path) -> None:
     """The policy must speak about exactly the targets that will be built."""
     unknown = sorted(set(policy.targets) - set(given.targets))
     if unknown:
@@ -128,7 +128,7 @@ def _check_targets(given: Params, policy: Policy, root: Path) -> None:
         )
 
 
-def _weights(registry: Registry, dense: VersionInfo, given: params.Registry) -> str:
+def weights_digest(registry: Registry, dense: VersionInfo, given: params.Registry) -> str:
     """The digest of a version's weight file; a version that was looked at before is not fetched again."""
     key = digest_of([registry.identity, dense.name, dense.version]).removeprefix("sha256:")
     cache = work_root() / "dense-weights" / f"{key[:32]}.json"
@@ -161,5 +161,6 @@ def _existing(path: Path) -> Lock | None:
         return None
 
 
-def _ref(holder: compressed.Holder | None) -> ChampionRef | Literal["none"]:
+def reference(holder: compressed.Holder | None) -> ChampionRef | Literal["none"]:
+    """What a lock says about the version that an alias names."""
     return holder.ref if holder else "none"

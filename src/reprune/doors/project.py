@@ -1,0 +1,42 @@
+"""`reprune project`: what an image has to carry so that locks can be written without the task's code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from reprune.core.errors import EXIT_DONE
+from reprune.doors.commands import Execute
+from reprune.doors.output import ProjectOutput
+
+
+def define_project(parser: argparse.ArgumentParser) -> Execute:
+    """`reprune project`: afterwards reprune.project.yaml describes what lies beside it."""
+    parser.description = (
+        "Asks the task for its data version, and writes that into reprune.project.yaml with digests of "
+        "params, policy and task. Run it before the project's image is built: `reprune serve` writes locks "
+        "from the file, without running the task's code."
+    )
+
+    def execute(parsed: argparse.Namespace) -> int:
+        from reprune.steps.project import describe
+
+        os.chdir(parsed.root)
+        result = describe(Path.cwd())
+        if parsed.json:
+            output = ProjectOutput(
+                written=result.path.name,
+                changed=result.changed,
+                data_version=result.project.data_version,
+            )
+            print(msgspec.json.encode(output).decode())
+            return EXIT_DONE
+        verb = "wrote" if result.changed else "nothing to change in"
+        print(f"{verb} {result.path.name}", file=sys.stderr)
+        return EXIT_DONE
+
+    return execute

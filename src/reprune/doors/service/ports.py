@@ -1,0 +1,411 @@
+"""The world as the reconciler wants it: a registry, a project's folder, runs, and people, for each watch.
+
+Whatever else an adapter raises becomes an error of its own watch, so that no watch stops another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from reprune.core import params, store
+from reprune.core.documents import canonical, decode_json, decode_yaml
+from reprune.core.errors import (
+    DocumentError,
+    InputError,
+    OrchestratorUnreachable,
+    RegistryError,
+    RegistryUnreachable,
+    RepruneError,
+    StaleLock,
+)
+from reprune.core.lock import Lock, lock_text
+from reprune.core.params import PARAMS_FILE, read_params
+from reprune.core.policy import POLICY_FILE, read_policy
+from reprune.core.step import Documents
+from reprune.doors.service import dispatching
+from reprune.doors.service.config import ModelRuns, Settings
+from reprune.doors.service.logs import crashed, say
+from reprune.doors.submission import Request, prepare
+from reprune.orchestrate.endpoint import Backoff, Endpoint
+from reprune.orchestrate.listing import model_runs
+from reprune.orchestrate.reconcile_actions import Close, Submit, Tell
+from reprune.orchestrate.reconcile_ports import LockMade
+from reprune.orchestrate.reconcile_seen import Dense, Memory, RegistrySeen, Row, RunSeen
+from reprune.orchestrate.reconcile_watch import Watch
+from reprune.orchestrate.runs import cancel_run, find_runs, submit_run
+from reprune.registry import tags
+from reprune.registry.compressed import compressed_name
+from reprune.registry.open import open_registry
+from reprune.registry.protocol import (
+    ANCHOR,
+    CHAMPION,
+    Registry,
+    VersionInfo,
+    known_alias,
+    known_versions,
+)
+from reprune.steps.project import pin
+
+# On a version that we added to say how dense versions ended without a verdict.
+CLOSED = "reprune.closed"
+CLOSES = "reprune.closes"
+WHY = "reprune.why"
+
+# What lies further back has ended, or never will.
+RUNS_S = 90 * 86_400.0
+# As much may the clocks of Kubeflow, of the registry and of whoever wrote `since` differ.
+SKEW_S = 86_400.0
+_CREDENTIALS = {
+    "username": "MLFLOW_TRACKING_USERNAME",
+    "password": "MLFLOW_TRACKING_PASSWORD",
+    "token": "MLFLOW_TRACKING_TOKEN",
+}
+_OUTCOMES = ("pass", "block", "inconclusive", "error")
+
+
+@contextmanager
+def contained(watch: Watch) -> Iterator[None]:
+    """Lets through what Reprune raises on purpose; anything else is logged and said to be a crash."""
+    try:
+        yield
+    except RepruneError:
+        raise
+    except Exception as error:
+        crashed("a watch crashed", model=watch.name)
+        raise RepruneError(f"crashed: {type(error).__name__}", where=watch.label) from error
+
+
+@dataclass
+class Patience:
+    """Remembers which hosts did not answer, so that each is waited for once a sweep."""
+
+    _down: dict[str, RepruneError] = field(default_factory=dict)
+
+    @contextmanager
+    def asking(self, host: str) -> Iterator[None]:
+        """Raises at once what asking this host raised last."""
+        last = self._down.get(host)
+        if last is not None:
+            raise type(last)(last.what, where=last.where, fix=last.fix)
+        try:
+            yield
+        except (RegistryUnreachable, OrchestratorUnreachable) as error:
+            self._down[host] = error
+            raise
+
+    def forget(self) -> None:
+        """From now on every host is asked again."""
+        self._down.clear()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registries:
+    """See reprune.orchestrate.reconcile_ports.RegistryView."""
+
+    settings: Settings
+    patience: Patience
+
+    def look(self, watch: Watch) -> RegistrySeen:
+        """All that is registered now."""
+        with contained(watch), self.patience.asking(watch.registry.uri):
+            registry = self.open(watch)
+            dense = known_versions(registry, watch.name)
+            compressed = compressed_name(watch.name)
+            return RegistrySeen(
+                dense=tuple(_dense(registry, each) for each in dense),
+                rows=tuple(row(each) for each in known_versions(registry, compressed)),
+                champion=known_alias(registry, compressed, CHAMPION),
+                anchor=known_alias(registry, compressed, ANCHOR),
+            )
+
+    def close(self, watch: Watch, close: Close) -> None:
+        """Adds one row that says so."""
+        with contained(watch), tempfile.TemporaryDirectory(prefix="reprune-") as folder:
+            note = {"closes": close.versions, "state": close.state, "why": close.why}
+            (Path(folder) / "closed.json").write_bytes(canonical(note) + b"\n")
+            marks = {CLOSED: close.state, CLOSES: " ".join(close.versions), WHY: close.why[:500]}
+            version = self.open(watch).register(compressed_name(watch.name), Path(folder), marks)
+        say(
+            "versions were closed",
+            model=watch.name,
+            version=" ".join(close.versions),
+            state=close.state,
+            why=close.why,
+            compressed_version=version,
+        )
+
+    def open(self, watch: Watch) -> Registry:
+        """The registry of a watch, with the credentials as they are now."""
+        folder = self.settings.config.registry_secret
+        for name, variable in _CREDENTIALS.items() if folder else ():
+            try:
+                text = (self.settings.path(folder) / name).read_text(encoding="utf-8").strip()
+            except FileNotFoundError:
+                continue
+            except (OSError, UnicodeDecodeError) as error:
+                raise RegistryError(
+                    "the registry's credentials cannot be read", where=f"{folder}/{name}"
+                ) from error
+            os.environ[variable] = text
+        given = params.Registry(
+            kind=watch.registry.kind, uri=watch.registry.uri, workspace=watch.registry.workspace
+        )
+        return open_registry(given, self.settings.root)
+
+
+def row(info: VersionInfo) -> Row:
+    """What the tags of a version of `<name>-compressed` say of it; what they do not say right, is empty."""
+    said = info.tags
+    outcome = said.get(tags.OUTCOME, "")
+    closed = said.get(CLOSED, "")
+    attempt = said.get(tags.ATTEMPT, "")
+    return Row(
+        version=info.version,
+        parent=said.get(tags.PARENT, ""),
+        lock=said.get(tags.LOCK, ""),
+        verdict=said.get(tags.VERDICT, "") if outcome in _OUTCOMES else "",
+        outcome=outcome if outcome in _OUTCOMES else "",  # type: ignore[arg-type]  # just compared
+        attempt=int(attempt) if attempt.isdecimal() and len(attempt) < 10 else 0,
+        waived=tags.WAIVER in said,
+        dry_run=tags.DRY_RUN in said,
+        promoted=tags.PROMOTED in said,
+        closed=closed if closed in ("error", "superseded") else "",  # type: ignore[arg-type]  # as above
+        closes=tuple(said.get(CLOSES, "").split()),
+    )
+
+
+def _dense(registry: Registry, info: VersionInfo) -> Dense:
+    if info.registered_s is None:
+        raise RegistryError(
+            "does not say when a version was registered, so nothing is after `since`",
+            where=f"{registry.identity}: {info.name} version {info.version}",
+        )
+    return Dense(version=info.version, registered_s=info.registered_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projects:
+    """See reprune.orchestrate.reconcile_ports.Locks. None of the project's code is run."""
+
+    settings: Settings
+    registries: Registries
+
+    def write(self, watch: Watch, version: str) -> LockMade:
+        """The lock that `reprune update` would write in the project for this version."""
+        with contained(watch):
+            root = self.folder(watch)
+            self._same(watch, root)
+            lock = pin(root, self.registries.open(watch), version).lock
+        say("a lock was written", model=watch.name, version=version, lock=lock.digest)
+        return LockMade(
+            digest=lock.digest,
+            text=lock_text(lock),
+            champion=None if lock.champion == "none" else lock.champion.version,
+            anchor=None if lock.anchor == "none" else lock.anchor.version,
+        )
+
+    def folder(self, watch: Watch) -> Path:
+        """Where the project of the watch's image lies. Raises InputError if it does not."""
+        digits = watch.image.rpartition("@sha256:")[2]
+        found = self.settings.path(self.settings.config.projects) / digits
+        if not digits or not found.is_dir():
+            raise InputError(
+                f"the project of the image of '{watch.name}' is not there",
+                where=str(found),
+                fix="mount the image's /project folder there",
+            )
+        return found
+
+    def _same(self, watch: Watch, root: Path) -> None:
+        """The watch and the project in its image must be about one model in one registry."""
+        given = read_params(root / PARAMS_FILE)
+        pairs = (
+            ("name", watch.name, given.name),
+            ("registry.kind", watch.registry.kind, given.registry.kind),
+            ("registry.uri", watch.registry.uri, given.registry.uri),
+            ("registry.workspace", watch.registry.workspace, given.registry.workspace),
+        )
+        for what, watched, found in pairs:
+            if watched != found:
+                raise DocumentError(
+                    f"`{what}` is '{watched}' in the watch and '{found}' in the project",
+                    where=str(root / PARAMS_FILE),
+                    fix="correct the one that is wrong",
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubeflowRuns:
+    """See reprune.orchestrate.reconcile_ports.Runs."""
+
+    settings: Settings
+    projects: Projects
+    patience: Patience
+    clock: Callable[[], float] = time.time
+
+    def of(self, watch: Watch) -> tuple[RunSeen, ...]:
+        """All runs of the model since the watch began, or of the last 90 days."""
+        endpoint = self.endpoint(watch)
+        since_s = max(watch.since.timestamp() - SKEW_S, self.clock() - RUNS_S)
+        with contained(watch), self.patience.asking(endpoint.host):
+            found = model_runs(endpoint, watch.name, since_s=since_s)
+        return tuple(
+            RunSeen(
+                run_id=each.run.run_id,
+                version=each.version,
+                lock=each.lock,
+                state=each.run.state,
+                created_s=each.run.created_at_s,
+                ended_s=each.ended_at_s,
+            )
+            for each in found
+        )
+
+    def submit(self, watch: Watch, submit: Submit) -> None:
+        """Starts a run named by the lock's digest, unless an active one of that name appeared meanwhile."""
+        endpoint = self.endpoint(watch)
+        with contained(watch), self.patience.asking(endpoint.host):
+            submission = prepare(*self._submission(watch, submit))
+            there = find_runs(endpoint, submission.name)
+            if any(not run.ended for run in there):
+                return
+            run = submit_run(endpoint, submission, known=[each.run_id for each in there])
+        say(
+            "a run was started",
+            model=watch.name,
+            version=submit.lock.version,
+            run=run.run_id,
+            link=run.link,
+            lock=submit.lock.digest,
+        )
+
+    def cancel(self, watch: Watch, run_id: str) -> None:
+        """Asks for the end of a run that came second."""
+        with contained(watch):
+            run = cancel_run(self.endpoint(watch), run_id)
+        say("a second run was cancelled", model=watch.name, run=run.run_id, state=run.state)
+
+    def endpoint(self, watch: Watch) -> Endpoint:
+        """Kubeflow Pipelines for this watch; one request is tried once: the next sweep comes soon."""
+        given = self.settings.config.kubeflow
+        if given is None:
+            raise InputError(f"'{watch.name}' needs `kubeflow`")
+        path = self.settings.path
+        return Endpoint(
+            host=given.host,
+            ui=given.ui,
+            namespace=watch.namespace,
+            token_file=path(given.token_file) if given.token_file else None,
+            ca_file=path(given.ca_file) if given.ca_file else None,
+            timeout_s=given.timeout_s,
+            backoff=Backoff(first_s=0.2, longest_s=1.0, tries=2),
+        )
+
+    def _submission(
+        self, watch: Watch, submit: Submit
+    ) -> tuple[Documents, Request, dict[str, str]]:
+        root = self.projects.folder(watch)
+        own = self.settings.config.runs.get(watch.name, ModelRuns())
+        lock = decode_yaml(submit.lock.text, Lock, name="the lock")
+        if lock.digest != submit.lock.digest:
+            raise StaleLock("the lock that was remembered is not the one it says it is")
+        documents = Documents(
+            root=root,
+            params=read_params(root / PARAMS_FILE),
+            policy=read_policy(root / POLICY_FILE),
+            lock=lock,
+        )
+        path = self.settings.path
+        request = Request(
+            experiment=watch.experiment,
+            pipeline=path(own.pipeline) if own.pipeline else None,
+            machines=path(own.machines) if own.machines else None,
+            image=watch.image,
+            control_image=own.control_image or watch.image,
+            settings=tuple(f"{name}={text}" for name, text in sorted(own.settings.items())),
+            service_account=watch.service_account,
+        )
+        texts = {
+            "lock": submit.lock.text,
+            "params": (root / PARAMS_FILE).read_text(encoding="utf-8"),
+            "policy": (root / POLICY_FILE).read_text(encoding="utf-8"),
+        }
+        return documents, request, texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """See reprune.orchestrate.reconcile_ports.People: the log, and the repository on GitHub."""
+
+    settings: Settings
+
+    def dispatch(self, watch: Watch, version: str) -> None:
+        """Sends the repository a dispatch event that names model and version."""
+        given = self.settings.config.github
+        if given is None:
+            raise InputError(f"'{watch.name}' needs `github`")
+        with contained(watch):
+            token_file = self.settings.path(given.token_file)
+            dispatching.send(given.api, token_file, watch.repository, watch.name, version)
+        say(
+            "the repository was told",
+            model=watch.name,
+            version=version,
+            repository=watch.repository,
+        )
+
+    def tell(self, watch: Watch, tell: Tell) -> None:
+        """Says it in the log."""
+        level = logging.INFO if tell.state in ("promoted", "passed") else logging.WARNING
+        say(
+            "a version's state",
+            level=level,
+            model=watch.name,
+            version=tell.version,
+            state=tell.state,
+            words=tell.words,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memories:
+    """See reprune.orchestrate.reconcile_ports.Store: a file a watch, or nothing where no folder is given."""
+
+    folder: Path | None
+
+    def load(self, watch: Watch) -> Memory:
+        """What was saved last; empty where there is nothing, or nothing that can be read."""
+        path = self._path(watch)
+        try:
+            return decode_json(path.read_bytes(), Memory, name=str(path)) if path else Memory()
+        except (OSError, DocumentError):
+            return Memory()
+
+    def save(self, watch: Watch, memory: Memory) -> None:
+        """Whole or not at all."""
+        path = self._path(watch)
+        if path is not None:
+            store.write_bytes(path, msgspec.json.encode(memory))
+
+    def _path(self, watch: Watch) -> Path | None:
+        name = hashlib.sha256("\n".join(watch.key).encode()).hexdigest()[:32]
+        return self.folder / f"{name}.json" if self.folder else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WallClock:
+    """Unix time."""
+
+    def now_s(self) -> float:
+        """The time now."""
+        return time.time()
