@@ -74,9 +74,15 @@ def rendered(
     return tuple(each for each in yaml.safe_load_all(text) if each)
 
 
-def one(manifests: tuple[Manifest, ...], kind: str) -> Manifest:
-    (found,) = (each for each in manifests if each["kind"] == kind)
-    return found
+def one(manifests: tuple[Manifest, ...], kind: str, ending: str = "") -> Manifest:
+    """The one manifest of its kind; of policies that of the service, unless `ending` names another."""
+    found = [each for each in manifests if each["kind"] == kind]
+    if kind == "NetworkPolicy":
+        found = [
+            each for each in found if each["metadata"]["name"].endswith("-test") == bool(ending)
+        ]
+    (it,) = found
+    return it
 
 
 def pods(manifests: tuple[Manifest, ...]) -> Iterator[Manifest]:

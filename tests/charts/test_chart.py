@@ -220,7 +220,9 @@ def test_selectors_choose_what_they_are_for(feature: str) -> None:
         elif kind in ("Deployment", "PodDisruptionBudget"):
             selector, wanted = spec["selector"], {"serve"}
         elif kind == "NetworkPolicy":
-            selector, wanted = spec["podSelector"], {"serve", "sweep"} & by_component.keys()
+            of_test = each["metadata"]["name"].endswith("-test")
+            wanted = ({"test"} if of_test else {"serve", "sweep"}) & by_component.keys()
+            selector = spec["podSelector"]
         else:
             continue
         chosen = {name for name, labels in by_component.items() if chooses(selector, labels)}
@@ -257,6 +259,16 @@ def test_nobody_asks_where_nobody_is_listed() -> None:
     assert peer.keys() == {"podSelector"}
     closed = one(rendered("minimal", values="tests: {enabled: false}"), "NetworkPolicy")
     assert closed["spec"]["ingress"] == []
+
+
+def test_the_pod_of_helm_test_asks_the_service_and_nobody_else() -> None:
+    manifests = rendered("minimal")
+    policy = one(manifests, "NetworkPolicy", "test")
+    assert policy["spec"]["ingress"] == []
+    (_, dns), (asked, ports) = peers(policy, "egress", "to")
+    assert (dns, ports) == ([53, 53], ["http"])
+    serve = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert chooses(json.loads(asked)["podSelector"], serve)
 
 
 @pytest.mark.parametrize("feature", ["monitoring", "sweep", "trainjobs"])
