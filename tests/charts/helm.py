@@ -96,6 +96,12 @@ def pods(manifests: tuple[Manifest, ...]) -> Iterator[Manifest]:
             yield each["spec"]["jobTemplate"]["spec"]["template"]
 
 
+def containers(pod: Manifest) -> list[Manifest]:
+    """The pod's container, and behind it those that run before."""
+    (main,) = pod["spec"]["containers"]
+    return [main, *pod["spec"].get("initContainers", [])]
+
+
 def chooses(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     """Whether a LabelSelector matches; of expressions it knows In."""
     wanted = selector.get("matchLabels", {})

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import kubernetes_validate
 import kubernetes_validate.utils
@@ -23,6 +24,7 @@ from tests.charts.helm import (
     NEWEST,
     Manifest,
     chooses,
+    containers,
     file_of,
     one,
     pods,
@@ -93,28 +95,35 @@ def test_pods_are_confined(feature: str) -> None:
         assert context["runAsNonRoot"] is True
         assert context["runAsUser"] == context["runAsGroup"] == tasks.USER
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys()
-        (container,) = spec["containers"]
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "privileged": False,
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": tasks.USER,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        for amounts in ("requests", "limits"):
-            assert {"cpu", "memory"} <= container["resources"][amounts].keys()
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        for container in containers(pod):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "privileged": False,
+                "readOnlyRootFilesystem": True,
+                "runAsNonRoot": True,
+                "runAsUser": tasks.USER,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            for amounts in ("requests", "limits"):
+                assert {"cpu", "memory"} <= container["resources"][amounts].keys()
+            written = {
+                each["name"]
+                for each in container.get("volumeMounts", [])
+                if not each.get("readOnly")
+            }
+            empty = {each["name"] for each in spec.get("volumes", []) if "emptyDir" in each}
+            assert written <= empty
         kinds = {name for volume in spec.get("volumes", []) for name in volume} - {"name"}
         assert kinds <= {"projected", "secret", "emptyDir"}
-        for mount in container.get("volumeMounts", []):
-            assert mount.get("readOnly") or mount["mountPath"] == "/tmp"
 
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_images_are_named_by_digest_or_by_a_tag_that_was_given(feature: str) -> None:
-    images = {pod["spec"]["containers"][0]["image"] for pod in pods(rendered(feature))}
-    (image,) = images
+    (image,) = {pod["spec"]["containers"][0]["image"] for pod in pods(rendered(feature))}
+    for pod in pods(rendered(feature)):
+        for container in containers(pod)[1:]:
+            assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"])
     wanted = r"\S+/control:0\.1\.0" if feature == "tag" else r"\S+/control@sha256:[0-9a-f]{64}"
     assert re.fullmatch(wanted, image)
 
@@ -127,6 +136,31 @@ def test_no_secret_is_written_and_each_is_named(feature: str) -> None:
         for variable in pod["spec"]["containers"][0].get("env", []):
             if SECRETIVE.search(variable["name"]) and variable["name"] != submit.TOKEN_FILE:
                 assert variable.keys() == {"name", "valueFrom"}
+
+
+def test_projects_are_there_before_the_service_and_it_cannot_change_them() -> None:
+    for pod in pods(rendered("projects")):
+        if pod["metadata"]["labels"]["app.kubernetes.io/component"] == "test":
+            continue
+        main, *copies = containers(pod)
+        mounts = {each["mountPath"]: each for each in main["volumeMounts"]}
+        assert mounts["/projects"]["readOnly"]
+        assert [each["command"][-1] for each in copies] == ["/projects/digits", "/projects/faces"]
+        for copy in copies:
+            assert copy["volumeMounts"] == [{"name": "projects", "mountPath": "/projects"}]
+            assert "env" not in copy
+
+
+def test_copying_a_project_twice_is_copying_it_once(tmp_path: Path) -> None:
+    copy = containers(one(rendered("projects"), "Deployment")["spec"]["template"])[1]
+    (tmp_path / "project" / "task").mkdir(parents=True)
+    (tmp_path / "project" / "task" / "model.py").write_text("model")
+    (tmp_path / "projects").mkdir()
+    command = [f"{tmp_path}{each}" if each[0] == "/" else each for each in copy["command"]]
+    for _ in range(2):
+        subprocess.run(command, check=True, timeout=30)
+        found = [path.relative_to(tmp_path) for path in (tmp_path / "projects").rglob("*.py")]
+        assert found == [Path("projects/digits/task/model.py")]
 
 
 def test_every_named_secret_arrives() -> None:

@@ -36,6 +36,10 @@ WRONG = {
         "image: {pullPolicy: Sometimes}",
         r'image.pullPolicy must be one of the following: "Always"',
     ),
+    "a project by a tag": (
+        "projects: {digits: 'example.org/digits:1'}",
+        r"projects.digits: Does not match pattern",
+    ),
     "no webhook secret": (
         "secrets: {webhook: {name: ''}}",
         r"secrets.webhook.name is empty: name an existing secret",

@@ -17,9 +17,23 @@ spec:
   {{- if not .isServer }}
   restartPolicy: Never
   {{- end }}
+  {{- with $values.projects }}
+  initContainers:
+    {{- range $name, $image := . }}
+    - name: project-{{ $name }}
+      {{- include "reprune.containerSettings" (list $.root $image) | nindent 6 }}
+      # -T: tried again, it copies over what it copied before.
+      command: [cp, -RT, /project, {{ printf "/projects/%s" $name | quote }}]
+      resources:
+        requests: {cpu: 10m, memory: 32Mi, ephemeral-storage: 16Mi}
+        limits: {cpu: 200m, memory: 128Mi, ephemeral-storage: {{ $values.projectsSize | quote }}}
+      volumeMounts:
+        - {name: projects, mountPath: /projects}
+    {{- end }}
+  {{- end }}
   containers:
     - name: {{ .component }}
-      {{- include "reprune.containerSettings" .root | nindent 6 }}
+      {{- include "reprune.containerSettings" (list .root (include "reprune.image" .root)) | nindent 6 }}
       command:
         {{- toYaml .command | nindent 8 }}
       env:
@@ -29,6 +43,9 @@ spec:
       volumeMounts:
         - {name: etc, mountPath: /etc/reprune, readOnly: true}
         - {name: tmp, mountPath: /tmp}
+        {{- if $values.projects }}
+        - {name: projects, mountPath: /projects, readOnly: true}
+        {{- end }}
         {{- if include "reprune.pipelinesToken" .root }}
         - {name: pipelines, mountPath: /var/run/secrets/kubeflow/pipelines, readOnly: true}
         {{- end }}
@@ -68,9 +85,10 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{/* Called with the root and an image. */}}
 {{- define "reprune.containerSettings" -}}
-image: {{ include "reprune.image" . | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+image: {{ index . 1 | quote }}
+imagePullPolicy: {{ (index . 0).Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
   privileged: false
@@ -157,6 +175,10 @@ readinessProbe:
       {{- end }}
 - name: tmp
   emptyDir: {sizeLimit: {{ .Values.tmpSize | quote }}}
+{{- if .Values.projects }}
+- name: projects
+  emptyDir: {sizeLimit: {{ .Values.projectsSize | quote }}}
+{{- end }}
 {{- if .Values.secrets.pipelines.name }}
 - name: pipelines
   secret:
