@@ -37,7 +37,7 @@ bad=0
 ask rest ""
 # CKV_K8S_43, a digest: these are the values of somebody who has none.
 ask tag CKV_K8S_43
-# CKV_K8S_35, secrets as files: MLflow's client takes its credentials from variables only.
+# CKV_K8S_35, secrets as files: all are, except what somebody puts into secrets.env.
 ask secrets CKV_K8S_35
 # CKV2_K8S_6, a NetworkPolicy: the cluster has its own, say these values.
 ask open CKV2_K8S_6

@@ -134,19 +134,24 @@ def test_no_secret_is_written_and_each_is_named(feature: str) -> None:
     assert "Secret" not in {each["kind"] for each in manifests}
     for pod in pods(manifests):
         for variable in pod["spec"]["containers"][0].get("env", []):
-            if SECRETIVE.search(variable["name"]) and variable["name"] != submit.TOKEN_FILE:
+            if SECRETIVE.search(variable["name"]):
                 assert variable.keys() == {"name", "valueFrom"}
 
 
 def test_projects_are_there_before_the_service_and_it_cannot_change_them() -> None:
+    watches = yaml.safe_load(Path(file_of("projects")).read_text())["watches"]
+    images = sorted({each["image"] for each in watches}, key=lambda each: each.partition("@")[2])
+    assert len(images) == 2 < len(watches)
     for pod in pods(rendered("projects")):
         if pod["metadata"]["labels"]["app.kubernetes.io/component"] == "test":
             continue
         main, *copies = containers(pod)
         mounts = {each["mountPath"]: each for each in main["volumeMounts"]}
         assert mounts["/projects"]["readOnly"]
-        assert [each["command"][-1] for each in copies] == ["/projects/digits", "/projects/faces"]
+        assert [each["image"] for each in copies] == images
         for copy in copies:
+            digits = copy["image"].rpartition("@sha256:")[2]
+            assert copy["command"][-1] == f"/projects/{digits}"
             assert copy["volumeMounts"] == [{"name": "projects", "mountPath": "/projects"}]
             assert "env" not in copy
 
@@ -160,38 +165,56 @@ def test_copying_a_project_twice_is_copying_it_once(tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run(command, check=True, timeout=30)
         found = [path.relative_to(tmp_path) for path in (tmp_path / "projects").rglob("*.py")]
-        assert found == [Path("projects/digits/task/model.py")]
+        assert found == [Path(f"projects/{'0123456789abcdef' * 4}/task/model.py")]
 
 
-def test_every_named_secret_arrives() -> None:
-    spec = one(rendered("secrets"), "Deployment")["spec"]["template"]["spec"]
+def test_every_named_secret_arrives_where_the_service_looks() -> None:
+    manifests = rendered("secrets")
+    spec = one(manifests, "Deployment")["spec"]["template"]["spec"]
     (container,) = spec["containers"]
-    env = {each["name"]: each for each in container["env"]}
-    refs = {
-        name: (each["valueFrom"]["secretKeyRef"]["name"], each["valueFrom"]["secretKeyRef"]["key"])
-        for name, each in env.items()
-        if "valueFrom" in each
+    (chat,) = (each for each in container["env"] if "valueFrom" in each)
+    assert chat == {
+        "name": "CHAT_URL",
+        "valueFrom": {"secretKeyRef": {"name": "chat", "key": "url"}},
     }
-    assert refs == {
-        **{name: ("mlflow-reader", key) for key, name in tasks.REGISTRY.items()},
-        "CHAT_URL": ("chat", "url"),
-    }
-    volumes = {each["name"]: each for each in spec["volumes"]}
-    assert volumes["pipelines"]["secret"]["secretName"] == "kfp-token"
-    assert volumes["pipelines"]["secret"]["items"] == [{"key": "access.token", "path": "token"}]
-    (webhook,) = (s["secret"] for s in volumes["etc"]["projected"]["sources"] if "secret" in s)
-    assert (webhook["name"], webhook["items"][0]["key"]) == ("reprune-webhook", "current")
-
-
-def test_the_pod_speaks_the_names_of_the_code() -> None:
-    """Variables and places are those that the command line knows."""
-    spec = one(rendered("secrets"), "Deployment")["spec"]["template"]["spec"]
-    (container,) = spec["containers"]
+    config = yaml.safe_load(one(manifests, "ConfigMap")["data"]["serve.yaml"])
+    at = files(spec, container)
+    assert [at[f"/etc/reprune/{each}"] for each in config["webhook"]["secret_files"]] == [
+        ("reprune-webhook", "current"),
+        ("reprune-webhook", "next"),
+    ]
+    assert at[config["kubeflow"]["token_file"]] == ("kfp-token", "access.token")
+    assert at[f"/etc/reprune/{config['github']['token_file']}"] == ("github", "dispatch")
+    assert at[f"/etc/reprune/{config['kubeflow']['ca_file']}"] == ("company-ca", "ca.crt")
+    assert at[config["registry_secret"]] == ("mlflow-reader", "")
+    assert at["/etc/reprune/" + config["watches"]] == ("r-reprune", "watches.yaml")
     env = {each["name"]: each.get("value") for each in container["env"]}
-    assert {submit.HOST, submit.UI, submit.NAMESPACE} <= env.keys()
-    assert env[submit.TOKEN_FILE] == str(submit.MOUNTED)
-    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
-    assert mounts["pipelines"] == str(submit.MOUNTED.parent)
+    assert env["SSL_CERT_FILE"] == env["REQUESTS_CA_BUNDLE"] == "/etc/reprune/ca.crt"
+
+
+def files(spec: Manifest, container: Manifest) -> dict[str, tuple[str, str]]:
+    """From paths in the container to the objects and keys that lie there; a whole secret has no key."""
+    found = {}
+    places = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    for volume in spec["volumes"]:
+        place = places[volume["name"]]
+        for source in volume.get("projected", {"sources": [volume]})["sources"]:
+            given = source.get("secret") or source.get("configMap") or {}
+            name = given.get("name") or given.get("secretName", "")
+            for item in given.get("items", ()):
+                found[f"{place}/{item['path']}"] = (name, item["key"])
+            if given and "items" not in given:
+                found[place] = (name, "")
+    return found
+
+
+def test_the_token_lies_where_every_pod_finds_one() -> None:
+    config = yaml.safe_load(one(rendered("minimal"), "ConfigMap")["data"]["serve.yaml"])
+    assert config["kubeflow"]["token_file"] == str(submit.MOUNTED)
+    (container,) = one(rendered("minimal"), "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert str(submit.MOUNTED.parent) in {each["mountPath"] for each in container["volumeMounts"]}
+    without = yaml.safe_load(one(rendered("account"), "ConfigMap")["data"]["serve.yaml"])
+    assert "token_file" not in without["kubeflow"]
 
 
 def test_the_token_is_the_pods_own_and_for_pipelines_only() -> None:
@@ -332,17 +355,28 @@ def test_every_object_is_found_by_its_labels() -> None:
     assert pod["annotations"]["example.org/note"] == "a: b # c"
 
 
-def test_what_is_watched_is_what_was_written() -> None:
-    config = yaml.safe_load((CHART / "ci" / "minimal-values.yaml").read_text())["config"]
-    written = one(rendered("minimal"), "ConfigMap")["data"]["serve.yaml"]
-    assert yaml.safe_load(written) == config
+@pytest.mark.parametrize("feature", FEATURES)
+def test_what_is_watched_is_what_was_written(feature: str) -> None:
+    """Numbers stay numbers and times stay texts, on their way through Helm."""
+    given = yaml.safe_load(Path(file_of(feature)).read_text())
+    (config,) = (each for each in rendered(feature) if "watches.yaml" in each.get("data", {}))
+    written = yaml.safe_load(config["data"]["watches.yaml"])
+    assert written["watches"] == given["watches"]
+    assert written["concurrency"] == given.get("concurrency", 4)
+    assert yaml.safe_load(config["data"]["serve.yaml"]).get("runs", {}) == given.get("runs", {})
+
+
+def test_large_numbers_are_not_written_as_fractions() -> None:
+    values = "webhook: {maxBodyBytes: 16000000, windowSeconds: 3600}"
+    config = one(rendered("minimal", values=values), "ConfigMap")["data"]["serve.yaml"]
+    assert yaml.safe_load(config)["webhook"]["max_body_bytes"] == 16_000_000
+    assert "e+" not in config
 
 
 def test_another_configuration_starts_the_pod_anew() -> None:
-    other = "config: {watches: [{name: other}]}"
     before, after = (
         one(rendered("minimal", values=values), "Deployment")["spec"]["template"]
-        for values in ("", other)
+        for values in ("", "concurrency: 7")
     )
     assert before["spec"] == after["spec"]
     assert before["metadata"]["annotations"] != after["metadata"]["annotations"]
@@ -371,7 +405,7 @@ def test_the_sweep_is_the_service_once() -> None:
     (serve,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert sweep["command"][-1] == "--once"
     assert serve["command"][:4] == sweep["command"][:4]
-    for same in ("env", "image", "volumeMounts", "securityContext", "resources"):
+    for same in ("image", "volumeMounts", "securityContext", "resources"):
         assert sweep[same] == serve[same]
     assert not {"ports", "livenessProbe"} & sweep.keys()
 

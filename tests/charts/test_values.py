@@ -18,8 +18,17 @@ from tests.charts.values_table import described, in_page, table
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = (CHART / "values.yaml").read_text()
 README = (CHART / "README.md").read_text()
-# Helm's own, and what the service checks itself when it starts.
-OPEN = {"global", "config", "config.properties.watches.items"}
+# Helm's own.
+OPEN = {"global"}
+
+
+def watching(more: str) -> str:
+    """Values that watch the model `a`, with `more` of the watch."""
+    rest = (
+        f"registry: {{uri: 'http://mlflow:5000'}}, since: '2026-11-01T00:00:00Z', name: a, {more}"
+    )
+    return json.dumps({"watches": [yaml.safe_load("{" + rest + "}")]})
+
 
 WRONG = {
     "a second replica": ("replicaCount: 2", r"property replicaCount is not allowed"),
@@ -37,9 +46,34 @@ WRONG = {
         r'image.pullPolicy must be one of the following: "Always"',
     ),
     "a project by a tag": (
-        "projects: {digits: 'example.org/digits:1'}",
-        r"projects.digits: Does not match pattern",
+        watching("image: 'example.org/digits:1', experiment: e"),
+        r"watches.0.image: Does not match pattern",
     ),
+    "a run of nothing": (
+        watching("experiment: e"),
+        r"watches: 'a' in mode run needs an image and an experiment",
+    ),
+    "a pull request nowhere": (
+        watching("mode: pull-request"),
+        r"watches: 'a' in mode pull-request needs a repository",
+    ),
+    "a pull request by nobody": (
+        watching("mode: pull-request, repository: a/b"),
+        r"mode pull-request needs secrets.github.name",
+    ),
+    "a policy in a watch": (
+        watching("policy: {}"),
+        r"watches.0: Additional property policy is not allowed",
+    ),
+    "a password in a registry's address": (
+        watching("registry: {uri: 'https://me:pw@mlflow'}"),
+        r"registry's uri of 'a' holds a password",
+    ),
+    "a day without its time": (
+        watching("since: '2026-11-01'"),
+        r"watches.0.since: Does not match pattern",
+    ),
+    "runs of what nobody watches": ("runs: {faces: {}}", r"runs: nobody watches 'faces'"),
     "no webhook secret": (
         "secrets: {webhook: {name: ''}}",
         r"secrets.webhook.name is empty: name an existing secret",
@@ -58,14 +92,14 @@ WRONG = {
     ),
     "a number for a variable": ("env: {A: 1}", r"env.A: Invalid type. Expected: string"),
     "a variable that the chart sets": (
-        "env: {REPRUNE_KFP_HOST: x}",
-        r"REPRUNE_KFP_HOST has a value of its own",
+        "env: {SSL_CERT_FILE: x}",
+        r"SSL_CERT_FILE has a value of its own",
     ),
     "a variable said twice": (
         "{env: {A: x}, secrets: {env: {A: {name: s, key: k}}}}",
         r"A is in env and in secrets.env: remove one",
     ),
-    "no watch": ("config: {watches: []}", r"config.watches is empty: name at least one"),
+    "no watch": ("watches: []", r"watches is empty: name at least one"),
     "a password in the host": (
         "pipelines: {host: 'https://me:pw@kubeflow'}",
         r"pipelines.host: Does not match pattern",
@@ -185,7 +219,7 @@ def test_every_value_is_described() -> None:
 
 
 def test_every_top_level_value_has_a_default() -> None:
-    assert SCHEMA["properties"].keys() - yaml.safe_load(VALUES).keys() == {"global"}
+    assert SCHEMA["properties"].keys() - yaml.safe_load(VALUES).keys() == OPEN
 
 
 def test_the_page_shows_the_values_as_they_are() -> None:

@@ -6,7 +6,7 @@ metadata:
     {{- include "reprune.labelsWith" (list .root $values.podLabels) | nindent 4 }}
     app.kubernetes.io/component: {{ .component }}
   annotations:
-    # The service reads its configuration once.
+    # The service reads its configuration once, its secrets each time.
     reprune.dev/config: {{ include "reprune.config" .root | sha256sum }}
     {{- with $values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
@@ -17,13 +17,14 @@ spec:
   {{- if not .isServer }}
   restartPolicy: Never
   {{- end }}
-  {{- with $values.projects }}
+  {{- with include "reprune.projects" .root }}
   initContainers:
-    {{- range $name, $image := . }}
-    - name: project-{{ $name }}
+    {{- range $image := splitList "\n" . }}
+    {{- $digest := $image | splitList "@sha256:" | last }}
+    - name: project-{{ trunc 12 $digest }}
       {{- include "reprune.containerSettings" (list $.root $image) | nindent 6 }}
       # -T: tried again, it copies over what it copied before.
-      command: [cp, -RT, /project, {{ printf "/projects/%s" $name | quote }}]
+      command: [cp, -RT, /project, "/projects/{{ $digest }}"]
       resources:
         requests: {cpu: 10m, memory: 32Mi, ephemeral-storage: 16Mi}
         limits: {cpu: 200m, memory: 128Mi, ephemeral-storage: {{ $values.projectsSize | quote }}}
@@ -36,15 +37,18 @@ spec:
       {{- include "reprune.containerSettings" (list .root (include "reprune.image" .root)) | nindent 6 }}
       command:
         {{- toYaml .command | nindent 8 }}
+      {{- with include "reprune.environment" .root | trim }}
       env:
-        {{- include "reprune.environment" .root | nindent 8 }}
+        {{- . | nindent 8 }}
+      {{- end }}
       resources:
         {{- toYaml $values.resources | nindent 8 }}
       volumeMounts:
         - {name: etc, mountPath: /etc/reprune, readOnly: true}
         - {name: tmp, mountPath: /tmp}
-        {{- if $values.projects }}
         - {name: projects, mountPath: /projects, readOnly: true}
+        {{- if $values.secrets.registry.name }}
+        - {name: registry, mountPath: /var/run/secrets/reprune/registry, readOnly: true}
         {{- end }}
         {{- if include "reprune.pipelinesToken" .root }}
         - {name: pipelines, mountPath: /var/run/secrets/kubeflow/pipelines, readOnly: true}
@@ -125,27 +129,9 @@ readinessProbe:
 {{- end -}}
 
 {{- define "reprune.environment" -}}
-- {name: REPRUNE_KFP_HOST, value: {{ .Values.pipelines.host | quote }}}
-{{- with .Values.pipelines.ui }}
-- {name: REPRUNE_KFP_UI, value: {{ . | quote }}}
-{{- end }}
-{{- with .Values.pipelines.namespace }}
-- {name: REPRUNE_KFP_NAMESPACE, value: {{ . | quote }}}
-{{- end }}
-{{- if include "reprune.pipelinesToken" . }}
-- {name: KF_PIPELINES_SA_TOKEN_PATH, value: /var/run/secrets/kubeflow/pipelines/token}
-{{- end }}
 {{- if .Values.caConfigMap }}
 - {name: SSL_CERT_FILE, value: /etc/reprune/ca.crt}
 - {name: REQUESTS_CA_BUNDLE, value: /etc/reprune/ca.crt}
-{{- end }}
-{{- with .Values.secrets.registry.name }}
-{{- $secret := . }}
-{{- range $key := list "username" "password" "token" }}
-- name: MLFLOW_TRACKING_{{ upper $key }}
-  valueFrom:
-    secretKeyRef: {name: {{ $secret | quote }}, key: {{ $key }}, optional: true}
-{{- end }}
 {{- end }}
 {{- range $name, $ref := .Values.secrets.env }}
 - name: {{ $name }}
@@ -164,10 +150,20 @@ readinessProbe:
     sources:
       - configMap:
           name: {{ include "reprune.fullname" . }}
-          items: [{key: serve.yaml, path: serve.yaml}]
+          items: [{key: serve.yaml, path: serve.yaml}, {key: watches.yaml, path: watches.yaml}]
       - secret:
           name: {{ required "secrets.webhook.name is empty: name an existing secret, without which the service does not start" .Values.secrets.webhook.name | quote }}
-          items: [{key: {{ .Values.secrets.webhook.key | quote }}, path: webhook-secret}]
+          items:
+            {{- range .Values.secrets.webhook.keys }}
+            - {key: {{ . | quote }}, path: {{ printf "webhook/%s" . | quote }}}
+            {{- end }}
+      {{- with .Values.secrets.github }}
+      {{- if .name }}
+      - secret:
+          name: {{ .name | quote }}
+          items: [{key: {{ .key | quote }}, path: github-token}]
+      {{- end }}
+      {{- end }}
       {{- with .Values.caConfigMap }}
       - configMap:
           name: {{ . | quote }}
@@ -175,9 +171,11 @@ readinessProbe:
       {{- end }}
 - name: tmp
   emptyDir: {sizeLimit: {{ .Values.tmpSize | quote }}}
-{{- if .Values.projects }}
 - name: projects
   emptyDir: {sizeLimit: {{ .Values.projectsSize | quote }}}
+{{- with .Values.secrets.registry.name }}
+- name: registry
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- if .Values.secrets.pipelines.name }}
 - name: pipelines

@@ -1,9 +1,7 @@
 {{/* What a schema cannot say, or not in words that help. */}}
 {{- define "reprune.refusals" -}}
 {{- $values := .Values -}}
-{{- if not $values.config.watches -}}
-{{- fail "config.watches is empty: name at least one model to watch" -}}
-{{- end -}}
+{{- include "reprune.refusedWatches" . -}}
 {{- if eq $values.image.tag "latest" -}}
 {{- fail "image.tag is 'latest', which names no version: give image.digest, or another tag" -}}
 {{- end -}}
@@ -23,7 +21,7 @@
 {{- if not $egress.registry -}}
 {{- fail "networkPolicy.egress.registry is empty: say where the registry is, or the service reaches none" -}}
 {{- end -}}
-{{- if not $egress.pipelines -}}
+{{- if and (include "reprune.projects" .) (not $egress.pipelines) -}}
 {{- fail "networkPolicy.egress.pipelines is empty: say where Kubeflow Pipelines is, or the service reaches none" -}}
 {{- end -}}
 {{- range $peer := concat $egress.registry $egress.pipelines $egress.others -}}
@@ -35,10 +33,10 @@
 {{- end -}}
 
 {{- define "reprune.refusedVariables" -}}
-{{- $ours := list "REPRUNE_KFP_HOST" "REPRUNE_KFP_UI" "REPRUNE_KFP_NAMESPACE" "KF_PIPELINES_SA_TOKEN_PATH" "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" -}}
+{{- $ours := list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" -}}
 {{- range $name := concat (keys .Values.env) (keys .Values.secrets.env) -}}
 {{- if has $name $ours -}}
-{{- fail (printf "%s has a value of its own (pipelines, secrets or caConfigMap): remove it from env and secrets.env" $name) -}}
+{{- fail (printf "%s has a value of its own (secrets.registry or caConfigMap): remove it from env and secrets.env" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $value := .Values.env -}}
@@ -47,6 +45,36 @@
 {{- end -}}
 {{- if hasKey $.Values.secrets.env $name -}}
 {{- fail (printf "%s is in env and in secrets.env: remove one" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "reprune.refusedWatches" -}}
+{{- if not .Values.watches -}}
+{{- fail "watches is empty: name at least one model to watch" -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range .Values.watches -}}
+{{- $names = append $names .name -}}
+{{- if regexMatch "://[^/]*@" .registry.uri -}}
+{{- fail (printf "watches: the registry's uri of '%s' holds a password: put it into a Secret and name that in secrets.registry" .name) -}}
+{{- end -}}
+{{- if eq (.mode | default "run") "run" -}}
+{{- if or (not .image) (not .experiment) -}}
+{{- fail (printf "watches: '%s' in mode run needs an image and an experiment" .name) -}}
+{{- end -}}
+{{- else -}}
+{{- if not .repository -}}
+{{- fail (printf "watches: '%s' in mode pull-request needs a repository" .name) -}}
+{{- end -}}
+{{- if not $.Values.secrets.github.name -}}
+{{- fail (printf "watches: '%s' in mode pull-request needs secrets.github.name, whose token may send repository dispatches" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := .Values.runs -}}
+{{- if not (has $name $names) -}}
+{{- fail (printf "runs: nobody watches '%s'" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
