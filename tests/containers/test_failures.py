@@ -80,7 +80,7 @@ def root(images: Images, docker_runner: None, tmp_path: Path) -> Path:
 def test_one_of_our_components_succeeds(root: Path) -> None:
     component = with_image(choose_machine)
     for _ in range(TRIES):
-        task = component(params=PARAMS, machine=MACHINE)
+        task = component(params=PARAMS, machine=MACHINE, image="mine:1")
         assert task.outputs["image"] == "any"
 
 
@@ -89,7 +89,7 @@ def test_one_of_our_components_fails_with_the_reason_last(
 ) -> None:
     broken = yaml.safe_dump({**yaml.safe_load(PARAMS), "seeds": 1})
     with pytest.raises(RuntimeError, match="FAILURE"):
-        with_image(choose_machine)(params=broken, machine=MACHINE)
+        with_image(choose_machine)(params=broken, machine=MACHINE, image="mine:1")
     said = capfd.readouterr().out
     assert "error: choose-machine: " in said
     assert "'seeds'" in said or "`seeds`" in said

@@ -87,8 +87,6 @@ def project(
 ) -> Project:
     """What `reprune init` writes, its Containerfile built on each of our images, one dense version."""
     root = tmp_path_factory.mktemp("containers")
-    for above in (root, root.parent, root.parent.parent):
-        above.chmod(0o755)
     made = make_repository(root / "repo")
     out = root / "root"
     out.mkdir()

@@ -234,6 +234,20 @@ def test_the_order_of_parts_is_irrelevant(seed: int) -> None:
 
 
 @FEW
+@given(SEEDS)
+def test_the_order_of_the_policy_is_irrelevant(seed: int) -> None:
+    """A verdict keeps its policy with sorted keys; a person writes targets as they come."""
+    evidence, policy = a_case(seed, ratio_metric=True)
+    turned = replace(
+        policy,
+        targets=dict(reversed(policy.targets.items())),
+        quality=dict(reversed(policy.quality.items())),
+    )
+    assert list(turned.targets) != list(policy.targets)
+    assert canonical(judge(evidence, turned)) == canonical(judge(evidence, policy))
+
+
+@FEW
 @given(seed=SEEDS)
 def test_names_of_sources_are_names(seed: int) -> None:
     """Sources called otherwise: the same bytes for 0/1 records; for ratios where their order stays."""

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.continuous_compression.pipeline import make
 from reprune.core import store
-from reprune.core.artifacts import Previous, Verdict
+from reprune.core.artifacts import Benchmark, Engines, Previous, Verdict
 from reprune.core.params import read_params
 from reprune.core.step import run
 from reprune.doors.kfp.options import Options
@@ -126,8 +126,24 @@ def test_the_command_line_makes_the_same_artefacts(repository: Repository, passe
 def test_a_block_fails_the_run_and_says_why(
     repository: Repository, passed: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The report is written, the candidate is registered with it, and the champion stays."""
-    repository.edit("policy.yaml", lambda policy: policy["quality"]["accuracy"].update(floor=0.999))
+    """Two targets on two machines. The report is written, the candidate is registered with it, and the
+    champion stays.
+    """
+    second = {"runtime": "onnxruntime", "precision": "fp32", "batch_size": 4, "machine": "b"}
+    repository.edit(
+        "params.yaml",
+        lambda params: (
+            params["targets"]["ort-cpu"].update(machine="a"),
+            params["targets"].update({"ort-4": second}),
+        ),
+    )
+    repository.edit(
+        "policy.yaml",
+        lambda policy: (
+            policy["targets"].update({"ort-4": "required"}),
+            policy["quality"]["accuracy"].update(floor=0.999),
+        ),
+    )
     repository.train(seed=2, epochs=2)
     repository.update()
     out = repository.root.parent / "blocked"
@@ -136,15 +152,27 @@ def test_a_block_fails_the_run_and_says_why(
         subprocess_runner(repository, out),
         pytest.raises(RuntimeError, match="promote"),
     ):
-        make(Options(retries=0))(**texts(repository))
+        make(Options(retries=0))(
+            **texts(repository), machines=[{"name": "a"}, {"name": "b", "image": "another"}]
+        )
     blocked = latest_run(out)
     judgement = store.read(blocked / PLACES["verdict"], Verdict).manifest.judgement
     assert judgement.outcome == "block"
+    assert {rule.target for rule in judgement.rules} == {"ort-cpu", "ort-4"}
+    for number, target in enumerate(("ort-cpu", "ort-4")):
+        turn = blocked / f"for-loop-2-iteration-{number}"
+        engines = store.read(turn / "build" / "engines", Engines).manifest.engines
+        assert {fact.target for fact in engines} == {target}
+        measured = store.read(turn / "benchmark" / "measured", Benchmark).manifest
+        assert [samples.target for samples in measured.targets] == [target]
+        # One look each, at one candidate: no machine counts the other one's.
+        assert measured.attempt == 1
     assert store.read(blocked / PLACES["previous"], Previous).manifest.champion is not None
     assert "block" in (blocked / "report" / "html").read_text(encoding="utf-8").lower()
     said = [line.strip() for line in capfd.readouterr().out.splitlines() if line.strip()]
-    last = next(line for line in reversed(said) if "registered as version" in line)
-    assert judgement.reasons[0] in last
+    told = [line for line in said if "registered as version" in line]
+    assert told, said[-20:]
+    assert judgement.reasons[0] in told[-1]
     assert champion(repository) == "1"
 
 

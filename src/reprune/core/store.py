@@ -179,6 +179,15 @@ def copy_into(source: Artifact[Manifest], destination: Path) -> None:
             shutil.copyfile(source.path / name, target)
 
 
+def copy_whole(source: Artifact[Manifest], out: Path) -> None:
+    """Copies an artefact to `out`: afterwards it is there whole, or `out` is as it was before."""
+    with drafting(out) as draft, disk_errors(out):
+        copy_into(source, draft)
+        for path in _payload(draft):
+            _fsync(path)
+        _replace_directory(draft, out)
+
+
 @contextlib.contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
     """Turns a full disk into DiskFull and other write failures into a RepruneError that names `where`."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from reprune.core.artifacts import GuardResult, Judgement, Outcome, RuleResult, SliceResult
 from reprune.core.policy import Policy
@@ -57,7 +57,15 @@ _SEVERITY: tuple[Outcome, ...] = ("error", "block", "inconclusive")
 
 
 def judge(evidence: Evidence, policy: Policy) -> Judgement:
-    """The decision and its grounds. Evidence that cannot be used gives an `error`, never a pass."""
+    """The decision and its grounds. Evidence that cannot be used gives an `error`, never a pass.
+
+    The order of the policy's targets and metrics says nothing: equal policies give equal judgements.
+    """
+    policy = structs.replace(
+        policy,
+        targets=dict(sorted(policy.targets.items())),
+        quality=dict(sorted(policy.quality.items())),
+    )
     metrics, unknown = find_metrics(policy)
     problems = [*unknown, *find_problems(evidence, policy, metrics)]
     if problems:

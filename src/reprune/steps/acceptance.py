@@ -7,13 +7,13 @@ still the one that was judged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from reprune.core.artifacts import Benchmark, Judgement, Verdict
+from reprune.core.artifacts import Benchmark, Judgement, Manifest, Verdict
 from reprune.core.documents import canonical, decode_json, digest_of
 from reprune.core.errors import (
     ArtifactError,
@@ -176,16 +176,25 @@ def _check_judged(staged: Staged, evidence: Evidence) -> None:
     from reprune.steps.gate import ancestor
 
     parents = staged.verdict.manifest.parents
-    handed = {
-        "candidate": (staged.candidate.digest, parents.get("candidate")),
-        "plan": (staged.plan.digest, parents.get("chosen")),
-        "table": (staged.table.digest, parents.get("table")),
-        "engines": ([each.digest for each in staged.engines], _listed(parents, "engines")),
-        "profiles": ([each.digest for each in staged.profiles], _listed(parents, "profiles")),
+    handed: dict[str, tuple[Sequence[Artifact[Manifest]], list[str]]] = {
+        "candidate": ([staged.candidate], [parents.get("candidate", "")]),
+        "plan": ([staged.plan], [parents.get("chosen", "")]),
+        "table": ([staged.table], [parents.get("table", "")]),
+        "engines": (staged.engines, _listed(parents, "engines")),
+        "profiles": (staged.profiles, _listed(parents, "profiles")),
     }
     for what, (found, judged) in handed.items():
-        if found != judged or not found:
-            _refuse(f"{what}_not_judged", f"the {what} handed in is not what was judged")
+        if [each.digest for each in found] != judged or not found:
+            reason = f"{what}_not_judged"
+            for each in found:
+                if each.digest not in judged:
+                    _refuse(reason, f"is not what was judged as the {what}", each.path)
+            _refuse(reason, f"does not rest on exactly the {what} handed in", staged.verdict.path)
+    report = staged.report
+    if report is not None and report.manifest.parents != {"verdict": staged.verdict.digest}:
+        _refuse(
+            "report_of_another", "tells of another verdict", report.path, fix="run report again"
+        )
     if evidence.arms.get("candidate") != staged.candidate.digest:
         _refuse("candidate_not_measured", "the samples are of another candidate")
     measured = [

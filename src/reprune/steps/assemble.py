@@ -198,6 +198,7 @@ def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
                 words=f"The {type(child).__name__} of step '{child.producer.step}' was not made from "
                 f"the {parent} that it is judged with: run `dvc repro`.",
             )
+    yield from _list_problems(grounds)
     known = {digests[name] for name in digests if name.startswith("engines.")}
     for measured in grounds.benchmarks:
         if measured.manifest.parents.get("engines") not in known:
@@ -206,6 +207,23 @@ def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
         for arm in sorted({*expected, *measured.manifest.arms}):
             if measured.manifest.arms.get(arm) != expected.get(arm):
                 yield Problem(code="arm", words=f"A benchmark measured another {arm}, or none.")
+
+
+def _list_problems(grounds: Grounds) -> Iterator[Problem]:
+    """The lists hold every machine's artefact once: none is left out, none is there twice."""
+    for name in ("benchmarks", "engines", "profiles"):
+        listed = _listed(grounds.digests, name)
+        if len(set(listed)) != len(listed):
+            yield Problem(code="chain", words=f"One of the {name} is handed in twice.")
+    planned = {name for name in grounds.chosen.parents if name.startswith("profiles.")}
+    if planned != {name for name in grounds.digests if name.startswith("profiles.")}:
+        yield Problem(
+            code="chain",
+            words="The plan was made from more or fewer profiles than are judged here.",
+        )
+    run = {measured.manifest.parents.get("engines") for measured in grounds.benchmarks}
+    if set(_listed(grounds.digests, "engines")) - run:
+        yield Problem(code="chain", words="Engines are judged here that no benchmark ran.")
 
 
 def _expected_arms(grounds: Grounds) -> dict[str, str]:

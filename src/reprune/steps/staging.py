@@ -63,6 +63,7 @@ class Staged:
     plan: Artifact[Plan]
     profiles: tuple[Artifact[Profile], ...]
     table: Artifact[Sensitivity]
+    report: Artifact[Report] | None = None
 
     def file_digests(self) -> dict[str, str]:
         """Relative path to `sha256:<hex>` of every file that will be registered."""
@@ -94,8 +95,9 @@ def stage(evidence: Evidence, folder: Path) -> Staged:
 
     Only files that a manifest lists are taken, so nothing else can come to be registered.
     """
+    report = None
     if evidence.report is not None and evidence.report.is_dir():
-        copy_artifact(evidence.report, folder / "report", Report)
+        report = copy_artifact(evidence.report, folder / "report", Report)
     return Staged(
         folder=folder,
         verdict=copy_artifact(evidence.verdict, folder / "verdict", Verdict),
@@ -110,6 +112,7 @@ def stage(evidence: Evidence, folder: Path) -> Staged:
             for index, path in enumerate(evidence.profiles)
         ),
         table=copy_artifact(evidence.table, folder / "sensitivity", Sensitivity),
+        report=report,
     )
 
 

@@ -16,10 +16,19 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from reprune.core.artifacts import Manifest
-from reprune.core.errors import EXIT_BROKEN, EXIT_DONE, RepruneError
+from reprune.core.errors import (
+    EXIT_BROKEN,
+    EXIT_DONE,
+    ArtifactError,
+    ArtifactMissing,
+    DocumentError,
+    InputError,
+    RepruneError,
+)
 from reprune.core.step import for_shard, run
-from reprune.core.store import Artifact, copy_into
+from reprune.core.store import Artifact, copy_whole
 from reprune.doors.commands import OUTCOME_EXIT
+from reprune.doors.kfp.other_runs import refuse_other_runs
 from reprune.doors.kfp.references import hand_on, placed, resolved
 from reprune.doors.kfp.shown import show
 from reprune.doors.kfp.trainer import elsewhere
@@ -51,6 +60,14 @@ class Place:
 
 
 NOWHERE = Place()
+AGAIN = "run the task again; if it fails again, report it with the lines above"
+# What to do about an error that does not say so itself.
+ADVICE: tuple[tuple[type[RepruneError], str], ...] = (
+    (DocumentError, "correct the file and submit it again"),
+    (ArtifactError, "run the step that makes it again, or hand over the right one"),
+    (InputError, "correct what is named here and submit again"),
+    (RepruneError, AGAIN),
+)
 
 
 @dataclass(frozen=True)
@@ -83,9 +100,9 @@ def run_component(
     Ends the process (SystemExit) with the error's exit code, the error being the last line printed.
     """
     with told(step), workplace(texts.lock, texts.params, texts.policy) as documents:
-        given: dict[str, Path | list[Path]] = {
-            name: list(_paths(value, place.workspace)) for name, value in inputs.items()
-        }
+        paths = {name: list(_paths(name, value, place.workspace)) for name, value in inputs.items()}
+        refuse_other_runs(paths, documents)
+        given: dict[str, Path | list[Path]] = {**paths}
         with placed(Path(out.path), place.workspace) as folder:
             the_step = for_shard(get_step(step), place.shard) if place.shard else get_step(step)
             made = run(
@@ -111,7 +128,15 @@ def run_promote(texts: Texts, inputs: Inputs, out: Handed, workspace: str = "") 
     from reprune.steps.promote import Evidence, promote
 
     with told("promote"), workplace(texts.lock, texts.params, texts.policy) as documents:
-        paths = {name: _paths(value, workspace) for name, value in inputs.items()}
+        paths = {name: _paths(name, value, workspace) for name, value in inputs.items()}
+        refuse_other_runs(paths, documents)
+        if not paths["report"][0].is_dir():
+            # Elsewhere a run without a report may be promoted; here the report is an input.
+            raise ArtifactMissing(
+                "there is no such artefact",
+                where=str(paths["report"][0]),
+                fix="run `report` on this verdict first",
+            )
         evidence = Evidence(
             verdict=paths["verdict"][0],
             candidate=paths["candidate"][0],
@@ -122,8 +147,7 @@ def run_promote(texts: Texts, inputs: Inputs, out: Handed, workspace: str = "") 
             report=paths["report"][0],
         )
         result = promote(documents.root, evidence, now=time.time(), say=_say)
-        Path(out.path).mkdir(parents=True, exist_ok=True)
-        copy_into(result.artifact, Path(out.path))
+        copy_whole(result.artifact, Path(out.path))
         describe(out, result.artifact)
         out.metadata |= {"outcome": result.outcome, "promoted": result.promoted}
         code = OUTCOME_EXIT[result.outcome]
@@ -149,17 +173,33 @@ def told(what: str) -> Iterator[None]:
     try:
         yield
     except RepruneError as error:
-        _say(f"error: {what}: {error}")
+        _say(f"error: {what}: {_one_line(error)}")
         raise SystemExit(error.exit_code) from error
     except Exception as error:
         traceback.print_exc()
-        _say(f"error: {what}: Reprune itself failed: {type(error).__name__}: {error}")
+        failure = f"{type(error).__name__}: {_one_line(error)}"
+        _say(f"error: {what}: Reprune itself failed: {failure}. To fix: {AGAIN}")
         raise SystemExit(EXIT_BROKEN) from error
 
 
-def _paths(value: Handed | Sequence[Handed], workspace: str) -> tuple[Path, ...]:
+def _paths(name: str, value: Handed | Sequence[Handed], workspace: str) -> tuple[Path, ...]:
     handed = value if isinstance(value, Sequence) else [value]
+    if not handed:
+        raise InputError(
+            "nothing was handed on",
+            where=f"input '{name}'",
+            fix="give the pipeline's parameter `machines` at least one entry",
+        )
     return tuple(resolved(Path(each.path), workspace) for each in handed)
+
+
+def _one_line(error: Exception) -> str:
+    """The UI and `kubectl` show the last line: what happened and what to do both stand in it."""
+    parts = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, RepruneError) and not error.fix:
+        advice = next(advice for kind, advice in ADVICE if isinstance(error, kind))
+        parts.append(f"To fix: {advice}")
+    return ". ".join(parts)
 
 
 def _say(text: str) -> None:

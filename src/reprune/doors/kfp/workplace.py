@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reprune.core.errors import InputError
+from reprune.core.errors import InputError, RepruneError
 from reprune.core.lock import LOCK_FILE, read_lock
 from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.policy import POLICY_FILE, read_policy
@@ -61,6 +61,10 @@ def workplace(lock: str, params: str, policy: str) -> Iterator[Documents]:
         )
         check_lock(documents)
         yield documents
+    except RepruneError as error:
+        # Gone when it is read; the file's name says which text it was.
+        error.where = error.where.replace(f"{root}{os.sep}", "")
+        raise
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
