@@ -27,10 +27,10 @@ TEST := OMP_NUM_THREADS=1 REPRUNE_LITERT_PYTHON=$(CURDIR)/$(LITERT_VENV)/bin/pyt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo-env demo chromium images test test-fast test-deep test-containers check lint format generate clean
+.PHONY: help env demo-env demo chromium helm images test test-fast test-deep test-containers test-chart-security check lint format generate clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 env: $(STAMP) ## create .venv with everything needed for development
 
@@ -66,14 +66,18 @@ demo: demo-env ## run the whole pipeline once, on the default example
 chromium:
 	@.ci/chromium.sh
 
-test: env $(LITERT_STAMP) chromium ## run the full test suite
+# The tests of the chart render it with a pinned Helm.
+helm:
+	@.ci/helm.sh >/dev/null
+
+test: env $(LITERT_STAMP) chromium helm ## run the full test suite
 	$(TEST) $(PYTEST_ARGS)
 
-test-fast: env $(LITERT_STAMP) ## run the tests that take seconds, two at a time
+test-fast: env $(LITERT_STAMP) helm ## run the tests that take seconds, two at a time
 	$(TEST) -m "not slow" -n 2 $(PYTEST_ARGS)
 
 # REPRUNE_DEEP=1 is read by the tests: containers, kills, large counts of mutants and examples.
-test-deep: env $(LITERT_STAMP) chromium ## run the suite at full depth, then mutation testing of the judge
+test-deep: env $(LITERT_STAMP) chromium helm ## run the suite at full depth, then mutation testing of the judge
 	REPRUNE_DEEP=1 $(TEST) --timeout=3600 $(PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results
@@ -81,6 +85,15 @@ test-deep: env $(LITERT_STAMP) chromium ## run the suite at full depth, then mut
 test-containers: env ## build the images without a registry, and run the pipeline in them (root; ~5 GB)
 	@.ci/docker.sh install
 	REPRUNE_CONTAINERS=1 $(TEST) --timeout=3600 tests/containers $(PYTEST_ARGS)
+
+# Large, and it pins much: an environment of its own.
+.venv-checkov/.stamp: .ci/checkov.txt
+	test -x .venv-checkov/bin/python || $(PYTHON) -m venv .venv-checkov
+	.venv-checkov/bin/python -m pip install -r $<
+	touch $@
+
+test-chart-security: .venv-checkov/.stamp ## ask checkov about what the chart renders
+	CHECKOV=.venv-checkov/bin/checkov .ci/checkov.sh
 
 # What it is built on and where it goes are variables: images/build.sh and images/README.md name them.
 images: ## build the images that can be built here (TENSORRT_BASE=... adds tensorrt)
@@ -94,7 +107,7 @@ lint: env ## check format, style, types and import directions
 
 # A download and a browser need no core: they come beside the types, which need one.
 check: env ## everything CI checks: lint, generated files are fresh, tests, coverage
-	$(MAKE) --no-print-directory -j 3 lint $(LITERT_STAMP) chromium
+	$(MAKE) --no-print-directory -j 3 lint $(LITERT_STAMP) chromium helm
 	$(BIN)/python -m reprune.doors.generate --check
 	$(TEST) -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) $(PYTEST_ARGS)
 

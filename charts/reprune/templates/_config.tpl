@@ -1,0 +1,57 @@
+{{/* The two files of the service; paths are those of _pod.tpl. */}}
+{{- define "reprune.config" -}}
+serve.yaml: |
+  schema: 1
+  watches: watches.yaml
+  projects: /projects
+  # Lost with the pod, which costs time only.
+  state: /tmp/state
+  webhook:
+    secret_files:
+      {{- range .Values.secrets.webhook.keys }}
+      - webhook/{{ . }}
+      {{- end }}
+    window_s: {{ .Values.webhook.windowSeconds }}
+    max_body_bytes: {{ .Values.webhook.maxBodyBytes | int64 }}
+  kubeflow:
+    host: {{ .Values.pipelines.host | quote }}
+    ui: {{ .Values.pipelines.ui | default "" | quote }}
+    {{- if include "reprune.pipelinesToken" . }}
+    token_file: /var/run/secrets/kubeflow/pipelines/token
+    {{- end }}
+    {{- if .Values.caConfigMap }}
+    ca_file: ca.crt
+    {{- end }}
+    timeout_s: {{ .Values.pipelines.timeoutSeconds }}
+  {{- if .Values.secrets.github.name }}
+  github:
+    api: {{ .Values.github.api | quote }}
+    token_file: github-token
+  {{- end }}
+  {{- if .Values.secrets.registry.name }}
+  registry_secret: /var/run/secrets/reprune/registry
+  {{- end }}
+  {{- with .Values.runs }}
+  runs:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+watches.yaml: |
+  schema: 1
+  concurrency: {{ .Values.concurrency }}
+  watches:
+    {{- toYaml .Values.watches | nindent 4 }}
+{{- end -}}
+
+{{/* The images of the watches that start runs, one a line: each digest once, whatever it is called. */}}
+{{- define "reprune.projects" -}}
+{{- $images := dict -}}
+{{- range .Values.watches -}}
+{{- if .image -}}
+{{- $_ := set $images (.image | splitList "@sha256:" | last) .image -}}
+{{- end -}}
+{{- end -}}
+{{- range $index, $digest := keys $images | sortAlpha -}}
+{{- if $index }}{{ "\n" }}{{ end -}}
+{{- get $images $digest -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,80 @@
+{{/* What a schema cannot say, or not in words that help. */}}
+{{- define "reprune.refusals" -}}
+{{- $values := .Values -}}
+{{- include "reprune.refusedWatches" . -}}
+{{- if eq $values.image.tag "latest" -}}
+{{- fail "image.tag is 'latest', which names no version: give image.digest, or another tag" -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]" (include "reprune.fullname" .)) -}}
+{{- fail (printf "the release is called '%s', and a Service's name begins with a letter: set fullnameOverride" .Release.Name) -}}
+{{- end -}}
+{{- range $where, $labels := dict "commonLabels" $values.commonLabels "podLabels" $values.podLabels "serviceMonitor.labels" $values.serviceMonitor.labels "dashboard.labels" $values.dashboard.labels -}}
+{{- range $label, $value := $labels -}}
+{{- if regexMatch "^(app\\.kubernetes\\.io/(name|instance|version|managed-by|component)|helm\\.sh/chart)$" $label -}}
+{{- fail (printf "%s: the chart itself sets %s, choose another label" $where $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- include "reprune.refusedVariables" . -}}
+{{- if $values.networkPolicy.enabled -}}
+{{- $egress := $values.networkPolicy.egress -}}
+{{- if not $egress.registry -}}
+{{- fail "networkPolicy.egress.registry is empty: say where the registry is, or the service reaches none" -}}
+{{- end -}}
+{{- if and (include "reprune.projects" .) (not $egress.pipelines) -}}
+{{- fail "networkPolicy.egress.pipelines is empty: say where Kubeflow Pipelines is, or the service reaches none" -}}
+{{- end -}}
+{{- range $peer := concat $egress.registry $egress.pipelines $egress.others -}}
+{{- if eq (empty $peer.namespace) (empty $peer.cidr) -}}
+{{- fail (printf "networkPolicy.egress: %s has to have a namespace or a cidr, one of them" (toJson $peer)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "reprune.refusedVariables" -}}
+{{- $ours := list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" -}}
+{{- range $name := concat (keys .Values.env) (keys .Values.secrets.env) -}}
+{{- if has $name $ours -}}
+{{- fail (printf "%s has a value of its own (secrets.registry or caConfigMap): remove it from env and secrets.env" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $value := .Values.env -}}
+{{- if or (regexMatch "SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|(^|_)(KEY|AUTH|PASS)(_|$)" $name) (regexMatch "://[^/@]*@" $value) -}}
+{{- fail (printf "env.%s looks like a secret: put it into a Secret and name that in secrets.env" $name) -}}
+{{- end -}}
+{{- if hasKey $.Values.secrets.env $name -}}
+{{- fail (printf "%s is in env and in secrets.env: remove one" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "reprune.refusedWatches" -}}
+{{- if not .Values.watches -}}
+{{- fail "watches is empty: name at least one model to watch" -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range .Values.watches -}}
+{{- $names = append $names .name -}}
+{{- if regexMatch "://[^/]*@" .registry.uri -}}
+{{- fail (printf "watches: the registry's uri of '%s' holds a password: put it into a Secret and name that in secrets.registry" .name) -}}
+{{- end -}}
+{{- if eq (.mode | default "run") "run" -}}
+{{- if or (not .image) (not .experiment) -}}
+{{- fail (printf "watches: '%s' in mode run needs an image and an experiment" .name) -}}
+{{- end -}}
+{{- else -}}
+{{- if not .repository -}}
+{{- fail (printf "watches: '%s' in mode pull-request needs a repository" .name) -}}
+{{- end -}}
+{{- if not $.Values.secrets.github.name -}}
+{{- fail (printf "watches: '%s' in mode pull-request needs secrets.github.name, whose token may send repository dispatches" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := .Values.runs -}}
+{{- if not (has $name $names) -}}
+{{- fail (printf "runs: nobody watches '%s'" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
