@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,11 +50,19 @@ def texts(repository: Repository) -> dict[str, str]:
 
 @contextmanager
 def subprocess_runner(repository: Repository, out: Path) -> Iterator[None]:
-    """Inside, calling a pipeline runs it in `repository`; what its tasks write lies below `out`."""
+    """Inside, calling a pipeline runs it in `repository`; what its tasks write lies below `out`.
+
+    kfp.local 2.17 puts an indenting `print` in place of the built-in one while a task runs, and where two
+    run beside each other the wrong one may be put back at the end.
+    """
+    original = builtins.print
     runner = local.SubprocessRunner(use_venv=False)
     local.init(runner, pipeline_root=str(out), raise_on_error=True)
-    with inside(repository.root):
-        yield
+    try:
+        with inside(repository.root):
+            yield
+    finally:
+        builtins.print = original
 
 
 def latest_run(out: Path) -> Path:

@@ -179,7 +179,7 @@ class FilesRegistry:
 
     def _info(self, name: str, version: str) -> VersionInfo:
         stored = self._stored(name, version)
-        with _reading(self.folder):
+        with reading(self.folder):
             # Nothing is written into it afterwards; version.json is, when tags are set.
             registered_s = (self.folder / name / version / FILES).stat().st_mtime
         return VersionInfo(

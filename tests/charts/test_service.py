@@ -1,0 +1,53 @@
+"""The files that the chart writes are those that the service reads; their schema refuses what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from reprune.doors.service.config import ServiceConfig, read_settings
+from reprune.doors.service.metrics import FAMILIES
+from reprune.orchestrate.reconcile_watch import Watch
+from tests.charts.helm import CHART, FEATURES, rendered
+from tests.charts.test_dashboard import METRICS
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_the_service_reads_what_the_chart_writes(feature: str, tmp_path: Path) -> None:
+    (written,) = (
+        each["data"] for each in rendered(feature) if "serve.yaml" in each.get("data", {})
+    )
+    for name, text in written.items():
+        (tmp_path / name).write_text(text)
+    settings = read_settings(tmp_path / "serve.yaml")
+    assert settings.watches.watches
+    assert settings.config.webhook is not None
+
+
+def test_a_watch_has_the_same_keys_and_bounds_as_a_value() -> None:
+    ours = SCHEMA["definitions"]["watch"]
+    theirs: dict[str, Any] = msgspec.json.schema(Watch)["$defs"]
+    assert ours["properties"].keys() == theirs["Watch"]["properties"].keys()
+    assert set(ours["required"]) == set(theirs["Watch"]["required"])
+    assert (
+        ours["properties"]["registry"]["properties"].keys()
+        == theirs["WatchedRegistry"]["properties"].keys()
+    )
+    for name in ("attempts", "poll_s", "retry_first_s", "retry_longest_s"):
+        for bound in ("minimum", "maximum"):
+            assert ours["properties"][name][bound] == theirs["Watch"]["properties"][name][bound]
+
+
+def test_the_runs_of_a_model_have_the_same_keys() -> None:
+    theirs = msgspec.json.schema(ServiceConfig)["$defs"]["ModelRuns"]["properties"]
+    assert SCHEMA["definitions"]["modelRuns"]["properties"].keys() == theirs.keys()
+
+
+def test_the_dashboard_shows_all_that_the_service_counts() -> None:
+    assert METRICS.keys() == FAMILIES.keys()
