@@ -7,6 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from reprune.core.artifacts import GuardResult, Outcome, RuleResult, SliceResult, Waiver
+from reprune.core.params import CostParams
 from reprune.judge.consequence import BLOCKS_UNDECIDED
 from reprune.judge.evidence import Problem
 from reprune.judge.words import waived
@@ -487,6 +488,14 @@ HOSTILE = (
     "--> </details> & '\"\\ \x1b[31m \U0001f600 " + "long " * 50
 )
 
+PRICES = CostParams(
+    price_per_hour={"ort-cpu": 0.34},
+    currency="EUR",
+    requests_per_year=2_000_000_000,
+    utilisation=0.6,
+)
+PRICED = replace(PASSED, cost=PRICES)
+
 SCENES = {
     "pass": PASSED,
     "first": FIRST,
@@ -498,4 +507,5 @@ SCENES = {
     "waived": WAIVED,
     "dry_run": DRY,
     "undecided_blocks": STRICT,
+    "priced": PRICED,
 }

@@ -55,7 +55,7 @@ from reprune.core.artifacts import (
 from reprune.core.documents import canonical, digest_of
 from reprune.core.lock import ChampionRef, DenseRef, Lock
 from reprune.core.machine import Machine
-from reprune.core.params import Params, Target
+from reprune.core.params import CostParams, Params, Target
 from reprune.core.policy import (
     ChampionRatio,
     LatencyObjective,
@@ -123,6 +123,7 @@ class Scene:
     waivers: tuple[Waiver, ...] = ()
     dry_run: bool = False
     uses: int = 0
+    cost: CostParams | None = None
 
 
 def rule(rule: str, baseline: str, outcome: Outcome, **fields: object) -> RuleResult:
@@ -233,7 +234,10 @@ def _policy(scene: Scene) -> Policy:
 
 def _params(scene: Scene) -> Params:
     return Params(
-        name="digits", task="task.digits:DigitsTask", targets={t: Target() for t in scene.targets}
+        name="digits",
+        task="task.digits:DigitsTask",
+        targets={t: Target() for t in scene.targets},
+        cost=scene.cost or UNSET,
     )
 
 

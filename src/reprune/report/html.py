@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from reprune.core.artifacts import Outcome
 from reprune.report import advice, cells, words
+from reprune.report.cost_section import cost_section
 from reprune.report.engines import engines_section
 from reprune.report.facts import ReportFacts
 from reprune.report.guards import tripped
@@ -44,6 +45,7 @@ def render_html(facts: ReportFacts, *, show_examples: bool = False) -> str:
         for build in (
             demands_section,
             latency_section,
+            cost_section,
             partial(quality_section, show_examples=show_examples),
             plan_section,
             sensitivity_section,

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from reprune.core.artifacts import RuleResult
 from reprune.report import advice, cells, plain, words
+from reprune.report.cost import cost_lines
 from reprune.report.facts import ReportFacts
 from reprune.report.guards import guard_lines
 from reprune.report.method import method_lines
@@ -85,6 +86,8 @@ def _lines(facts: ReportFacts, room: Room) -> Iterator[str]:
     yield from guard_lines(
         facts, full=room.guards, most=room.sentences, sentence_limit=room.sentence
     )
+    if room.plan:
+        yield from _titled("Cost:", cost_lines(facts), room)
     yield from slice_lines(facts, ok=room.ok_slices, harmed=room.harmed, name=room.name)
     yield from plan_lines(facts, full=room.plan, name=room.name)
     if room.method:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from reprune.core.artifacts import RuleResult, Verdict
 from reprune.core.store import Artifact
 from reprune.report import advice, cells, words
+from reprune.report.cost import cost_lines
 from reprune.report.facts import ReportFacts, read_facts
 from reprune.report.guards import advice_lines, told
 from reprune.report.markup import visible
@@ -46,6 +47,7 @@ def render_explanation(verdict: Artifact[Verdict]) -> str:
         lines += ["", *_columns(["harmed slice", "examples", "change"], rows, right=1)]
         if len(harmed) > MOST_SLICES:
             lines.append(f"and {len(harmed) - MOST_SLICES} more")
+    lines += _titled("Cost", cost_lines(facts)[: 2 * MOST_SLICES])
     lines += _titled("Guards of the measurement", [(line,) for line in told(facts)[:MOST_SLICES]])
     lines += _titled("Notes", [(note,) for note in notes(facts)])
     return "\n".join([*lines, "", f"Judge the same samples again: {advice.RECOMPUTE}"]).rstrip()
