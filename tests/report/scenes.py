@@ -496,6 +496,11 @@ PRICES = CostParams(
 )
 PRICED = replace(PASSED, cost=PRICES)
 
+# The champion's plan had a group that is gone, and cut the others otherwise.
+REPLANNED = replace(
+    BLOCKED, past_groups=(("conv1", 16, 12), ("conv2", 32, 8), ("conv3", 64, 24), ("conv9", 8, 4))
+)
+
 SCENES = {
     "pass": PASSED,
     "first": FIRST,
@@ -508,4 +513,5 @@ SCENES = {
     "dry_run": DRY,
     "undecided_blocks": STRICT,
     "priced": PRICED,
+    "replanned": REPLANNED,
 }

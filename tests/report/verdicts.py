@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from msgspec import UNSET
 
 from reprune.core import store
 from reprune.core.artifacts import (
+    PAST_PLAN,
     Benchmark,
     Cost,
     CutPoint,
@@ -124,6 +125,7 @@ class Scene:
     dry_run: bool = False
     uses: int = 0
     cost: CostParams | None = None
+    past_groups: tuple[tuple[str, int, int], ...] = ()
 
 
 def rule(rule: str, baseline: str, outcome: Outcome, **fields: object) -> RuleResult:
@@ -172,6 +174,10 @@ def write_verdict(scene: Scene, folder: Path) -> Artifact[Verdict]:
         for name, document in (("policy", policy), ("params", params), ("lock", lock)):
             (draft / f"{name}.json").write_bytes(canonical(document))
         (draft / "ancestors").mkdir()
+        if scene.past_groups:
+            (draft / "past").mkdir()
+            was = _plan(replace(scene, groups=scene.past_groups))
+            (draft / PAST_PLAN).write_bytes(canonical(was))
         if scene.ancestors:
             for name, manifest in _ancestors(scene, evidence).items():
                 parents[name] = digest_of(manifest)

@@ -14,6 +14,7 @@ from reprune.report.facts import ReportFacts
 from reprune.report.guards import guard_lines
 from reprune.report.method import method_lines
 from reprune.report.phrases import Phrase, as_markdown, sentence
+from reprune.report.plan_change import change_lines
 from reprune.report.summary import plan_lines, slice_lines
 
 MARKER = "reprune-report/1"
@@ -89,6 +90,7 @@ def _lines(facts: ReportFacts, room: Room) -> Iterator[str]:
     if room.plan:
         yield from _titled("Cost:", cost_lines(facts), room)
     yield from slice_lines(facts, ok=room.ok_slices, harmed=room.harmed, name=room.name)
+    yield from change_lines(facts, full=room.plan, name=room.name)
     yield from plan_lines(facts, full=room.plan, name=room.name)
     if room.method:
         yield from plain.fold(

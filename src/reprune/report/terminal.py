@@ -14,6 +14,7 @@ from reprune.report.guards import advice_lines, told
 from reprune.report.markup import visible
 from reprune.report.method import notes
 from reprune.report.phrases import Phrase, as_text
+from reprune.report.plan_change import change_words
 from reprune.report.slices import newest
 
 MOST_SLICES = 20
@@ -47,6 +48,8 @@ def render_explanation(verdict: Artifact[Verdict]) -> str:
         lines += ["", *_columns(["harmed slice", "examples", "change"], rows, right=1)]
         if len(harmed) > MOST_SLICES:
             lines.append(f"and {len(harmed) - MOST_SLICES} more")
+    changed = change_words(facts)
+    lines += _titled("Plan", [(f"{changed}.",)] if changed else [])
     lines += _titled("Cost", cost_lines(facts)[: 2 * MOST_SLICES])
     lines += _titled("Guards of the measurement", [(line,) for line in told(facts)[:MOST_SLICES]])
     lines += _titled("Notes", [(note,) for note in notes(facts)])
