@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import msgspec
 
-from reprune.core.artifacts import GuardResult, Outcome, RuleResult, SliceResult, Waiver
+from reprune.core.artifacts import (
+    GuardResult,
+    Outcome,
+    RuleResult,
+    SliceResult,
+    VerdictSummary,
+    Waiver,
+)
 from reprune.core.params import CostParams
 from reprune.judge.consequence import BLOCKS_UNDECIDED
 from reprune.judge.evidence import Problem
@@ -496,9 +503,31 @@ PRICES = CostParams(
 )
 PRICED = replace(PASSED, cost=PRICES)
 
+
+def before(
+    version: str, outcome: Outcome, ratio: float | None, drop: float | None
+) -> VerdictSummary:
+    """A generation on record; what passed was promoted."""
+    return VerdictSummary(
+        dense_version=version,
+        compressed_version=version,
+        outcome=outcome,
+        verdict=digest(f"verdict {version}"),
+        reasons=(),
+        promoted=outcome == "pass",
+        latency_ratio=ratio,
+        quality_drop=drop,
+    )
+
+
+HISTORY = (before("1", "pass", 0.71, 0.004), before("2", "pass", 0.633, 0.0))
+RETURNED = replace(PASSED, history=HISTORY)
+
 # The champion's plan had a group that is gone, and cut the others otherwise.
 REPLANNED = replace(
-    BLOCKED, past_groups=(("conv1", 16, 12), ("conv2", 32, 8), ("conv3", 64, 24), ("conv9", 8, 4))
+    BLOCKED,
+    history=HISTORY,
+    past_groups=(("conv1", 16, 12), ("conv2", 32, 8), ("conv3", 64, 24), ("conv9", 8, 4)),
 )
 
 SCENES = {
@@ -514,4 +543,5 @@ SCENES = {
     "undecided_blocks": STRICT,
     "priced": PRICED,
     "replanned": REPLANNED,
+    "returned": RETURNED,
 }

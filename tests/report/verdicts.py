@@ -51,6 +51,7 @@ from reprune.core.artifacts import (
     TargetSamples,
     TaskFact,
     Verdict,
+    VerdictSummary,
     Waiver,
 )
 from reprune.core.documents import canonical, digest_of
@@ -125,6 +126,7 @@ class Scene:
     dry_run: bool = False
     uses: int = 0
     cost: CostParams | None = None
+    history: tuple[VerdictSummary, ...] = ()
     past_groups: tuple[tuple[str, int, int], ...] = ()
 
 
@@ -400,7 +402,7 @@ def _previous(scene: Scene) -> Previous:
         champion=_champion(scene),
         anchor=None,
         attempts=0,
-        history=(),
+        history=scene.history,
     )
 
 

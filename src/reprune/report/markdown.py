@@ -11,6 +11,7 @@ from reprune.core.artifacts import RuleResult
 from reprune.report import advice, cells, plain, words
 from reprune.report.cost import cost_lines
 from reprune.report.facts import ReportFacts
+from reprune.report.generations import since_last
 from reprune.report.guards import guard_lines
 from reprune.report.method import method_lines
 from reprune.report.phrases import Phrase, as_markdown, sentence
@@ -134,6 +135,7 @@ def _opening(facts: ReportFacts, room: Room) -> Iterator[str]:
 
 def _explanation(facts: ReportFacts, room: Room) -> Iterator[str]:
     for title, phrases in (
+        ("Since last time:", since_last(facts)),
         ("Is it noise?", advice.certainty(facts)),
         ("Where:", advice.where(facts)),
         (

@@ -10,6 +10,7 @@ from reprune.core.store import Artifact
 from reprune.report import advice, cells, words
 from reprune.report.cost import cost_lines
 from reprune.report.facts import ReportFacts, read_facts
+from reprune.report.generations import since_last
 from reprune.report.guards import advice_lines, told
 from reprune.report.markup import visible
 from reprune.report.method import notes
@@ -33,6 +34,7 @@ def render_explanation(verdict: Artifact[Verdict]) -> str:
     undecided = facts.judgement.outcome == "inconclusive"
     lines = _opening(facts)
     for title, phrases in (
+        ("Since last time", since_last(facts)),
         ("Is it noise?", advice.certainty(facts)),
         ("Where", advice.where(facts)),
         ("Newest examples", newest(facts)),
