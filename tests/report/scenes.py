@@ -530,6 +530,79 @@ REPLANNED = replace(
     past_groups=(("conv1", 16, 12), ("conv2", 32, 8), ("conv3", 64, 24), ("conv9", 8, 4)),
 )
 
+_TARGETS = ("ort-cpu", "jetson", "phone")
+
+
+def _on(target: str, *rules: RuleResult) -> tuple[RuleResult, ...]:
+    return tuple(
+        msgspec.structs.replace(
+            each, target=target, words=each.words.replace("ort-cpu", target), samples=450
+        )
+        for each in rules
+    )
+
+
+# One of three targets is too slow; another one only informs.
+TARGETS = scene(
+    "block",
+    "Blocked: the candidate takes 1.02 times as long as the dense model on jetson; the policy demands "
+    "a ratio of at most 0.85.",
+    *_on(
+        "ort-cpu",
+        accuracy("dense", "pass", (440, 441), 0.0125),
+        latency("dense", "pass", 0.084, 0.61),
+    ),
+    *_on(
+        "jetson",
+        accuracy("dense", "pass", (440, 441), 0.0125),
+        latency("dense", "block", 1.4, 1.02),
+    ),
+    *(
+        msgspec.structs.replace(each, required=False)
+        for each in _on("phone", latency("dense", "block", 2.1, 0.97))
+    ),
+    targets=_TARGETS,
+    cost=CostParams(price_per_hour={"ort-cpu": 0.34, "jetson": 0.05}),
+)
+
+# 200 slices, three of them harmed.
+MANY = replace(
+    BLOCKED,
+    slices=tuple(
+        slice_result(
+            f"site={place:03}",
+            outcome="harm" if place % 67 == 5 else "ok",
+            flips=(9, 0) if place % 67 == 5 else (place % 3, 1),
+            change=-0.2 if place % 67 == 5 else (1 - place % 3) / 45,
+            low=-0.27 if place % 67 == 5 else -0.09,
+            high=-0.13 if place % 67 == 5 else 0.09,
+            detectable=0.242,
+        )
+        for place in range(200)
+    ),
+)
+
+# Names from somebody who means no good, wherever a name can be.
+NASTY = replace(
+    BLOCKED,
+    name=HOSTILE,
+    dense_version=HOSTILE[:40],
+    champion=HOSTILE[:40],
+    headline=HOSTILE,
+    reasons=(HOSTILE,),
+    rules=(
+        msgspec.structs.replace(
+            accuracy("dense", "block", (414, 441), 0.02), rule=f"{HOSTILE}.vs_parent", words=HOSTILE
+        ),
+        latency("dense", "pass", 0.08, 0.6),
+    ),
+    groups=((HOSTILE, 16, 8), ("b|c", 32, 16)),
+    past_groups=((HOSTILE, 16, 4), ("`d`", 32, 16)),
+    history=(before(HOSTILE[:60], "block", 0.7, 0.01),),
+    slices=tuple(msgspec.structs.replace(one, slice=HOSTILE) for one in BLOCKED.slices),
+    notes=(HOSTILE,),
+)
+
 SCENES = {
     "pass": PASSED,
     "first": FIRST,
@@ -544,4 +617,7 @@ SCENES = {
     "priced": PRICED,
     "replanned": REPLANNED,
     "returned": RETURNED,
+    "targets": TARGETS,
+    "many": MANY,
+    "hostile": NASTY,
 }

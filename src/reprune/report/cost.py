@@ -89,7 +89,7 @@ def cost_lines(facts: ReportFacts) -> list[Phrase]:
         where = ("On ", Code(one.target), f" at batch {one.batch_size}, ")
         lines += [(*where, _change(saving, priced, facts)) for saving in one.savings]
         busy = words.percent(priced.utilisation, 0)
-        price = money(one.price_per_hour, priced.currency)
+        price = f"{one.price_per_hour:g}{words.NBSP}{priced.currency}"
         assumed = f" is taken to cost {price} an hour and to compute {busy} of it"
         year = f"; a year is {words.big(priced.requests_per_year)} requests"
         lines.append((Code(one.target), f"{assumed}{year if priced.requests_per_year else ''}."))
@@ -102,7 +102,7 @@ def assumptions(facts: ReportFacts) -> list[Phrase]:
     if priced is None or not costs:
         return []
     prices = words.listing(
-        [f"{one.target} {money(one.price_per_hour, priced.currency)}" for one in costs[:12]]
+        [f"{one.target} {one.price_per_hour:g}{words.NBSP}{priced.currency}" for one in costs[:12]]
     )
     lines: list[Phrase] = [
         (f"Price of an hour: {prices} (", Code("cost.price_per_hour"), ")."),

@@ -20,7 +20,7 @@ from reprune.report.cost import (
     target_costs,
 )
 from reprune.report.facts import ReportFacts
-from reprune.report.markup import Safe, esc, tag
+from reprune.report.markup import Safe, esc, join, tag
 from reprune.report.markup import table as html_table
 from reprune.report.phrases import as_html
 from reprune.report.sections import Section
@@ -103,7 +103,7 @@ def _bar_marks(bar: _Bar, scale: svg.Scale, y: float, unit: str) -> list[Safe]:
     ]
     if bar.span.low is not None and bar.span.high is not None:
         low, high = scale.at(bar.span.low), scale.at(bar.span.high)
-        marks.append(svg.whisker(low, high, y + 10, "whisker plain"))
+        marks.append(svg.whisker(low, high, y + 10, "whisker over"))
         end = max(end, high)
     return [*marks, svg.label(end + 10, y + 15, money(bar.span.value, unit), "value")]
 
@@ -111,23 +111,24 @@ def _bar_marks(bar: _Bar, scale: svg.Scale, y: float, unit: str) -> list[Safe]:
 def _table(facts: ReportFacts, costs: tuple[TargetCost, ...]) -> Safe:
     unit, yearly = currency(facts), requests_per_year(facts) / MILLION
     head = ["Target, batch", "Against", "Before", "Now", "Share (interval)"]
-    head += ["A year before", "A year now", "A year"] if yearly else []
+    head += ["A year"] if yearly else []
     rows = []
     for one in costs:
         for saving in one.savings:
+            share, _, spread = ratio_words(saving).partition(" (")
             row = [
                 tag("bdi", esc(f"{one.target}, batch {one.batch_size}")),
                 tag("bdi", esc(words.baseline_name(saving.baseline, facts))),
                 esc(money(saving.before, unit)),
                 esc(money(saving.mine, unit)),
-                esc(ratio_words(saving)),
+                join([esc(share), tag("small", esc(f"({spread}"))]),
             ]
             if yearly:
-                row += [
-                    esc(money(saving.before * yearly, unit)),
-                    esc(money(saving.mine * yearly, unit)),
-                    esc(saving_words(saved(saving, yearly), unit)),
-                ]
+                both = (
+                    f"{words.number(saving.before * yearly)} → {money(saving.mine * yearly, unit)}"
+                )
+                year = tag("small", esc(saving_words(saved(saving, yearly), unit)))
+                row.append(join([esc(both), year]))
             rows.append(row)
     return html_table("Cost of a million inferences, before and after", head, rows, numbers=2)
 
