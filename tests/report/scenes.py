@@ -527,6 +527,7 @@ RETURNED = replace(PASSED, history=HISTORY)
 REPLANNED = replace(
     BLOCKED,
     history=HISTORY,
+    cost=PRICES,
     past_groups=(("conv1", 16, 12), ("conv2", 32, 8), ("conv3", 64, 24), ("conv9", 8, 4)),
 )
 
