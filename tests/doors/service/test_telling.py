@@ -88,6 +88,22 @@ def test_a_version_that_was_given_up_is_told_once_even_by_a_service_that_forgot(
     assert len(server.came) == 1
 
 
+def test_what_was_under_way_at_the_end_is_told_after_the_start(
+    hooked: Place, kfp: KfpServer, server: HookServer
+) -> None:
+    """With the memories of before, in which it is said already."""
+    hooked.train()
+    sweep = hooked.sweeper()
+    close(hooked, sweep, "1", "why")
+    sweep.couriers.stop()
+    assert sweep(0)[1]
+    sweep.couriers.stop()
+    assert server.came == []
+    swept(hooked.sweeper())
+    swept(hooked.sweeper())
+    assert len(server.came) == 1
+
+
 def test_what_holds_a_version_up_is_told_and_a_superseded_one_is_not(
     hooked: Place, kfp: KfpServer, server: HookServer
 ) -> None:

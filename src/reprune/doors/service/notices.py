@@ -36,7 +36,8 @@ from reprune.registry.tags import LOCK, RUN, VERDICT
 from reprune.steps.noticing import Place, promotion_message, told_by
 
 _DAY_S = 86_400.0
-_ENDS: Mapping[str, Event] = {
+# From states that a version ends in to what is told of them.
+ENDS: Mapping[str, Event] = {
     "promoted": "promoted",
     "passed": "passed",
     "blocked": "blocked",
@@ -74,7 +75,7 @@ def about(settings: Settings, watch: Watch, tell: Tell, at_s: float) -> About:
         champion_before=champion,
         champion_after=champion,
     )
-    event = _ENDS.get(tell.state)
+    event = ENDS.get(tell.state)
     if event is None:
         # What holds a version up is told again each day.
         again = f"{tell.state} {int(at_s // _DAY_S)}"
