@@ -28,7 +28,7 @@ from reprune.core.errors import (
     RepruneError,
     StaleLock,
 )
-from reprune.core.lock import Lock, lock_text
+from reprune.core.lock import Lock, fresh_look, lock_text
 from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.policy import POLICY_FILE, read_policy
 from reprune.core.step import Documents
@@ -54,6 +54,7 @@ from reprune.registry.protocol import (
     known_alias,
     known_versions,
 )
+from reprune.registry.receipted import taken_locks
 from reprune.steps.project import pin
 
 # On a version that we added to say how dense versions ended without a verdict.
@@ -201,11 +202,16 @@ class Projects:
     registries: Registries
 
     def write(self, watch: Watch, version: str) -> LockMade:
-        """The lock that `reprune update` would write in the project for this version."""
+        """The lock that `reprune update --again` would write in the project for this version.
+
+        A lock that has a verdict already serves no more: it is here only where that one was cut short.
+        """
         with contained(watch):
             root = self.folder(watch)
             self._same(watch, root)
-            lock = pin(root, self.registries.open(watch), version).lock
+            registry = self.registries.open(watch)
+            pinned = pin(root, registry, version).lock
+            lock = fresh_look(pinned, taken_locks(registry, watch.name))
         say("a lock was written", model=watch.name, version=version, lock=lock.digest)
         return LockMade(
             digest=lock.digest,
