@@ -157,9 +157,7 @@ class Registries:
                     "the registry's credentials cannot be read", where=f"{folder}/{name}"
                 ) from error
             os.environ[variable] = text
-        given = params.Registry(
-            kind=watch.registry.kind, uri=watch.registry.uri, workspace=watch.registry.workspace
-        )
+        given = params.Registry(**msgspec.structs.asdict(watch.registry))
         return open_registry(given, self.settings.root)
 
 
