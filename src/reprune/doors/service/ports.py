@@ -41,7 +41,7 @@ from reprune.orchestrate.listing import model_runs
 from reprune.orchestrate.reconcile_actions import Close, Submit, Tell
 from reprune.orchestrate.reconcile_ports import LockMade
 from reprune.orchestrate.reconcile_seen import Dense, Memory, RegistrySeen, Row, RunSeen
-from reprune.orchestrate.reconcile_watch import Watch
+from reprune.orchestrate.reconcile_watch import Key, Watch
 from reprune.orchestrate.runs import cancel_run, find_runs, submit_run
 from reprune.registry import tags
 from reprune.registry.compressed import compressed_name
@@ -54,6 +54,7 @@ from reprune.registry.protocol import (
     known_alias,
     known_versions,
 )
+from reprune.registry.remembered import Known, Remembered
 from reprune.steps.project import pin
 
 # On a version that we added to say how dense versions ended without a verdict.
@@ -114,6 +115,8 @@ class Registries:
 
     settings: Settings
     patience: Patience
+    # Of each watched model, by the watch's key: only the sweeps' thread comes here.
+    known: dict[Key, Known] = field(default_factory=dict)
 
     def look(self, watch: Watch) -> RegistrySeen:
         """All that is registered now."""
@@ -160,7 +163,8 @@ class Registries:
         given = params.Registry(
             kind=watch.registry.kind, uri=watch.registry.uri, workspace=watch.registry.workspace
         )
-        return open_registry(given, self.settings.root)
+        known = self.known.setdefault(watch.key, Known())
+        return Remembered(open_registry(given, self.settings.root), watch.name, known)
 
 
 def row(info: VersionInfo) -> Row:
