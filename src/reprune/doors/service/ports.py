@@ -41,7 +41,7 @@ from reprune.orchestrate.listing import model_runs
 from reprune.orchestrate.reconcile_actions import Close, Submit, Tell
 from reprune.orchestrate.reconcile_ports import LockMade
 from reprune.orchestrate.reconcile_seen import Dense, Memory, RegistrySeen, Row, RunSeen
-from reprune.orchestrate.reconcile_watch import Watch
+from reprune.orchestrate.reconcile_watch import Key, Watch
 from reprune.orchestrate.runs import cancel_run, find_runs, submit_run
 from reprune.registry import tags
 from reprune.registry.compressed import compressed_name
@@ -56,6 +56,7 @@ from reprune.registry.protocol import (
     known_versions,
 )
 from reprune.registry.receipted import taken_locks
+from reprune.registry.remembered import Known, Remembered
 from reprune.steps.project import pin
 
 # What lies further back has ended, or never will.
@@ -111,6 +112,8 @@ class Registries:
 
     settings: Settings
     patience: Patience
+    # Of each watched model, by the watch's key: only the sweeps' thread comes here.
+    known: dict[Key, Known] = field(default_factory=dict)
 
     def look(self, watch: Watch) -> RegistrySeen:
         """All that is registered now."""
@@ -161,7 +164,8 @@ class Registries:
             max_bytes=min(given.max_bytes, narrower.max_bytes),
             max_files=min(given.max_files, narrower.max_files),
         )
-        return open_registry(opened, self.settings.root)
+        known = self.known.setdefault(watch.key, Known())
+        return Remembered(open_registry(opened, self.settings.root), watch.name, known)
 
 
 def _know(folder: Path) -> None:
