@@ -42,6 +42,10 @@ def test_a_watch_has_the_same_keys_and_bounds_as_a_value() -> None:
         ours["properties"]["registry"]["properties"].keys()
         == theirs["WatchedRegistry"]["properties"].keys()
     )
+    for name in ("max_bytes", "max_files"):
+        for bound in ("minimum", "maximum"):
+            value = ours["properties"]["registry"]["properties"][name]
+            assert value[bound] == theirs["WatchedRegistry"]["properties"][name][bound]
     for name in ("attempts", "poll_s", "retry_first_s", "retry_longest_s"):
         for bound in ("minimum", "maximum"):
             assert ours["properties"][name][bound] == theirs["Watch"]["properties"][name][bound]

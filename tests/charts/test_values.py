@@ -150,6 +150,31 @@ WRONG = {
         "pipelineRunner: {trainJobs: [{namespace: a}]}",
         r"pipelineRunner.trainJobs.0: serviceAccount is required",
     ),
+    "files on no volume": (
+        watching("registry: {kind: files, uri: /mnt/models}"),
+        r"registry.uri of 'a' is '/mnt/models', which lies on none of registryVolumes",
+    ),
+    "files that lead off their volume": (
+        "{registryVolumes: [{claim: c, path: /mnt/a}], "
+        + watching("registry: {kind: files, uri: 'file:///mnt/a/../b'}")[1:],
+        r"which lies on none of registryVolumes",
+    ),
+    "a Kubeflow registry without files": (
+        watching("registry: {kind: kubeflow, uri: 'http://hub:8080'}"),
+        r"registry.artifacts of 'a' is '', which lies on none of registryVolumes",
+    ),
+    "a volume over the image's own": (
+        "registryVolumes: [{claim: c, path: /opt/venv}]",
+        r"/opt/venv is not free in the image",
+    ),
+    "a volume of a claim with no name": (
+        "registryVolumes: [{path: /mnt/a}]",
+        r"registryVolumes.0: claim is required",
+    ),
+    "a token's file by hand": (
+        "env: {REPRUNE_REGISTRY_TOKEN_FILE: /x}",
+        r"REPRUNE_REGISTRY_TOKEN_FILE has a value of its own",
+    ),
     "a chat's address": (
         "hooks: [{name: a, kind: slack, url: 'https://hooks.example.org/T0/B0'}]",
         r"hooks: the url of 'a' is a secret: put it into a Secret",

@@ -23,7 +23,7 @@ CONFINED = (
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 NAMES = ("control", "compress")
 MODULES = {
-    "control": ["kfp", "mlflow", "sqlalchemy", "alembic", "reprune.steps.gate", "reprune.steps.promote"],
+    "control": ["kfp", "mlflow", "sqlalchemy", "alembic", "starlette", "uvicorn", "reprune.steps.promote"],
     "compress": ["kfp", "mlflow", "torch", "onnxruntime", "openvino", "executorch", "great_expectations"],
 }  # fmt: skip
 # Megabytes, with room for a minor release of what is in them.

@@ -58,7 +58,28 @@ watches.yaml: |
   schema: 1
   concurrency: {{ .Values.concurrency }}
   watches:
-    {{- toYaml .Values.watches | nindent 4 }}
+    {{- include "reprune.watches" . | nindent 4 }}
+{{- end -}}
+
+{{/* As they were written, each with a bound on what is copied to /tmp. */}}
+{{- define "reprune.watches" -}}
+{{- $watches := list -}}
+{{- range .Values.watches -}}
+{{- $registry := merge (dict) .registry (dict "max_bytes" (int64 $.Values.maxVersionBytes)) -}}
+{{- $watches = append $watches (merge (dict "registry" $registry) .) -}}
+{{- end -}}
+{{- toYaml $watches -}}
+{{- end -}}
+
+{{/* The namespaces in which runs of watches are started, one a line. */}}
+{{- define "reprune.namespaces" -}}
+{{- $found := dict -}}
+{{- range .Values.watches -}}
+{{- if .namespace -}}
+{{- $_ := set $found .namespace "" -}}
+{{- end -}}
+{{- end -}}
+{{- keys $found | sortAlpha | join "\n" -}}
 {{- end -}}
 
 {{/* The images of the watches that start runs, one a line: each digest once, whatever it is called. */}}

@@ -47,6 +47,9 @@ spec:
         - {name: etc, mountPath: /etc/reprune, readOnly: true}
         - {name: tmp, mountPath: /tmp}
         - {name: projects, mountPath: /projects, readOnly: true}
+        {{- range $index, $volume := $values.registryVolumes }}
+        - {name: versions-{{ $index }}, mountPath: {{ $volume.path | quote }}, readOnly: {{ $volume.readOnly | default false }}}
+        {{- end }}
         {{- if $values.secrets.registry.name }}
         - {name: registry, mountPath: /var/run/secrets/reprune/registry, readOnly: true}
         {{- end }}
@@ -86,6 +89,8 @@ securityContext:
   runAsUser: 10001
   runAsGroup: 10001
   fsGroup: 10001
+  # Else every start walks through all files of a volume.
+  fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
@@ -102,7 +107,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Only readiness asks whether the registry answers: a restart would not bring it back. */}}
+{{/* Neither asks whether the registry answers: a restart would not bring it back, and webhooks still arrive. */}}
 {{- define "reprune.serving" -}}
 ports:
   - {name: http, containerPort: 8080, protocol: TCP}
@@ -183,6 +188,10 @@ readinessProbe:
   emptyDir: {sizeLimit: {{ .Values.tmpSize | quote }}}
 - name: projects
   emptyDir: {sizeLimit: {{ .Values.projectsSize | quote }}}
+{{- range $index, $volume := .Values.registryVolumes }}
+- name: versions-{{ $index }}
+  persistentVolumeClaim: {claimName: {{ $volume.claim | quote }}, readOnly: {{ $volume.readOnly | default false }}}
+{{- end }}
 {{- with .Values.secrets.registry.name }}
 - name: registry
   secret: {secretName: {{ . | quote }}, defaultMode: 0440}

@@ -16,10 +16,19 @@
 {{- end -}}
 {{- end -}}
 {{- include "reprune.refusedVariables" . -}}
+{{- range $values.registryVolumes -}}
+{{- if regexMatch "^/(bin|boot|dev|etc|lib[^/]*|opt|proc|projects?|root|run|sbin|sys|tmp|usr|var)(/|$)" .path -}}
+{{- fail (printf "registryVolumes: %s is not free in the image; choose a path below /mnt" .path) -}}
+{{- end -}}
+{{- end -}}
 {{- include "reprune.refusedHooks" . -}}
 {{- if $values.networkPolicy.enabled -}}
 {{- $egress := $values.networkPolicy.egress -}}
-{{- if not $egress.registry -}}
+{{- $remote := "" -}}
+{{- range $values.watches -}}
+{{- if ne (.registry.kind | default "mlflow") "files" -}}{{- $remote = "yes" -}}{{- end -}}
+{{- end -}}
+{{- if and $remote (not $egress.registry) -}}
 {{- fail "networkPolicy.egress.registry is empty: say where the registry is, or the service reaches none" -}}
 {{- end -}}
 {{- if and (include "reprune.projects" .) (not $egress.pipelines) -}}
@@ -59,7 +68,7 @@
 {{- end -}}
 
 {{- define "reprune.refusedVariables" -}}
-{{- $ours := list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" -}}
+{{- $ours := list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" "REPRUNE_REGISTRY_TOKEN_FILE" "REPRUNE_REGISTRY_TOKEN" -}}
 {{- range $name := concat (keys .Values.env) (keys .Values.secrets.env) -}}
 {{- if has $name $ours -}}
 {{- fail (printf "%s has a value of its own (secrets.registry or caConfigMap): remove it from env and secrets.env" $name) -}}
@@ -85,6 +94,12 @@
 {{- if regexMatch "://[^/]*@" .registry.uri -}}
 {{- fail (printf "watches: the registry's uri of '%s' holds a password: put it into a Secret and name that in secrets.registry" .name) -}}
 {{- end -}}
+{{- $kind := .registry.kind | default "mlflow" -}}
+{{- if eq $kind "files" -}}
+{{- include "reprune.refusedFolder" (list $ .name "registry.uri" (trimPrefix "file://" .registry.uri)) -}}
+{{- else if eq $kind "kubeflow" -}}
+{{- include "reprune.refusedFolder" (list $ .name "registry.artifacts" (.registry.artifacts | default "" | trimPrefix "file://")) -}}
+{{- end -}}
 {{- if eq (.mode | default "run") "run" -}}
 {{- if or (not .image) (not .experiment) -}}
 {{- fail (printf "watches: '%s' in mode run needs an image and an experiment" .name) -}}
@@ -102,5 +117,17 @@
 {{- if not (has $name $names) -}}
 {{- fail (printf "runs: nobody watches '%s'" $name) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Called with the root, a model, and a folder with its name, which has to lie on a volume. */}}
+{{- define "reprune.refusedFolder" -}}
+{{- $folder := printf "%s/" (index . 3 | trimSuffix "/") -}}
+{{- $held := "" -}}
+{{- range (index . 0).Values.registryVolumes -}}
+{{- if hasPrefix (printf "%s/" .path) $folder -}}{{- $held = "yes" -}}{{- end -}}
+{{- end -}}
+{{- if or (not $held) (has ".." (splitList "/" $folder)) -}}
+{{- fail (printf "watches: %s of '%s' is '%s', which lies on none of registryVolumes: name the claim, and the path where it is mounted" (index . 2) (index . 1) (index . 3)) -}}
 {{- end -}}
 {{- end -}}

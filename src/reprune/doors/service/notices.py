@@ -13,7 +13,6 @@ import msgspec
 from reprune.core.errors import ReceiptInvalid, RepruneError
 from reprune.doors.service.config import Settings
 from reprune.doors.service.ports import (
-    WHY,
     KubeflowRuns,
     Patience,
     Projects,
@@ -32,7 +31,7 @@ from reprune.registry.protocol import (
     known_alias,
     known_versions,
 )
-from reprune.registry.tags import LOCK, RUN, VERDICT
+from reprune.registry.tags import LOCK, RUN, VERDICT, WHY
 from reprune.steps.noticing import Place, promotion_message, told_by
 
 _DAY_S = 86_400.0
