@@ -146,6 +146,23 @@ class RollbackOutput(Fact, kw_only=True):
     already_done: bool
 
 
+class AdoptOutput(Fact, kw_only=True):
+    """`version` serves now, a copy of `origin`. `record` is the digest of the signed record that it carries;
+    `by` and `reason` are those of the record, also where an earlier call wrote it.
+    """
+
+    ok: bool = True
+    version: str
+    before: str | None
+    origin: str
+    dense_version: str
+    bundle: str
+    record: str
+    by: str
+    reason: str
+    already_done: bool
+
+
 class DeviceRunOutput(Fact, kw_only=True):
     """Printed where the job lay in a folder; over a pipe the result itself is what is printed."""
 
@@ -229,6 +246,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "promote": PromoteOutput,
     "anchor": AnchorOutput,
     "rollback": RollbackOutput,
+    "adopt": AdoptOutput,
     "submit": SubmitOutput,
     "device-run": DeviceRunOutput,
     "kit": KitOutput,

@@ -6,8 +6,9 @@ They are versions of `<name>-compressed`. Each that was judged holds, beside its
     plan/  profile/<i>/  sensitivity/     what it was made by
     verdict/  engines/<i>/  report/       what it was judged by
 
-and is tagged at creation (see registry.tags). The alias `champion` is moved by promote, and by
-rollback, which leaves a record in a version of its own (see registry.records).
+and is tagged at creation (see registry.tags). One that was adopted holds a `bundle/` alone. The alias
+`champion` is moved by promote, by adopt, and by rollback, which leaves a record in a version of its own
+(see registry.records).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from reprune.registry.protocol import (
     known_versions,
 )
 from reprune.registry.receipts import Receipted, decode, subject_digests
+from reprune.registry.records import AdoptionRecord, is_adoption, read_adoption
 from reprune.registry.stored import compressed_name, place, receipt_bytes, scratch
 from reprune.registry.tags import (
     ANCHORED,
@@ -46,6 +48,7 @@ from reprune.registry.tags import (
     PARENT,
     PROMOTED,
     RECEIPT,
+    RECORD,
     TAGS,
     VERDICT,
     WAIVER,
@@ -66,7 +69,7 @@ class Holder:
     """A compressed version that an alias names, with the receipt that it carries."""
 
     info: VersionInfo
-    receipt: Receipted
+    receipt: Receipted | AdoptionRecord
 
     @property
     def ref(self) -> ChampionRef:
@@ -79,9 +82,10 @@ class Holder:
 def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | None:
     """Who the alias `champion` names; None only if nothing was ever promoted.
 
-    `besides` is the digest of a verdict whose own registration does not count (a promotion that was
-    cut short). Raises ChampionLost if the alias is gone though something passed, ChampionForeign if
-    it names a version without our receipt of a pass. No signature is checked here.
+    `besides` is the digest of a verdict, or of a record, whose own registration does not count (a promotion
+    or an adoption that was cut short). Raises ChampionLost if the alias is gone though something passed or
+    was adopted, ChampionForeign if it names a version without our receipt of either. No signature is
+    checked here.
     """
     compressed = compressed_name(name)
     version = known_alias(registry, compressed, CHAMPION)
@@ -90,7 +94,8 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
     passed = [
         info
         for info in known_versions(registry, compressed)
-        if info.tags.get(VERDICT) != besides and _may_have_served(registry, info)
+        if besides not in (info.tags.get(VERDICT), info.tags.get(RECORD))
+        and _may_have_served(registry, info)
     ]
     if not passed and any(
         receipt.statement.predicate.champion is not None for _, receipt in history(registry, name)
@@ -107,7 +112,7 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
             f"'{compressed}' has no alias '{CHAMPION}', but {len(passed)} of its versions passed: "
             "the alias was deleted, or a promotion was cut short",
             where=registry.identity,
-            fix=f"if version {newest.version} was never promoted, run `reprune promote` for it "
+            fix=f"if version {newest.version} was never {_done(newest)} for it "
             f"again; else {_back(CHAMPION)}",
         )
     return None
@@ -275,6 +280,8 @@ def _holder(registry: Registry, compressed: str, version: str, alias: str) -> Ho
             fix=_back(alias),
         )
     try:
+        if is_adoption(infos[0]):
+            return Holder(info=infos[0], receipt=read_adoption(registry, infos[0]))
         receipt = read_receipt(registry, infos[0])
     except ReceiptInvalid as error:
         raise _foreign(alias, error.what, error.where) from error
@@ -291,7 +298,7 @@ def _holder(registry: Registry, compressed: str, version: str, alias: str) -> Ho
 def _may_have_served(registry: Registry, info: VersionInfo) -> bool:
     """Whether a version can have been champion. That it was a dry run is believed only of its receipt."""
     if info.tags.get(OUTCOME) != "pass":
-        return WAIVER in info.tags or PROMOTED in info.tags
+        return is_adoption(info) or WAIVER in info.tags or PROMOTED in info.tags
     if DRY_RUN not in info.tags:
         return True
     try:
@@ -304,7 +311,15 @@ def _foreign(alias: str, what: str, where: str) -> ChampionForeign:
     return ChampionForeign(
         f"the alias '{alias}' was set by hand on a version that Reprune did not promote: {what}",
         where=where,
-        fix=_back(alias),
+        fix=f"{_back(alias)}; or, if it is meant to serve: `reprune adopt --by NAME --reason TEXT`"
+        if alias == CHAMPION
+        else _back(alias),
+    )
+
+
+def _done(info: VersionInfo) -> str:
+    return (
+        "adopted, run `reprune adopt`" if is_adoption(info) else "promoted, run `reprune promote`"
     )
 
 

@@ -1,4 +1,4 @@
-"""What promote and rollback share: who may move the champion, and onto what."""
+"""What promote, rollback and adopt share: who may move the champion, and onto what."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from reprune.core import store
 from reprune.core.errors import InputError, PayloadCorrupt, PromotionRefused
@@ -74,15 +75,31 @@ def check_stored(registry: Registry, info: VersionInfo, link: links.Link) -> Non
             ) from error
 
 
+@overload
 def register_record(
     desk: Desk, statement: records.RollbackStatement, folder: Path
-) -> tuple[VersionInfo, records.RollbackRecord]:
+) -> tuple[VersionInfo, records.RollbackRecord]: ...
+
+
+@overload
+def register_record(
+    desk: Desk, statement: records.AdoptionStatement, folder: Path
+) -> tuple[VersionInfo, records.AdoptionRecord]: ...
+
+
+def register_record(
+    desk: Desk, statement: records.RollbackStatement | records.AdoptionStatement, folder: Path
+) -> tuple[VersionInfo, records.AnyRecord]:
     """Signs the statement, puts it beside the files of `folder`, and registers both as one version."""
     raw = receipts.sign(statement, desk.authority.signer)
     stated, digest, signer = receipts.verify_statement(
-        raw, records.RollbackStatement, desk.authority.keys, where="the receipt just signed"
+        raw, type(statement), desk.authority.keys, where="the receipt just signed"
     )
-    record = records.RollbackRecord(statement=stated, digest=digest, raw=raw, signer=signer)
+    record: records.AnyRecord
+    if isinstance(stated, records.RollbackStatement):
+        record = records.RollbackRecord(statement=stated, digest=digest, raw=raw, signer=signer)
+    else:
+        record = records.AdoptionRecord(statement=stated, digest=digest, raw=raw, signer=signer)
     store.write_bytes(folder / receipts.RECEIPT_FILE, raw)
     tags = records.record_tags(record)
     version = desk.registry.register(desk.compressed, folder, tags)

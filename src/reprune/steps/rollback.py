@@ -25,6 +25,7 @@ from reprune.registry import compressed, links, receipts
 from reprune.registry.protocol import CHAMPION, VersionInfo, known_alias, known_versions
 from reprune.registry.receipts import Receipted, chain_gaps
 from reprune.registry.records import (
+    AdoptionRecord,
     Rollback,
     RollbackRecord,
     RollbackStatement,
@@ -161,7 +162,9 @@ def _result(
     )
 
 
-def _target(desk: Desk, to: str | None, serving: str | None) -> tuple[VersionInfo, Receipted]:
+def _target(
+    desk: Desk, to: str | None, serving: str | None
+) -> tuple[VersionInfo, Receipted | AdoptionRecord]:
     """The version to return to, with its receipt, which we trust; it was champion."""
     infos = {info.version: info for info in known_versions(desk.registry, desk.compressed)}
     wanted = to if to is not None else _before(desk, serving, infos)

@@ -57,11 +57,6 @@ from reprune.registry.protocol import (
 )
 from reprune.steps.project import pin
 
-# On a version that we added to say how dense versions ended without a verdict.
-CLOSED = "reprune.closed"
-CLOSES = "reprune.closes"
-WHY = "reprune.why"
-
 # What lies further back has ended, or never will.
 RUNS_S = 90 * 86_400.0
 # As much may the clocks of Kubeflow, of the registry and of whoever wrote `since` differ.
@@ -134,7 +129,11 @@ class Registries:
         with contained(watch), tempfile.TemporaryDirectory(prefix="reprune-") as folder:
             note = {"closes": close.versions, "state": close.state, "why": close.why}
             (Path(folder) / "closed.json").write_bytes(canonical(note) + b"\n")
-            marks = {CLOSED: close.state, CLOSES: " ".join(close.versions), WHY: close.why[:500]}
+            marks = {
+                tags.CLOSED: close.state,
+                tags.CLOSES: " ".join(close.versions),
+                tags.WHY: close.why[:500],
+            }
             version = self.open(watch).register(compressed_name(watch.name), Path(folder), marks)
         say(
             "versions were closed",
@@ -186,7 +185,7 @@ def row(info: VersionInfo) -> Row:
     """What the tags of a version of `<name>-compressed` say of it; what they do not say right, is empty."""
     said = info.tags
     outcome = said.get(tags.OUTCOME, "")
-    closed = said.get(CLOSED, "")
+    closed = said.get(tags.CLOSED, "")
     attempt = said.get(tags.ATTEMPT, "")
     return Row(
         version=info.version,
@@ -199,7 +198,7 @@ def row(info: VersionInfo) -> Row:
         dry_run=tags.DRY_RUN in said,
         promoted=tags.PROMOTED in said,
         closed=closed if closed in ("error", "superseded") else "",  # type: ignore[arg-type]  # as above
-        closes=tuple(said.get(CLOSES, "").split()),
+        closes=tuple(said.get(tags.CLOSES, "").split()),
     )
 
 
