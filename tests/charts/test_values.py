@@ -175,6 +175,10 @@ WRONG = {
         "env: {REPRUNE_REGISTRY_TOKEN_FILE: /x}",
         r"REPRUNE_REGISTRY_TOKEN_FILE has a value of its own",
     ),
+    "a secret of a registry that nobody watches": (
+        "secrets: {registries: {'http://hub:8080': {name: s}}}",
+        r"secrets.registries: nobody watches 'http://hub:8080'",
+    ),
     "another user": ("securityContext: {runAsUser: 0}", r"securityContext is not allowed"),
 }
 
