@@ -288,6 +288,17 @@ class ReportParams(Document, kw_only=True):
     show_examples: bool = False
 
 
+class CiParams(Document, kw_only=True):
+    """`runner` are the labels (on GitLab: tags) of the machine that judges, where `reprune init --ci` is to
+    write workflows for it.
+    """
+
+    runner: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], ...],
+        Meta(min_length=1, max_length=10),
+    ] = ("ubuntu-latest",)
+
+
 class Params(Document, kw_only=True):
     """The whole file. `seed` and `threads` hold for every step."""
 
@@ -307,6 +318,7 @@ class Params(Document, kw_only=True):
     build: BuildParams = BuildParams()
     benchmark: BenchmarkParams = BenchmarkParams()
     report: ReportParams = ReportParams()
+    ci: CiParams = CiParams()
 
 
 def read_params(path: Path) -> Params:
