@@ -219,6 +219,10 @@ WRONG = {
         "hooks: [{name: a, kind: slack, urlSecret: {name: s, key: k}}]",
         r"networkPolicy.egress.others is empty: say where the hooks are",
     ),
+    "a secret of a registry that nobody watches": (
+        "secrets: {registries: {'http://hub:8080': {name: s}}}",
+        r"secrets.registries: nobody watches 'http://hub:8080'",
+    ),
     "another user": ("securityContext: {runAsUser: 0}", r"securityContext is not allowed"),
 }
 

@@ -113,6 +113,13 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $uris := list -}}
+{{- range .Values.watches -}}{{- $uris = append $uris .registry.uri -}}{{- end -}}
+{{- range $uri, $_ := .Values.secrets.registries -}}
+{{- if not (has $uri $uris) -}}
+{{- fail (printf "secrets.registries: nobody watches '%s'" $uri) -}}
+{{- end -}}
+{{- end -}}
 {{- range $name, $_ := .Values.runs -}}
 {{- if not (has $name $names) -}}
 {{- fail (printf "runs: nobody watches '%s'" $name) -}}

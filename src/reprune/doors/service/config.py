@@ -77,6 +77,8 @@ class ServiceConfig(Document, kw_only=True):
     kubeflow: Kubeflow | None = None
     github: GitHub | None = None
     registry_secret: str = ""
+    # By the registry's uri, instead of `registry_secret`: each gets its own and sees no other.
+    registry_secrets: dict[str, File] = {}
     state: str = ""
     runs: dict[Name, ModelRuns] = {}
     hooks: Hooks = ()
@@ -98,6 +100,11 @@ class Settings:
         """A path of the file as one that can be opened."""
         return self.root / text
 
+    def registry_secret(self, uri: str) -> Path | None:
+        """The folder with what this registry asks for; None where it asks for nothing."""
+        given = self.config.registry_secrets.get(uri, self.config.registry_secret)
+        return self.path(given) if given else None
+
     def secrets(self) -> tuple[bytes, ...]:
         """The webhook secrets as they are now. Raises InputError, without showing any of them."""
         if self.config.webhook is None:
@@ -112,8 +119,8 @@ class Settings:
         """Every text that no log may show, as far as it can be read now."""
         files = [*(self.config.webhook.secret_files if self.config.webhook else ())]
         files += [each.token_file for each in (self.config.kubeflow, self.config.github) if each]
-        if self.config.registry_secret:
-            files += [f"{self.config.registry_secret}/{name}" for name in ("password", "token")]
+        for folder in (self.config.registry_secret, *self.config.registry_secrets.values()):
+            files += [f"{folder}/{name}" for name in ("password", "token") if folder]
         found = []
         for name in filter(None, files):
             try:
@@ -139,6 +146,9 @@ def read_settings(path: Path) -> Settings:
     names = {watch.name for watch in watches.watches}
     for name in sorted(set(config.runs) - names):
         raise InputError(f"nobody watches '{name}'", where=f"{path} (runs.{name})")
+    uris = {watch.registry.uri for watch in watches.watches}
+    for uri in sorted(set(config.registry_secrets) - uris):
+        raise InputError(f"nobody watches '{uri}'", where=f"{path} (registry_secrets)")
     return Settings(config=config, watches=watches, root=root)
 
 

@@ -152,8 +152,9 @@ class Registries:
         """The registry of a watch, with the credentials as they are now, and with the narrower limits
         where those of its project are given.
         """
-        if self.settings.config.registry_secret:
-            _know(self.settings.path(self.settings.config.registry_secret))
+        config = self.settings.config
+        if config.registry_secret or config.registry_secrets:
+            _know(self.settings.registry_secret(watch.registry.uri))
         given = watch.registry
         narrower = project or given
         opened = params.Registry(
@@ -168,22 +169,24 @@ class Registries:
         return Remembered(open_registry(opened, self.settings.root), watch.name, known)
 
 
-def _know(folder: Path) -> None:
+def _know(folder: Path | None) -> None:
     """Puts what lies in `folder` where the adapters look for credentials; what does not, is not there."""
+    for variable in (*_CREDENTIALS.values(), TOKEN_FILE):
+        os.environ.pop(variable, None)
+    if folder is None:
+        return
     for name, variable in _CREDENTIALS.items():
         try:
             os.environ[variable] = (folder / name).read_text(encoding="utf-8").strip()
         except FileNotFoundError:
-            os.environ.pop(variable, None)
+            continue
         except (OSError, UnicodeDecodeError) as error:
             raise RegistryError(
                 "the registry's credentials cannot be read", where=str(folder / name)
             ) from error
-    # The Kubeflow adapter reads its file by itself.
     if _CREDENTIALS["token"] in os.environ:
+        # The Kubeflow adapter reads its file by itself.
         os.environ[TOKEN_FILE] = str(folder / "token")
-    else:
-        os.environ.pop(TOKEN_FILE, None)
 
 
 def row(info: VersionInfo) -> Row:
