@@ -101,6 +101,7 @@ class Story:
     champion_ratio: float = 1.0
     units: int = 15
     attempt: int = 1
+    look: int = 1
     champion: ChampionRef | None = None
     past_plan: bool = False
     anchor: ChampionRef | None = None
@@ -493,6 +494,7 @@ class _Writer:
             policy=digest_of(self.policy),
             task=self.task.digest,
             data_version=self.task.data_version,
+            look=UNSET if self.story.look == 1 else self.story.look,
         )
 
 

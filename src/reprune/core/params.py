@@ -26,6 +26,10 @@ Precision: TypeAlias = Literal[
 Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
+MaxBytes: TypeAlias = Annotated[int, Meta(ge=1_000, le=2**50)]
+MaxFiles: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
 class Registry(Document, kw_only=True):
     """Where versions live. `uri` is what the adapter understands; relative paths are from params.yaml.
 
@@ -38,8 +42,8 @@ class Registry(Document, kw_only=True):
     workspace: str = "default"
     allow_pickle: bool = False
     artifacts: str = ""
-    max_bytes: Annotated[int, Meta(ge=1_000, le=2**50)] = 20 * 2**30
-    max_files: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_bytes: MaxBytes = 20 * 2**30
+    max_files: MaxFiles = 10_000
 
 
 class Target(Document, kw_only=True):
@@ -289,6 +293,17 @@ class ReportParams(Document, kw_only=True):
     show_examples: bool = False
 
 
+class CiParams(Document, kw_only=True):
+    """`runner` are the labels (on GitLab: tags) of the machine that judges, where `reprune init --ci` is to
+    write workflows for it.
+    """
+
+    runner: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], ...],
+        Meta(min_length=1, max_length=10),
+    ] = ("ubuntu-latest",)
+
+
 class CostParams(Document, kw_only=True):
     """What computing costs, so that reports can say what the change is worth; no rule is about it.
 
@@ -322,6 +337,7 @@ class Params(Document, kw_only=True):
     build: BuildParams = BuildParams()
     benchmark: BenchmarkParams = BenchmarkParams()
     report: ReportParams = ReportParams()
+    ci: CiParams = CiParams()
     cost: CostParams | UnsetType = UNSET
 
 
