@@ -18,6 +18,8 @@ from reprune.doors.local import STAGES, dvc_text
 from reprune.doors.steps import define_step
 from reprune.steps import BESIDE, STEPS, get_step
 
+# Sections that no step reads: prices, which reports find in the verdict, and what CI is to do.
+UNREAD = {"cost", "ci"}
 IN_PIPELINE = [name for name in STEPS if name not in BESIDE]
 STAGE_OF = {stage.step: stage for stage in STAGES}
 
@@ -110,11 +112,11 @@ def test_the_attempts_file_is_never_deleted(dvc: dict) -> None:
 def test_every_example_holds_every_section(folder: Path) -> None:
     """DVC refuses a stage whose section is missing from params.yaml, so each example has them all.
 
-    Prices are no step's section: reports find them in the verdict, and who has none names none.
+    What no step reads may be left out.
     """
     written = yaml.safe_load((folder / "params.yaml").read_text())
-    assert set(written) | {"cost"} == set(Params.__struct_fields__)
-    assert not any("cost" in get_step(name).sections for name in STEPS)
+    assert set(written) | UNREAD == set(Params.__struct_fields__)
+    assert not any(UNREAD & set(get_step(name).sections) for name in STEPS)
     params = read_params(folder / "params.yaml")
     assert set(read_policy(folder / "policy.yaml").targets) == set(params.targets)
     assert (folder / params.task.split(".")[0] / "__init__.py").exists()
