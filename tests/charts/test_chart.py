@@ -181,10 +181,19 @@ def test_the_files_of_versions_are_where_the_watch_says(feature: str) -> None:
         # Versions without an end are closed by a note that is registered.
         assert not mount["readOnly"]
         assert not any(claim["name"] in set(texts(each)) for each in copies)
-    asked = peers(one(manifests, "NetworkPolicy"), "egress", "to")
-    assert [ports for _, ports in asked] == (
-        [[53, 53]] + [[8080]] * (feature == "kubeflow") + [[8888]]
-    )
+    asked = [ports for _, ports in peers(one(manifests, "NetworkPolicy"), "egress", "to")]
+    assert asked == [[53, 53], *([[8080], [5000]] if feature == "kubeflow" else []), [8888]]
+
+
+def test_each_registry_finds_its_own_secret() -> None:
+    manifests = rendered("kubeflow")
+    spec = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    config = yaml.safe_load(one(manifests, "ConfigMap")["data"]["serve.yaml"])
+    at = files(spec, spec["containers"][0])
+    ((uri, folder),) = config["registry_secrets"].items()
+    assert "model-registry-service" in uri
+    assert at[folder] == ("model-registry", "")
+    assert at[config["registry_secret"]] == ("mlflow-reader", "")
 
 
 @pytest.mark.parametrize("feature", FEATURES)

@@ -102,10 +102,16 @@ def control(builder: Builder) -> str:
 
 
 @pytest.fixture(scope="session")
-def images(builder: Builder, control: str) -> Images:
-    """Control and compress, and what a build on them needs."""
+def compress(builder: Builder) -> str:
+    """As `control`."""
+    return builder.build("compress")
+
+
+@pytest.fixture(scope="session")
+def images(builder: Builder, control: str, compress: str) -> Images:
+    """Both, and what a build on them needs."""
     docker = call("images/build.sh", "--client").strip()
-    return Images(control, builder.build("compress"), builder.secrets, docker)
+    return Images(control, compress, builder.secrets, docker)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import shutil
 import socket
 import subprocess
 import time
@@ -15,11 +17,12 @@ import pytest
 import yaml
 
 from reprune.core.params import Registry
+from reprune.doors.init import TEMPLATE
 from reprune.doors.service.signatures import sign
 from reprune.registry.dense import register_dense
 from reprune.registry.open import open_registry
 from reprune.steps.project import describe
-from tests.containers.conftest import call
+from tests.containers.conftest import Builder, call
 from tests.containers.test_images import CONFINED
 from tests.kfp_server import KfpServer, State
 from tests.registry import stand
@@ -40,9 +43,13 @@ def configured(root: Path, host: str) -> Path:
         f"registry: {{kind: files, uri: {TOLD}/registry}}\n"
         "targets: {ort-cpu: {runtime: onnxruntime}}\n"
     )
-    project = root / "projects" / DIGITS
+    project = root / "repository"
     stand.write_repository(project, params)
+    for name in ("Containerfile", "Containerfile.dockerignore"):
+        shutil.copyfile(TEMPLATE / name, project / name)
     describe(project)
+    (root / "projects").mkdir()
+    (root / "projects").chmod(0o777)
     watch = {
         "registry": {"kind": "files", "uri": f"{TOLD}/registry"},
         "name": "digits",
@@ -115,8 +122,26 @@ def kfp() -> Iterator[KfpServer]:
 
 
 @pytest.fixture
-def running(control: str, kfp: KfpServer, tmp_path: Path) -> Iterator[Running]:
-    started = Running(control, configured(tmp_path, kfp.url))
+def root(control: str, builder: Builder, kfp: KfpServer, tmp_path: Path) -> Path:
+    """As `configured`, the project taken out of an image of its own as the chart's init container does."""
+    root = configured(tmp_path, kfp.url)
+    image = "localhost/digits/watched:test"
+    call(
+        *(call("images/build.sh", "--client").strip(), "build", "--network=host"),
+        *(*builder.secrets, "--build-arg", f"BASE={control}", "--tag", image),
+        *("--file", str(root / "repository" / "Containerfile"), str(root / "repository")),
+        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+    )
+    copy = ("cp", "-RT", "/project", f"/projects/{DIGITS}")
+    for _ in range(2):
+        volume = f"{root / 'projects'}:/projects"
+        call("docker", *CONFINED, "--user", STRANGER, "--volume", volume, image, *copy)
+    return root
+
+
+@pytest.fixture
+def running(control: str, root: Path) -> Iterator[Running]:
+    started = Running(control, root)
     try:
         started.up()
         yield started

@@ -53,6 +53,9 @@ spec:
         {{- if $values.secrets.registry.name }}
         - {name: registry, mountPath: /var/run/secrets/reprune/registry, readOnly: true}
         {{- end }}
+        {{- range $uri, $ref := $values.secrets.registries }}
+        - {name: {{ include "reprune.registryVolume" $uri }}, mountPath: {{ include "reprune.registryFolder" $uri }}, readOnly: true}
+        {{- end }}
         {{- if include "reprune.pipelinesToken" .root }}
         - {name: pipelines, mountPath: /var/run/secrets/kubeflow/pipelines, readOnly: true}
         {{- end }}
@@ -169,6 +172,16 @@ readinessProbe:
           items: [{key: {{ .key | quote }}, path: github-token}]
       {{- end }}
       {{- end }}
+      {{- range .Values.hooks }}
+      {{- $hook := .name }}
+      {{- range $part, $ref := dict "url" .urlSecret "key" .signingSecret }}
+      {{- with $ref }}
+      - secret:
+          name: {{ .name | quote }}
+          items: [{key: {{ .key | quote }}, path: {{ printf "hooks/%s-%s" $hook $part | quote }}}]
+      {{- end }}
+      {{- end }}
+      {{- end }}
       {{- with .Values.caConfigMap }}
       - configMap:
           name: {{ . | quote }}
@@ -185,6 +198,10 @@ readinessProbe:
 {{- with .Values.secrets.registry.name }}
 - name: registry
   secret: {secretName: {{ . | quote }}, defaultMode: 0440}
+{{- end }}
+{{- range $uri, $ref := .Values.secrets.registries }}
+- name: {{ include "reprune.registryVolume" $uri }}
+  secret: {secretName: {{ $ref.name | quote }}, defaultMode: 0440}
 {{- end }}
 {{- if .Values.secrets.pipelines.name }}
 - name: pipelines

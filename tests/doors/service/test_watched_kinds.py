@@ -5,6 +5,7 @@ A registry of plain folders is what every other test of the service has; MLflow 
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import msgspec
 import pytest
 import yaml
 
-from reprune.core.errors import DocumentError, InputError, RegistryError
+from reprune.core.errors import DocumentError, InputError, RegistryError, RegistryUnreachable
 from reprune.core.params import Registry
 from reprune.doors.cli import main
 from reprune.doors.service.config import read_settings
@@ -103,6 +104,40 @@ def test_a_token_that_was_replaced_or_taken_away_is_noticed(
     assert not sweep(0)[1]
     assert "MLFLOW_TRACKING_TOKEN" not in os.environ
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == "reader"
+
+
+def test_no_registry_sees_the_secret_of_another(
+    place: Place,  # noqa: F811
+    kfp: KfpServer,  # noqa: F811
+    hub: ModelRegistryServer,
+) -> None:
+    watched(place, hub)
+    place.train()
+    hub.token = REGISTRY_TOKEN
+    with ModelRegistryServer() as another:
+        (place.root / "other-secret").mkdir()
+        (place.root / "other-secret" / "token").write_text("for-the-other-one-alone")
+        registry = place.watch["registry"] | {"uri": another.url}
+        place.config["registry_secrets"] = {another.url: "other-secret"}
+        place.write(copy.deepcopy(place.watch) | {"registry": registry})
+        another.token = "for-the-other-one-alone"
+        settings = read_settings(place.file)
+        sweep = place.sweeper()
+        assert sweep(0)[1]
+        assert len(kfp.posted()) == 1
+        assert set(settings.confidential()) >= {REGISTRY_TOKEN, "for-the-other-one-alone"}
+        # With no default, who is not named gets nothing.
+        del place.config["registry_secret"]
+        place.write(copy.deepcopy(place.watch) | {"registry": registry})
+        sweep = place.sweeper()
+        first, second = sweep.settings.watches.watches
+        with pytest.raises(RegistryUnreachable, match="answered 401"):
+            sweep.ports.registry.look(first)
+        assert not sweep.ports.registry.look(second).dense
+    place.config["registry_secrets"] = {"http://nobody": "other-secret"}
+    place.write()
+    with pytest.raises(InputError, match="nobody watches 'http://nobody'"):
+        read_settings(place.file)
 
 
 @pytest.mark.parametrize("who", ["watch", "project"])

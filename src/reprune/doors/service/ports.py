@@ -41,7 +41,7 @@ from reprune.orchestrate.listing import model_runs
 from reprune.orchestrate.reconcile_actions import Close, Submit, Tell
 from reprune.orchestrate.reconcile_ports import LockMade
 from reprune.orchestrate.reconcile_seen import Dense, Memory, RegistrySeen, Row, RunSeen
-from reprune.orchestrate.reconcile_watch import Watch
+from reprune.orchestrate.reconcile_watch import Key, Watch
 from reprune.orchestrate.runs import cancel_run, find_runs, submit_run
 from reprune.registry import tags
 from reprune.registry.compressed import compressed_name
@@ -56,6 +56,7 @@ from reprune.registry.protocol import (
     known_versions,
 )
 from reprune.registry.receipted import taken_locks
+from reprune.registry.remembered import Known, Remembered
 from reprune.steps.project import pin
 
 # What lies further back has ended, or never will.
@@ -111,6 +112,8 @@ class Registries:
 
     settings: Settings
     patience: Patience
+    # Of each watched model, by the watch's key: only the sweeps' thread comes here.
+    known: dict[Key, Known] = field(default_factory=dict)
 
     def look(self, watch: Watch) -> RegistrySeen:
         """All that is registered now."""
@@ -149,8 +152,9 @@ class Registries:
         """The registry of a watch, with the credentials as they are now, and with the narrower limits
         where those of its project are given.
         """
-        if self.settings.config.registry_secret:
-            _know(self.settings.path(self.settings.config.registry_secret))
+        config = self.settings.config
+        if config.registry_secret or config.registry_secrets:
+            _know(self.settings.registry_secret(watch.registry.uri))
         given = watch.registry
         narrower = project or given
         opened = params.Registry(
@@ -161,25 +165,28 @@ class Registries:
             max_bytes=min(given.max_bytes, narrower.max_bytes),
             max_files=min(given.max_files, narrower.max_files),
         )
-        return open_registry(opened, self.settings.root)
+        known = self.known.setdefault(watch.key, Known())
+        return Remembered(open_registry(opened, self.settings.root), watch.name, known)
 
 
-def _know(folder: Path) -> None:
+def _know(folder: Path | None) -> None:
     """Puts what lies in `folder` where the adapters look for credentials; what does not, is not there."""
+    for variable in (*_CREDENTIALS.values(), TOKEN_FILE):
+        os.environ.pop(variable, None)
+    if folder is None:
+        return
     for name, variable in _CREDENTIALS.items():
         try:
             os.environ[variable] = (folder / name).read_text(encoding="utf-8").strip()
         except FileNotFoundError:
-            os.environ.pop(variable, None)
+            continue
         except (OSError, UnicodeDecodeError) as error:
             raise RegistryError(
                 "the registry's credentials cannot be read", where=str(folder / name)
             ) from error
-    # The Kubeflow adapter reads its file by itself.
     if _CREDENTIALS["token"] in os.environ:
+        # The Kubeflow adapter reads its file by itself.
         os.environ[TOKEN_FILE] = str(folder / "token")
-    else:
-        os.environ.pop(TOKEN_FILE, None)
 
 
 def row(info: VersionInfo) -> Row:
@@ -377,9 +384,10 @@ class KubeflowRuns:
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """See reprune.orchestrate.reconcile_ports.People: the log, and the repository on GitHub."""
+    """See reprune.orchestrate.reconcile_ports.People: the log, the hooks, and the repository on GitHub."""
 
     settings: Settings
+    hooks: Callable[[Watch, Tell], None] = lambda _, __: None
 
     def dispatch(self, watch: Watch, version: str) -> None:
         """Sends the repository a dispatch event that names model and version."""
@@ -397,7 +405,7 @@ class Told:
         )
 
     def tell(self, watch: Watch, tell: Tell) -> None:
-        """Says it in the log."""
+        """Says it in the log, and hands it to the hooks, which are waited for by nobody here."""
         level = logging.INFO if tell.state in ("promoted", "passed") else logging.WARNING
         say(
             "a version's state",
@@ -407,6 +415,7 @@ class Told:
             state=tell.state,
             words=tell.words,
         )
+        self.hooks(watch, tell)
 
 
 @dataclass(frozen=True, kw_only=True)
