@@ -179,6 +179,50 @@ WRONG = {
         "secrets: {registries: {'http://hub:8080': {name: s}}}",
         r"secrets.registries: nobody watches 'http://hub:8080'",
     ),
+    "a chat's address": (
+        "hooks: [{name: a, kind: slack, url: 'https://hooks.example.org/T0/B0'}]",
+        r"hooks: the url of 'a' is a secret: put it into a Secret",
+    ),
+    "a hook without an address": (
+        "hooks: [{name: a, kind: slack}]",
+        r"hooks: 'a' needs url or urlSecret",
+    ),
+    "a hook with two": (
+        "hooks: [{name: a, kind: slack, url: 'https://x', urlSecret: {name: s, key: k}}]",
+        r"hooks: 'a' needs url or urlSecret, one of them",
+    ),
+    "a webhook that nobody signs": (
+        "hooks: [{name: a, kind: webhook, url: 'https://x'}]",
+        r"hooks: 'a' is signed: name the secret in signingSecret",
+    ),
+    "a chat that is signed": (
+        "hooks: [{name: a, kind: slack, urlSecret: {name: s, key: k}, signingSecret: {name: s, key: k}}]",
+        r"'a' of kind slack has no use for signingSecret",
+    ),
+    "two hooks of one name": (
+        "hooks: [&h {name: a, kind: slack, urlSecret: {name: s, key: k}}, *h]",
+        r"hooks: there are two called 'a'",
+    ),
+    "a hook in clear text": (
+        "hooks: [{name: a, kind: webhook, url: 'http://x'}]",
+        r"hooks.0.url: Does not match pattern",
+    ),
+    "a password in a hook's address": (
+        "hooks: [{name: a, kind: webhook, url: 'https://me:pw@x'}]",
+        r"hooks.0.url: Does not match pattern",
+    ),
+    "a hook's secret itself": (
+        "hooks: [{name: a, kind: webhook, url: 'https://x', secret: whsec_abc}]",
+        r"hooks.0: Additional property secret is not allowed",
+    ),
+    "an event that is none": (
+        "hooks: [{name: a, kind: slack, events: [superseded]}]",
+        r"hooks.0.events.0 must be one of the following",
+    ),
+    "no way to the hooks": (
+        "hooks: [{name: a, kind: slack, urlSecret: {name: s, key: k}}]",
+        r"networkPolicy.egress.others is empty: say where the hooks are",
+    ),
     "another user": ("securityContext: {runAsUser: 0}", r"securityContext is not allowed"),
 }
 

@@ -41,6 +41,25 @@ serve.yaml: |
   runs:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- with .Values.hooks }}
+  hooks:
+    {{- range . }}
+    - name: {{ .name | quote }}
+      kind: {{ .kind }}
+      {{- if .urlSecret }}
+      url_file: {{ printf "hooks/%s-url" .name | quote }}
+      {{- else }}
+      url: {{ .url | quote }}
+      {{- end }}
+      {{- if .signingSecret }}
+      secret_file: {{ printf "hooks/%s-key" .name | quote }}
+      {{- end }}
+      {{- with .events }}
+      events:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+    {{- end }}
+  {{- end }}
 watches.yaml: |
   schema: 1
   concurrency: {{ .Values.concurrency }}

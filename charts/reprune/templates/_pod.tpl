@@ -172,6 +172,16 @@ readinessProbe:
           items: [{key: {{ .key | quote }}, path: github-token}]
       {{- end }}
       {{- end }}
+      {{- range .Values.hooks }}
+      {{- $hook := .name }}
+      {{- range $part, $ref := dict "url" .urlSecret "key" .signingSecret }}
+      {{- with $ref }}
+      - secret:
+          name: {{ .name | quote }}
+          items: [{key: {{ .key | quote }}, path: {{ printf "hooks/%s-%s" $hook $part | quote }}}]
+      {{- end }}
+      {{- end }}
+      {{- end }}
       {{- with .Values.caConfigMap }}
       - configMap:
           name: {{ . | quote }}

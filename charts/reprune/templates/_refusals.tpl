@@ -21,6 +21,7 @@
 {{- fail (printf "registryVolumes: %s is not free in the image; choose a path below /mnt" .path) -}}
 {{- end -}}
 {{- end -}}
+{{- include "reprune.refusedHooks" . -}}
 {{- if $values.networkPolicy.enabled -}}
 {{- $egress := $values.networkPolicy.egress -}}
 {{- $remote := "" -}}
@@ -33,10 +34,35 @@
 {{- if and (include "reprune.projects" .) (not $egress.pipelines) -}}
 {{- fail "networkPolicy.egress.pipelines is empty: say where Kubeflow Pipelines is, or the service reaches none" -}}
 {{- end -}}
+{{- if and $values.hooks (not $egress.others) -}}
+{{- fail "networkPolicy.egress.others is empty: say where the hooks are, or the service reaches none" -}}
+{{- end -}}
 {{- range $peer := concat $egress.registry $egress.pipelines $egress.others -}}
 {{- if eq (empty $peer.namespace) (empty $peer.cidr) -}}
 {{- fail (printf "networkPolicy.egress: %s has to have a namespace or a cidr, one of them" (toJson $peer)) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "reprune.refusedHooks" -}}
+{{- $names := list -}}
+{{- range .Values.hooks -}}
+{{- if has .name $names -}}
+{{- fail (printf "hooks: there are two called '%s'" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- if eq (empty .url) (empty .urlSecret) -}}
+{{- fail (printf "hooks: '%s' needs url or urlSecret, one of them" .name) -}}
+{{- end -}}
+{{- if and (eq .kind "slack") .url -}}
+{{- fail (printf "hooks: the url of '%s' is a secret: put it into a Secret and name that in urlSecret" .name) -}}
+{{- end -}}
+{{- if and (eq .kind "webhook") (not .signingSecret) -}}
+{{- fail (printf "hooks: '%s' is signed: name the secret in signingSecret" .name) -}}
+{{- end -}}
+{{- if and (eq .kind "slack") .signingSecret -}}
+{{- fail (printf "hooks: '%s' of kind slack has no use for signingSecret" .name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -178,6 +178,7 @@ def define_promote(parser: argparse.ArgumentParser) -> Execute:
     )
 
     def execute(parsed: argparse.Namespace) -> int:
+        from reprune.steps.noticing import tell_promotion
         from reprune.steps.promote import Evidence, promote
 
         os.chdir(parsed.root)
@@ -192,6 +193,7 @@ def define_promote(parser: argparse.ArgumentParser) -> Execute:
             report=artifact(root, "report"),
         )
         result = promote(root, evidence, now=time.time(), say=_say)
+        tell_promotion(root, result, say=_say)
         if parsed.json:
             _print(
                 PromoteOutput(

@@ -13,6 +13,7 @@ from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import InputError
 from reprune.core.lock import Name
 from reprune.doors.service.signatures import MAX_SECRETS
+from reprune.orchestrate.notify import Hooks, refuse_twins, secret_texts
 from reprune.orchestrate.reconcile_watch import WATCHES_FILE, PinnedImage, Watches
 
 MIN_SECRET_BYTES = 16
@@ -65,7 +66,8 @@ class ServiceConfig(Document, kw_only=True):
 
     `projects` is a folder that holds, by the 64 digits of its digest, the /project folder of every image
     that a watch names. `registry_secret` is a folder with `username` and `password`, or `token`.
-    `state` is where memories are kept between starts; losing them costs time.
+    `state` is where memories are kept between starts; losing them costs time. `hooks` are told how
+    versions ended, and what holds one up.
     """
 
     schema: Literal[1] = 1
@@ -79,6 +81,11 @@ class ServiceConfig(Document, kw_only=True):
     registry_secrets: dict[str, File] = {}
     state: str = ""
     runs: dict[Name, ModelRuns] = {}
+    hooks: Hooks = ()
+
+    def __post_init__(self) -> None:
+        """Refuses two hooks of one name."""
+        refuse_twins(self.hooks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +127,9 @@ class Settings:
                 found.append(self.path(name).read_text(encoding="utf-8").strip())
             except (OSError, UnicodeDecodeError):
                 continue
-        return tuple(each for each in found if len(each) >= 6)
+        found += secret_texts(self.config.hooks, self.root)
+        # The longest first: another may be its beginning.
+        return tuple(sorted((each for each in found if len(each) >= 6), key=len, reverse=True))
 
 
 def read_settings(path: Path) -> Settings:

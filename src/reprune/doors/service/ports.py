@@ -374,9 +374,10 @@ class KubeflowRuns:
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """See reprune.orchestrate.reconcile_ports.People: the log, and the repository on GitHub."""
+    """See reprune.orchestrate.reconcile_ports.People: the log, the hooks, and the repository on GitHub."""
 
     settings: Settings
+    hooks: Callable[[Watch, Tell], None] = lambda _, __: None
 
     def dispatch(self, watch: Watch, version: str) -> None:
         """Sends the repository a dispatch event that names model and version."""
@@ -394,7 +395,7 @@ class Told:
         )
 
     def tell(self, watch: Watch, tell: Tell) -> None:
-        """Says it in the log."""
+        """Says it in the log, and hands it to the hooks, which are waited for by nobody here."""
         level = logging.INFO if tell.state in ("promoted", "passed") else logging.WARNING
         say(
             "a version's state",
@@ -404,6 +405,7 @@ class Told:
             state=tell.state,
             words=tell.words,
         )
+        self.hooks(watch, tell)
 
 
 @dataclass(frozen=True, kw_only=True)
