@@ -101,6 +101,7 @@ class Story:
     champion_ratio: float = 1.0
     units: int = 15
     attempt: int = 1
+    look: int = 1
     champion: ChampionRef | None = None
     anchor: ChampionRef | None = None
     anchor_wrong: int = 6
@@ -491,6 +492,7 @@ class _Writer:
             policy=digest_of(self.policy),
             task=self.task.digest,
             data_version=self.task.data_version,
+            look=UNSET if self.story.look == 1 else self.story.look,
         )
 
 

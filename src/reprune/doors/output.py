@@ -42,6 +42,7 @@ class UpdateOutput(Fact, kw_only=True):
     changed: bool
     dense_version: str
     champion_version: str | None
+    look: int = 1
 
 
 class ProjectOutput(Fact, kw_only=True):

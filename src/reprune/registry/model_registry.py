@@ -44,8 +44,8 @@ FORMAT = "reprune-version"
 # So many of the newest versions of others are asked for their files; one without is still being made.
 ASKED = 20
 
-_NUMBER = re.compile(r"^[1-9][0-9]{0,9}$")
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$")
+_NUMBER = re.compile(r"[1-9][0-9]{0,9}\Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,249}\Z")
 
 
 def open_model_registry(registry: params.Registry, root: Path) -> ModelRegistry:

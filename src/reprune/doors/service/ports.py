@@ -28,7 +28,7 @@ from reprune.core.errors import (
     RepruneError,
     StaleLock,
 )
-from reprune.core.lock import Lock, lock_text
+from reprune.core.lock import Lock, fresh_look, lock_text
 from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.policy import POLICY_FILE, read_policy
 from reprune.core.step import Documents
@@ -41,7 +41,7 @@ from reprune.orchestrate.listing import model_runs
 from reprune.orchestrate.reconcile_actions import Close, Submit, Tell
 from reprune.orchestrate.reconcile_ports import LockMade
 from reprune.orchestrate.reconcile_seen import Dense, Memory, RegistrySeen, Row, RunSeen
-from reprune.orchestrate.reconcile_watch import Watch
+from reprune.orchestrate.reconcile_watch import Key, Watch
 from reprune.orchestrate.runs import cancel_run, find_runs, submit_run
 from reprune.registry import tags
 from reprune.registry.compressed import compressed_name
@@ -55,6 +55,8 @@ from reprune.registry.protocol import (
     known_alias,
     known_versions,
 )
+from reprune.registry.receipted import taken_locks
+from reprune.registry.remembered import Known, Remembered
 from reprune.steps.project import pin
 
 # What lies further back has ended, or never will.
@@ -110,6 +112,8 @@ class Registries:
 
     settings: Settings
     patience: Patience
+    # Of each watched model, by the watch's key: only the sweeps' thread comes here.
+    known: dict[Key, Known] = field(default_factory=dict)
 
     def look(self, watch: Watch) -> RegistrySeen:
         """All that is registered now."""
@@ -161,7 +165,8 @@ class Registries:
             max_bytes=min(given.max_bytes, narrower.max_bytes),
             max_files=min(given.max_files, narrower.max_files),
         )
-        return open_registry(opened, self.settings.root)
+        known = self.known.setdefault(watch.key, Known())
+        return Remembered(open_registry(opened, self.settings.root), watch.name, known)
 
 
 def _know(folder: Path | None) -> None:
@@ -222,11 +227,16 @@ class Projects:
     registries: Registries
 
     def write(self, watch: Watch, version: str) -> LockMade:
-        """The lock that `reprune update` would write in the project for this version."""
+        """The lock that `reprune update --again` would write in the project for this version.
+
+        A lock that has a verdict already serves no more: it is here only where that one was cut short.
+        """
         with contained(watch):
             root = self.folder(watch)
             given = self._same(watch, root)
-            lock = pin(root, self.registries.open(watch, given), version).lock
+            registry = self.registries.open(watch, given)
+            pinned = pin(root, registry, version).lock
+            lock = fresh_look(pinned, taken_locks(registry, watch.name))
         say("a lock was written", model=watch.name, version=version, lock=lock.digest)
         return LockMade(
             digest=lock.digest,
