@@ -27,6 +27,7 @@ from reprune.core.errors import DocumentError, InputError
 MAX_TOKEN_BYTES = 65_536
 MAX_REPLY_BYTES = 16_000_000
 MAX_SAID = 300
+LONGEST_ASKED_S = 60.0
 # The service said "not now", or something in front of it did.
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -34,14 +35,16 @@ PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 class TransientError(Exception):
     """The request may succeed if it is made again: no answer, or one that says "not now".
 
-    `answered` says whether the service did, with `status`; `after_s` is how long it asked us to wait.
+    `answered` says whether the service did, with `status`; `asked_s` is how long it asked us to wait,
+    `after_s` the same but for no more than a minute.
     """
 
-    def __init__(self, what: str, *, status: int = 0, after_s: float = 0.0) -> None:
+    def __init__(self, what: str, *, status: int = 0, asked_s: float = 0.0) -> None:
         super().__init__(what)
         self.answered = bool(status)
         self.status = status
-        self.after_s = after_s
+        self.asked_s = asked_s
+        self.after_s = min(asked_s, LONGEST_ASKED_S)
 
 
 class RefusedError(Exception):
@@ -280,11 +283,26 @@ def _raise_for(error: urllib.error.HTTPError, token: str) -> NoReturn:
     """What the service said is in the message."""
     said, value = _message(error, token)
     refused = RefusedError(error.code, said, value=value, with_token=bool(token))
-    if error.code in PASSING:
-        after = error.headers.get("Retry-After", "") if error.headers else ""
-        after_s = min(float(after), 60.0) if after.isdecimal() else 0.0
-        raise TransientError(str(refused), status=error.code, after_s=after_s)
+    asked_s = _asked_s(error)
+    # Some refuse with 403 who asks too often, and say when to come again.
+    if error.code in PASSING or (error.code == 403 and asked_s is not None):
+        raise TransientError(str(refused), status=error.code, asked_s=asked_s or 0.0)
     raise refused from error
+
+
+def _asked_s(error: urllib.error.HTTPError) -> float | None:
+    """For how long the service asks to be left alone; None if it says nothing about that."""
+    headers = error.headers
+    if headers is None:
+        return None
+    after = headers.get("Retry-After", "")
+    if after.isdecimal():
+        return float(after[:9])
+    for prefix in ("X-RateLimit", "RateLimit"):
+        reset = headers.get(f"{prefix}-Reset", "")
+        if headers.get(f"{prefix}-Remaining") == "0" and reset.isdecimal():
+            return max(0.0, float(reset[:12]) - time.time())
+    return None
 
 
 def _message(error: urllib.error.HTTPError, token: str) -> tuple[str, Any]:

@@ -164,6 +164,29 @@ class AdoptOutput(Fact, kw_only=True):
     already_done: bool
 
 
+class CommentOutput(Fact, kw_only=True):
+    """`comment` is created, updated, same or older, or why there is none: dry-run, no-pull-request, refused,
+    unreachable. `conclusion` is what the check says, `check` the same if the commit was told.
+    """
+
+    ok: bool = True
+    comment: str
+    number: int | None
+    conclusion: str
+    check: str | None
+    body: str
+    warnings: tuple[str, ...]
+
+
+class ProposeOutput(Fact, kw_only=True):
+    """`done` is nothing (the base has the lock), same (the pull request had it) or opened."""
+
+    ok: bool = True
+    done: str
+    lock: str
+    number: int | None
+
+
 class DeviceRunOutput(Fact, kw_only=True):
     """Printed where the job lay in a folder; over a pipe the result itself is what is printed."""
 
@@ -248,6 +271,8 @@ OUTPUTS: dict[str, type[Fact]] = {
     "anchor": AnchorOutput,
     "rollback": RollbackOutput,
     "adopt": AdoptOutput,
+    "comment": CommentOutput,
+    "propose": ProposeOutput,
     "submit": SubmitOutput,
     "device-run": DeviceRunOutput,
     "kit": KitOutput,
