@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("say why, where, and what to try", "commands"),
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
+    "history": ("list the generations, or what of them waits for a person", "history"),
     "rollback": ("return the champion to a version that served before", "rollback"),
     "adopt": ("make a model that already serves the champion, unjudged, by name", "adopt"),
     "submit": ("run the pipeline in a cluster, and say what came of it", "submit"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from reprune.core.artifacts import Fact, Judgement, Outcome
 from reprune.core.machine import Machine
 from reprune.measure.promises import Conformance
+from reprune.registry.generations import History
 from reprune.steps.doctor import Diagnosis
 
 
@@ -163,6 +164,13 @@ class AdoptOutput(Fact, kw_only=True):
     already_done: bool
 
 
+class HistoryOutput(Fact, kw_only=True):
+    """With `--waiting` there are no generations in it; what waits is always there."""
+
+    ok: bool = True
+    history: History
+
+
 class DeviceRunOutput(Fact, kw_only=True):
     """Printed where the job lay in a folder; over a pipe the result itself is what is printed."""
 
@@ -247,6 +255,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "anchor": AnchorOutput,
     "rollback": RollbackOutput,
     "adopt": AdoptOutput,
+    "history": HistoryOutput,
     "submit": SubmitOutput,
     "device-run": DeviceRunOutput,
     "kit": KitOutput,
