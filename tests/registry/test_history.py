@@ -234,15 +234,15 @@ def test_an_inconclusive_verdict_waits_until_something_comes_after_it(root: Path
     assert waits(root) == [("inconclusive", "7")]
     (item,) = told(root, most=0).waiting
     assert item.version == "10"
-    assert "dvc repro -f benchmark" in item.next
+    assert "reprune update --again --dense-version 7" in item.next
     assert "reprune override --by" in item.next
     (root / "reprune.lock.yaml").unlink()
     (item,) = told(root, most=0).waiting
-    assert "reprune update --dense-version 7" in item.next
+    assert "reprune override" not in item.next
     next_generation(root, dense_version="8", **BLOCKED)
     promoted(root)
     assert waits(root) == [("inconclusive", "7")]
-    next_generation(root, dense_version="7", attempt=2, **BLOCKED)
+    next_generation(root, dense_version="7", attempt=2, look=2, **BLOCKED)
     promoted(root)
     assert waits(root) == []
 
@@ -277,10 +277,7 @@ def test_a_pass_that_was_cut_short_waits(root: Path) -> None:
     version = promoted(root).compressed_version
     registry = registry_of(root)
     registry.set_alias(COMPRESSED, "champion", "8")
-    place = root / "registry" / COMPRESSED / version / "version.json"
-    content = json.loads(place.read_text())
-    del content["tags"][PROMOTED]
-    place.write_text(json.dumps(content))
+    unmarked(root / "registry" / COMPRESSED / version)
     assert by_version(root)[version].state == "not promoted"
     assert waits(root) == [("not_promoted", "8"), ("inconclusive", "7")]
 
@@ -308,6 +305,31 @@ def test_a_champion_that_is_lost_or_foreign_waits(root: Path) -> None:
         champion(registry, "digits")
     assert waits(root)[0] == ("champion_lost", None)
     assert "reprune rollback" in told(root, most=0).waiting[0].next
+
+
+def test_a_verdict_that_came_second_for_its_lock_does_not_count(root: Path) -> None:
+    """Promote refuses it; where two promotes raced it is there all the same, and waits for nobody."""
+    place = root / "registry" / COMPRESSED
+    next_generation(root, dense_version="8", **BLOCKED)
+    promoted(root)
+    (place / "11").rename(root / "spare")
+    next_generation(root, dense_version="8", seed=1)
+    promoted(root)
+    registry_of(root).set_alias(COMPRESSED, "champion", "8")
+    unmarked(place / "11")
+    (place / "11").rename(place / "12")
+    (root / "spare").rename(place / "11")
+    second = by_version(root)["12"]
+    assert (second.state, second.second, second.other) == ("not promoted", True, "11")
+    assert "came second for its lock" in render_history(told(root))
+    assert waits(root) == [("inconclusive", "7")]
+
+
+def unmarked(place: Path) -> None:
+    """As a promotion that was cut short leaves a version."""
+    content = json.loads((place / "version.json").read_text())
+    del content["tags"][PROMOTED]
+    (place / "version.json").write_text(json.dumps(content))
 
 
 def test_a_dry_run_waits_for_nobody(tmp_path: Path) -> None:

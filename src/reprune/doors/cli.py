@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "update": ("pin the newest dense version and the champion in reprune.lock.yaml", "commands"),
     "check": ("read a verdict; its outcome is the exit code", "commands"),
     "explain": ("say why, where, and what to try", "commands"),
+    "propose": ("put a new lock into one pull request, opened or refreshed", "propose"),
+    "comment": ("tell a verdict in its pull request, once, and set the check", "comment"),
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
     "history": ("list the generations, or what of them waits for a person", "history"),

@@ -43,6 +43,7 @@ class UpdateOutput(Fact, kw_only=True):
     changed: bool
     dense_version: str
     champion_version: str | None
+    look: int = 1
 
 
 class ProjectOutput(Fact, kw_only=True):
@@ -171,6 +172,29 @@ class HistoryOutput(Fact, kw_only=True):
     history: History
 
 
+class CommentOutput(Fact, kw_only=True):
+    """`comment` is created, updated, same or older, or why there is none: dry-run, no-pull-request, refused,
+    unreachable. `conclusion` is what the check says, `check` the same if the commit was told.
+    """
+
+    ok: bool = True
+    comment: str
+    number: int | None
+    conclusion: str
+    check: str | None
+    body: str
+    warnings: tuple[str, ...]
+
+
+class ProposeOutput(Fact, kw_only=True):
+    """`done` is nothing (the base has the lock), same (the pull request had it) or opened."""
+
+    ok: bool = True
+    done: str
+    lock: str
+    number: int | None
+
+
 class DeviceRunOutput(Fact, kw_only=True):
     """Printed where the job lay in a folder; over a pipe the result itself is what is printed."""
 
@@ -256,6 +280,8 @@ OUTPUTS: dict[str, type[Fact]] = {
     "rollback": RollbackOutput,
     "adopt": AdoptOutput,
     "history": HistoryOutput,
+    "comment": CommentOutput,
+    "propose": ProposeOutput,
     "submit": SubmitOutput,
     "device-run": DeviceRunOutput,
     "kit": KitOutput,

@@ -35,24 +35,22 @@ from reprune.registry.protocol import (
     known_alias,
     known_versions,
 )
-from reprune.registry.receipts import Receipted, decode, subject_digests
+from reprune.registry.receipted import accepted_for, read_receipt
+from reprune.registry.receipts import Receipted, subject_digests
 from reprune.registry.records import AdoptionRecord, is_adoption, read_adoption
-from reprune.registry.stored import compressed_name, place, receipt_bytes, scratch
+from reprune.registry.stored import compressed_name, scratch
 from reprune.registry.tags import (
     ANCHORED,
     ATTEMPT,
     DRY_RUN,
     EVAL,
-    MARKS,
+    LOCK,
     OUTCOME,
     PARENT,
     PROMOTED,
-    RECEIPT,
     RECORD,
-    TAGS,
     VERDICT,
     WAIVER,
-    tags_of,
 )
 
 __all__ = [
@@ -84,18 +82,20 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
 
     `besides` is the digest of a verdict, or of a record, whose own registration does not count (a promotion
     or an adoption that was cut short). Raises ChampionLost if the alias is gone though something passed or
-    was adopted, ChampionForeign if it names a version without our receipt of either. No signature is
-    checked here.
+    was adopted, ChampionForeign if it names a version without our receipt of either. A pass that came
+    second for its lock is none: promote never moved to it. No signature is checked here.
     """
     compressed = compressed_name(name)
     version = known_alias(registry, compressed, CHAMPION)
     if version is not None:
         return _holder(registry, compressed, version, CHAMPION)
+    versions = known_versions(registry, compressed)
     passed = [
         info
-        for info in known_versions(registry, compressed)
+        for info in versions
         if besides not in (info.tags.get(VERDICT), info.tags.get(RECORD))
         and _may_have_served(registry, info)
+        and not _came_second(registry, versions, info)
     ]
     if not passed and any(
         receipt.statement.predicate.champion is not None for _, receipt in history(registry, name)
@@ -137,22 +137,6 @@ def anchor(registry: Registry, name: str) -> Holder | None:
             fix=f"set it again: `reprune anchor {once[-1].version} --by NAME --reason TEXT`",
         )
     return None
-
-
-def read_receipt(registry: Registry, info: VersionInfo) -> Receipted:
-    """The receipt that a version carries and its tag names. Raises ReceiptInvalid if it has none such."""
-    where = place(registry, info)
-    found = decode(receipt_bytes(registry, info, RECEIPT), where=where)
-    decision = found.statement.predicate
-    stated = {RECEIPT: found.digest, **tags_of(found)}
-    wrong = [tag for tag in (*TAGS, *MARKS) if info.tags.get(tag) != stated.get(tag)]
-    if wrong:
-        raise ReceiptInvalid(f"its receipt contradicts its tags ({', '.join(wrong)})", where=where)
-    if decision.registry != registry.identity or compressed_name(decision.name) != info.name:
-        raise ReceiptInvalid(
-            f"its receipt is for '{decision.name}' in {decision.registry}", where=where
-        )
-    return found
 
 
 def attempts(registry: Registry, name: str, dense_version: str, *, besides: str = "") -> int:
@@ -305,6 +289,14 @@ def _may_have_served(registry: Registry, info: VersionInfo) -> bool:
         return read_receipt(registry, info).statement.predicate.promotes
     except ReceiptInvalid:
         return True
+
+
+def _came_second(registry: Registry, versions: tuple[VersionInfo, ...], info: VersionInfo) -> bool:
+    """Whether another verdict is the accepted one for its lock, so that it was never promoted."""
+    if PROMOTED in info.tags:
+        return False
+    first = accepted_for(registry, versions, info.tags.get(LOCK, ""))
+    return first is not None and first.verdict != info.tags.get(VERDICT)
 
 
 def _foreign(alias: str, what: str, where: str) -> ChampionForeign:

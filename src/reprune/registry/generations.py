@@ -37,9 +37,9 @@ class Generation(Fact, kw_only=True):
     `signed` is False where the receipt is not by a key that we trust, None where nobody could check;
     `trouble` says what is wrong with it, and then there are no figures. `by` and `reason` are those of the
     person who overrode, rolled back or adopted; `until` is the last day of an override. `other` is the
-    version that a rollback returned to, the one that an adoption is a copy of, or that overrides the same
-    verdict; `back_by` is who rolled this one back, and `back_in` the version that holds the record. `time_s`
-    is Unix time.
+    version that a rollback returned to, the one that an adoption is a copy of, the one that overrides the
+    same verdict, or, with `second`, the one whose verdict came first for the lock, and counts. `back_by` is
+    who rolled this one back, and `back_in` the version that holds the record. `time_s` is Unix time.
     """
 
     version: str
@@ -58,6 +58,7 @@ class Generation(Fact, kw_only=True):
     reason: str = ""
     until: str = ""
     other: str = ""
+    second: bool = False
     back_by: str = ""
     back_in: str = ""
     headline: str = ""

@@ -14,6 +14,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from reprune.core import store
+from reprune.core.accepted import accepted
 from reprune.core.artifacts import Engines, Manifest, RuleResult, Verdict
 from reprune.core.documents import digest_of
 from reprune.core.errors import ArtifactError, ReceiptInvalid, VersionNotFound
@@ -218,11 +219,16 @@ def _unsigned(row: Row, serving: str | None) -> Generation:
 
 
 def _explained(told: Sequence[Generation]) -> Iterator[Generation]:
-    """Each with who rolled it back, where a record says so, and with what overrides it."""
+    """Each with who rolled it back, where a record says so, with what overrides it, or came before it."""
     backs = {each.champion: each for each in reversed(told) if each.kind == "rollback"}
+    first = accepted(each for each in reversed(told) if each.signed is not False)
     newer: dict[str, str] = {}
     for each in told:
         other = newer.setdefault(each.verdict, each.version)
+        counts = first.get(each.lock) if each.verdict else None
+        if counts is not None and counts.verdict != each.verdict:
+            yield replace(each, second=True, other=counts.version)
+            continue
         if each.verdict and other != each.version:
             yield replace(each, other=other)
             continue

@@ -41,6 +41,9 @@ CLOSED = "reprune.closed"
 CLOSES = "reprune.closes"
 WHY = "reprune.why"
 
+# With the name of a hook behind it: that the hook was told of this version, in the message of this id.
+TOLD = "reprune.told."
+
 # Every judged version has all of these, as its receipt says.
 TAGS = (PARENT, VERDICT, LOCK, BUNDLE, OUTCOME, ATTEMPT, RECEIPT)
 # Only where the receipt says so: an override was used, nothing could be promoted.

@@ -1,181 +1,187 @@
-"""One generation as the cells of a row, and as sentences: what `reprune history` shows of it."""
+"""Quality against measured latency over the generations that the registry remembers, this one last."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from reprune.core.artifacts import Outcome
-from reprune.registry.generations import Figure, Generation, State
-from reprune.report import words
-from reprune.report.cells import NOTHING, UNITS
-from reprune.report.columns import clipped
-from reprune.report.markup import visible
+from reprune.core.artifacts import Outcome, VerdictSummary
+from reprune.report import svg, words
+from reprune.report.facts import ReportFacts
+from reprune.report.markup import Safe, esc, tag
+from reprune.report.markup import table as html_table
+from reprune.report.metrics import drop
+from reprune.report.phrases import Phrase
+from reprune.report.sections import Section
 
-MOST_DENSE = 3
-MOST_TEXT = 400
-SIGN: dict[Outcome, str] = {"pass": "✓", "block": "✗", "inconclusive": "?", "error": "!"}
-_OTHERS: dict[State, str] = {
-    "rollback": "↩", "superseded": "-", "error": "!", "not ours": "‼", "not trusted": "‼",
-}  # fmt: skip
-_ADOPTED = "+"
-_HEADS = {"latency": "latency ratio", "latency alone": "latency ratio"}
+MOST = 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84.0, 700.0, 16.0, 270.0
 
 
-def head(column: str, metric: str) -> str:
-    if column.startswith("quality"):
-        return f"{metric}, points" if metric else "quality"
-    return _HEADS.get(column, column)
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One generation against its own dense parent. `drop` is what its first metric lost; `mine` is this
+    one, `champion` the one that serves.
+    """
+
+    name: str
+    outcome: Outcome
+    promoted: bool
+    ratio: float | None
+    drop: float | None
+    mine: bool = False
+    champion: bool = False
 
 
-def cell(each: Generation, column: str, metric: str) -> str:
-    name, _, alone = column.partition(" ")
-    if name == "latency":
-        return _latency(each.latency, spread=not alone)
-    if name == "quality":
-        return _quality(each.quality, metric, spread=not alone)
-    return _CELLS[name](each)
+def judged(facts: ReportFacts) -> tuple[Judged, ...]:
+    """The last generations, oldest first, and this one; empty where none came before."""
+    history = facts.previous.history if facts.previous is not None else ()
+    if not history:
+        return ()
+    return (*(_before(one, facts) for one in history[-MOST:]), _this(facts))
 
 
-def sign(each: Generation) -> str:
-    if each.outcome is not None:
-        return SIGN[each.outcome]
-    return _ADOPTED if each.kind == "adoption" else _OTHERS.get(each.state, " ")
+def front(points: tuple[Judged, ...]) -> tuple[Judged, ...]:
+    """Those that no other one beats in both, by growing ratio; each loses less than the one before."""
+    placed = [one for one in points if one.ratio is not None and one.drop is not None]
+    ordered = sorted(placed, key=lambda one: (one.ratio or 0.0, one.drop or 0.0))
+    found: list[Judged] = []
+    for one in ordered:
+        if not found or (one.drop or 0.0) < (found[-1].drop or 0.0):
+            found.append(one)
+    return tuple(found)
 
 
-def _state(each: Generation) -> str:
-    if each.state == "promoted" and each.kind == "adoption":
-        return "adopted"
-    return "overridden" if each.state == "promoted" and each.overridden else each.state
-
-
-def _dense(each: Generation) -> str:
-    if not each.dense:
-        return NOTHING
-    if len(each.dense) == 1:
-        return clipped(visible(each.dense[0]), 9)
-    return f"{clipped(visible(each.dense[0]), 4)}…{clipped(visible(each.dense[-1]), 4)}"
-
-
-def said(each: Generation) -> list[str]:
-    """What is to be told of a version beside its figures, a sentence each."""
-    told = _of_people(each)
-    if each.attempt is not None and each.attempt > 1:
-        told.append(f"attempt {each.attempt} on this dense version")
-    if each.kind == "judged" and each.other:
-        told.append(f"the verdict that version {visible(each.other, 40)} overrides")
-    elif each.outcome in ("block", "inconclusive", "error"):
-        told.append(_why(each))
-    if each.trouble:
-        serves = "it serves, and " if each.serves else ""
-        told.append(f"{serves}{visible(each.trouble, MOST_TEXT)}")
-    return told
-
-
-def _of_people(each: Generation) -> list[str]:
-    """Who did what to it, and why."""
-    by, reason = visible(each.by, 80), visible(each.reason, MOST_TEXT)
-    told = []
-    if each.kind == "rollback":
-        since = f" from {visible(each.champion, 40)}" if each.champion else ""
-        told.append(f"returned to {visible(each.other, 40)}{since}, by {by}: {reason}")
-    elif each.kind == "adoption":
-        told.append(f"a copy of {visible(each.other, 80)}, adopted by {by}: {reason}")
-    elif each.kind == "closed":
-        told.append(f"dense {_listing(each.dense)}: {reason or 'the service does not say why'}")
-    elif each.overridden:
-        told.append(f"overridden by {by} until {visible(each.until, 10)}: {reason}")
-    if each.back_by:
-        who, where = visible(each.back_by, 80), visible(each.back_in, 40)
-        told.append(f"rolled back by {who}: see version {where}")
-    elif each.state == "rolled back":
-        told.append("rolled back, as its tags say; the record of who did it is not among these")
-    return told
-
-
-def _why(each: Generation) -> str:
-    """The verdict's headline without its first word, which the state says already."""
-    if each.headline:
-        return visible(without_outcome(each.headline), MOST_TEXT)
-    return visible(each.reasons[0], MOST_TEXT) if each.reasons else "it does not say why"
-
-
-def without_outcome(headline: str) -> str:
-    """A headline without the outcome that it begins with."""
-    first, _, rest = headline.partition(": ")
-    return (
-        f"{rest[:1].upper()}{rest[1:]}"
-        if first in ("Blocked", "Inconclusive", "Error")
-        else headline
+def generations_section(facts: ReportFacts) -> Section | None:
+    """None for the first generation."""
+    points = judged(facts)
+    if not points:
+        return None
+    figure = _figure(points)
+    return Section(
+        key="generations",
+        title="Over the generations",
+        lead=f"The last {words.plural(len(points) - 1, 'judged generation')} in the registry and this "
+        "one, each against its own dense parent.",
+        content=(_table(points) if figure is None else svg.framed(figure),),
     )
 
 
-def _listing(dense: Sequence[str]) -> str:
-    names = [visible(one, 40) for one in dense]
-    if len(names) <= MOST_DENSE:
-        return words.listing(names)
-    return f"{names[0]} to {names[-1]} ({len(names)} versions)"
+def since_last(facts: ReportFacts) -> list[Phrase]:
+    """What changed since the generation that was judged last; nothing for the first one."""
+    points = judged(facts)
+    if not points:
+        return []
+    last, this = points[-2:]
+    promoted = ", promoted" if last.promoted else ""
+    told = [
+        f"{what} {_or_dash(was, show)} → {_or_dash(now, show)}"
+        for what, was, now, show in (
+            ("latency", last.ratio, this.ratio, words.ratio),
+            ("first metric", last.drop, this.drop, _lost),
+        )
+        if was is not None or now is not None
+    ]
+    against = f"; each against its own dense parent: {', '.join(told)}" if told else ""
+    outcome = words.WORD[last.outcome].lower()
+    return [(f"The last one judged was {last.name} ({outcome}{promoted}){against}.",)]
 
 
-def shared_metric(generations: Sequence[Generation]) -> str:
-    """The metric that all rows share, if it is a share of examples; else nothing, and each says its own."""
-    found = {(each.quality.rule, each.quality.unit) for each in generations if each.quality}
-    rules = {rule for rule, unit in found if unit == "share"}
-    if len(found) != 1 or len(rules) != 1:
-        return ""
-    return visible(rules.pop().removesuffix(".vs_parent"), 16) or "quality"
+def _before(one: VerdictSummary, facts: ReportFacts) -> Judged:
+    champion = facts.verdict.champion
+    return Judged(
+        name=f"{words.version(one.compressed_version)} of dense {words.version(one.dense_version)}",
+        outcome=one.outcome,
+        promoted=one.promoted,
+        ratio=one.latency_ratio,
+        drop=one.quality_drop,
+        champion=champion is not None and champion.version == one.compressed_version,
+    )
 
 
-def _latency(figure: Figure | None, *, spread: bool) -> str:
-    """`change (low to high)` as parts of the dense model's, with a dash."""
-    if figure is None:
-        return NOTHING
-    ends = [_number(figure, one) for one in (figure.low, figure.high)]
-    value = _number(figure, figure.change)
-    return f"{value} ({words.EN_DASH.join(ends)})" if spread and _has_interval(figure) else value
+def _this(facts: ReportFacts) -> Judged:
+    """By the same rules as a receipt tells it: the first latency rule, the first metric by name."""
+    parents = [one for one in facts.judgement.rules if words.is_parent(one)]
+    speed = [one.change for one in parents if one.rule == "latency.vs_parent"]
+    quality = sorted(
+        (one for one in parents if words.family(one) == "quality" and one.change is not None),
+        key=words.metric,
+    )
+    return Judged(
+        name=f"this one of dense {words.version(facts.verdict.dense_version)}",
+        outcome=facts.judgement.outcome,
+        promoted=False,
+        ratio=speed[0] if speed else None,
+        drop=drop(quality[0]) if quality else None,
+        mine=True,
+    )
 
 
-def _quality(figure: Figure | None, metric: str, *, spread: bool) -> str:
-    """`change (low to high)`; with unit and metric where the head does not say them."""
-    if figure is None:
-        return NOTHING
-    shown = _number if metric else amount
-    value = shown(figure, figure.change)
-    if spread and _has_interval(figure):
-        ends = [_number(figure, one) for one in (figure.low, figure.high)]
-        value = f"{value} ({' to '.join(ends)})"
-    name = figure.rule.removesuffix(".vs_parent")
-    return value if metric or not name else f"{value} {visible(name, 12)}"
+def _figure(points: tuple[Judged, ...]) -> svg.Figure | None:
+    """None where fewer than two generations have both numbers."""
+    placed = [one for one in points if one.ratio is not None and one.drop is not None]
+    if len(placed) < 2:
+        return None
+    ratios, drops = [one.ratio or 0.0 for one in placed], [one.drop or 0.0 for one in placed]
+    x = _scale(ratios, _LEFT + 14, _RIGHT - 14)
+    y = _scale(drops, _TOP + 14, _BOTTOM - 14)
+    best = front(points)
+    marks = [
+        svg.y_axis(y, _LEFT, _RIGHT, [(v, words.points(-v)) for v in svg.ticks(y.low, y.high, 4)]),
+        svg.x_axis(x, _TOP, _BOTTOM, lambda value: f"{words.TIMES}{value:g}"),
+        svg.label(
+            (_LEFT + _RIGHT) / 2, _BOTTOM + 36, "latency, share of the dense parent's", "tick mid"
+        ),
+        svg.path(((x.at(o.ratio or 0.0), y.at(o.drop or 0.0)) for o in best), "curve faint"),
+        *(_mark(one, x, y) for one in placed),
+    ]
+    return svg.Figure(
+        key="generations",
+        title="Quality against measured latency",
+        description=f"{len(placed)} generations; the best that nothing beats in both: "
+        + words.listing([one.name for one in best]),
+        how="Further left is faster, higher lost less. The dotted line joins the generations that no "
+        "other one beats in both; the shape of a mark is its outcome, and a ring around it is this one.",
+        height=_BOTTOM + 46,
+        marks=tuple(marks),
+        numbers=_table(points),
+    )
 
 
-def _has_interval(figure: Figure) -> bool:
-    return figure.low is not None or figure.high is not None
+def _mark(one: Judged, x: svg.Scale, y: svg.Scale) -> Safe:
+    at, up = x.at(one.ratio or 0.0), y.at(one.drop or 0.0)
+    ring = tag("circle", cx=at, cy=up, r=11, class_="ring") if one.mine else Safe("")
+    told = f"{one.name}: {words.WORD[one.outcome]}"
+    near = at > (_LEFT + _RIGHT) / 2
+    name = svg.label(at - 15 if near else at + 15, up + 4, one.name, "tick end" if near else "tick")
+    shown = name if one.mine or one.champion else Safe("")
+    return tag("g", tag("title", esc(told)), ring, svg.mark(at, up, one.outcome), shown)
 
 
-def _number(figure: Figure, value: float | None) -> str:
-    """A number alone, without its unit."""
-    if value is None:
-        return "unbounded"
-    return amount(figure, value).removesuffix(" pt").removeprefix(words.TIMES)
+def _scale(values: list[float], start: float, end: float) -> svg.Scale:
+    """From the least to the greatest, with room at both ends."""
+    pad = 0.08 * (max(values) - min(values)) or 0.01
+    return svg.Scale(low=min(values) - pad, high=max(values) + pad, start=start, end=end)
 
 
-def amount(figure: Figure, value: float) -> str:
-    known = UNITS.get(figure.unit)
-    return plain(known(value) if known else words.signed(value))
+def _lost(drop: float) -> str:
+    return words.points(-drop)
 
 
-def plain(text: str) -> str:
-    return text.replace(words.NBSP, " ")
+def _or_dash(value: float | None, show: Callable[[float], str]) -> str:
+    return words.EN_DASH if value is None else show(value)
 
 
-def _day(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s, tz=UTC).date().isoformat()
-
-
-_CELLS: dict[str, Callable[[Generation], str]] = {
-    "version": lambda each: f"{'●' if each.serves else ' '} {clipped(visible(each.version), 9)}",
-    "dense": _dense,
-    "state": lambda each: f"{sign(each)} {_state(each)}",
-    "size": lambda each: NOTHING if each.size_bytes is None else plain(words.size(each.size_bytes)),
-    "date": lambda each: NOTHING if each.time_s is None else _day(each.time_s),
-}
+def _table(points: tuple[Judged, ...]) -> Safe:
+    rows = [
+        [
+            tag("bdi", esc(f"{one.name}, the champion" if one.champion else one.name, 90)),
+            tag("span", esc(words.WORD[one.outcome]), class_=f"chip {one.outcome}"),
+            esc("yes" if one.promoted else words.EN_DASH if one.mine else "no"),
+            esc(_or_dash(one.ratio, words.ratio)),
+            esc(_or_dash(one.drop, _lost)),
+        ]
+        for one in reversed(points)
+    ]
+    head = ["Generation", "Outcome", "Promoted", "Latency", "First metric"]
+    return html_table("Generations, the newest first", head, rows, numbers=3)

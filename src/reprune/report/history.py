@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from reprune.registry.generations import Figure, Generation, History, Waiting
 from reprune.report import words
 from reprune.report.columns import padded, width, wrapped
-from reprune.report.generations import (
+from reprune.report.markup import visible
+from reprune.report.rows import (
     MOST_TEXT,
     amount,
     cell,
@@ -23,7 +24,6 @@ from reprune.report.generations import (
     sign,
     without_outcome,
 )
-from reprune.report.markup import visible
 
 WIDTH = 100
 MOST_BARS = 60

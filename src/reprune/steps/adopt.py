@@ -1,6 +1,7 @@
 """`reprune adopt`: a named person makes a model that already serves the champion, unjudged.
 
-    stage -> look at it -> sign and register the record -> read back -> [look again] -> move the alias -> mark
+    stage -> look at it -> sign and register the record -> read back -> [look again]
+          -> mark who serves -> move the alias -> mark
 
 Each arrow may be the last thing that happens: doing it again completes it. What comes is copied into a
 version of its own, so that the champion is, like any other, a version that a receipt lists file by file.
@@ -27,7 +28,14 @@ from reprune.registry.records import (
 )
 from reprune.registry.tags import PROMOTED
 from reprune.steps.adoptable import Source, check_bundle, check_unjudged, take
-from reprune.steps.moving import Desk, at_the_desk, check_stored, register_record, said
+from reprune.steps.moving import (
+    Desk,
+    at_the_desk,
+    check_stored,
+    mark_outgoing,
+    register_record,
+    said,
+)
 from reprune.steps.staging import private_folder
 
 
@@ -229,6 +237,8 @@ def _finish(desk: Desk, info: VersionInfo, record: AdoptionRecord, *, done: bool
                 where=desk.registry.identity,
                 fix="find out who; then `reprune adopt` again, if it is still what you want",
             )
+        if serving != info.version:
+            mark_outgoing(desk, serving)
         desk.registry.set_alias(desk.compressed, CHAMPION, info.version)
     if not marked:
         desk.registry.set_tags(desk.compressed, info.version, {PROMOTED: record.digest})

@@ -178,7 +178,9 @@ def _waiting(told: Sequence[Generation], beside: _Beside) -> Iterator[Waiting]:
             return
         if each.kind == "closed" and each.state == "error" and not judged_since:
             yield from _refused(each, settled)
-        if each.kind != "judged" or each.state == "dry run" or each.dense[0] in settled:
+        if each.kind != "judged" or each.state == "dry run" or each.second:
+            continue
+        if each.dense[0] in settled:
             continue
         settled.add(each.dense[0])
         judged_since = True
@@ -223,12 +225,9 @@ def _verdict_waits(each: Generation, beside: _Beside) -> Waiting | None:
     if each.state != "inconclusive":
         return None
     reason = each.headline or (each.reasons[0] if each.reasons else "the samples do not decide it")
+    then = f"`reprune update --again --dense-version {dense}` and `dvc repro` look once more"
     if here:
-        then = (
-            f"measure once more with `dvc repro -f benchmark` and `dvc repro`, or decide: {_ANEW}"
-        )
-    else:
-        then = f"`reprune update --dense-version {dense}`, then `dvc repro`: it is judged once more"
+        then += f"; or decide: {_ANEW}"
     return waits("inconclusive", reason, then)
 
 

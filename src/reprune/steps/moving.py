@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import overload
 
 from reprune.core import store
-from reprune.core.errors import InputError, PayloadCorrupt, PromotionRefused
+from reprune.core.errors import InputError, PayloadCorrupt, PromotionRefused, ReceiptInvalid
 from reprune.core.params import PARAMS_FILE, Params, read_params
 from reprune.core.step import exclusive
 from reprune.registry import compressed, links, receipts, records
 from reprune.registry.open import open_registry
-from reprune.registry.protocol import Registry, VersionInfo
+from reprune.registry.protocol import Registry, VersionInfo, known_versions
+from reprune.registry.tags import PROMOTED
 from reprune.steps.promoter import Authority, read_promoter
 
 MAX_TEXT = 500
@@ -73,6 +74,23 @@ def check_stored(registry: Registry, info: VersionInfo, link: links.Link) -> Non
             raise PromotionRefused(
                 error.what, reason="stored_differs", where=error.where, fix=error.fix
             ) from error
+
+
+def mark_outgoing(desk: Desk, serving: str | None) -> None:
+    """The champion that is about to be replaced is marked as promoted, if it is not.
+
+    A promotion that was cut short between alias and mark would look, once the alias has moved on, as if
+    it had never been. What has no receipt of ours that could promote it is left as it is.
+    """
+    for info in known_versions(desk.registry, desk.compressed):
+        if info.version != serving or PROMOTED in info.tags:
+            continue
+        try:
+            link = links.read_link(desk.registry, info, desk.authority.keys)
+        except ReceiptInvalid:
+            continue
+        if not isinstance(link, records.RollbackRecord) and link.statement.predicate.promotes:
+            desk.registry.set_tags(desk.compressed, info.version, {PROMOTED: link.digest})
 
 
 @overload
