@@ -5,6 +5,7 @@ from __future__ import annotations
 from reprune.core.artifacts import Fact, Judgement, Outcome
 from reprune.core.machine import Machine
 from reprune.measure.promises import Conformance
+from reprune.registry.generations import History
 from reprune.steps.doctor import Diagnosis
 
 
@@ -164,6 +165,13 @@ class AdoptOutput(Fact, kw_only=True):
     already_done: bool
 
 
+class HistoryOutput(Fact, kw_only=True):
+    """With `--waiting` there are no generations in it; what waits is always there."""
+
+    ok: bool = True
+    history: History
+
+
 class CommentOutput(Fact, kw_only=True):
     """`comment` is created, updated, same or older, or why there is none: dry-run, no-pull-request, refused,
     unreachable. `conclusion` is what the check says, `check` the same if the commit was told.
@@ -271,6 +279,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "anchor": AnchorOutput,
     "rollback": RollbackOutput,
     "adopt": AdoptOutput,
+    "history": HistoryOutput,
     "comment": CommentOutput,
     "propose": ProposeOutput,
     "submit": SubmitOutput,
