@@ -1,13 +1,13 @@
 """`reprune serve` killed again and again at random moments, while versions are registered and runs proceed.
 
-    found = drill(folder, kills=200, seed=0, mlflow=True)
+    found = drill(folder, Order(kills=200, seed=0, mlflow=True, poll_s=30.0))
 
 The service is a process of its own that gets SIGKILL and is started again; it is forked from one that has
 its imports done, so that a start takes a moment. The registry is a real MLflow server with its webhook, or
 plain folders and webhooks that are signed here. The API of Kubeflow Pipelines is the tests' own; what a run
 leaves is registered by the real `promote`, with its receipt signed, from artefacts with made-up
 measurements (tests/chain.py). Some runs end without a verdict. As neither registry nor API is stale here,
-the reconciler's SETTLE_S is 3 s, and a poll 10 s.
+the reconciler's SETTLE_S is 3 s.
 """
 
 from __future__ import annotations
@@ -59,10 +59,12 @@ from tests.registry.promotion import evidence, write_lock
 
 SECRET = "the-webhook-secret-of-this-drill"
 DIGITS = "a" * 64
-POLL_S = 10.0
 SETTLE_S = 3.0
-# So often the settled state is looked for after the last kill.
-MOST_POLLS = 30
+# So long it is waited for the end of all versions after the last kill.
+PATIENCE_S = 300.0
+# The service lives up to one of these, in seconds: it is killed before it listens, in its first sweep,
+# some sweeps later.
+LIVES_S = (0.5, 3.0, 10.0)
 CRASHES = 0.15
 STORIES: tuple[dict[str, Any], ...] = (
     {},
@@ -70,7 +72,15 @@ STORIES: tuple[dict[str, Any], ...] = (
     {"candidate_wrong": 120},
     {"ratio": 1.2},
 )
-PRELOADED = ["reprune.doors.cli", "reprune.doors.serve", "tests.service_kills", "uvicorn"]
+PRELOADED = [
+    "reprune.doors.cli",
+    "reprune.doors.serve",
+    "reprune.doors.service.app",
+    "reprune.doors.service.wiring",
+    "tests.service_kills",
+    "uvicorn",
+]
+PRELOADED_FOR_MLFLOW = ["mlflow", "mlflow.store.artifact.mlflow_artifacts_repo"]
 
 
 @dataclass
@@ -85,18 +95,28 @@ class Found:
     states: dict[str, int] = field(default_factory=dict)
 
 
-def drill(folder: Path, *, kills: int, seed: int, mlflow: bool, longest_s: float = 1e9) -> Found:
-    """Kills the service so often, or until `longest_s` is over, lets it settle, and checks what is there.
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """So many kills, or as many as `longest_s` allows. `poll_s` is the watch's."""
+
+    kills: int
+    seed: int
+    mlflow: bool
+    poll_s: float
+    longest_s: float = 1e9
+
+
+def drill(folder: Path, order: Order) -> Found:
+    """Kills the service so often, lets it settle, and checks what is there.
 
     `REPRUNE_WORK` has to be set, to a folder of its own.
     """
-    rng = random.Random(seed)
-    with registry_at(folder, mlflow=mlflow) as section, KfpServer() as kfp:
-        yard = Yard(folder, section, kfp, rng)
-        if mlflow:
+    with registry_at(folder, mlflow=order.mlflow) as section, KfpServer() as kfp:
+        yard = Yard(folder, section, kfp, order)
+        if order.mlflow:
             url = f"http://127.0.0.1:{yard.port}/webhooks/mlflow"
             call_back(section["uri"], url, SECRET)
-        yard.kill_again_and_again(kills, time.monotonic() + longest_s)
+        yard.kill_again_and_again()
         yard.settle()
         yard.check()
         return yard.found
@@ -117,9 +137,10 @@ class Yard:
     """One service, its registry and its runs, below `root`."""
 
     def __init__(
-        self, root: Path, section: Mapping[str, str], kfp: KfpServer, rng: random.Random
+        self, root: Path, section: Mapping[str, str], kfp: KfpServer, order: Order
     ) -> None:
-        self.root, self.kfp, self.rng = root, kfp, rng
+        self.root, self.kfp, self.order = root, kfp, order
+        self.rng = random.Random(order.seed)
         self.port = free_port()
         self.found = Found()
         self.text = (
@@ -134,9 +155,10 @@ class Yard:
         )
         self._run_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._seeds = random.Random(rng.random())
+        self._seeds = random.Random(order.seed)
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOADED)
+        more = PRELOADED_FOR_MLFLOW if self.webhooks else []
+        self.context.set_forkserver_preload([*PRELOADED, *more])
         kfp.on_submit = self._submitted
 
     # --- what lies there ---
@@ -168,7 +190,7 @@ class Yard:
             "since": datetime.now(UTC) - timedelta(minutes=5),
             "image": f"you/digits@sha256:{DIGITS}",
             "experiment": "drill",
-            "poll_s": POLL_S,
+            "poll_s": self.order.poll_s,
             "attempts": 3,
             "retry_first_s": 1.0,
             "retry_longest_s": 2.0,
@@ -184,15 +206,15 @@ class Yard:
 
     # --- what happens ---
 
-    def kill_again_and_again(self, kills: int, until_s: float) -> None:
-        for _ in range(kills):
+    def kill_again_and_again(self) -> None:
+        until_s = time.monotonic() + self.order.longest_s
+        for _ in range(self.order.kills):
             if time.monotonic() > until_s:
                 break
             process = self._start()
-            # From before it listens to some sweeps later.
-            end_s = time.monotonic() + self.rng.choice((0.3, 2.0, 6.0)) * self.rng.random()
+            end_s = time.monotonic() + self.rng.choice(LIVES_S) * self.rng.random()
             while time.monotonic() < end_s:
-                if self.rng.random() < 0.3:
+                if self.rng.random() < 0.15:
                     self.register()
                 time.sleep(max(0.0, min(0.3, end_s - time.monotonic())))
             process.kill()
@@ -242,11 +264,11 @@ class Yard:
         process = self._start()
         began_s = time.monotonic()
         try:
-            while time.monotonic() - began_s < MOST_POLLS * POLL_S:
+            while time.monotonic() - began_s < PATIENCE_S:
                 if self._ended(self.look()):
                     break
                 time.sleep(0.5)
-            self.found.settle_polls = math.ceil((time.monotonic() - began_s) / POLL_S)
+            self.found.settle_polls = math.ceil((time.monotonic() - began_s) / self.order.poll_s)
             # Whoever would still do something at the next poll has done it then.
             time.sleep(SETTLE_S + 1.0)
             assert process.is_alive()

@@ -24,8 +24,10 @@ def server(tmp_path: Path) -> Iterator[str]:
         yield address
 
 
-def test_a_server_serves_what_the_embedded_registry_does(server: str, tmp_path: Path) -> None:
-    """Register, list, fetch whole and in part, tag, alias; absent is absent; gone is unreachable."""
+def test_a_server_serves_what_the_embedded_registry_does(
+    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Register, list, fetch whole and in part, tag, alias; absent is absent; and nothing is printed."""
     registry = open_registry(Section(uri=server), tmp_path)
     with pytest.raises(VersionNotFound):
         registry.versions("digits")
@@ -49,6 +51,7 @@ def test_a_server_serves_what_the_embedded_registry_does(server: str, tmp_path: 
     assert registry.alias("digits", "champion") == "2"
     registry.set_tags("digits", "2", {"b": "c"})
     assert registry.versions("digits")[1].tags["b"] == "c"
+    assert capfd.readouterr().out == ""
 
 
 def test_a_server_that_ended_is_unreachable(
