@@ -40,6 +40,17 @@ class WatchedRegistry(Document, kw_only=True):
     max_bytes: MaxBytes = 20 * 2**30
     max_files: MaxFiles = 10_000
 
+    def __post_init__(self) -> None:
+        """Refuses what its kind can never open."""
+        if self.kind != "kubeflow":
+            return
+        if not self.artifacts:
+            raise ValueError(
+                "a registry of kind kubeflow keeps no files: name their folder in `artifacts`"
+            )
+        if self.workspace != "default":
+            raise ValueError("a registry of kind kubeflow has one `workspace`, 'default'")
+
 
 class Watch(Document, kw_only=True):
     """One watched model. Versions registered after `since` count, of which the newest is run.

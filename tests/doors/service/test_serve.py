@@ -183,10 +183,10 @@ def test_a_watch_that_crashes_stops_no_other(
     registries = type(sweep.ports.registry.registry)  # type: ignore[attr-defined]
     opened = registries.open
 
-    def crash(self: Any, watch: Any) -> Any:
+    def crash(self: Any, watch: Any, *more: Any) -> Any:
         if watch.name == "broken":
             raise ZeroDivisionError
-        return opened(self, watch)
+        return opened(self, watch, *more)
 
     monkeypatch.setattr(registries, "open", crash)
     assert not sweep(0)[1]
