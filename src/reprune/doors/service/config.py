@@ -110,9 +110,11 @@ class Settings:
         found = []
         for name in filter(None, files):
             try:
-                found.append(self.path(name).read_text(encoding="utf-8").strip())
-            except (OSError, UnicodeDecodeError):
+                raw = self.path(name).read_bytes()
+            except OSError:
                 continue
+            # Bytes that are no text would be shown as their escapes.
+            found.append(raw.decode("utf-8", "backslashreplace").strip())
         return tuple(each for each in found if len(each) >= 6)
 
 
