@@ -63,6 +63,11 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
     parser.add_argument(
         "--foreign", action="store_true", help="what was measured comes from a fork: pass nothing"
     )
+    parser.add_argument(
+        "--nothing",
+        action="store_true",
+        help="tell no verdict: the pull request changes nothing that is judged",
+    )
     add_forge(parser)
     parser.add_argument("--number", type=int, metavar="N", help="the pull request")
     parser.add_argument("--head", default="", metavar="SHA", help="the commit that was judged")
@@ -74,7 +79,7 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
     )
 
     def execute(parsed: argparse.Namespace) -> int:
-        from reprune.steps.posting import Wish, post, prepare
+        from reprune.steps.posting import Wish, locate, post, prepare
 
         os.chdir(parsed.root)
         around = _around(parsed)
@@ -84,12 +89,15 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
             registry=parsed.registry,
             base=parsed.base,
             check=parsed.check,
+            nothing=parsed.nothing,
             foreign=parsed.foreign,
         )
-        forge = None if parsed.dry_run else open_forge(parsed, around)
+        if parsed.dry_run:
+            return _dry_run(parsed, prepare(Path.cwd(), wish, around, None))
+        forge = open_forge(parsed, around)
+        around, unknown = locate(around, forge)
         prepared = prepare(Path.cwd(), wish, around, forge)
-        if forge is None:
-            return _dry_run(parsed, prepared)
+        prepared = replace(prepared, warnings=(*unknown, *prepared.warnings))
         _summarise(prepared, around)
         return _told(parsed, prepared, around, post(prepared, wish, around, forge))
 

@@ -147,8 +147,9 @@ class RollbackOutput(Fact, kw_only=True):
 
 
 class CommentOutput(Fact, kw_only=True):
-    """`comment` is created, updated, same or older, or why there is none: dry-run, no-pull-request, refused,
-    unreachable. `conclusion` is what the check says, `check` the same if the commit was told.
+    """`comment` is created, updated, same or older, or why there is none: dry-run, nothing,
+    no-pull-request, refused, unreachable. `conclusion` is what the check says, `check` the same if the
+    commit was told.
     """
 
     ok: bool = True
