@@ -153,10 +153,10 @@ def test_older_versions_are_superseded_once_they_are_quiet() -> None:
 
 
 def test_many_old_versions_are_closed_in_a_few_rows() -> None:
-    versions = tuple(Dense(str(place), NOW - 5.0) for place in range(1000))
+    versions = tuple(Dense(str(place), NOW - 5.0) for place in range(5000))
     closes = [each for each in answer(dense=versions).actions if isinstance(each, Close)]
     assert max(len(each.versions) for each in closes) == MOST_CLOSED
-    assert [each for close in closes for each in close.versions] == [str(n) for n in range(999)]
+    assert [each for close in closes for each in close.versions] == [str(n) for n in range(4999)]
 
 
 def test_the_younger_of_two_runs_of_a_lock_is_cancelled() -> None:

@@ -54,6 +54,7 @@ class Manifest(Fact, tag_field="kind", kw_only=True):
 WEIGHTS = "weights.safetensors"
 # The payload file of a ModelBundle some of whose weights are masked: which ones, bit by bit.
 MASKS = "masks.safetensors"
+PAST_PLAN = "past/plan.json"
 
 
 class TaskFact(Fact, kw_only=True):
@@ -673,7 +674,8 @@ class Verdict(Manifest, tag="Verdict", kw_only=True):
 
     Payload: `evidence.json` (judge.evidence.Evidence, assembled from the rest), `policy.json`,
     `lock.json`, `params.json`, `samples/<benchmark>/**` (its records and latency units, byte for
-    byte), `ancestors/<digest hex>.json` (a copy of every ancestor's manifest; `parents` names them).
+    byte), `ancestors/<digest hex>.json` (a copy of every ancestor's manifest; `parents` names them), and
+    PAST_PLAN, the manifest of the champion's plan, where the registry held one.
     """
 
     MAX_PAYLOAD_BYTES: ClassVar[int | None] = 2**30

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Meta, field
+from msgspec import UNSET, Meta, UnsetType, field
 
 from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import DocumentError
@@ -26,6 +26,10 @@ Precision: TypeAlias = Literal[
 Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
+MaxBytes: TypeAlias = Annotated[int, Meta(ge=1_000, le=2**50)]
+MaxFiles: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
 class Registry(Document, kw_only=True):
     """Where versions live. `uri` is what the adapter understands; relative paths are from params.yaml.
 
@@ -38,8 +42,8 @@ class Registry(Document, kw_only=True):
     workspace: str = "default"
     allow_pickle: bool = False
     artifacts: str = ""
-    max_bytes: Annotated[int, Meta(ge=1_000, le=2**50)] = 20 * 2**30
-    max_files: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_bytes: MaxBytes = 20 * 2**30
+    max_files: MaxFiles = 10_000
 
 
 class Target(Document, kw_only=True):
@@ -295,6 +299,20 @@ class CiParams(Document, kw_only=True):
     ] = ("ubuntu-latest",)
 
 
+class CostParams(Document, kw_only=True):
+    """What computing costs, so that reports can say what the change is worth; no rule is about it.
+
+    `price_per_hour`, by target and in `currency`, is for what one session of the benchmark occupies.
+    `utilisation` is the share of a paid hour in which it computes. `requests_per_year`, of one example
+    each, is of all targets priced here, each taken alone; 0: nothing is said about a year.
+    """
+
+    price_per_hour: Annotated[dict[Name, Positive], Meta(min_length=1)]
+    currency: Annotated[str, Meta(pattern=r"^[A-Za-z]{1,12}$")] = "USD"
+    requests_per_year: Annotated[int, Meta(ge=0, le=10**15)] = 0
+    utilisation: Share = 1.0
+
+
 class Params(Document, kw_only=True):
     """The whole file. `seed` and `threads` hold for every step."""
 
@@ -315,6 +333,7 @@ class Params(Document, kw_only=True):
     benchmark: BenchmarkParams = BenchmarkParams()
     report: ReportParams = ReportParams()
     ci: CiParams = CiParams()
+    cost: CostParams | UnsetType = UNSET
 
 
 def read_params(path: Path) -> Params:
@@ -322,6 +341,13 @@ def read_params(path: Path) -> Params:
     params = read_yaml(path, Params)
     if not params.targets:
         raise DocumentError("names no target", where=f"{path} (targets)", fix="name at least one")
+    unknown = sorted(set(params.cost.price_per_hour if params.cost else ()) - set(params.targets))
+    if unknown:
+        raise DocumentError(
+            f"gives a price for '{unknown[0]}', which is no target of this file",
+            where=f"{path} (cost.price_per_hour)",
+            fix=f"use one of: {', '.join(sorted(params.targets))}",
+        )
     schedule = params.prune.schedule
     if schedule.kind == "one-shot" and (schedule.steps, schedule.epochs) != (1, 0.0):
         raise DocumentError(

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
     "rollback": ("return the champion to a version that served before", "rollback"),
+    "adopt": ("make a model that already serves the champion, unjudged, by name", "adopt"),
     "submit": ("run the pipeline in a cluster, and say what came of it", "submit"),
     "project": ("describe this repository for the image that `serve` starts runs of", "project"),
     "serve": ("watch registries, and start a run for each newest version", "serve"),

@@ -42,6 +42,7 @@ class UpdateOutput(Fact, kw_only=True):
     changed: bool
     dense_version: str
     champion_version: str | None
+    look: int = 1
 
 
 class ProjectOutput(Fact, kw_only=True):
@@ -141,6 +142,23 @@ class RollbackOutput(Fact, kw_only=True):
     before: str | None
     record: str
     record_version: str
+    by: str
+    reason: str
+    already_done: bool
+
+
+class AdoptOutput(Fact, kw_only=True):
+    """`version` serves now, a copy of `origin`. `record` is the digest of the signed record that it carries;
+    `by` and `reason` are those of the record, also where an earlier call wrote it.
+    """
+
+    ok: bool = True
+    version: str
+    before: str | None
+    origin: str
+    dense_version: str
+    bundle: str
+    record: str
     by: str
     reason: str
     already_done: bool
@@ -253,6 +271,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "promote": PromoteOutput,
     "anchor": AnchorOutput,
     "rollback": RollbackOutput,
+    "adopt": AdoptOutput,
     "comment": CommentOutput,
     "propose": ProposeOutput,
     "submit": SubmitOutput,

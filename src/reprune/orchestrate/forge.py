@@ -117,7 +117,7 @@ def ask(service: Service, request: Ask, *, needs: str) -> Any:
     except RefusedError as error:
         if error.status == 403 and "rate limit" in error.said.lower():
             # The secondary limit does not always say for how long.
-            raise TransientError(str(error), answered=True, asked_s=60.0) from error
+            raise TransientError(str(error), status=403, asked_s=60.0) from error
         if error.status in (401, 403, 404) or 300 <= error.status < 400:
             raise Refused(str(error), status=error.status, where=where, fix=needs) from error
         raise OrchestratorError(str(error), where=where) from error

@@ -8,8 +8,8 @@ import msgspec
 
 from reprune.orchestrate.reconcile_seen import Closed, LockKnown
 
-# A registry keeps the versions that were closed at once in one tag, of a few thousand characters.
-MOST_CLOSED = 400
+# A registry keeps the versions that were closed at once in one tag, of 65,535 bytes or more.
+MOST_CLOSED = 2_000
 
 
 class WriteLock(msgspec.Struct, frozen=True, tag=True):

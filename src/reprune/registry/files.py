@@ -47,7 +47,7 @@ ALIASES = "aliases.json"
 VERSION = "version.json"
 FILES = "files"
 
-_NUMBER = re.compile(r"^[1-9][0-9]{0,8}$")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}\Z")
 _ATTEMPTS = 100
 
 
@@ -82,10 +82,19 @@ class FilesRegistry:
     limits: Limits
 
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
+        return self.versions_from(name, "1")
+
+    def versions_from(self, name: str, first: str) -> tuple[VersionInfo, ...]:
+        """See reprune.registry.remembered.ListsFrom."""
         model = self._model(name)
         with reading(model):
             numbers = sorted(int(path.name) for path in model.iterdir() if _NUMBER.match(path.name))
-        return tuple(self._info(name, str(number)) for number in numbers)
+        wanted = [number for number in numbers if number >= int(first)]
+        try:
+            return tuple(self._info_in(model, name, str(number)) for number in wanted)
+        except VersionNotFound as error:
+            # Its folder was there just now: not the same as a model that is not.
+            raise RegistryUnreachable(error.what, where=str(model)) from error
 
     def fetch(self, name: str, version: str, destination: Path, *, part: str = "") -> None:
         self._info(name, version)
@@ -171,17 +180,22 @@ class FilesRegistry:
         return model
 
     def _stored(self, name: str, version: str) -> _Version:
-        model = self._model(name)
+        return self._stored_in(self._model(name), name, version)
+
+    def _stored_in(self, model: Path, name: str, version: str) -> _Version:
         found = _decoded(model / version / VERSION, _Version) if _NUMBER.match(version) else None
         if found is None:
             raise VersionNotFound(f"there is no version {version} of '{name}'", where=self.identity)
         return found
 
     def _info(self, name: str, version: str) -> VersionInfo:
-        stored = self._stored(name, version)
-        with reading(self.folder):
+        return self._info_in(self._model(name), name, version)
+
+    def _info_in(self, model: Path, name: str, version: str) -> VersionInfo:
+        stored = self._stored_in(model, name, version)
+        with reading(model):
             # Nothing is written into it afterwards; version.json is, when tags are set.
-            registered_s = (self.folder / name / version / FILES).stat().st_mtime
+            registered_s = (model / version / FILES).stat().st_mtime
         return VersionInfo(
             name=name,
             version=version,
@@ -195,7 +209,7 @@ class FilesRegistry:
 
 
 def _checked(name: str) -> str:
-    if not re.match(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$", name):
+    if not re.match(r"[A-Za-z0-9][A-Za-z0-9._-]{0,249}\Z", name):
         raise VersionNotFound(f"'{name}' is not a model name")
     return name
 

@@ -11,17 +11,16 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from reprune.core.errors import RegistryError, VersionNotFound
+from reprune.core.errors import RegistryError, RegistryUnreachable, VersionNotFound
 from reprune.core.store import disk_errors
 from reprune.registry.artifact_root import resolved
 from reprune.registry.bounded import Budget, Limits, copy_part
+from reprune.registry.store_address import SERVED, STORES, check_address
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ADDED_BY_MLFLOW = "registered_model_meta"
-SERVED = "mlflow-artifacts"
-STORES = frozenset({"s3", "gs", "wasbs", "abfss", "hdfs", "dbfs", "r2", "b2"})
 
 _CHUNK = 2**20
 
@@ -64,17 +63,23 @@ def local_folder(uri: str, root: Path | None, *, embedded: bool, where: str) -> 
 def fetch_local(
     folder: Path, part: PurePosixPath, destination: Path, limits: Limits, *, where: str
 ) -> None:
-    """Copies from a folder. Raises as `bounded.copy_part` does."""
+    """Copies from a folder. Raises as `bounded.copy_part` does, and RegistryError for a single file."""
+    if folder.exists() and not folder.is_dir():
+        raise RegistryError("its files lie in what is no folder", where=where)
     copy_part(folder, part, destination, limits, where=where)
     (destination / ADDED_BY_MLFLOW).unlink(missing_ok=True)
 
 
 class Remote:
-    """The files of one version, at the server or in its store."""
+    """The files of one version, at the server or in its store.
+
+    Raises RegistryError for an address that leads elsewhere, before anybody is asked.
+    """
 
     def __init__(self, uri: str, tracking_uri: str, limits: Limits, where: str) -> None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+        check_address(uri, tracking_uri, where=where)
         self._served = uri.startswith(f"{SERVED}:")
         self._uri = uri
         self._tracking_uri = tracking_uri
@@ -85,7 +90,7 @@ class Remote:
     def listed(self, part: PurePosixPath) -> list[str]:
         """The paths of all files at or below `part`, within the limits by what the listing says.
 
-        Raises VersionNotFound where there are none.
+        Raises VersionNotFound where there are none, RegistryUnreachable where the listing is none.
         """
         budget = Budget(self._limits, self._where)
         whole = str(part) == "."
@@ -94,7 +99,7 @@ class Remote:
         while pending:
             folder = pending.pop()
             asked = None if folder in (None, ".") else folder
-            for each in self._repository.list_artifacts(asked):
+            for each in self._list(asked):
                 path = self._inside(str(each.path))
                 if not whole and path != part and part not in path.parents:
                     continue
@@ -102,7 +107,7 @@ class Remote:
                 if each.is_dir:
                     pending.append(str(path))
                     continue
-                budget.take(int(each.file_size or 0))
+                budget.take(max(0, int(each.file_size or 0)))
                 if str(path) != ADDED_BY_MLFLOW:
                     found.append(str(path))
         if not found:
@@ -122,6 +127,13 @@ class Remote:
                 self._repository.download_artifacts(path, str(destination))
                 budget.take(target.stat().st_size)
 
+    def _list(self, folder: str | None) -> list[Any]:
+        """One folder's entries. MLflow reads a server's answer as if it had to be one."""
+        try:
+            return list(self._repository.list_artifacts(folder))
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+            raise RegistryUnreachable("its list of files is none", where=self._where) from error
+
     def _stream(self, path: str, target: Path, budget: Budget) -> None:
         """MLflow's own download writes whatever comes; this one stops."""
         stores: Any = import_module("mlflow.store.artifact.mlflow_artifacts_repo")
@@ -129,9 +141,15 @@ class Remote:
         credentials: Any = import_module("mlflow.utils.credentials")
         url = stores.MlflowArtifactsRepository.resolve_uri(self._uri, self._tracking_uri)
         host = credentials.get_default_host_creds(url)
-        reply = rest.http_request(host, f"/{quote(path)}", "GET", stream=True)
+        asked: Any = {"stream": True, "allow_redirects": False}
+        reply = rest.http_request(host, f"/{quote(path)}", "GET", **asked)
         with reply, disk_errors(target), target.open("xb") as out:
             rest.augmented_raise_for_status(reply)
+            if reply.status_code != 200:
+                raise RegistryError(
+                    f"sends a file with {reply.status_code}: it is not looked for elsewhere",
+                    where=self._where,
+                )
             for chunk in reply.iter_content(chunk_size=_CHUNK):
                 budget.take(len(chunk))
                 out.write(chunk)

@@ -30,16 +30,15 @@ from reprune.core.errors import (
 from reprune.core.plugins import require
 from reprune.registry.bounded import Limits, checked_part, limits_of, survey
 from reprune.registry.mlflow_artifacts import Remote, fetch_local, local_folder, source_uri
+from reprune.registry.mlflow_versions import NUMBER, garbled, infos, listed
 from reprune.registry.protocol import VersionInfo
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+    from mlflow.entities.model_registry import RegisteredModel
 
 EXPERIMENT = "reprune"
 FOLDER = "version"
-PAGE = 200
-
 _SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -48,7 +47,11 @@ _ENVIRONMENT = {
     # MLflow's default of 7 retries makes a wrong address look like a hang of minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    # A redirect leads to a login page, or wherever a server likes, and would be handed our request.
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
 }
+# What MLflow's client dies of when an answer has another form than it takes for granted.
+_UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
 _NOISY = ("mlflow", "alembic", "alembic.runtime.migration")
 
 
@@ -116,27 +119,22 @@ class MlflowRegistry:
         client = self._client()
         with self._asking(f"there is no model '{name}'"):
             model = _model(client, name)
-            found: list[ModelVersion] = []
-            token: str | None = None
-            while True:
-                page = client.search_model_versions(
-                    f"name='{_quotable(name)}'", max_results=PAGE, page_token=token
-                )
-                found.extend(page)
-                token = page.token
-                if not token:
-                    break
-        listed = {str(each.version) for each in found}
-        missing = {str(each) for each in model.aliases.values()} - listed
+            found = listed(client, f"name='{_quotable(name)}'", where=self.identity)
+        missing = {str(each) for each in model.aliases.values()} - {str(i.version) for i in found}
         if missing:
-            raise RegistryUnreachable(
+            raise garbled(
                 f"its answer is not whole: '{name}' has aliases on versions that it did not list",
                 where=self.identity,
-                fix="try again; if it stays, look at the server's log",
             )
-        # A version that is still being uploaded is none yet.
-        infos = [_info(each) for each in found if each.status == "READY"]
-        return tuple(sorted(infos, key=lambda info: int(info.version)))
+        return infos(name, found, where=self.identity)
+
+    def versions_from(self, name: str, first: str) -> tuple[VersionInfo, ...]:
+        """See reprune.registry.remembered.ListsFrom."""
+        client = self._client()
+        wanted = f"name='{_quotable(name)}' AND version_number >= {_number(first)}"
+        with self._asking(f"there is no model '{name}'"):
+            found = listed(client, wanted, where=self.identity)
+        return infos(name, found, where=self.identity)
 
     def fetch(self, name: str, version: str, destination: Path, *, part: str = "") -> None:
         what = f"version {version} of '{name}'"
@@ -252,6 +250,7 @@ class MlflowRegistry:
     @contextlib.contextmanager
     def _asking(self, absent: str) -> Iterator[None]:
         """Only the registry's own word for "does not exist" becomes VersionNotFound."""
+        from google.protobuf.json_format import ParseError
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -261,7 +260,7 @@ class MlflowRegistry:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise VersionNotFound(absent, where=self.identity) from error
             raise self._unreachable(error) from error
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, *_UNREADABLE, ParseError) as error:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> RegistryUnreachable:
@@ -281,18 +280,6 @@ def _model(client: MlflowClient, name: str) -> RegisteredModel:
     return model
 
 
-def _info(version: ModelVersion) -> VersionInfo:
-    stamp = f"{version.creation_timestamp} {version.source}"
-    created_ms = version.creation_timestamp
-    return VersionInfo(
-        name=version.name,
-        version=_number(str(version.version)),
-        tags=dict(version.tags or {}),
-        stamp=stamp,
-        registered_s=created_ms / 1000 if created_ms else None,
-    )
-
-
 def _ensure_model(client: MlflowClient, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -304,12 +291,12 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
 
 
 def _quotable(name: str) -> str:
-    if not re.match(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$", name):
+    if not re.match(r"[A-Za-z0-9][A-Za-z0-9._-]{0,249}\Z", name):
         raise VersionNotFound(f"'{name}' is not a model name")
     return name
 
 
 def _number(version: str) -> str:
-    if not re.match(r"^[1-9][0-9]{0,8}$", version):
+    if not NUMBER.match(version):
         raise VersionNotFound(f"'{version}' is not a version number")
     return version

@@ -30,7 +30,7 @@ PAGE = 100
 MAX_PAGES = 1_000
 MAX_REPLY_BYTES = 16_000_000
 
-Id: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,9}$")]
+Id: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,9}\Z")]
 Properties: TypeAlias = dict[str, dict[str, Any]]
 
 

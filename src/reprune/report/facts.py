@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from reprune.core.artifacts import (
+    PAST_PLAN,
     Benchmark,
     Cost,
     DataReport,
@@ -24,6 +25,7 @@ from reprune.core.artifacts import (
     Verdict,
 )
 from reprune.core.documents import decode_json, read_bounded
+from reprune.core.errors import ArtifactError
 from reprune.core.lock import Lock
 from reprune.core.params import Params
 from reprune.core.policy import Policy
@@ -38,7 +40,7 @@ M = TypeVar("M", bound=Manifest)
 class ReportFacts:
     """A verdict and what it carries. None, or empty, is what the directory does not hold.
 
-    `starts` holds, by target and arm, how engines began in fresh processes.
+    `past_plan` is the champion's. `starts` holds, by target and arm, how engines began in fresh processes.
     """
 
     verdict: Verdict
@@ -53,6 +55,7 @@ class ReportFacts:
     previous: Previous | None = None
     data: DataReport | None = None
     plan: Plan | None = None
+    past_plan: Plan | None = None
     table: Sensitivity | None = None
     profiles: tuple[Profile, ...] = ()
     engines: tuple[Engines, ...] = ()
@@ -101,12 +104,24 @@ def read_facts(verdict: Artifact[Verdict]) -> ReportFacts:
         previous=_one(held, "previous", Previous),
         data=_one(held, "data", DataReport),
         plan=_one(held, "chosen", Plan),
+        past_plan=_past_plan(verdict),
         table=_one(held, "table", Sensitivity),
         profiles=_many(held, "profiles", Profile),
         engines=_many(held, "engines", Engines),
         benchmarks=_many(held, "benchmarks", Benchmark),
         starts=_starts(verdict, _many(held, "benchmarks", Benchmark)),
     )
+
+
+def _past_plan(verdict: Artifact[Verdict]) -> Plan | None:
+    """The champion's plan. Raises ArtifactError where the copy is no plan."""
+    if PAST_PLAN not in verdict.manifest.payload:
+        return None
+    path = verdict.file(PAST_PLAN)
+    found = decode_any(read_bounded(path), name=str(path))
+    if not isinstance(found, Plan):
+        raise ArtifactError("is no Plan", where=str(path), fix="run `dvc repro` again")
+    return found
 
 
 def _starts(

@@ -10,10 +10,13 @@ from urllib.parse import quote
 from reprune.core.artifacts import RuleResult
 from reprune.core.marker import Marker, marker_line
 from reprune.report import advice, cells, plain, words
+from reprune.report.cost import cost_lines
 from reprune.report.facts import ReportFacts
+from reprune.report.generations import since_last
 from reprune.report.guards import guard_lines
 from reprune.report.method import method_lines
 from reprune.report.phrases import Phrase, as_markdown, sentence
+from reprune.report.plan_change import change_lines
 from reprune.report.summary import plan_lines, slice_lines
 
 # GitHub refuses a comment above 65,536 characters; the rest is for what a poster adds.
@@ -84,7 +87,10 @@ def _lines(facts: ReportFacts, room: Room) -> Iterator[str]:
     yield from guard_lines(
         facts, full=room.guards, most=room.sentences, sentence_limit=room.sentence
     )
+    if room.plan:
+        yield from _titled("Cost:", cost_lines(facts), room)
     yield from slice_lines(facts, ok=room.ok_slices, harmed=room.harmed, name=room.name)
+    yield from change_lines(facts, full=room.plan, name=room.name)
     yield from plan_lines(facts, full=room.plan, name=room.name)
     if room.method:
         yield from plain.fold(
@@ -133,6 +139,7 @@ def _opening(facts: ReportFacts, room: Room) -> Iterator[str]:
 
 def _explanation(facts: ReportFacts, room: Room) -> Iterator[str]:
     for title, phrases in (
+        ("Since last time:", since_last(facts)),
         ("Is it noise?", advice.certainty(facts)),
         ("Where:", advice.where(facts)),
         (

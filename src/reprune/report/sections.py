@@ -15,6 +15,7 @@ from reprune.report.markup import Safe, details, esc, tag
 from reprune.report.markup import table as html_table
 from reprune.report.masked import NO_PROMISE, masked_table
 from reprune.report.phrases import as_html
+from reprune.report.plan_change import change_table
 from reprune.report.slices import newest, ordered, slice_figures, slices_table
 from reprune.report.timings import call_figures, operator_figures, ratio_figures
 
@@ -122,6 +123,9 @@ def plan_section(facts: ReportFacts) -> Section | None:
         content += [table, tag("p", esc(NO_PROMISE))]
     if figure is not None:
         content.append(svg.framed(figure))
+    changed = change_table(facts)
+    if changed is not None:
+        content.append(changed)
     if not content:
         return None
     lead = "What was cut out of the dense model."

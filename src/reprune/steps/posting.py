@@ -36,6 +36,7 @@ from reprune.orchestrate.forge import Check, Forge, patiently
 from reprune.orchestrate.surroundings import Surroundings
 from reprune.registry import compressed
 from reprune.registry.open import open_registry
+from reprune.registry.receipts import Decision
 from reprune.report import plain
 from reprune.report.facts import ReportFacts, read_facts
 from reprune.report.markdown import report_key
@@ -282,7 +283,8 @@ def _promoted(holder: compressed.Holder | None, facts: ReportFacts) -> bool:
     """Whether this very verdict made it champion already."""
     if holder is None:
         return False
-    return holder.receipt.statement.predicate.verdict == facts.digest
+    decision = holder.receipt.statement.predicate
+    return isinstance(decision, Decision) and decision.verdict == facts.digest
 
 
 def _check(prepared: Prepared, wish: Wish, around: Surroundings) -> Check:
