@@ -14,7 +14,7 @@ from reprune.core.lock import LOCK_FILE
 from reprune.doors.cli import main
 from reprune.doors.output import CommentOutput
 from tests.chain import Story
-from tests.registry.promotion import next_generation, promoted, ready, registry_of
+from tests.registry.promotion import next_generation, promoted, ready, registry_of, write_lock
 
 COMPRESSED = "digits-compressed"
 
@@ -99,3 +99,23 @@ def test_a_lock_that_went_back_promotes_nothing(tmp_path: Path) -> None:
     with pytest.raises((ChampionMoved, PromotionRefused)):
         promoted(root)
     assert registry_of(root).alias(COMPRESSED, "champion") == second.compressed_version
+
+
+def test_a_verdict_of_a_run_elsewhere_comes_from_the_registry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a run in a cluster left for this lock is told; nothing there is overwritten, and a lock that
+    nothing was judged for is told as such.
+    """
+    root = tmp_path / "r"
+    chain = ready(root)
+    promoted(root)
+    shutil.rmtree(root / "artifacts")
+    found = told(root, capsys, "--from-registry", "--recompute")
+    assert found.conclusion == "success"
+    assert main(["check", "-C", str(root)]) == 0
+    assert main(["comment", "-C", str(root), "--dry-run", "--from-registry"]) == 2
+    shutil.rmtree(root / "artifacts")
+    write_lock(root, msgspec.structs.replace(chain.documents.lock, data_version="data-2"))
+    found = told(root, capsys, "--from-registry")
+    assert (found.conclusion, "gave no verdict" in found.body) == ("failure", True)

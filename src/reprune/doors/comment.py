@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from reprune.core.documents import read_bounded, strict_json
-from reprune.core.errors import EXIT_DONE, InputError
+from reprune.core.errors import EXIT_DONE, ArtifactMissing, InputError
 from reprune.core.http import Backoff, Service, holds_secret, is_address
 from reprune.core.marker import order_of
 from reprune.doors.commands import Execute
@@ -52,6 +52,11 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
         "--recompute", action="store_true", help="judge again from the stored samples before"
     )
     parser.add_argument(
+        "--from-registry",
+        action="store_true",
+        help="bring the verdict that a run in a cluster left in the registry, to --verdict",
+    )
+    parser.add_argument(
         "--registry", action="store_true", help="look whether the champion moved since the lock"
     )
     parser.add_argument(
@@ -83,6 +88,8 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
 
         os.chdir(parsed.root)
         around = _around(parsed)
+        if parsed.from_registry:
+            _bring(parsed.verdict)
         wish = Wish(
             verdict=parsed.verdict,
             recompute=parsed.recompute,
@@ -151,6 +158,18 @@ def open_forge(parsed: argparse.Namespace, around: Surroundings) -> Forge:
     if around.kind == "github":
         return GitHub(service=service, repository=around.repository, author=parsed.author)
     return GitLab(service=service, project=around.repository, author=parsed.author)
+
+
+def _bring(verdict: Path) -> None:
+    """Where there is none, that is what is told."""
+    from reprune.steps.judged_there import bring_verdict
+
+    try:
+        version = bring_verdict(Path.cwd(), verdict)
+    except ArtifactMissing as error:
+        print(f"warning: {error}", file=sys.stderr)
+    else:
+        print(f"the verdict is that of version {version}", file=sys.stderr)
 
 
 def _around(parsed: argparse.Namespace) -> Surroundings:
