@@ -198,8 +198,9 @@ def test_from_an_event_to_the_champion(world: World) -> None:
     git(world.root / "first", "pull", "-q", str(world.remote), BRANCH)
     git(world.root / "first", "push", "-q", str(world.remote), "main")
     assert champion(world) is None
-    promote = world.run("promote", "push")["promote"]
-    assert promote.result == "success", promote.log
+    promote = world.run("promote", "push")
+    assert promote["promote"].result == "success", promote["promote"].log
+    assert promote["sweep"].result == "success", promote["sweep"].log
     assert champion(world) == "1"
 
     # What the same lock would propose is on the base now, but for the champion, which moved.

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 from reprune.core.errors import ChampionMoved, PromotionRefused
-from reprune.core.lock import LOCK_FILE
+from reprune.core.lock import LOCK_FILE, lock_text
 from reprune.doors.cli import main
 from reprune.doors.output import CommentOutput
+from reprune.registry.compressed import champion
 from tests.chain import Story
+from tests.forge_server import ForgeServer, Pull
 from tests.registry.promotion import next_generation, promoted, ready, registry_of, write_lock
 
 COMPRESSED = "digits-compressed"
@@ -119,3 +121,41 @@ def test_a_verdict_of_a_run_elsewhere_comes_from_the_registry(
     write_lock(root, msgspec.structs.replace(chain.documents.lock, data_version="data-2"))
     found = told(root, capsys, "--from-registry")
     assert (found.conclusion, "gave no verdict" in found.body) == ("failure", True)
+
+
+def test_open_pull_requests_are_told_that_the_champion_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those whose own lock names another champion; not one up to date, and none without a lock of its own."""
+    root = tmp_path / "r"
+    old = ready(root).documents.lock
+    promoted(root)
+    holder = champion(registry_of(root), "digits")
+    assert holder is not None
+    monkeypatch.setenv("GITHUB_TOKEN", "secret-token")
+    heads = {name: name[0] * 40 for name in ("stale", "current", "plain", "broken", "other")}
+    data_2 = msgspec.structs.replace(old, data_version="data-2")
+    with ForgeServer() as forge:
+        forge.world.pulls = [Pull(i, n, h) for i, (n, h) in enumerate(heads.items(), 1)]
+        forge.world.pulls.append(Pull(9, "else", heads["stale"], base="another"))
+        for ref, lock in (
+            ("main", old),
+            (heads["stale"], data_2),
+            (heads["current"], msgspec.structs.replace(old, champion=holder.ref)),
+            (heads["plain"], old),
+            (heads["other"], msgspec.structs.replace(data_2, name="another-model")),
+        ):
+            forge.world.files[(LOCK_FILE, ref)] = lock_text(lock).encode()
+        forge.world.files[(LOCK_FILE, heads["broken"])] = b"schema: ["
+        words = ["comment", "-C", str(root), "--json", "--sweep", "main", "--on", "github"]
+        words += ["--api", forge.github, "--repository", "them/model", "--order", "5"]
+        capsys.readouterr()
+        assert main(words) == 0
+        found = msgspec.json.decode(capsys.readouterr().out, type=CommentOutput)
+        assert found.swept == (1,)
+        (check,) = forge.world.checks
+        assert (check["head_sha"], check["conclusion"]) == (heads["stale"], "action_required")
+        assert "reprune update" in check["output"]["title"]
+        forge.world.denied = ("/check-runs", "/statuses")
+        assert main(words) == 0
+        assert "checks: write" in capsys.readouterr().out

@@ -73,6 +73,13 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
         action="store_true",
         help="tell no verdict: the pull request changes nothing that is judged",
     )
+    parser.add_argument(
+        "--sweep",
+        default="",
+        metavar="BRANCH",
+        help="tell no verdict: set the check of open pull requests against BRANCH whose lock names a "
+        "champion that serves no longer",
+    )
     add_forge(parser)
     parser.add_argument("--number", type=int, metavar="N", help="the pull request")
     parser.add_argument("--head", default="", metavar="SHA", help="the commit that was judged")
@@ -88,6 +95,8 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
 
         os.chdir(parsed.root)
         around = _around(parsed)
+        if parsed.sweep:
+            return _sweep(parsed, around)
         if parsed.from_registry:
             _bring(parsed.verdict)
         wish = Wish(
@@ -158,6 +167,30 @@ def open_forge(parsed: argparse.Namespace, around: Surroundings) -> Forge:
     if around.kind == "github":
         return GitHub(service=service, repository=around.repository, author=parsed.author)
     return GitLab(service=service, project=around.repository, author=parsed.author)
+
+
+def _sweep(parsed: argparse.Namespace, around: Surroundings) -> int:
+    from reprune.steps.sweeping import sweep
+
+    forge = open_forge(parsed, around)
+    swept = sweep(Path.cwd(), around, forge, base=parsed.sweep, check=parsed.check)
+    _warn(swept.warnings)
+    if parsed.json:
+        _print(
+            CommentOutput(
+                comment="nothing",
+                number=None,
+                conclusion="action_required",
+                check="action_required" if swept.told else None,
+                body="",
+                warnings=swept.warnings,
+                swept=swept.told,
+            )
+        )
+    else:
+        told = ", ".join(f"#{number}" for number in swept.told) or "none"
+        print(f"pull requests that have to run `reprune update`: {told}", file=sys.stderr)
+    return EXIT_DONE
 
 
 def _bring(verdict: Path) -> None:

@@ -167,7 +167,7 @@ class AdoptOutput(Fact, kw_only=True):
 class CommentOutput(Fact, kw_only=True):
     """`comment` is created, updated, same or older, or why there is none: dry-run, nothing,
     no-pull-request, refused, unreachable. `conclusion` is what the check says, `check` the same if the
-    commit was told.
+    commit was told. `swept` are the pull requests that `--sweep` told to run `reprune update`.
     """
 
     ok: bool = True
@@ -177,6 +177,7 @@ class CommentOutput(Fact, kw_only=True):
     check: str | None
     body: str
     warnings: tuple[str, ...]
+    swept: tuple[int, ...] = ()
 
 
 class ProposeOutput(Fact, kw_only=True):
