@@ -130,7 +130,8 @@ class Sweeper:
         """One sweep. Returns in how many seconds the next is due, and whether no call failed."""
         given = self.settings.watches
         if self.memories is None:
-            self.memories = load_memories(self.ports, given.watches)
+            known = load_memories(self.ports, given.watches)
+            self.memories = {key: self.couriers.untold(each) for key, each in known.items()}
         self.patience.forget()
         try:
             swept = run_sweep(
