@@ -110,7 +110,8 @@ def test_the_attempts_file_is_never_deleted(dvc: dict) -> None:
 def test_every_example_holds_every_section(folder: Path) -> None:
     """DVC refuses a stage whose section is missing from params.yaml, so each example has them all."""
     written = yaml.safe_load((folder / "params.yaml").read_text())
-    assert set(written) == set(Params.__struct_fields__)
+    # No stage reads these, and they may be missing.
+    assert set(Params.__struct_fields__) - {"ci", "cost"} <= set(written)
     params = read_params(folder / "params.yaml")
     assert set(read_policy(folder / "policy.yaml").targets) == set(params.targets)
     assert (folder / params.task.split(".")[0] / "__init__.py").exists()

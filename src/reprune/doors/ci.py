@@ -10,7 +10,7 @@ from pathlib import Path
 import reprune
 from reprune.core import store
 from reprune.core.errors import InputError
-from reprune.core.params import PARAMS_FILE, read_params
+from reprune.core.params import PARAMS_FILE, CiParams, read_params
 from reprune.core.store import files
 
 TEMPLATES = Path(reprune.__file__).parent / "template-ci"
@@ -30,7 +30,8 @@ def write_ci(root: Path, kind: str, branch: str = "") -> list[str]:
     named = branch or _default_branch(root)
     if not _BRANCH.fullmatch(named):
         raise InputError(f"'{named}' is no name of a branch that a workflow can hold")
-    wanted = rendered(kind, read_params(root / PARAMS_FILE).ci.runner, named)
+    runner = (read_params(root / PARAMS_FILE).ci or CiParams()).runner
+    wanted = rendered(kind, runner, named)
     other = sorted(
         name
         for name, text in wanted.items()
