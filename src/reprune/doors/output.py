@@ -173,8 +173,9 @@ class HistoryOutput(Fact, kw_only=True):
 
 
 class CommentOutput(Fact, kw_only=True):
-    """`comment` is created, updated, same or older, or why there is none: dry-run, no-pull-request, refused,
-    unreachable. `conclusion` is what the check says, `check` the same if the commit was told.
+    """`comment` is created, updated, same or older, or why there is none: dry-run, nothing,
+    no-pull-request, refused, unreachable. `conclusion` is what the check says, `check` the same if the
+    commit was told. `swept` are the pull requests that `--sweep` told to run `reprune update`.
     """
 
     ok: bool = True
@@ -184,6 +185,7 @@ class CommentOutput(Fact, kw_only=True):
     check: str | None
     body: str
     warnings: tuple[str, ...]
+    swept: tuple[int, ...] = ()
 
 
 class ProposeOutput(Fact, kw_only=True):
