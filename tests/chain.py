@@ -101,7 +101,9 @@ class Story:
     champion_ratio: float = 1.0
     units: int = 15
     attempt: int = 1
+    look: int = 1
     champion: ChampionRef | None = None
+    past_plan: bool = False
     anchor: ChampionRef | None = None
     anchor_wrong: int = 6
     machine: str = "box-a"
@@ -263,7 +265,8 @@ class _Writer:
         return self._put(name, step, parents, manifest, payload)
 
     def _champion_payload(self) -> dict[str, bytes]:
-        return {"champion/placeholder.txt": b"champion"} if self.story.champion else {}
+        plan = {"plan/manifest.json": canonical(self._plan())} if self.story.past_plan else {}
+        return {"champion/placeholder.txt": b"champion", **plan} if self.story.champion else plan
 
     def _machine(self, instance: str = "") -> Machine:
         return Machine(
@@ -491,6 +494,7 @@ class _Writer:
             policy=digest_of(self.policy),
             task=self.task.digest,
             data_version=self.task.data_version,
+            look=UNSET if self.story.look == 1 else self.story.look,
         )
 
 

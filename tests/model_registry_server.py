@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -148,7 +149,7 @@ class ModelRegistryServer:
             "name": f"artifact-{self._ids}",
             **body,
             "id": str(self._ids),
-            "createTimeSinceEpoch": str(1_700_000_000_000 + self._ids),
+            "createTimeSinceEpoch": str(int(time.time() * 1000)),
         }
         table[made["id"]] = made
         return made

@@ -77,6 +77,8 @@ def rendered(
 def one(manifests: tuple[Manifest, ...], kind: str, ending: str = "") -> Manifest:
     """The one manifest of its kind; of policies that of the service, unless `ending` names another."""
     found = [each for each in manifests if each["kind"] == kind]
+    if kind == "ConfigMap" and len(found) > 1:
+        found = [each for each in found if "serve.yaml" in each["data"]]
     if kind == "NetworkPolicy":
         found = [
             each for each in found if each["metadata"]["name"].endswith("-test") == bool(ending)

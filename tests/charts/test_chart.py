@@ -18,6 +18,9 @@ import yaml
 from reprune import __version__
 from reprune.doors import submit
 from reprune.doors.kfp import tasks, trainjob
+from reprune.orchestrate.endpoint import Endpoint
+from reprune.orchestrate.listing import model_runs
+from reprune.orchestrate.runs import Submission, cancel_run, find_runs, submit_run
 from tests.charts.helm import (
     CHART,
     FEATURES,
@@ -32,10 +35,12 @@ from tests.charts.helm import (
     run,
     texts,
 )
+from tests.kfp_server import KfpServer
 
 VERSIONS = kubernetes_validate.utils.all_versions()[-2:]
 # Kinds that Kubernetes' own schemas do not know; each has a test of its own here.
 CUSTOM = {"ServiceMonitor"}
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 SECRETIVE = re.compile(r"SECRET|TOKEN|PASSWORD|USERNAME", re.IGNORECASE)
 
 
@@ -112,10 +117,14 @@ def test_pods_are_confined(feature: str) -> None:
                 for each in container.get("volumeMounts", [])
                 if not each.get("readOnly")
             }
-            empty = {each["name"] for each in spec.get("volumes", []) if "emptyDir" in each}
-            assert written <= empty
+            ours = {
+                each["name"]
+                for each in spec.get("volumes", [])
+                if {"emptyDir", "persistentVolumeClaim"} & each.keys()
+            }
+            assert written <= ours
         kinds = {name for volume in spec.get("volumes", []) for name in volume} - {"name"}
-        assert kinds <= {"projected", "secret", "emptyDir"}
+        assert kinds <= {"projected", "secret", "emptyDir", "persistentVolumeClaim"}
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -126,6 +135,65 @@ def test_images_are_named_by_digest_or_by_a_tag_that_was_given(feature: str) -> 
             assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"])
     wanted = r"\S+/control:0\.1\.0" if feature == "tag" else r"\S+/control@sha256:[0-9a-f]{64}"
     assert re.fullmatch(wanted, image)
+
+
+UNITS = {"Mi": 2**20, "Gi": 2**30}
+
+
+def amount(text: str) -> int:
+    return int(text[:-2]) * UNITS[text[-2:]]
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_version_that_may_be_copied_has_room_and_evicts_no_pod(feature: str) -> None:
+    """More in /tmp than its size, or in all than the limit, and the kubelet ends the pod: for all watches."""
+    manifests = rendered(feature)
+    config = one(manifests, "ConfigMap")["data"]
+    most = max(
+        each["registry"]["max_bytes"] for each in yaml.safe_load(config["watches.yaml"])["watches"]
+    )
+    spec = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    sizes = {
+        each["name"]: amount(each["emptyDir"]["sizeLimit"])
+        for each in spec["volumes"]
+        if "emptyDir" in each
+    }
+    limit = amount(spec["containers"][0]["resources"]["limits"]["ephemeral-storage"])
+    assert most + 2**26 < sizes["tmp"]
+    assert sum(sizes.values()) < limit
+
+
+@pytest.mark.parametrize("feature", ["kubeflow", "files"])
+def test_the_files_of_versions_are_where_the_watch_says(feature: str) -> None:
+    manifests = rendered(feature)
+    registry = yaml.safe_load(Path(file_of(feature)).read_text())["watches"][0]["registry"]
+    folder = registry.get("artifacts") or registry["uri"]
+    for pod in pods(rendered(feature, values="sweep: {enabled: true}")):
+        if pod["metadata"]["labels"]["app.kubernetes.io/component"] == "test":
+            assert not any(
+                "persistentVolumeClaim" in each for each in pod["spec"].get("volumes", ())
+            )
+            continue
+        main, *copies = containers(pod)
+        (claim,) = (each for each in pod["spec"]["volumes"] if "persistentVolumeClaim" in each)
+        (mount,) = (each for each in main["volumeMounts"] if each["name"] == claim["name"])
+        assert folder.startswith(mount["mountPath"] + "/")
+        # Versions without an end are closed by a note that is registered.
+        assert not mount["readOnly"]
+        assert not any(claim["name"] in set(texts(each)) for each in copies)
+    asked = [ports for _, ports in peers(one(manifests, "NetworkPolicy"), "egress", "to")]
+    assert asked == [[53, 53], *([[8080], [5000]] if feature == "kubeflow" else []), [8888]]
+
+
+def test_each_registry_finds_its_own_secret() -> None:
+    manifests = rendered("kubeflow")
+    spec = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    config = yaml.safe_load(one(manifests, "ConfigMap")["data"]["serve.yaml"])
+    at = files(spec, spec["containers"][0])
+    ((uri, folder),) = config["registry_secrets"].items()
+    assert "model-registry-service" in uri
+    assert at[folder] == ("model-registry", "")
+    assert at[config["registry_secret"]] == ("mlflow-reader", "")
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -230,11 +298,65 @@ def test_the_token_is_the_pods_own_and_for_pipelines_only() -> None:
 
 
 @pytest.mark.parametrize("feature", FEATURES)
-def test_the_service_has_no_role(feature: str) -> None:
-    kinds = {each["kind"] for each in rendered(feature)}
+def test_the_service_has_roles_only_where_a_watch_names_a_namespace(feature: str) -> None:
+    given = yaml.safe_load(Path(file_of(feature)).read_text())
+    named = {each.get("namespace", "") for each in given["watches"]} - {""}
+    manifests = rendered(feature)
+    kinds = {each["kind"] for each in manifests}
     assert not {"ClusterRole", "ClusterRoleBinding"} & kinds
-    if feature != "trainjobs":
-        assert not {"Role", "RoleBinding"} & kinds
+    account = one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
+    bound = [
+        each
+        for each in manifests
+        if each["kind"] == "RoleBinding" and each["subjects"][0]["name"] == account
+    ]
+    assert {each["metadata"]["namespace"] for each in bound} == named
+    for binding in bound:
+        assert binding["subjects"][0]["namespace"] == "models"
+        (role,) = (
+            each
+            for each in manifests
+            if each["kind"] == "Role" and each["metadata"]["name"] == binding["roleRef"]["name"]
+        )
+        assert role["metadata"]["namespace"] == binding["metadata"]["namespace"]
+        # Nothing of Kubernetes' own: these are words that Kubeflow Pipelines asks about.
+        assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {
+            "pipelines.kubeflow.org"
+        }
+
+
+def test_roles_are_left_out_where_they_are_not_wanted() -> None:
+    assert "Role" in {each["kind"] for each in rendered("kubeflow")}
+    without = rendered("kubeflow", values="pipelines: {roles: false}")
+    assert not {"Role", "RoleBinding"} & {each["kind"] for each in without}
+
+
+def test_the_role_allows_what_the_service_asks_of_pipelines_and_nothing_else() -> None:
+    """What a run's whole life asks for, in the words that Kubeflow Pipelines has for it."""
+    (role,) = (each for each in rendered("kubeflow") if each["kind"] == "Role")
+    allowed = {
+        (resource, verb)
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    with KfpServer() as server:
+        endpoint = Endpoint(host=server.url, namespace="team-a")
+        spec = {"pipelineInfo": {"name": "continuous-compression"}}
+        submission = Submission(name="digits-1", experiment="reprune", pipeline_spec=spec)
+        run = submit_run(endpoint, submission)
+        find_runs(endpoint, submission.name)
+        model_runs(endpoint, "digits", since_s=0.0)
+        cancel_run(endpoint, run.run_id)
+        asked = {_word(each.method, each.path) for each in server.requests}
+    assert asked == allowed
+
+
+def _word(method: str, path: str) -> tuple[str, str]:
+    resource, *rest = path.strip("/").split("/")
+    if method == "POST":
+        return resource, rest[0].partition(":")[2] if rest else "create"
+    return resource, "get" if rest else "list"
 
 
 def test_runs_that_train_in_trainjobs_get_what_the_trainer_asks_for() -> None:
@@ -361,7 +483,11 @@ def test_what_is_watched_is_what_was_written(feature: str) -> None:
     given = yaml.safe_load(Path(file_of(feature)).read_text())
     (config,) = (each for each in rendered(feature) if "watches.yaml" in each.get("data", {}))
     written = yaml.safe_load(config["data"]["watches.yaml"])
-    assert written["watches"] == given["watches"]
+    bounded = {"max_bytes": DEFAULTS["maxVersionBytes"]}
+    assert written["watches"] == [
+        each | {"registry": bounded | each["registry"]} for each in given["watches"]
+    ]
+    assert all(type(each["registry"]["max_bytes"]) is int for each in written["watches"])
     assert written["concurrency"] == given.get("concurrency", 4)
     assert yaml.safe_load(config["data"]["serve.yaml"]).get("runs", {}) == given.get("runs", {})
 

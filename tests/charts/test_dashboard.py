@@ -23,6 +23,7 @@ METRICS = {
     "reprune_sweeps_total": {"result"},
     "reprune_call_failures_total": {"call"},
     "reprune_deliveries_total": {"result"},
+    "reprune_notices_total": {"hook", "result"},
 }
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from reprune.doors.service.config import ServiceConfig, read_settings
 from reprune.doors.service.metrics import FAMILIES
+from reprune.orchestrate.notify import Hook
 from reprune.orchestrate.reconcile_watch import Watch
-from tests.charts.helm import CHART, FEATURES, rendered
+from tests.charts.helm import CHART, FEATURES, pods, rendered
+from tests.charts.test_chart import files
 from tests.charts.test_dashboard import METRICS
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -39,6 +42,10 @@ def test_a_watch_has_the_same_keys_and_bounds_as_a_value() -> None:
         ours["properties"]["registry"]["properties"].keys()
         == theirs["WatchedRegistry"]["properties"].keys()
     )
+    for name in ("max_bytes", "max_files"):
+        for bound in ("minimum", "maximum"):
+            value = ours["properties"]["registry"]["properties"][name]
+            assert value[bound] == theirs["WatchedRegistry"]["properties"][name][bound]
     for name in ("attempts", "poll_s", "retry_first_s", "retry_longest_s"):
         for bound in ("minimum", "maximum"):
             assert ours["properties"][name][bound] == theirs["Watch"]["properties"][name][bound]
@@ -47,6 +54,34 @@ def test_a_watch_has_the_same_keys_and_bounds_as_a_value() -> None:
 def test_the_runs_of_a_model_have_the_same_keys() -> None:
     theirs = msgspec.json.schema(ServiceConfig)["$defs"]["ModelRuns"]["properties"]
     assert SCHEMA["definitions"]["modelRuns"]["properties"].keys() == theirs.keys()
+
+
+def test_a_hook_has_the_same_kinds_and_events() -> None:
+    ours = SCHEMA["definitions"]["hook"]["properties"]
+    theirs = msgspec.json.schema(Hook)["$defs"]["Hook"]["properties"]
+    assert set(ours["kind"]["enum"]) == set(theirs["kind"]["enum"])
+    assert set(ours["events"]["items"]["enum"]) == set(theirs["events"]["items"]["enum"])
+    assert ours["name"]["pattern"] == theirs["name"]["pattern"]
+
+
+@pytest.mark.parametrize("component", ["serve", "sweep"])
+def test_every_hook_finds_its_files(component: str) -> None:
+    manifests = rendered("hooks")
+    (pod,) = (
+        each
+        for each in pods(manifests)
+        if each["metadata"]["labels"]["app.kubernetes.io/component"] == component
+    )
+    at = files(pod["spec"], pod["spec"]["containers"][0])
+    (text,) = (each["data"]["serve.yaml"] for each in manifests if each["kind"] == "ConfigMap")
+    ops, audit, chat = yaml.safe_load(text)["hooks"]
+    assert ops["url"] == "https://ops.example.org/reprune?team=ml"
+    assert at["/etc/reprune/" + ops["secret_file"]] == ("ops-hook", "signing.key")
+    assert at["/etc/reprune/" + audit["url_file"]] == ("audit", "url")
+    assert at["/etc/reprune/" + audit["secret_file"]] == ("audit", "key")
+    assert at["/etc/reprune/" + chat["url_file"]] == ("chat", "url")
+    assert "secret_file" not in chat
+    assert ("events" in ops, audit["events"]) == (False, ["promoted", "overridden"])
 
 
 def test_the_dashboard_shows_all_that_the_service_counts() -> None:

@@ -150,6 +150,79 @@ WRONG = {
         "pipelineRunner: {trainJobs: [{namespace: a}]}",
         r"pipelineRunner.trainJobs.0: serviceAccount is required",
     ),
+    "files on no volume": (
+        watching("registry: {kind: files, uri: /mnt/models}"),
+        r"registry.uri of 'a' is '/mnt/models', which lies on none of registryVolumes",
+    ),
+    "files that lead off their volume": (
+        "{registryVolumes: [{claim: c, path: /mnt/a}], "
+        + watching("registry: {kind: files, uri: 'file:///mnt/a/../b'}")[1:],
+        r"which lies on none of registryVolumes",
+    ),
+    "a Kubeflow registry without files": (
+        watching("registry: {kind: kubeflow, uri: 'http://hub:8080'}"),
+        r"registry.artifacts of 'a' is '', which lies on none of registryVolumes",
+    ),
+    "a volume over the image's own": (
+        "registryVolumes: [{claim: c, path: /opt/venv}]",
+        r"/opt/venv is not free in the image",
+    ),
+    "a volume of a claim with no name": (
+        "registryVolumes: [{path: /mnt/a}]",
+        r"registryVolumes.0: claim is required",
+    ),
+    "a token's file by hand": (
+        "env: {REPRUNE_REGISTRY_TOKEN_FILE: /x}",
+        r"REPRUNE_REGISTRY_TOKEN_FILE has a value of its own",
+    ),
+    "a chat's address": (
+        "hooks: [{name: a, kind: slack, url: 'https://hooks.example.org/T0/B0'}]",
+        r"hooks: the url of 'a' is a secret: put it into a Secret",
+    ),
+    "a hook without an address": (
+        "hooks: [{name: a, kind: slack}]",
+        r"hooks: 'a' needs url or urlSecret",
+    ),
+    "a hook with two": (
+        "hooks: [{name: a, kind: slack, url: 'https://x', urlSecret: {name: s, key: k}}]",
+        r"hooks: 'a' needs url or urlSecret, one of them",
+    ),
+    "a webhook that nobody signs": (
+        "hooks: [{name: a, kind: webhook, url: 'https://x'}]",
+        r"hooks: 'a' is signed: name the secret in signingSecret",
+    ),
+    "a chat that is signed": (
+        "hooks: [{name: a, kind: slack, urlSecret: {name: s, key: k}, signingSecret: {name: s, key: k}}]",
+        r"'a' of kind slack has no use for signingSecret",
+    ),
+    "two hooks of one name": (
+        "hooks: [&h {name: a, kind: slack, urlSecret: {name: s, key: k}}, *h]",
+        r"hooks: there are two called 'a'",
+    ),
+    "a hook in clear text": (
+        "hooks: [{name: a, kind: webhook, url: 'http://x'}]",
+        r"hooks.0.url: Does not match pattern",
+    ),
+    "a password in a hook's address": (
+        "hooks: [{name: a, kind: webhook, url: 'https://me:pw@x'}]",
+        r"hooks.0.url: Does not match pattern",
+    ),
+    "a hook's secret itself": (
+        "hooks: [{name: a, kind: webhook, url: 'https://x', secret: whsec_abc}]",
+        r"hooks.0: Additional property secret is not allowed",
+    ),
+    "an event that is none": (
+        "hooks: [{name: a, kind: slack, events: [superseded]}]",
+        r"hooks.0.events.0 must be one of the following",
+    ),
+    "no way to the hooks": (
+        "hooks: [{name: a, kind: slack, urlSecret: {name: s, key: k}}]",
+        r"networkPolicy.egress.others is empty: say where the hooks are",
+    ),
+    "a secret of a registry that nobody watches": (
+        "secrets: {registries: {'http://hub:8080': {name: s}}}",
+        r"secrets.registries: nobody watches 'http://hub:8080'",
+    ),
     "another user": ("securityContext: {runAsUser: 0}", r"securityContext is not allowed"),
 }
 

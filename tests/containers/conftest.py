@@ -69,9 +69,21 @@ def engine() -> Iterator[str]:
         subprocess.run([".ci/docker.sh", "stop", str(folder)], cwd=ROOT, check=True)
 
 
+@dataclass(frozen=True)
+class Builder:
+    """Builds as `make images` does, on a base that no registry gave."""
+
+    settings: dict[str, str]
+    secrets: tuple[str, ...]
+
+    def build(self, name: str) -> str:
+        """The image's name."""
+        print(call("images/build.sh", name, env={**os.environ, **self.settings}))
+        return f"{PREFIX}{name}:{TAG}"
+
+
 @pytest.fixture(scope="session")
-def images(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
-    """Control and compress, built as `make images` builds them, on a base that no registry gave."""
+def builder(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
     call(".ci/docker.sh", "base", BASE)
     with pip_for_builds(tmp_path_factory.mktemp("pip") / "pip.conf") as pip:
         settings = {"BASE": BASE, "PREFIX": PREFIX, "TAG": TAG, "BUILD_PIP": str(pip)}
@@ -80,10 +92,26 @@ def images(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Im
         if certificates := authority():
             settings["BUILD_CA"] = str(certificates)
             secrets += ["--secret", f"id=ca,src={certificates}"]
-        built = call("images/build.sh", "control", "compress", env={**os.environ, **settings})
-        print(built)
-        docker = call("images/build.sh", "--client").strip()
-        yield Images(f"{PREFIX}control:{TAG}", f"{PREFIX}compress:{TAG}", tuple(secrets), docker)
+        yield Builder(settings, tuple(secrets))
+
+
+@pytest.fixture(scope="session")
+def control(builder: Builder) -> str:
+    """The image alone, for tests that need no other."""
+    return builder.build("control")
+
+
+@pytest.fixture(scope="session")
+def compress(builder: Builder) -> str:
+    """As `control`."""
+    return builder.build("compress")
+
+
+@pytest.fixture(scope="session")
+def images(builder: Builder, control: str, compress: str) -> Images:
+    """Both, and what a build on them needs."""
+    docker = call("images/build.sh", "--client").strip()
+    return Images(control, compress, builder.secrets, docker)
 
 
 @pytest.fixture(scope="session")

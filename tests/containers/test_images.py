@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reprune import __version__
-from tests.containers.conftest import BASE, PREFIX, TAG, USER, Images, call
+from tests.containers.conftest import BASE, PREFIX, TAG, USER, Builder, call
 from tests.containers.packages import authority
 
 pytestmark = pytest.mark.containers
@@ -23,7 +23,7 @@ CONFINED = (
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 NAMES = ("control", "compress")
 MODULES = {
-    "control": ["kfp", "mlflow", "sqlalchemy", "alembic", "reprune.steps.gate", "reprune.steps.promote"],
+    "control": ["kfp", "mlflow", "sqlalchemy", "alembic", "starlette", "uvicorn", "reprune.steps.promote"],
     "compress": ["kfp", "mlflow", "torch", "onnxruntime", "openvino", "executorch", "great_expectations"],
 }  # fmt: skip
 # Megabytes, with room for a minor release of what is in them.
@@ -46,8 +46,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def image(name: str, images: Images) -> str:
-    return str(getattr(images, name))
+def image(name: str, request: pytest.FixtureRequest) -> str:
+    """Built when the first test asks for it: `-k control` builds no other."""
+    return str(request.getfixturevalue(name))
 
 
 def test_it_runs_as_a_stranger_who_can_write_nothing_but_tmp(image: str) -> None:
@@ -70,22 +71,20 @@ def test_it_imports_what_it_promises(name: str, image: str) -> None:
     run(image, "python3", "-W", "error::ImportWarning", "-c", f"import {', '.join(MODULES[name])}")
 
 
-def test_the_runtimes_of_compress_are_there(images: Images) -> None:
-    health = json.loads(run(images.compress, "reprune", "doctor", "--json"))["diagnosis"][
-        "runtimes"
-    ]
+def test_the_runtimes_of_compress_are_there(compress: str) -> None:
+    health = json.loads(run(compress, "reprune", "doctor", "--json"))["diagnosis"]["runtimes"]
     status = {each["name"]: each["status"] for each in health}
     for runtime in ("onnxruntime", "openvino", "executorch", "torch"):
         assert status[runtime] in ("ok", "unproven"), (runtime, status)
 
 
-def test_control_has_neither_torch_nor_a_compiler(images: Images) -> None:
+def test_control_has_neither_torch_nor_a_compiler(control: str) -> None:
     look = (
         "import importlib.util as u, shutil as s;"
         "print([m for m in ('torch', 'onnx', 'onnxruntime', 'sklearn', 'pandas') if u.find_spec(m)],"
         "[c for c in ('gcc', 'cc', 'git') if s.which(c)])"
     )
-    assert run(images.control, "python3", "-c", look).split("\n")[0] == "[] []"
+    assert run(control, "python3", "-c", look).split("\n")[0] == "[] []"
 
 
 def test_no_two_containers_pass_for_one_machine(image: str) -> None:
@@ -109,11 +108,11 @@ def test_it_is_no_larger_than_it_must_be(name: str, image: str) -> None:
     assert size < LARGEST[name]
 
 
-def test_no_layer_holds_a_secret_of_the_build(image: str, images: Images, tmp_path: Path) -> None:
+def test_no_layer_holds_a_secret_of_the_build(image: str, builder: Builder, tmp_path: Path) -> None:
     """Neither the proxy's certificates nor pip's configuration, nor anything of the repository's own."""
     saved = tmp_path / "image.tar"
     call("docker", "save", "-o", str(saved), image)
-    config = Path(images.secrets[1].rpartition("src=")[2]).read_bytes()
+    config = Path(builder.secrets[1].rpartition("src=")[2]).read_bytes()
     forbidden = {"pip.conf": config.splitlines()[-1].strip()}
     own = _own_certificate()
     if own:
@@ -161,9 +160,9 @@ def _own_certificate() -> bytes | None:
     return None
 
 
-def test_make_images_says_what_each_image_is(images: Images) -> None:
+def test_make_images_says_what_each_image_is(control: str) -> None:
     """The name and the id, for whoever pins one (nothing is built twice: all layers are there)."""
-    inspected = json.loads(call("docker", "image", "inspect", images.control))[0]
+    inspected = json.loads(call("docker", "image", "inspect", control))[0]
     settings = {"PREFIX": PREFIX, "TAG": TAG}
     told = call("images/build.sh", "--list", "control", env={**os.environ, **settings})
     assert f"{PREFIX}control:{TAG} {inspected['Id']}" in told

@@ -20,7 +20,7 @@ from securesystemslib.signer import CryptoSigner
 
 from reprune.core.artifacts import Waiver
 from reprune.core.errors import InputError
-from reprune.core.lock import LOCK_FILE, lock_text
+from reprune.core.lock import LOCK_FILE, lock_text, read_lock
 from reprune.doors import submit
 from reprune.doors.cli import main
 from reprune.doors.progress import changes, summary, telling
@@ -100,7 +100,7 @@ class Repository:
 
     def judged(self, outcome: str, *, alias: bool | None = None, **changes: Any) -> str:
         """Registers a judged candidate for the lock, as `promote` does; returns its version."""
-        lock = self.documents.lock
+        lock = read_lock(self.root / LOCK_FILE)
         values: dict[str, Any] = {
             "registry": lock.registry,
             "workspace": lock.workspace,
@@ -344,7 +344,12 @@ def test_what_was_judged_elsewhere_is_not_judged_unasked(
     assert (code, answer["state"], answer["link"]) == (3, "JUDGED", "")
     assert server.posted() == []
     promises(repository, server, "pass", "SUCCEEDED", verdict=f"sha256:{'c' * 64}")
-    assert run("--again")[0] == 0
+    code, answer, err = run("--again")
+    lock = read_lock(repository.root / LOCK_FILE)
+    assert (code, lock.look, answer["lock"]) == (0, 2, lock.digest)
+    assert answer["run"] == run_name("digits", lock.digest) != repository.name
+    assert server.posted()[0]["runtime_config"]["parameters"]["lock"] == lock_text(lock)
+    assert "commit it" in err
     server.runs.clear()
     code, answer, _ = run("--again")
     assert (code, answer["state"], answer["promoted"]) == (0, "JUDGED", True)

@@ -250,7 +250,8 @@ class Replica:
             raise PickleRefused(f"version {version} is a pickle")
         if seen.champion is None and model.cut_short():
             raise ChampionLost("a promotion was cut short")
-        lock = self.world.lock(model, version, IMAGE_LETTERS.get(watch.image, "a"), seen.champion)
+        image = IMAGE_LETTERS.get(watch.image, "a")
+        lock = self.world.lock(model, version, image, seen.champion, seen.rows)
         return LockMade(digest=lock.digest, text=lock.digest, champion=lock.champion, anchor=None)
 
     def of(self, watch: Watch) -> tuple[RunSeen, ...]:
@@ -258,8 +259,7 @@ class Replica:
 
     def submit(self, watch: Watch, submit: Submit) -> None:
         model = self.world.models[watch.name]
-        _, version, champion, image = submit.lock.digest.split("|")
-        lock = self.world.lock(model, version, image, None if champion == "None" else champion)
+        lock = self.world.lock_of(submit.lock.digest)
         checks.submission(self.world, model, lock, strict=self.plan.strict, jumps=self.plan.jumps)
         self.world.start_run(model, lock)
 

@@ -22,8 +22,8 @@ SWEEP_S = 60.0
 
 
 def ends(model: Model) -> dict[str, set[str]]:
-    """Every end that the registry claims for a version, counted here anew: for each lock and attempt the
-    first verdict, and what was closed.
+    """Every end that the registry claims for a version, counted here anew: for each lock the first
+    verdict, and what was closed.
     """
     found: dict[str, set[str]] = {}
     for row in effective(model):
@@ -37,22 +37,17 @@ def ends(model: Model) -> dict[str, set[str]]:
 
 def effective(model: Model) -> list[Row]:
     """The verdicts that had an effect, counted here anew: those that became champion, and those that came
-    first for their lock and attempt and are no pass, if nothing before them had one for the lock.
+    first for their lock and are no pass.
     """
-    first: dict[tuple[str, int], str] = {}
-    taken: dict[str, str] = {}
+    first: dict[str, str] = {}
     found = []
     for row in model.rows:
         if not row.verdict:
             continue
-        came_first = first.setdefault((row.lock, row.attempt), row.verdict) == row.verdict
-        if row.promoted or row.version == model.champion:
+        came_first = first.setdefault(row.lock, row.verdict) == row.verdict
+        served = row.promoted or row.version == model.champion
+        if served or (came_first and row.outcome != "pass"):
             found.append(row)
-        elif row.outcome == "pass" or not came_first:
-            continue
-        elif row.lock not in taken:
-            found.append(row)
-        taken.setdefault(row.lock, row.verdict)
     return found
 
 

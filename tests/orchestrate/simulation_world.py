@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
+from reprune.core.accepted import accepted
 from reprune.orchestrate.reconcile_seen import Dense, RegistrySeen, Row, RunSeen
 
 POLL_S = 300.0
@@ -76,6 +78,8 @@ class Model:
         return [each for each in self.dense if each.registered_s > self.since_s]
 
     def cut_short(self) -> list[Row]:
+        """The accepted passes that never became champion."""
+        first = accepted(self.rows)
         return [
             row
             for row in self.rows
@@ -83,6 +87,7 @@ class Model:
             and not row.dry_run
             and not row.promoted
             and row.version != self.champion
+            and first[row.lock].verdict == row.verdict
         ]
 
 
@@ -209,9 +214,23 @@ class World:
         self.note("champion", model.name, version, by.run_id if by else "rollback")
         self.changed(model, f"{model.name}-compressed")
 
-    def lock(self, model: Model, version: str, image: str, champion: str | None) -> SimLock:
-        digest = f"{model.name}|{version}|{champion}|{image}"
+    def lock(
+        self,
+        model: Model,
+        version: str,
+        image: str,
+        champion: str | None,
+        rows: Iterable[Row],
+    ) -> SimLock:
+        """With the first look that `rows` have no verdict for, as core.lock.fresh_look."""
+        taken = {row.lock for row in rows}
+        digests = (f"{model.name}|{version}|{champion}|{look}|{image}" for look in count(1))
+        digest = next(each for each in digests if each not in taken)
         return SimLock(digest, version, champion, image)
+
+    def lock_of(self, digest: str) -> SimLock:
+        _, version, champion, _, image = digest.split("|")
+        return SimLock(digest, version, None if champion == "None" else champion, image)
 
     # --- runs ---
 
@@ -306,12 +325,8 @@ class World:
         self.at(self.rng.uniform(0.5, 30.0), self._add, run)
 
     def _judged(self, lock: SimLock) -> bool:
-        """Whether a verdict for this lock has had its effect."""
-        return any(
-            row.lock == lock.digest and row.verdict and row not in model.cut_short()
-            for model in self.models.values()
-            for row in model.rows
-        )
+        """Whether there is an accepted verdict for this lock, by promote's own rule."""
+        return any(lock.digest in accepted(model.rows) for model in self.models.values())
 
     def _add(self, run: SimRun) -> None:
         if not run.active or self._crashes(run):
@@ -362,13 +377,9 @@ class World:
         self.end_run(run, "SUCCEEDED", "pass")
 
     def is_first(self, model: Model, version: str) -> bool:
-        """Whether no other verdict came before this row: for its lock and attempt, or with an effect."""
-        row, short = model.rows[int(version) - 1], model.cut_short()
-        for other in model.rows[: int(version) - 1]:
-            rival = other.lock == row.lock and other.verdict and other.verdict != row.verdict
-            if rival and (other.attempt == row.attempt or other not in short):
-                return False
-        return True
+        """Whether this row's verdict is the accepted one for its lock, by promote's own rule."""
+        row = model.rows[int(version) - 1]
+        return accepted(model.rows)[row.lock].verdict == row.verdict
 
     # --- people ---
 
@@ -385,13 +396,12 @@ class World:
             return
         for row in model.cut_short():
             run = model.by_verdict[row.verdict]
-            fresh = self.is_first(model, row.version) and not self._judged(run.lock)
-            if fresh and run.lock.champion is None:
+            if run.lock.champion is None:
                 model.touched.add(row.parent)
                 self.move_champion(model, row.version, run)
                 self.mark(model, row.version)
                 return
-            # Promote refuses it: another run of the lock came first.
+            # Promote refuses it: it was judged against a champion that is gone.
             self.note("delete", model.name, row.version)
             model.rows[int(row.version) - 1] = Row(version=row.version)
         self.changed(model, f"{model.name}-compressed")
@@ -409,5 +419,7 @@ class World:
         if model.champion is None and model.cut_short():
             self.cure(model)
         self.start_run(
-            model, self.lock(model, newest, self.images[-1], model.champion), outside=True
+            model,
+            self.lock(model, newest, self.images[-1], model.champion, model.rows),
+            outside=True,
         )

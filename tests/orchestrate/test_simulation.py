@@ -42,7 +42,7 @@ def test_a_planted_bug_is_found(plant: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:
-    for seed in range(50):
+    for seed in range(500):
         first = simulate(seed, keep_trace=True)
         assert first.trace == simulate(seed, keep_trace=True).trace
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,13 +87,17 @@ def test_versions_are_listed_and_come_back_whole_or_in_part(
     world: World, folder: Folder, tmp_path: Path
 ) -> None:
     """Newest last over several pages, tags from the start, files under their own paths."""
-    registry = world.open()
+    registry, before = world.open(), time.time()
     made = [registry.register("digits", folder(), {"n": str(n)}) for n in range(5)]
     infos = registry.versions("digits")
     assert [(info.version, info.tags["n"]) for info in infos] == list(
         zip(made, "01234", strict=True)
     )
     assert len({info.stamp for info in infos}) == 5
+    times = [info.registered_s or 0.0 for info in infos]
+    assert times == sorted(times)
+    # As the clock of whoever registers has it; a file system's may be a little behind.
+    assert before - 60.0 <= times[0] <= times[-1] <= time.time() + 60.0
     registry.fetch("digits", made[0], tmp_path / "whole")
     registry.fetch("digits", made[0], tmp_path / "part", part="sub")
     registry.fetch("digits", made[0], tmp_path / "file", part="sub/b")

@@ -166,11 +166,11 @@ def test_attempts_on_one_dense_version_are_counted(tmp_path: Path) -> None:
     ready(tmp_path, BLOCKED)
     promoted(tmp_path)
     promoted(tmp_path)
-    chain = ready(tmp_path, Story(seed=1))
+    chain = ready(tmp_path, Story(seed=1, look=2))
     assert previous(chain).attempts == 1
     with refused(tmp_path, "attempt_understated"):
         promoted(tmp_path)
-    ready(tmp_path, Story(seed=1, attempt=2, attempts_before=1))
+    ready(tmp_path, Story(seed=1, look=2, attempt=2, attempts_before=1))
     assert promoted(tmp_path).promoted
     assert compressed.attempts(registry_of(tmp_path), "digits", "1") == 2
     assert compressed.attempts(registry_of(tmp_path), "digits", "2") == 0
@@ -317,7 +317,7 @@ def test_a_champion_set_by_hand_is_foreign(tmp_path: Path) -> None:
         with pytest.raises(ChampionForeign, match=word) as caught:
             previous(chain)
         assert "reprune rollback --to" in caught.value.fix
-    ready(tmp_path, Story(attempt=3))
+    ready(tmp_path, Story(attempt=3, look=2))
     with pytest.raises(ChampionForeign):
         promoted(tmp_path)
 

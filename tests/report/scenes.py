@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import msgspec
 
-from reprune.core.artifacts import GuardResult, Outcome, RuleResult, SliceResult, Waiver
+from reprune.core.artifacts import (
+    GuardResult,
+    Outcome,
+    RuleResult,
+    SliceResult,
+    VerdictSummary,
+    Waiver,
+)
+from reprune.core.params import CostParams
 from reprune.judge.consequence import BLOCKS_UNDECIDED
 from reprune.judge.evidence import Problem
 from reprune.judge.words import waived
@@ -487,6 +495,115 @@ HOSTILE = (
     "--> </details> & '\"\\ \x1b[31m \U0001f600 " + "long " * 50
 )
 
+PRICES = CostParams(
+    price_per_hour={"ort-cpu": 0.34},
+    currency="EUR",
+    requests_per_year=2_000_000_000,
+    utilisation=0.6,
+)
+PRICED = replace(PASSED, cost=PRICES)
+
+
+def before(
+    version: str, outcome: Outcome, ratio: float | None, drop: float | None
+) -> VerdictSummary:
+    """A generation on record; what passed was promoted."""
+    return VerdictSummary(
+        dense_version=version,
+        compressed_version=version,
+        outcome=outcome,
+        verdict=digest(f"verdict {version}"),
+        reasons=(),
+        promoted=outcome == "pass",
+        latency_ratio=ratio,
+        quality_drop=drop,
+    )
+
+
+HISTORY = (before("1", "pass", 0.71, 0.004), before("2", "pass", 0.633, 0.0))
+RETURNED = replace(PASSED, history=HISTORY)
+
+# The champion's plan had a group that is gone, and cut the others otherwise.
+REPLANNED = replace(
+    BLOCKED,
+    history=HISTORY,
+    cost=PRICES,
+    past_groups=(("conv1", 16, 12), ("conv2", 32, 8), ("conv3", 64, 24), ("conv9", 8, 4)),
+)
+
+_TARGETS = ("ort-cpu", "jetson", "phone")
+
+
+def _on(target: str, *rules: RuleResult) -> tuple[RuleResult, ...]:
+    return tuple(
+        msgspec.structs.replace(
+            each, target=target, words=each.words.replace("ort-cpu", target), samples=450
+        )
+        for each in rules
+    )
+
+
+# One of three targets is too slow; another one only informs.
+TARGETS = scene(
+    "block",
+    "Blocked: the candidate takes 1.02 times as long as the dense model on jetson; the policy demands "
+    "a ratio of at most 0.85.",
+    *_on(
+        "ort-cpu",
+        accuracy("dense", "pass", (440, 441), 0.0125),
+        latency("dense", "pass", 0.084, 0.61),
+    ),
+    *_on(
+        "jetson",
+        accuracy("dense", "pass", (440, 441), 0.0125),
+        latency("dense", "block", 1.4, 1.02),
+    ),
+    *(
+        msgspec.structs.replace(each, required=False)
+        for each in _on("phone", latency("dense", "block", 2.1, 0.97))
+    ),
+    targets=_TARGETS,
+    cost=CostParams(price_per_hour={"ort-cpu": 0.34, "jetson": 0.05}),
+)
+
+# 200 slices, three of them harmed.
+MANY = replace(
+    BLOCKED,
+    slices=tuple(
+        slice_result(
+            f"site={place:03}",
+            outcome="harm" if place % 67 == 5 else "ok",
+            flips=(9, 0) if place % 67 == 5 else (place % 3, 1),
+            change=-0.2 if place % 67 == 5 else (1 - place % 3) / 45,
+            low=-0.27 if place % 67 == 5 else -0.09,
+            high=-0.13 if place % 67 == 5 else 0.09,
+            detectable=0.242,
+        )
+        for place in range(200)
+    ),
+)
+
+# Names from somebody who means no good, wherever a name can be.
+NASTY = replace(
+    BLOCKED,
+    name=HOSTILE,
+    dense_version=HOSTILE[:40],
+    champion=HOSTILE[:40],
+    headline=HOSTILE,
+    reasons=(HOSTILE,),
+    rules=(
+        msgspec.structs.replace(
+            accuracy("dense", "block", (414, 441), 0.02), rule=f"{HOSTILE}.vs_parent", words=HOSTILE
+        ),
+        latency("dense", "pass", 0.08, 0.6),
+    ),
+    groups=((HOSTILE, 16, 8), ("b|c", 32, 16)),
+    past_groups=((HOSTILE, 16, 4), ("`d`", 32, 16)),
+    history=(before(HOSTILE[:60], "block", 0.7, 0.01),),
+    slices=tuple(msgspec.structs.replace(one, slice=HOSTILE) for one in BLOCKED.slices),
+    notes=(HOSTILE,),
+)
+
 SCENES = {
     "pass": PASSED,
     "first": FIRST,
@@ -498,4 +615,10 @@ SCENES = {
     "waived": WAIVED,
     "dry_run": DRY,
     "undecided_blocks": STRICT,
+    "priced": PRICED,
+    "replanned": REPLANNED,
+    "returned": RETURNED,
+    "targets": TARGETS,
+    "many": MANY,
+    "hostile": NASTY,
 }

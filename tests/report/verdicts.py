@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from msgspec import UNSET
 
 from reprune.core import store
 from reprune.core.artifacts import (
+    PAST_PLAN,
     Benchmark,
     Cost,
     CutPoint,
@@ -50,12 +51,13 @@ from reprune.core.artifacts import (
     TargetSamples,
     TaskFact,
     Verdict,
+    VerdictSummary,
     Waiver,
 )
 from reprune.core.documents import canonical, digest_of
 from reprune.core.lock import ChampionRef, DenseRef, Lock
 from reprune.core.machine import Machine
-from reprune.core.params import Params, Target
+from reprune.core.params import CostParams, Params, Target
 from reprune.core.policy import (
     ChampionRatio,
     LatencyObjective,
@@ -123,6 +125,9 @@ class Scene:
     waivers: tuple[Waiver, ...] = ()
     dry_run: bool = False
     uses: int = 0
+    cost: CostParams | None = None
+    history: tuple[VerdictSummary, ...] = ()
+    past_groups: tuple[tuple[str, int, int], ...] = ()
 
 
 def rule(rule: str, baseline: str, outcome: Outcome, **fields: object) -> RuleResult:
@@ -171,6 +176,10 @@ def write_verdict(scene: Scene, folder: Path) -> Artifact[Verdict]:
         for name, document in (("policy", policy), ("params", params), ("lock", lock)):
             (draft / f"{name}.json").write_bytes(canonical(document))
         (draft / "ancestors").mkdir()
+        if scene.past_groups:
+            (draft / "past").mkdir()
+            was = _plan(replace(scene, groups=scene.past_groups))
+            (draft / PAST_PLAN).write_bytes(canonical(was))
         if scene.ancestors:
             for name, manifest in _ancestors(scene, evidence).items():
                 parents[name] = digest_of(manifest)
@@ -233,7 +242,10 @@ def _policy(scene: Scene) -> Policy:
 
 def _params(scene: Scene) -> Params:
     return Params(
-        name="digits", task="task.digits:DigitsTask", targets={t: Target() for t in scene.targets}
+        name="digits",
+        task="task.digits:DigitsTask",
+        targets={t: Target() for t in scene.targets},
+        cost=scene.cost or UNSET,
     )
 
 
@@ -390,7 +402,7 @@ def _previous(scene: Scene) -> Previous:
         champion=_champion(scene),
         anchor=None,
         attempts=0,
-        history=(),
+        history=scene.history,
     )
 
 

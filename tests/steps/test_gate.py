@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from reprune.core import store
-from reprune.core.artifacts import Expectation, Verdict
+from reprune.core.artifacts import PAST_PLAN, Expectation, Verdict
 from reprune.core.documents import canonical, digest_of
 from reprune.core.errors import ArtifactError, ChainBroken, PayloadCorrupt
 from reprune.core.lock import ChampionRef
@@ -263,6 +263,20 @@ def test_an_ancestor_cannot_be_swapped_or_left_out(tmp_path: Path) -> None:
     reencode(chain.path("verdict"), parents=parents)
     with pytest.raises((ChainBroken, ArtifactError)):
         recompute(store.read(chain.path("verdict"), Verdict))
+
+
+def test_the_champions_plan_comes_along(tmp_path: Path) -> None:
+    """Byte for byte what the registry held, or the verdict does not survive; without a champion, none."""
+    chain = write_chain(tmp_path / "a", Story(champion=CHAMPION, past_plan=True))
+    verdict = chain.judged()
+    held = chain.path("previous") / "plan" / store.MANIFEST
+    assert verdict.file(PAST_PLAN).read_bytes() == held.read_bytes()
+    confirm(store.read(verdict.path, Verdict))
+    forge(verdict.path, PAST_PLAN, b'"keep":4', b'"keep":2')
+    with pytest.raises(PayloadCorrupt, match="stored with the champion"):
+        confirm(store.read(verdict.path, Verdict))
+    alone = write_chain(tmp_path / "b", Story(past_plan=True)).judged()
+    assert PAST_PLAN not in alone.manifest.payload
 
 
 def test_an_anchor_is_judged_where_one_is_set(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from reprune.doors.cli import main
 from reprune.registry.dense import register_dense
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry
-from reprune.steps.project import PROJECT_FILE, describe, pin
+from reprune.steps.project import PROJECT_FILE, check, describe, pin
 from reprune.steps.update import update
 from tests.registry import stand
 
@@ -79,6 +79,8 @@ def test_a_project_that_changed_since_gives_no_lock(
     path.write_text(before + text if text else before.replace("reprune: ", "reprune: 9"))
     with pytest.raises(StaleLock, match=words):
         pin(root, registry)
+    with pytest.raises(StaleLock, match=words):
+        check(root)
 
 
 def test_without_the_file_there_is_no_lock(root: Path, registry: Registry) -> None:
@@ -90,3 +92,23 @@ def test_the_command_writes_it(root: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["project", "-C", str(root), "--json"]) == 0
     assert '"data_version":"data-1"' in capsys.readouterr().out
     assert (root / PROJECT_FILE).is_file()
+
+
+def test_the_command_checks_it_without_the_tasks_code(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a build does, which has neither the data nor what the task imports."""
+    task = root / "task" / "digits.py"
+    task.write_text("import os\nif 'BUILDING' in os.environ: raise SystemExit\n" + stand.TASK)
+    assert main(["project", "-C", str(root), "--check"]) == 2
+    assert "no such file" in capsys.readouterr().err
+    describe(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BUILDING", "1")
+        before = (root / PROJECT_FILE).read_bytes()
+        assert main(["project", "-C", str(root), "--check"]) == 0
+        assert "true of what lies beside it" in capsys.readouterr().err
+        task.write_text(task.read_text() + "# changed\n")
+        assert main(["project", "-C", str(root), "--check"]) == 2
+        assert (root / PROJECT_FILE).read_bytes() == before
+    assert "the task's code changed" in capsys.readouterr().err

@@ -31,15 +31,61 @@ serve.yaml: |
   {{- if .Values.secrets.registry.name }}
   registry_secret: /var/run/secrets/reprune/registry
   {{- end }}
+  {{- with .Values.secrets.registries }}
+  registry_secrets:
+    {{- range $uri, $ref := . }}
+    {{ $uri | quote }}: {{ include "reprune.registryFolder" $uri }}
+    {{- end }}
+  {{- end }}
   {{- with .Values.runs }}
   runs:
     {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.hooks }}
+  hooks:
+    {{- range . }}
+    - name: {{ .name | quote }}
+      kind: {{ .kind }}
+      {{- if .urlSecret }}
+      url_file: {{ printf "hooks/%s-url" .name | quote }}
+      {{- else }}
+      url: {{ .url | quote }}
+      {{- end }}
+      {{- if .signingSecret }}
+      secret_file: {{ printf "hooks/%s-key" .name | quote }}
+      {{- end }}
+      {{- with .events }}
+      events:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+    {{- end }}
   {{- end }}
 watches.yaml: |
   schema: 1
   concurrency: {{ .Values.concurrency }}
   watches:
-    {{- toYaml .Values.watches | nindent 4 }}
+    {{- include "reprune.watches" . | nindent 4 }}
+{{- end -}}
+
+{{/* As they were written, each with a bound on what is copied to /tmp. */}}
+{{- define "reprune.watches" -}}
+{{- $watches := list -}}
+{{- range .Values.watches -}}
+{{- $registry := merge (dict) .registry (dict "max_bytes" (int64 $.Values.maxVersionBytes)) -}}
+{{- $watches = append $watches (merge (dict "registry" $registry) .) -}}
+{{- end -}}
+{{- toYaml $watches -}}
+{{- end -}}
+
+{{/* The namespaces in which runs of watches are started, one a line. */}}
+{{- define "reprune.namespaces" -}}
+{{- $found := dict -}}
+{{- range .Values.watches -}}
+{{- if .namespace -}}
+{{- $_ := set $found .namespace "" -}}
+{{- end -}}
+{{- end -}}
+{{- keys $found | sortAlpha | join "\n" -}}
 {{- end -}}
 
 {{/* The images of the watches that start runs, one a line: each digest once, whatever it is called. */}}
@@ -54,4 +100,13 @@ watches.yaml: |
 {{- if $index }}{{ "\n" }}{{ end -}}
 {{- get $images $digest -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Where the secret of the registry at an address is mounted. */}}
+{{- define "reprune.registryFolder" -}}
+/var/run/secrets/reprune/{{ include "reprune.registryVolume" . }}
+{{- end -}}
+
+{{- define "reprune.registryVolume" -}}
+registry-{{ . | sha256sum | trunc 12 }}
 {{- end -}}

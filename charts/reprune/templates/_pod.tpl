@@ -47,8 +47,14 @@ spec:
         - {name: etc, mountPath: /etc/reprune, readOnly: true}
         - {name: tmp, mountPath: /tmp}
         - {name: projects, mountPath: /projects, readOnly: true}
+        {{- range $index, $volume := $values.registryVolumes }}
+        - {name: versions-{{ $index }}, mountPath: {{ $volume.path | quote }}, readOnly: {{ $volume.readOnly | default false }}}
+        {{- end }}
         {{- if $values.secrets.registry.name }}
         - {name: registry, mountPath: /var/run/secrets/reprune/registry, readOnly: true}
+        {{- end }}
+        {{- range $uri, $ref := $values.secrets.registries }}
+        - {name: {{ include "reprune.registryVolume" $uri }}, mountPath: {{ include "reprune.registryFolder" $uri }}, readOnly: true}
         {{- end }}
         {{- if include "reprune.pipelinesToken" .root }}
         - {name: pipelines, mountPath: /var/run/secrets/kubeflow/pipelines, readOnly: true}
@@ -86,6 +92,8 @@ securityContext:
   runAsUser: 10001
   runAsGroup: 10001
   fsGroup: 10001
+  # Else every start walks through all files of a volume.
+  fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
@@ -102,7 +110,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Only readiness asks whether the registry answers: a restart would not bring it back. */}}
+{{/* Neither asks whether the registry answers: a restart would not bring it back, and webhooks still arrive. */}}
 {{- define "reprune.serving" -}}
 ports:
   - {name: http, containerPort: 8080, protocol: TCP}
@@ -164,6 +172,16 @@ readinessProbe:
           items: [{key: {{ .key | quote }}, path: github-token}]
       {{- end }}
       {{- end }}
+      {{- range .Values.hooks }}
+      {{- $hook := .name }}
+      {{- range $part, $ref := dict "url" .urlSecret "key" .signingSecret }}
+      {{- with $ref }}
+      - secret:
+          name: {{ .name | quote }}
+          items: [{key: {{ .key | quote }}, path: {{ printf "hooks/%s-%s" $hook $part | quote }}}]
+      {{- end }}
+      {{- end }}
+      {{- end }}
       {{- with .Values.caConfigMap }}
       - configMap:
           name: {{ . | quote }}
@@ -173,9 +191,17 @@ readinessProbe:
   emptyDir: {sizeLimit: {{ .Values.tmpSize | quote }}}
 - name: projects
   emptyDir: {sizeLimit: {{ .Values.projectsSize | quote }}}
+{{- range $index, $volume := .Values.registryVolumes }}
+- name: versions-{{ $index }}
+  persistentVolumeClaim: {claimName: {{ $volume.claim | quote }}, readOnly: {{ $volume.readOnly | default false }}}
+{{- end }}
 {{- with .Values.secrets.registry.name }}
 - name: registry
   secret: {secretName: {{ . | quote }}, defaultMode: 0440}
+{{- end }}
+{{- range $uri, $ref := .Values.secrets.registries }}
+- name: {{ include "reprune.registryVolume" $uri }}
+  secret: {secretName: {{ $ref.name | quote }}, defaultMode: 0440}
 {{- end }}
 {{- if .Values.secrets.pipelines.name }}
 - name: pipelines

@@ -15,7 +15,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +27,7 @@ from reprune.core.errors import DocumentError, InputError
 MAX_TOKEN_BYTES = 65_536
 MAX_REPLY_BYTES = 16_000_000
 MAX_SAID = 300
+LONGEST_ASKED_S = 60.0
 # The service said "not now", or something in front of it did.
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -34,13 +35,16 @@ PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 class TransientError(Exception):
     """The request may succeed if it is made again: no answer, or one that says "not now".
 
-    `answered` says whether the service did; `after_s` is how long it asked us to wait.
+    `answered` says whether the service did, with `status`; `asked_s` is how long it asked us to wait,
+    `after_s` the same but for no more than a minute.
     """
 
-    def __init__(self, what: str, *, answered: bool = False, after_s: float = 0.0) -> None:
+    def __init__(self, what: str, *, status: int = 0, asked_s: float = 0.0) -> None:
         super().__init__(what)
-        self.answered = answered
-        self.after_s = after_s
+        self.answered = bool(status)
+        self.status = status
+        self.asked_s = asked_s
+        self.after_s = min(asked_s, LONGEST_ASKED_S)
 
 
 class RefusedError(Exception):
@@ -165,12 +169,14 @@ class Service:
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """One request. `path` is below the service's host; `body` is sent as JSON."""
+    """One request. `path` is below the service's host; `body` is sent as JSON, `raw` as it is."""
 
     method: str
     path: str
     query: Mapping[str, str] | None = None
     body: Any = None
+    raw: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_address(url: str) -> bool:
@@ -196,13 +202,32 @@ def send(service: Service, ask: Ask, *, max_bytes: int = MAX_REPLY_BYTES) -> Any
     that cannot be used.
     """
     token = service.token()
+    deadline = time.monotonic() + service.timeout_s
+    raw = _answer(service, ask, token, lambda reply: _read(reply, deadline, max_bytes))
+    try:
+        return strict_json(raw or b"{}", name="reply", max_bytes=max_bytes)
+    except DocumentError as error:
+        raise GarbledError(f"the answer {without(error.what, token)}") from error
+
+
+def hand_over(service: Service, ask: Ask) -> None:
+    """Returns once the service took the request (2xx), whatever it says about it: nothing of that is read.
+
+    Raises as `send`.
+    """
+    _answer(service, ask, service.token(), lambda _: b"")
+
+
+def _answer(
+    service: Service, ask: Ask, token: str, read: Callable[[http.client.HTTPResponse], bytes]
+) -> bytes:
+    """What `read` makes of an answer of 2xx."""
     request = _request(service, ask)
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
-    deadline = time.monotonic() + service.timeout_s
     try:
         with _opener(service).open(request, timeout=service.timeout_s) as reply:
-            raw = _read(reply, deadline, max_bytes)
+            return read(reply)
     except urllib.error.HTTPError as error:
         with error:
             _raise_for(error, token)
@@ -212,10 +237,6 @@ def send(service: Service, ask: Ask, *, max_bytes: int = MAX_REPLY_BYTES) -> Any
         raise TransientError(without(str(error.reason), token)) from error
     except (OSError, http.client.HTTPException) as error:
         raise TransientError(without(f"{type(error).__name__} {error}", token)) from error
-    try:
-        return strict_json(raw or b"{}", name="reply", max_bytes=max_bytes)
-    except DocumentError as error:
-        raise GarbledError(f"the answer {without(error.what, token)}") from error
 
 
 def plain(text: str) -> str:
@@ -233,8 +254,10 @@ def _request(service: Service, ask: Ask) -> urllib.request.Request:
     url = f"{service.host.rstrip('/')}{ask.path}"
     if ask.query:
         url += f"?{urlencode(ask.query)}"
-    data = None if ask.body is None else json.dumps(ask.body, allow_nan=False).encode()
-    headers = {"Accept": "application/json", "User-Agent": "reprune"}
+    data = ask.raw
+    if ask.body is not None:
+        data = json.dumps(ask.body, allow_nan=False).encode()
+    headers = {"Accept": "application/json", "User-Agent": "reprune", **ask.headers}
     if data is not None:
         headers["Content-Type"] = "application/json"
     return urllib.request.Request(url, data=data, headers=headers, method=ask.method)
@@ -260,11 +283,26 @@ def _raise_for(error: urllib.error.HTTPError, token: str) -> NoReturn:
     """What the service said is in the message."""
     said, value = _message(error, token)
     refused = RefusedError(error.code, said, value=value, with_token=bool(token))
-    if error.code in PASSING:
-        after = error.headers.get("Retry-After", "") if error.headers else ""
-        after_s = min(float(after), 60.0) if after.isdecimal() else 0.0
-        raise TransientError(str(refused), answered=True, after_s=after_s)
+    asked_s = _asked_s(error)
+    # Some refuse with 403 who asks too often, and say when to come again.
+    if error.code in PASSING or (error.code == 403 and asked_s is not None):
+        raise TransientError(str(refused), status=error.code, asked_s=asked_s or 0.0)
     raise refused from error
+
+
+def _asked_s(error: urllib.error.HTTPError) -> float | None:
+    """For how long the service asks to be left alone; None if it says nothing about that."""
+    headers = error.headers
+    if headers is None:
+        return None
+    after = headers.get("Retry-After", "")
+    if after.isdecimal():
+        return float(after[:9])
+    for prefix in ("X-RateLimit", "RateLimit"):
+        reset = headers.get(f"{prefix}-Reset", "")
+        if headers.get(f"{prefix}-Remaining") == "0" and reset.isdecimal():
+            return max(0.0, float(reset[:12]) - time.time())
+    return None
 
 
 def _message(error: urllib.error.HTTPError, token: str) -> tuple[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import yaml
+from msgspec import UNSET, UnsetType
 
 from reprune.core.documents import Document, digest_of, read_yaml
 
@@ -34,7 +37,8 @@ class ChampionRef(Document, kw_only=True):
 class Lock(Document, kw_only=True):
     """`champion` is the word `none` only where nothing was ever promoted under this name.
 
-    `params`, `policy` and `task` are digests of what lay beside the lock when it was written.
+    `params`, `policy` and `task` are digests of what lay beside the lock when it was written. `look` is
+    there from the second look on: one lock has one accepted verdict, so who wants another writes another.
     """
 
     schema: Literal[1] = 1
@@ -51,6 +55,7 @@ class Lock(Document, kw_only=True):
     task: Digest
     data_version: str
     images: dict[str, Digest] = {}
+    look: Annotated[int, msgspec.Meta(ge=2)] | UnsetType = UNSET
 
     @property
     def digest(self) -> str:
@@ -60,6 +65,19 @@ class Lock(Document, kw_only=True):
 def read_lock(path: Path) -> Lock:
     """The lock at `path`. Raises DocumentError with file, key and line."""
     return read_yaml(path, Lock)
+
+
+def first_look(lock: Lock) -> Lock:
+    """The same lock without a word about which look it is."""
+    return msgspec.structs.replace(lock, look=UNSET)
+
+
+def fresh_look(lock: Lock, taken: Container[str]) -> Lock:
+    """The same lock under its first look whose digest is not in `taken`, the locks that have a verdict."""
+    looks = (
+        msgspec.structs.replace(lock, look=UNSET if number == 1 else number) for number in count(1)
+    )
+    return next(each for each in looks if each.digest not in taken)
 
 
 def lock_text(lock: Lock) -> str:

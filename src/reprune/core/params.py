@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Meta, field
+from msgspec import UNSET, Meta, UnsetType, field
 
 from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import DocumentError
@@ -26,6 +26,10 @@ Precision: TypeAlias = Literal[
 Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
+MaxBytes: TypeAlias = Annotated[int, Meta(ge=1_000, le=2**50)]
+MaxFiles: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
 class Registry(Document, kw_only=True):
     """Where versions live. `uri` is what the adapter understands; relative paths are from params.yaml.
 
@@ -38,8 +42,8 @@ class Registry(Document, kw_only=True):
     workspace: str = "default"
     allow_pickle: bool = False
     artifacts: str = ""
-    max_bytes: Annotated[int, Meta(ge=1_000, le=2**50)] = 20 * 2**30
-    max_files: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_bytes: MaxBytes = 20 * 2**30
+    max_files: MaxFiles = 10_000
 
 
 class Target(Document, kw_only=True):
@@ -267,7 +271,11 @@ class BuildParams(Document, kw_only=True):
 
 
 class BenchmarkParams(Document, kw_only=True):
-    """How units are taken; how many is the policy's `looks`. `processes` are spread over the units."""
+    """How units are taken; how many is the policy's `looks`. `processes` are spread over the units.
+
+    `shown_examples` of the sealed examples that changed their answer are stored with the verdict, as
+    pictures or in the task's words, for the report to show; whoever reads the verdict can see them.
+    """
 
     block_ms: Annotated[float, Meta(ge=1.0, le=1000.0)] = 10.0
     min_calls: Annotated[int, Meta(ge=5, le=10_000)] = 5
@@ -276,12 +284,38 @@ class BenchmarkParams(Document, kw_only=True):
     units_per_process: Annotated[int, Meta(ge=1, le=15)] = 2
     pause_seconds: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
     memory_processes: Annotated[int, Meta(ge=1, le=20)] = 3
+    shown_examples: Annotated[int, Meta(ge=1, le=48)] | UnsetType = UNSET
 
 
 class ReportParams(Document, kw_only=True):
     """`show_examples` puts examples that changed their answer into the HTML page."""
 
     show_examples: bool = False
+
+
+class CiParams(Document, kw_only=True):
+    """`runner` are the labels (on GitLab: tags) of the machine that judges, where `reprune init --ci` is to
+    write workflows for it.
+    """
+
+    runner: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], ...],
+        Meta(min_length=1, max_length=10),
+    ] = ("ubuntu-latest",)
+
+
+class CostParams(Document, kw_only=True):
+    """What computing costs, so that reports can say what the change is worth; no rule is about it.
+
+    `price_per_hour`, by target and in `currency`, is for what one session of the benchmark occupies.
+    `utilisation` is the share of a paid hour in which it computes. `requests_per_year`, of one example
+    each, is of all targets priced here, each taken alone; 0: nothing is said about a year.
+    """
+
+    price_per_hour: Annotated[dict[Name, Positive], Meta(min_length=1)]
+    currency: Annotated[str, Meta(pattern=r"^[A-Za-z]{1,12}$")] = "USD"
+    requests_per_year: Annotated[int, Meta(ge=0, le=10**15)] = 0
+    utilisation: Share = 1.0
 
 
 class Params(Document, kw_only=True):
@@ -303,6 +337,8 @@ class Params(Document, kw_only=True):
     build: BuildParams = BuildParams()
     benchmark: BenchmarkParams = BenchmarkParams()
     report: ReportParams = ReportParams()
+    ci: CiParams = CiParams()
+    cost: CostParams | UnsetType = UNSET
 
 
 def read_params(path: Path) -> Params:
@@ -310,6 +346,13 @@ def read_params(path: Path) -> Params:
     params = read_yaml(path, Params)
     if not params.targets:
         raise DocumentError("names no target", where=f"{path} (targets)", fix="name at least one")
+    unknown = sorted(set(params.cost.price_per_hour if params.cost else ()) - set(params.targets))
+    if unknown:
+        raise DocumentError(
+            f"gives a price for '{unknown[0]}', which is no target of this file",
+            where=f"{path} (cost.price_per_hour)",
+            fix=f"use one of: {', '.join(sorted(params.targets))}",
+        )
     schedule = params.prune.schedule
     if schedule.kind == "one-shot" and (schedule.steps, schedule.epochs) != (1, 0.0):
         raise DocumentError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
+from msgspec import UNSET
 
 from reprune.core import store
 from reprune.core.artifacts import Verdict
@@ -41,13 +42,17 @@ def define_update(parser: argparse.ArgumentParser) -> Execute:
     """`reprune update`: afterwards the lock pins the newest dense version and the champion."""
     parser.description = "Pins the newest dense version and the champion in reprune.lock.yaml."
     parser.add_argument("--dense-version", metavar="V", help="pin this version, not the newest")
+    parser.add_argument(
+        "--again", action="store_true", help="for another look at what was judged already"
+    )
 
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.steps.update import update
 
         os.chdir(parsed.root)
-        result = update(Path.cwd(), version=parsed.dense_version)
+        result = update(Path.cwd(), version=parsed.dense_version, again=parsed.again)
         champion = None if result.lock.champion == "none" else result.lock.champion.version
+        look = 1 if result.lock.look is UNSET else result.lock.look
         if parsed.json:
             _print(
                 UpdateOutput(
@@ -55,13 +60,14 @@ def define_update(parser: argparse.ArgumentParser) -> Execute:
                     changed=result.changed,
                     dense_version=result.lock.dense.version,
                     champion_version=champion,
+                    look=look,
                 )
             )
             return EXIT_DONE
         verb = "wrote" if result.changed else "nothing to change in"
         print(
             f"{verb} {LOCK_FILE}: dense version {result.lock.dense.version}, "
-            f"champion {champion or 'none'}\nnext: dvc repro",
+            f"champion {champion or 'none'}{f', look {look}' if look > 1 else ''}\nnext: dvc repro",
             file=sys.stderr,
         )
         return EXIT_DONE
@@ -178,6 +184,7 @@ def define_promote(parser: argparse.ArgumentParser) -> Execute:
     )
 
     def execute(parsed: argparse.Namespace) -> int:
+        from reprune.steps.noticing import tell_promotion
         from reprune.steps.promote import Evidence, promote
 
         os.chdir(parsed.root)
@@ -192,6 +199,7 @@ def define_promote(parser: argparse.ArgumentParser) -> Execute:
             report=artifact(root, "report"),
         )
         result = promote(root, evidence, now=time.time(), say=_say)
+        tell_promotion(root, result, say=_say)
         if parsed.json:
             _print(
                 PromoteOutput(

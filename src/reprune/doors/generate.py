@@ -28,6 +28,7 @@ from reprune.doors.kfp.readmes import every_readme
 from reprune.doors.local import DVC_FILE, dvc_text
 from reprune.doors.output import OUTPUTS
 from reprune.doors.service.config import ServiceConfig
+from reprune.orchestrate.notices import Envelope
 from reprune.orchestrate.reconcile_watch import Watches
 from reprune.steps.project import Project
 from reprune.steps.promoter import Promoter
@@ -51,6 +52,7 @@ def generated() -> dict[Path, bytes]:
         "project": Project,
         "serve": ServiceConfig,
         "watches": Watches,
+        "notice": Envelope,
     }
     for name, kind in documents.items():
         found[SCHEMAS / f"{name}.schema.json"] = _schema(kind)

@@ -42,6 +42,7 @@ class UpdateOutput(Fact, kw_only=True):
     changed: bool
     dense_version: str
     champion_version: str | None
+    look: int = 1
 
 
 class ProjectOutput(Fact, kw_only=True):
@@ -146,6 +147,46 @@ class RollbackOutput(Fact, kw_only=True):
     already_done: bool
 
 
+class AdoptOutput(Fact, kw_only=True):
+    """`version` serves now, a copy of `origin`. `record` is the digest of the signed record that it carries;
+    `by` and `reason` are those of the record, also where an earlier call wrote it.
+    """
+
+    ok: bool = True
+    version: str
+    before: str | None
+    origin: str
+    dense_version: str
+    bundle: str
+    record: str
+    by: str
+    reason: str
+    already_done: bool
+
+
+class CommentOutput(Fact, kw_only=True):
+    """`comment` is created, updated, same or older, or why there is none: dry-run, no-pull-request, refused,
+    unreachable. `conclusion` is what the check says, `check` the same if the commit was told.
+    """
+
+    ok: bool = True
+    comment: str
+    number: int | None
+    conclusion: str
+    check: str | None
+    body: str
+    warnings: tuple[str, ...]
+
+
+class ProposeOutput(Fact, kw_only=True):
+    """`done` is nothing (the base has the lock), same (the pull request had it) or opened."""
+
+    ok: bool = True
+    done: str
+    lock: str
+    number: int | None
+
+
 class DeviceRunOutput(Fact, kw_only=True):
     """Printed where the job lay in a folder; over a pipe the result itself is what is printed."""
 
@@ -229,6 +270,9 @@ OUTPUTS: dict[str, type[Fact]] = {
     "promote": PromoteOutput,
     "anchor": AnchorOutput,
     "rollback": RollbackOutput,
+    "adopt": AdoptOutput,
+    "comment": CommentOutput,
+    "propose": ProposeOutput,
     "submit": SubmitOutput,
     "device-run": DeviceRunOutput,
     "kit": KitOutput,

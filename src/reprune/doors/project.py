@@ -21,12 +21,17 @@ def define_project(parser: argparse.ArgumentParser) -> Execute:
         "params, policy and task. Run it before the project's image is built: `reprune serve` writes locks "
         "from the file, without running the task's code."
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing and run no code of the task: fail if the file is not about what lies beside it",
+    )
 
     def execute(parsed: argparse.Namespace) -> int:
-        from reprune.steps.project import describe
+        from reprune.steps.project import check, describe
 
         os.chdir(parsed.root)
-        result = describe(Path.cwd())
+        result = check(Path.cwd()) if parsed.check else describe(Path.cwd())
         if parsed.json:
             output = ProjectOutput(
                 written=result.path.name,
@@ -36,6 +41,8 @@ def define_project(parser: argparse.ArgumentParser) -> Execute:
             print(msgspec.json.encode(output).decode())
             return EXIT_DONE
         verb = "wrote" if result.changed else "nothing to change in"
+        if parsed.check:
+            verb = "true of what lies beside it:"
         print(f"{verb} {result.path.name}", file=sys.stderr)
         return EXIT_DONE
 

@@ -29,6 +29,7 @@ def define_rollback(parser: argparse.ArgumentParser) -> Execute:
     parser.add_argument("--reason", required=True, metavar="TEXT", help="why")
 
     def execute(parsed: argparse.Namespace) -> int:
+        from reprune.steps.noticing import tell_rollback
         from reprune.steps.rollback import rollback
 
         os.chdir(parsed.root)
@@ -38,8 +39,9 @@ def define_rollback(parser: argparse.ArgumentParser) -> Execute:
             by=parsed.by,
             reason=parsed.reason,
             now=time.time(),
-            say=lambda text: print(text, file=sys.stderr, flush=True),
+            say=_say,
         )
+        tell_rollback(Path.cwd(), result, now=time.time(), say=_say)
         if parsed.json:
             output = RollbackOutput(
                 version=result.version,
@@ -61,3 +63,7 @@ def define_rollback(parser: argparse.ArgumentParser) -> Execute:
         return EXIT_DONE
 
     return execute
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

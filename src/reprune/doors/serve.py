@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # What is under way when SIGTERM comes has this long: deliveries, then the sweep.
 DELIVERIES_S = 1
 SWEEP_S = 3.0
+# A single sweep waits so long for its messages to be taken.
+DRAIN_S = 30.0
 
 
 def define_serve(parser: argparse.ArgumentParser) -> Execute:
@@ -61,6 +63,8 @@ def define_serve(parser: argparse.ArgumentParser) -> Execute:
 
 def _once(parsed: argparse.Namespace, settings: Settings, sweeper: Sweeper) -> int:
     sweeper(0)
+    sweeper.couriers.drain(DRAIN_S)
+    sweeper.couriers.stop()
     _tell(parsed, settings, 0, sweeper.last_failures)
     return EXIT_BROKEN if sweeper.last_failures else EXIT_DONE
 
@@ -98,6 +102,7 @@ def _serve(parsed: argparse.Namespace, settings: Settings, sweeper: Sweeper) -> 
         server.run(sockets=[listening])
     finally:
         ended = loop.stop(SWEEP_S)
+        sweeper.couriers.stop()
         say("ended", sweep_ended=ended)
     return EXIT_DONE
 

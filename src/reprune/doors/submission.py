@@ -142,8 +142,9 @@ def start(
 ) -> Started:
     """Finds the run for the lock, or submits it: never a second one beside one that is active or SUCCEEDED.
 
-    With `again` one that ended otherwise is run once more. What the registry says about the lock is
-    asked first; with `must_read` a registry that cannot be read is an error, else only said.
+    With `again` one that ended otherwise is run once more, unless it gave a verdict: of one lock only the
+    first is accepted (see steps.update.look_again). What the registry says about the lock is asked first;
+    with `must_read` a registry that cannot be read is an error, else only said.
     """
     check_service(endpoint)
     runs = find_runs(endpoint, submission.name)
@@ -158,7 +159,7 @@ def start(
         say(f"the run for this lock has ended {runs[-1].state}: {runs[-1].link}")
         return Started(run=runs[-1], attached=True)
     found = _known(documents, say, must_read=must_read)
-    if found is not None and (found.promoted or not again):
+    if found is not None:
         say("the registry holds a verdict for this lock already, so nothing is submitted")
         return Started(run=None, attached=True, found=found)
     run = submit_run(endpoint, submission, known=[each.run_id for each in runs])

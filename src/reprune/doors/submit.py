@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from reprune.core.errors import EXIT_DONE, InputError, Interrupted
+from reprune.core.lock import LOCK_FILE
 from reprune.doors.commands import Execute
 from reprune.doors.output import SubmitOutput
 from reprune.doors.steps import read_documents
@@ -32,7 +34,8 @@ MOUNTED = Path("/var/run/secrets/kubeflow/pipelines/token")
 
 _EPILOG = f"""\
 The run is named by the lock's digest. If one of that name is running, this attaches to it; if it has
-SUCCEEDED, this says what it came to; if it ended FAILED or CANCELED, --again runs it once more.
+SUCCEEDED, this says what it came to; if it ended FAILED or CANCELED, --again runs it once more. One lock
+has one verdict: what has one that promoted nothing, --again gives a lock of its own, for another attempt.
 The verdict is what the registry holds, never the state of the run.
 
 environment: {HOST}, {UI}, {NAMESPACE}; the token is in the file that {TOKEN_FILE} names
@@ -54,6 +57,7 @@ def define_submit(parser: argparse.ArgumentParser) -> Execute:
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.doors.progress import telling
         from reprune.doors.submission import conclude, prepare, start, unpinned
+        from reprune.steps.update import look_again
 
         os.chdir(parsed.root)
         documents = read_documents()
@@ -62,14 +66,13 @@ def define_submit(parser: argparse.ArgumentParser) -> Execute:
         with telling() as teller:
             for image in unpinned(submission):
                 teller.say(f"warning: the image {image} is named by no digest: it can change")
-            started = start(
-                documents,
-                endpoint,
-                submission,
-                again=parsed.again,
-                say=teller.say,
-                must_read=parsed.wait,
-            )
+            begin = partial(start, again=parsed.again, say=teller.say, must_read=parsed.wait)
+            started = begin(documents, endpoint, submission)
+            if parsed.again and started.found is not None and not started.found.promoted:
+                documents = look_again(documents)
+                teller.say(f"{LOCK_FILE} was written for another look: commit it")
+                submission = prepare(documents, _request(parsed))
+                started = begin(documents, endpoint, submission)
             run = started.run
             if run is not None and not started.attached:
                 teller.say(f"submitted {submission.name}: {run.link}")
@@ -125,9 +128,7 @@ def _what_arguments(parser: argparse.ArgumentParser) -> None:
         help="another parameter of the pipeline; JSON where it is no text",
     )
     what.add_argument("--service-account", default="", metavar="NAME", help="that the run is as")
-    what.add_argument(
-        "--again", action="store_true", help="run once more what ended FAILED or CANCELED"
-    )
+    what.add_argument("--again", action="store_true", help="run once more what promoted nothing")
     what.add_argument(
         "--wait",
         action=argparse.BooleanOptionalAction,

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from reprune.core.accepted import accepted
 from reprune.core.artifacts import Outcome
 
 T = TypeVar("T")
@@ -134,15 +135,14 @@ def after(dense: tuple[Dense, ...], since_s: float) -> tuple[Dense, ...]:
 def terminal_states(seen: RegistrySeen) -> dict[str, State]:
     """How each dense version ended; those that have not are not in it.
 
-    The first verdict for a lock is the accepted one; of one lock and attempt, the first that registered.
-    So a duplicate run changes nothing, unless promote itself made it champion. A verdict outweighs what
-    we wrote ourselves. A pass that never became champion, though it could have, is a promotion cut short,
-    and no end.
+    The first verdict for a lock is the accepted one (see core.accepted, which promote goes by as well). So
+    a duplicate run changes nothing, unless promote itself made it champion. A verdict outweighs what we
+    wrote ourselves. A pass that never became champion, though it could have, is a promotion cut short, and
+    no end.
     """
     closed: dict[str, State] = {}
     judged: dict[str, State] = {}
-    first: dict[tuple[str, str, int], str] = {}
-    accepted: dict[tuple[str, str], str] = {}
+    first = accepted(seen.rows)
     for row in seen.rows:
         if row.closed:
             for version in row.closes:
@@ -150,10 +150,7 @@ def terminal_states(seen: RegistrySeen) -> dict[str, State]:
         state = _state_of(row, serves=row.version == seen.champion) if row.verdict else None
         if state == "promoted":
             judged[row.parent] = "promoted"
-        came_first = first.setdefault((row.parent, row.lock, row.attempt), row.verdict)
-        if state is None or came_first != row.verdict:
-            continue
-        if accepted.setdefault((row.parent, row.lock), row.verdict) != row.verdict:
+        if state is None or row.lock not in first or first[row.lock].verdict != row.verdict:
             continue
         if judged.get(row.parent) != "promoted":
             judged[row.parent] = state

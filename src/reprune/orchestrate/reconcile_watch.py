@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from reprune.core.documents import Document
 from reprune.core.lock import Name
+from reprune.core.params import MaxBytes, MaxFiles
 
 WATCHES_FILE = "watches.yaml"
 COMPRESSED = "-compressed"
@@ -26,11 +27,29 @@ Key: TypeAlias = tuple[str, str, str]
 
 
 class WatchedRegistry(Document, kw_only=True):
-    """As `registry` in params.yaml, for the service's own reads."""
+    """As `registry` in params.yaml, for the service's own reads.
+
+    `artifacts` may lie elsewhere than it does for the steps of a run; relative paths are from the
+    service's own configuration.
+    """
 
     kind: str = "mlflow"
     uri: Annotated[str, Meta(min_length=1, max_length=2000)]
     workspace: Annotated[str, Meta(min_length=1, max_length=200)] = "default"
+    artifacts: Annotated[str, Meta(max_length=2000)] = ""
+    max_bytes: MaxBytes = 20 * 2**30
+    max_files: MaxFiles = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuses what its kind can never open."""
+        if self.kind != "kubeflow":
+            return
+        if not self.artifacts:
+            raise ValueError(
+                "a registry of kind kubeflow keeps no files: name their folder in `artifacts`"
+            )
+        if self.workspace != "default":
+            raise ValueError("a registry of kind kubeflow has one `workspace`, 'default'")
 
 
 class Watch(Document, kw_only=True):

@@ -6,8 +6,9 @@ They are versions of `<name>-compressed`. Each that was judged holds, beside its
     plan/  profile/<i>/  sensitivity/     what it was made by
     verdict/  engines/<i>/  report/       what it was judged by
 
-and is tagged at creation (see registry.tags). The alias `champion` is moved by promote, and by
-rollback, which leaves a record in a version of its own (see registry.records).
+and is tagged at creation (see registry.tags). One that was adopted holds a `bundle/` alone. The alias
+`champion` is moved by promote, by adopt, and by rollback, which leaves a record in a version of its own
+(see registry.records).
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ from reprune.registry.protocol import (
     known_alias,
     known_versions,
 )
-from reprune.registry.receipts import Receipted, decode, subject_digests
-from reprune.registry.stored import compressed_name, place, receipt_bytes, scratch
+from reprune.registry.receipted import accepted_for, read_receipt
+from reprune.registry.receipts import Receipted, subject_digests
+from reprune.registry.records import AdoptionRecord, is_adoption, read_adoption
+from reprune.registry.stored import compressed_name, scratch
 from reprune.registry.tags import (
     ANCHORED,
     ATTEMPT,
     DRY_RUN,
     EVAL,
-    MARKS,
+    LOCK,
     OUTCOME,
     PARENT,
     PROMOTED,
-    RECEIPT,
-    TAGS,
+    RECORD,
     VERDICT,
     WAIVER,
-    tags_of,
 )
 
 __all__ = [
@@ -66,7 +67,7 @@ class Holder:
     """A compressed version that an alias names, with the receipt that it carries."""
 
     info: VersionInfo
-    receipt: Receipted
+    receipt: Receipted | AdoptionRecord
 
     @property
     def ref(self) -> ChampionRef:
@@ -79,18 +80,22 @@ class Holder:
 def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | None:
     """Who the alias `champion` names; None only if nothing was ever promoted.
 
-    `besides` is the digest of a verdict whose own registration does not count (a promotion that was
-    cut short). Raises ChampionLost if the alias is gone though something passed, ChampionForeign if
-    it names a version without our receipt of a pass. No signature is checked here.
+    `besides` is the digest of a verdict, or of a record, whose own registration does not count (a promotion
+    or an adoption that was cut short). Raises ChampionLost if the alias is gone though something passed or
+    was adopted, ChampionForeign if it names a version without our receipt of either. A pass that came
+    second for its lock is none: promote never moved to it. No signature is checked here.
     """
     compressed = compressed_name(name)
     version = known_alias(registry, compressed, CHAMPION)
     if version is not None:
         return _holder(registry, compressed, version, CHAMPION)
+    versions = known_versions(registry, compressed)
     passed = [
         info
-        for info in known_versions(registry, compressed)
-        if info.tags.get(VERDICT) != besides and _may_have_served(registry, info)
+        for info in versions
+        if besides not in (info.tags.get(VERDICT), info.tags.get(RECORD))
+        and _may_have_served(registry, info)
+        and not _came_second(registry, versions, info)
     ]
     if not passed and any(
         receipt.statement.predicate.champion is not None for _, receipt in history(registry, name)
@@ -107,7 +112,7 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
             f"'{compressed}' has no alias '{CHAMPION}', but {len(passed)} of its versions passed: "
             "the alias was deleted, or a promotion was cut short",
             where=registry.identity,
-            fix=f"if version {newest.version} was never promoted, run `reprune promote` for it "
+            fix=f"if version {newest.version} was never {_done(newest)} for it "
             f"again; else {_back(CHAMPION)}",
         )
     return None
@@ -132,22 +137,6 @@ def anchor(registry: Registry, name: str) -> Holder | None:
             fix=f"set it again: `reprune anchor {once[-1].version} --by NAME --reason TEXT`",
         )
     return None
-
-
-def read_receipt(registry: Registry, info: VersionInfo) -> Receipted:
-    """The receipt that a version carries and its tag names. Raises ReceiptInvalid if it has none such."""
-    where = place(registry, info)
-    found = decode(receipt_bytes(registry, info, RECEIPT), where=where)
-    decision = found.statement.predicate
-    stated = {RECEIPT: found.digest, **tags_of(found)}
-    wrong = [tag for tag in (*TAGS, *MARKS) if info.tags.get(tag) != stated.get(tag)]
-    if wrong:
-        raise ReceiptInvalid(f"its receipt contradicts its tags ({', '.join(wrong)})", where=where)
-    if decision.registry != registry.identity or compressed_name(decision.name) != info.name:
-        raise ReceiptInvalid(
-            f"its receipt is for '{decision.name}' in {decision.registry}", where=where
-        )
-    return found
 
 
 def attempts(registry: Registry, name: str, dense_version: str, *, besides: str = "") -> int:
@@ -275,6 +264,8 @@ def _holder(registry: Registry, compressed: str, version: str, alias: str) -> Ho
             fix=_back(alias),
         )
     try:
+        if is_adoption(infos[0]):
+            return Holder(info=infos[0], receipt=read_adoption(registry, infos[0]))
         receipt = read_receipt(registry, infos[0])
     except ReceiptInvalid as error:
         raise _foreign(alias, error.what, error.where) from error
@@ -291,7 +282,7 @@ def _holder(registry: Registry, compressed: str, version: str, alias: str) -> Ho
 def _may_have_served(registry: Registry, info: VersionInfo) -> bool:
     """Whether a version can have been champion. That it was a dry run is believed only of its receipt."""
     if info.tags.get(OUTCOME) != "pass":
-        return WAIVER in info.tags or PROMOTED in info.tags
+        return is_adoption(info) or WAIVER in info.tags or PROMOTED in info.tags
     if DRY_RUN not in info.tags:
         return True
     try:
@@ -300,11 +291,27 @@ def _may_have_served(registry: Registry, info: VersionInfo) -> bool:
         return True
 
 
+def _came_second(registry: Registry, versions: tuple[VersionInfo, ...], info: VersionInfo) -> bool:
+    """Whether another verdict is the accepted one for its lock, so that it was never promoted."""
+    if PROMOTED in info.tags:
+        return False
+    first = accepted_for(registry, versions, info.tags.get(LOCK, ""))
+    return first is not None and first.verdict != info.tags.get(VERDICT)
+
+
 def _foreign(alias: str, what: str, where: str) -> ChampionForeign:
     return ChampionForeign(
         f"the alias '{alias}' was set by hand on a version that Reprune did not promote: {what}",
         where=where,
-        fix=_back(alias),
+        fix=f"{_back(alias)}; or, if it is meant to serve: `reprune adopt --by NAME --reason TEXT`"
+        if alias == CHAMPION
+        else _back(alias),
+    )
+
+
+def _done(info: VersionInfo) -> str:
+    return (
+        "adopted, run `reprune adopt`" if is_adoption(info) else "promoted, run `reprune promote`"
     )
 
 

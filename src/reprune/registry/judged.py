@@ -10,7 +10,8 @@ from reprune.core.artifacts import Outcome
 from reprune.registry.compressed import champion as find_champion
 from reprune.registry.compressed import compressed_name, read_receipt, summary
 from reprune.registry.protocol import CHAMPION, Registry, known_alias, known_versions
-from reprune.registry.tags import LOCK
+from reprune.registry.receipted import accepted_for
+from reprune.registry.tags import LOCK, VERDICT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +33,19 @@ class Judged:
 def judged(
     registry: Registry, name: str, lock: str, *, since_s: float | None = None
 ) -> Judged | None:
-    """The newest version whose receipt names the lock digest, signed at `since_s` or later.
+    """The newest version with the accepted verdict for the lock digest, signed at `since_s` or later.
 
-    None where the registry answers and has none. No signature is checked here. Raises ReceiptInvalid for
-    one whose receipt contradicts its tags, ChampionLost, ChampionForeign, RegistryUnreachable.
+    A verdict that came second for the lock is passed over: it moved nothing. None where the registry
+    answers and has none. No signature is checked here. Raises ReceiptInvalid where all receipts for the
+    lock contradict their tags, ChampionLost, ChampionForeign, RegistryUnreachable.
     """
     compressed = compressed_name(name)
-    for info in reversed(known_versions(registry, compressed)):
+    versions = known_versions(registry, compressed)
+    first = accepted_for(registry, versions, lock)
+    for info in reversed(versions):
         if info.tags.get(LOCK) != lock:
+            continue
+        if first is not None and info.tags.get(VERDICT) != first.verdict:
             continue
         receipt = read_receipt(registry, info)
         decision = receipt.statement.predicate

@@ -1,4 +1,4 @@
-"""The chain: judged generations and rollbacks, each naming the receipt before it."""
+"""The chain: judged generations, rollbacks and adoptions, each naming the receipt before it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from reprune.core.errors import ReceiptInvalid
 from reprune.registry.compressed import read_receipt
 from reprune.registry.protocol import Registry, VersionInfo, known_versions
 from reprune.registry.receipts import Receipted, verify
-from reprune.registry.records import RollbackRecord, read_record
+from reprune.registry.records import AnyRecord, decode_record, read_record
 from reprune.registry.stored import compressed_name, place
 from reprune.registry.tags import BEFORE, RECEIPT, RECORD, ROLLED_BACK
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
 
-Link: TypeAlias = Receipted | RollbackRecord
+Link: TypeAlias = Receipted | AnyRecord
 Place: TypeAlias = tuple[VersionInfo, Link]
 
 
@@ -26,6 +26,14 @@ def read_link(registry: Registry, info: VersionInfo, keys: Sequence[Key] | None 
         return read_record(registry, info, keys=keys)
     receipt = read_receipt(registry, info)
     return receipt if keys is None else verify(receipt.raw, keys, where=place(registry, info))
+
+
+def verified(registry: Registry, info: VersionInfo, link: Link, keys: Sequence[Key]) -> Link:
+    """`link`, which this version carries, if one of `keys` signed it. Raises ReceiptInvalid."""
+    where = place(registry, info)
+    if isinstance(link, Receipted):
+        return verify(link.raw, keys, where=where)
+    return decode_record(link.raw, info, keys=keys, where=where)
 
 
 def newest_link(registry: Registry, name: str, keys: Sequence[Key]) -> Place | None:
@@ -55,9 +63,9 @@ def links(
     return tuple(found)
 
 
-def records(registry: Registry, name: str) -> tuple[tuple[VersionInfo, RollbackRecord], ...]:
-    """The rollbacks on record, oldest first. No signature is checked here."""
-    found: list[tuple[VersionInfo, RollbackRecord]] = []
+def records(registry: Registry, name: str) -> tuple[tuple[VersionInfo, AnyRecord], ...]:
+    """The rollbacks and adoptions on record, oldest first. No signature is checked here."""
+    found: list[tuple[VersionInfo, AnyRecord]] = []
     for info in known_versions(registry, compressed_name(name)):
         if RECORD not in info.tags:
             continue

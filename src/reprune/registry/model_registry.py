@@ -244,7 +244,14 @@ def _info(name: str, version: api.Version) -> VersionInfo:
         version=version.id,
         tags={**tags, TITLE: version.name},
         stamp=f"{version.createTimeSinceEpoch} {version.id} {version.name}",
+        registered_s=_registered_s(version),
     )
+
+
+def _registered_s(version: api.Version) -> float | None:
+    """Unix time; None where the registry does not say, or says no whole number of milliseconds."""
+    text = version.createTimeSinceEpoch
+    return int(text) / 1000 if re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) else None
 
 
 def _within(source: Path, part: PurePosixPath) -> PurePosixPath:

@@ -27,12 +27,22 @@ DRY_RUN = "reprune.dry_run"
 
 # Put on a version that was rolled back: the digest of the record that did it.
 ROLLED_BACK = "reprune.rolled_back"
-# A signed record that is no verdict (see registry.records): its digest and kind, and of a rollback the
-# version that serves since, and the one that served before.
+# A signed record that is no verdict (see registry.records): its digest and kind, of a rollback the
+# version that serves since, and the one that served before, of an adoption where the model came from.
 RECORD = "reprune.record"
 RECORD_KIND = "reprune.record_kind"
 RETURNED = "reprune.returned_to"
 BEFORE = "reprune.before"
+ADOPTED = "reprune.adopted_from"
+
+# On a version that `reprune serve` added to say how dense versions ended without a verdict: how, which
+# ones (with spaces between them), and why. It holds no receipt and no model.
+CLOSED = "reprune.closed"
+CLOSES = "reprune.closes"
+WHY = "reprune.why"
+
+# With the name of a hook behind it: that the hook was told of this version, in the message of this id.
+TOLD = "reprune.told."
 
 # Every judged version has all of these, as its receipt says.
 TAGS = (PARENT, VERDICT, LOCK, BUNDLE, OUTCOME, ATTEMPT, RECEIPT)

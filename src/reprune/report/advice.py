@@ -133,8 +133,8 @@ def to_try(facts: ReportFacts) -> list[Phrase]:
     lines: list[Phrase] = []
     if _asks(facts, "quality") or _asks(facts, "slices"):
         lines += _retraining(facts) or _cut_less(facts)
-    if any(_asks(facts, kind) for kind in _SPEED):
-        lines += _cut_more(facts)
+    if any(_asks(facts, kind, "block", "error") for kind in _SPEED):
+        lines += _cut_more(facts, also_better=bool(lines))
     if _asks(facts, "parity"):
         lines.append(("Look at the export: the engine does not compute what its model computes.",))
     lines = lines or [("Read the reasons above, change the task or ", Code("params.yaml"), ".")]
@@ -197,12 +197,15 @@ def _asks(facts: ReportFacts, kind: words.Family, *outcomes: Outcome) -> bool:
 
 
 def _retraining(facts: ReportFacts) -> list[Phrase]:
-    """Where most of the loss is the dense parent's own, compression is not what to change.
+    """Where the dense parent is itself at fault, compression is not what to change."""
+    quality = [one for one in facts.judgement.rules if words.family(one) == "quality"]
+    return _mostly_the_parents(quality, facts) or _missed_by_the_parent(quality, facts)
 
-    The candidate's distance from the champion is its distance from its parent plus the parent's from
+
+def _mostly_the_parents(quality: Sequence[RuleResult], facts: ReportFacts) -> list[Phrase]:
+    """The candidate's distance from the champion is its distance from its parent plus the parent's from
     the champion; the first part is compression's.
     """
-    quality = [one for one in facts.judgement.rules if words.family(one) == "quality"]
     parents = [one for one in quality if words.is_parent(one)]
     blocked = [one for one in quality if not words.is_parent(one) and one.outcome == "block"]
     if not blocked or not parents or any(one.outcome == "block" for one in parents):
@@ -214,15 +217,49 @@ def _retraining(facts: ReportFacts) -> list[Phrase]:
     dense = words.version(facts.verdict.dense_version)
     share = f" (its share is {_loss(ours)} of {_loss(whole)})" if whole > ours else ""
     return [
-        (
-            f"Compression is not the cause{share}: the dense parent {dense} is itself worse. Look at "
-            f"the training data and labels of {dense}, retrain, then ",
-            Code("reprune update"),
-            " and ",
-            Code("dvc repro"),
-            ".",
+        _retrain(
+            f"Compression is not the cause{share}: the dense parent {dense} is itself worse", dense
         )
     ]
+
+
+def _missed_by_the_parent(quality: Sequence[RuleResult], facts: ReportFacts) -> list[Phrase]:
+    """A floor or ceiling that the dense parent does not reach either."""
+    dense = words.version(facts.verdict.dense_version)
+    for one in quality:
+        was = _parents_value(one, quality)
+        if one.outcome == "block" and one.required and was is not None and _misses(was, one):
+            told = f"the dense parent {dense} is itself at {words.percent(was)}, and the policy demands "
+            told += f"{cells.limit(one)}, so that no plan can pass"
+            return [_retrain(f"Compression is not the cause: {told}", dense)]
+    return []
+
+
+def _parents_value(one: RuleResult, quality: Sequence[RuleResult]) -> float | None:
+    """What the dense parent reaches where a rule compares with nothing but its limit; None: not known."""
+    if not words.is_absolute(one):
+        return None
+    same = [
+        each.baseline_value
+        for each in quality
+        if words.is_parent(each)
+        and (words.metric(each), each.target) == (words.metric(one), one.target)
+    ]
+    return next((value for value in same if value is not None), None)
+
+
+def _misses(value: float, one: RuleResult) -> bool:
+    return value > one.limit if one.direction == "at most" else value < one.limit
+
+
+def _retrain(why: str, dense: str) -> Phrase:
+    return (
+        f"{why}. Look at the training data and labels of {dense}, retrain, then ",
+        Code("reprune update"),
+        " and ",
+        Code("dvc repro"),
+        ".",
+    )
 
 
 def _largest(rules: Sequence[RuleResult]) -> float:
@@ -256,10 +293,12 @@ def _cut_less(facts: ReportFacts) -> list[Phrase]:
     return lines
 
 
-def _cut_more(facts: ReportFacts) -> list[Phrase]:
+def _cut_more(facts: ReportFacts, *, also_better: bool = False) -> list[Phrase]:
+    """What makes it faster or smaller; with `also_better` nothing that would cost yet more quality."""
     params = facts.params
     if params is None:
-        return [("Cut more: lower ", Code("plan.fraction"), ", ", *AFTERWARDS)]
+        less = [("Cut more: lower ", Code("plan.fraction"), ", ", *AFTERWARDS)]
+        return [] if also_better else less
     fraction, budget = params.plan.fraction, params.plan.budget
     lines: list[Phrase] = []
     if params.plan.method != "channels":
@@ -270,6 +309,8 @@ def _cut_more(facts: ReportFacts) -> list[Phrase]:
     if any(_asks(facts, kind) for kind in _TIMES) and budget != "latency":
         knob = Code("plan.budget: latency")
         lines.append(("Plan by measured time: ", knob, f" (now {budget}), ", *AFTERWARDS))
+    if also_better:
+        return lines
     knob = Code(f"plan.fraction: {max(0.05, round(0.75 * fraction, 2)):g}")
     lines.append(("Cut more: ", knob, f" (now {fraction:g}), ", *AFTERWARDS))
     return lines

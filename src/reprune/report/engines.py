@@ -7,7 +7,7 @@ from statistics import median
 
 from reprune.core.artifacts import EngineFact
 from reprune.core.policy import ParityBounds
-from reprune.report import words
+from reprune.report import svg, words
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import Safe, details, esc, tag
 from reprune.report.markup import table as html_table
@@ -17,6 +17,7 @@ from reprune.report.storage import storage_tables
 
 MOST_ROWS = 300
 MOST_LAYERS = 40
+MOST_DRAWN = 12
 
 
 def engines_section(facts: ReportFacts) -> Section | None:
@@ -35,6 +36,11 @@ def engines_section(facts: ReportFacts) -> Section | None:
     if starts:
         content.append(_start_table(starts))
     content += storage_tables(facts)
+    differing = [one for one in built if one.worst_layers]
+    content += [
+        svg.framed(_layers_figure(facts, one, place))
+        for place, one in enumerate(differing[:MOST_DRAWN])
+    ]
     notes = [note for one in built for note in _notes(facts, one)]
     if notes:
         content.append(details("How they were built", tag("ul", *notes)))
@@ -96,6 +102,35 @@ def _start_table(rows: list[list[Safe]]) -> Safe:
     )
 
 
+def _layers_figure(facts: ReportFacts, one: EngineFact, place: int) -> svg.Figure:
+    """The layers of one engine that are furthest from the model's, the furthest first."""
+    layers = sorted(one.worst_layers or (), key=lambda each: -each.relative)[:MOST_LAYERS]
+    name = f"{words.baseline_name(one.arm, facts)}, {one.target}"
+    scale = svg.Scale(low=0.0, high=layers[0].relative or 1.0, start=230, end=650)
+    marks: list[Safe] = []
+    for index, each in enumerate(layers):
+        y = 8 + 24.0 * index
+        end = scale.at(each.relative)
+        marks += [
+            svg.label(0, y + 13, each.layer, limit=32),
+            svg.box(230, y + 2, end - 230, 15, "bar"),
+            svg.label(end + 8, y + 14, words.number(each.relative, 2), "tick"),
+        ]
+    rows = [
+        [tag("bdi", esc(each.layer, 120)), esc(words.number(each.relative, 3))] for each in layers
+    ]
+    return svg.Figure(
+        key=f"layers-{place}",
+        title=f"Which layers differ most, {name}",
+        description=f"{words.plural(len(layers), 'layer')} of the engine, the furthest from the model first.",
+        how="A bar is the difference of a layer's outputs over their size, on calibration examples: 0.01 is "
+        "one hundredth. What the first long bar computes is where to look.",
+        height=14 + 24.0 * len(layers),
+        marks=tuple(marks),
+        numbers=html_table(f"Layers of {name}", ["Layer", "Relative difference"], rows, numbers=1),
+    )
+
+
 def _notes(facts: ReportFacts, one: EngineFact) -> Iterator[Safe]:
     """What the build chose and found, a list item each."""
     built = one.built
@@ -111,9 +146,6 @@ def _notes(facts: ReportFacts, one: EngineFact) -> Iterator[Safe]:
             said.append(f"{words.plural(built.fallbacks, 'layer')} run elsewhere than asked")
         said += built.notes
         said += [f"{key}: {value}" for key, value in built.details.items()]
-    if one.worst_layers:
-        worst = [f"{each.layer} ({words.number(each.relative, 2)})" for each in one.worst_layers]
-        said.append(f"the layers that differ most, relatively: {words.listing(worst)}")
     for sentence in said:
         yield tag("li", _name(facts, one), esc(": "), esc(sentence, 800))
 

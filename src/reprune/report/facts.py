@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from reprune.core.artifacts import (
+    PAST_PLAN,
+    SHOWN_FILE,
     Benchmark,
     Cost,
     DataReport,
@@ -20,10 +22,12 @@ from reprune.core.artifacts import (
     Profile,
     Recovery,
     Sensitivity,
+    ShownExample,
     Surgery,
     Verdict,
 )
 from reprune.core.documents import decode_json, read_bounded
+from reprune.core.errors import ArtifactError
 from reprune.core.lock import Lock
 from reprune.core.params import Params
 from reprune.core.policy import Policy
@@ -38,7 +42,7 @@ M = TypeVar("M", bound=Manifest)
 class ReportFacts:
     """A verdict and what it carries. None, or empty, is what the directory does not hold.
 
-    `starts` holds, by target and arm, how engines began in fresh processes.
+    `past_plan` is the champion's. `starts` holds, by target and arm, how engines began in fresh processes.
     """
 
     verdict: Verdict
@@ -53,10 +57,12 @@ class ReportFacts:
     previous: Previous | None = None
     data: DataReport | None = None
     plan: Plan | None = None
+    past_plan: Plan | None = None
     table: Sensitivity | None = None
     profiles: tuple[Profile, ...] = ()
     engines: tuple[Engines, ...] = ()
     benchmarks: tuple[Benchmark, ...] = ()
+    shown: tuple[ShownExample, ...] = ()
     starts: Mapping[str, Mapping[str, tuple[Start, ...]]] = field(default_factory=dict)
 
     @property
@@ -101,12 +107,35 @@ def read_facts(verdict: Artifact[Verdict]) -> ReportFacts:
         previous=_one(held, "previous", Previous),
         data=_one(held, "data", DataReport),
         plan=_one(held, "chosen", Plan),
+        past_plan=_past_plan(verdict),
         table=_one(held, "table", Sensitivity),
         profiles=_many(held, "profiles", Profile),
         engines=_many(held, "engines", Engines),
         benchmarks=_many(held, "benchmarks", Benchmark),
+        shown=_shown(verdict, held),
         starts=_starts(verdict, _many(held, "benchmarks", Benchmark)),
     )
+
+
+def _shown(verdict: Artifact[Verdict], held: Mapping[str, Manifest]) -> tuple[ShownExample, ...]:
+    """The examples that were stored to be looked at, each once."""
+    found: dict[str, ShownExample] = {}
+    for index in range(sum(name.startswith("benchmarks.") for name in held)):
+        name = f"samples/{index}/{SHOWN_FILE}"
+        for one in _document(verdict, name, tuple[ShownExample, ...]) or ():
+            found.setdefault(one.id, one)
+    return tuple(found.values())
+
+
+def _past_plan(verdict: Artifact[Verdict]) -> Plan | None:
+    """The champion's plan. Raises ArtifactError where the copy is no plan."""
+    if PAST_PLAN not in verdict.manifest.payload:
+        return None
+    path = verdict.file(PAST_PLAN)
+    found = decode_any(read_bounded(path), name=str(path))
+    if not isinstance(found, Plan):
+        raise ArtifactError("is no Plan", where=str(path), fix="run `dvc repro` again")
+    return found
 
 
 def _starts(

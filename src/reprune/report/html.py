@@ -7,8 +7,10 @@ from importlib.resources import files
 
 from reprune.core.artifacts import Outcome
 from reprune.report import advice, cells, words
+from reprune.report.cost_section import cost_section
 from reprune.report.engines import engines_section
 from reprune.report.facts import ReportFacts
+from reprune.report.generations import generations_section, since_last
 from reprune.report.guards import tripped
 from reprune.report.markup import Safe, esc, join, tag
 from reprune.report.phrases import Phrase, as_html, sentence
@@ -44,10 +46,12 @@ def render_html(facts: ReportFacts, *, show_examples: bool = False) -> str:
         for build in (
             demands_section,
             latency_section,
+            cost_section,
             partial(quality_section, show_examples=show_examples),
             plan_section,
             sensitivity_section,
             recovery_section,
+            generations_section,
             data_section,
             engines_section,
             lineage_section,
@@ -102,9 +106,10 @@ def _banner(facts: ReportFacts) -> Safe:
             for line in advice.overrides(facts)
         ),
         *(tag("p", as_html(line), class_="override") for line in advice.warnings(facts)),
+        tag("p", as_html(advice.serving(facts)), class_="serving"),
         _phrases("", advice.reasons(facts)),
         _phrases("Guard tripped:", [(one.words,) for one in tripped(facts)]),
-        tag("p", as_html(advice.serving(facts)), class_="serving"),
+        _phrases("Since last time:", since_last(facts)),
         _phrases("Is it noise?", advice.certainty(facts)),
         tag(
             "div",

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from reprune.core.artifacts import RuleResult
+from reprune.core.marker import Marker, marker_line
 from reprune.report import advice, cells, plain, words
+from reprune.report.cost import cost_lines
 from reprune.report.facts import ReportFacts
+from reprune.report.generations import since_last
 from reprune.report.guards import guard_lines
 from reprune.report.method import method_lines
 from reprune.report.phrases import Phrase, as_markdown, sentence
+from reprune.report.plan_change import change_lines
 from reprune.report.summary import plan_lines, slice_lines
-
-MARKER = "reprune-report/1"
 
 # GitHub refuses a comment above 65,536 characters; the rest is for what a poster adds.
 MAX_BYTES = 60_000
@@ -43,8 +45,8 @@ class Room:
 WITHOUT_METHOD = {"guards": False, "method": False}
 
 
-def render_markdown(facts: ReportFacts) -> str:
-    """The report as GitHub-flavoured Markdown, at most MAX_BYTES in UTF-8, with balanced tags.
+def render_markdown(facts: ReportFacts, *, max_bytes: int = MAX_BYTES) -> str:
+    """The report as GitHub-flavoured Markdown, at most `max_bytes` in UTF-8, with balanced tags.
 
     Where there is too much, slices that are ok go first, then the plan, then rows that are ok, then
     how it was measured; each says what was left out. The verdict, an override that holds, a guard that
@@ -54,7 +56,7 @@ def render_markdown(facts: ReportFacts) -> str:
     text = ""
     for room in _rooms():
         text = re.sub("\n{3,}", "\n\n", "\n".join(_lines(facts, room))).rstrip() + "\n"
-        if len(text.encode()) <= MAX_BYTES:
+        if len(text.encode()) <= max_bytes:
             return text
     return text
 
@@ -77,7 +79,7 @@ def _rooms() -> Iterator[Room]:
 
 
 def _lines(facts: ReportFacts, room: Room) -> Iterator[str]:
-    yield marker(facts)
+    yield marker_line(marker(facts))
     yield from _opening(facts, room)
     yield from _explanation(facts, room)
     yield from _demands(facts, room)
@@ -85,7 +87,10 @@ def _lines(facts: ReportFacts, room: Room) -> Iterator[str]:
     yield from guard_lines(
         facts, full=room.guards, most=room.sentences, sentence_limit=room.sentence
     )
+    if room.plan:
+        yield from _titled("Cost:", cost_lines(facts), room)
     yield from slice_lines(facts, ok=room.ok_slices, harmed=room.harmed, name=room.name)
+    yield from change_lines(facts, full=room.plan, name=room.name)
     yield from plan_lines(facts, full=room.plan, name=room.name)
     if room.method:
         yield from plain.fold(
@@ -98,17 +103,22 @@ def _lines(facts: ReportFacts, room: Room) -> Iterator[str]:
     yield _footer(facts)
 
 
-def marker(facts: ReportFacts) -> str:
-    """The first line, unseen by readers: whose report this is, what it says, which run it is of."""
+def marker(facts: ReportFacts) -> Marker:
+    """The first line, unseen by readers: whose report this is, what it says, which lock it is of."""
     verdict = facts.verdict
     targets = facts.lock.targets if facts.lock is not None else ()
-    names = [quote(name[:100], safe="", errors="replace") for name in (verdict.name, *targets[:9])]
-    key = f"{names[0]}@{'+'.join(names[1:])}"
-    lock = quote(verdict.lock.removeprefix("sha256:")[:16])
-    # `--` would end the comment; `quote` leaves a hyphen as it is.
-    key = key.replace("--", "-%2D")
-    dry = " mode=dry-run" if facts.judgement.dry_run is True else ""
-    return f"<!-- {MARKER} key={key} verdict={facts.judgement.outcome}{dry} lock={lock} -->"
+    return Marker(
+        key=report_key(verdict.name, targets),
+        verdict=facts.judgement.outcome,
+        lock=verdict.lock.removeprefix("sha256:")[:16],
+        mode="dry-run" if facts.judgement.dry_run is True else "",
+    )
+
+
+def report_key(name: str, targets: Sequence[str]) -> str:
+    """What names a report among others of the same pull request: the model and its targets."""
+    names = [quote(each[:100], safe="", errors="replace") for each in (name, *targets[:9])]
+    return f"{names[0]}@{'+'.join(names[1:])}".replace("--", "-%2D")
 
 
 def _opening(facts: ReportFacts, room: Room) -> Iterator[str]:
@@ -121,14 +131,15 @@ def _opening(facts: ReportFacts, room: Room) -> Iterator[str]:
         yield from (f"⚠️ **Override:** {as_markdown(line, min(300, room.sentence))}", "")
     if len(held) > MOST_OVERRIDES:
         yield from (f"{len(held) - MOST_OVERRIDES} older overrides hold as well.", "")
+    yield from (f"**{as_markdown(advice.serving(facts))}**", "")
     yield from _titled("", advice.reasons(facts), room)
     for line in advice.warnings(facts):
         yield from (f"⚠️ {as_markdown(line)}", "")
-    yield from (f"**{as_markdown(advice.serving(facts))}**", "")
 
 
 def _explanation(facts: ReportFacts, room: Room) -> Iterator[str]:
     for title, phrases in (
+        ("Since last time:", since_last(facts)),
         ("Is it noise?", advice.certainty(facts)),
         ("Where:", advice.where(facts)),
         (

@@ -9,7 +9,9 @@ from typing import TypeAlias
 from msgspec import UNSET
 
 from reprune.core.artifacts import RuleResult
+from reprune.judge.numeric import rounded
 from reprune.report import words
+from reprune.report.cost import MILLION, requests_per_year, target_costs
 from reprune.report.facts import ReportFacts
 from reprune.report.guards import tripped
 
@@ -32,7 +34,8 @@ def render_metrics(facts: ReportFacts) -> str:
     `throughput_ratio.<target>` (with `.b<batch>` at another batch size);
     `quality_drop.<metric>.<target>` is what the metric lost against the dense parent as trained,
     `quality.<metric>.<target>` what it is; `..._vs_champion` are the same against the champion.
-    What was not measured is left out, never written as 0.
+    `cost_per_million.<target>` is in the currency of params.yaml, `cost_per_year.<target>` as well;
+    `..._dense` and `..._champion` are what it was. What was not measured is left out, never written as 0.
     """
     values: dict[str, Value] = {
         "outcome": facts.judgement.outcome,
@@ -44,7 +47,11 @@ def render_metrics(facts: ReportFacts) -> str:
     }
     if facts.judgement.guards is not UNSET:
         values["guards_tripped"] = len(tripped(facts))
-    for name, value in (*_from_rules(facts), *_from_engines(facts)):
+    for name, value in (
+        *_from_rules(facts),
+        *_from_engines(facts),
+        *_from_costs(facts),
+    ):
         # What the candidate is stands in several rules; they agree.
         values.setdefault(name, value)
     if facts.costs is not None:
@@ -85,3 +92,14 @@ def _from_engines(facts: ReportFacts) -> Iterator[tuple[str, Value]]:
         for one in engines.engines:
             if one.arm == "candidate":
                 yield f"engine_bytes.{one.target}", one.bytes
+
+
+def _from_costs(facts: ReportFacts) -> Iterator[tuple[str, Value]]:
+    year = requests_per_year(facts) / MILLION
+    for one in target_costs(facts):
+        for saving in one.savings:
+            named = ((f"_{saving.baseline}", saving.before), ("", saving.mine))
+            for end, value in named:
+                yield f"cost_per_million{end}.{one.target}", rounded(value)
+                if year:
+                    yield f"cost_per_year{end}.{one.target}", rounded(value * year)

@@ -144,6 +144,15 @@ def _power(data: DataReport) -> Iterator[Safe]:
     )
 
 
+def _engine_files(facts: ReportFacts, index: int) -> Iterator[tuple[str, str, str]]:
+    """The candidate's engine file for each target of one build: what will be shipped."""
+    if index < len(facts.engines):
+        built = facts.engines[index]
+        for one in built.engines:
+            if one.arm == "candidate" and one.file in built.payload:
+                yield "engine file", f"of the candidate, for {one.target}", built.payload[one.file]
+
+
 def _links(facts: ReportFacts) -> Iterator[tuple[str, str, str]]:
     """Name, a word about it, and digest, in the order in which they were made."""
     parents = facts.verdict.parents
@@ -163,6 +172,8 @@ def _links(facts: ReportFacts) -> Iterator[tuple[str, str, str]]:
     for name in sorted(parents, key=lambda key: (order.get(key.partition(".")[0], 99), key)):
         kind = name.partition(".")[0]
         yield kind, notes.get(kind, ""), parents[name]
+        if kind == "engines":
+            yield from _engine_files(facts, int(name.rpartition(".")[2] or 0))
     yield "lock", "names the run", facts.verdict.lock
     yield "policy", "what was demanded", facts.verdict.policy
     if facts.evidence is not None:

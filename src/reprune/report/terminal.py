@@ -8,11 +8,14 @@ from collections.abc import Iterable, Sequence
 from reprune.core.artifacts import RuleResult, Verdict
 from reprune.core.store import Artifact
 from reprune.report import advice, cells, words
+from reprune.report.cost import cost_lines
 from reprune.report.facts import ReportFacts, read_facts
+from reprune.report.generations import since_last
 from reprune.report.guards import advice_lines, told
 from reprune.report.markup import visible
 from reprune.report.method import notes
 from reprune.report.phrases import Phrase, as_text
+from reprune.report.plan_change import change_words
 from reprune.report.slices import newest
 
 MOST_SLICES = 20
@@ -31,6 +34,7 @@ def render_explanation(verdict: Artifact[Verdict]) -> str:
     undecided = facts.judgement.outcome == "inconclusive"
     lines = _opening(facts)
     for title, phrases in (
+        ("Since last time", since_last(facts)),
         ("Is it noise?", advice.certainty(facts)),
         ("Where", advice.where(facts)),
         ("Newest examples", newest(facts)),
@@ -46,6 +50,9 @@ def render_explanation(verdict: Artifact[Verdict]) -> str:
         lines += ["", *_columns(["harmed slice", "examples", "change"], rows, right=1)]
         if len(harmed) > MOST_SLICES:
             lines.append(f"and {len(harmed) - MOST_SLICES} more")
+    changed = change_words(facts)
+    lines += _titled("Plan", [(f"{changed}.",)] if changed else [])
+    lines += _titled("Cost", cost_lines(facts)[: 2 * MOST_SLICES])
     lines += _titled("Guards of the measurement", [(line,) for line in told(facts)[:MOST_SLICES]])
     lines += _titled("Notes", [(note,) for note in notes(facts)])
     return "\n".join([*lines, "", f"Judge the same samples again: {advice.RECOMPUTE}"]).rstrip()
@@ -58,9 +65,9 @@ def _opening(facts: ReportFacts) -> list[str]:
         f"{words.ICON[judgement.outcome]} {visible(judgement.headline, 1000)}",
         *(f"! Override: {as_text(line)}" for line in advice.overrides(facts)),
         *(f"! {as_text(line)}" for line in advice.warnings(facts)),
+        as_text(advice.serving(facts)),
         *reasons,
         *(f"  - guard tripped: {visible(line, 1000)}" for line in advice_lines(facts)),
-        as_text(advice.serving(facts)),
     ]
 
 

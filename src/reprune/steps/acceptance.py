@@ -27,7 +27,7 @@ from reprune.core.params import PARAMS_FILE, Params
 from reprune.core.policy import POLICY_FILE, Policy, read_policy
 from reprune.core.store import Artifact
 from reprune.judge.evidence import Evidence
-from reprune.registry import compressed, receipts
+from reprune.registry import compressed, links
 from reprune.registry.protocol import Registry
 from reprune.steps.fetch import check_champion
 from reprune.steps.minimum_policy import at_least
@@ -161,7 +161,7 @@ def check_registry_champion(case: Case, authority: Authority, registry: Registry
     check_champion(case.lock.champion, holder)
     if holder is not None:
         try:
-            receipts.verify(holder.receipt.raw, authority.keys, where=registry.identity)
+            links.verified(registry, holder.info, holder.receipt, authority.keys)
         except ReceiptInvalid as error:
             raise ChampionForeign(
                 f"the champion, version {holder.info.version}: its receipt {error.what}",

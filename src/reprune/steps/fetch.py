@@ -87,7 +87,9 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
     past = compressed.history(source, name, always=champion.info.version if champion else "")
     for gap in _gaps(source, name, past):
         ctx.say(f"warning: {gap}; attempts may have been more than are counted")
-    if champion is not None and champion.info.version not in {info.version for info, _ in past}:
+    known = {info.version for info, _ in past}
+    # Of one that was adopted there is nothing to tell: it was never judged.
+    if champion and isinstance(champion.receipt, Receipted) and champion.info.version not in known:
         past = ((champion.info, champion.receipt), *past)
     return Previous(
         name=name,

@@ -33,6 +33,7 @@ from reprune.core.store import Artifact
 from reprune.judge.verdict import judge
 from reprune.steps.assemble import assemble
 from reprune.steps.grounds import Grounds, Measured
+from reprune.steps.past import check_past_plan, copy_past_plan
 
 T = TypeVar("T")
 
@@ -80,6 +81,7 @@ def gate(
     judgement = judge(evidence, policy)
     ancestors = [*singles.values(), *(item for items in lists.values() for item in items)]
     _write_payload(ctx.out, grounds, ancestors, canonical(evidence))
+    copy_past_plan(previous, ctx.out)
     ctx.say(f"{judgement.outcome}: {judgement.headline}")
     return Verdict(
         name=lock.name,
@@ -120,6 +122,7 @@ def recompute(verdict: Artifact[Verdict]) -> Judgement:
     caller compares the result with `verdict.manifest.judgement`.
     """
     grounds = read_grounds(verdict)
+    check_past_plan(verdict, grounds.previous)
     if digest_of(grounds.lock) != verdict.manifest.lock:
         raise ChainBroken("its lock.json is not the lock that it names", where=str(verdict.path))
     if digest_of(grounds.policy) != verdict.manifest.policy:

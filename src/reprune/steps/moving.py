@@ -1,4 +1,4 @@
-"""What promote and rollback share: who may move the champion, and onto what."""
+"""What promote, rollback and adopt share: who may move the champion, and onto what."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from reprune.core import store
-from reprune.core.errors import InputError, PayloadCorrupt, PromotionRefused
+from reprune.core.errors import InputError, PayloadCorrupt, PromotionRefused, ReceiptInvalid
 from reprune.core.params import PARAMS_FILE, Params, read_params
 from reprune.core.step import exclusive
 from reprune.registry import compressed, links, receipts, records
 from reprune.registry.open import open_registry
-from reprune.registry.protocol import Registry, VersionInfo
+from reprune.registry.protocol import Registry, VersionInfo, known_versions
+from reprune.registry.tags import PROMOTED
 from reprune.steps.promoter import Authority, read_promoter
 
 MAX_TEXT = 500
@@ -74,15 +76,48 @@ def check_stored(registry: Registry, info: VersionInfo, link: links.Link) -> Non
             ) from error
 
 
+def mark_outgoing(desk: Desk, serving: str | None) -> None:
+    """The champion that is about to be replaced is marked as promoted, if it is not.
+
+    A promotion that was cut short between alias and mark would look, once the alias has moved on, as if
+    it had never been. What has no receipt of ours that could promote it is left as it is.
+    """
+    for info in known_versions(desk.registry, desk.compressed):
+        if info.version != serving or PROMOTED in info.tags:
+            continue
+        try:
+            link = links.read_link(desk.registry, info, desk.authority.keys)
+        except ReceiptInvalid:
+            continue
+        if not isinstance(link, records.RollbackRecord) and link.statement.predicate.promotes:
+            desk.registry.set_tags(desk.compressed, info.version, {PROMOTED: link.digest})
+
+
+@overload
 def register_record(
     desk: Desk, statement: records.RollbackStatement, folder: Path
-) -> tuple[VersionInfo, records.RollbackRecord]:
+) -> tuple[VersionInfo, records.RollbackRecord]: ...
+
+
+@overload
+def register_record(
+    desk: Desk, statement: records.AdoptionStatement, folder: Path
+) -> tuple[VersionInfo, records.AdoptionRecord]: ...
+
+
+def register_record(
+    desk: Desk, statement: records.RollbackStatement | records.AdoptionStatement, folder: Path
+) -> tuple[VersionInfo, records.AnyRecord]:
     """Signs the statement, puts it beside the files of `folder`, and registers both as one version."""
     raw = receipts.sign(statement, desk.authority.signer)
     stated, digest, signer = receipts.verify_statement(
-        raw, records.RollbackStatement, desk.authority.keys, where="the receipt just signed"
+        raw, type(statement), desk.authority.keys, where="the receipt just signed"
     )
-    record = records.RollbackRecord(statement=stated, digest=digest, raw=raw, signer=signer)
+    record: records.AnyRecord
+    if isinstance(stated, records.RollbackStatement):
+        record = records.RollbackRecord(statement=stated, digest=digest, raw=raw, signer=signer)
+    else:
+        record = records.AdoptionRecord(statement=stated, digest=digest, raw=raw, signer=signer)
     store.write_bytes(folder / receipts.RECEIPT_FILE, raw)
     tags = records.record_tags(record)
     version = desk.registry.register(desk.compressed, folder, tags)

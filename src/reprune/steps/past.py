@@ -1,12 +1,20 @@
-"""What the registry's record adds to a judgement: uses of the examples, what the champion saw, overrides."""
+"""What the registry's record adds to a verdict: uses of the examples, what the champion saw, overrides,
+and the champion's plan.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 from msgspec import UNSET
 
-from reprune.core.artifacts import Previous, Waiver
+from reprune.core.artifacts import PAST_PLAN, Previous, Verdict, Waiver
+from reprune.core.errors import PayloadCorrupt
+from reprune.core.store import MANIFEST, Artifact
+
+_PLAN = f"plan/{MANIFEST}"
 
 
 def eval_uses(previous: Previous, eval_digest: str, looks: Iterable[int] = ()) -> int:
@@ -40,3 +48,22 @@ def waivers(previous: Previous) -> tuple[Waiver, ...]:
         for summary in previous.history
         if summary.promoted and summary.waiver is not UNSET
     )
+
+
+def copy_past_plan(previous: Artifact[Previous], out: Path) -> None:
+    """Copies the manifest of the champion's plan to PAST_PLAN, where the registry has one."""
+    if previous.manifest.champion is not None and _PLAN in previous.manifest.payload:
+        target = out / PAST_PLAN
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(previous.file(_PLAN), target)
+
+
+def check_past_plan(verdict: Artifact[Verdict], previous: Previous) -> None:
+    """Returns only if the copy of the champion's plan, where there is one, is what the registry held."""
+    copied = verdict.manifest.payload.get(PAST_PLAN)
+    if copied is not None and copied != previous.payload.get(_PLAN):
+        raise PayloadCorrupt(
+            "is not the plan that was stored with the champion",
+            where=str(verdict.path / PAST_PLAN),
+            fix="run `dvc repro` again; do not edit a verdict",
+        )

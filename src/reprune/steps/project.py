@@ -72,17 +72,28 @@ def describe(root: Path) -> Described:
     return Described(project=project, changed=changed, path=path)
 
 
-def pin(root: Path, registry: Registry, version: str | None = None) -> Documents:
-    """The documents of `root`, its lock being the one that `reprune update` would write there now.
+def check(root: Path) -> Described:
+    """What `reprune.project.yaml` says, if it is about the files beside it. No code of the task is run.
 
-    None of the user's code runs and nothing is written below `root`. Raises StaleLock where
-    `reprune.project.yaml` is not about the files beside it, and what `update` raises.
+    Raises StaleLock if it is not, and DocumentError if there is none.
     """
     found = read_yaml(root / PROJECT_FILE, Project)
     given = read_params(root / PARAMS_FILE)
     policy = read_policy(root / POLICY_FILE)
     check_targets(given, policy, root)
     _check(found, _expected(given, policy, root, found.data_version), root)
+    return Described(project=found, changed=False, path=root / PROJECT_FILE)
+
+
+def pin(root: Path, registry: Registry, version: str | None = None) -> Documents:
+    """The documents of `root`, its lock being the one that `reprune update` would write there now.
+
+    None of the user's code runs and nothing is written below `root`. Raises StaleLock where
+    `reprune.project.yaml` is not about the files beside it, and what `update` raises.
+    """
+    found = check(root).project
+    given = read_params(root / PARAMS_FILE)
+    policy = read_policy(root / POLICY_FILE)
     dense = find_dense(registry, given.name, version)
     lock = Lock(
         reprune=__version__,

@@ -1,11 +1,13 @@
 """`reprune promote`: registers what was judged, and moves the champion if it passed.
 
-    copy -> judge again -> chain -> [pass: terms, age, lock, champion] -> sign -> register
-         -> [pass: read back -> move the alias -> mark as promoted] -> local receipt
+    copy -> judge again -> chain -> first of its lock? -> [pass: terms, age, lock, champion]
+         -> sign -> register -> first of its lock?
+         -> [pass: read back -> mark who serves -> look again -> move the alias -> mark] -> local receipt
 
-Each arrow may be the last thing that happens: doing it again completes it, and a version is
-registered once a verdict. The receipt is signed before the version is made and lies inside it, so
-that there never is a version of ours without one.
+Of two verdicts for one lock the one with the lower version is accepted (see steps.fencing). Each arrow
+may be the last thing that happens: doing it again completes it, and a version is registered once a
+verdict. The receipt is signed before the version is made and lies inside it, so that there never is a
+version of ours without one.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from reprune.steps.acceptance import (
     refusing,
 )
 from reprune.steps.decision import decision
-from reprune.steps.moving import Desk, at_the_desk, check_stored
+from reprune.steps.fencing import check_first
+from reprune.steps.moving import Desk, at_the_desk, check_stored, mark_outgoing
 from reprune.steps.promoter import make_promoter
 from reprune.steps.staging import Evidence, Staged, private_folder, stage
 from reprune.steps.waiving import accepted_waiver, stale_words
@@ -74,7 +77,8 @@ def promote(
     Deny by default: nothing is registered unless the verdict, judged again from its samples, is the
     recorded one, and the artefacts handed in are those that were judged. A pass is registered and
     promoted only under the promoter's own terms, with lock, policy and champion unchanged since; so
-    is what an accepted override names. A dry run is registered and never promoted.
+    is what an accepted override names. A dry run is registered and never promoted. Whatever the outcome,
+    only one verdict of a lock is accepted; another one is refused as `lock_taken`, and never promoted.
     Idempotent, and complete after any interruption. `now` is Unix time in seconds.
 
     Raises PromotionRefused (each with its own `reason`), ChampionMoved, ChampionLost,
@@ -100,6 +104,7 @@ def _decide(desk: Desk, staged: Staged, case: Case) -> PromoteResult:
             _mark(desk, info.version, receipt)
             return _result(desk, case, (info, receipt), done=done)
     _check_not_rolled_back(desk, registered)
+    check_first(desk, case)
     waiver = _waiver(desk, case, registered)
     promotes = _promotes(case, waiver)
     found = next((each for each in registered if _same(each, waiver)), None)
@@ -111,6 +116,7 @@ def _decide(desk: Desk, staged: Staged, case: Case) -> PromoteResult:
         )
     if found is None:
         found = _register(desk, staged, case, waiver)
+        check_first(desk, case, registered=found[0].version)
     if promotes:
         _move(desk, case, *found)
     return _result(desk, case, found, done=False)
@@ -126,8 +132,8 @@ def _check_not_rolled_back(desk: Desk, registered: list[_Found]) -> None:
                 reason="rolled_back",
                 where=f"{desk.registry.identity}: {desk.compressed}",
                 fix="`reprune history` says who did it and why; to judge it again, run "
-                "`reprune update`, `dvc repro -f benchmark` and `dvc repro`, then promote the new "
-                f"verdict; if the rollback was wrong: `reprune rollback --to {info.version}`",
+                "`reprune update --again`, `dvc repro -f benchmark` and `dvc repro`, then promote the "
+                f"new verdict; if the rollback was wrong: `reprune rollback --to {info.version}`",
             )
 
 
@@ -206,7 +212,11 @@ def _predecessor(desk: Desk) -> str | None:
 def _move(desk: Desk, case: Case, info: VersionInfo, receipt: Receipted) -> None:
     """The alias moves only onto bytes that were read back, while the champion is still the locked one."""
     check_stored(desk.registry, info, receipt)
+    locked = case.verdict.manifest.champion
+    mark_outgoing(desk, locked.version if locked else None)
     # Nobody's registry moves an alias on a condition: look again, as late as can be.
+    _check_not_rolled_back(desk, _registered(desk, case))
+    check_first(desk, case, registered=info.version)
     check_registry_champion(case, desk.authority, desk.registry)
     desk.registry.set_alias(desk.compressed, CHAMPION, info.version)
     _mark(desk, info.version, receipt)

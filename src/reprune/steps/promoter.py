@@ -17,6 +17,7 @@ from reprune.core import store
 from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import PromotionRefused
 from reprune.core.policy import Policy
+from reprune.orchestrate.notify import Hooks, refuse_twins
 from reprune.registry.receipts import PublicKey, public_key
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ max_valid_for_days: 14
 overrides: {{allowed_by: []}}
 # The least that policy.yaml must demand, in its own words; none: whatever it demands.
 # minimum_policy:
+# Who is told of what promote and rollback did (docs/hooks.md); none: nobody.
+# hooks:
 """
 
 
@@ -61,6 +64,11 @@ class Promoter(Document, kw_only=True):
     max_valid_for_days: Annotated[float, Meta(gt=0.0, le=365.0)] = 14.0
     overrides: OverrideTerms = OverrideTerms()
     minimum_policy: Policy | None = None
+    hooks: Hooks = ()
+
+    def __post_init__(self) -> None:
+        """Refuses two hooks of one name."""
+        refuse_twins(self.hooks)
 
 
 @dataclass(frozen=True, kw_only=True)

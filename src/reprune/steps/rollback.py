@@ -1,6 +1,7 @@
 """`reprune rollback`: a named person returns the champion to a version that was champion before.
 
-    chain -> read back -> sign and register the record -> [look again] -> move the alias -> mark
+    chain -> read back -> sign and register the record -> [look again] -> mark who serves
+         -> move the alias -> mark
 
 Each arrow may be the last thing that happens: doing it again completes it. The record comes first, so
 that the champion never moves without one. What was rolled back is not promoted again by its old verdict.
@@ -25,13 +26,21 @@ from reprune.registry import compressed, links, receipts
 from reprune.registry.protocol import CHAMPION, VersionInfo, known_alias, known_versions
 from reprune.registry.receipts import Receipted, chain_gaps
 from reprune.registry.records import (
+    AdoptionRecord,
     Rollback,
     RollbackRecord,
     RollbackStatement,
 )
 from reprune.registry.stored import place
 from reprune.registry.tags import PROMOTED, RECEIPT, RECORD, ROLLED_BACK
-from reprune.steps.moving import Desk, at_the_desk, check_stored, register_record, said
+from reprune.steps.moving import (
+    Desk,
+    at_the_desk,
+    check_stored,
+    mark_outgoing,
+    register_record,
+    said,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +146,7 @@ def _finish(desk: Desk, info: VersionInfo, record: RollbackRecord) -> RollbackRe
             fix="find out who; then `reprune rollback --to VERSION` again",
         )
     if serving != told.version:
+        mark_outgoing(desk, serving)
         desk.registry.set_alias(desk.compressed, CHAMPION, told.version)
     if told.before is not None and told.before_receipt is not None:
         desk.registry.set_tags(desk.compressed, told.before, {ROLLED_BACK: record.digest})
@@ -161,7 +171,9 @@ def _result(
     )
 
 
-def _target(desk: Desk, to: str | None, serving: str | None) -> tuple[VersionInfo, Receipted]:
+def _target(
+    desk: Desk, to: str | None, serving: str | None
+) -> tuple[VersionInfo, Receipted | AdoptionRecord]:
     """The version to return to, with its receipt, which we trust; it was champion."""
     infos = {info.version: info for info in known_versions(desk.registry, desk.compressed)}
     wanted = to if to is not None else _before(desk, serving, infos)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,8 @@ from reprune.core.lock import (
     DenseRef,
     Digest,
     Lock,
+    first_look,
+    fresh_look,
     lock_text,
     read_lock,
 )
@@ -29,6 +31,7 @@ from reprune.registry import compressed
 from reprune.registry.dense import find_dense
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry, VersionInfo
+from reprune.registry.receipted import taken_locks
 from reprune.registry.weights import find_weights
 from reprune.task.load import load_task, task_digest
 
@@ -48,10 +51,15 @@ class _Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def update(
-    root: Path, *, version: str | None = None, say: Callable[[str], None] | None = None
+    root: Path,
+    *,
+    version: str | None = None,
+    again: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Updated:
     """Pins the newest dense version (or `version`), the champion, and digests of all that lies beside.
 
+    With `again` the lock is one that no verdict was registered for: if need be, its `look` is raised.
     The lock is written whole or not at all, and only if it changes. The task is imported, to ask for
     its data version. Raises DocumentError, VersionNotFound, RegistryUnreachable, ChampionLost,
     ChampionForeign, PickleRefused, CheckpointError or TaskError.
@@ -81,10 +89,30 @@ def update(
             task=task_digest(given.task, root),
             data_version=load_task(given.task, root).data_version,
         )
-        changed = _existing(path) != lock
+        before = _existing(path)
+        if again:
+            lock = fresh_look(lock, taken_locks(registry, given.name))
+        elif before is not None and first_look(before) == lock:
+            # A second look stays one until something else changes.
+            lock = before
+        changed = before != lock
         if changed:
             store.write_bytes(path, lock_text(lock).encode())
     return Updated(lock=lock, changed=changed, path=path)
+
+
+def look_again(documents: Documents) -> Documents:
+    """The same documents under a lock that no verdict was registered for, which is on disk afterwards.
+
+    Raises Busy, or RegistryUnreachable.
+    """
+    root, given = documents.root, documents.params
+    with exclusive(f"update:{root.resolve()}", what="another `reprune update` runs here"):
+        taken = taken_locks(open_registry(given.registry, root), given.name)
+        lock = fresh_look(documents.lock, taken)
+        if lock != documents.lock:
+            store.write_bytes(root / LOCK_FILE, lock_text(lock).encode())
+    return replace(documents, lock=lock)
 
 
 def check_lock(documents: Documents) -> None:

@@ -21,7 +21,7 @@ import jsonschema
 import pytest
 import yaml
 
-from reprune.core.errors import AccessDenied, InputError
+from reprune.core.errors import AccessDenied, InputError, RegistryError
 from reprune.core.params import read_params
 from reprune.doors.cli import main
 from reprune.doors.service import dispatching
@@ -183,10 +183,10 @@ def test_a_watch_that_crashes_stops_no_other(
     registries = type(sweep.ports.registry.registry)  # type: ignore[attr-defined]
     opened = registries.open
 
-    def crash(self: Any, watch: Any) -> Any:
+    def crash(self: Any, watch: Any, *more: Any) -> Any:
         if watch.name == "broken":
             raise ZeroDivisionError
-        return opened(self, watch)
+        return opened(self, watch, *more)
 
     monkeypatch.setattr(registries, "open", crash)
     assert not sweep(0)[1]
@@ -214,6 +214,22 @@ def test_a_watch_and_its_project_are_about_one_model(
         sweep.ports.locks.write(watch, "1")
     assert not sweep(0)[1]
     assert kfp.posted() == []
+
+
+def test_the_watch_says_how_much_is_fetched(place: Place, kfp: KfpServer) -> None:
+    place.watch["registry"]["max_bytes"] = 1_000
+    place.write()
+    weights = place.root / "weights" / "w.safetensors"
+    stand.write_weights(weights)
+    assert weights.stat().st_size < 1_000
+    register_dense(place.registry, "digits", weights)
+    sweep = place.sweeper()
+    watch = sweep.settings.watches.watches[0]
+    assert sweep.ports.locks.write(watch, "1").text
+    weights.write_bytes(bytes(2_000))
+    place.registry.register("digits", weights.parent, {})
+    with pytest.raises(RegistryError, match="max_bytes"):
+        sweep.ports.locks.write(watch, "2")
 
 
 @pytest.mark.parametrize(

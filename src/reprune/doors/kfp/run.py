@@ -125,6 +125,7 @@ def run_promote(texts: Texts, inputs: Inputs, out: Handed, workspace: str = "") 
     outcome. Ends with 3 (blocked), 4 (inconclusive) or the exit code of whatever was wrong; a dry run
     ends well and promotes nothing.
     """
+    from reprune.steps.noticing import tell_promotion
     from reprune.steps.promote import Evidence, promote
 
     with told("promote"), workplace(texts.lock, texts.params, texts.policy) as documents:
@@ -150,6 +151,7 @@ def run_promote(texts: Texts, inputs: Inputs, out: Handed, workspace: str = "") 
         copy_whole(result.artifact, Path(out.path))
         describe(out, result.artifact)
         out.metadata |= {"outcome": result.outcome, "promoted": result.promoted}
+        tell_promotion(documents.root, result, say=_say)
         code = OUTCOME_EXIT[result.outcome]
     done = result.promoted or result.dry_run
     _say(result.words if done else f"{'; '.join(result.reasons)} {result.words}".strip())

@@ -13,6 +13,7 @@ from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import InputError
 from reprune.core.lock import Name
 from reprune.doors.service.signatures import MAX_SECRETS
+from reprune.orchestrate.notify import Hooks, refuse_twins, secret_texts
 from reprune.orchestrate.reconcile_watch import WATCHES_FILE, PinnedImage, Watches
 
 MIN_SECRET_BYTES = 16
@@ -65,7 +66,8 @@ class ServiceConfig(Document, kw_only=True):
 
     `projects` is a folder that holds, by the 64 digits of its digest, the /project folder of every image
     that a watch names. `registry_secret` is a folder with `username` and `password`, or `token`.
-    `state` is where memories are kept between starts; losing them costs time.
+    `state` is where memories are kept between starts; losing them costs time. `hooks` are told how
+    versions ended, and what holds one up.
     """
 
     schema: Literal[1] = 1
@@ -75,8 +77,15 @@ class ServiceConfig(Document, kw_only=True):
     kubeflow: Kubeflow | None = None
     github: GitHub | None = None
     registry_secret: str = ""
+    # By the registry's uri, instead of `registry_secret`: each gets its own and sees no other.
+    registry_secrets: dict[str, File] = {}
     state: str = ""
     runs: dict[Name, ModelRuns] = {}
+    hooks: Hooks = ()
+
+    def __post_init__(self) -> None:
+        """Refuses two hooks of one name."""
+        refuse_twins(self.hooks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +99,11 @@ class Settings:
     def path(self, text: str) -> Path:
         """A path of the file as one that can be opened."""
         return self.root / text
+
+    def registry_secret(self, uri: str) -> Path | None:
+        """The folder with what this registry asks for; None where it asks for nothing."""
+        given = self.config.registry_secrets.get(uri, self.config.registry_secret)
+        return self.path(given) if given else None
 
     def secrets(self) -> tuple[bytes, ...]:
         """The webhook secrets as they are now. Raises InputError, without showing any of them."""
@@ -105,8 +119,8 @@ class Settings:
         """Every text that no log may show, as far as it can be read now."""
         files = [*(self.config.webhook.secret_files if self.config.webhook else ())]
         files += [each.token_file for each in (self.config.kubeflow, self.config.github) if each]
-        if self.config.registry_secret:
-            files += [f"{self.config.registry_secret}/{name}" for name in ("password", "token")]
+        for folder in (self.config.registry_secret, *self.config.registry_secrets.values()):
+            files += [f"{folder}/{name}" for name in ("password", "token") if folder]
         found = []
         for name in filter(None, files):
             try:
@@ -115,7 +129,9 @@ class Settings:
                 continue
             # Bytes that are no text would be shown as their escapes.
             found.append(raw.decode("utf-8", "backslashreplace").strip())
-        return tuple(each for each in found if len(each) >= 6)
+        found += secret_texts(self.config.hooks, self.root)
+        # The longest first: another may be its beginning.
+        return tuple(sorted((each for each in found if len(each) >= 6), key=len, reverse=True))
 
 
 def read_settings(path: Path) -> Settings:
@@ -132,6 +148,9 @@ def read_settings(path: Path) -> Settings:
     names = {watch.name for watch in watches.watches}
     for name in sorted(set(config.runs) - names):
         raise InputError(f"nobody watches '{name}'", where=f"{path} (runs.{name})")
+    uris = {watch.registry.uri for watch in watches.watches}
+    for uri in sorted(set(config.registry_secrets) - uris):
+        raise InputError(f"nobody watches '{uri}'", where=f"{path} (registry_secrets)")
     return Settings(config=config, watches=watches, root=root)
 
 

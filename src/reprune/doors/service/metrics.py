@@ -31,6 +31,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "reprune_sweeps_total": ("counter", "Sweeps over all watches, by how they ended."),
     "reprune_call_failures_total": ("counter", "Calls that did not succeed, by what was asked."),
     "reprune_deliveries_total": ("counter", "Webhook deliveries, by what became of them."),
+    "reprune_notices_total": ("counter", "Messages to hooks, by hook and by what became of them."),
 }
 
 

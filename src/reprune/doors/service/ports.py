@@ -28,7 +28,7 @@ from reprune.core.errors import (
     RepruneError,
     StaleLock,
 )
-from reprune.core.lock import Lock, lock_text
+from reprune.core.lock import Lock, fresh_look, lock_text
 from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.policy import POLICY_FILE, read_policy
 from reprune.core.step import Documents
@@ -45,6 +45,7 @@ from reprune.orchestrate.reconcile_watch import Key, Watch
 from reprune.orchestrate.runs import cancel_run, find_runs, submit_run
 from reprune.registry import tags
 from reprune.registry.compressed import compressed_name
+from reprune.registry.model_registry import TOKEN_FILE
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import (
     ANCHOR,
@@ -54,13 +55,9 @@ from reprune.registry.protocol import (
     known_alias,
     known_versions,
 )
+from reprune.registry.receipted import taken_locks
 from reprune.registry.remembered import Known, Remembered
 from reprune.steps.project import pin
-
-# On a version that we added to say how dense versions ended without a verdict.
-CLOSED = "reprune.closed"
-CLOSES = "reprune.closes"
-WHY = "reprune.why"
 
 # What lies further back has ended, or never will.
 RUNS_S = 90 * 86_400.0
@@ -136,7 +133,11 @@ class Registries:
         with contained(watch), tempfile.TemporaryDirectory(prefix="reprune-") as folder:
             note = {"closes": close.versions, "state": close.state, "why": close.why}
             (Path(folder) / "closed.json").write_bytes(canonical(note) + b"\n")
-            marks = {CLOSED: close.state, CLOSES: " ".join(close.versions), WHY: close.why[:500]}
+            marks = {
+                tags.CLOSED: close.state,
+                tags.CLOSES: " ".join(close.versions),
+                tags.WHY: close.why[:500],
+            }
             version = self.open(watch).register(compressed_name(watch.name), Path(folder), marks)
         say(
             "versions were closed",
@@ -147,31 +148,52 @@ class Registries:
             compressed_version=version,
         )
 
-    def open(self, watch: Watch) -> Registry:
-        """The registry of a watch, with the credentials as they are now."""
-        folder = self.settings.config.registry_secret
-        for name, variable in _CREDENTIALS.items() if folder else ():
-            try:
-                text = (self.settings.path(folder) / name).read_text(encoding="utf-8").strip()
-            except FileNotFoundError:
-                continue
-            except (OSError, UnicodeDecodeError) as error:
-                raise RegistryError(
-                    "the registry's credentials cannot be read", where=f"{folder}/{name}"
-                ) from error
-            os.environ[variable] = text
-        given = params.Registry(
-            kind=watch.registry.kind, uri=watch.registry.uri, workspace=watch.registry.workspace
+    def open(self, watch: Watch, project: params.Registry | None = None) -> Registry:
+        """The registry of a watch, with the credentials as they are now, and with the narrower limits
+        where those of its project are given.
+        """
+        config = self.settings.config
+        if config.registry_secret or config.registry_secrets:
+            _know(self.settings.registry_secret(watch.registry.uri))
+        given = watch.registry
+        narrower = project or given
+        opened = params.Registry(
+            kind=given.kind,
+            uri=given.uri,
+            workspace=given.workspace,
+            artifacts=given.artifacts,
+            max_bytes=min(given.max_bytes, narrower.max_bytes),
+            max_files=min(given.max_files, narrower.max_files),
         )
         known = self.known.setdefault(watch.key, Known())
-        return Remembered(open_registry(given, self.settings.root), watch.name, known)
+        return Remembered(open_registry(opened, self.settings.root), watch.name, known)
+
+
+def _know(folder: Path | None) -> None:
+    """Puts what lies in `folder` where the adapters look for credentials; what does not, is not there."""
+    for variable in (*_CREDENTIALS.values(), TOKEN_FILE):
+        os.environ.pop(variable, None)
+    if folder is None:
+        return
+    for name, variable in _CREDENTIALS.items():
+        try:
+            os.environ[variable] = (folder / name).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise RegistryError(
+                "the registry's credentials cannot be read", where=str(folder / name)
+            ) from error
+    if _CREDENTIALS["token"] in os.environ:
+        # The Kubeflow adapter reads its file by itself.
+        os.environ[TOKEN_FILE] = str(folder / "token")
 
 
 def row(info: VersionInfo) -> Row:
     """What the tags of a version of `<name>-compressed` say of it; what they do not say right, is empty."""
     said = info.tags
     outcome = said.get(tags.OUTCOME, "")
-    closed = said.get(CLOSED, "")
+    closed = said.get(tags.CLOSED, "")
     attempt = said.get(tags.ATTEMPT, "")
     return Row(
         version=info.version,
@@ -184,7 +206,7 @@ def row(info: VersionInfo) -> Row:
         dry_run=tags.DRY_RUN in said,
         promoted=tags.PROMOTED in said,
         closed=closed if closed in ("error", "superseded") else "",  # type: ignore[arg-type]  # as above
-        closes=tuple(said.get(CLOSES, "").split()),
+        closes=tuple(said.get(tags.CLOSES, "").split()),
     )
 
 
@@ -205,11 +227,16 @@ class Projects:
     registries: Registries
 
     def write(self, watch: Watch, version: str) -> LockMade:
-        """The lock that `reprune update` would write in the project for this version."""
+        """The lock that `reprune update --again` would write in the project for this version.
+
+        A lock that has a verdict already serves no more: it is here only where that one was cut short.
+        """
         with contained(watch):
             root = self.folder(watch)
-            self._same(watch, root)
-            lock = pin(root, self.registries.open(watch), version).lock
+            given = self._same(watch, root)
+            registry = self.registries.open(watch, given)
+            pinned = pin(root, registry, version).lock
+            lock = fresh_look(pinned, taken_locks(registry, watch.name))
         say("a lock was written", model=watch.name, version=version, lock=lock.digest)
         return LockMade(
             digest=lock.digest,
@@ -230,8 +257,8 @@ class Projects:
             )
         return found
 
-    def _same(self, watch: Watch, root: Path) -> None:
-        """The watch and the project in its image must be about one model in one registry."""
+    def _same(self, watch: Watch, root: Path) -> params.Registry:
+        """The project's registry. The watch and the project must be about one model in one registry."""
         given = read_params(root / PARAMS_FILE)
         pairs = (
             ("name", watch.name, given.name),
@@ -246,6 +273,14 @@ class Projects:
                     where=str(root / PARAMS_FILE),
                     fix="correct the one that is wrong",
                 )
+        if watch.registry.kind == "kubeflow" and not given.registry.artifacts:
+            # Where it lies is another matter for each: every pod mounts it where it likes.
+            raise DocumentError(
+                "`registry.artifacts` is empty, so that no run would find the files of a version",
+                where=str(root / PARAMS_FILE),
+                fix="name the folder that every step mounts",
+            )
+        return given.registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,9 +384,10 @@ class KubeflowRuns:
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """See reprune.orchestrate.reconcile_ports.People: the log, and the repository on GitHub."""
+    """See reprune.orchestrate.reconcile_ports.People: the log, the hooks, and the repository on GitHub."""
 
     settings: Settings
+    hooks: Callable[[Watch, Tell], None] = lambda _, __: None
 
     def dispatch(self, watch: Watch, version: str) -> None:
         """Sends the repository a dispatch event that names model and version."""
@@ -369,7 +405,7 @@ class Told:
         )
 
     def tell(self, watch: Watch, tell: Tell) -> None:
-        """Says it in the log."""
+        """Says it in the log, and hands it to the hooks, which are waited for by nobody here."""
         level = logging.INFO if tell.state in ("promoted", "passed") else logging.WARNING
         say(
             "a version's state",
@@ -379,6 +415,7 @@ class Told:
             state=tell.state,
             words=tell.words,
         )
+        self.hooks(watch, tell)
 
 
 @dataclass(frozen=True, kw_only=True)

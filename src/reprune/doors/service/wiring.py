@@ -22,6 +22,7 @@ from reprune.doors.service.ports import (
     Told,
     WallClock,
 )
+from reprune.doors.service.telling import Couriers, make_couriers
 from reprune.orchestrate.reconcile_actions import Close, Submit
 from reprune.orchestrate.reconcile_drive import load_memories, run_sweep, sweep
 from reprune.orchestrate.reconcile_ports import Ports, RegistryView, Runs
@@ -94,7 +95,9 @@ class Watched:
         self.runs.cancel(watch, run_id)
 
 
-def make_ports(settings: Settings, metrics: Metrics, patience: Patience) -> Ports:
+def make_ports(
+    settings: Settings, metrics: Metrics, patience: Patience, couriers: Couriers
+) -> Ports:
     """The real ones."""
     registries = Registries(settings=settings, patience=patience)
     projects = Projects(settings=settings, registries=registries)
@@ -105,7 +108,7 @@ def make_ports(settings: Settings, metrics: Metrics, patience: Patience) -> Port
         registry=watched,
         locks=projects,
         runs=watched,
-        people=Told(settings=settings),
+        people=Told(settings=settings, hooks=couriers.hand),
         clock=WallClock(),
         store=Memories(folder=settings.path(state) if state else None),
     )
@@ -119,6 +122,7 @@ class Sweeper:
     ports: Ports
     metrics: Metrics
     patience: Patience
+    couriers: Couriers
     memories: dict[Key, Memory] | None = None
     last_failures: int = 0
 
@@ -126,7 +130,8 @@ class Sweeper:
         """One sweep. Returns in how many seconds the next is due, and whether no call failed."""
         given = self.settings.watches
         if self.memories is None:
-            self.memories = load_memories(self.ports, given.watches)
+            known = load_memories(self.ports, given.watches)
+            self.memories = {key: self.couriers.untold(each) for key, each in known.items()}
         self.patience.forget()
         try:
             swept = run_sweep(
@@ -160,8 +165,11 @@ def make_sweeper(settings: Settings) -> Sweeper:
     metrics = Metrics(clock=time.monotonic)
     metrics.put("reprune_build_info", 1.0, version=__version__)
     patience = Patience()
-    ports = make_ports(settings, metrics, patience)
-    return Sweeper(settings=settings, ports=ports, metrics=metrics, patience=patience)
+    couriers = make_couriers(settings, metrics)
+    ports = make_ports(settings, metrics, patience, couriers)
+    return Sweeper(
+        settings=settings, ports=ports, metrics=metrics, patience=patience, couriers=couriers
+    )
 
 
 def make_loop(sweeper: Sweeper) -> Loop:

@@ -1,0 +1,243 @@
+"""`reprune comment`: the verdict is told in the pull request, once, and the commit has its check."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from reprune.core.documents import read_bounded, strict_json
+from reprune.core.errors import EXIT_DONE, InputError
+from reprune.core.http import Backoff, Service, holds_secret, is_address
+from reprune.core.marker import order_of
+from reprune.doors.commands import Execute
+from reprune.doors.local import artifact
+from reprune.doors.output import CommentOutput
+from reprune.orchestrate.forge import Forge
+from reprune.orchestrate.github import API, GitHub
+from reprune.orchestrate.gitlab import GitLab
+from reprune.orchestrate.surroundings import Surroundings, surroundings
+
+if TYPE_CHECKING:
+    from reprune.steps.posting import Posted, Prepared
+
+TOKENS = {"github": "GITHUB_TOKEN", "gitlab": "GITLAB_TOKEN"}
+# A job is not worth waiting long for: the report is in its summary all the same.
+PATIENCE = Backoff(first_s=1.0, longest_s=30.0, tries=5, give_up_s=150.0)
+
+
+def define_comment(parser: argparse.ArgumentParser) -> Execute:
+    """`reprune comment`: exit 0 also where nothing could be posted; `reprune check` carries the outcome."""
+    parser.description = (
+        "Posts the report of a verdict as one comment of the pull request, or brings that comment up to "
+        "date, and sets the commit's check: success, failure, or action_required where somebody has to do "
+        "something. In a job of GitHub or GitLab it knows where it is. What cannot be posted is a warning: "
+        "the exit code is 0 all the same, and the step's summary has the report."
+    )
+    parser.add_argument(
+        "--verdict",
+        type=Path,
+        default=artifact(Path(), "verdict"),
+        metavar="DIR",
+        help="a verdict directory (default: %(default)s)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the body, and post nothing")
+    parser.add_argument(
+        "--recompute", action="store_true", help="judge again from the stored samples before"
+    )
+    parser.add_argument(
+        "--registry", action="store_true", help="look whether the champion moved since the lock"
+    )
+    parser.add_argument(
+        "--base", default="", metavar="REV", help="a git revision whose policy.yaml is compared"
+    )
+    parser.add_argument(
+        "--check", default="", metavar="NAME", help="the check's name (none: make no check)"
+    )
+    parser.add_argument(
+        "--foreign", action="store_true", help="what was measured comes from a fork: pass nothing"
+    )
+    add_forge(parser)
+    parser.add_argument("--number", type=int, metavar="N", help="the pull request")
+    parser.add_argument("--head", default="", metavar="SHA", help="the commit that was judged")
+    parser.add_argument(
+        "--order",
+        default="",
+        metavar="N[.N]",
+        help="this run's place: an older one never overwrites a newer one",
+    )
+
+    def execute(parsed: argparse.Namespace) -> int:
+        from reprune.steps.posting import Wish, post, prepare
+
+        os.chdir(parsed.root)
+        around = _around(parsed)
+        wish = Wish(
+            verdict=parsed.verdict,
+            recompute=parsed.recompute,
+            registry=parsed.registry,
+            base=parsed.base,
+            check=parsed.check,
+            foreign=parsed.foreign,
+        )
+        forge = None if parsed.dry_run else open_forge(parsed, around)
+        prepared = prepare(Path.cwd(), wish, around, forge)
+        if forge is None:
+            return _dry_run(parsed, prepared)
+        _summarise(prepared, around)
+        return _told(parsed, prepared, around, post(prepared, wish, around, forge))
+
+    return execute
+
+
+def add_forge(parser: argparse.ArgumentParser) -> None:
+    """The options that say where the forge is and as whom we speak to it."""
+    parser.add_argument("--on", choices=tuple(TOKENS), help="default: where this job runs")
+    parser.add_argument("--api", default="", metavar="URL", help="the API's address")
+    parser.add_argument(
+        "--repository", default="", metavar="NAME", help="owner/name; on GitLab also a number"
+    )
+    parser.add_argument("--author", default="", metavar="LOGIN", help="who our comments are by")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="default: $GITHUB_TOKEN or $GITLAB_TOKEN"
+    )
+    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="certificates to trust (PEM)")
+
+
+def around_us(parsed: argparse.Namespace) -> Surroundings:
+    """What the CI says, and above it what was asked for."""
+    found = surroundings(os.environ, _event(os.environ))
+    if parsed.on and parsed.on != found.kind:
+        found = Surroundings(kind=parsed.on, api=API if parsed.on == "github" else "")
+    return replace(
+        found,
+        api=parsed.api or found.api,
+        repository=parsed.repository or found.repository,
+    )
+
+
+def open_forge(parsed: argparse.Namespace, around: Surroundings) -> Forge:
+    """The forge that this is about. Raises InputError for what is missing."""
+    if around.kind is None:
+        raise InputError(
+            "this is no job of GitHub or GitLab, so it is not known where to post",
+            fix="say --on github --repository OWNER/NAME --number N, or print it with --dry-run",
+        )
+    if not around.repository:
+        raise InputError("it is not known which repository this is", fix="give --repository")
+    if not is_address(around.api) or holds_secret(around.api):
+        raise InputError("--api is no address of an API, or has a password in it")
+    service = Service(
+        host=around.api,
+        token_file=parsed.token_file,
+        token_variable=TOKENS[around.kind],
+        ca_file=parsed.ca_file,
+        backoff=PATIENCE,
+    )
+    if around.kind == "github":
+        return GitHub(service=service, repository=around.repository, author=parsed.author)
+    return GitLab(service=service, project=around.repository, author=parsed.author)
+
+
+def _around(parsed: argparse.Namespace) -> Surroundings:
+    found = around_us(parsed)
+    try:
+        order = order_of(parsed.order) if parsed.order else found.order
+    except ValueError:
+        raise InputError("--order is one to four whole numbers with points between them") from None
+    return replace(
+        found,
+        number=parsed.number if parsed.number is not None else found.number,
+        head=parsed.head or found.head,
+        order=order,
+    )
+
+
+def _event(environ: Mapping[str, str]) -> dict[str, Any]:
+    """GitHub's event; {} where there is none."""
+    path = environ.get("GITHUB_EVENT_PATH", "")
+    if not path:
+        return {}
+    try:
+        found = strict_json(read_bounded(Path(path)), name=path)
+    except OSError as error:
+        raise InputError(f"GitHub's event cannot be read: {error}", where=path) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _dry_run(parsed: argparse.Namespace, prepared: Prepared) -> int:
+    body = prepared.draft.body(None)
+    if parsed.json:
+        _print(
+            CommentOutput(
+                comment="dry-run",
+                number=None,
+                conclusion=prepared.draft.conclusion,
+                check=None,
+                body=body,
+                warnings=prepared.warnings,
+            )
+        )
+    else:
+        print(body, end="")
+        _warn(prepared.warnings)
+    return EXIT_DONE
+
+
+def _summarise(prepared: Prepared, around: Surroundings) -> None:
+    """The step's summary has the report, whatever is permitted."""
+    from reprune.report.posted import MAX_SUMMARY_BYTES, fitted
+
+    if around.summary is None:
+        return
+    try:
+        used = around.summary.stat().st_size if around.summary.exists() else 0
+        with around.summary.open("a", encoding="utf-8") as stream:
+            stream.write(fitted(prepared.draft.text, MAX_SUMMARY_BYTES - used - 1))
+    except OSError as error:
+        _warn((f"the step's summary cannot be written: {error.strerror}",))
+
+
+def _told(
+    parsed: argparse.Namespace, prepared: Prepared, around: Surroundings, posted: Posted
+) -> int:
+    in_github = around.kind == "github" and os.environ.get("GITHUB_ACTIONS") == "true"
+    if in_github:
+        # GitHub reads both streams; with --json, stdout is one object.
+        stream = sys.stderr if parsed.json else sys.stdout
+        print("\n".join(prepared.draft.annotations), file=stream)
+    _warn(posted.warnings)
+    if parsed.json:
+        _print(
+            CommentOutput(
+                comment=posted.comment,
+                number=posted.number,
+                conclusion=prepared.draft.conclusion,
+                check=posted.check,
+                body="",
+                warnings=posted.warnings,
+            )
+        )
+    else:
+        where = f" in #{posted.number}" if posted.number is not None else ""
+        check = posted.check or "not set"
+        print(f"comment {posted.comment}{where}; check {check}", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    from reprune.report.posted import warning_command
+
+    in_github = os.environ.get("GITHUB_ACTIONS") == "true"
+    for each in warnings:
+        print(warning_command(each) if in_github else f"warning: {each}", file=sys.stderr)
+
+
+def _print(output: msgspec.Struct) -> None:
+    print(msgspec.json.encode(output).decode())

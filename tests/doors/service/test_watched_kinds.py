@@ -1,0 +1,201 @@
+"""A watch of each kind of registry: what it is opened with, and that its versions get their runs.
+
+A registry of plain folders is what every other test of the service has; MLflow has a test with its server.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from reprune.core.errors import DocumentError, InputError, RegistryError, RegistryUnreachable
+from reprune.core.params import Registry
+from reprune.doors.cli import main
+from reprune.doors.service.config import read_settings
+from reprune.orchestrate.reconcile_seen import terminal_states
+from reprune.orchestrate.reconcile_watch import WatchedRegistry
+from reprune.registry.model_registry import TOKEN, TOKEN_FILE
+from reprune.registry.open import open_registry
+from reprune.steps.project import describe
+from tests.doors.service.test_serve import Place, kfp, place  # noqa: F401  fixtures
+from tests.kfp_server import KfpServer
+from tests.model_registry_server import ModelRegistryServer
+from tests.registry import stand
+
+REGISTRY_TOKEN = "a-token-for-the-registry"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelRegistryServer]:
+    for name in (TOKEN_FILE, TOKEN, "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME"):
+        # Put back afterwards, whatever the service makes of it.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    with ModelRegistryServer() as server:
+        yield server
+
+
+def watched(place: Place, server: ModelRegistryServer, **more: Any) -> Place:  # noqa: F811
+    """The place with its model in a Kubeflow Model Registry: another mount for runs than for the service."""
+    params = (
+        f"name: digits\ntask: task.digits:DigitsTask\n"
+        f"registry: {{kind: kubeflow, uri: '{server.url}', artifacts: /mnt/of/the/steps}}\n"
+        "targets: {ort-cpu: {runtime: onnxruntime}}\n"
+    )
+    stand.write_repository(place.project, params)
+    describe(place.project)
+    (place.root / "mounted").mkdir()
+    (place.root / "registry-secret").mkdir()
+    (place.root / "registry-secret" / "token").write_text(REGISTRY_TOKEN + "\n")
+    place.config["registry_secret"] = "registry-secret"
+    place.watch |= {
+        "registry": {"kind": "kubeflow", "uri": server.url, "artifacts": "mounted"} | more,
+        # The server's clock stands in November 2023.
+        "since": datetime(2023, 11, 1, tzinfo=UTC),
+    }
+    place.write()
+    section = Registry(kind="kubeflow", uri=server.url, artifacts="mounted")
+    place.registry = open_registry(section, place.root)
+    return place
+
+
+def test_versions_in_a_kubeflow_registry_get_their_run_and_their_end(
+    place: Place,  # noqa: F811
+    kfp: KfpServer,  # noqa: F811
+    hub: ModelRegistryServer,
+) -> None:
+    watched(place, hub)
+    made = [place.train(value) for value in (1.0, 2.0)]
+    hub.token = REGISTRY_TOKEN
+    assert main(["serve", "--once", "--config", str(place.file)]) == 0
+    [body] = kfp.posted()
+    lock = yaml.safe_load(body["runtime_config"]["parameters"]["lock"])
+    assert lock["registry"] == hub.url
+    assert lock["dense"]["version"] == made[1]
+    sweep = place.sweeper()
+    assert sweep(0)[1]
+    seen = sweep.ports.registry.look(sweep.settings.watches.watches[0])
+    assert terminal_states(seen) == {made[0]: "superseded"}
+
+
+def test_a_token_that_was_replaced_or_taken_away_is_noticed(
+    place: Place,  # noqa: F811
+    kfp: KfpServer,  # noqa: F811
+    hub: ModelRegistryServer,
+) -> None:
+    watched(place, hub)
+    place.train()
+    hub.token = "another-one-by-now"
+    sweep = place.sweeper()
+    assert not sweep(0)[1]
+    secret = place.root / "registry-secret"
+    (secret / "token").write_text(hub.token)
+    assert sweep(0)[1]
+    assert len(kfp.posted()) == 1
+    (secret / "token").unlink()
+    (secret / "username").write_text("reader")
+    assert not sweep(0)[1]
+    assert "MLFLOW_TRACKING_TOKEN" not in os.environ
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "reader"
+
+
+def test_no_registry_sees_the_secret_of_another(
+    place: Place,  # noqa: F811
+    kfp: KfpServer,  # noqa: F811
+    hub: ModelRegistryServer,
+) -> None:
+    watched(place, hub)
+    place.train()
+    hub.token = REGISTRY_TOKEN
+    with ModelRegistryServer() as another:
+        (place.root / "other-secret").mkdir()
+        (place.root / "other-secret" / "token").write_text("for-the-other-one-alone")
+        registry = place.watch["registry"] | {"uri": another.url}
+        place.config["registry_secrets"] = {another.url: "other-secret"}
+        place.write(copy.deepcopy(place.watch) | {"registry": registry})
+        another.token = "for-the-other-one-alone"
+        settings = read_settings(place.file)
+        sweep = place.sweeper()
+        assert sweep(0)[1]
+        assert len(kfp.posted()) == 1
+        assert set(settings.confidential()) >= {REGISTRY_TOKEN, "for-the-other-one-alone"}
+        # With no default, who is not named gets nothing.
+        del place.config["registry_secret"]
+        place.write(copy.deepcopy(place.watch) | {"registry": registry})
+        sweep = place.sweeper()
+        first, second = sweep.settings.watches.watches
+        with pytest.raises(RegistryUnreachable, match="answered 401"):
+            sweep.ports.registry.look(first)
+        assert not sweep.ports.registry.look(second).dense
+    place.config["registry_secrets"] = {"http://nobody": "other-secret"}
+    place.write()
+    with pytest.raises(InputError, match="nobody watches 'http://nobody'"):
+        read_settings(place.file)
+
+
+@pytest.mark.parametrize("who", ["watch", "project"])
+def test_the_narrower_limit_holds(
+    place: Place,  # noqa: F811
+    hub: ModelRegistryServer,
+    who: str,
+) -> None:
+    more = {"max_files": 1} if who == "watch" else {}
+    watched(place, hub, **more)
+    if who == "project":
+        text = (place.project / "params.yaml").read_text()
+        (place.project / "params.yaml").write_text(text.replace("steps}", "steps, max_files: 1}"))
+        describe(place.project)
+    folder = place.root / "two-files"
+    stand.write_weights(folder / "w.safetensors")
+    (folder / "README.md").write_text("one too many")
+    version = place.registry.register("digits", folder, {})
+    sweep = place.sweeper()
+    with pytest.raises(RegistryError, match="more than 1 files"):
+        sweep.ports.locks.write(sweep.settings.watches.watches[0], version)
+
+
+def test_a_project_without_a_folder_for_the_files_is_refused(
+    place: Place,  # noqa: F811
+    hub: ModelRegistryServer,
+) -> None:
+    watched(place, hub)
+    text = (place.project / "params.yaml").read_text()
+    (place.project / "params.yaml").write_text(text.replace(", artifacts: /mnt/of/the/steps", ""))
+    version = place.train()
+    sweep = place.sweeper()
+    with pytest.raises(InputError, match=r"registry\.artifacts.* is empty"):
+        sweep.ports.locks.write(sweep.settings.watches.watches[0], version)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"artifacts": ""}, "name their folder in `artifacts`"),
+        ({"workspace": "vision"}, "has one `workspace`"),
+        ({"max_bytes": 10}, "max_bytes"),
+    ],
+)
+def test_a_watch_that_no_registry_could_be_opened_for_is_refused_at_the_start(
+    place: Place,  # noqa: F811
+    hub: ModelRegistryServer,
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    watched(place, hub, **change)
+    with pytest.raises(DocumentError, match=words):
+        read_settings(place.file)
+
+
+def test_a_watched_registry_has_the_fields_and_defaults_of_a_projects() -> None:
+    """But for `allow_pickle`, which is the project's alone to say."""
+    theirs = {each.name: each.default for each in msgspec.structs.fields(Registry)}
+    ours = {each.name: each.default for each in msgspec.structs.fields(WatchedRegistry)}
+    del theirs["allow_pickle"], theirs["uri"], ours["uri"]
+    assert ours == theirs
