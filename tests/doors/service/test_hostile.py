@@ -32,7 +32,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection
 from starlette.types import ASGIApp
 
-from reprune.doors.service import listening, ports
+from reprune.doors.service import listening
 from reprune.doors.service.app import Service, build_app
 from reprune.doors.service.logs import LOGGER, JsonLines
 from reprune.doors.service.loop import Loop
@@ -46,7 +46,7 @@ from tests.kfp_server import KfpServer, State
 from tests.registry.filling import fill_files
 from tests.registry.test_hostile import LISTS, answering, lists
 
-TAGS = (*tags.TAGS, *tags.MARKS, tags.PROMOTED, ports.CLOSED, ports.CLOSES, ports.WHY, "a\nb{")
+TAGS = (*tags.TAGS, *tags.MARKS, tags.PROMOTED, tags.CLOSED, tags.CLOSES, tags.WHY, "a\nb{")
 CLOSES = b"host: x\r\nconnection: close\r\n\r\n"
 LINE = re.compile(r'# (HELP|TYPE) .+|[a-z_]+(\{([a-z]+="([^"\\\n]|\\.)*",?)*\})? [0-9.e+-]+')
 
@@ -318,7 +318,7 @@ HOSTILE_TEXT = st.text(max_size=30) | st.sampled_from(
 
 @given(rows=st.lists(st.dictionaries(st.sampled_from(TAGS), HOSTILE_TEXT, max_size=6), max_size=4))
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_law_tags_of_others_stop_no_sweep_and_forge_no_line(
     stage: Stage, kfp: KfpServer, log: io.StringIO, rows: list[dict[str, str]]

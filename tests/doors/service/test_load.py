@@ -1,14 +1,11 @@
-"""Much of everything, small: what grows with the load is counted, and what must not grow is measured."""
+"""Much of everything, small: what grows with the load is counted."""
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 import time
-import tracemalloc
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import pytest
 from reprune.doors.service.app import Service, build_app
 from reprune.doors.service.loop import Loop
 from reprune.doors.service.metrics import Metrics
-from reprune.doors.service.wiring import Sweeper, make_sweeper
+from reprune.doors.service.wiring import make_sweeper
 from reprune.registry.files import FilesRegistry
 from tests.doors.service.asgi import call
 from tests.doors.service.staging import SECRET, TOKEN, Stage, delivery
@@ -45,14 +42,6 @@ def stage(tmp_path: Path, kfp: KfpServer, monkeypatch: pytest.MonkeyPatch) -> St
     monkeypatch.setenv("REPRUNE_WORK", str(tmp_path / "work"))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     return Stage(tmp_path, kfp.url)
-
-
-class Virtual:
-    def __init__(self) -> None:
-        self.at_s = time.time()
-
-    def now_s(self) -> float:
-        return self.at_s
 
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -125,44 +114,3 @@ def test_a_burst_of_events_wakes_once_or_twice_and_all_are_accepted() -> None:
     assert loop.stop(30)
     # The one that was under way, and one that sees all that came meanwhile.
     assert len(swept) == 2
-
-
-@pytest.mark.deep
-def test_sweeps_and_events_leave_nothing_behind(stage: Stage, kfp: KfpServer) -> None:
-    """Versions come, runs fail and are retried, events expire: after the warm-up nothing is added."""
-    clock = Virtual()
-    sweeper = make_sweeper(stage.settings())
-    sweeper.ports = replace(sweeper.ports, clock=clock)
-    service = Service(
-        loop=Loop(sweep=sweeper),
-        metrics=sweeper.metrics,
-        models=(("digits", "default"),),
-        secrets=lambda: (SECRET.encode(),),
-        window_s=60,
-        max_body_bytes=10_000,
-        clock=clock.now_s,
-    )
-    app = build_app(service)
-    sizes: dict[int, int] = {}
-    tracemalloc.start()
-    try:
-        for number in range(91):
-            if number in (40, 90):
-                gc.collect()
-                sizes[number] = tracemalloc.get_traced_memory()[0]
-            _live(sweeper, stage, kfp, clock, number)
-            for place in range(3):
-                headers, body = delivery(number * 3 + place, "digits", int(clock.at_s))
-                call(app, "POST", "/webhooks/mlflow", headers, (body,))
-    finally:
-        tracemalloc.stop()
-    # One remembered delivery, lock or run a sweep would be far more than this a sweep.
-    assert sizes[90] - sizes[40] < 50 * 500
-
-
-def _live(sweeper: Sweeper, stage: Stage, kfp: KfpServer, clock: Virtual, number: int) -> None:
-    if number % 20 == 0:
-        stage.train("digits", float(number))
-    sweeper(0)
-    kfp.requests.clear()
-    clock.at_s += 200.0
