@@ -39,6 +39,7 @@ class StoredRun:
     body: dict[str, Any]
     plan: list[State]
     created_at: str = CREATED
+    finished_at: str = ""
 
     def look(self, run_id: str) -> dict[str, Any]:
         """The run as it is now; the next look sees what comes next."""
@@ -64,6 +65,8 @@ class StoredRun:
                 "task_details": [*tasks, {"task_id": "d", "display_name": "root-driver"}]
             },
         }
+        if self.finished_at:
+            shown["finished_at"] = self.finished_at
         return shown | ({"error": {"code": 13, "message": now.error}} if now.error else {})
 
 
@@ -105,6 +108,7 @@ class KfpServer:
         token: str = "",
         multi_user: bool = False,
         certificate: tuple[str, str] | None = None,
+        port: int = 0,
     ) -> None:
         self.token = token
         self.multi_user = multi_user
@@ -116,7 +120,7 @@ class KfpServer:
         self.on_submit: Callable[[str], None] = lambda _: None
         self.released = threading.Event()
         self._lock = threading.RLock()
-        self._server = _Server(self)
+        self._server = _Server(self, port)
         self._scheme = "https" if certificate else "http"
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -217,8 +221,8 @@ class KfpServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, api: KfpServer) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, api: KfpServer, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.api = api
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -209,6 +209,18 @@ def test_dead_slow_and_endless_hosts_share_one_deadline_and_the_good_one_is_told
     assert len(busy.came) > 1
 
 
+def test_a_host_that_answers_for_ever_holds_few_threads(folder: Path) -> None:
+    with HookServer() as endless:
+        endless.answers = [endless.drip] * 9
+        said = [
+            deliver([webhook(endless.url, "held")], told(), folder, deadline_s=0.2)[0].why
+            for _ in range(6)
+        ]
+        names = [each.name for each in threading.enumerate()]
+    assert said == ["did not answer within 0.2 s"] * 3 + ["still holds what was sent before"] * 3
+    assert names.count("hook-held") == 3
+
+
 def test_a_host_that_says_when_is_not_asked_before(server: HookServer, folder: Path) -> None:
     def later(handler: Any) -> None:
         handler.send_response(429)

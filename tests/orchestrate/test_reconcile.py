@@ -393,3 +393,20 @@ def test_a_store_that_fails_stops_nothing() -> None:
     assert load_memories(place.ports(), [WATCH]) == {}
     assert swept(place).failures
     assert len(place.runs) == 1
+
+
+def test_a_run_that_was_asked_for_is_waited_for_until_it_appears() -> None:
+    """Once it is there, the next version need not wait as long as it could have stayed away."""
+    memory = Memory(claims={"1": NOW - 10.0}, before={"1": ("a",)})
+    registry = RegistrySeen(dense=dense("1", "2"), rows=(row("1", "1"),))
+    older = run("a", "1", "FAILED", ended_s=NOW - 800.0)
+    for runs, starts in (
+        ((older,), False),
+        ((older, run("b", "1", "FAILED", ended_s=NOW - 1.0)), True),
+        ((older, run("b", "1")), False),
+    ):
+        seen = Seen(runs, registry)
+        found = decide(WATCH, seen, remember(memory, seen, NOW), NOW, room=True)
+        assert any(isinstance(each, WriteLock) for each in found.actions) == starts
+    # What an older Reprune remembered says nothing about the runs before.
+    assert remember(Memory(claims={"1": NOW - 10.0}), seen, NOW).claims

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,61 +11,23 @@ from reprune.core.errors import RegistryUnreachable, VersionNotFound
 from reprune.core.params import Registry as Section
 from reprune.registry.dense import find_dense, register_dense
 from reprune.registry.open import open_registry
+from tests.mlflow_server import free_port, mlflow_server, wait_for
 from tests.registry.stand import write_weights
 
 pytestmark = pytest.mark.slow
 
-STARTS_WITHIN_S = 240
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def is_up(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    port = free_port()
-    log = (tmp_path / "server.log").open("wb")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
-            *("--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{tmp_path}/server.db"),
-            *("--artifacts-destination", str(tmp_path / "stored")),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + STARTS_WITHIN_S
-        while not is_up(address):
-            assert process.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.5)
+    with mlflow_server(tmp_path / "server") as address:
+        wait_for(address, tmp_path / "server")
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
 
 
-def test_a_server_serves_what_the_embedded_registry_does(server: str, tmp_path: Path) -> None:
-    """Register, list, fetch whole and in part, tag, alias; absent is absent; gone is unreachable."""
+def test_a_server_serves_what_the_embedded_registry_does(
+    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Register, list, fetch whole and in part, tag, alias; absent is absent; and nothing is printed."""
     registry = open_registry(Section(uri=server), tmp_path)
     with pytest.raises(VersionNotFound):
         registry.versions("digits")
@@ -96,6 +51,7 @@ def test_a_server_serves_what_the_embedded_registry_does(server: str, tmp_path: 
     assert registry.alias("digits", "champion") == "2"
     registry.set_tags("digits", "2", {"b": "c"})
     assert registry.versions("digits")[1].tags["b"] == "c"
+    assert capfd.readouterr().out == ""
 
 
 def test_a_server_that_ended_is_unreachable(

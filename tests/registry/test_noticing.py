@@ -9,13 +9,20 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from reprune.core.lock import LOCK_FILE, read_lock
+from reprune.core.params import PARAMS_FILE, read_params
+from reprune.core.policy import POLICY_FILE, read_policy
+from reprune.core.step import Documents, run
 from reprune.doors.cli import main
+from reprune.doors.kfp.run import Texts, run_promote
 from reprune.registry.tags import TOLD
+from reprune.steps import get_step
 from reprune.steps.noticing import tell_promotion, tell_rollback
 from reprune.steps.promote import PromoteResult
 from reprune.steps.rollback import rollback
@@ -31,6 +38,7 @@ from tests.registry.promotion import (
     registry_of,
 )
 
+PLACES = ("plan", "sensitivity", "engines", "profile")
 SLACK = "/services/T000/B000/hush-hush"
 
 
@@ -56,6 +64,11 @@ def configure(root: Path, *hooks: dict[str, Any]) -> Path:
 def ops(server: HookServer, *events: str, **more: Any) -> dict[str, Any]:
     hook = {"name": "ops", "kind": "webhook", "url": server.url, "secret_file": "hook-secret"}
     return hook | ({"events": list(events)} if events else {}) | more
+
+
+def handed(path: Path, *, many: bool = False) -> Any:
+    one = SimpleNamespace(path=str(path), metadata={})
+    return [one] if many else one
 
 
 def tell(root: Path, result: PromoteResult) -> list[str]:
@@ -175,7 +188,11 @@ def test_the_command_ends_as_without_hooks(
 
 
 def test_in_a_pod_the_hooks_come_with_the_promoters_secret(
-    root: Path, server: HookServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    server: HookServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As Kubernetes mounts a secret: links, through a folder that is replaced as a whole."""
     real = tmp_path / "mounted" / "..2026_11_27"
@@ -190,9 +207,31 @@ def test_in_a_pod_the_hooks_come_with_the_promoters_secret(
     for each in real.iterdir():
         (real.parent / each.name).symlink_to(Path("..data") / each.name)
     monkeypatch.setenv("REPRUNE_PROMOTER", str(real.parent / "config.yaml"))
-    assert tell(root, promoted(root)) == []
-    [came] = server.came
-    assert came.path == SLACK
+    monkeypatch.setenv("REPRUNE_PROJECT", str(root))
+    monkeypatch.setattr("time.time", lambda: NOW_S)
+    texts = [(root / name).read_text() for name in (LOCK_FILE, PARAMS_FILE, POLICY_FILE)]
+    documents = Documents(
+        root=root,
+        params=read_params(root / PARAMS_FILE),
+        policy=read_policy(root / POLICY_FILE),
+        lock=read_lock(root / LOCK_FILE),
+    )
+    made = root / "artifacts" / "report"
+    verdict = {"verdict": root / "artifacts" / "verdict"}
+    run(get_step("report"), verdict, documents, made, say=lambda _: None)
+    given = dict(zip(("plan", "table", "engines", "profiles"), PLACES, strict=True))
+    given |= {name: name for name in ("verdict", "candidate", "report")}
+    inputs = {
+        name: handed(root / "artifacts" / folder, many=name in ("engines", "profiles"))
+        for name, folder in given.items()
+    }
+    server.answers = [500]
+    run_promote(Texts(*texts), inputs, handed(tmp_path / "receipt"))
+    first, second = server.came
+    assert first.path == second.path == SLACK
+    assert "*Promoted*: `digits` version `1`" in second.body["text"]
+    last = capsys.readouterr().err.rstrip().rpartition("\n")[2]
+    assert "which is now the champion" in last
 
 
 def test_whatever_goes_wrong_is_a_warning(

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from reprune.core.artifacts import RuleResult, Verdict
-from reprune.report import markdown
+from reprune.report import advice, markdown
 from reprune.report.facts import ReportFacts
 from reprune.report.markdown import MAX_BYTES, render_markdown
+from reprune.report.phrases import as_markdown, sentence
 from tests.report.scenes import (
     BLOCKED,
     HOSTILE,
@@ -74,6 +75,16 @@ def test_the_verdict_comes_first(name: str, told: Told) -> None:
     assert "promoted" in above
     if known.verdict.champion is not None:
         assert f"v{known.verdict.champion.version}" in above
+
+
+@pytest.mark.parametrize("name", sorted(set(SCENES) - {"hostile", "waived"}))
+def test_sixty_words_say_what_was_decided_and_what_serves(name: str, told: Told) -> None:
+    """Whoever reads no further knows the verdict, by how much, what was allowed, and what serves now."""
+    known = told(name)
+    lines = render_markdown(known).splitlines()[1:]
+    first = " ".join(" ".join(lines).split()[:60])
+    assert as_markdown(sentence(known.judgement.headline)) in first
+    assert as_markdown(advice.serving(known)) in first
 
 
 def test_blocked_rows_come_first(told: Told) -> None:

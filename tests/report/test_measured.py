@@ -9,11 +9,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprune.core.artifacts import Cost, CutPoint, GroupPlan, GroupSensitivity, Plan, Prediction
+from reprune.core.artifacts import (
+    Cost,
+    CutPoint,
+    GroupPlan,
+    GroupSensitivity,
+    LayerProfile,
+    OperatorTime,
+    Plan,
+    Prediction,
+    Profile,
+    TargetProfile,
+)
 from reprune.core.artifacts import Sensitivity as Table
 from reprune.judge.evidence import ArmTimes, TargetEvidence, Unit
 from reprune.report import svg, words
-from reprune.report.measured import call_times, expected_losses, flips, unit_ratios
+from reprune.report.measured import (
+    call_times,
+    expected_losses,
+    flips,
+    macs_share,
+    time_share,
+    unit_ratios,
+)
 from tests.report.scenes import BLOCKED
 from tests.report.verdicts import MACHINE, facts
 
@@ -69,6 +87,38 @@ def test_flips_count_both_ways(tmp_path: Path) -> None:
     assert (dense.baseline, champion.baseline) == ("dense", "champion")
     assert dense.became_right - dense.became_wrong == 414 - 441
     assert dense.examples == 450
+
+
+def test_the_share_of_time_is_told_where_names_tell() -> None:
+    """Only whole names count: `conv1` is in `conv1+relu` and not in `conv11` or `my_conv1`."""
+    names = {
+        "conv1+relu": 0.4,
+        "/conv1/Conv": 0.1,
+        "conv11": 0.2,
+        "my_conv1": 0.2,
+        "block.conv1": 0.1,
+    }
+    operators = tuple(
+        OperatorTime(operator=name, type="Conv", median_us=share, share=share)
+        for name, share in names.items()
+    )
+    target = TargetProfile(
+        target="t", runtime="r", batch_size=1, latency_us=1.0, operators=operators
+    )
+    layer = LayerProfile(layer="conv1", type="Conv2d", params=1, macs=30, output_shape=(1,))
+    profile = Profile(
+        cost=Cost(params=1, macs=120, bytes=1),
+        layers=(layer,),
+        uncounted=(),
+        machine=MACHINE,
+        targets=(target,),
+    )
+    assert time_share("conv1", (profile,)) == pytest.approx(0.5)
+    assert time_share("block.conv1", (profile,)) == pytest.approx(0.1)
+    assert time_share("conv", (profile,)) is None
+    assert time_share("conv1", ()) is None
+    assert macs_share("conv1", (profile,)) == 0.25
+    assert macs_share("other", (profile,)) is None
 
 
 def test_the_expected_loss_lies_between_measured_cuts() -> None:

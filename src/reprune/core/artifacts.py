@@ -55,6 +55,8 @@ WEIGHTS = "weights.safetensors"
 # The payload file of a ModelBundle some of whose weights are masked: which ones, bit by bit.
 MASKS = "masks.safetensors"
 PAST_PLAN = "past/plan.json"
+# The payload file of a Benchmark that holds examples for people to look at.
+SHOWN_FILE = "shown.json"
 
 
 class TaskFact(Fact, kw_only=True):
@@ -547,6 +549,17 @@ class Recorded(Fact, kw_only=True):
     dropped: dict[str, int | None] | UnsetType = UNSET
 
 
+class ShownExample(Fact, kw_only=True):
+    """An example as people see it: in words, or as a picture by rows, `channels` (1 or 3) bytes a pixel."""
+
+    id: str
+    text: str = ""
+    width: int = 0
+    height: int = 0
+    channels: int = 0
+    pixels: bytes = b""
+
+
 class BatchSamples(Fact, kw_only=True):
     """Payload `throughput/<target>-<batch_size>.json` holds the units."""
 
@@ -575,6 +588,7 @@ class Benchmark(Manifest, tag="Benchmark", kw_only=True):
     """Interleaved samples and per-example records of all arms, measured on one machine.
 
     `uses` counts the looks at these eval examples that the local ledger knows of, this one included.
+    Payload beside the samples, where params.yaml asks for it: SHOWN_FILE, ShownExamples that changed.
     """
 
     machine: Machine

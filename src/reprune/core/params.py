@@ -271,7 +271,11 @@ class BuildParams(Document, kw_only=True):
 
 
 class BenchmarkParams(Document, kw_only=True):
-    """How units are taken; how many is the policy's `looks`. `processes` are spread over the units."""
+    """How units are taken; how many is the policy's `looks`. `processes` are spread over the units.
+
+    `shown_examples` of the sealed examples that changed their answer are stored with the verdict, as
+    pictures or in the task's words, for the report to show; whoever reads the verdict can see them.
+    """
 
     block_ms: Annotated[float, Meta(ge=1.0, le=1000.0)] = 10.0
     min_calls: Annotated[int, Meta(ge=5, le=10_000)] = 5
@@ -280,6 +284,7 @@ class BenchmarkParams(Document, kw_only=True):
     units_per_process: Annotated[int, Meta(ge=1, le=15)] = 2
     pause_seconds: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
     memory_processes: Annotated[int, Meta(ge=1, le=20)] = 3
+    shown_examples: Annotated[int, Meta(ge=1, le=48)] | UnsetType = UNSET
 
 
 class ReportParams(Document, kw_only=True):

@@ -230,8 +230,13 @@ def _intended(memory: Memory, action: Action, now_s: float) -> Memory:
     """What is remembered before the call, because its answer may be lost."""
     if isinstance(action, Submit):
         # A lock serves once. The next one is written anew, and finds a promotion that was cut short.
-        claims = {**memory.claims, action.lock.version: now_s}
-        return msgspec.structs.replace(memory, claims=claims, locks={})
+        version = action.lock.version
+        return msgspec.structs.replace(
+            memory,
+            claims={**memory.claims, version: now_s},
+            before={**memory.before, version: action.known},
+            locks={},
+        )
     if isinstance(action, Cancel) and action.run_id not in memory.yielded:
         return msgspec.structs.replace(memory, yielded=(*memory.yielded, action.run_id))
     return memory

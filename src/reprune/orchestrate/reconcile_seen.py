@@ -108,11 +108,13 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """What one replica remembers of one watch. All of it may be lost: that costs time, and a second
     notification, and nothing else.
 
-    `claims`: when a run for a version was last asked for. `ended`: when a run was first seen to have
+    `claims`: when a run for a version was last asked for, and has not appeared since; `before`: the runs
+    of it that there were by then. `ended`: when a run was first seen to have
     ended. `yielded`: runs that we cancelled as duplicates. `told` and `dispatched`: what was said, when.
     """
 
     claims: dict[str, float] = {}
+    before: dict[str, tuple[str, ...]] = {}
     ended: dict[str, float] = {}
     yielded: tuple[str, ...] = ()
     locks: dict[str, LockKnown] = {}
@@ -175,10 +177,15 @@ def remember(memory: Memory, seen: Seen, now_s: float) -> Memory:
     ended |= {run_id: memory.ended[run_id] for run_id in ended if run_id in memory.ended}
     newest = seen.registry.dense[-1].version if seen.registry.dense else ""
     there = {run.run_id for run in seen.runs}
-    claims = _past(memory.claims, now_s)
+    claims = {
+        version: at_s
+        for version, at_s in _past(memory.claims, now_s).items()
+        if now_s - at_s < SETTLE_S and not _appeared(version, memory, seen.runs)
+    }
     return msgspec.structs.replace(
         memory,
-        claims={key: at_s for key, at_s in claims.items() if now_s - at_s < SETTLE_S},
+        claims=claims,
+        before={version: memory.before.get(version, ()) for version in claims},
         yielded=tuple(run_id for run_id in memory.yielded if run_id in there),
         ended=_past(ended, now_s),
         told=_past(_about(memory.told, newest), now_s),
@@ -188,6 +195,14 @@ def remember(memory: Memory, seen: Seen, now_s: float) -> Memory:
             version: msgspec.structs.replace(each, at_s=min(each.at_s, now_s))
             for version, each in _about(memory.refusals, newest).items()
         },
+    )
+
+
+def _appeared(version: str, memory: Memory, runs: tuple[RunSeen, ...]) -> bool:
+    """Whether the run that was asked for is there: one of the version that was not there before."""
+    before = memory.before.get(version)
+    return before is not None and any(
+        run.version == version and run.run_id not in before for run in runs
     )
 
 

@@ -7,7 +7,7 @@ from reprune.report import svg, words
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import Safe, esc, tag
 from reprune.report.markup import table as html_table
-from reprune.report.measured import Expected, expected_losses
+from reprune.report.measured import Expected, expected_losses, macs_share, time_share
 
 MOST_GROUPS = 40
 MOST_CURVES = 12
@@ -30,18 +30,31 @@ def widths_figure(facts: ReportFacts) -> svg.Figure | None:
             svg.box(200, y + 2, 400, 16, "before"),
             svg.box(200, y + 2, 400 * one.kept, 16, "bar mine"),
             svg.label(612, y + 14, f"{one.width} → {one.keep}", "value"),
-            svg.label(712, y + 14, words.percent(one.kept, 0), "tick"),
+            svg.label(692, y + 14, words.percent(one.kept, 0), "tick"),
+            *_time_mark(one.group, facts, y),
         ]
     less = "" if len(drawn) == len(groups) else f", the {len(drawn)} that were cut most"
     return svg.Figure(
         key="widths",
         title="Channels before and after",
         description=f"{len(groups)} coupled groups of channels{less}.",
-        how="The outline is the dense width, the filled part what was kept.",
+        how="The outline is the dense width, the filled part what was kept; at the right the share of the "
+        "dense model's measured time in the layer, where the runtime's operators are named after it.",
         height=12 + 26.0 * len(drawn),
         marks=tuple(marks),
         numbers=_widths_table(facts, groups),
     )
+
+
+def _time_mark(group: str, facts: ReportFacts, y: float) -> list[Safe]:
+    share = time_share(group, facts.profiles)
+    if share is None:
+        return []
+    return [svg.label(742, y + 14, f"{words.percent(share, 0)} of time", "tick")]
+
+
+def _share(value: float | None) -> Safe:
+    return esc(words.EN_DASH if value is None else words.percent(value, 1))
 
 
 def _widths_table(facts: ReportFacts, groups: tuple[Expected, ...]) -> Safe:
@@ -53,11 +66,14 @@ def _widths_table(facts: ReportFacts, groups: tuple[Expected, ...]) -> Safe:
             esc(one.keep),
             esc(done[one.group].keep if one.group in done else words.EN_DASH),
             esc(words.percent(one.kept, 0)),
+            _share(time_share(one.group, facts.profiles)),
+            _share(macs_share(one.group, facts.profiles)),
             esc("not measured" if one.loss is None else words.signed(one.loss, 2)),
         ]
         for one in groups
     ]
-    head = ["Group", "Before", "Planned", "Cut to", "Kept", "Loss expected of this cut alone"]
+    head = ["Group", "Before", "Planned", "Cut to", "Kept", "Dense time", "Dense MACs"]
+    head.append("Loss expected of this cut alone")
     return html_table("Channels of each group", head, rows, numbers=1)
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from reprune.core.artifacts import (
     PAST_PLAN,
+    SHOWN_FILE,
     Benchmark,
     Cost,
     DataReport,
@@ -21,6 +22,7 @@ from reprune.core.artifacts import (
     Profile,
     Recovery,
     Sensitivity,
+    ShownExample,
     Surgery,
     Verdict,
 )
@@ -60,6 +62,7 @@ class ReportFacts:
     profiles: tuple[Profile, ...] = ()
     engines: tuple[Engines, ...] = ()
     benchmarks: tuple[Benchmark, ...] = ()
+    shown: tuple[ShownExample, ...] = ()
     starts: Mapping[str, Mapping[str, tuple[Start, ...]]] = field(default_factory=dict)
 
     @property
@@ -109,8 +112,19 @@ def read_facts(verdict: Artifact[Verdict]) -> ReportFacts:
         profiles=_many(held, "profiles", Profile),
         engines=_many(held, "engines", Engines),
         benchmarks=_many(held, "benchmarks", Benchmark),
+        shown=_shown(verdict, held),
         starts=_starts(verdict, _many(held, "benchmarks", Benchmark)),
     )
+
+
+def _shown(verdict: Artifact[Verdict], held: Mapping[str, Manifest]) -> tuple[ShownExample, ...]:
+    """The examples that were stored to be looked at, each once."""
+    found: dict[str, ShownExample] = {}
+    for index in range(sum(name.startswith("benchmarks.") for name in held)):
+        name = f"samples/{index}/{SHOWN_FILE}"
+        for one in _document(verdict, name, tuple[ShownExample, ...]) or ():
+            found.setdefault(one.id, one)
+    return tuple(found.values())
 
 
 def _past_plan(verdict: Artifact[Verdict]) -> Plan | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from reprune.report import svg, words
+from reprune.core.artifacts import ShownExample
+from reprune.report import png, svg, words
 from reprune.report.facts import ReportFacts
-from reprune.report.markup import Safe, details, esc, tag
+from reprune.report.markup import Safe, details, esc, join, tag, visible
 from reprune.report.markup import table as html_table
 from reprune.report.measured import Flips, flips
 
 MOST_EXAMPLES = 200
+MOST_SHOWN = 48
 
 
 def flips_figure(facts: ReportFacts) -> svg.Figure | None:
@@ -78,6 +80,54 @@ def _flip_row(one: Flips, facts: ReportFacts, y: float, most: int) -> list[Safe]
         svg.label(488 + right, y + 23, words.count(one.became_right), "value"),
         svg.label(730, y + 23, words.points(one.change), "value"),
     ]
+
+
+def shown_examples(facts: ReportFacts) -> Safe | None:
+    """The examples themselves, those that were stored with the verdict; None where none were."""
+    if facts.evidence is None or not facts.shown:
+        return None
+    places = {name: place for place, name in enumerate(facts.evidence.quality.ids)}
+    found = flips(facts.evidence)
+    items = [
+        _example(one, _how(places[one.id], found, facts))
+        for one in facts.shown[:MOST_SHOWN]
+        if one.id in places
+    ]
+    title = tag("h3", esc("Some of the examples that changed"))
+    return tag("div", title, tag("ul", *items, class_="gallery"))
+
+
+def _how(place: int, found: tuple[Flips, ...], facts: ReportFacts) -> str:
+    """What became of one example against the dense parent, on every target where it changed."""
+    told = []
+    for one in found:
+        if one.baseline == "dense" and place in one.wrong_at:
+            told.append(f"became wrong on {one.target}{_answers(place, one.target, facts)}")
+        if one.baseline == "dense" and place in one.right_at:
+            told.append(f"became right on {one.target}{_answers(place, one.target, facts)}")
+    slices = facts.evidence.quality.slices if facts.evidence is not None else {}
+    within = [f"{family}={values[place]}" for family, values in sorted(slices.items())[:4]]
+    return "; ".join([*told, *within])
+
+
+def _answers(place: int, target: str, facts: ReportFacts) -> str:
+    """The class that the dense model saw and the one that is seen now; empty where records are no classes."""
+    arms = facts.evidence.quality.arms if facts.evidence is not None else {}
+    seen = [
+        arms[key].columns["answer"][place]
+        for key in ("dense", f"candidate@{target}")
+        if key in arms and "answer" in arms[key].columns
+    ]
+    return f": class {seen[0]} → {seen[1]}" if len(seen) == 2 else ""
+
+
+def _example(one: ShownExample, how: str) -> Safe:
+    """Its picture or its words, and below them which it is and what became of it."""
+    below = join([tag("bdi", esc(one.id, 60)), tag("small", esc(how, 200))])
+    drawn = png.data_uri(one.width, one.height, one.channels, one.pixels)
+    if drawn is None:
+        return tag("li", tag("q", esc(one.text, 400)), below, class_="words")
+    return tag("li", tag("img", src=drawn, alt=visible(f"Example {one.id}", 80)), below)
 
 
 def changed_tables(facts: ReportFacts) -> list[Safe]:

@@ -106,9 +106,9 @@ def _banner(facts: ReportFacts) -> Safe:
             for line in advice.overrides(facts)
         ),
         *(tag("p", as_html(line), class_="override") for line in advice.warnings(facts)),
+        tag("p", as_html(advice.serving(facts)), class_="serving"),
         _phrases("", advice.reasons(facts)),
         _phrases("Guard tripped:", [(one.words,) for one in tripped(facts)]),
-        tag("p", as_html(advice.serving(facts)), class_="serving"),
         _phrases("Since last time:", since_last(facts)),
         _phrases("Is it noise?", advice.certainty(facts)),
         tag(

@@ -131,10 +131,10 @@ def _opening(facts: ReportFacts, room: Room) -> Iterator[str]:
         yield from (f"⚠️ **Override:** {as_markdown(line, min(300, room.sentence))}", "")
     if len(held) > MOST_OVERRIDES:
         yield from (f"{len(held) - MOST_OVERRIDES} older overrides hold as well.", "")
+    yield from (f"**{as_markdown(advice.serving(facts))}**", "")
     yield from _titled("", advice.reasons(facts), room)
     for line in advice.warnings(facts):
         yield from (f"⚠️ {as_markdown(line)}", "")
-    yield from (f"**{as_markdown(advice.serving(facts))}**", "")
 
 
 def _explanation(facts: ReportFacts, room: Room) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import NewType, TypeAlias
 Safe = NewType("Safe", str)
 Attribute: TypeAlias = "str | int | float | bool | None"
 
-_VOID = frozenset({"meta", "br", "hr", "wbr"})
+_VOID = frozenset({"meta", "br", "hr", "wbr", "img"})
 
 # What a browser, a terminal or a reviewer's eye would obey instead of show: control characters,
 # direction overrides, invisible characters and tags, lone surrogates and non-characters.

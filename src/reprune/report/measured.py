@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
-from reprune.core.artifacts import Arm, GroupSensitivity, Plan, Sensitivity
+from reprune.core.artifacts import Arm, GroupSensitivity, Plan, Profile, Sensitivity
 from reprune.judge.evidence import ArmRecords, Evidence, TargetEvidence
 
 ARMS: tuple[Arm, ...] = ("candidate", "dense", "champion", "anchor")
@@ -148,6 +150,29 @@ def expected_losses(plan: Plan, table: Sensitivity | None) -> tuple[Expected, ..
         )
         for group in plan.groups
     )
+
+
+def time_share(group: str, profiles: Sequence[Profile]) -> float | None:
+    """The measured share of the dense model's time in operators that are named after the group's layer, on
+    the first target that was profiled; None where the runtime's names do not tell.
+    """
+    profiled = next((target for profile in profiles for target in profile.targets), None)
+    if profiled is None:
+        return None
+    found = [
+        one.share
+        for one in profiled.operators
+        if group in re.split(r"[^\w.]+", one.operator.replace("/", " "))
+    ]
+    return sum(found) if found else None
+
+
+def macs_share(group: str, profiles: Sequence[Profile]) -> float | None:
+    """The share of the dense model's multiply-accumulates in the layer the group is named after."""
+    if not profiles or not profiles[0].cost.macs:
+        return None
+    found = [layer.macs for layer in profiles[0].layers if layer.layer == group]
+    return sum(found) / profiles[0].cost.macs if found else None
 
 
 def _loss_at(group: GroupSensitivity, keep: int) -> float:

@@ -8,7 +8,7 @@ from reprune.core.artifacts import Cost
 from reprune.report import svg, words
 from reprune.report.cuts import recovery_figure, sensitivity_figure, widths_figure
 from reprune.report.facts import ReportFacts
-from reprune.report.flips import changed_tables, flips_figure
+from reprune.report.flips import changed_tables, flips_figure, shown_examples
 from reprune.report.forests import rules_figure, rules_table
 from reprune.report.guards import guards_table, tally, tripped
 from reprune.report.markup import Safe, details, esc, tag
@@ -89,6 +89,8 @@ def quality_section(facts: ReportFacts, *, show_examples: bool = False) -> Secti
     flipped, by_slice = flips_figure(facts), slice_figures(facts)
     content = [tag("p", as_html(line)) for line in newest(facts)[:12]]
     content += [] if flipped is None else [svg.framed(flipped)]
+    gallery = shown_examples(facts)
+    content += [] if gallery is None else [gallery]
     if show_examples:
         content += changed_tables(facts)
     content += [svg.framed(figure) for figure in by_slice]

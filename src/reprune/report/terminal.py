@@ -65,9 +65,9 @@ def _opening(facts: ReportFacts) -> list[str]:
         f"{words.ICON[judgement.outcome]} {visible(judgement.headline, 1000)}",
         *(f"! Override: {as_text(line)}" for line in advice.overrides(facts)),
         *(f"! {as_text(line)}" for line in advice.warnings(facts)),
+        as_text(advice.serving(facts)),
         *reasons,
         *(f"  - guard tripped: {visible(line, 1000)}" for line in advice_lines(facts)),
-        as_text(advice.serving(facts)),
     ]
 
 

@@ -88,7 +88,8 @@ def benchmark(
     places = {name: _place(name, job, engines, task, kits, ctx) for name, job in jobs.items()}
     attempt = _attempt(ctx.root / ATTEMPTS_FILE, look, kits, previous.manifest.attempts)
     ctx.say(f"attempt {attempt} for dense version {look.dense_version}: opening the sealed split")
-    recorded = _record(dense, data, places, look, _trained_on(previous), ctx)
+    shown = benchmark.shown_examples or 0
+    recorded = _record(dense, data, places, look, _trained_on(previous), ctx, shown)
     demand = Demand(policy=policy, attempt=attempt, batches=count_batches(targets, policy))
     samples = [
         take_samples(name, job, task, demand, ctx, places[name].taking)
@@ -147,6 +148,7 @@ def _record(
     look: Look,
     trained_on: Mapping[str, bytes | None],
     ctx: Context,
+    shown: int,
 ) -> Recorded:
     """Opens the sealed split, the only place that does, and writes every arm's records of it.
 
@@ -154,6 +156,7 @@ def _record(
     """
     from reprune.compress.bundle import load_bundle
     from reprune.measure.records import take_records, without_trained_on, write_records
+    from reprune.measure.shown import changed_ids, write_shown
     from reprune.steps.places import all_answers
 
     sealed: tuple[Split, ...] = ("eval",)
@@ -165,6 +168,8 @@ def _record(
         if count:
             ctx.say(f"{count} eval examples are left out: the {arm} was made with them")
     recorded = write_records(ctx.out, taken)
+    if shown:
+        write_shown(ctx.out, opened.task, changed_ids(taken, shown))
     if recorded.eval_digest != look.eval_digest:
         raise ChainBroken(
             "the eval split is not the one that the data report describes",

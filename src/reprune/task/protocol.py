@@ -57,8 +57,9 @@ class Task(Protocol):
     `keep` (names of modules that are never cut), `heads` (the number of attention heads by module,
     checked against what is seen; 0 leaves them whole), `blocks` (names of the modules that may be
     removed; else they are found), `features` (names of modules whose outputs are distilled),
-    `optimizer(params)`, and `plain(split)`: the split's batches without augmentation, from which the
-    data contract finds overlaps with `train`.
+    `optimizer(params)`, `shown(batch)` (each example in words, for people who read a report), and
+    `plain(split)`: the split's batches without augmentation, from which the data contract finds overlaps
+    with `train`.
     """
 
     @property

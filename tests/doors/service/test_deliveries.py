@@ -230,6 +230,11 @@ def test_a_name_is_compared_and_never_used(name: str, result: str) -> None:
 def test_other_events_of_mlflow_and_other_workspaces_are_none_of_ours() -> None:
     alias = BODY.replace(b'"model_version"', b'"model_version_alias"')
     assert of_mlflow(alias) is None
+    tagged = BODY.replace(b'"model_version"', b'"model_version_tag"').replace(b"created", b"set", 1)
+    assert of_mlflow(tagged) is None
+    hint = of_mlflow(tagged.replace(b'"digits"', b'"digits-compressed"'))
+    assert hint is not None
+    assert concerns(hint, "digits", "default")
     elsewhere = BODY.replace(b'"entity"', b'"workspace": "other", "entity"')
     hint = of_mlflow(elsewhere)
     assert hint == Hint(name="digits", workspace="other")

@@ -292,9 +292,9 @@ def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
 class Served:
     """The process, its address, and what it has logged once it has ended."""
 
-    def __init__(self, place: Place) -> None:
-        self.file = place.file.with_suffix(".log")
-        words = ("serve", "--json", "--port", "0", "--config", str(place.file))
+    def __init__(self, root: Path) -> None:
+        self.file = root / "serve.log"
+        words = ("serve", "--json", "--port", "0", "--config", str(root / "serve.yaml"))
         # A file: a pipe that nobody empties would hold the service up.
         with self.file.open("w") as log:
             self.process = subprocess.Popen(
@@ -302,7 +302,7 @@ class Served:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=os.environ | {"REPRUNE_WORK": str(place.root / "work")},
+                env=os.environ | {"REPRUNE_WORK": str(root / "work")},
             )
         assert self.process.stdout is not None
         self.told = json.loads(self.process.stdout.readline())
@@ -329,7 +329,8 @@ class Served:
         return self.ask("POST", "/webhooks/mlflow", body, **headers)[0]
 
     def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
         self.process.communicate(timeout=10)
         self.log = self.file.read_text()
         return self.process.returncode
@@ -342,7 +343,7 @@ def served(place: Place) -> Iterator[Served]:
     # The next look by itself is far beyond the end of a test.
     place.watch["poll_s"] = 3600.0
     place.write()
-    running = Served(place)
+    running = Served(place.root)
     yield running
     if running.process.poll() is None:
         running.process.kill()

@@ -20,7 +20,7 @@ from reprune.doors.service.notices import about
 from reprune.doors.service.telling import MOST_WAITING, Courier, make_couriers
 from reprune.doors.service.wiring import Sweeper
 from reprune.orchestrate.reconcile_actions import Close, Tell
-from reprune.registry.tags import TOLD
+from reprune.registry.tags import ATTEMPT, LOCK, OUTCOME, PARENT, TOLD, VERDICT
 from reprune.steps.noticing import tell_promotion
 from tests.chain import Story
 from tests.doors.service import test_serve
@@ -85,6 +85,22 @@ def test_a_version_that_was_given_up_is_told_once_even_by_a_service_that_forgot(
     tags = hooked.registry.versions(COMPRESSED)[0].tags
     assert tags[f"{TOLD}ops"] == came.headers["webhook-id"]
     swept(forget(hooked))
+    assert len(server.came) == 1
+
+
+def test_what_was_under_way_at_the_end_is_told_after_the_start(
+    hooked: Place, kfp: KfpServer, server: HookServer
+) -> None:
+    """With the memories of before, in which it is said already."""
+    hooked.train()
+    sweep = hooked.sweeper()
+    close(hooked, sweep, "1", "why")
+    sweep.couriers.stop()
+    assert sweep(0)[1]
+    sweep.couriers.stop()
+    assert server.came == []
+    swept(hooked.sweeper())
+    swept(hooked.sweeper())
     assert len(server.came) == 1
 
 
@@ -229,6 +245,23 @@ def test_what_the_service_logs_hides_every_secret_of_a_hook(
     record = logging.LogRecord("x", logging.INFO, "f", 1, words, None, None)
     line = logs.JsonLines(settings.confidential).format(record)
     assert json.loads(line)["event"] == "*** *** ***"
+
+
+def test_of_several_verdicts_the_accepted_one_of_the_newest_lock_is_told(hooked: Place) -> None:
+    hooked.train()
+    folder = hooked.root / "judged"
+    folder.mkdir()
+    (folder / "model").write_text("x")
+    for lock, outcome in (("a", "block"), ("b", "block"), ("b", "block"), ("b", "inconclusive")):
+        tags = {PARENT: "1", LOCK: lock, OUTCOME: outcome, VERDICT: f"v-{lock}", ATTEMPT: "1"}
+        hooked.registry.register(COMPRESSED, folder, tags)
+    settings = read_settings(hooked.file)
+    watch = settings.watches.watches[0]
+    told = {
+        state: about(settings, watch, Tell("k", "1", state, "words"), 0.0).message.data.version
+        for state in ("blocked", "inconclusive", "error", "promoted")
+    }
+    assert told == {"blocked": "2", "inconclusive": "4", "error": None, "promoted": None}
 
 
 @pytest.mark.parametrize("story", [Story(), Story(candidate_wrong=60)])

@@ -1,4 +1,4 @@
-"""What a signed delivery says: perhaps that a model has a new version, never more than that. Pure.
+"""What a signed delivery says: perhaps that there is news of a model, never more than that. Pure.
 
 It is a hint. Its name is compared with those of the watches and then forgotten; version, source, tags
 and all else in it are not read.
@@ -11,11 +11,14 @@ from typing import TypeVar
 
 import msgspec
 
+from reprune.orchestrate.reconcile_watch import COMPRESSED
 from reprune.registry.compressed import compressed_name
 
 T = TypeVar("T")
 
 CREATED = ("model_version", "created")
+# The last thing that promote does: it tags what it registered as promoted.
+TAGGED = ("model_version_tag", "set")
 
 
 class NotAnEvent(Exception):
@@ -35,7 +38,7 @@ class _Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Hint:
-    """A new version of the model `name`; an empty `workspace` says that the sender named none."""
+    """News of the model `name`: a version, or what became of one. An empty `workspace`: none is named."""
 
     name: str
     workspace: str
@@ -47,7 +50,9 @@ def of_mlflow(body: bytes) -> Hint | None:
     Raises NotAnEvent.
     """
     found = _decoded(body, _Delivery)
-    if (found.entity, found.action) != CREATED:
+    event = (found.entity, found.action)
+    # Tags of the dense model are other people's: they change nothing here.
+    if event != CREATED and not (event == TAGGED and found.data.name.endswith(COMPRESSED)):
         return None
     return Hint(name=found.data.name, workspace=found.workspace)
 

@@ -12,13 +12,8 @@ import msgspec
 
 from reprune.core.errors import ReceiptInvalid, RepruneError
 from reprune.doors.service.config import Settings
-from reprune.doors.service.ports import (
-    KubeflowRuns,
-    Patience,
-    Projects,
-    Registries,
-    row,
-)
+from reprune.doors.service.ports import KubeflowRuns, Projects
+from reprune.doors.service.registries import Patience, Registries, row
 from reprune.orchestrate.notices import Event, Message, Notice, message
 from reprune.orchestrate.reconcile_actions import Tell
 from reprune.orchestrate.reconcile_watch import Watch
@@ -35,7 +30,8 @@ from reprune.registry.tags import LOCK, RUN, VERDICT, WHY
 from reprune.steps.noticing import Place, promotion_message, told_by
 
 _DAY_S = 86_400.0
-_ENDS: Mapping[str, Event] = {
+# From states that a version ends in to what is told of them.
+ENDS: Mapping[str, Event] = {
     "promoted": "promoted",
     "passed": "passed",
     "blocked": "blocked",
@@ -73,7 +69,7 @@ def about(settings: Settings, watch: Watch, tell: Tell, at_s: float) -> About:
         champion_before=champion,
         champion_after=champion,
     )
-    event = _ENDS.get(tell.state)
+    event = ENDS.get(tell.state)
     if event is None:
         # What holds a version up is told again each day.
         again = f"{tell.state} {int(at_s // _DAY_S)}"
@@ -100,17 +96,22 @@ def about(settings: Settings, watch: Watch, tell: Tell, at_s: float) -> About:
 def _found(
     registry: Registry, watch: Watch, tell: Tell, champion: str | None
 ) -> VersionInfo | None:
-    """The row that gave the version its end; of several, the newest."""
+    """The row that gave the version its end: of the newest lock, the first, which is the accepted one."""
+    found: VersionInfo | None = None
     for info in reversed(known_versions(registry, compressed_name(watch.name))):
         seen = row(info)
+        if found is not None and info.tags.get(LOCK) != found.tags.get(LOCK):
+            continue
         if seen.closed == tell.state and tell.version in seen.closes:
             return info
         if seen.parent != tell.version or not seen.verdict:
             continue
-        serves = seen.promoted or seen.version == champion
-        if serves if tell.state == "promoted" else seen.outcome == _OUTCOMES[tell.state]:
-            return info
-    return None
+        if tell.state == "promoted":
+            if seen.promoted or seen.version == champion:
+                return info
+        elif seen.outcome == _OUTCOMES[tell.state]:
+            found = info
+    return found
 
 
 def _judged(

@@ -15,14 +15,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from reprune.core.errors import RepruneError
 from reprune.core.http import Backoff
 from reprune.doors.service.config import Settings
 from reprune.doors.service.logs import crashed, say
 from reprune.doors.service.metrics import Metrics
-from reprune.doors.service.notices import About, about
+from reprune.doors.service.notices import ENDS, About, about
 from reprune.orchestrate.notify import Hook, deliver
 from reprune.orchestrate.reconcile_actions import Tell
+from reprune.orchestrate.reconcile_seen import Memory
 from reprune.orchestrate.reconcile_watch import Watch
 
 MOST_WAITING = 1000
@@ -187,6 +190,17 @@ class Couriers:
         if tell.state not in SILENT:
             for courier in self.each:
                 courier.hand(watch, tell)
+
+    def untold(self, memory: Memory) -> Memory:
+        """A memory of before the start, without the ends that were said: a message may have been lost
+        with the process, and on the version stands who took it. As it is, where nobody is told.
+        """
+        if not self.each:
+            return memory
+        told = {
+            key: at_s for key, at_s in memory.told.items() if key.rpartition(" ")[2] not in ENDS
+        }
+        return msgspec.structs.replace(memory, told=told)
 
     def drain(self, timeout_s: float) -> None:
         """Returns when all was tried once, or after `timeout_s`."""

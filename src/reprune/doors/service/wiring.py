@@ -13,15 +13,8 @@ from reprune.doors.service.config import Settings
 from reprune.doors.service.logs import say
 from reprune.doors.service.loop import Loop
 from reprune.doors.service.metrics import Metrics
-from reprune.doors.service.ports import (
-    KubeflowRuns,
-    Memories,
-    Patience,
-    Projects,
-    Registries,
-    Told,
-    WallClock,
-)
+from reprune.doors.service.ports import KubeflowRuns, Memories, Projects, Told, WallClock
+from reprune.doors.service.registries import Patience, Registries
 from reprune.doors.service.telling import Couriers, make_couriers
 from reprune.orchestrate.reconcile_actions import Close, Submit
 from reprune.orchestrate.reconcile_drive import load_memories, run_sweep, sweep
@@ -130,7 +123,8 @@ class Sweeper:
         """One sweep. Returns in how many seconds the next is due, and whether no call failed."""
         given = self.settings.watches
         if self.memories is None:
-            self.memories = load_memories(self.ports, given.watches)
+            known = load_memories(self.ports, given.watches)
+            self.memories = {key: self.couriers.untold(each) for key, each in known.items()}
         self.patience.forget()
         try:
             swept = run_sweep(
