@@ -250,6 +250,7 @@ def test_an_inconclusive_verdict_waits_until_something_comes_after_it(root: Path
 def test_the_champion_s_move_settles_what_was_judged_before(root: Path) -> None:
     rollback(root, to="3", by="Grace", reason="x", now=NOW_S, say=lambda _: None)
     assert waits(root) == []
+    assert told(root).waiting == ()
 
 
 def test_an_override_waits_until_it_is_used(root: Path) -> None:
