@@ -31,7 +31,7 @@ from tests.registry.promotion import next_generation, promoted, ready, registry_
 from tests.registry.stand import Failing, Killed
 
 DEEP = os.environ.get("REPRUNE_DEEP") == "1"
-EXAMPLES = 3_000 if DEEP else 10
+EXAMPLES = 400 if DEEP else 10
 # More than a promote makes.
 MOST_CALLS = 40
 _NUMBERS = count()
