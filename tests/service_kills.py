@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import socket
 import threading
 import time
 import urllib.error
@@ -37,7 +38,6 @@ from safetensors.numpy import save_file
 
 from reprune import __version__
 from reprune.core.documents import decode_yaml, digest_of
-from reprune.core.errors import RepruneError
 from reprune.core.lock import Lock
 from reprune.core.params import Params, read_params
 from reprune.core.policy import read_policy
@@ -62,9 +62,11 @@ DIGITS = "a" * 64
 SETTLE_S = 3.0
 # So long it is waited for the end of all versions after the last kill.
 PATIENCE_S = 300.0
-# The service lives up to one of these, in seconds: it is killed before it listens, in its first sweep,
-# some sweeps later.
-LIVES_S = (0.5, 3.0, 10.0)
+# Of five lives one may end before the service listens; the others end so many seconds later at most.
+UNBORN = 0.2
+LIFE_S = 5.0
+STARTS_WITHIN_S = 120.0
+# Runs that end without a verdict, and what the others find: a pass, two blocks, and one more.
 CRASHES = 0.15
 STORIES: tuple[dict[str, Any], ...] = (
     {},
@@ -212,7 +214,9 @@ class Yard:
             if time.monotonic() > until_s:
                 break
             process = self._start()
-            end_s = time.monotonic() + self.rng.choice(LIVES_S) * self.rng.random()
+            if self.rng.random() >= UNBORN:
+                self._wait_for(process)
+            end_s = time.monotonic() + LIFE_S * self.rng.random()
             while time.monotonic() < end_s:
                 if self.rng.random() < 0.15:
                     self.register()
@@ -257,6 +261,15 @@ class Yard:
         process = self.context.Process(target=serve, args=(words, str(self.root / "serve.log")))
         process.start()
         return process
+
+    def _wait_for(self, process: Any) -> None:
+        until_s = time.monotonic() + STARTS_WITHIN_S
+        while time.monotonic() < until_s:
+            assert process.is_alive(), "the service ended by itself"
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+                return
+            time.sleep(0.05)
+        raise AssertionError("the service does not listen")
 
     def settle(self) -> None:
         """One more version, no more kills: how many polls it takes until all have ended."""
@@ -313,8 +326,8 @@ class Yard:
             try:
                 with self._run_lock:
                     state = self._judge(run_id, decode_yaml(text, Lock, name="lock"), rng)
-            except RepruneError as error:
-                self.found.violations.append(f"{run_id}: {error.code} {error}")
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told of
+                self.found.violations.append(f"{run_id}: {type(error).__name__} {error}")
         run.finished_at = datetime.now(UTC).isoformat()
         run.plan = [State(state)]
 
