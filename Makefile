@@ -27,7 +27,7 @@ TEST := OMP_NUM_THREADS=1 REPRUNE_LITERT_PYTHON=$(CURDIR)/$(LITERT_VENV)/bin/pyt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo-env demo chromium helm images test test-fast test-deep test-containers test-chart-security check lint format generate clean
+.PHONY: help env demo-env demo chromium helm axe images test test-fast test-deep test-containers test-chart-security check lint format generate clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -70,14 +70,18 @@ chromium:
 helm:
 	@.ci/helm.sh >/dev/null
 
-test: env $(LITERT_STAMP) chromium helm ## run the full test suite
+# The tests of the HTML report ask axe-core who could not read it.
+axe:
+	@.ci/axe.sh >/dev/null
+
+test: env $(LITERT_STAMP) chromium helm axe ## run the full test suite
 	$(TEST) $(PYTEST_ARGS)
 
 test-fast: env $(LITERT_STAMP) helm ## run the tests that take seconds, two at a time
 	$(TEST) -m "not slow" -n 2 $(PYTEST_ARGS)
 
 # REPRUNE_DEEP=1 is read by the tests: containers, kills, large counts of mutants and examples.
-test-deep: env $(LITERT_STAMP) chromium helm ## run the suite at full depth, then mutation testing of the judge
+test-deep: env $(LITERT_STAMP) chromium helm axe ## run the suite at full depth, then mutation testing of the judge
 	REPRUNE_DEEP=1 $(TEST) --timeout=3600 $(PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results
@@ -107,7 +111,7 @@ lint: env ## check format, style, types and import directions
 
 # A download and a browser need no core: they come beside the types, which need one.
 check: env ## everything CI checks: lint, generated files are fresh, tests, coverage
-	$(MAKE) --no-print-directory -j 3 lint $(LITERT_STAMP) chromium helm
+	$(MAKE) --no-print-directory -j 3 lint $(LITERT_STAMP) chromium helm axe
 	$(BIN)/python -m reprune.doors.generate --check
 	$(TEST) -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) $(PYTEST_ARGS)
 
