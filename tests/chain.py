@@ -113,6 +113,7 @@ class Story:
     attempts_before: int = 0
     passed: bool = True
     seed: int = 0
+    task: str = "class DigitsTask: ...\n"
     # More than one: the target is rebuilt on its device.
     builds: int = 1
     expectations: tuple[Expectation, ...] = field(default_factory=tuple)
@@ -161,7 +162,7 @@ class _Writer:
         (self.root / "params.yaml").write_text(self.text)
         (self.root / "policy.yaml").write_text(self.story.policy)
         self.task_root.mkdir(exist_ok=True)
-        (self.task_root / "digits.py").write_text("class DigitsTask: ...\n")
+        (self.task_root / "digits.py").write_text(self.story.task)
         self.task = TaskFact(
             entry="task.digits:DigitsTask",
             digest=store.folder_digest(self.task_root),

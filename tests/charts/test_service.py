@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from reprune.orchestrate.reconcile_watch import Watch
 from tests.charts.helm import CHART, FEATURES, pods, rendered
 from tests.charts.test_chart import files
 from tests.charts.test_dashboard import METRICS
+from tests.doors.service.test_serve import Place, kfp, place  # noqa: F401  fixtures
+from tests.kfp_server import KfpServer
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
@@ -86,3 +89,26 @@ def test_every_hook_finds_its_files(component: str) -> None:
 
 def test_the_dashboard_shows_all_that_the_service_counts() -> None:
     assert METRICS.keys() == FAMILIES.keys()
+
+
+def test_what_the_dashboard_asks_for_is_on_the_page(
+    place: Place,  # noqa: F811
+    kfp: KfpServer,  # noqa: F811
+) -> None:
+    """Its labels too; a failed call and one that succeeded show what there is to show of a sweep."""
+    place.train()
+    sweep = place.sweeper()
+    kfp.fail("GET", "/runs", times=2, status=503)
+    assert [sweep(0)[1] for _ in range(3)] == [False, True, True]
+    shown: dict[str, set[str]] = {}
+    for name, labels in re.findall(
+        r"^(reprune_\w+)(?:\{(.*)\})? ", sweep.metrics.text(), re.MULTILINE
+    ):
+        shown.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+    # Those come with an end, a delivery and a hook.
+    assert METRICS.keys() - shown.keys() <= {
+        *("reprune_verdicts", "reprune_verdict_lag_seconds"),
+        *("reprune_deliveries_total", "reprune_notices_total"),
+    }
+    for name, labels in shown.items():
+        assert METRICS[name] <= labels

@@ -175,6 +175,10 @@ WRONG = {
         "env: {REPRUNE_REGISTRY_TOKEN_FILE: /x}",
         r"REPRUNE_REGISTRY_TOKEN_FILE has a value of its own",
     ),
+    "a secret of a registry that nobody watches": (
+        "secrets: {registries: {'http://hub:8080': {name: s}}}",
+        r"secrets.registries: nobody watches 'http://hub:8080'",
+    ),
     "a chat's address": (
         "hooks: [{name: a, kind: slack, url: 'https://hooks.example.org/T0/B0'}]",
         r"hooks: the url of 'a' is a secret: put it into a Secret",
@@ -218,10 +222,6 @@ WRONG = {
     "no way to the hooks": (
         "hooks: [{name: a, kind: slack, urlSecret: {name: s, key: k}}]",
         r"networkPolicy.egress.others is empty: say where the hooks are",
-    ),
-    "a secret of a registry that nobody watches": (
-        "secrets: {registries: {'http://hub:8080': {name: s}}}",
-        r"secrets.registries: nobody watches 'http://hub:8080'",
     ),
     "another user": ("securityContext: {runAsUser: 0}", r"securityContext is not allowed"),
 }

@@ -224,6 +224,23 @@ def test_the_run_of_a_fork_is_told_by_another(
     assert (marker.head, marker.order) == (HEAD, (55, 2))
 
 
+def test_a_forks_run_for_a_commit_that_is_past_comments_nowhere(
+    github: Callable[..., None], server: ForgeServer, told: Run
+) -> None:
+    """The pull request went on meanwhile: what an older commit measured is not told there."""
+    server.world.pulls = [Pull(9, "feature", "e" * 40, owner="stranger")]
+    before = {
+        "id": 55,
+        "run_attempt": 1,
+        "head_sha": HEAD,
+        "head_branch": "feature",
+        "head_repository": {"owner": {"login": "stranger"}},
+    }
+    github("workflow_run", {"workflow_run": before})
+    assert told(PASSED).comment == "no-pull-request"
+    assert server.bodies() == []
+
+
 def test_a_branch_without_a_pull_request_still_has_its_check(
     github: Callable[..., None], server: ForgeServer, told: Run
 ) -> None:

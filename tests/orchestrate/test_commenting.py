@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reprune.core.errors import AccessDenied, OrchestratorUnreachable
@@ -312,6 +312,7 @@ def mine(comments: list[Comment]) -> list[Marker]:
     ]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(COMMENTS, ORDERS)
 def test_laws(rows: list[tuple[str, tuple[int, ...], str, bool]], order: tuple[int, ...]) -> None:
     """Afterwards one of ours is there, of the newest run; the rest is as it was; once more does nothing."""
@@ -327,6 +328,7 @@ def test_laws(rows: list[tuple[str, tuple[int, ...], str, bool]], order: tuple[i
     assert applied(after, order) == after
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(min_size=1), st.text(min_size=1), ORDERS, st.text())
 def test_a_marker_reads_back(verdict: str, lock: str, order: tuple[int, ...], before: str) -> None:
     """Whatever the words are, the line is one HTML comment and says the same when it is read."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,32 +15,9 @@ from reprune.registry.files import FilesRegistry
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry
 from reprune.registry.remembered import OVERLAP, WHOLE_S, Known, Remembered
+from tests.registry.filling import fill_files, fill_mlflow
 
 MANY = 2_500
-
-
-def fill_mlflow(database: Path, name: str, count: int, *, first: int = 1) -> None:
-    """Versions in MLflow's own tables; its API would take minutes."""
-    rows = [(name, n, 1_000 + n, f"file:///versions/{n}") for n in range(first, first + count)]
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute(
-            "insert or ignore into registered_models (workspace, name, creation_time) "
-            "values ('default', ?, 1)",
-            (name,),
-        )
-        connection.executemany(
-            "insert into model_versions (workspace, name, version, creation_time, last_updated_time, "
-            "current_stage, source, status) values ('default', ?, ?, ?, 1, 'None', ?, 'READY')",
-            rows,
-        )
-
-
-def fill_files(registry: FilesRegistry, name: str, count: int, *, first: int = 1) -> None:
-    """As `register` would leave them, but for its fsyncs."""
-    for number in range(first, first + count):
-        version = registry.folder / name / str(number)
-        (version / "files").mkdir(parents=True)
-        (version / "version.json").write_text(f'{{"stamp": "s{number}", "tags": {{}}}}')
 
 
 @pytest.fixture

@@ -337,7 +337,7 @@ class Params(Document, kw_only=True):
     build: BuildParams = BuildParams()
     benchmark: BenchmarkParams = BenchmarkParams()
     report: ReportParams = ReportParams()
-    ci: CiParams = CiParams()
+    ci: CiParams | UnsetType = UNSET
     cost: CostParams | UnsetType = UNSET
 
 

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "comment": ("tell a verdict in its pull request, once, and set the check", "comment"),
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
+    "history": ("list the generations, or what of them waits for a person", "history"),
     "rollback": ("return the champion to a version that served before", "rollback"),
     "adopt": ("make a model that already serves the champion, unjudged, by name", "adopt"),
     "submit": ("run the pipeline in a cluster, and say what came of it", "submit"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from reprune.core.documents import read_bounded, strict_json
-from reprune.core.errors import EXIT_DONE, InputError
+from reprune.core.errors import EXIT_DONE, ArtifactMissing, InputError
 from reprune.core.http import Backoff, Service, holds_secret, is_address
 from reprune.core.marker import order_of
 from reprune.doors.commands import Execute
@@ -52,6 +52,11 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
         "--recompute", action="store_true", help="judge again from the stored samples before"
     )
     parser.add_argument(
+        "--from-registry",
+        action="store_true",
+        help="bring the verdict that a run in a cluster left in the registry, to --verdict",
+    )
+    parser.add_argument(
         "--registry", action="store_true", help="look whether the champion moved since the lock"
     )
     parser.add_argument(
@@ -62,6 +67,18 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
     )
     parser.add_argument(
         "--foreign", action="store_true", help="what was measured comes from a fork: pass nothing"
+    )
+    parser.add_argument(
+        "--nothing",
+        action="store_true",
+        help="tell no verdict: the pull request changes nothing that is judged",
+    )
+    parser.add_argument(
+        "--sweep",
+        default="",
+        metavar="BRANCH",
+        help="tell no verdict: set the check of open pull requests against BRANCH whose lock names a "
+        "champion that serves no longer",
     )
     add_forge(parser)
     parser.add_argument("--number", type=int, metavar="N", help="the pull request")
@@ -74,22 +91,29 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
     )
 
     def execute(parsed: argparse.Namespace) -> int:
-        from reprune.steps.posting import Wish, post, prepare
+        from reprune.steps.posting import Wish, locate, post, prepare
 
         os.chdir(parsed.root)
         around = _around(parsed)
+        if parsed.sweep:
+            return _sweep(parsed, around)
+        if parsed.from_registry:
+            _bring(parsed.verdict)
         wish = Wish(
             verdict=parsed.verdict,
             recompute=parsed.recompute,
             registry=parsed.registry,
             base=parsed.base,
             check=parsed.check,
+            nothing=parsed.nothing,
             foreign=parsed.foreign,
         )
-        forge = None if parsed.dry_run else open_forge(parsed, around)
+        if parsed.dry_run:
+            return _dry_run(parsed, prepare(Path.cwd(), wish, around, None))
+        forge = open_forge(parsed, around)
+        around, unknown = locate(around, forge)
         prepared = prepare(Path.cwd(), wish, around, forge)
-        if forge is None:
-            return _dry_run(parsed, prepared)
+        prepared = replace(prepared, warnings=(*unknown, *prepared.warnings))
         _summarise(prepared, around)
         return _told(parsed, prepared, around, post(prepared, wish, around, forge))
 
@@ -143,6 +167,42 @@ def open_forge(parsed: argparse.Namespace, around: Surroundings) -> Forge:
     if around.kind == "github":
         return GitHub(service=service, repository=around.repository, author=parsed.author)
     return GitLab(service=service, project=around.repository, author=parsed.author)
+
+
+def _sweep(parsed: argparse.Namespace, around: Surroundings) -> int:
+    from reprune.steps.sweeping import sweep
+
+    forge = open_forge(parsed, around)
+    swept = sweep(Path.cwd(), around, forge, base=parsed.sweep, check=parsed.check)
+    _warn(swept.warnings)
+    if parsed.json:
+        _print(
+            CommentOutput(
+                comment="nothing",
+                number=None,
+                conclusion="action_required",
+                check="action_required" if swept.told else None,
+                body="",
+                warnings=swept.warnings,
+                swept=swept.told,
+            )
+        )
+    else:
+        told = ", ".join(f"#{number}" for number in swept.told) or "none"
+        print(f"pull requests that have to run `reprune update`: {told}", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _bring(verdict: Path) -> None:
+    """Where there is none, that is what is told."""
+    from reprune.steps.judged_there import bring_verdict
+
+    try:
+        version = bring_verdict(Path.cwd(), verdict)
+    except ArtifactMissing as error:
+        print(f"warning: {error}", file=sys.stderr)
+    else:
+        print(f"the verdict is that of version {version}", file=sys.stderr)
 
 
 def _around(parsed: argparse.Namespace) -> Surroundings:

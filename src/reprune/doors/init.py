@@ -14,7 +14,9 @@ import msgspec
 import reprune
 from reprune.core import store
 from reprune.core.errors import InputError, MissingExtra, RepruneError
+from reprune.core.params import PARAMS_FILE
 from reprune.core.store import files
+from reprune.doors.ci import KINDS, write_ci
 from reprune.doors.output import InitOutput
 
 TEMPLATE = Path(reprune.__file__).parent / "template"
@@ -23,21 +25,36 @@ GITIGNORE = ".gitignore"
 
 
 def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    """`reprune init [DIR]`: writes the files, sets up DVC, trains and registers the example's model."""
+    """`reprune init [DIR] [--ci github|gitlab]`: writes the files, sets up DVC, trains and registers the
+    example's model; with --ci the workflows too, and in a repository that is set up those alone.
+    """
     parser.description = (
         "Writes task/, train.py, params.yaml, policy.yaml, dvc.yaml, Containerfile and the lines for "
         ".gitignore, sets up DVC where it is not, makes a local signing key, then trains the example's "
-        "dense model and registers it as the first version. Never overwrites a file."
+        "dense model and registers it as the first version. With --ci it writes the workflows that update, "
+        "judge and promote; where params.yaml is there already, only them. Never overwrites a file."
     )
     parser.add_argument("directory", nargs="?", default=".", metavar="DIR", type=Path)
     parser.add_argument(
         "--no-train", action="store_true", help="write the files only; register a model yourself"
     )
+    parser.add_argument("--ci", choices=KINDS, help="the workflows for this CI")
+    parser.add_argument(
+        "--branch",
+        default="",
+        metavar="NAME",
+        help="what promotes runs on it (default: the remote's own, else main)",
+    )
 
     def execute(parsed: argparse.Namespace) -> int:
         os.chdir(parsed.root)
-        written, version = init(parsed.directory, train=not parsed.no_train)
-        follow = "reprune update && dvc repro"
+        there = parsed.ci is not None and (parsed.directory / PARAMS_FILE).exists()
+        written, version = (
+            ([], None) if there else init(parsed.directory, train=not parsed.no_train)
+        )
+        if parsed.ci is not None:
+            written = [*written, *write_ci(parsed.directory, parsed.ci, parsed.branch)]
+        follow = "git push" if there else "reprune update && dvc repro"
         if parsed.directory != Path():
             follow = f"cd {parsed.directory} && {follow}"
         if parsed.json:
@@ -49,7 +66,12 @@ def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
             )
             print(msgspec.json.encode(output).decode())
         else:
-            print("\n".join(["wrote:", *(f"  {name}" for name in written)]))
+            said = (
+                ["wrote:", *(f"  {name}" for name in written)]
+                if written
+                else ["all is there already"]
+            )
+            print("\n".join(said))
             if version:
                 print(f"trained and registered the example's dense model as version {version}")
             print(f"commit these files, then:\n  {follow}")

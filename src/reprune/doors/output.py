@@ -5,6 +5,7 @@ from __future__ import annotations
 from reprune.core.artifacts import Fact, Judgement, Outcome
 from reprune.core.machine import Machine
 from reprune.measure.promises import Conformance
+from reprune.registry.generations import History
 from reprune.steps.doctor import Diagnosis
 
 
@@ -164,9 +165,17 @@ class AdoptOutput(Fact, kw_only=True):
     already_done: bool
 
 
+class HistoryOutput(Fact, kw_only=True):
+    """With `--waiting` there are no generations in it; what waits is always there."""
+
+    ok: bool = True
+    history: History
+
+
 class CommentOutput(Fact, kw_only=True):
-    """`comment` is created, updated, same or older, or why there is none: dry-run, no-pull-request, refused,
-    unreachable. `conclusion` is what the check says, `check` the same if the commit was told.
+    """`comment` is created, updated, same or older, or why there is none: dry-run, nothing,
+    no-pull-request, refused, unreachable. `conclusion` is what the check says, `check` the same if the
+    commit was told. `swept` are the pull requests that `--sweep` told to run `reprune update`.
     """
 
     ok: bool = True
@@ -176,6 +185,7 @@ class CommentOutput(Fact, kw_only=True):
     check: str | None
     body: str
     warnings: tuple[str, ...]
+    swept: tuple[int, ...] = ()
 
 
 class ProposeOutput(Fact, kw_only=True):
@@ -271,6 +281,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "anchor": AnchorOutput,
     "rollback": RollbackOutput,
     "adopt": AdoptOutput,
+    "history": HistoryOutput,
     "comment": CommentOutput,
     "propose": ProposeOutput,
     "submit": SubmitOutput,

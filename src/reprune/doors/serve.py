@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 # What is under way when SIGTERM comes has this long: deliveries, then the sweep.
 DELIVERIES_S = 1
 SWEEP_S = 3.0
-MAX_CONNECTIONS = 200
 # A single sweep waits so long for its messages to be taken.
 DRAIN_S = 30.0
 
@@ -74,6 +73,7 @@ def _serve(parsed: argparse.Namespace, settings: Settings, sweeper: Sweeper) -> 
     uvicorn = require("uvicorn", "service")
     require("starlette", "service")
     from reprune.doors.service.app import Service, build_app
+    from reprune.doors.service.listening import MAX_CONNECTIONS, server_config
     from reprune.doors.service.logs import say
     from reprune.doors.service.wiring import make_loop
 
@@ -92,21 +92,9 @@ def _serve(parsed: argparse.Namespace, settings: Settings, sweeper: Sweeper) -> 
     )
     # uvicorn raises the signal again once it has ended; by then there is nothing left to do.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    listening = _listen(parsed.host, parsed.port)
+    listening = _listen(parsed.host, parsed.port, MAX_CONNECTIONS)
     port = listening.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(
-            build_app(service),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=DELIVERIES_S,
-            lifespan="off",
-            ws="none",
-        )
-    )
+    server = uvicorn.Server(server_config(build_app(service), graceful_s=DELIVERIES_S))
     loop.start()
     say("listening", host=parsed.host, port=port, watches=len(watches))
     _tell(parsed, settings, port, 0)
@@ -119,7 +107,7 @@ def _serve(parsed: argparse.Namespace, settings: Settings, sweeper: Sweeper) -> 
     return EXIT_DONE
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, waiting: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sends each answer at once; else it waits 40 ms for more.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -127,7 +115,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         # From now on who asks waits, instead of being turned away.
-        listening.listen(MAX_CONNECTIONS)
+        listening.listen(waiting)
     except (OSError, OverflowError) as error:
         listening.close()
         raise InputError(

@@ -11,16 +11,19 @@ from reprune.core.marker import Marker, Order, read_marker
 from reprune.orchestrate.forge import Comment, Forge, patiently
 
 Compose: TypeAlias = Callable[[Marker | None], str]
-Action: TypeAlias = Literal["created", "updated", "same", "older"]
+Action: TypeAlias = Literal["created", "updated", "same", "older", "nothing"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intent:
-    """What is to be said: under which key, by which run, and the body, given what was said before."""
+    """What is to be said: under which key, by which run, and the body, given what was said before. Without
+    `create` it is said only where something was said before.
+    """
 
     key: str
     order: Order
     compose: Compose
+    create: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,8 @@ def decide(comments: Sequence[Comment], me: str, intent: Intent) -> Move:
         and (marker := read_marker(each.body)) is not None
         and marker.key == intent.key
     ]
+    if not ours and not intent.create:
+        return Move(action="nothing", target=None, body="")
     if not ours:
         return Move(action="created", target=None, body=intent.compose(None))
     newest, said = max(ours, key=lambda pair: pair[1].order)
@@ -77,11 +82,11 @@ def settle(
     def once() -> Action:
         nonlocal created
         move = decide(forge.comments(number), me, intent)
-        if move.target is None:
+        if move.action == "created":
             # Before the answer, which may be lost.
             created = True
             forge.create(number, move.body)
-        elif move.body:
+        elif move.target is not None and move.body:
             forge.update(number, move.target, move.body)
         # Written first: whatever happens in between, what was said is not lost.
         for each in move.delete:

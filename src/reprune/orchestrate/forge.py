@@ -99,6 +99,9 @@ class Forge(Protocol):
     def find(self, branch: str, owner: str) -> list[PullRequest]:
         """The open pull requests that come from this branch of this owner."""
 
+    def pulls(self, base: str) -> list[PullRequest]:
+        """The open pull requests against this branch."""
+
     def open(self, proposal: Proposal) -> int:
         """The number of the one open pull request for the branch, which says what `proposal` does."""
 

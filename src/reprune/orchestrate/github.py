@@ -134,16 +134,18 @@ class GitHub:
         query = {"state": "open", "head": f"{owner}:{branch}"}
         rows = pages(self.service, self._path("/pulls"), query, needs=TO_COMMENT)
         return [
-            PullRequest(
-                number=whole(row, "number"),
-                head=text(row, "head", "sha"),
-                base=text(row, "base", "ref"),
-            )
+            _pull(row)
             for row in rows
             # GitHub leaves the filter out where it does not understand it.
             if text(row, "head", "ref") == branch
             and text(row, "head", "repo", "owner", "login").lower() == owner.lower()
         ]
+
+    def pulls(self, base: str) -> list[PullRequest]:
+        rows = pages(
+            self.service, self._path("/pulls"), {"state": "open", "base": base}, needs=TO_COMMENT
+        )
+        return [each for each in map(_pull, rows) if each.base == base]
 
     def open(self, proposal: Proposal) -> int:
         owner = self.repository.partition("/")[0]
@@ -191,6 +193,12 @@ class GitHub:
     ) -> Any:
         request = Ask(method=method, path=self._path(path), query=query, body=body)
         return ask(self.service, request, needs=needs)
+
+
+def _pull(row: Any) -> PullRequest:
+    return PullRequest(
+        number=whole(row, "number"), head=text(row, "head", "sha"), base=text(row, "base", "ref")
+    )
 
 
 def _order(said: str) -> Order:

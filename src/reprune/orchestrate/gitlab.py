@@ -87,15 +87,16 @@ class GitLab:
         query = {"state": "opened", "source_branch": branch}
         rows = pages(self.service, self._path("/merge_requests"), query, needs=NEEDS)
         return [
-            PullRequest(
-                number=whole(row, "iid"),
-                head=text(row, "sha"),
-                base=text(row, "target_branch"),
-            )
+            _pull(row)
             for row in rows
             if text(row, "source_branch") == branch
             and row.get("source_project_id") == row.get("target_project_id")
         ]
+
+    def pulls(self, base: str) -> list[PullRequest]:
+        query = {"state": "opened", "target_branch": base}
+        rows = pages(self.service, self._path("/merge_requests"), query, needs=NEEDS)
+        return [each for each in map(_pull, rows) if each.base == base]
 
     def open(self, proposal: Proposal) -> int:
         says = {"title": proposal.title, "description": proposal.body}
@@ -132,3 +133,9 @@ class GitLab:
     ) -> Any:
         request = Ask(method=method, path=self._path(path), query=query, body=body)
         return ask(self.service, request, needs=NEEDS)
+
+
+def _pull(row: Any) -> PullRequest:
+    return PullRequest(
+        number=whole(row, "iid"), head=text(row, "sha"), base=text(row, "target_branch")
+    )

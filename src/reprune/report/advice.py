@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from msgspec import UNSET
 
 from reprune.core.artifacts import Outcome, RuleResult, SliceResult
@@ -11,6 +9,7 @@ from reprune.core.overrides import not_held
 from reprune.report import cells, guards, words
 from reprune.report.facts import ReportFacts
 from reprune.report.measured import Expected, expected_losses
+from reprune.report.parents import missed_by_the_parent, mostly_the_parents
 from reprune.report.phrases import Code, Phrase, sentence
 
 DRY_RUN: Phrase = ("the policy says ", Code("mode: dry-run"))
@@ -199,75 +198,7 @@ def _asks(facts: ReportFacts, kind: words.Family, *outcomes: Outcome) -> bool:
 def _retraining(facts: ReportFacts) -> list[Phrase]:
     """Where the dense parent is itself at fault, compression is not what to change."""
     quality = [one for one in facts.judgement.rules if words.family(one) == "quality"]
-    return _mostly_the_parents(quality, facts) or _missed_by_the_parent(quality, facts)
-
-
-def _mostly_the_parents(quality: Sequence[RuleResult], facts: ReportFacts) -> list[Phrase]:
-    """The candidate's distance from the champion is its distance from its parent plus the parent's from
-    the champion; the first part is compression's.
-    """
-    parents = [one for one in quality if words.is_parent(one)]
-    blocked = [one for one in quality if not words.is_parent(one) and one.outcome == "block"]
-    if not blocked or not parents or any(one.outcome == "block" for one in parents):
-        return []
-    ours = _largest(parents)
-    whole = _largest([one for one in blocked if one.baseline_value is not None])
-    if ours > whole / 2 and any(one.outcome != "pass" for one in parents):
-        return []
-    dense = words.version(facts.verdict.dense_version)
-    share = f" (its share is {_loss(ours)} of {_loss(whole)})" if whole > ours else ""
-    return [
-        _retrain(
-            f"Compression is not the cause{share}: the dense parent {dense} is itself worse", dense
-        )
-    ]
-
-
-def _missed_by_the_parent(quality: Sequence[RuleResult], facts: ReportFacts) -> list[Phrase]:
-    """A floor or ceiling that the dense parent does not reach either."""
-    dense = words.version(facts.verdict.dense_version)
-    for one in quality:
-        was = _parents_value(one, quality)
-        if one.outcome == "block" and one.required and was is not None and _misses(was, one):
-            told = f"the dense parent {dense} is itself at {words.percent(was)}, and the policy demands "
-            told += f"{cells.limit(one)}, so that no plan can pass"
-            return [_retrain(f"Compression is not the cause: {told}", dense)]
-    return []
-
-
-def _parents_value(one: RuleResult, quality: Sequence[RuleResult]) -> float | None:
-    """What the dense parent reaches where a rule compares with nothing but its limit; None: not known."""
-    if not words.is_absolute(one):
-        return None
-    same = [
-        each.baseline_value
-        for each in quality
-        if words.is_parent(each)
-        and (words.metric(each), each.target) == (words.metric(one), one.target)
-    ]
-    return next((value for value in same if value is not None), None)
-
-
-def _misses(value: float, one: RuleResult) -> bool:
-    return value > one.limit if one.direction == "at most" else value < one.limit
-
-
-def _retrain(why: str, dense: str) -> Phrase:
-    return (
-        f"{why}. Look at the training data and labels of {dense}, retrain, then ",
-        Code("reprune update"),
-        " and ",
-        Code("dvc repro"),
-        ".",
-    )
-
-
-def _largest(rules: Sequence[RuleResult]) -> float:
-    return max((abs(one.change) for one in rules if one.change is not None), default=0.0)
-
-
-def _loss(change: float) -> str:
-    return words.points(-abs(change)).lstrip(words.MINUS)
+    return mostly_the_parents(quality, facts) or missed_by_the_parent(quality, facts)
 
 
 def _cut_less(facts: ReportFacts) -> list[Phrase]:

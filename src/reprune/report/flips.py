@@ -102,12 +102,23 @@ def _how(place: int, found: tuple[Flips, ...], facts: ReportFacts) -> str:
     told = []
     for one in found:
         if one.baseline == "dense" and place in one.wrong_at:
-            told.append(f"became wrong on {one.target}")
+            told.append(f"became wrong on {one.target}{_answers(place, one.target, facts)}")
         if one.baseline == "dense" and place in one.right_at:
-            told.append(f"became right on {one.target}")
+            told.append(f"became right on {one.target}{_answers(place, one.target, facts)}")
     slices = facts.evidence.quality.slices if facts.evidence is not None else {}
     within = [f"{family}={values[place]}" for family, values in sorted(slices.items())[:4]]
     return "; ".join([*told, *within])
+
+
+def _answers(place: int, target: str, facts: ReportFacts) -> str:
+    """The class that the dense model saw and the one that is seen now; empty where records are no classes."""
+    arms = facts.evidence.quality.arms if facts.evidence is not None else {}
+    seen = [
+        arms[key].columns["answer"][place]
+        for key in ("dense", f"candidate@{target}")
+        if key in arms and "answer" in arms[key].columns
+    ]
+    return f": class {seen[0]} → {seen[1]}" if len(seen) == 2 else ""
 
 
 def _example(one: ShownExample, how: str) -> Safe:

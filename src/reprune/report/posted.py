@@ -46,13 +46,16 @@ class Circumstances:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """Everything that is posted, before what was said earlier is known (`body`)."""
+    """Everything that is posted, before what was said earlier is known (`body`). Without `create` a comment
+    is only brought up to date.
+    """
 
     marker: Marker
     text: str
     conclusion: Conclusion
     title: str
     annotations: tuple[str, ...]
+    create: bool = True
 
     def body(self, said: Marker | None) -> str:
         """The comment, given the marker of what it says now."""
@@ -95,6 +98,18 @@ def without_verdict(key: str, lock: str, why: str, around: Circumstances) -> Dra
         conclusion="failure",
         title="Reprune gave no verdict",
         annotations=(_command("error", "Reprune gave no verdict", why),),
+    )
+
+
+def nothing_to_judge(key: str, around: Circumstances) -> Draft:
+    """What is said where a pull request changes nothing that is judged; a comment only where there is one."""
+    return Draft(
+        marker=Marker(key=key, verdict="none", head=around.head, order=around.order),
+        text="### Nothing to judge\n\nThe lock and what it pins are as on the base branch.\n",
+        conclusion="success",
+        title="Nothing to judge: the lock and what it pins are as on the base branch",
+        annotations=(),
+        create=False,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from reprune.core.artifacts import RuleResult, Verdict
 from reprune.core.store import Artifact
 from reprune.report import advice, cells, words
+from reprune.report.columns import padded, width
 from reprune.report.cost import cost_lines
 from reprune.report.facts import ReportFacts, read_facts
 from reprune.report.generations import since_last
@@ -100,22 +100,5 @@ def _row(one: RuleResult, facts: ReportFacts, where: str) -> list[str]:
 def _columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: int) -> list[str]:
     """Lines with aligned columns; those from `right` on are aligned at their right end."""
     table = [[visible(cell, 60).replace(words.NBSP, " ") for cell in row] for row in (head, *rows)]
-    widths = [max(_width(row[column]) for row in table) for column in range(len(head))]
-    lines = []
-    for row in table:
-        padded = [
-            " " * (width - _width(cell)) + cell
-            if column >= right
-            else cell + " " * (width - _width(cell))
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return lines
-
-
-def _width(text: str) -> int:
-    """How many cells of a terminal a text takes."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        for char in text
-    )
+    widths = [max(width(row[column]) for row in table) for column in range(len(head))]
+    return [padded(row, widths, right=range(right, len(head))) for row in table]

@@ -46,6 +46,7 @@ from reprune.report.posted import (
     Conclusion,
     Draft,
     draft,
+    nothing_to_judge,
     policy_words,
     without_verdict,
 )
@@ -60,7 +61,8 @@ class Wish:
 
     With `recompute` the verdict is judged again from its samples and refused if it says otherwise; with
     `registry` the champion is looked up as it is now. `base` is a git revision whose policy is compared;
-    else the base branch's is asked for. `check` names the check, "none" makes none.
+    else the base branch's is asked for. `check` names the check, "none" makes none. With `nothing` no verdict
+    is told at all: the pull request changes nothing that is judged.
     """
 
     verdict: Path
@@ -68,6 +70,7 @@ class Wish:
     registry: bool = False
     base: str = ""
     check: str = ""
+    nothing: bool = False
     foreign: bool = False
     pause: Callable[[float], None] = time.sleep
 
@@ -83,7 +86,7 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Posted:
-    """`comment` is created, updated, same, older, or why there is none: no-pull-request, refused,
+    """`comment` is created, updated, same, older, or why there is none: nothing, no-pull-request, refused,
     unreachable. `check` is what the commit was told, else empty.
     """
 
@@ -106,6 +109,9 @@ def prepare(root: Path, wish: Wish, around: Surroundings, forge: Forge | None) -
         foreign=wish.foreign or around.foreign,
         run_link=around.run_link,
     )
+    if wish.nothing:
+        name, key, _ = _names(root)
+        return Prepared(draft=nothing_to_judge(key, bare), name=name, warnings=())
     try:
         facts = _facts(root, wish)
     except (ArtifactError, DocumentError) as error:
@@ -121,29 +127,51 @@ def prepare(root: Path, wish: Wish, around: Surroundings, forge: Forge | None) -
     return Prepared(draft=said, name=facts.verdict.name, warnings=tuple(warnings))
 
 
+def locate(
+    around: Surroundings, forge: Forge, *, pause: Callable[[float], None] = time.sleep
+) -> tuple[Surroundings, tuple[str, ...]]:
+    """The surroundings with the open pull request of their branch, where the CI does not name it.
+
+    Of a fork's it must be one whose newest commit is the one that was judged: what such a run says about
+    itself is not believed. What could not be found out is in the warnings.
+    """
+    if around.number is not None or not around.branch or not around.head:
+        return around, ()
+    warnings: list[str] = []
+    with _telling(warnings):
+        found = patiently(
+            lambda: forge.find(around.branch, around.owner), forge.service.backoff, pause=pause
+        )
+        for each in found:
+            # Our own branch may just have been given one more commit: the record of the verdict.
+            if each.head == around.head or (len(found) == 1 and not around.foreign):
+                return replace(around, number=each.number, base=each.base), ()
+        warnings.append(
+            f"there is no open pull request for '{around.branch}' at {around.head[:12]}, so there is "
+            "nowhere to comment"
+        )
+    return around, tuple(warnings)
+
+
 def post(prepared: Prepared, wish: Wish, around: Surroundings, forge: Forge) -> Posted:
     """Posts or updates the comment, then the check. Never raises for what a forge answers."""
     warnings = list(prepared.warnings)
-    comment, number = "no-pull-request", around.number
-    with _telling(warnings) as problem:
-        number = around.number if around.number is not None else _number(forge, around, wish)
-        if number is None:
-            warnings.append(
-                f"there is no open pull request for '{around.branch}' at {around.head[:12]}, so "
-                "there is nowhere to comment"
+    comment, mine = "no-pull-request", prepared.draft
+    if around.number is not None:
+        number = around.number
+        with _telling(warnings) as problem:
+            intent = Intent(
+                key=mine.marker.key, order=around.order, compose=mine.body, create=mine.create
             )
-        else:
-            mine = prepared.draft
-            intent = Intent(key=mine.marker.key, order=around.order, compose=mine.body)
             comment = settle(forge, number, intent, pause=wish.pause)
-    comment = problem.word or comment
+        comment = problem.word or comment
     told: Conclusion | None = None
     if wish.check != NO_CHECK and around.head and comment != "older":
         with _telling(warnings):
             check = _check(prepared, wish, around)
             if patiently(lambda: forge.conclude(check), forge.service.backoff, pause=wish.pause):
                 told = check.conclusion
-    return Posted(comment=comment, number=number, check=told, warnings=tuple(warnings))
+    return Posted(comment=comment, number=around.number, check=told, warnings=tuple(warnings))
 
 
 def _facts(root: Path, wish: Wish) -> ReportFacts:
@@ -257,18 +285,6 @@ def _promoted(holder: compressed.Holder | None, facts: ReportFacts) -> bool:
         return False
     decision = holder.receipt.statement.predicate
     return isinstance(decision, Decision) and decision.verdict == facts.digest
-
-
-def _number(forge: Forge, around: Surroundings, wish: Wish) -> int | None:
-    """The open pull request whose newest commit is the one that was judged; found by its branch, because
-    what a fork's run says about itself is not believed.
-    """
-    if not around.branch or not around.head:
-        return None
-    found = patiently(
-        lambda: forge.find(around.branch, around.owner), forge.service.backoff, pause=wish.pause
-    )
-    return next((each.number for each in found if each.head == around.head), None)
 
 
 def _check(prepared: Prepared, wish: Wish, around: Surroundings) -> Check:

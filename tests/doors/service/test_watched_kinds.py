@@ -7,34 +7,42 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 import yaml
 
+from reprune.core import params
 from reprune.core.errors import DocumentError, InputError, RegistryError, RegistryUnreachable
-from reprune.core.params import Registry
 from reprune.doors.cli import main
 from reprune.doors.service.config import read_settings
+from reprune.doors.service.credentials import Introduced
 from reprune.orchestrate.reconcile_seen import terminal_states
 from reprune.orchestrate.reconcile_watch import WatchedRegistry
 from reprune.registry.model_registry import TOKEN, TOKEN_FILE
 from reprune.registry.open import open_registry
+from reprune.registry.protocol import Registry, VersionInfo
 from reprune.steps.project import describe
 from tests.doors.service.test_serve import Place, kfp, place  # noqa: F401  fixtures
 from tests.kfp_server import KfpServer
 from tests.model_registry_server import ModelRegistryServer
 from tests.registry import stand
 
+VARIABLES = (
+    *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", TOKEN_FILE),
+)
 REGISTRY_TOKEN = "a-token-for-the-registry"
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelRegistryServer]:
-    for name in (TOKEN_FILE, TOKEN, "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME"):
+    for name in (*VARIABLES, TOKEN):
         # Put back afterwards, whatever the service makes of it.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -44,12 +52,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelRegistryServer]:
 
 def watched(place: Place, server: ModelRegistryServer, **more: Any) -> Place:  # noqa: F811
     """The place with its model in a Kubeflow Model Registry: another mount for runs than for the service."""
-    params = (
+    text = (
         f"name: digits\ntask: task.digits:DigitsTask\n"
         f"registry: {{kind: kubeflow, uri: '{server.url}', artifacts: /mnt/of/the/steps}}\n"
         "targets: {ort-cpu: {runtime: onnxruntime}}\n"
     )
-    stand.write_repository(place.project, params)
+    stand.write_repository(place.project, text)
     describe(place.project)
     (place.root / "mounted").mkdir()
     (place.root / "registry-secret").mkdir()
@@ -61,7 +69,7 @@ def watched(place: Place, server: ModelRegistryServer, **more: Any) -> Place:  #
         "since": datetime(2023, 11, 1, tzinfo=UTC),
     }
     place.write()
-    section = Registry(kind="kubeflow", uri=server.url, artifacts="mounted")
+    section = params.Registry(kind="kubeflow", uri=server.url, artifacts="mounted")
     place.registry = open_registry(section, place.root)
     return place
 
@@ -100,10 +108,52 @@ def test_a_token_that_was_replaced_or_taken_away_is_noticed(
     assert sweep(0)[1]
     assert len(kfp.posted()) == 1
     (secret / "token").unlink()
-    (secret / "username").write_text("reader")
     assert not sweep(0)[1]
-    assert "MLFLOW_TRACKING_TOKEN" not in os.environ
-    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "reader"
+
+
+def test_credentials_are_there_while_a_registry_is_spoken_to_and_no_longer(tmp_path: Path) -> None:
+    """By many threads at once, each with its own registry."""
+    folders = {}
+    for who, names in {"a": ("username", "password"), "b": ("token",), "c": ()}.items():
+        folders[who] = tmp_path / who
+        folders[who].mkdir()
+        for name in names:
+            (folders[who] / name).write_text(f"{who}'s {name}\n")
+    asked: list[tuple[str, dict[str, str]]] = []
+
+    class Asked:
+        identity = "registry"
+
+        def __init__(self, who: str) -> None:
+            self.who = who
+
+        def versions(self, name: str) -> tuple[VersionInfo, ...]:
+            seen = {key: os.environ[key] for key in VARIABLES if key in os.environ}
+            time.sleep(0.001)
+            assert seen == {key: os.environ[key] for key in VARIABLES if key in os.environ}
+            asked.append((self.who, seen))
+            return ()
+
+    def ask(who: str) -> None:
+        Introduced(inner=cast(Registry, Asked(who)), folder=folders[who]).versions("digits")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(ask, "abc" * 10))
+    expected = {
+        "a": {
+            "MLFLOW_TRACKING_USERNAME": "a's username",
+            "MLFLOW_TRACKING_PASSWORD": "a's password",
+        },
+        "b": {"MLFLOW_TRACKING_TOKEN": "b's token", TOKEN_FILE: str(tmp_path / "b" / "token")},
+        "c": {},
+    }
+    assert len(asked) == 30
+    assert all(seen == expected[who] for who, seen in asked)
+    assert not set(VARIABLES) & os.environ.keys()
+    (tmp_path / "b" / "token").unlink()
+    (tmp_path / "b" / "token").mkdir()
+    with pytest.raises(RegistryError, match="cannot be read"):
+        ask("b")
 
 
 def test_no_registry_sees_the_secret_of_another(
@@ -195,7 +245,7 @@ def test_a_watch_that_no_registry_could_be_opened_for_is_refused_at_the_start(
 
 def test_a_watched_registry_has_the_fields_and_defaults_of_a_projects() -> None:
     """But for `allow_pickle`, which is the project's alone to say."""
-    theirs = {each.name: each.default for each in msgspec.structs.fields(Registry)}
+    theirs = {each.name: each.default for each in msgspec.structs.fields(params.Registry)}
     ours = {each.name: each.default for each in msgspec.structs.fields(WatchedRegistry)}
     del theirs["allow_pickle"], theirs["uri"], ours["uri"]
     assert ours == theirs

@@ -124,9 +124,11 @@ class Settings:
         found = []
         for name in filter(None, files):
             try:
-                found.append(self.path(name).read_text(encoding="utf-8").strip())
-            except (OSError, UnicodeDecodeError):
+                raw = self.path(name).read_bytes()
+            except OSError:
                 continue
+            # Bytes that are no text would be shown as their escapes.
+            found.append(raw.decode("utf-8", "backslashreplace").strip())
         found += secret_texts(self.config.hooks, self.root)
         # The longest first: another may be its beginning.
         return tuple(sorted((each for each in found if len(each) >= 6), key=len, reverse=True))

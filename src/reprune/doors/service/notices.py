@@ -12,13 +12,8 @@ import msgspec
 
 from reprune.core.errors import ReceiptInvalid, RepruneError
 from reprune.doors.service.config import Settings
-from reprune.doors.service.ports import (
-    KubeflowRuns,
-    Patience,
-    Projects,
-    Registries,
-    row,
-)
+from reprune.doors.service.ports import KubeflowRuns, Projects
+from reprune.doors.service.registries import Patience, Registries, row
 from reprune.orchestrate.notices import Event, Message, Notice, message
 from reprune.orchestrate.reconcile_actions import Tell
 from reprune.orchestrate.reconcile_watch import Watch

@@ -1,31 +1,21 @@
-"""The world as the reconciler wants it: a registry, a project's folder, runs, and people, for each watch.
-
-Whatever else an adapter raises becomes an error of its own watch, so that no watch stops another.
-"""
+"""The world as the reconciler wants it, but for the registry: a project's folder, runs, and people."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from reprune.core import params, store
-from reprune.core.documents import canonical, decode_json, decode_yaml
+from reprune.core.documents import decode_json, decode_yaml
 from reprune.core.errors import (
     DocumentError,
     InputError,
-    OrchestratorUnreachable,
-    RegistryError,
-    RegistryUnreachable,
-    RepruneError,
     StaleLock,
 )
 from reprune.core.lock import Lock, fresh_look, lock_text
@@ -34,189 +24,23 @@ from reprune.core.policy import POLICY_FILE, read_policy
 from reprune.core.step import Documents
 from reprune.doors.service import dispatching
 from reprune.doors.service.config import ModelRuns, Settings
-from reprune.doors.service.logs import crashed, say
+from reprune.doors.service.logs import say
+from reprune.doors.service.registries import Patience, Registries, contained
 from reprune.doors.submission import Request, prepare
 from reprune.orchestrate.endpoint import Backoff, Endpoint
 from reprune.orchestrate.listing import model_runs
-from reprune.orchestrate.reconcile_actions import Close, Submit, Tell
+from reprune.orchestrate.reconcile_actions import Submit, Tell
 from reprune.orchestrate.reconcile_ports import LockMade
-from reprune.orchestrate.reconcile_seen import Dense, Memory, RegistrySeen, Row, RunSeen
-from reprune.orchestrate.reconcile_watch import Key, Watch
+from reprune.orchestrate.reconcile_seen import Memory, RunSeen
+from reprune.orchestrate.reconcile_watch import Watch
 from reprune.orchestrate.runs import cancel_run, find_runs, submit_run
-from reprune.registry import tags
-from reprune.registry.compressed import compressed_name
-from reprune.registry.model_registry import TOKEN_FILE
-from reprune.registry.open import open_registry
-from reprune.registry.protocol import (
-    ANCHOR,
-    CHAMPION,
-    Registry,
-    VersionInfo,
-    known_alias,
-    known_versions,
-)
 from reprune.registry.receipted import taken_locks
-from reprune.registry.remembered import Known, Remembered
 from reprune.steps.project import pin
 
 # What lies further back has ended, or never will.
 RUNS_S = 90 * 86_400.0
 # As much may the clocks of Kubeflow, of the registry and of whoever wrote `since` differ.
 SKEW_S = 86_400.0
-_CREDENTIALS = {
-    "username": "MLFLOW_TRACKING_USERNAME",
-    "password": "MLFLOW_TRACKING_PASSWORD",
-    "token": "MLFLOW_TRACKING_TOKEN",
-}
-_OUTCOMES = ("pass", "block", "inconclusive", "error")
-
-
-@contextmanager
-def contained(watch: Watch) -> Iterator[None]:
-    """Lets through what Reprune raises on purpose; anything else is logged and said to be a crash."""
-    try:
-        yield
-    except RepruneError:
-        raise
-    except Exception as error:
-        crashed("a watch crashed", model=watch.name)
-        raise RepruneError(f"crashed: {type(error).__name__}", where=watch.label) from error
-
-
-@dataclass
-class Patience:
-    """Remembers which hosts did not answer, so that each is waited for once a sweep."""
-
-    _down: dict[str, RepruneError] = field(default_factory=dict)
-
-    @contextmanager
-    def asking(self, host: str) -> Iterator[None]:
-        """Raises at once what asking this host raised last."""
-        last = self._down.get(host)
-        if last is not None:
-            raise type(last)(last.what, where=last.where, fix=last.fix)
-        try:
-            yield
-        except (RegistryUnreachable, OrchestratorUnreachable) as error:
-            self._down[host] = error
-            raise
-
-    def forget(self) -> None:
-        """From now on every host is asked again."""
-        self._down.clear()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Registries:
-    """See reprune.orchestrate.reconcile_ports.RegistryView."""
-
-    settings: Settings
-    patience: Patience
-    # Of each watched model, by the watch's key: only the sweeps' thread comes here.
-    known: dict[Key, Known] = field(default_factory=dict)
-
-    def look(self, watch: Watch) -> RegistrySeen:
-        """All that is registered now."""
-        with contained(watch), self.patience.asking(watch.registry.uri):
-            registry = self.open(watch)
-            dense = known_versions(registry, watch.name)
-            compressed = compressed_name(watch.name)
-            return RegistrySeen(
-                dense=tuple(_dense(registry, each) for each in dense),
-                rows=tuple(row(each) for each in known_versions(registry, compressed)),
-                champion=known_alias(registry, compressed, CHAMPION),
-                anchor=known_alias(registry, compressed, ANCHOR),
-            )
-
-    def close(self, watch: Watch, close: Close) -> None:
-        """Adds one row that says so."""
-        with contained(watch), tempfile.TemporaryDirectory(prefix="reprune-") as folder:
-            note = {"closes": close.versions, "state": close.state, "why": close.why}
-            (Path(folder) / "closed.json").write_bytes(canonical(note) + b"\n")
-            marks = {
-                tags.CLOSED: close.state,
-                tags.CLOSES: " ".join(close.versions),
-                tags.WHY: close.why[:500],
-            }
-            version = self.open(watch).register(compressed_name(watch.name), Path(folder), marks)
-        say(
-            "versions were closed",
-            model=watch.name,
-            version=" ".join(close.versions),
-            state=close.state,
-            why=close.why,
-            compressed_version=version,
-        )
-
-    def open(self, watch: Watch, project: params.Registry | None = None) -> Registry:
-        """The registry of a watch, with the credentials as they are now, and with the narrower limits
-        where those of its project are given.
-        """
-        config = self.settings.config
-        if config.registry_secret or config.registry_secrets:
-            _know(self.settings.registry_secret(watch.registry.uri))
-        given = watch.registry
-        narrower = project or given
-        opened = params.Registry(
-            kind=given.kind,
-            uri=given.uri,
-            workspace=given.workspace,
-            artifacts=given.artifacts,
-            max_bytes=min(given.max_bytes, narrower.max_bytes),
-            max_files=min(given.max_files, narrower.max_files),
-        )
-        known = self.known.setdefault(watch.key, Known())
-        return Remembered(open_registry(opened, self.settings.root), watch.name, known)
-
-
-def _know(folder: Path | None) -> None:
-    """Puts what lies in `folder` where the adapters look for credentials; what does not, is not there."""
-    for variable in (*_CREDENTIALS.values(), TOKEN_FILE):
-        os.environ.pop(variable, None)
-    if folder is None:
-        return
-    for name, variable in _CREDENTIALS.items():
-        try:
-            os.environ[variable] = (folder / name).read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise RegistryError(
-                "the registry's credentials cannot be read", where=str(folder / name)
-            ) from error
-    if _CREDENTIALS["token"] in os.environ:
-        # The Kubeflow adapter reads its file by itself.
-        os.environ[TOKEN_FILE] = str(folder / "token")
-
-
-def row(info: VersionInfo) -> Row:
-    """What the tags of a version of `<name>-compressed` say of it; what they do not say right, is empty."""
-    said = info.tags
-    outcome = said.get(tags.OUTCOME, "")
-    closed = said.get(tags.CLOSED, "")
-    attempt = said.get(tags.ATTEMPT, "")
-    return Row(
-        version=info.version,
-        parent=said.get(tags.PARENT, ""),
-        lock=said.get(tags.LOCK, ""),
-        verdict=said.get(tags.VERDICT, "") if outcome in _OUTCOMES else "",
-        outcome=outcome if outcome in _OUTCOMES else "",  # type: ignore[arg-type]  # just compared
-        attempt=int(attempt) if attempt.isdecimal() and len(attempt) < 10 else 0,
-        waived=tags.WAIVER in said,
-        dry_run=tags.DRY_RUN in said,
-        promoted=tags.PROMOTED in said,
-        closed=closed if closed in ("error", "superseded") else "",  # type: ignore[arg-type]  # as above
-        closes=tuple(said.get(tags.CLOSES, "").split()),
-    )
-
-
-def _dense(registry: Registry, info: VersionInfo) -> Dense:
-    if info.registered_s is None:
-        raise RegistryError(
-            "does not say when a version was registered, so nothing is after `since`",
-            where=f"{registry.identity}: {info.name} version {info.version}",
-        )
-    return Dense(version=info.version, registered_s=info.registered_s)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,15 +13,8 @@ from reprune.doors.service.config import Settings
 from reprune.doors.service.logs import say
 from reprune.doors.service.loop import Loop
 from reprune.doors.service.metrics import Metrics
-from reprune.doors.service.ports import (
-    KubeflowRuns,
-    Memories,
-    Patience,
-    Projects,
-    Registries,
-    Told,
-    WallClock,
-)
+from reprune.doors.service.ports import KubeflowRuns, Memories, Projects, Told, WallClock
+from reprune.doors.service.registries import Patience, Registries
 from reprune.doors.service.telling import Couriers, make_couriers
 from reprune.orchestrate.reconcile_actions import Close, Submit
 from reprune.orchestrate.reconcile_drive import load_memories, run_sweep, sweep

@@ -1,0 +1,81 @@
+"""`reprune init --ci`: the workflows that update, judge and promote, for the CI of a repository."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import reprune
+from reprune.core import store
+from reprune.core.errors import InputError
+from reprune.core.params import PARAMS_FILE, CiParams, read_params
+from reprune.core.store import files
+
+TEMPLATES = Path(reprune.__file__).parent / "template-ci"
+PLACES = {"github": ".github/workflows", "gitlab": ".gitlab"}
+KINDS = tuple(PLACES)
+MAIN = "main"
+_BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
+
+
+def write_ci(root: Path, kind: str, branch: str = "") -> list[str]:
+    """Writes the workflows for `kind` into `root`; returns those that were not there before.
+
+    The runner's labels are `ci.runner` of params.yaml, the Reprune that they install is this one, and what
+    promotes runs on `branch` (default: the remote's own, else main). Raises InputError, having written
+    nothing, where one of the files is there and says something else.
+    """
+    named = branch or _default_branch(root)
+    if not _BRANCH.fullmatch(named):
+        raise InputError(f"'{named}' is no name of a branch that a workflow can hold")
+    runner = (read_params(root / PARAMS_FILE).ci or CiParams()).runner
+    wanted = rendered(kind, runner, named)
+    other = sorted(
+        name
+        for name, text in wanted.items()
+        if (root / name).exists() and not _same(root / name, text)
+    )
+    if other:
+        raise InputError(
+            f"these files are already there and are never overwritten: {', '.join(other)}",
+            where=str(root),
+            fix="move them away, run it again, and put back what you had changed",
+        )
+    new = [name for name in wanted if not (root / name).exists()]
+    for name in new:
+        store.write_bytes(root / name, wanted[name].encode())
+    return new
+
+
+def rendered(kind: str, runner: tuple[str, ...], branch: str) -> dict[str, str]:
+    """The workflows by path from the repository's root."""
+    folder = TEMPLATES / kind
+    values = {
+        "__VERSION__": reprune.__version__,
+        "__RUNNER__": json.dumps(list(runner)),
+        "__BRANCH__": json.dumps(branch),
+    }
+    found = {}
+    for path in files(folder):
+        text = path.read_text(encoding="utf-8")
+        for word, value in values.items():
+            text = text.replace(word, value)
+        found[f"{PLACES[kind]}/{path.relative_to(folder).as_posix()}"] = text
+    return found
+
+
+def _same(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def _default_branch(root: Path) -> str:
+    done = subprocess.run(
+        ["git", "symbolic-ref", "--short", "refs/remotes/origin/HEAD"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip().removeprefix("origin/") if done.returncode == 0 else MAIN

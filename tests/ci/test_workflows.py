@@ -1,0 +1,304 @@
+"""The workflows that `reprune init --ci` writes, and the action: what a linter finds, and what only we ask.
+
+actionlint itself comes from no package index, so the checks are here; each is shown to find its fault.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reprune.core.errors import InputError
+from reprune.doors.ci import rendered, write_ci
+from reprune.doors.cli import main
+from tests.ci.workflows import CONTEXTS, EXPRESSION, FUNCTIONS, load, tokens
+
+ROOT = Path(__file__).parents[2]
+GITHUB = rendered("github", ("self-hosted", "gpu"), "main")
+GITLAB = rendered("gitlab", ("gpu",), "main")
+WORKFLOWS = {Path(name).stem.removeprefix("reprune-"): text for name, text in GITHUB.items()}
+ACTION = (ROOT / "action.yml").read_text(encoding="utf-8")
+# All that each job may write; a line more here is a decision.
+WRITES = {
+    "update/update": {"contents", "pull-requests", "actions"},
+    "judge/look": {"checks", "pull-requests"},
+    "judge/measure": set(),
+    "judge/tell": {"contents", "pull-requests", "checks"},
+    "fork/tell": {"pull-requests", "checks"},
+    "promote/promote": set(),
+    "promote/sweep": {"checks"},
+}
+KEYS = {
+    "workflow": {"name", "on", "permissions", "concurrency", "jobs"},
+    "job": {
+        "needs", "if", "runs-on", "timeout-minutes", "permissions", "outputs", "env", "environment",
+        "steps",
+    },
+    "step": {
+        "name", "id", "if", "uses", "with", "run", "env", "continue-on-error", "shell",
+        "working-directory",
+    },
+}  # fmt: skip
+PINNED = re.compile(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
+
+
+def faults(name: str, text: str) -> Iterator[str]:
+    """What is wrong with a workflow."""
+    workflow = load(text)
+    yield from (f"unknown key {key}" for key in set(workflow) - KEYS["workflow"])
+    if workflow["permissions"] != {}:
+        yield "permissions at the top: each job names its own"
+    for line in text.splitlines():
+        if "uses:" in line and not PINNED.search(line):
+            yield f"not pinned: {line.strip()}"
+    for job_name, job in workflow["jobs"].items():
+        yield from (f"unknown key {key}" for key in set(job) - KEYS["job"])
+        yield from _of_job(f"{name}/{job_name}", job, workflow)
+
+
+def _of_job(where: str, job: dict[str, Any], workflow: dict[str, Any]) -> Iterator[str]:
+    if not 1 <= int(job["timeout-minutes"]) <= 720:
+        yield f"{where}: no sensible limit"
+    writes = {scope for scope, level in job["permissions"].items() if level == "write"}
+    if writes != WRITES[where]:
+        yield f"{where}: writes {sorted(writes)}"
+    if set(job["permissions"].values()) - {"read", "write"}:
+        yield f"{where}: unknown permission"
+    needs = job.get("needs", [])
+    known = {
+        "needs": {
+            each: set(workflow["jobs"][each].get("outputs", {}))
+            for each in ([needs] if isinstance(needs, str) else needs)
+        },
+        "steps": {step["id"] for step in job["steps"] if "id" in step},
+        "inputs": set[str](),
+    }
+    for text in _texts(job):
+        yield from _of_expressions(where, text, known)
+    for step in job["steps"]:
+        yield from _of_step(where, step)
+
+
+def _of_step(where: str, step: dict[str, Any]) -> Iterator[str]:
+    yield from (f"{where}: unknown key {key}" for key in set(step) - KEYS["step"])
+    if ("run" in step) == ("uses" in step):
+        yield f"{where}: a step either runs or uses"
+    if "run" in step:
+        yield from _of_shell(where, step["run"])
+    if any("secrets." in text for text in _texts(step.get("with", {}))):
+        yield f"{where}: a secret is handed to an action"
+
+
+def _of_shell(where: str, script: str) -> Iterator[str]:
+    if "${{" in script:
+        yield f"{where}: an expression inside a script is code from anybody"
+    if re.search(r"set -\w*x|\benv\b\s*$|printenv", script, re.MULTILINE):
+        yield f"{where}: prints what is in the environment"
+    done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
+    if done.returncode:
+        yield f"{where}: {done.stderr}"
+
+
+def _of_expressions(where: str, text: str, known: dict[str, Any]) -> Iterator[str]:
+    if text.count("${{") != len(EXPRESSION.findall(text)):
+        yield f"{where}: an expression is not closed"
+    for expression in EXPRESSION.findall(text):
+        try:
+            words = tokens(expression)
+        except ValueError as error:
+            yield f"{where}: {error}"
+            continue
+        if words.count("(") != words.count(")"):
+            yield f"{where}: parentheses in {expression}"
+        yield from (
+            f"{where}: {word} is not known"
+            for word in words
+            if word[0].isalpha() and not _is_known(word, known)
+        )
+
+
+def _is_known(word: str, known: dict[str, Any]) -> bool:
+    first, *rest = word.split(".")
+    if word in FUNCTIONS:
+        return True
+    if first not in CONTEXTS or not rest:
+        return False
+    if first == "needs":
+        asked = rest[1:2] == ["result"] or rest[1:2] == ["outputs"]
+        outputs = known["needs"].get(rest[0])
+        return outputs is not None and asked and (rest[1] == "result" or rest[2] in outputs)
+    if first == "steps":
+        return rest[0] in known["steps"] and rest[1] == "outputs"
+    return first != "inputs" or rest[0] in known["inputs"]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for each in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
+        yield from _texts(each)
+
+
+@pytest.mark.parametrize("name", sorted(WORKFLOWS))
+def test_nothing_is_wrong(name: str) -> None:
+    """Pinned, bounded, least permissions, expressions that name what there is, scripts that parse."""
+    assert list(faults(name, WORKFLOWS[name])) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "found"),
+    [
+        ("judge", "@08c6903cd8c0fde910a37f88322edcfb5dd907a8 # v5.0.0", "@v5", "not pinned"),
+        ("judge", "needs.look.outputs.judge ", "needs.look.outputs.jugde ", "is not known"),
+        ("judge", "${{ github.token }}", "${{ gihtub.token }}", "is not known"),
+        ("judge", 'if [ -n "$BASE_REF" ]', "if ${{ github.head_ref }}", "code from anybody"),
+        ("judge", "          fi\n", "          done\n", "syntax error"),
+        ("judge", "      contents: read\n    env", "      contents: write\n    env", "writes"),
+        ("promote", "permissions: {}", "permissions: write-all", "at the top"),
+        ("fork", "${{ github.token }}", "${{ secrets.TOKEN }}", "handed to an action"),
+        ("update", "run: reprune update", "run: printenv", "environment"),
+        ("update", "timeout-minutes: 60", "timeout-minutes: 9000", "limit"),
+    ],
+)
+def test_each_check_finds_its_fault(name: str, old: str, new: str, found: str) -> None:
+    """A workflow with one fault planted is found out by the words of that fault."""
+    planted = WORKFLOWS[name].replace(old, new)
+    assert planted != WORKFLOWS[name]
+    assert any(found in each for each in faults(name, planted))
+
+
+def test_the_forks_run_and_what_tells_for_it_are_a_pair() -> None:
+    """The second is started by the first's name, checks nothing out, and runs our own words alone."""
+    fork, judge = load(WORKFLOWS["fork"]), load(WORKFLOWS["judge"])
+    assert fork["on"]["workflow_run"]["workflows"] == [judge["name"]]
+    assert "pull_request_target" not in "".join(WORKFLOWS.values())
+    (job,) = fork["jobs"].values()
+    assert not any("checkout" in step.get("uses", "") for step in job["steps"])
+    runs = [step["run"] for step in job["steps"] if "run" in step]
+    assert all(run.startswith(("python -m pip install", "reprune comment ")) for run in runs)
+    assert "--recompute --foreign" in runs[-1]
+    uploaded = next(s for s in judge["jobs"]["measure"]["steps"] if "upload" in s.get("uses", ""))
+    downloaded = next(s for s in job["steps"] if "download" in s.get("uses", ""))
+    assert uploaded["with"]["name"] == downloaded["with"]["name"]
+
+
+def test_the_code_under_judgement_never_sees_a_token_that_may_write() -> None:
+    """What runs `dvc repro` has no credentials in its clone; what pushes runs neither DVC nor the task."""
+    for name in ("judge/measure", "promote/promote"):
+        job = load(WORKFLOWS[name.partition("/")[0]])["jobs"][name.partition("/")[2]]
+        checkout = next(step for step in job["steps"] if "checkout" in step.get("uses", ""))
+        assert checkout["with"]["persist-credentials"] == "false"
+        assert "github.token" not in str(job)
+    tell = load(WORKFLOWS["judge"])["jobs"]["tell"]
+    assert not re.search(r"\bdvc \w", "".join(step.get("run", "") for step in tell["steps"]))
+
+
+def test_promote_measures_nothing() -> None:
+    """It fetches all that promote reads, and never runs the pipeline; on both forges."""
+    folders = ("verdict", "candidate", "engines", "plan", "profile", "sensitivity", "report")
+    job = load(WORKFLOWS["promote"])["jobs"]["promote"]
+    github = "\n".join(step.get("run", "") for step in job["steps"])
+    gitlab = "\n".join(load(next(iter(GITLAB.values())))["reprune promote"]["script"])
+    for script in (github, gitlab):
+        assert "repro " not in script.replace("reprune", "")
+        assert all(f"artifacts/{folder}" in script for folder in folders)
+        assert "reprune promote" in script
+    trigger = load(WORKFLOWS["promote"])["on"]["push"]
+    assert trigger["branches"] == ["main"]
+    assert {"reprune.lock.yaml", "dvc.lock"} <= set(trigger["paths"])
+
+
+def test_the_runner_is_that_of_params() -> None:
+    """The labels of `ci.runner`, and a hosted machine for a stranger's code."""
+    runs_on = load(WORKFLOWS["judge"])["jobs"]["measure"]["runs-on"]
+    assert """fromJSON('["self-hosted", "gpu"]')""" in runs_on
+    assert """fromJSON('["ubuntu-latest"]')""" in runs_on
+    assert load(next(iter(GITLAB.values())))["reprune measure"]["tags"] == ["gpu"]
+
+
+def test_update_starts_the_judge_that_there_is() -> None:
+    """The file's name, and the event that `reprune serve` sends."""
+    from reprune.doors.service.dispatching import EVENT
+
+    assert f"--start {Path(next(n for n in GITHUB if 'judge' in n)).name}" in WORKFLOWS["update"]
+    triggers = load(WORKFLOWS["update"])["on"]
+    assert triggers["repository_dispatch"]["types"] == [EVENT]
+    assert set(triggers) == {"schedule", "repository_dispatch", "workflow_dispatch"}
+
+
+def test_gitlab_is_whole() -> None:
+    """Every job's script parses, and `extends` and `needs` name jobs; the one base is a hidden job."""
+    jobs = load(next(iter(GITLAB.values())))
+    for name, job in jobs.items():
+        if name.startswith("."):
+            continue
+        assert job["extends"] in jobs
+        assert set(job.get("needs", [])) <= set(jobs)
+        assert job["rules"]
+        for line in job["script"]:
+            assert list(_of_shell(name, line)) == []
+        assert "resource_group" in job or name == "reprune tell"
+
+
+def test_the_action_is_whole() -> None:
+    """Scripts parse and hold no expression, each input is declared and used, nothing is unpinned."""
+    action = load(ACTION)
+    inputs = set(action["inputs"])
+    known = {"inputs": inputs, "needs": {}, "steps": {"run", "check"}}
+    for text in _texts(action):
+        assert list(_of_expressions("action", text, known)) == []
+    for step in action["runs"]["steps"]:
+        assert list(_of_step("action", step)) == []
+        assert step["shell"] == "bash"
+    assert all(f"inputs.{name}" in ACTION for name in inputs)
+    assert not re.search(r"^\s*-? ?uses:(?!.*@[0-9a-f]{40} #)", ACTION, re.MULTILINE)
+
+
+def test_init_writes_them_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a repository that is set up only they are written; again they are there; changed ones are kept."""
+    monkeypatch.chdir(tmp_path)
+    params = "name: m\ntask: task.m:T\nci: {runner: [self-hosted, box-1]}\n"
+    (tmp_path / "params.yaml").write_text(params)
+    assert main(["init", "--ci", "github", "--branch", "trunk"]) == 0
+    written = sorted(path.name for path in (tmp_path / ".github" / "workflows").iterdir())
+    assert [name.removeprefix("reprune-") for name in written] == [
+        "fork.yml", "judge.yml", "promote.yml", "update.yml",
+    ]  # fmt: skip
+    judge = tmp_path / ".github" / "workflows" / "reprune-judge.yml"
+    assert '["self-hosted", "box-1"]' in judge.read_text()
+    assert '["trunk"]' in (judge.parent / "reprune-promote.yml").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".github", "params.yaml"]
+    assert write_ci(tmp_path, "github", "trunk") == []
+    judge.write_text(judge.read_text() + "# mine\n")
+    capsys.readouterr()
+    assert main(["init", "--ci", "github", "--branch", "trunk"]) == 2
+    assert "reprune-judge.yml" in capsys.readouterr().err
+    assert judge.read_text().endswith("# mine\n")
+
+
+@pytest.mark.parametrize("branch", ["-x", "a b", 'm"]', "${{ x }}", "a\nb"])
+def test_a_branch_is_a_word(branch: str, tmp_path: Path) -> None:
+    """What could end the line of a workflow is refused, and nothing is written."""
+    (tmp_path / "params.yaml").write_text("name: m\ntask: task.m:T\n")
+    with pytest.raises(InputError, match="branch"):
+        write_ci(tmp_path, "github", branch)
+    assert not (tmp_path / ".github").exists()
+
+
+@pytest.mark.parametrize("label", ["", "a b", "x'", "${{ x }}", "a', 'b"])
+def test_a_label_is_a_word(label: str, tmp_path: Path) -> None:
+    """So is what could end the expression that the runner's labels stand in."""
+    text = f"name: m\ntask: task.m:T\nci: {{runner: [{json.dumps(label)}]}}\n"
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(InputError):
+        write_ci(tmp_path, "github", "main")
