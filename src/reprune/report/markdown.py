@@ -45,18 +45,19 @@ class Room:
 WITHOUT_METHOD = {"guards": False, "method": False}
 
 
-def render_markdown(facts: ReportFacts, *, max_bytes: int = MAX_BYTES) -> str:
-    """The report as GitHub-flavoured Markdown, at most `max_bytes` in UTF-8, with balanced tags.
+def render_markdown(facts: ReportFacts, *, max_bytes: int | None = None) -> str:
+    """The report as GitHub-flavoured Markdown, at most `max_bytes` (MAX_BYTES) in UTF-8, with balanced tags.
 
     Where there is too much, slices that are ok go first, then the plan, then rows that are ok, then
     how it was measured; each says what was left out. The verdict, an override that holds, a guard that
     tripped and a blocked row always stay (of more than some hundreds, the worst stay and the rest are
     counted).
     """
+    most = MAX_BYTES if max_bytes is None else max_bytes
     text = ""
     for room in _rooms():
         text = re.sub("\n{3,}", "\n\n", "\n".join(_lines(facts, room))).rstrip() + "\n"
-        if len(text.encode()) <= max_bytes:
+        if len(text.encode()) <= most:
             return text
     return text
 
