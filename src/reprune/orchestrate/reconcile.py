@@ -80,7 +80,7 @@ def decide(watch: Watch, seen: Seen, memory: Memory, now_s: float, *, room: bool
     closing = _superseded(ours, states, seen.runs, memory, now_s)
     newest = ours[-1].version
     if newest in states:
-        told = _tell_end(newest, states[newest], memory)
+        told = _tell_end(newest, states[newest], memory, seen.runs)
         return Decision((*duplicates, *closing, *told), poll_s)
     case = _Case(
         watch=watch,
@@ -184,11 +184,18 @@ def _quiet(version: str, runs: tuple[RunSeen, ...], memory: Memory, now_s: float
     return all(run.ended and now_s - _ended_s(run, memory, now_s) >= SETTLE_S for run in mine)
 
 
-def _tell_end(version: str, state: State, memory: Memory) -> tuple[Action, ...]:
+def _tell_end(
+    version: str, state: State, memory: Memory, runs: tuple[RunSeen, ...]
+) -> tuple[Action, ...]:
     key = f"{version} {state}"
     if key in memory.told:
         return ()
-    return (Tell(key, version, state, f"version {version} {_FATE[state]}"),)
+    words = f"version {version} {_FATE[state]}"
+    return (Tell(key, version, state, words, _newest_run(version, runs)),)
+
+
+def _newest_run(version: str, runs: tuple[RunSeen, ...]) -> str:
+    return next((run.run_id for run in reversed(runs) if run.version == version), "")
 
 
 def _dispatch(case: _Case) -> Decision:
@@ -258,7 +265,7 @@ def _tell_refusal(case: _Case, code: str, words: str) -> tuple[Action, ...]:
     key = f"{case.newest} {code}"
     if case.now_s - case.memory.told.get(key, float("-inf")) < AGAIN_S:
         return ()
-    return (Tell(key, case.newest, code, words),)
+    return (Tell(key, case.newest, code, words, _newest_run(case.newest, case.runs)),)
 
 
 def _ended_s(run: RunSeen, memory: Memory, now_s: float) -> float:

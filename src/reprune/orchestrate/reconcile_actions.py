@@ -48,12 +48,15 @@ class Dispatch(msgspec.Struct, frozen=True, tag=True):
 
 
 class Tell(msgspec.Struct, frozen=True, tag=True):
-    """Tell people, once for each `key`; `state` is a terminal state or what holds the version up."""
+    """Tell people, once for each `key`; `state` is a terminal state or what holds the version up. `run` is
+    the id of the version's newest run; empty where it has none.
+    """
 
     key: str
     version: str
     state: str
     words: str
+    run: str = ""
 
 
 Action: TypeAlias = WriteLock | Submit | Cancel | Close | Dispatch | Tell

@@ -200,7 +200,7 @@ def check_log(stand: Stand) -> None:
         ("digits", "2", "run-2"),
     ]
     told = [line for line in lines if line["event"] == "a version's state"]
-    assert [(line["version"], line["state"]) for line in told] == [
-        ("1", "promoted"),
-        ("2", "blocked"),
+    assert [(line["version"], line["state"], line["run"]) for line in told] == [
+        ("1", "promoted", "run-1"),
+        ("2", "blocked", "run-2"),
     ]

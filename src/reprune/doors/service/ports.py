@@ -236,6 +236,7 @@ class Told:
             level=level,
             model=watch.name,
             version=tell.version,
+            run=tell.run,
             state=tell.state,
             words=tell.words,
         )
