@@ -23,6 +23,7 @@ from reprune.registry.receipts import chain_gaps
 from reprune.registry.records import RollbackRecord
 from reprune.registry.tags import ROLLED_BACK
 from reprune.steps import moving
+from reprune.steps import promote as promote_module
 from reprune.steps.promoter import read_promoter
 from reprune.steps.rollback import RollbackResult, rollback
 from tests.registry.promotion import (
@@ -178,6 +179,23 @@ def test_a_gap_in_the_chain_is_refused(root: Path) -> None:
     """A generation between the two was deleted: nobody can say what else was."""
     next_generation(root, dense_version="3")
     promoted(root)
+    shutil.rmtree(root / "registry" / COMPRESSED / "2")
+    with refused(root, "chain_broken"):
+        back(root, "1")
+
+
+def test_promotes_that_overlapped_are_no_gap(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both read the same newest receipt: a verdict that was blocked, and the next champion."""
+    registry, keys = registry_of(root), read_promoter(root).keys
+    newest = links.newest_link(registry, "digits", keys)
+    next_generation(root, dense_version="3", candidate_wrong=70)
+    promoted(root)
+    next_generation(root, dense_version="4")
+    with monkeypatch.context() as patched:
+        patched.setattr(promote_module, "newest_link", lambda *_: newest)
+        assert promoted(root).champion_after == "4"
+    for to in ("2", "1", "4"):
+        assert back(root, to).version == to
     shutil.rmtree(root / "registry" / COMPRESSED / "2")
     with refused(root, "chain_broken"):
         back(root, "1")
