@@ -33,6 +33,7 @@ from reprune.steps.acceptance import (
     Case,
     check_acceptance,
     check_integrity,
+    check_registry_anchor,
     check_registry_champion,
     refusing,
 )
@@ -222,6 +223,7 @@ def _move(desk: Desk, case: Case, info: VersionInfo, receipt: Receipted) -> None
     # Nobody's registry moves an alias on a condition: look again, as late as can be.
     _check_not_rolled_back(desk, _registered(desk, case))
     check_first(desk, case, registered=info.version)
+    check_registry_anchor(case, desk.authority, desk.registry)
     check_registry_champion(case, desk.authority, desk.registry)
     desk.registry.set_alias(desk.compressed, CHAMPION, info.version)
     _mark(desk, info.version, receipt)
