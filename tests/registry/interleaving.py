@@ -17,7 +17,13 @@ from typing import Any, Literal, TypeVar
 
 import pytest
 
-from reprune.core.errors import ChampionMoved, PromotionRefused, RegistryUnreachable, RepruneError
+from reprune.core.errors import (
+    ChampionForeign,
+    ChampionMoved,
+    PromotionRefused,
+    RegistryUnreachable,
+    RepruneError,
+)
 from reprune.core.params import read_params
 from reprune.registry.compressed import champion, check_files
 from reprune.registry.files import FILES
@@ -41,7 +47,7 @@ Fault = Literal["", "fails", "answer lost", "dies before", "dies after"]
 FAULTS: tuple[Fault, ...] = ("fails", "answer lost", "dies before", "dies after")
 ROLLBACK = "rollback"
 # Answers for good; whoever died, or was not answered, tries again.
-_FINAL = (PromoteResult, RollbackResult, PromotionRefused, ChampionMoved)
+_FINAL = (PromoteResult, RollbackResult, PromotionRefused, ChampionMoved, ChampionForeign)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprune.core.accepted import accepted
-from reprune.core.errors import ChampionLost, PromotionRefused
+from reprune.core.errors import ChampionForeign, ChampionLost, PromotionRefused
 from reprune.core.lock import LOCK_FILE, first_look, fresh_look, lock_text, read_lock
 from reprune.orchestrate.reconcile_seen import Row
 from reprune.registry.compressed import champion
@@ -155,6 +155,15 @@ def test_a_pass_that_came_second_is_passed_over_where_there_is_no_champion(
             promoted(tmp_path)
     assert champion(registry_of(tmp_path), "digits") is None
     assert previous(chain).champion is None
+    # Set by hand it is none either, and neither its own promote nor the next one takes it for one.
+    registry_of(tmp_path).set_alias(COMPRESSED, "champion", "2")
+    with pytest.raises(ChampionForeign, match="version 2, does not hold the accepted verdict"):
+        promoted(tmp_path)
+    assert marks(tmp_path) == {"1": False, "2": False}
+    next_generation(tmp_path, dense_version="2")
+    with pytest.raises(ChampionForeign, match="does not hold the accepted verdict"):
+        promoted(tmp_path)
+    (tmp_path / "registry" / COMPRESSED / "aliases.json").write_text("{}")
     ready(tmp_path, Story(dense_version="2"))
     assert promoted(tmp_path).champion_after == "3"
     other = tmp_path / "other"

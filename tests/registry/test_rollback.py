@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from reprune.core.errors import (
     Busy,
+    ChampionForeign,
     ChampionMoved,
     InputError,
     RegistryUnreachable,
@@ -24,6 +26,7 @@ from reprune.registry.records import RollbackRecord
 from reprune.registry.tags import ROLLED_BACK
 from reprune.steps import moving
 from reprune.steps import promote as promote_module
+from reprune.steps.history import history
 from reprune.steps.promoter import read_promoter
 from reprune.steps.rollback import RollbackResult, rollback
 from tests.registry.promotion import (
@@ -232,6 +235,70 @@ def test_a_jump_past_a_version_by_one_rollback_counts(root: Path, tmp_path: Path
         promoted(kept)
     assert back(root, "2").version == "2"
     assert promoted(kept).already_done
+
+
+def test_without_a_version_it_returns_to_nothing_that_was_taken_back(root: Path) -> None:
+    """Version 2 was replaced by 3, and gone back past since: who means it says so."""
+    next_generation(root, dense_version="3")
+    promoted(root)
+    back(root, "1")
+    back(root, "3")
+    next_generation(root, dense_version="4", candidate_wrong=70)
+    promoted(root)
+    with refused(root, "rolled_back"):
+        back(root)
+    assert back(root, "2").version == alias(root) == "2"
+
+
+def test_an_alias_set_by_hand_on_what_was_rolled_back_is_foreign(root: Path) -> None:
+    """Neither promote nor a missing mark makes it one of ours; a named person does."""
+    back(root)
+    kept = (root / "artifacts").rename(root / "kept")
+    registry_of(root).set_alias(COMPRESSED, "champion", "2")
+    edit_tags(root, "2", promoted=None)
+    next_generation(root, dense_version="3")
+    for _ in range(2):
+        with pytest.raises(ChampionForeign, match="version 2, was rolled back"):
+            promoted(root)
+        waiting = history(root, now=NOW_S).waiting
+        assert [(each.why, each.version) for each in waiting] == [("champion_foreign", "2")]
+        # ... nor does the very verdict that it was promoted by, though the alias names it.
+        (root / "artifacts").rename(root / "third")
+        kept.rename(root / "artifacts")
+        with pytest.raises(ChampionForeign, match="version 2, was rolled back"):
+            promoted(root)
+        (root / "artifacts").rename(kept)
+        (root / "third").rename(root / "artifacts")
+        edit_tags(root, "2", rolled_back=None)
+    assert tags_of(root, "2").get("reprune.promoted") is None
+    assert back(root).version == alias(root) == "1"
+    assert history(root, now=NOW_S).waiting == ()
+    assert back(root, "2").version == alias(root) == "2"
+    assert history(root, now=NOW_S).waiting == ()
+    assert promoted(root).champion_after == "5"
+
+
+def tags_of(root: Path, version: str) -> Mapping[str, str]:
+    return {info.version: info.tags for info in registry_of(root).versions(COMPRESSED)}[version]
+
+
+def test_a_rollback_that_came_to_nothing_is_taken_back(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It died between record and alias, and the champion is to stay after all."""
+    failing = Failing(registry_of(root), at=2, after=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(moving, "open_registry", lambda *_: failing)
+        with pytest.raises(Killed):
+            back(root)
+    next_generation(root, dense_version="3")
+    with pytest.raises(ChampionForeign, match="cut short"):
+        promoted(root)
+    assert back(root, "2").version == alias(root) == "2"
+    assert back(root, "2").already_done
+    assert promoted(root).champion_after == "5"
+    with refused(root, "already_serves"):
+        back(root, "5")
 
 
 def test_promotes_that_overlapped_are_no_gap(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,8 @@ ADOPTION: Literal["adoption"] = "adoption"
 
 
 class Rollback(Fact, kw_only=True):
-    """`version` serves from here on, `before` did until then (None: the alias was gone).
+    """`version` serves from here on, `before` did until then (None: the alias was gone, or named
+    `version` already).
 
     `receipt` and `bundle` are the digests of what `version` carries; `before_receipt` is None where that
     version had no receipt of ours. `predecessor` is the digest of the receipt before this one. Times are

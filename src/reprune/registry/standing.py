@@ -7,13 +7,14 @@ can delete a tag, and can sign nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 from reprune.core.documents import canonical
-from reprune.core.errors import ReceiptInvalid
-from reprune.registry.protocol import Registry, VersionInfo
-from reprune.registry.receipts import verify_statement
-from reprune.registry.records import Rollback, RollbackStatement
+from reprune.core.errors import ChampionForeign, ReceiptInvalid
+from reprune.registry.protocol import Registry, VersionInfo, known_versions
+from reprune.registry.receipted import accepted_for
+from reprune.registry.receipts import Receipted, verify_statement
+from reprune.registry.records import AdoptionRecord, Rollback, RollbackStatement
 from reprune.registry.stored import compressed_name, place, receipt_file
 from reprune.registry.tags import BEFORE, ROLLED_BACK
 
@@ -53,6 +54,36 @@ def standing(
             seen.add(once)
             found = _after(found, told, version, order)
     return found
+
+
+def check_standing(
+    registry: Registry, info: VersionInfo, link: Receipted | AdoptionRecord, keys: Sequence[Key]
+) -> None:
+    """Returns only if the version, which carries `link`, may be champion by what is on record.
+
+    Raises ChampionForeign if it was rolled back, or if another verdict is the accepted one for its lock:
+    unless, in either case, a signed record returned to it since.
+    """
+    versions = known_versions(registry, info.name)
+    found = standing(registry, versions, info.version, keys)
+    if found == "rolled back":
+        _refuse(registry, info, "was rolled back, and nobody returned to it")
+    if found == "returned to" or not isinstance(link, Receipted):
+        return
+    decision = link.statement.predicate
+    first = accepted_for(registry, versions, decision.lock, keys)
+    if first is None or first.verdict != decision.verdict:
+        _refuse(registry, info, "does not hold the accepted verdict for its lock")
+
+
+def _refuse(registry: Registry, info: VersionInfo, what: str) -> NoReturn:
+    raise ChampionForeign(
+        f"the champion, version {info.version}, {what}: a rollback was cut short, or the alias set by hand",
+        where=registry.identity,
+        fix="`reprune history` says who did what; then to the one that is to serve: `reprune rollback --to "
+        "VERSION --by NAME --reason TEXT` (where none ever did: delete the alias, with the registry's own "
+        "tools)",
+    )
 
 
 def _after(found: Standing, told: Rollback, version: str, order: dict[str, int]) -> Standing:

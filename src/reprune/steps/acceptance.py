@@ -30,6 +30,7 @@ from reprune.core.store import Artifact
 from reprune.judge.evidence import Evidence
 from reprune.registry import compressed, links
 from reprune.registry.protocol import ANCHOR, Registry
+from reprune.registry.standing import check_standing
 from reprune.registry.tags import ANCHORED
 from reprune.steps.fetch import check_champion
 from reprune.steps.minimum_policy import at_least
@@ -159,7 +160,7 @@ def check_acceptance(
 
 
 def check_registry_champion(case: Case, authority: Authority, registry: Registry) -> None:
-    """Returns only if the champion is the locked one and carries a receipt that we trust."""
+    """Returns only if the champion is the locked one, has a receipt that we trust, and may be it."""
     holder = compressed.champion(registry, case.lock.name, besides=case.verdict.digest)
     check_champion(case.lock.champion, holder)
     if holder is not None:
@@ -172,6 +173,7 @@ def check_registry_champion(case: Case, authority: Authority, registry: Registry
                 fix="add the key that signed it to `trusted_keys` in the promoter's config.yaml, "
                 "if you trust its owner",
             ) from error
+        check_standing(registry, holder.info, holder.receipt, authority.keys)
 
 
 def check_registry_anchor(case: Case, authority: Authority, registry: Registry) -> None:

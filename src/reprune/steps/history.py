@@ -33,6 +33,7 @@ from reprune.registry.protocol import (
     known_versions,
 )
 from reprune.registry.receipts import chain_gaps
+from reprune.registry.standing import check_standing
 from reprune.registry.tags import VERDICT
 from reprune.steps.promoter import read_promoter
 
@@ -146,6 +147,7 @@ def _champion_waits(registry: Registry, name: str, trust: _Trust) -> Iterator[Wa
         holder = compressed.champion(registry, name)
         if holder is not None and trust.keys is not None:
             links.verified(registry, holder.info, holder.receipt, trust.keys)
+            check_standing(registry, holder.info, holder.receipt, trust.keys)
     except ChampionLost as error:
         yield Waiting(
             why="champion_lost", version=None, dense=None, words=error.what, next=error.fix

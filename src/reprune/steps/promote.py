@@ -27,7 +27,7 @@ from reprune.registry import compressed, receipts
 from reprune.registry.links import newest_link
 from reprune.registry.protocol import CHAMPION, VersionInfo, known_alias, known_versions
 from reprune.registry.receipts import Decision, Receipted, Statement
-from reprune.registry.standing import standing
+from reprune.registry.standing import check_standing, standing
 from reprune.registry.tags import PROMOTED, VERDICT, tags_of
 from reprune.steps.acceptance import (
     Case,
@@ -103,6 +103,9 @@ def _decide(desk: Desk, staged: Staged, case: Case) -> PromoteResult:
     for info, receipt in registered:
         if info.version == serving and receipt.statement.predicate.promotes:
             done = PROMOTED in info.tags
+            if not done:
+                # That the alias names it is no proof: it may have been set by hand.
+                check_standing(desk.registry, info, receipt, desk.authority.keys)
             _mark(desk, info.version, receipt)
             return _result(desk, case, (info, receipt), done=done)
     _check_not_rolled_back(desk, registered)

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from reprune import __version__
 from reprune.core.errors import (
+    ChampionForeign,
     ChampionMoved,
     PromotionRefused,
     ReceiptInvalid,
@@ -24,6 +25,7 @@ from reprune.core.errors import (
 )
 from reprune.registry import compressed, links, receipts
 from reprune.registry.protocol import CHAMPION, VersionInfo, known_alias, known_versions
+from reprune.registry.receipted import accepted_for
 from reprune.registry.receipts import Receipted, chain_gaps
 from reprune.registry.records import (
     AdoptionRecord,
@@ -31,6 +33,7 @@ from reprune.registry.records import (
     RollbackRecord,
     RollbackStatement,
 )
+from reprune.registry.standing import Standing, check_standing, standing
 from reprune.registry.stored import place
 from reprune.registry.tags import PROMOTED, RECEIPT, RECORD, ROLLED_BACK
 from reprune.steps.moving import (
@@ -72,8 +75,10 @@ def rollback(
     """Afterwards the alias `champion` names `to`, else the version that the champion replaced.
 
     Only to a version that was champion, with a receipt that we trust, no gap in the chain since, and
-    bytes that are still those of its receipt. Idempotent, and complete after any interruption: without
-    `to`, a second call does not go back further. The lock has to be written again: `reprune update`.
+    bytes that are still those of its receipt; while nobody is champion, `to` may also be one that was to be
+    it and was cut short. Without `to` never to one that was rolled back. Idempotent, and complete after any
+    interruption: without `to`, a second call does not go back further. The lock has to be written again:
+    `reprune update`.
 
     Raises PromotionRefused (each with its own `reason`), VersionNotFound, ReceiptInvalid, ChampionMoved,
     RegistryUnreachable, Busy, InputError for an empty name or reason.
@@ -87,8 +92,9 @@ def rollback(
             if to in (None, told.version) and serving in (told.before, told.version):
                 return _complete(desk, newest[0], newest[1], serving)
         target, receipt = _target(desk, to, serving)
-        if target.version == serving:
-            _refuse("already_serves", f"version {serving} is the champion", desk)
+        same = target.version == serving
+        if same:
+            _check_in_doubt(desk, target, receipt)
         _check_chain(desk, target)
         check_stored(desk.registry, target, receipt)
         record = Rollback(
@@ -98,8 +104,8 @@ def rollback(
             version=target.version,
             receipt=receipt.digest,
             bundle=receipt.statement.predicate.bundle,
-            before=serving,
-            before_receipt=_receipt_of(desk, serving),
+            before=None if same else serving,
+            before_receipt=None if same else _receipt_of(desk, serving),
             by=by,
             reason=reason,
             predecessor=newest[1].digest if newest else None,
@@ -118,11 +124,12 @@ def _complete(
 ) -> RollbackResult:
     """An earlier call's record: what it left undone is done, under the name and reason that it holds."""
     told = record.statement.predicate
+    versions = known_versions(desk.registry, desk.compressed)
     marked = all(
         ROLLED_BACK in each.tags
-        for each in known_versions(desk.registry, desk.compressed)
+        for each in versions
         if each.version == told.before and told.before_receipt is not None
-    )
+    ) and all(PROMOTED in each.tags for each in versions if each.version == told.version)
     if serving == told.version and marked:
         return _result(desk, info, record, already=True)
     if serving != told.version:
@@ -150,6 +157,9 @@ def _finish(desk: Desk, info: VersionInfo, record: RollbackRecord) -> RollbackRe
         desk.registry.set_alias(desk.compressed, CHAMPION, told.version)
     if told.before is not None and told.before_receipt is not None:
         desk.registry.set_tags(desk.compressed, told.before, {ROLLED_BACK: record.digest})
+    for each in known_versions(desk.registry, desk.compressed):
+        if each.version == told.version and PROMOTED not in each.tags:
+            desk.registry.set_tags(desk.compressed, told.version, {PROMOTED: told.receipt})
     desk.say(f"rollback: the champion of {told.name} is now version {told.version}")
     return _result(desk, info, record, already=False)
 
@@ -188,10 +198,42 @@ def _target(
     if isinstance(receipt, RollbackRecord):
         _refuse("not_promoted", f"version {wanted} is a record, not a model", desk)
     # Without `to`, the champion's own signed receipt says that this one served.
-    served = to is None or wanted == serving or PROMOTED in info.tags
+    served = to is None or PROMOTED in info.tags
+    if not served and serving in (None, wanted):
+        served = _may_begin(desk, info, receipt)
     if not (served and receipt.statement.predicate.promotes):
         _refuse("not_promoted", f"version {wanted} never was the champion", desk)
+    if to is None and _standing(desk, wanted) == "rolled back":
+        _refuse("rolled_back", f"version {wanted}, which it replaced, was rolled back before", desk)
     return info, receipt
+
+
+def _may_begin(desk: Desk, info: VersionInfo, receipt: Receipted | AdoptionRecord) -> bool:
+    """Whether a named person may begin with a version that nothing says ever served: a promotion, or an
+    adoption, that was cut short before the alias moved.
+    """
+    if _standing(desk, info.version, tags=False) == "rolled back":
+        return False
+    if isinstance(receipt, AdoptionRecord):
+        return True
+    decision = receipt.statement.predicate
+    versions = known_versions(desk.registry, desk.compressed)
+    first = accepted_for(desk.registry, versions, decision.lock, desk.authority.keys)
+    return first is not None and first.verdict == decision.verdict
+
+
+def _standing(desk: Desk, version: str, *, tags: bool = True) -> Standing:
+    versions = known_versions(desk.registry, desk.compressed)
+    return standing(desk.registry, versions, version, desk.authority.keys, tags=tags)
+
+
+def _check_in_doubt(desk: Desk, target: VersionInfo, receipt: Receipted | AdoptionRecord) -> None:
+    """Returns only if it takes a record for the champion to be one: it was rolled back, or came second."""
+    try:
+        check_standing(desk.registry, target, receipt, desk.authority.keys)
+    except ChampionForeign:
+        return
+    _refuse("already_serves", f"version {target.version} is the champion", desk)
 
 
 def _before(desk: Desk, serving: str | None, infos: dict[str, VersionInfo]) -> str:
