@@ -107,13 +107,14 @@ def champion(registry: Registry, name: str, *, besides: str = "") -> Holder | No
             fix="restore the registry from a backup",
         )
     if passed:
-        newest = passed[-1]
+        newest, back = passed[-1], _back(CHAMPION)
+        begin = back.replace("VERSION", newest.version).partition(": ")[2]
         raise ChampionLost(
             f"'{compressed}' has no alias '{CHAMPION}', but {len(passed)} of its versions passed: "
             "the alias was deleted, or a promotion was cut short",
             where=registry.identity,
             fix=f"if version {newest.version} was never {_done(newest)} for it "
-            f"again; else {_back(CHAMPION)}",
+            f"again, or, if that is refused, begin with it: {begin}; else {back}",
         )
     return None
 

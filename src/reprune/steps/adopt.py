@@ -146,12 +146,13 @@ def _check_champion(
 
 
 def _pending(past: Sequence[links.Place], serving: str | None) -> links.Place | None:
-    """The newest link, if it is an adoption that the alias was to move onto and has not."""
-    for info, record in past[-1:]:
-        if not isinstance(record, AdoptionRecord):
+    """The newest adoption that the alias was to move onto and has not, if nothing since could move it."""
+    for info, record in reversed(past):
+        if isinstance(record, receipts.Receipted) and not record.statement.predicate.promotes:
             continue
-        if record.statement.predicate.before == serving and info.version != serving:
-            return info, record
+        if isinstance(record, AdoptionRecord) and info.version != serving:
+            return (info, record) if record.statement.predicate.before == serving else None
+        return None
     return None
 
 
