@@ -191,6 +191,20 @@ def test_the_registrys_own_word_for_absent_is_believed(
             registry.alias("digits", "champion")
 
 
+def test_a_workspace_is_its_own_registrys_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow keeps it in the environment; the next registry of this process starts without."""
+    from mlflow.utils.workspace_context import get_request_workspace
+
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "")
+    seen = []
+    for workspace in ("default", "team-a", "default", "team-b", "team-a"):
+        open_mlflow(Section(uri="http://127.0.0.1:9", workspace=workspace), tmp_path)._client()
+        seen.append(get_request_workspace())
+    assert seen == [None, "team-a", None, "team-b", "team-a"]
+
+
 def test_a_server_that_is_not_there_is_unreachable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

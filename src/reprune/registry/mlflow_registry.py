@@ -233,8 +233,12 @@ class MlflowRegistry:
                 self.database.parent.mkdir(parents=True, exist_ok=True)
         for key, value in _ENVIRONMENT.items():
             os.environ.setdefault(key, value)
+        # The variable is one for the whole process: the workspace of another registry, asked before this
+        # one, is none of this one's.
         if self.workspace:
             os.environ["MLFLOW_WORKSPACE"] = self.workspace
+        else:
+            os.environ.pop("MLFLOW_WORKSPACE", None)
         module = require("mlflow", "mlflow")
         for logger in _NOISY:
             logging.getLogger(logger).setLevel(logging.ERROR)

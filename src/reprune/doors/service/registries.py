@@ -120,7 +120,8 @@ class Registries:
 
     def open(self, watch: Watch, project: params.Registry | None = None) -> Registry:
         """The registry of a watch, with the credentials as they are at each call, and with the narrower
-        limits where those of its project are given.
+        limits where those of its project are given. No thread speaks to another one meanwhile where they
+        differ in what the environment has to say.
         """
         config, given = self.settings.config, watch.registry
         narrower = project or given
@@ -133,12 +134,14 @@ class Registries:
             max_files=min(given.max_files, narrower.max_files),
         )
         known = self.known.setdefault(watch.key, Known())
-        if not config.registry_secret and not config.registry_secrets:
+        secret = bool(config.registry_secret or config.registry_secrets)
+        every = self.settings.watches.watches
+        if not secret and all(each.registry.workspace == "default" for each in every):
             return Remembered(open_registry(opened, self.settings.root), watch.name, known)
         folder = self.settings.registry_secret(given.uri)
-        with introduced(folder):
+        with introduced(folder, given=secret):
             remembered = Remembered(open_registry(opened, self.settings.root), watch.name, known)
-        return Introduced(inner=remembered, folder=folder)
+        return Introduced(inner=remembered, folder=folder, given=secret)
 
 
 def row(info: VersionInfo) -> Row:
