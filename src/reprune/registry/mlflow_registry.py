@@ -49,6 +49,8 @@ _ENVIRONMENT = {
     # MLflow's default of 7 retries makes a wrong address look like a hang of minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    # Whatever stands in front of a registry may ask for hours, and would get them.
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     # A redirect leads to a login page, or wherever a server likes, and would be handed our request.
     "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
 }
