@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -128,15 +129,17 @@ def test_addresses_that_would_mislead_are_refused(
 
 
 @contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
-    """A real HTTP server that gives every request the same answer."""
+def answering(status: int, body: bytes, info: bytes = b"") -> Iterator[str]:
+    """A real HTTP server that gives every request the same answer, but `info` to who asks what it is."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            about = bool(info) and self.path.endswith("/server-info")
+            said = info if about else body
+            self.send_response(200 if about else status)
+            self.send_header("Content-Length", str(len(said)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(said)
 
         do_POST = do_GET  # noqa: N815  http.server asks for these names
 
@@ -189,6 +192,25 @@ def test_the_registrys_own_word_for_absent_is_believed(
         registry = open_mlflow(Section(uri=address), tmp_path)
         with pytest.raises(VersionNotFound, match="no model 'digits'"):
             registry.alias("digits", "champion")
+
+
+@pytest.mark.parametrize("workspace", ["default", "nowhere"])
+def test_a_workspace_that_is_not_there_is_no_model_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: str
+) -> None:
+    """The server has one code for both; read as "no model", a misspelt workspace would be silence."""
+    said = f"Workspace '{workspace}' not found"
+    known = b'{"workspaces_enabled": true}'
+    body = json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": said}).encode()
+    with answering(404, body, info=known) as address:
+        registry = open_mlflow(Section(uri=address, workspace=workspace), tmp_path)
+        for ask in (
+            lambda: registry.versions("digits"),
+            lambda: registry.alias("digits", "champion"),
+            lambda: registry.fetch("digits", "1", tmp_path / "x"),
+        ):
+            with pytest.raises(RegistryUnreachable, match=f"no workspace '{workspace}'"):
+                ask()
 
 
 def test_a_workspace_is_its_own_registrys_alone(

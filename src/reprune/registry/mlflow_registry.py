@@ -56,6 +56,8 @@ _ENVIRONMENT = {
 }
 # What MLflow's client dies of when an answer has another form than it takes for granted.
 _UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
+# No model's name has a quote in it.
+_NO_WORKSPACE = re.compile(r"\bworkspace '[^']*' (was )?(not found|does not exist)", re.IGNORECASE)
 _NOISY = ("mlflow", "alembic", "alembic.runtime.migration")
 
 
@@ -257,7 +259,9 @@ class MlflowRegistry:
 
     @contextlib.contextmanager
     def _asking(self, absent: str) -> Iterator[None]:
-        """Only the registry's own word for "does not exist" becomes VersionNotFound."""
+        """Only the registry's own word for "does not exist" becomes VersionNotFound, and that of a
+        workspace does not.
+        """
         from google.protobuf.json_format import ParseError
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -266,10 +270,20 @@ class MlflowRegistry:
             yield
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                if _NO_WORKSPACE.search(error.message):
+                    raise self._no_workspace() from error
                 raise VersionNotFound(absent, where=self.identity) from error
             raise self._unreachable(error) from error
         except (SQLAlchemyError, OSError, *_UNREADABLE, ParseError) as error:
             raise self._unreachable(error) from error
+
+    def _no_workspace(self) -> RegistryUnreachable:
+        """The server says so in the same code as of a model; nothing is known of the model then."""
+        return RegistryUnreachable(
+            f"there is no workspace '{self.workspace or 'default'}', or none that we may see",
+            where=self.identity,
+            fix="correct registry.workspace in params.yaml, or have the workspace created",
+        )
 
     def _unreachable(self, error: Exception) -> RegistryUnreachable:
         first = str(error).partition("\n")[0]
