@@ -273,9 +273,10 @@ def _read(reply: http.client.HTTPResponse, deadline: float, max_bytes: int) -> b
         if size > max_bytes:
             raise GarbledError(f"answered with more than {max_bytes} bytes")
         if time.monotonic() > deadline:
-            raise TransientError("its answer takes too long")
+            raise TransientError("its answer takes too long", status=reply.status)
     if reply.length:
-        raise TransientError(f"the connection was lost with {reply.length} bytes to come")
+        lost = f"the connection was lost with {reply.length} bytes to come"
+        raise TransientError(lost, status=reply.status)
     return b"".join(chunks)
 
 

@@ -291,7 +291,23 @@ class MlflowRegistry:
             f"the registry did not answer as one: {first[:300]}",
             where=self.identity,
             fix="see that it runs and that registry.uri in params.yaml is right, then try again",
+            silent=_silent(error),
         )
+
+
+def _silent(error: BaseException) -> bool:
+    """Whether no answer began to come. MLflow says only in what it was raised for what it died of."""
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import Timeout
+    from urllib3.exceptions import ReadTimeoutError
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, NoConnection | Timeout):
+            # In the midst of a body it is this, without the error of having tried too often around it.
+            return not (seen.args and isinstance(seen.args[0], ReadTimeoutError))
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _model(client: MlflowClient, name: str) -> RegisteredModel:

@@ -406,10 +406,22 @@ def test_nothing_heavy_is_loaded() -> None:
 def test_a_host_that_is_down_is_waited_for_once_a_sweep(place: Place, kfp: KfpServer) -> None:
     place.write(*(copy.deepcopy(place.watch) | {"name": f"other-{n}"} for n in range(5)))
     place.train()
-    kfp.fail("GET", "/runs", times=20, status=503)
+    kfp.fail("GET", "/runs", times=20, drop=True)
     assert not place.sweeper()(0)[1]
     # Two tries of one request.
     assert len(kfp.requests) == 2
+
+
+def test_a_host_that_answers_badly_is_asked_by_the_next_watch(place: Place, kfp: KfpServer) -> None:
+    """What it cannot answer may be one watch's question alone."""
+    place.write(copy.deepcopy(place.watch))
+    place.watch["name"] = "asked-first"
+    place.write(yaml.safe_load((place.root / "watches.yaml").read_text())["watches"][1])
+    place.train()
+    # Two tries of one request, of the first watch.
+    kfp.fail("GET", "/runs", times=2, status=503)
+    assert not place.sweeper()(0)[1]
+    assert len(kfp.posted()) == 1
 
 
 def test_in_mode_pull_request_the_repository_is_told_once(place: Place, kfp: KfpServer) -> None:

@@ -55,7 +55,10 @@ def contained(watch: Watch) -> Iterator[None]:
 
 @dataclass
 class Patience:
-    """Remembers which hosts did not answer, so that each is waited for once a sweep."""
+    """Remembers which hosts did not answer at all, so that each is waited for once a sweep.
+
+    An answer that is no good may be so for one model only: the others are asked all the same.
+    """
 
     _down: dict[str, RepruneError] = field(default_factory=dict)
 
@@ -68,7 +71,8 @@ class Patience:
         try:
             yield
         except (RegistryUnreachable, OrchestratorUnreachable) as error:
-            self._down[host] = error
+            if error.silent:
+                self._down[host] = error
             raise
 
     def forget(self) -> None:
