@@ -27,8 +27,10 @@ from reprune.doors.cli import main
 from reprune.doors.service.config import read_settings
 from reprune.doors.service.credentials import Introduced
 from reprune.doors.service.registries import Patience, Registries
+from reprune.orchestrate.reconcile_actions import Close
 from reprune.orchestrate.reconcile_seen import terminal_states
 from reprune.orchestrate.reconcile_watch import WatchedRegistry
+from reprune.registry import model_registry_api
 from reprune.registry.model_registry import TOKEN, TOKEN_FILE
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry, VersionInfo, known_alias
@@ -192,6 +194,37 @@ def test_no_registry_sees_the_secret_of_another(
     place.write()
     with pytest.raises(InputError, match="nobody watches 'http://nobody'"):
         read_settings(place.file)
+
+
+def test_a_registry_that_is_down_is_waited_for_once_whatever_is_asked_of_it(
+    place: Place,  # noqa: F811
+    hub: ModelRegistryServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Locks and ends too."""
+    monkeypatch.setattr(model_registry_api, "_pause", lambda *_: None)
+    watched(place, hub)
+    version = place.train()
+    sweep = place.sweeper()
+    [watch] = sweep.settings.watches.watches
+    close = Close(versions=(version,), state="superseded", why="a newer one")
+    asks = (
+        lambda: sweep.ports.locks.write(watch, version),
+        lambda: sweep.ports.registry.close(watch, close),
+        lambda: sweep.ports.registry.look(watch),
+    )
+    for first in asks:
+        hub.faults.clear()
+        for method in ("GET", "POST"):
+            hub.fail(method, "", times=20, drop=True)
+        with pytest.raises(RegistryUnreachable, match="does not answer"):
+            first()
+        left = len(hub.faults)
+        for ask in asks:
+            with pytest.raises(RegistryUnreachable, match="does not answer"):
+                ask()
+        assert len(hub.faults) == left < 40
+        sweep.patience.forget()
 
 
 @contextmanager

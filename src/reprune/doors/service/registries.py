@@ -104,7 +104,11 @@ class Registries:
 
     def close(self, watch: Watch, close: Close) -> None:
         """Adds one row that says so."""
-        with contained(watch), tempfile.TemporaryDirectory(prefix="reprune-") as folder:
+        with (
+            contained(watch),
+            self.patience.asking(watch.registry.uri),
+            tempfile.TemporaryDirectory(prefix="reprune-") as folder,
+        ):
             note = {"closes": close.versions, "state": close.state, "why": close.why}
             (Path(folder) / "closed.json").write_bytes(canonical(note) + b"\n")
             marks = {
