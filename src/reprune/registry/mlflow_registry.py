@@ -28,7 +28,7 @@ from reprune.core.errors import (
     VersionNotFound,
 )
 from reprune.core.plugins import require
-from reprune.registry.bounded import Limits, checked_part, limits_of, survey
+from reprune.registry.bounded import Limits, checked_part, limits_of, reading, survey
 from reprune.registry.mlflow_artifacts import Remote, fetch_local, local_folder, source_uri
 from reprune.registry.mlflow_versions import NUMBER, garbled, infos, listed
 from reprune.registry.protocol import VersionInfo
@@ -226,7 +226,7 @@ class MlflowRegistry:
 
     def _client(self, *, create: bool = False) -> MlflowClient:
         """A client that answers to nobody's global settings but this registry's."""
-        if self.database is not None and not self.database.is_file():
+        if self.database is not None and not _is_file(self.database):
             if not create:
                 raise RegistryUnreachable(
                     "there is no registry here",
@@ -293,6 +293,11 @@ class MlflowRegistry:
             fix="see that it runs and that registry.uri in params.yaml is right, then try again",
             silent=_silent(error),
         )
+
+
+def _is_file(path: Path) -> bool:
+    with reading(path):
+        return path.is_file()
 
 
 def _silent(error: BaseException) -> bool:
