@@ -29,7 +29,7 @@ from reprune.registry import artifact_root
 from reprune.registry import model_registry_api as api
 from reprune.registry.bounded import Limits, checked_part, copy_part, digest_of_files, limits_of
 from reprune.registry.protocol import VersionInfo
-from reprune.registry.tags import BUNDLE, LOCK, PARENT, RECEIPT, RUN
+from reprune.registry.tags import BUNDLE, CLOSED, LOCK, PARENT, RECEIPT, RECORD, RUN
 
 TOKEN_FILE = "REPRUNE_REGISTRY_TOKEN_FILE"
 TOKEN = "REPRUNE_REGISTRY_TOKEN"
@@ -43,6 +43,8 @@ TITLE = "kubeflow.name"
 FORMAT = "reprune-version"
 # So many of the newest versions of others are asked for their files; one without is still being made.
 ASKED = 20
+# Whoever has one of these is a record of what was decided, done or given up here.
+_OURS = {RECEIPT, RECORD, CLOSED}
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,249}\Z")
@@ -106,8 +108,8 @@ class ModelRegistry:
 
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         found = api.versions_of(self.service, self._model(name))
-        # What was judged counts for ever; what somebody else put away is not to be compressed.
-        shown = [each for each in found if each.state == "LIVE" or RECEIPT in each.customProperties]
+        # What we put on record counts for ever; what somebody else put away is not to be compressed.
+        shown = [each for each in found if each.state == "LIVE" or _OURS & {*each.customProperties}]
         unfinished = set()
         others = [each for each in shown if PLACE not in each.customProperties]
         for each in reversed(others[-ASKED:]):
