@@ -156,6 +156,14 @@ def shorter(root: Path) -> None:
     path.write_text(path.read_text().replace("days: 14", "days: 0.01"))
 
 
+def change_registry(found: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        path = root / "params.yaml"
+        path.write_text(path.read_text().replace("uri: registry", found))
+
+    return change
+
+
 REFUSALS: list[tuple[str, Callable[[Path], object]]] = [
     ("payload_corrupt", edit_sample),
     ("payload_corrupt", edit_sample_carefully),
@@ -188,6 +196,8 @@ REFUSALS: list[tuple[str, Callable[[Path], object]]] = [
     ("plan_not_judged", reencoded("plan", fraction=0.9)),
     ("profiles_not_judged", reencoded("profile", uncounted=["x"])),
     ("table_not_judged", reencoded("sensitivity", examples=3)),
+    ("other_registry", change_registry("uri: ./registry")),
+    ("other_registry", change_registry("uri: registry, workspace: team")),
     ("lock_changed", change_lock),
     ("params_changed", change_params),
     ("policy_changed", lambda root: append(root / "policy.yaml", "alpha: 0.2\n")),
@@ -250,7 +260,7 @@ def test_evidence_has_an_age(root: Path, age_days: float, reason: str) -> None:
 
 def judged_case(root: Path) -> Case:
     folder = root / "staged"
-    return check_integrity(stage(evidence(root), folder), "digits")
+    return check_integrity(stage(evidence(root), folder), read_params(root / "params.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def open_mlflow(registry: params.Registry, root: Path) -> MlflowRegistry:
             identity=registry.uri,
             uri=f"{_SQLITE}{database}",
             database=database,
-            workspace="",
+            workspace=registry.workspace,
             limits=limits,
             shared=shared,
         )
@@ -94,12 +94,11 @@ def open_mlflow(registry: params.Registry, root: Path) -> MlflowRegistry:
             where=where,
             fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
         )
-    workspace = "" if registry.workspace == "default" else registry.workspace
     return MlflowRegistry(
         identity=registry.uri,
         uri=registry.uri,
         database=None,
-        workspace=workspace,
+        workspace=registry.workspace,
         limits=limits,
         shared=shared,
     )
@@ -233,7 +232,7 @@ class MlflowRegistry:
                 self.database.parent.mkdir(parents=True, exist_ok=True)
         for key, value in _ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        if self.workspace:
+        if self.workspace not in ("", "default"):
             os.environ["MLFLOW_WORKSPACE"] = self.workspace
         module = require("mlflow", "mlflow")
         for logger in _NOISY:

@@ -86,6 +86,7 @@ def open_model_registry(registry: params.Registry, root: Path) -> ModelRegistry:
     token_file, ca_file = os.environ.get(TOKEN_FILE), os.environ.get(CA_FILE)
     return ModelRegistry(
         identity=registry.uri,
+        workspace=registry.workspace,
         service=Service(
             host=registry.uri,
             token_file=Path(token_file) if token_file else None,
@@ -102,6 +103,7 @@ class ModelRegistry:
     """See reprune.registry.protocol.Registry for what each method promises."""
 
     identity: str
+    workspace: str
     service: Service
     root: Path
     limits: Limits

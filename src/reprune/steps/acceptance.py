@@ -100,9 +100,11 @@ def _origin(where: str, folder: Path, places: Mapping[str, Path]) -> str:
     return where
 
 
-def check_integrity(staged: Staged, name: str) -> Case:
+def check_integrity(staged: Staged, given: Params) -> Case:
     """The case that the staged verdict makes, after it was judged again from its own samples.
 
+    `given` are the params of the repository that promotes: the name, the registry and its workspace
+    must be theirs.
     Raises PromotionRefused if the recorded judgement is another one, or if what was handed in is not
     what was judged.
     """
@@ -128,8 +130,18 @@ def check_integrity(staged: Staged, name: str) -> Case:
         )
     evidence = _decoded(verdict, "evidence", Evidence)
     lock = _decoded(verdict, "lock", Lock)
-    if (verdict.manifest.name, lock.name, evidence.name) != (name, name, name):
-        _refuse("other_model", f"judges '{lock.name}', not '{name}'", verdict.path)
+    if {verdict.manifest.name, lock.name, evidence.name} != {given.name}:
+        _refuse("other_model", f"judges '{lock.name}', not '{given.name}'", verdict.path)
+    home = (given.registry.uri, given.registry.workspace)
+    if (lock.registry, lock.workspace) != home:
+        _refuse(
+            "other_registry",
+            f"was judged for {lock.registry} (workspace '{lock.workspace}'), "
+            f"params.yaml says {home[0]} (workspace '{home[1]}')",
+            verdict.path,
+            fix="promote it where params.yaml names the registry that it was judged for; or run "
+            "`reprune update` and `dvc repro` here",
+        )
     if verdict.manifest.dense_version != lock.dense.version:
         _refuse("other_version", "names another dense version than its lock", verdict.path)
     champion = None if lock.champion == "none" else lock.champion

@@ -51,6 +51,10 @@ class Introduced:
     def identity(self) -> str:
         return self.inner.identity
 
+    @property
+    def workspace(self) -> str:
+        return self.inner.workspace
+
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         with introduced(self.folder):
             return self.inner.versions(name)
