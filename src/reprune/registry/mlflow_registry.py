@@ -81,7 +81,7 @@ def open_mlflow(registry: params.Registry, root: Path) -> MlflowRegistry:
             identity=registry.uri,
             uri=f"{_SQLITE}{database}",
             database=database,
-            workspace="",
+            workspace=registry.workspace,
             limits=limits,
             shared=shared,
         )
@@ -98,12 +98,11 @@ def open_mlflow(registry: params.Registry, root: Path) -> MlflowRegistry:
             where=where,
             fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
         )
-    workspace = "" if registry.workspace == "default" else registry.workspace
     return MlflowRegistry(
         identity=registry.uri,
         uri=registry.uri,
         database=None,
-        workspace=workspace,
+        workspace=registry.workspace,
         limits=limits,
         shared=shared,
     )
@@ -239,7 +238,7 @@ class MlflowRegistry:
             os.environ.setdefault(key, value)
         # The variable is one for the whole process: the workspace of another registry, asked before this
         # one, is none of this one's.
-        if self.workspace:
+        if self.workspace not in ("", "default"):
             os.environ["MLFLOW_WORKSPACE"] = self.workspace
         else:
             os.environ.pop("MLFLOW_WORKSPACE", None)

@@ -129,6 +129,7 @@ def test_credentials_are_there_while_a_registry_is_spoken_to_and_no_longer(tmp_p
 
     class Asked:
         identity = "registry"
+        workspace = "default"
 
         def __init__(self, who: str) -> None:
             self.who = who

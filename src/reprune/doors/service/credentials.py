@@ -57,6 +57,10 @@ class Introduced:
     def identity(self) -> str:
         return self.inner.identity
 
+    @property
+    def workspace(self) -> str:
+        return self.inner.workspace
+
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         with introduced(self.folder, given=self.given):
             return self.inner.versions(name)
