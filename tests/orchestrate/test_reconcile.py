@@ -260,6 +260,21 @@ def test_one_model_is_watched_once() -> None:
         watches(twice)
 
 
+def test_two_models_of_one_name_need_namespaces_of_their_own() -> None:
+    """A run is listed by the model's name alone, so one would be charged with the other's failures."""
+    second = TEXT.partition("watches:\n")[2].replace("mlflow.example", "staging.example")
+    with pytest.raises(DocumentError, match="their runs in one namespace"):
+        watches(TEXT + second)
+    assert len(watches(TEXT + second.replace("namespace: team", "namespace: b")).watches) == 2
+
+
+def test_a_run_that_names_no_lock_is_nobodys_duplicate() -> None:
+    odd = tuple(run(name, "", lock="") for name in "ab")
+    assert answer(dense=dense("1"), runs=odd).actions == ()
+    ours = tuple(run(name, "1") for name in "ab")
+    assert [each.run_id for each in answer(dense=dense("1"), runs=ours).actions] == ["b"]  # type: ignore[union-attr]
+
+
 def test_only_the_dense_model_wakes_its_watch() -> None:
     def wakes(name: str, uri: str = "https://mlflow.example", workspace: str = "default") -> int:
         return len(woken([WATCH], uri=uri, workspace=workspace, name=name))
@@ -385,6 +400,34 @@ def test_what_somebody_has_to_put_right_is_told_once(method: str, error: Excepti
     place.time_s += WATCH.poll_s
     swept(place, found.memories)
     assert len(place.runs) == 1, "once it was put right, it goes on by itself"
+
+
+def test_an_end_is_told_though_a_newer_version_came_meanwhile() -> None:
+    """Once, also where telling it failed at first; and no end from before we looked is told with it."""
+    place = Place(RegistrySeen(dense=dense("1", "2"), rows=(row("1", "1"),)))
+    found = swept(place)
+    place.seen = RegistrySeen(dense=dense("1", "2", "3"), rows=(row("1", "1"), row("2", "2")))
+    place.broken["tell"] = RegistryUnreachable("nobody hears")
+    found = swept(place, found.memories)
+    assert place.said == []
+    place.broken.clear()
+    for _ in range(3):
+        place.time_s += WATCH.poll_s
+        found = swept(place, found.memories)
+    assert place.said == ["version 2 was blocked"]
+
+
+def test_an_end_that_was_told_is_not_told_again_when_a_newer_version_comes() -> None:
+    place = Place(RegistrySeen(dense=dense("1"), rows=()))
+    found = swept(place)
+    place.runs.clear()
+    place.seen = RegistrySeen(dense=dense("1"), rows=(row("1", "1"),))
+    found = swept(place, found.memories)
+    place.seen = RegistrySeen(dense=dense("1", "2"), rows=(row("1", "1"),))
+    for _ in range(3):
+        place.time_s += 1.0
+        found = swept(place, found.memories)
+    assert place.said == ["version 1 was blocked"]
 
 
 def test_a_store_that_fails_stops_nothing() -> None:

@@ -63,7 +63,9 @@ def judge_again(root: Path, folder: Path) -> Judged:
     """Copies to `folder` and judges, as promote does each time."""
     folder.mkdir(parents=True)
     staged = promote_module.stage(evidence(root), folder)
-    return Judged(root, staged, promote_module.check_integrity(staged, "digits"))
+    return Judged(
+        root, staged, promote_module.check_integrity(staged, read_params(root / "params.yaml"))
+    )
 
 
 @dataclass
@@ -134,6 +136,10 @@ class Stopping:
     @property
     def identity(self) -> str:
         return self.inner.identity
+
+    @property
+    def workspace(self) -> str:
+        return self.inner.workspace
 
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         return self.actor.call(lambda: self.inner.versions(name))

@@ -107,6 +107,10 @@ class Failing:
     def identity(self) -> str:
         return self.inner.identity
 
+    @property
+    def workspace(self) -> str:
+        return self.inner.workspace
+
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         return self.inner.versions(name)
 

@@ -28,6 +28,7 @@ from reprune.registry.compressed import champion
 from reprune.registry.model_registry import TITLE, TOKEN_FILE, ModelRegistry
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry, known_versions
+from reprune.registry.tags import CLOSED, RECEIPT, RECORD
 from tests.model_registry_server import ModelRegistryServer
 from tests.registry.promotion import COMPRESSED, promoted, ready, registry_of, with_params
 
@@ -416,6 +417,18 @@ def test_versions_of_others_are_fetched_from_below_the_root(
         assert tree(tmp_path / version) == {"w": b"1"}
     with pytest.raises(VersionNotFound):
         kubeflow.fetch("digits", single, tmp_path / "x", part="other")
+
+
+@pytest.mark.parametrize("tag", [RECEIPT, RECORD, CLOSED])
+def test_what_we_put_on_record_is_not_hidden_by_archiving_it(
+    server: ModelRegistryServer, kubeflow: ModelRegistry, folder: Folder, tag: str
+) -> None:
+    """A verdict, a rollback, an adoption and what was given up count for ever; other versions do not."""
+    ours = kubeflow.register(COMPRESSED, folder(), {tag: "x"})
+    theirs = kubeflow.register(COMPRESSED, folder("their"), {"team": "x"})
+    for version in (ours, theirs):
+        server.versions[version]["state"] = "ARCHIVED"
+    assert [info.version for info in kubeflow.versions(COMPRESSED)] == [ours]
 
 
 @pytest.mark.parametrize(

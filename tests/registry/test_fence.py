@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from reprune.orchestrate.reconcile_seen import Row
 from reprune.registry.compressed import champion
 from reprune.registry.judged import judged
 from reprune.registry.protocol import Registry, VersionInfo
-from reprune.registry.tags import PROMOTED
+from reprune.registry.receipts import RECEIPT_FILE
+from reprune.registry.tags import BUNDLE, LOCK, OUTCOME, PROMOTED, RECEIPT
 from reprune.steps import moving
 from reprune.steps.promoter import make_promoter
 from reprune.steps.rollback import rollback
@@ -181,6 +184,64 @@ def test_what_a_stranger_signed_takes_no_lock(tmp_path: Path) -> None:
     make_promoter(tmp_path)
     ready(tmp_path, Story(**SECOND))
     assert promoted(tmp_path).champion_after == "2"
+
+
+def stored(root: Path, version: str) -> Path:
+    return root / "registry" / COMPRESSED / version
+
+
+def lose_receipt(root: Path) -> None:
+    """As retention of artefacts does, which spares the tags."""
+    (stored(root, "1") / "files" / RECEIPT_FILE).unlink()
+
+
+def swap_receipt(root: Path) -> None:
+    (stored(root, "1") / "files" / RECEIPT_FILE).write_text("{}")
+
+
+def edit_tag(root: Path) -> None:
+    registry_of(root).set_tags(COMPRESSED, "1", {BUNDLE: "another"})
+
+
+@pytest.mark.parametrize("spoil", [lose_receipt, swap_receipt, edit_tag])
+def test_a_verdict_whose_receipt_is_gone_still_holds_its_lock(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """Who could make it disappear could run a candidate until it passes; another look is counted."""
+    ready(tmp_path, BLOCKED)
+    promoted(tmp_path)
+    spoil(tmp_path)
+    ready(tmp_path, Story(**SECOND))
+    with refused(tmp_path, "receipt_gone"):
+        promoted(tmp_path)
+    with pytest.raises(PromotionRefused, match="version 1 says") as caught:
+        promoted(tmp_path)
+    assert "reprune update --again" in caught.value.fix
+    chain = ready(tmp_path, BLOCKED)
+    assert look_again(chain.documents).lock.look == 2
+    ready(tmp_path, Story(look=2, **SECOND))
+    assert promoted(tmp_path).champion_after == "2"
+
+
+def test_junk_that_names_a_lock_holds_up_nobody_for_long(tmp_path: Path) -> None:
+    """Deleted, it is forgotten; and what is registered after the verdict that counts does nothing."""
+    chain = ready(tmp_path)
+    junk = {
+        LOCK: chain.documents.lock.digest,
+        RECEIPT: "sha256:" + "0" * 64,
+        OUTCOME: "block",
+    }
+    registry = registry_of(tmp_path)
+    registry.register(COMPRESSED, chain.path("dense"), junk)
+    with refused(tmp_path, "receipt_gone"):
+        promoted(tmp_path)
+    shutil.rmtree(stored(tmp_path, "1"))
+    assert promoted(tmp_path).promoted
+    registry.register(COMPRESSED, chain.path("dense"), junk)
+    assert promoted(tmp_path).already_done
+    ready(tmp_path, Story(**SECOND))
+    with refused(tmp_path, "lock_taken"):
+        promoted(tmp_path)
 
 
 def test_who_served_is_marked_before_the_next_one_does(

@@ -380,6 +380,7 @@ def test_uses_before_the_tag_count_through_receipts(root: Path) -> None:
         """The same registry, as it would be had the tag never been written."""
 
         identity = registry.identity
+        workspace = registry.workspace
         fetch = staticmethod(registry.fetch)
 
         def versions(self, name: str) -> tuple[VersionInfo, ...]:

@@ -8,7 +8,13 @@ import pytest
 
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle, Previous, Receipt
-from reprune.core.errors import ChampionForeign, ChampionLost, ChampionMoved, PayloadCorrupt
+from reprune.core.errors import (
+    ChampionForeign,
+    ChampionLost,
+    ChampionMoved,
+    PayloadCorrupt,
+    PromotionRefused,
+)
 from reprune.core.lock import ChampionRef
 from reprune.core.step import run
 from reprune.registry import compressed, receipts
@@ -16,6 +22,7 @@ from reprune.registry.mlflow_registry import MlflowRegistry
 from reprune.registry.tags import TAGS
 from reprune.steps import moving
 from reprune.steps import promote as promote_module
+from reprune.steps.acceptance import COUNT_AGAIN
 from reprune.steps.fetch import fetch_previous
 from reprune.steps.promoter import make_promoter, read_promoter
 from tests.chain import Chain, Story
@@ -170,6 +177,9 @@ def test_attempts_on_one_dense_version_are_counted(tmp_path: Path) -> None:
     assert previous(chain).attempts == 1
     with refused(tmp_path, "attempt_understated"):
         promoted(tmp_path)
+    with pytest.raises(PromotionRefused, match="1 other attempts") as caught:
+        promoted(tmp_path)
+    assert caught.value.fix == COUNT_AGAIN
     ready(tmp_path, Story(seed=1, look=2, attempt=2, attempts_before=1))
     assert promoted(tmp_path).promoted
     assert compressed.attempts(registry_of(tmp_path), "digits", "1") == 2

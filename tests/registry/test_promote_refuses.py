@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from reprune.core import store
 from reprune.core.artifacts import Verdict
 from reprune.core.documents import canonical, decode_json, digest_of
 from reprune.core.errors import DocumentError, PromotionRefused
 from reprune.core.lock import LOCK_FILE, read_lock
+from reprune.core.params import read_params
 from reprune.core.policy import Policy
+from reprune.steps.acceptance import (
+    COUNT_AGAIN,
+    MEASURE_AGAIN,
+    Case,
+    check_acceptance,
+    check_integrity,
+)
 from reprune.steps.promoter import make_promoter, read_promoter
+from reprune.steps.staging import stage
 from tests.chain import Story, reencode
 from tests.registry.promotion import (
     NOW_S,
     copy_repository,
+    evidence,
     flip,
     promoted,
     ready,
     redigest,
     refused,
+    registry_of,
     versions,
     write_lock,
 )
@@ -141,6 +156,14 @@ def shorter(root: Path) -> None:
     path.write_text(path.read_text().replace("days: 14", "days: 0.01"))
 
 
+def change_registry(found: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        path = root / "params.yaml"
+        path.write_text(path.read_text().replace("uri: registry", found))
+
+    return change
+
+
 REFUSALS: list[tuple[str, Callable[[Path], object]]] = [
     ("payload_corrupt", edit_sample),
     ("payload_corrupt", edit_sample_carefully),
@@ -173,6 +196,8 @@ REFUSALS: list[tuple[str, Callable[[Path], object]]] = [
     ("plan_not_judged", reencoded("plan", fraction=0.9)),
     ("profiles_not_judged", reencoded("profile", uncounted=["x"])),
     ("table_not_judged", reencoded("sensitivity", examples=3)),
+    ("other_registry", change_registry("uri: ./registry")),
+    ("other_registry", change_registry("uri: registry, workspace: team")),
     ("lock_changed", change_lock),
     ("params_changed", change_params),
     ("policy_changed", lambda root: append(root / "policy.yaml", "alpha: 0.2\n")),
@@ -231,6 +256,61 @@ def test_evidence_has_an_age(root: Path, age_days: float, reason: str) -> None:
     with refused(root, reason):
         promoted(root, now=NOW_S + age_days * DAY_S)
     assert promoted(root, now=NOW_S + 13 * DAY_S).promoted
+
+
+def judged_case(root: Path) -> Case:
+    folder = root / "staged"
+    return check_integrity(stage(evidence(root), folder), read_params(root / "params.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        (-13.0, ""),
+        (-14.5, "evidence_too_old"),
+        (0.1, "evidence_from_future"),
+        (None, "evidence_undated"),
+    ],
+)
+def test_every_target_has_an_age_of_its_own(root: Path, second: float | None, reason: str) -> None:
+    """A fresh sample of one target says nothing about another; `second` is the other's, days from now."""
+    case = judged_case(root)
+    first = case.evidence.targets[0]
+    started_s = NOW_S + (second or 0.0) * DAY_S
+    units = [msgspec.structs.replace(unit, started_s=started_s) for unit in first.units]
+    other = msgspec.structs.replace(
+        first, target="cuda", units=() if second is None else tuple(units)
+    )
+    both = msgspec.structs.replace(case.evidence, targets=(first, other))
+    given = read_params(root / "params.yaml")
+    check: Callable[[], object] = lambda: check_acceptance(  # noqa: E731
+        replace(case, evidence=both),
+        read_promoter(root),
+        registry_of(root),
+        root=root,
+        given=given,
+        now=NOW_S,
+    )
+    if not reason:
+        check()
+        return
+    with pytest.raises(PromotionRefused, match="cuda") as caught:
+        check()
+    assert caught.value.reason == reason
+
+
+def test_what_is_to_be_run_again_is_a_stage(root: Path) -> None:
+    """The cures of old evidence and of a missed attempt name stages that `reprune init` writes."""
+    stages = yaml.safe_load(files("reprune").joinpath("template/dvc.yaml").read_text())["stages"]
+    for fix, stage_name in ((MEASURE_AGAIN, "benchmark"), (COUNT_AGAIN, "previous")):
+        assert re.findall(r"dvc repro -f ([a-z-]+)", fix) == [stage_name]
+        assert stage_name in stages
+        assert "then `dvc repro`" in fix
+    shorter(root)
+    with pytest.raises(PromotionRefused) as caught:
+        promoted(root)
+    assert caught.value.fix == MEASURE_AGAIN
+    assert "reprune update --again" in MEASURE_AGAIN
 
 
 def test_a_block_is_recorded_whatever_has_changed_since(tmp_path: Path) -> None:

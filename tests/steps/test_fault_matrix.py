@@ -24,6 +24,7 @@ from reprune.core.artifacts import KINDS, Benchmark, EngineFact, Verdict
 from reprune.core.documents import canonical, digest_of
 from reprune.core.errors import RepruneError
 from reprune.core.lock import Lock
+from reprune.core.params import Params, Registry
 from reprune.core.policy import Policy
 from reprune.doors.cli import main
 from reprune.judge.evidence import Evidence, Unit
@@ -57,6 +58,10 @@ from tests.faults import (
     write_base,
 )
 
+# As the chains of tests name it in their locks.
+GIVEN = Params(
+    name="digits", task="task.digits:DigitsTask", registry=Registry(uri="files:registry")
+)
 PASSED = 0
 BROKEN = 1
 
@@ -139,7 +144,7 @@ def test_the_run_that_the_matrix_breaks_passes(base: Forged, tmp_path: Path) -> 
     """Rebuilt without a fault it passes, by the command line too: so a refusal is due to the fault."""
     assert rebuilt(base.copy(), tmp_path / "v") == "pass"
     assert main(["check", str(tmp_path / "v"), "--recompute"]) == PASSED
-    assert check_integrity(handed(tmp_path / "v"), "digits").judgement.outcome == "pass"
+    assert check_integrity(handed(tmp_path / "v"), GIVEN).judgement.outcome == "pass"
 
 
 def test_every_fault_is_tried_somewhere(base: Forged) -> None:
@@ -395,7 +400,7 @@ def refused_everywhere(folder: Path) -> None:
     """The command line ends in a clear error, and promote does not take it."""
     assert exit_code(folder) == 2
     with pytest.raises(RepruneError):
-        check_integrity(handed(folder), "digits")
+        check_integrity(handed(folder), GIVEN)
 
 
 @pytest.mark.parametrize("fault", BYTE_FAULTS)

@@ -79,8 +79,14 @@ def decide(watch: Watch, seen: Seen, memory: Memory, now_s: float, *, room: bool
     duplicates = _duplicates(seen.runs)
     closing = _superseded(ours, states, seen.runs, memory, now_s)
     newest = ours[-1].version
+    told = tuple(
+        tell
+        for version in memory.open
+        if version in states and version != newest
+        for tell in _tell_end(version, states[version], memory, seen.runs)
+    )
     if newest in states:
-        told = _tell_end(newest, states[newest], memory, seen.runs)
+        told += _tell_end(newest, states[newest], memory, seen.runs)
         return Decision((*duplicates, *closing, *told), poll_s)
     case = _Case(
         watch=watch,
@@ -95,7 +101,9 @@ def decide(watch: Watch, seen: Seen, memory: Memory, now_s: float, *, room: bool
     else:
         found = _hold(case, room=room) or _retry(case) or _start(case)
     return Decision(
-        (*duplicates, *closing, *found.actions), min(poll_s, found.look_again_s), found.waiting
+        (*duplicates, *closing, *told, *found.actions),
+        min(poll_s, found.look_again_s),
+        found.waiting,
     )
 
 
@@ -146,8 +154,11 @@ def failed_runs(runs: tuple[RunSeen, ...], memory: Memory) -> tuple[RunSeen, ...
 
 
 def _duplicates(runs: tuple[RunSeen, ...]) -> tuple[Action, ...]:
-    """All but the oldest active run of each lock. Whoever sees both picks the same one to go on."""
-    active = [run for run in runs if not run.ended]
+    """All but the oldest active run of each lock. Whoever sees both picks the same one to go on.
+
+    A run that does not say which lock it is of may be somebody else's.
+    """
+    active = [run for run in runs if not run.ended and run.lock]
     if len(active) < 2:
         return ()
     first: dict[str, RunSeen] = {}

@@ -44,6 +44,7 @@ from reprune.orchestrate.reconcile_ports import (
     perform,
 )
 from reprune.orchestrate.reconcile_seen import (
+    ENDS,
     LockKnown,
     Memory,
     Refusal,
@@ -256,7 +257,15 @@ def _done(memory: Memory, watch: Watch, action: Action, answer: Any, now_s: floa
         case Dispatch():
             return msgspec.structs.replace(memory, dispatched={action.version: now_s})
         case Tell():
-            return msgspec.structs.replace(memory, told={**memory.told, action.key: now_s})
+            told = {**memory.told, action.key: now_s}
+            gone = action.version if action.state in ENDS else ""
+            return msgspec.structs.replace(
+                memory,
+                told=told,
+                open=tuple(each for each in memory.open if each != gone),
+                # Who has an end needs no run to appear.
+                claims={key: at_s for key, at_s in memory.claims.items() if key != gone},
+            )
         case _:
             return memory
 

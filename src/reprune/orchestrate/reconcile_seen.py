@@ -7,7 +7,7 @@ write at once.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 
@@ -16,6 +16,7 @@ from reprune.core.artifacts import Outcome
 
 T = TypeVar("T")
 State: TypeAlias = Literal["promoted", "passed", "blocked", "inconclusive", "error", "superseded"]
+ENDS: frozenset[str] = frozenset(get_args(State))
 Closed: TypeAlias = Literal["error", "superseded"]
 
 # So long may an answer be under way: a run that was asked for may still appear, and a verdict that was
@@ -111,6 +112,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     `claims`: when a run for a version was last asked for, and has not appeared since; `before`: the runs
     of it that there were by then. `ended`: when a run was first seen to have
     ended. `yielded`: runs that we cancelled as duplicates. `told` and `dispatched`: what was said, when.
+    `open`: versions that had a run, or were asked one for, and no end, until theirs is told.
     """
 
     claims: dict[str, float] = {}
@@ -121,6 +123,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     refusals: dict[str, Refusal] = {}
     told: dict[str, float] = {}
     dispatched: dict[str, float] = {}
+    open: tuple[str, ...] = ()
 
 
 def after(dense: tuple[Dense, ...], since_s: float) -> tuple[Dense, ...]:
@@ -190,11 +193,27 @@ def remember(memory: Memory, seen: Seen, now_s: float) -> Memory:
         ended=_past(ended, now_s),
         told=_past(_about(memory.told, newest), now_s),
         dispatched=_past(_about(memory.dispatched, newest), now_s),
+        open=_open(memory, seen),
         locks=_about(memory.locks, newest),
         refusals={
             version: msgspec.structs.replace(each, at_s=min(each.at_s, now_s))
             for version, each in _about(memory.refusals, newest).items()
         },
+    )
+
+
+def _open(memory: Memory, seen: Seen) -> tuple[str, ...]:
+    """Those that have a run and no end, and those whose end is still to be told."""
+    kept = {*memory.open, *memory.claims}
+    running = {run.version for run in seen.runs}
+    if not running and not kept:
+        return ()
+    states = terminal_states(seen.registry)
+    return tuple(
+        each.version
+        for each in seen.registry.dense
+        if each.version in kept or (each.version in running and each.version not in states)
+        if states.get(each.version) != "superseded"
     )
 
 

@@ -116,12 +116,23 @@ class Watches(Document, kw_only=True):
     watches: Annotated[tuple[Watch, ...], Meta(min_length=1, max_length=1000)]
 
     def __post_init__(self) -> None:
-        """Refuses two watches of one model: it would be answered twice."""
+        """Refuses two watches of one model, which would be answered twice, and two of one name whose runs
+        lie in one namespace, where nothing but the name tells them apart.
+        """
         seen: set[Key] = set()
+        runs: set[tuple[str, str]] = set()
         for watch in self.watches:
             if watch.key in seen:
                 raise ValueError(f"'{watch.name}' is watched twice")
             seen.add(watch.key)
+            where = (watch.name, watch.namespace)
+            if watch.mode == "run" and where in runs:
+                raise ValueError(
+                    f"two models called '{watch.name}' have their runs in one namespace: "
+                    "give one of them a `namespace` of its own"
+                )
+            if watch.mode == "run":
+                runs.add(where)
 
 
 def woken(watches: Iterable[Watch], *, uri: str, workspace: str, name: str) -> tuple[Watch, ...]:

@@ -70,7 +70,12 @@ def open_files(registry: params.Registry, root: Path) -> FilesRegistry:
             where="params.yaml (registry.uri)",
             fix="write a path such as .reprune/registry, or use kind: mlflow",
         )
-    return FilesRegistry(identity=registry.uri, folder=root / text, limits=limits_of(registry))
+    return FilesRegistry(
+        identity=registry.uri,
+        workspace=registry.workspace,
+        folder=root / text,
+        limits=limits_of(registry),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,7 @@ class FilesRegistry:
     """See reprune.registry.protocol.Registry for what each method promises."""
 
     identity: str
+    workspace: str
     folder: Path
     limits: Limits
 

@@ -27,9 +27,16 @@ from reprune.core.errors import (
 from reprune.core.http import Service, holds_secret, is_address
 from reprune.registry import artifact_root
 from reprune.registry import model_registry_api as api
-from reprune.registry.bounded import Limits, checked_part, copy_part, digest_of_files, limits_of
+from reprune.registry.bounded import (
+    Limits,
+    checked_part,
+    copy_part,
+    digest_of_files,
+    limits_of,
+    reading,
+)
 from reprune.registry.protocol import VersionInfo
-from reprune.registry.tags import BUNDLE, LOCK, PARENT, RECEIPT, RUN
+from reprune.registry.tags import BUNDLE, CLOSED, LOCK, PARENT, RECEIPT, RECORD, RUN
 
 TOKEN_FILE = "REPRUNE_REGISTRY_TOKEN_FILE"
 TOKEN = "REPRUNE_REGISTRY_TOKEN"
@@ -43,6 +50,8 @@ TITLE = "kubeflow.name"
 FORMAT = "reprune-version"
 # So many of the newest versions of others are asked for their files; one without is still being made.
 ASKED = 20
+# Whoever has one of these is a record of what was decided, done or given up here.
+_OURS = {RECEIPT, RECORD, CLOSED}
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,249}\Z")
@@ -84,6 +93,7 @@ def open_model_registry(registry: params.Registry, root: Path) -> ModelRegistry:
     token_file, ca_file = os.environ.get(TOKEN_FILE), os.environ.get(CA_FILE)
     return ModelRegistry(
         identity=registry.uri,
+        workspace=registry.workspace,
         service=Service(
             host=registry.uri,
             token_file=Path(token_file) if token_file else None,
@@ -100,14 +110,15 @@ class ModelRegistry:
     """See reprune.registry.protocol.Registry for what each method promises."""
 
     identity: str
+    workspace: str
     service: Service
     root: Path
     limits: Limits
 
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         found = api.versions_of(self.service, self._model(name))
-        # What was judged counts for ever; what somebody else put away is not to be compressed.
-        shown = [each for each in found if each.state == "LIVE" or RECEIPT in each.customProperties]
+        # What we put on record counts for ever; what somebody else put away is not to be compressed.
+        shown = [each for each in found if each.state == "LIVE" or _OURS & {*each.customProperties}]
         unfinished = set()
         others = [each for each in shown if PLACE not in each.customProperties]
         for each in reversed(others[-ASKED:]):
@@ -122,7 +133,8 @@ class ModelRegistry:
         where = f"{self.identity}: {what}"
         found = self._version(name, version)
         source = self._source(found, where)
-        single = source.is_file()
+        with reading(source):
+            single = source.is_file()
         try:
             digests = copy_part(
                 source.parent if single else source,

@@ -39,6 +39,10 @@ class Registry(Protocol):
     def identity(self) -> str:
         """Names the registry in a lock and in receipts; holds no password."""
 
+    @property
+    def workspace(self) -> str:
+        """The part of it that is worked in, as `registry.workspace` in params.yaml says."""
+
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         """All versions, newest last. Raises VersionNotFound if there is no model of that name."""
 

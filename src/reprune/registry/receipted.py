@@ -9,7 +9,7 @@ from reprune.core.accepted import accepted
 from reprune.core.errors import ReceiptInvalid
 from reprune.registry.protocol import Registry, VersionInfo, known_versions
 from reprune.registry.receipts import Receipted, decode, verify
-from reprune.registry.stored import compressed_name, place, receipt_bytes
+from reprune.registry.stored import compressed_name, place, receipt_bytes, refuse_stranger
 from reprune.registry.tags import LOCK, MARKS, RECEIPT, TAGS, VERDICT, tags_of
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ def read_receipt(registry: Registry, info: VersionInfo) -> Receipted:
     wrong = [tag for tag in (*TAGS, *MARKS) if info.tags.get(tag) != stated.get(tag)]
     if wrong:
         raise ReceiptInvalid(f"its receipt contradicts its tags ({', '.join(wrong)})", where=where)
-    if decision.registry != registry.identity or compressed_name(decision.name) != info.name:
-        raise ReceiptInvalid(
-            f"its receipt is for '{decision.name}' in {decision.registry}", where=where
-        )
+    home = (decision.registry, decision.workspace)
+    refuse_stranger(registry, info, home=home, name=decision.name)
     return found
 
 

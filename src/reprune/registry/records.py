@@ -18,7 +18,7 @@ from reprune.core.errors import ReceiptInvalid
 from reprune.core.lock import Digest
 from reprune.registry.protocol import Registry, VersionInfo
 from reprune.registry.receipts import AnyStatement, decode_statement, verify_statement
-from reprune.registry.stored import compressed_name, place, receipt_bytes
+from reprune.registry.stored import compressed_name, place, receipt_bytes, refuse_stranger
 from reprune.registry.tags import ADOPTED, BEFORE, BUNDLE, PARENT, RECORD, RECORD_KIND, RETURNED
 
 if TYPE_CHECKING:
@@ -160,8 +160,7 @@ def read_record(
     if wrong:
         raise ReceiptInvalid(f"its receipt contradicts its tags ({', '.join(wrong)})", where=where)
     told = found.statement.predicate
-    if told.registry != registry.identity or compressed_name(told.name) != info.name:
-        raise ReceiptInvalid(f"its receipt is for '{told.name}' in {told.registry}", where=where)
+    refuse_stranger(registry, info, home=(told.registry, told.workspace), name=told.name)
     return found
 
 

@@ -54,6 +54,11 @@ class Remembered:
         """As `inner`."""
         return self.inner.identity
 
+    @property
+    def workspace(self) -> str:
+        """As `inner`."""
+        return self.inner.workspace
+
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         """As `inner`, but versions of `name` that were deleted may be listed for up to `WHOLE_S`."""
         if name != self.name:

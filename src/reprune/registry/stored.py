@@ -21,6 +21,20 @@ def place(registry: Registry, info: VersionInfo) -> str:
     return f"{registry.identity}: {info.name} version {info.version}"
 
 
+def refuse_stranger(
+    registry: Registry, info: VersionInfo, *, home: tuple[str, str], name: str
+) -> None:
+    """Returns only if a receipt for `name` in `home`, a registry and its workspace, belongs to the version.
+
+    Raises ReceiptInvalid.
+    """
+    if home != (registry.identity, registry.workspace) or compressed_name(name) != info.name:
+        raise ReceiptInvalid(
+            f"its receipt is for '{name}' in {home[0]} (workspace '{home[1]}')",
+            where=place(registry, info),
+        )
+
+
 def receipt_bytes(registry: Registry, info: VersionInfo, tag: str) -> bytes:
     """The receipt that a version carries. Raises ReceiptInvalid if it lacks `tag` or the file."""
     if tag not in info.tags:

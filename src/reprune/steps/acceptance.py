@@ -43,6 +43,14 @@ CLOCK_SKEW_S = 300
 T = TypeVar("T")
 
 AGAIN = "run `dvc repro` again; do not edit what it wrote"
+# Neither the registry nor the time is what a stage depends on, so each stage has to be forced.
+COUNT_AGAIN = (
+    "run `dvc repro -f previous`, which counts the attempts, then `dvc repro`, and promote"
+)
+MEASURE_AGAIN = (
+    "measure again: `dvc repro -f benchmark`, then `dvc repro`, and promote; if this verdict is already "
+    "registered, run `reprune update --again` first"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +66,15 @@ class Case:
     @property
     def measured_until_s(self) -> float | None:
         """When the last unit of evidence began; None without units."""
-        started = [unit.started_s for target in self.evidence.targets for unit in target.units]
-        return max(started, default=None)
+        return max((until for _, until in self.newest_s if until is not None), default=None)
+
+    @property
+    def newest_s(self) -> tuple[tuple[str, float | None], ...]:
+        """Each target with when its last unit began; None for a target without units."""
+        return tuple(
+            (target.target, max((unit.started_s for unit in target.units), default=None))
+            for target in self.evidence.targets
+        )
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -88,9 +103,11 @@ def _origin(where: str, folder: Path, places: Mapping[str, Path]) -> str:
     return where
 
 
-def check_integrity(staged: Staged, name: str) -> Case:
+def check_integrity(staged: Staged, given: Params) -> Case:
     """The case that the staged verdict makes, after it was judged again from its own samples.
 
+    `given` are the params of the repository that promotes: the name, the registry and its workspace
+    must be theirs.
     Raises PromotionRefused if the recorded judgement is another one, or if what was handed in is not
     what was judged.
     """
@@ -116,8 +133,18 @@ def check_integrity(staged: Staged, name: str) -> Case:
         )
     evidence = _decoded(verdict, "evidence", Evidence)
     lock = _decoded(verdict, "lock", Lock)
-    if (verdict.manifest.name, lock.name, evidence.name) != (name, name, name):
-        _refuse("other_model", f"judges '{lock.name}', not '{name}'", verdict.path)
+    if {verdict.manifest.name, lock.name, evidence.name} != {given.name}:
+        _refuse("other_model", f"judges '{lock.name}', not '{given.name}'", verdict.path)
+    home = (given.registry.uri, given.registry.workspace)
+    if (lock.registry, lock.workspace) != home:
+        _refuse(
+            "other_registry",
+            f"was judged for {lock.registry} (workspace '{lock.workspace}'), "
+            f"params.yaml says {home[0]} (workspace '{home[1]}')",
+            verdict.path,
+            fix="promote it where params.yaml names the registry that it was judged for; or run "
+            "`reprune update` and `dvc repro` here",
+        )
     if verdict.manifest.dense_version != lock.dense.version:
         _refuse("other_version", "names another dense version than its lock", verdict.path)
     champion = None if lock.champion == "none" else lock.champion
@@ -153,7 +180,7 @@ def check_acceptance(
             f"was judged as attempt {case.judgement.attempt} on dense version "
             f"{case.lock.dense.version}, but {before} other attempts are on record",
             case.verdict.path,
-            fix="run `dvc repro` again: fetch-previous reads the number of attempts",
+            fix=COUNT_AGAIN,
         )
     check_registry_champion(case, authority, registry)
     check_registry_anchor(case, authority, registry)
@@ -299,23 +326,27 @@ def _check_terms(case: Case, authority: Authority) -> None:
 
 
 def _check_age(case: Case, authority: Authority, now: float) -> None:
-    until = case.measured_until_s
-    if until is None:
-        _refuse("evidence_undated", "holds no latency unit, so nothing says how old it is")
-    age_days = (now - until) / DAY_S
+    """Each target has a sample of its own that is new enough: one says nothing about another's machine."""
     limit_days = min(case.policy.valid_for_days, authority.promoter.max_valid_for_days)
-    if not age_days <= limit_days:
-        _refuse(
-            "evidence_too_old",
-            f"the newest sample is {age_days:.1f} days old; {limit_days:g} are allowed",
-            fix="measure again: `dvc repro -f benchmark`, then promote",
-        )
-    if not now - until >= -CLOCK_SKEW_S:
-        _refuse(
-            "evidence_from_future",
-            "the newest sample is dated in the future",
-            fix="set the clocks of this machine and of the one that measured",
-        )
+    for target, until in case.newest_s or (("any target", None),):
+        if until is None:
+            _refuse(
+                "evidence_undated",
+                f"holds no latency unit of {target}, so nothing says how old it is",
+            )
+        age_days = (now - until) / DAY_S
+        if not age_days <= limit_days:
+            _refuse(
+                "evidence_too_old",
+                f"the newest sample of {target} is {age_days:.1f} days old; {limit_days:g} are allowed",
+                fix=MEASURE_AGAIN,
+            )
+        if not now - until >= -CLOCK_SKEW_S:
+            _refuse(
+                "evidence_from_future",
+                f"the newest sample of {target} is dated in the future",
+                fix="set the clocks of this machine and of the one that measured",
+            )
 
 
 def _decoded(verdict: Artifact[Verdict], name: str, kind: type[T]) -> T:

@@ -8,11 +8,14 @@ own (`reprune update --again`).
 
 from __future__ import annotations
 
-from reprune.core.errors import PromotionRefused
-from reprune.registry.protocol import known_versions
-from reprune.registry.receipted import Registered, accepted_for
-from reprune.registry.stored import place
-from reprune.registry.tags import PROMOTED
+import hashlib
+
+from reprune.core.errors import PromotionRefused, ReceiptInvalid
+from reprune.registry.protocol import VersionInfo, known_versions
+from reprune.registry.receipted import Registered, accepted_for, read_receipt
+from reprune.registry.receipts import verify
+from reprune.registry.stored import place, receipt_bytes
+from reprune.registry.tags import LOCK, PROMOTED, RECEIPT
 from reprune.steps.acceptance import Case
 from reprune.steps.moving import Desk
 
@@ -26,12 +29,19 @@ AGAIN = (
 def check_first(desk: Desk, case: Case, *, registered: str | None = None) -> None:
     """Returns only if no other verdict is the accepted one for the lock of this one.
 
-    Only versions that a key of the promoter signed count. After `registered`, the version that holds this
+    Only versions that a key of the promoter signed count; one that came first and whose receipt is gone
+    is refused, since nobody can tell whose it was. After `registered`, the version that holds this
     verdict, it must be the accepted one, and not merely be that none is. Raises PromotionRefused.
     """
     versions = known_versions(desk.registry, desk.compressed)
     lock = case.verdict.manifest.lock
     first = accepted_for(desk.registry, versions, lock, desk.authority.keys)
+    for info in versions:
+        if first is not None and info.version == first.info.version:
+            # What comes later decides nothing, whatever it holds.
+            break
+        if info.tags.get(LOCK) == lock and RECEIPT in info.tags:
+            _check_stranger(desk, info)
     if first is None and registered is not None:
         raise PromotionRefused(
             f"version {registered} was registered, but the registry does not show it",
@@ -47,6 +57,44 @@ def check_first(desk: Desk, case: Case, *, registered: str | None = None) -> Non
             where=place(desk.registry, first.info),
             fix=AGAIN,
         )
+
+
+def _check_stranger(desk: Desk, info: VersionInfo) -> None:
+    """Returns only if this version, which no receipt of ours speaks for, is known to be somebody else's.
+
+    Its tags say that it was judged for the lock. Where its receipt is gone, or is not the one that they
+    name, it may have been ours, and the verdict that counts. Raises PromotionRefused.
+    """
+    doubt = _doubt(desk, info)
+    if doubt:
+        raise PromotionRefused(
+            f"version {info.version} says that it was judged for the same lock and came first, but {doubt}",
+            reason="receipt_gone",
+            where=place(desk.registry, info),
+            fix="restore that version from a backup; or delete it, if Reprune never judged it; or look "
+            f"again: {AGAIN}",
+        )
+
+
+def _doubt(desk: Desk, info: VersionInfo) -> str:
+    """Why the version may be ours all the same, in words; empty if it is not."""
+    where = place(desk.registry, info)
+    try:
+        raw = receipt_bytes(desk.registry, info, RECEIPT)
+    except ReceiptInvalid as error:
+        return error.what
+    if f"sha256:{hashlib.sha256(raw).hexdigest()}" != info.tags[RECEIPT]:
+        return "its receipt is not the one that its tag names"
+    try:
+        verify(raw, desk.authority.keys, where=where)
+    except ReceiptInvalid:
+        # Whole, and signed by nobody whom we trust.
+        return ""
+    try:
+        read_receipt(desk.registry, info)
+    except ReceiptInvalid as error:
+        return error.what
+    return ""
 
 
 def _words(first: Registered) -> str:

@@ -93,7 +93,7 @@ def promote(
         say("promote: judging again from the samples")
         with refusing(folder, evidence.places()):
             staged = stage(evidence, folder)
-            case = check_integrity(staged, desk.given.name)
+            case = check_integrity(staged, desk.given)
         return _decide(desk, staged, case)
 
 
