@@ -223,6 +223,11 @@ WRONG = {
         "hooks: [{name: a, kind: slack, urlSecret: {name: s, key: k}}]",
         r"networkPolicy.egress.others is empty: say where the hooks are",
     ),
+    "no way to GitHub": (
+        "{secrets: {github: {name: s}}, networkPolicy: {egress: {others: []}}, "
+        + watching("mode: pull-request, repository: a/b")[1:],
+        r"networkPolicy.egress.others is empty: say where GitHub is, which 'a'",
+    ),
     "another user": ("securityContext: {runAsUser: 0}", r"securityContext is not allowed"),
 }
 

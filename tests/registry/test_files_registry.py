@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,7 @@ from reprune.core import store
 from reprune.core.errors import RegistryError, RegistryUnreachable, VersionNotFound
 from reprune.core.params import Registry as Section
 from reprune.registry.files import FilesRegistry, open_files
+from reprune.registry.mlflow_registry import open_mlflow
 
 Folder = Callable[..., Path]
 
@@ -59,6 +63,38 @@ def test_a_damaged_file_is_unreachable_and_not_none(
         files.versions("digits")
         files.alias("digits", "champion")
     assert path.name in caught.value.where
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES])
+def test_what_cannot_be_looked_at_is_unreachable_and_not_none(
+    files: FilesRegistry,
+    folder: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    """A mount that went stale between two reads: the file may well be there."""
+    files.register("digits", folder(), {})
+    stale = [files.folder / "digits" / "1" / "files" / "receipt.json", tmp_path / "registry.db"]
+    with pytest.raises(VersionNotFound):
+        files.fetch("digits", "1", tmp_path / "x", part="receipt.json")
+    stat, lstat = os.stat, os.lstat
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def look(path: Any, *args: Any, **more: Any) -> Any:
+            if path in (*stale, *map(str, stale)):
+                raise OSError(number, os.strerror(number), str(path))
+            return real(path, *args, **more)
+
+        return look
+
+    monkeypatch.setattr(os, "stat", failing(stat))
+    monkeypatch.setattr(os, "lstat", failing(lstat))
+    with pytest.raises(RegistryUnreachable, match="cannot be read"):
+        files.fetch("digits", "1", tmp_path / "x", part="receipt.json")
+    embedded = open_mlflow(Section(uri="sqlite:///registry.db"), tmp_path)
+    with pytest.raises(RegistryUnreachable, match="cannot be read"):
+        embedded.versions("digits")
 
 
 @pytest.mark.parametrize("call", ["copyfile", "write_bytes", "rename"])

@@ -79,6 +79,30 @@ def _one_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
+def test_who_asks_for_an_hour_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway's Retry-After is a stranger's word too."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "")
+    monkeypatch.delenv("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER")
+    failed: list[Exception] = []
+    with answering(lambda _: (503, {"Retry-After": "3600"}, b"")) as (address, asked):
+
+        def ask() -> None:
+            try:
+                open_mlflow(Section(uri=address), tmp_path).versions("digits")
+            except RegistryUnreachable as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(30)
+        assert len(failed) == 1
+        assert len(asked) == 2
+
+
 LEADS_ELSEWHERE = [
     "mlflow-artifacts://169.254.169.254/latest/meta-data",
     "mlflow-artifacts://evil.example.org/1/x",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -128,15 +130,23 @@ def test_addresses_that_would_mislead_are_refused(
 
 
 @contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
-    """A real HTTP server that gives every request the same answer."""
+def answering(status: int, body: bytes, info: bytes = b"", more: int = 0) -> Iterator[str]:
+    """A real HTTP server that gives every request the same answer, but `info` to who asks what it is.
+
+    So many bytes `more` are promised, and come when the client is gone.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            about = bool(info) and self.path.endswith("/server-info")
+            said = info if about else body
+            self.send_response(200 if about else status)
+            self.send_header("Content-Length", str(len(said) + more))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(said)
+            if more:
+                self.wfile.flush()
+                self.rfile.read(1)
 
         do_POST = do_GET  # noqa: N815  http.server asks for these names
 
@@ -173,10 +183,14 @@ def test_an_answer_that_is_none_is_never_read_as_absent(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with answering(status, body) as address:
         registry = open_mlflow(Section(uri=address), tmp_path)
-        with pytest.raises(RegistryUnreachable):
-            registry.versions("digits")
-        with pytest.raises(RegistryUnreachable):
-            registry.alias("digits", "champion")
+        for ask in (
+            lambda: registry.versions("digits"),
+            lambda: registry.alias("digits", "champion"),
+        ):
+            with pytest.raises(RegistryUnreachable) as caught:
+                ask()
+            # It may be an answer about this model alone.
+            assert not caught.value.silent
 
 
 def test_the_registrys_own_word_for_absent_is_believed(
@@ -191,6 +205,39 @@ def test_the_registrys_own_word_for_absent_is_believed(
             registry.alias("digits", "champion")
 
 
+@pytest.mark.parametrize("workspace", ["default", "nowhere"])
+def test_a_workspace_that_is_not_there_is_no_model_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: str
+) -> None:
+    """The server has one code for both; read as "no model", a misspelt workspace would be silence."""
+    said = f"Workspace '{workspace}' not found"
+    known = b'{"workspaces_enabled": true}'
+    body = json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": said}).encode()
+    with answering(404, body, info=known) as address:
+        registry = open_mlflow(Section(uri=address, workspace=workspace), tmp_path)
+        for ask in (
+            lambda: registry.versions("digits"),
+            lambda: registry.alias("digits", "champion"),
+            lambda: registry.fetch("digits", "1", tmp_path / "x"),
+        ):
+            with pytest.raises(RegistryUnreachable, match=f"no workspace '{workspace}'"):
+                ask()
+
+
+def test_a_workspace_is_its_own_registrys_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow keeps it in the environment; the next registry of this process starts without."""
+    from mlflow.utils.workspace_context import get_request_workspace
+
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "")
+    seen = []
+    for workspace in ("default", "team-a", "default", "team-b", "team-a"):
+        open_mlflow(Section(uri="http://127.0.0.1:9", workspace=workspace), tmp_path)._client()
+        seen.append(get_request_workspace())
+    assert seen == [None, "team-a", None, "team-b", "team-a"]
+
+
 def test_a_server_that_is_not_there_is_unreachable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,3 +248,20 @@ def test_a_server_that_is_not_there_is_unreachable(
         registry.versions("digits")
     assert caught.value.where == "http://127.0.0.1:9"
     assert "registry.uri" in caught.value.fix
+    assert caught.value.silent
+
+
+def test_a_server_that_takes_the_request_and_says_nothing_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timeout, and not one in the midst of an answer."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(RegistryUnreachable) as caught:
+            open_mlflow(Section(uri=address), tmp_path).versions("digits")
+    assert caught.value.silent
+    with answering(200, b"{}", more=100) as address, pytest.raises(RegistryUnreachable) as caught:
+        open_mlflow(Section(uri=address), tmp_path).versions("digits")
+    assert not caught.value.silent

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -226,7 +228,54 @@ def test_a_deleted_link_shows() -> None:
     assert chain_gaps([second, third]) == ()
     assert chain_gaps([]) == ()
     assert "deleted" in chain_gaps([first, third])[0]
-    assert "no predecessor" in chain_gaps([first, receipt(None, "9")])[0]
+    assert "no predecessor" in chain_gaps([second, receipt(None, "9")])[0]
+
+
+def test_promotes_that_overlapped_leave_no_gap() -> None:
+    """Both read the same newest receipt, or none, before either was registered."""
+    first = receipt(None, "1")
+    second, third = receipt(first, "2"), receipt(first, "3")
+    fourth = receipt(third, "4")
+    late = receipt(first, "5")
+    assert chain_gaps([first, receipt(None, "9"), second, third, fourth]) == ()
+    assert chain_gaps([second, third, fourth, late]) == ()
+    assert chain_gaps([third, fourth, late], before={first.digest}) == ()
+    assert "deleted" in chain_gaps([first, second, fourth])[0]
+    assert "deleted" in chain_gaps([fourth, late])[0]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link by its name alone; `statement` is what `chain_gaps` looks at."""
+
+    digest: str
+    predecessor: str | None
+
+    @property
+    def statement(self) -> Any:
+        return SimpleNamespace(predicate=SimpleNamespace(predecessor=self.predecessor))
+
+
+@given(lags=st.lists(st.integers(0, 4), min_size=1, max_size=12), data=st.data())
+def test_a_history_has_gaps_only_where_a_link_was_deleted(
+    lags: list[int], data: st.DataObject
+) -> None:
+    """Each link names the newest that there was when it looked, `lag` links before it was registered."""
+    made: list[Link] = []
+    for number, lag in enumerate(lags):
+        seen = made[: max(0, number - lag)]
+        made.append(Link(f"sha256:{number:064d}", seen[-1].digest if seen else None))
+    start = data.draw(st.integers(0, len(made) - 1))
+    run, before = made[start:], {None, *(each.digest for each in made[:start])} if start else set()
+    assert chain_gaps(made) == chain_gaps(run, before=before) == ()
+    gone = data.draw(st.integers(0, len(run) - 1))
+    left = [each for each in run if each is not run[gone]]
+    # The first of a run may name what is not in it.
+    missed = any(each.predecessor == run[gone].digest for each in left[1:])
+    if gone > 0:
+        assert bool(chain_gaps(left, before=before)) == missed
+    elif missed and left[0].predecessor != run[gone].digest:
+        assert chain_gaps(left, before=before)
 
 
 @pytest.mark.parametrize("value", ["00" * 31, "zz" * 32])

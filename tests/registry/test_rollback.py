@@ -23,6 +23,7 @@ from reprune.registry.receipts import chain_gaps
 from reprune.registry.records import RollbackRecord
 from reprune.registry.tags import ROLLED_BACK
 from reprune.steps import moving
+from reprune.steps import promote as promote_module
 from reprune.steps.promoter import read_promoter
 from reprune.steps.rollback import RollbackResult, rollback
 from tests.registry.promotion import (
@@ -178,6 +179,73 @@ def test_a_gap_in_the_chain_is_refused(root: Path) -> None:
     """A generation between the two was deleted: nobody can say what else was."""
     next_generation(root, dense_version="3")
     promoted(root)
+    shutil.rmtree(root / "registry" / COMPRESSED / "2")
+    with refused(root, "chain_broken"):
+        back(root, "1")
+
+
+def edit_tags(root: Path, version: str, **changes: str | None) -> None:
+    """Sets or deletes tags (`reprune.<name>`) of a version, as whoever may write there can."""
+    path = root / "registry" / COMPRESSED / version / "version.json"
+    told = json.loads(path.read_text())
+    for name, value in changes.items():
+        told["tags"].pop(f"reprune.{name}", None)
+        if value is not None:
+            told["tags"][f"reprune.{name}"] = value
+    path.write_text(json.dumps(told))
+
+
+def test_what_was_gone_back_past_does_not_return_by_its_old_verdict(
+    root: Path, tmp_path: Path
+) -> None:
+    """By the signed record alone: without its tags, and though an older record is copied to the end."""
+    kept = copy_repository(root, tmp_path / "kept")  # holds the verdict of version 2
+    shutil.rmtree(kept / "registry")
+    (kept / "registry").symlink_to(root / "registry")
+    next_generation(root, dense_version="3")
+    promoted(root)
+    assert back(root, "2").record_version == "4"
+    assert back(root, "1").record_version == "5"
+    with refused(kept, "rolled_back"):
+        promoted(kept)
+    for name in ("before", "record", "record_kind"):
+        edit_tags(root, "5", **{name: None})
+        edit_tags(root, "2", rolled_back=None)
+        with refused(kept, "rolled_back"):
+            promoted(kept)
+    record = root / "registry" / COMPRESSED / "4" / "files"
+    registry_of(root).register(COMPRESSED, record, {})
+    with refused(kept, "rolled_back"):
+        promoted(kept)
+    with refused(root, "rolled_back"):
+        promoted(root)
+
+
+def test_a_jump_past_a_version_by_one_rollback_counts(root: Path, tmp_path: Path) -> None:
+    kept = copy_repository(root, tmp_path / "kept")
+    shutil.rmtree(kept / "registry")
+    (kept / "registry").symlink_to(root / "registry")
+    next_generation(root, dense_version="3")
+    promoted(root)
+    back(root, "1")
+    with refused(kept, "rolled_back"):
+        promoted(kept)
+    assert back(root, "2").version == "2"
+    assert promoted(kept).already_done
+
+
+def test_promotes_that_overlapped_are_no_gap(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both read the same newest receipt: a verdict that was blocked, and the next champion."""
+    registry, keys = registry_of(root), read_promoter(root).keys
+    newest = links.newest_link(registry, "digits", keys)
+    next_generation(root, dense_version="3", candidate_wrong=70)
+    promoted(root)
+    next_generation(root, dense_version="4")
+    with monkeypatch.context() as patched:
+        patched.setattr(promote_module, "newest_link", lambda *_: newest)
+        assert promoted(root).champion_after == "4"
+    for to in ("2", "1", "4"):
+        assert back(root, to).version == to
     shutil.rmtree(root / "registry" / COMPRESSED / "2")
     with refused(root, "chain_broken"):
         back(root, "1")

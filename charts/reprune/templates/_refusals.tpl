@@ -37,6 +37,11 @@
 {{- if and $values.hooks (not $egress.others) -}}
 {{- fail "networkPolicy.egress.others is empty: say where the hooks are, or the service reaches none" -}}
 {{- end -}}
+{{- range $values.watches -}}
+{{- if and (eq (.mode | default "run") "pull-request") (not $egress.others) -}}
+{{- fail (printf "networkPolicy.egress.others is empty: say where GitHub is, which '%s' in mode pull-request is told at, or the service does not reach it" .name) -}}
+{{- end -}}
+{{- end -}}
 {{- range $peer := concat $egress.registry $egress.pipelines $egress.others -}}
 {{- if eq (empty $peer.namespace) (empty $peer.cidr) -}}
 {{- fail (printf "networkPolicy.egress: %s has to have a namespace or a cidr, one of them" (toJson $peer)) -}}

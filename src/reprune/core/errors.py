@@ -184,7 +184,13 @@ class RegistryError(InputError):
 
 
 class RegistryUnreachable(RegistryError):
+    """`silent`: there was no answer at all, so that nothing else that is asked there would get one."""
+
     code = "registry_unreachable"
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", silent: bool = False) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.silent = silent
 
 
 class VersionNotFound(RegistryError):
@@ -212,7 +218,13 @@ class OrchestratorError(InputError):
 
 
 class OrchestratorUnreachable(OrchestratorError):
+    """`silent` as in RegistryUnreachable."""
+
     code = "orchestrator_unreachable"
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", silent: bool = False) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.silent = silent
 
 
 class AccessDenied(OrchestratorError):

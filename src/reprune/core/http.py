@@ -27,6 +27,7 @@ from reprune.core.errors import DocumentError, InputError
 MAX_TOKEN_BYTES = 65_536
 MAX_REPLY_BYTES = 16_000_000
 MAX_SAID = 300
+MAX_SAID_BYTES = 65_536
 LONGEST_ASKED_S = 60.0
 # The service said "not now", or something in front of it did.
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -202,8 +203,7 @@ def send(service: Service, ask: Ask, *, max_bytes: int = MAX_REPLY_BYTES) -> Any
     that cannot be used.
     """
     token = service.token()
-    deadline = time.monotonic() + service.timeout_s
-    raw = _answer(service, ask, token, lambda reply: _read(reply, deadline, max_bytes))
+    raw = _answer(service, ask, token, lambda reply, until: _read(reply, until, max_bytes))
     try:
         return strict_json(raw or b"{}", name="reply", max_bytes=max_bytes)
     except DocumentError as error:
@@ -215,22 +215,23 @@ def hand_over(service: Service, ask: Ask) -> None:
 
     Raises as `send`.
     """
-    _answer(service, ask, service.token(), lambda _: b"")
+    _answer(service, ask, service.token(), lambda _, __: b"")
 
 
 def _answer(
-    service: Service, ask: Ask, token: str, read: Callable[[http.client.HTTPResponse], bytes]
+    service: Service, ask: Ask, token: str, read: Callable[[http.client.HTTPResponse, float], bytes]
 ) -> bytes:
-    """What `read` makes of an answer of 2xx."""
+    """What `read` makes of an answer of 2xx, which it is given with the time (monotonic) to be ready at."""
     request = _request(service, ask)
+    deadline = time.monotonic() + service.timeout_s
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
         with _opener(service).open(request, timeout=service.timeout_s) as reply:
-            return read(reply)
+            return read(reply, deadline)
     except urllib.error.HTTPError as error:
         with error:
-            _raise_for(error, token)
+            _raise_for(error, token, deadline)
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise UntrustedError(error.reason.verify_message) from error
@@ -273,15 +274,16 @@ def _read(reply: http.client.HTTPResponse, deadline: float, max_bytes: int) -> b
         if size > max_bytes:
             raise GarbledError(f"answered with more than {max_bytes} bytes")
         if time.monotonic() > deadline:
-            raise TransientError("its answer takes too long")
+            raise TransientError("its answer takes too long", status=reply.status)
     if reply.length:
-        raise TransientError(f"the connection was lost with {reply.length} bytes to come")
+        lost = f"the connection was lost with {reply.length} bytes to come"
+        raise TransientError(lost, status=reply.status)
     return b"".join(chunks)
 
 
-def _raise_for(error: urllib.error.HTTPError, token: str) -> NoReturn:
-    """What the service said is in the message."""
-    said, value = _message(error, token)
+def _raise_for(error: urllib.error.HTTPError, token: str, deadline: float) -> NoReturn:
+    """What the service said until `deadline` is in the message."""
+    said, value = _message(error, token, deadline)
     refused = RefusedError(error.code, said, value=value, with_token=bool(token))
     asked_s = _asked_s(error)
     # Some refuse with 403 who asks too often, and say when to come again.
@@ -305,10 +307,16 @@ def _asked_s(error: urllib.error.HTTPError) -> float | None:
     return None
 
 
-def _message(error: urllib.error.HTTPError, token: str) -> tuple[str, Any]:
+def _message(error: urllib.error.HTTPError, token: str, deadline: float) -> tuple[str, Any]:
+    raw = b""
     try:
-        raw = error.read(65_536)
+        while len(raw) < MAX_SAID_BYTES and time.monotonic() <= deadline:
+            chunk = error.read1(MAX_SAID_BYTES - len(raw))
+            if not chunk:
+                break
+            raw += chunk
     except (OSError, http.client.HTTPException):
+        # The status alone says enough.
         return "", None
     text = raw.decode("utf-8", errors="replace")
     try:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
 import signal
 import socket
+import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -95,6 +99,9 @@ def _serve(parsed: argparse.Namespace, settings: Settings, sweeper: Sweeper) -> 
     listening = _listen(parsed.host, parsed.port, MAX_CONNECTIONS)
     port = listening.getsockname()[1]
     server = uvicorn.Server(server_config(build_app(service), graceful_s=DELIVERIES_S))
+    # Whatever the process puts aside, a download too, goes with it, even if it is cut short.
+    scratch = tempfile.TemporaryDirectory(prefix="reprune-serve-", ignore_cleanup_errors=True)
+    before, tempfile.tempdir = tempfile.tempdir, scratch.name
     loop.start()
     say("listening", host=parsed.host, port=port, watches=len(watches))
     _tell(parsed, settings, port, 0)
@@ -104,7 +111,22 @@ def _serve(parsed: argparse.Namespace, settings: Settings, sweeper: Sweeper) -> 
         ended = loop.stop(SWEEP_S)
         sweeper.couriers.stop()
         say("ended", sweep_ended=ended)
+        scratch.cleanup()
+        tempfile.tempdir = before
+    if not ended:
+        _cut_short()
     return EXIT_DONE
+
+
+def _cut_short() -> NoReturn:
+    """Ends the process at once. Python itself would wait for the threads in which MLflow downloads, which
+    may be hours.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(EXIT_DONE)
 
 
 def _listen(host: str, port: int, waiting: int) -> socket.socket:

@@ -84,6 +84,7 @@ def unreachable(endpoint: Endpoint, error: TransientError) -> OrchestratorUnreac
         f"Kubeflow Pipelines {what}: {error}",
         where=endpoint.host,
         fix="is the address right, and is it reachable from here?",
+        silent=not error.answered,
     )
 
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from reprune.core import store
 from reprune.core.errors import RegistryError, RegistryUnreachable
-from reprune.registry.bounded import Limits, copy_part, digest_of_files
+from reprune.registry.bounded import Limits, copy_part, digest_of_files, reading
 
 _WHERE_FIX = "copy the files below registry.artifacts and register that folder's file:// address"
 
@@ -96,7 +96,9 @@ def resolved(root: Path, uri: str, *, where: str) -> Path:
 
 
 def _check_root(root: Path) -> None:
-    if not root.is_dir():
+    with reading(root):
+        there = root.is_dir()
+    if not there:
         raise RegistryUnreachable(
             "the folder with the files of versions is not here",
             where=str(root),

@@ -85,7 +85,7 @@ def copy_part(
     and for too much, RegistryUnreachable for what cannot be read.
     """
     wanted = source / part
-    if not os.path.lexists(wanted):
+    if not _there(wanted):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(wanted))
     # A link above the part would lead out as well as one below it.
     if wanted.resolve() != source.resolve() / part:
@@ -137,6 +137,18 @@ def reading(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RegistryUnreachable(f"cannot be read: {error.strerror}", where=str(where)) from error
+
+
+def _there(path: Path) -> bool:
+    """Whether something is there, be it a link that leads nowhere. Only the file system's own word for
+    "there is none" counts: a mount that went stale answers otherwise, and is unreachable.
+    """
+    with reading(path):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
 
 
 def _copy(source: Path, target: Path, budget: Budget) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 from reprune.core.errors import RegistryError, RegistryUnreachable, VersionNotFound
 from reprune.core.store import disk_errors
 from reprune.registry.artifact_root import resolved
-from reprune.registry.bounded import Budget, Limits, copy_part
+from reprune.registry.bounded import Budget, Limits, copy_part, reading
 from reprune.registry.store_address import SERVED, STORES, check_address
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def fetch_local(
     folder: Path, part: PurePosixPath, destination: Path, limits: Limits, *, where: str
 ) -> None:
     """Copies from a folder. Raises as `bounded.copy_part` does, and RegistryError for a single file."""
-    if folder.exists() and not folder.is_dir():
+    with reading(folder):
+        single = folder.exists() and not folder.is_dir()
+    if single:
         raise RegistryError("its files lie in what is no folder", where=where)
     copy_part(folder, part, destination, limits, where=where)
     (destination / ADDED_BY_MLFLOW).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from reprune.core.errors import (
     VersionNotFound,
 )
 from reprune.core.plugins import require
-from reprune.registry.bounded import Limits, checked_part, limits_of, survey
+from reprune.registry.bounded import Limits, checked_part, limits_of, reading, survey
 from reprune.registry.mlflow_artifacts import Remote, fetch_local, local_folder, source_uri
 from reprune.registry.mlflow_versions import NUMBER, garbled, infos, listed
 from reprune.registry.protocol import VersionInfo
@@ -49,11 +49,15 @@ _ENVIRONMENT = {
     # MLflow's default of 7 retries makes a wrong address look like a hang of minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    # Whatever stands in front of a registry may ask for hours, and would get them.
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     # A redirect leads to a login page, or wherever a server likes, and would be handed our request.
     "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
 }
 # What MLflow's client dies of when an answer has another form than it takes for granted.
 _UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
+# No model's name has a quote in it.
+_NO_WORKSPACE = re.compile(r"\bworkspace '[^']*' (was )?(not found|does not exist)", re.IGNORECASE)
 _NOISY = ("mlflow", "alembic", "alembic.runtime.migration")
 
 
@@ -221,7 +225,7 @@ class MlflowRegistry:
 
     def _client(self, *, create: bool = False) -> MlflowClient:
         """A client that answers to nobody's global settings but this registry's."""
-        if self.database is not None and not self.database.is_file():
+        if self.database is not None and not _is_file(self.database):
             if not create:
                 raise RegistryUnreachable(
                     "there is no registry here",
@@ -232,8 +236,12 @@ class MlflowRegistry:
                 self.database.parent.mkdir(parents=True, exist_ok=True)
         for key, value in _ENVIRONMENT.items():
             os.environ.setdefault(key, value)
+        # The variable is one for the whole process: the workspace of another registry, asked before this
+        # one, is none of this one's.
         if self.workspace not in ("", "default"):
             os.environ["MLFLOW_WORKSPACE"] = self.workspace
+        else:
+            os.environ.pop("MLFLOW_WORKSPACE", None)
         module = require("mlflow", "mlflow")
         for logger in _NOISY:
             logging.getLogger(logger).setLevel(logging.ERROR)
@@ -250,7 +258,9 @@ class MlflowRegistry:
 
     @contextlib.contextmanager
     def _asking(self, absent: str) -> Iterator[None]:
-        """Only the registry's own word for "does not exist" becomes VersionNotFound."""
+        """Only the registry's own word for "does not exist" becomes VersionNotFound, and that of a
+        workspace does not.
+        """
         from google.protobuf.json_format import ParseError
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -259,10 +269,20 @@ class MlflowRegistry:
             yield
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                if _NO_WORKSPACE.search(error.message):
+                    raise self._no_workspace() from error
                 raise VersionNotFound(absent, where=self.identity) from error
             raise self._unreachable(error) from error
         except (SQLAlchemyError, OSError, *_UNREADABLE, ParseError) as error:
             raise self._unreachable(error) from error
+
+    def _no_workspace(self) -> RegistryUnreachable:
+        """The server says so in the same code as of a model; nothing is known of the model then."""
+        return RegistryUnreachable(
+            f"there is no workspace '{self.workspace or 'default'}', or none that we may see",
+            where=self.identity,
+            fix="correct registry.workspace in params.yaml, or have the workspace created",
+        )
 
     def _unreachable(self, error: Exception) -> RegistryUnreachable:
         first = str(error).partition("\n")[0]
@@ -270,7 +290,28 @@ class MlflowRegistry:
             f"the registry did not answer as one: {first[:300]}",
             where=self.identity,
             fix="see that it runs and that registry.uri in params.yaml is right, then try again",
+            silent=_silent(error),
         )
+
+
+def _is_file(path: Path) -> bool:
+    with reading(path):
+        return path.is_file()
+
+
+def _silent(error: BaseException) -> bool:
+    """Whether no answer began to come. MLflow says only in what it was raised for what it died of."""
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import Timeout
+    from urllib3.exceptions import ReadTimeoutError
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, NoConnection | Timeout):
+            # In the midst of a body it is this, without the error of having tried too often around it.
+            return not (seen.args and isinstance(seen.args[0], ReadTimeoutError))
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _model(client: MlflowClient, name: str) -> RegisteredModel:

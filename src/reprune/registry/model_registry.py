@@ -27,7 +27,14 @@ from reprune.core.errors import (
 from reprune.core.http import Service, holds_secret, is_address
 from reprune.registry import artifact_root
 from reprune.registry import model_registry_api as api
-from reprune.registry.bounded import Limits, checked_part, copy_part, digest_of_files, limits_of
+from reprune.registry.bounded import (
+    Limits,
+    checked_part,
+    copy_part,
+    digest_of_files,
+    limits_of,
+    reading,
+)
 from reprune.registry.protocol import VersionInfo
 from reprune.registry.tags import BUNDLE, CLOSED, LOCK, PARENT, RECEIPT, RECORD, RUN
 
@@ -126,7 +133,8 @@ class ModelRegistry:
         where = f"{self.identity}: {what}"
         found = self._version(name, version)
         source = self._source(found, where)
-        single = source.is_file()
+        with reading(source):
+            single = source.is_file()
         try:
             digests = copy_part(
                 source.parent if single else source,

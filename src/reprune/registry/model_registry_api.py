@@ -313,4 +313,5 @@ def _unreachable(service: Service, error: TransientError) -> RegistryUnreachable
         f"the registry {what}: {error}",
         where=service.host,
         fix="see that it runs and that registry.uri in params.yaml is right, then try again",
+        silent=not error.answered,
     )

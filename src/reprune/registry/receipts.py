@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
@@ -226,19 +226,25 @@ class Linked(Protocol):
     def digest(self) -> str: ...
 
 
-def chain_gaps(receipts: Sequence[Linked]) -> tuple[str, ...]:
-    """What is missing or forked in a run of receipts, oldest first, in words; empty if nothing is.
+def chain_gaps(
+    receipts: Sequence[Linked], *, before: Collection[str | None] = ()
+) -> tuple[str, ...]:
+    """What is missing in a run of receipts, oldest first, in words; empty if nothing is.
 
-    The first may name a predecessor from before the run. A receipt that was deleted shows as one
-    that its successor names and nobody holds.
+    The first may name a predecessor from before the run, and so may each what `before` lists: digests of
+    earlier receipts, and None where the run does not begin with the first of all. Several
+    may name the same one: two promotes that overlapped. A receipt that was deleted shows as one that a
+    successor names and nobody holds.
     """
     gaps: list[str] = []
-    known: set[str] = set()
+    known: set[str | None] = {*before}
     for index, receipt in enumerate(receipts):
         named = receipt.statement.predicate.predecessor
-        if index > 0 and named is None:
+        if index == 0:
+            known.add(named)
+        elif named not in known and named is None:
             gaps.append(f"receipt {receipt.digest[:19]} names no predecessor, but is not the first")
-        elif index > 0 and named not in known:
+        elif named not in known:
             gaps.append(
                 f"receipt {receipt.digest[:19]} follows {str(named)[:19]}, which is not there: "
                 "a registered version was deleted"

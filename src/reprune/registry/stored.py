@@ -37,9 +37,14 @@ def refuse_stranger(
 
 def receipt_bytes(registry: Registry, info: VersionInfo, tag: str) -> bytes:
     """The receipt that a version carries. Raises ReceiptInvalid if it lacks `tag` or the file."""
-    where = place(registry, info)
     if tag not in info.tags:
-        raise ReceiptInvalid("carries no receipt of ours", where=where)
+        raise ReceiptInvalid("carries no receipt of ours", where=place(registry, info))
+    return receipt_file(registry, info)
+
+
+def receipt_file(registry: Registry, info: VersionInfo) -> bytes:
+    """The receipt that lies in a version, whatever its tags say. Raises ReceiptInvalid if none does."""
+    where = place(registry, info)
     with scratch() as folder:
         try:
             registry.fetch(info.name, info.version, folder, part=RECEIPT_FILE)

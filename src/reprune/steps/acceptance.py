@@ -18,6 +18,7 @@ from reprune.core.documents import canonical, decode_json, digest_of
 from reprune.core.errors import (
     ArtifactError,
     ChampionForeign,
+    ChampionLost,
     DocumentError,
     PromotionRefused,
     ReceiptInvalid,
@@ -28,7 +29,8 @@ from reprune.core.policy import POLICY_FILE, Policy, read_policy
 from reprune.core.store import Artifact
 from reprune.judge.evidence import Evidence
 from reprune.registry import compressed, links
-from reprune.registry.protocol import Registry
+from reprune.registry.protocol import ANCHOR, Registry
+from reprune.registry.tags import ANCHORED
 from reprune.steps.fetch import check_champion
 from reprune.steps.minimum_policy import at_least
 from reprune.steps.promoter import Authority
@@ -180,6 +182,7 @@ def check_acceptance(
             fix=COUNT_AGAIN,
         )
     check_registry_champion(case, authority, registry)
+    check_registry_anchor(case, authority, registry)
 
 
 def check_registry_champion(case: Case, authority: Authority, registry: Registry) -> None:
@@ -196,6 +199,51 @@ def check_registry_champion(case: Case, authority: Authority, registry: Registry
                 fix="add the key that signed it to `trusted_keys` in the promoter's config.yaml, "
                 "if you trust its owner",
             ) from error
+
+
+def check_registry_anchor(case: Case, authority: Authority, registry: Registry) -> None:
+    """Returns only if the anchor is the locked one, carries a receipt that we trust, and somebody set it.
+
+    Raises PromotionRefused.
+    """
+    try:
+        holder = compressed.anchor(registry, case.lock.name)
+        if holder is not None:
+            links.verified(registry, holder.info, holder.receipt, authority.keys)
+    except (ChampionLost, ChampionForeign) as error:
+        reason = "anchor_lost" if isinstance(error, ChampionLost) else "anchor_foreign"
+        _refuse_anchor(reason, error.what, registry)
+    except ReceiptInvalid as error:
+        _refuse_anchor("anchor_foreign", f"the anchor's receipt {error.what}", registry)
+    if holder is not None and ANCHORED not in holder.info.tags:
+        _refuse_anchor(
+            "anchor_foreign",
+            f"the alias '{ANCHOR}' names version {holder.info.version}, and nobody answers for it: "
+            "`reprune anchor` did not set it",
+            registry,
+        )
+    found = "none" if holder is None else holder.ref
+    if found != case.lock.anchor:
+        was, now = (
+            each if isinstance(each, str) else f"version {each.version}"
+            for each in (case.lock.anchor, found)
+        )
+        _refuse_anchor(
+            "anchor_moved",
+            f"the anchor was {was} when the lock was written; now it is {now}",
+            registry,
+        )
+
+
+def _refuse_anchor(reason: str, what: str, registry: Registry) -> NoReturn:
+    fix = "`reprune update` and judge again"
+    if reason != "anchor_moved":
+        fix = (
+            "find out who did it; `reprune anchor VERSION --by NAME --reason TEXT` names the right one "
+            f"(where nothing was promoted yet, delete the alias '{ANCHOR}', or the tag, with the registry's "
+            f"own tools); then {fix}"
+        )
+    raise PromotionRefused(what, reason=reason, where=registry.identity, fix=fix)
 
 
 def _check_judged(staged: Staged, evidence: Evidence) -> None:

@@ -51,7 +51,7 @@ def move_anchor(root: Path, *, version: str | None, by: str, reason: str) -> Anc
         info = _version(registry, name, version)
         _refuse_unpromoted(registry, authority, info)
         before = registry.alias(name, ANCHOR)
-        if before == info.version:
+        if before == info.version and tags.ANCHORED in info.tags:
             return AnchorResult(version=info.version, before=before, moved=False)
         # Who and why first: an anchor that nobody answers for must not exist, even for a moment.
         registry.set_tags(name, info.version, {tags.ANCHORED: f"{by}: {reason}"})

@@ -24,14 +24,16 @@ from reprune.core.artifacts import Outcome, Receipt, Waiver
 from reprune.core.errors import PromotionRefused, ReceiptInvalid
 from reprune.core.store import Artifact
 from reprune.registry import compressed, receipts
-from reprune.registry.links import newest_link, rolled_back
+from reprune.registry.links import newest_link
 from reprune.registry.protocol import CHAMPION, VersionInfo, known_alias, known_versions
 from reprune.registry.receipts import Decision, Receipted, Statement
+from reprune.registry.standing import standing
 from reprune.registry.tags import PROMOTED, VERDICT, tags_of
 from reprune.steps.acceptance import (
     Case,
     check_acceptance,
     check_integrity,
+    check_registry_anchor,
     check_registry_champion,
     refusing,
 )
@@ -123,12 +125,16 @@ def _decide(desk: Desk, staged: Staged, case: Case) -> PromoteResult:
 
 
 def _check_not_rolled_back(desk: Desk, registered: list[_Found]) -> None:
-    """What a person took back does not return by the verdict that it had before."""
-    gone = rolled_back(known_versions(desk.registry, desk.compressed))
+    """What a person took back, or went back past, does not return by the verdict that it had before."""
+    versions = known_versions(desk.registry, desk.compressed)
     for info, receipt in registered:
-        if info.version in gone and receipt.statement.predicate.promotes:
+        if not receipt.statement.predicate.promotes:
+            continue
+        found = standing(desk.registry, versions, info.version, desk.authority.keys)
+        if found in ("rolled back", "passed over"):
             raise PromotionRefused(
-                f"version {info.version} has this verdict, and was rolled back",
+                f"version {info.version} has this verdict, and was {found}"
+                + (" by a rollback" if found == "passed over" else ""),
                 reason="rolled_back",
                 where=f"{desk.registry.identity}: {desk.compressed}",
                 fix="`reprune history` says who did it and why; to judge it again, run "
@@ -217,6 +223,7 @@ def _move(desk: Desk, case: Case, info: VersionInfo, receipt: Receipted) -> None
     # Nobody's registry moves an alias on a condition: look again, as late as can be.
     _check_not_rolled_back(desk, _registered(desk, case))
     check_first(desk, case, registered=info.version)
+    check_registry_anchor(case, desk.authority, desk.registry)
     check_registry_champion(case, desk.authority, desk.registry)
     desk.registry.set_alias(desk.compressed, CHAMPION, info.version)
     _mark(desk, info.version, receipt)

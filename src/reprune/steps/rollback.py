@@ -225,10 +225,12 @@ def _receipt_of(desk: Desk, serving: str | None) -> str | None:
 
 def _check_chain(desk: Desk, target: VersionInfo) -> None:
     """From the target on, every receipt that we trust follows another one."""
-    since = links.links(
-        desk.registry, desk.given.name, since=target.version, keys=desk.authority.keys
-    )
-    gaps = chain_gaps([link for _, link in since])
+    whole = links.links(desk.registry, desk.given.name, keys=desk.authority.keys)
+    start = next(at for at, (info, _) in enumerate(whole) if info.version == target.version)
+    # One that was under way when the target was registered may name any receipt from before it.
+    earlier = {link.digest for _, link in whole[:start]}
+    began = {link.statement.predicate.predecessor for _, link in whole[: min(start, 1)]}
+    gaps = chain_gaps([link for _, link in whole[start:]], before=earlier | began)
     if gaps:
         raise PromotionRefused(
             f"the chain of receipts since version {target.version} is not whole: {gaps[0]}",

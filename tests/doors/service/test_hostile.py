@@ -380,6 +380,21 @@ def test_a_registry_that_lies_fails_its_own_watch(
     assert [line["model"] for line in told if line["event"] == "a call failed"] == ["digits"]
 
 
+def test_a_version_that_is_garbage_stops_no_other_model_of_its_registry(
+    stage: Stage, kfp: KfpServer
+) -> None:
+    """For ever: not only in the sweep that finds it."""
+    for name in ("victim", "other"):
+        stage.train(name)
+    (stage.root / "registry" / "victim" / "1" / "version.json").write_text("{")
+    sweep = make_sweeper(stage.settings())
+    for failures in range(2):
+        assert not sweep(failures)[1]
+    [body] = kfp.posted()
+    lock = yaml.safe_load(body["runtime_config"]["parameters"]["lock"])
+    assert lock["name"] == "other"
+
+
 # --- what no log may show -----------------------------------------------------------------------
 
 SECRET_TEXT = st.text(

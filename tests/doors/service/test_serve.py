@@ -292,17 +292,17 @@ def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
 class Served:
     """The process, its address, and what it has logged once it has ended."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *program: str, **env: str) -> None:
         self.file = root / "serve.log"
         words = ("serve", "--json", "--port", "0", "--config", str(root / "serve.yaml"))
         # A file: a pipe that nobody empties would hold the service up.
         with self.file.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "reprune.doors.cli", *words],
+                [sys.executable, *(program or ("-m", "reprune.doors.cli")), *words],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=os.environ | {"REPRUNE_WORK": str(root / "work")},
+                env=os.environ | {"REPRUNE_WORK": str(root / "work")} | env,
             )
         assert self.process.stdout is not None
         self.told = json.loads(self.process.stdout.readline())
@@ -381,6 +381,38 @@ def test_an_event_wakes_it_many_start_one_run_and_sigterm_ends_it(
     ]
 
 
+HANGING = """
+import sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from reprune.doors.cli import main
+from reprune.doors.service.registries import Registries
+
+def look(self, watch):
+    Path(tempfile.mkdtemp(), "half-a-model").touch()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(time.sleep, 300).result()
+
+Registries.look = look
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_ends_it_though_a_download_hangs(place: Place) -> None:
+    """As MLflow downloads from a store: in threads that Python waits for at its end."""
+    aside = place.root / "aside"
+    aside.mkdir()
+    running = Served(place.root, "-c", HANGING, TMPDIR=str(aside))
+    try:
+        until(lambda: any(aside.rglob("half-a-model")))
+        assert running.end() == 0
+    finally:
+        running.process.kill()
+    last = json.loads(running.log.splitlines()[-1])
+    assert (last["event"], last["sweep_ended"]) == ("ended", False)
+    assert not list(aside.iterdir())
+
+
 def test_with_every_event_lost_the_sweep_still_starts_the_run(
     place: Place, kfp: KfpServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -406,10 +438,22 @@ def test_nothing_heavy_is_loaded() -> None:
 def test_a_host_that_is_down_is_waited_for_once_a_sweep(place: Place, kfp: KfpServer) -> None:
     place.write(*(copy.deepcopy(place.watch) | {"name": f"other-{n}"} for n in range(5)))
     place.train()
-    kfp.fail("GET", "/runs", times=20, status=503)
+    kfp.fail("GET", "/runs", times=20, drop=True)
     assert not place.sweeper()(0)[1]
     # Two tries of one request.
     assert len(kfp.requests) == 2
+
+
+def test_a_host_that_answers_badly_is_asked_by_the_next_watch(place: Place, kfp: KfpServer) -> None:
+    """What it cannot answer may be one watch's question alone."""
+    place.write(copy.deepcopy(place.watch))
+    place.watch["name"] = "asked-first"
+    place.write(yaml.safe_load((place.root / "watches.yaml").read_text())["watches"][1])
+    place.train()
+    # Two tries of one request, of the first watch.
+    kfp.fail("GET", "/runs", times=2, status=503)
+    assert not place.sweeper()(0)[1]
+    assert len(kfp.posted()) == 1
 
 
 def test_in_mode_pull_request_the_repository_is_told_once(place: Place, kfp: KfpServer) -> None:

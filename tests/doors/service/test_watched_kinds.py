@@ -10,8 +10,11 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import msgspec
@@ -23,11 +26,14 @@ from reprune.core.errors import DocumentError, InputError, RegistryError, Regist
 from reprune.doors.cli import main
 from reprune.doors.service.config import read_settings
 from reprune.doors.service.credentials import Introduced
+from reprune.doors.service.registries import Patience, Registries
+from reprune.orchestrate.reconcile_actions import Close
 from reprune.orchestrate.reconcile_seen import terminal_states
 from reprune.orchestrate.reconcile_watch import WatchedRegistry
+from reprune.registry import model_registry_api
 from reprune.registry.model_registry import TOKEN, TOKEN_FILE
 from reprune.registry.open import open_registry
-from reprune.registry.protocol import Registry, VersionInfo
+from reprune.registry.protocol import Registry, VersionInfo, known_alias
 from reprune.steps.project import describe
 from tests.doors.service.test_serve import Place, kfp, place  # noqa: F401  fixtures
 from tests.kfp_server import KfpServer
@@ -189,6 +195,106 @@ def test_no_registry_sees_the_secret_of_another(
     place.write()
     with pytest.raises(InputError, match="nobody watches 'http://nobody'"):
         read_settings(place.file)
+
+
+def test_a_registry_that_is_down_is_waited_for_once_whatever_is_asked_of_it(
+    place: Place,  # noqa: F811
+    hub: ModelRegistryServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Locks and ends too."""
+    monkeypatch.setattr(model_registry_api, "_pause", lambda *_: None)
+    watched(place, hub)
+    version = place.train()
+    sweep = place.sweeper()
+    [watch] = sweep.settings.watches.watches
+    close = Close(versions=(version,), state="superseded", why="a newer one")
+    asks = (
+        lambda: sweep.ports.locks.write(watch, version),
+        lambda: sweep.ports.registry.close(watch, close),
+        lambda: sweep.ports.registry.look(watch),
+    )
+    for first in asks:
+        hub.faults.clear()
+        for method in ("GET", "POST"):
+            hub.fail(method, "", times=20, drop=True)
+        with pytest.raises(RegistryUnreachable, match="does not answer"):
+            first()
+        left = len(hub.faults)
+        for ask in asks:
+            with pytest.raises(RegistryUnreachable, match="does not answer"):
+                ask()
+        assert len(hub.faults) == left < 40
+        sweep.patience.forget()
+
+
+@contextmanager
+def with_workspaces() -> Iterator[tuple[str, set[tuple[str, str]]]]:
+    """A server of MLflow's kind that holds nothing; also who asked for which model in which workspace."""
+    asked: set[tuple[str, str]] = set()
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, said = 404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none"}'
+            if self.path.endswith("/server-info"):
+                # Between the making of a client and its first request: as long as that may take.
+                time.sleep(0.02)
+                status, said = 200, b'{"workspaces_enabled": true}'
+            else:
+                name = self.path.partition("name=")[2]
+                asked.add((name, self.headers.get("X-MLFLOW-WORKSPACE", "")))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_: object) -> None:
+            """Tests are quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("secret", [True, False])
+def test_no_thread_switches_the_workspace_of_another(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    secret: bool,
+) -> None:
+    """Couriers look at registries while a sweep does."""
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "from-the-environment")
+    with with_workspaces() as (address, asked):
+        watches = [
+            copy.deepcopy(place.watch)
+            | {"name": f"of-{each}", "registry": {"uri": address, "workspace": each}}
+            for each in ("default", "team-a", "team-b")
+        ]
+        place.watch = watches[0]
+        place.config["runs"] = {}
+        if secret:
+            (place.root / "no-secret").mkdir()
+            place.config["registry_secret"] = "no-secret"
+        place.write(*watches[1:])
+        settings = read_settings(place.file)
+
+        def ask(number: int) -> None:
+            watch = settings.watches.watches[number % 3]
+            registry = Registries(settings=settings, patience=Patience()).open(watch)
+            assert known_alias(registry, watch.name, "champion") is None
+
+        with ThreadPoolExecutor(6) as threads:
+            list(threads.map(ask, range(24)))
+    assert asked == {("of-default", ""), ("of-team-a", "team-a"), ("of-team-b", "team-b")}
+    # Where no secret is configured, what the service was started with still counts.
+    assert ("MLFLOW_TRACKING_TOKEN" in os.environ) is not secret
 
 
 @pytest.mark.parametrize("who", ["watch", "project"])

@@ -1,6 +1,7 @@
 """What registries ask for, as their adapters look for it: in the environment, which is one for all threads.
 
-So one registry is spoken to at a time where any has credentials, and they are there for so long only.
+So one registry is spoken to at a time where any has credentials or a workspace, and credentials are there
+for so long only.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ _SPEAKING = threading.RLock()
 
 
 @contextmanager
-def introduced(folder: Path | None) -> Iterator[None]:
-    """While the block runs, adapters find what lies in `folder` now, and nothing of another registry.
+def introduced(folder: Path | None, *, given: bool = True) -> Iterator[None]:
+    """While the block runs, adapters find what lies in `folder` now, and nothing of another registry; no
+    other thread is in such a block. Without `given`, nobody has a folder, and the environment stays.
 
     Raises RegistryError, showing none of it, for what cannot be read.
     """
     with _SPEAKING:
+        if not given:
+            yield
+            return
         _forget()
         try:
             if folder is not None:
@@ -42,10 +47,11 @@ def introduced(folder: Path | None) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Introduced:
-    """As `inner` in all, each call made with the credentials of `folder` as they then are."""
+    """As `inner` in all, each call made within `introduced`."""
 
     inner: Registry
     folder: Path | None
+    given: bool = True
 
     @property
     def identity(self) -> str:
@@ -56,27 +62,27 @@ class Introduced:
         return self.inner.workspace
 
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
-        with introduced(self.folder):
+        with introduced(self.folder, given=self.given):
             return self.inner.versions(name)
 
     def fetch(self, name: str, version: str, destination: Path, *, part: str = "") -> None:
-        with introduced(self.folder):
+        with introduced(self.folder, given=self.given):
             self.inner.fetch(name, version, destination, part=part)
 
     def register(self, name: str, folder: Path, tags: Mapping[str, str]) -> str:
-        with introduced(self.folder):
+        with introduced(self.folder, given=self.given):
             return self.inner.register(name, folder, tags)
 
     def alias(self, name: str, alias: str) -> str | None:
-        with introduced(self.folder):
+        with introduced(self.folder, given=self.given):
             return self.inner.alias(name, alias)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
-        with introduced(self.folder):
+        with introduced(self.folder, given=self.given):
             self.inner.set_alias(name, alias, version)
 
     def set_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
-        with introduced(self.folder):
+        with introduced(self.folder, given=self.given):
             self.inner.set_tags(name, version, tags)
 
 

@@ -55,7 +55,7 @@ class Projects:
 
         A lock that has a verdict already serves no more: it is here only where that one was cut short.
         """
-        with contained(watch):
+        with contained(watch), self.registries.patience.asking(watch.registry.uri):
             root = self.folder(watch)
             given = self._same(watch, root)
             registry = self.registries.open(watch, given)

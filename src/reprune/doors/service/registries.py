@@ -55,7 +55,10 @@ def contained(watch: Watch) -> Iterator[None]:
 
 @dataclass
 class Patience:
-    """Remembers which hosts did not answer, so that each is waited for once a sweep."""
+    """Remembers which hosts did not answer at all, so that each is waited for once a sweep.
+
+    An answer that is no good may be so for one model only: the others are asked all the same.
+    """
 
     _down: dict[str, RepruneError] = field(default_factory=dict)
 
@@ -68,7 +71,8 @@ class Patience:
         try:
             yield
         except (RegistryUnreachable, OrchestratorUnreachable) as error:
-            self._down[host] = error
+            if error.silent:
+                self._down[host] = error
             raise
 
     def forget(self) -> None:
@@ -100,7 +104,11 @@ class Registries:
 
     def close(self, watch: Watch, close: Close) -> None:
         """Adds one row that says so."""
-        with contained(watch), tempfile.TemporaryDirectory(prefix="reprune-") as folder:
+        with (
+            contained(watch),
+            self.patience.asking(watch.registry.uri),
+            tempfile.TemporaryDirectory(prefix="reprune-") as folder,
+        ):
             note = {"closes": close.versions, "state": close.state, "why": close.why}
             (Path(folder) / "closed.json").write_bytes(canonical(note) + b"\n")
             marks = {
@@ -120,7 +128,8 @@ class Registries:
 
     def open(self, watch: Watch, project: params.Registry | None = None) -> Registry:
         """The registry of a watch, with the credentials as they are at each call, and with the narrower
-        limits where those of its project are given.
+        limits where those of its project are given. No thread speaks to another one meanwhile where they
+        differ in what the environment has to say.
         """
         config, given = self.settings.config, watch.registry
         narrower = project or given
@@ -133,12 +142,14 @@ class Registries:
             max_files=min(given.max_files, narrower.max_files),
         )
         known = self.known.setdefault(watch.key, Known())
-        if not config.registry_secret and not config.registry_secrets:
+        secret = bool(config.registry_secret or config.registry_secrets)
+        every = self.settings.watches.watches
+        if not secret and all(each.registry.workspace == "default" for each in every):
             return Remembered(open_registry(opened, self.settings.root), watch.name, known)
         folder = self.settings.registry_secret(given.uri)
-        with introduced(folder):
+        with introduced(folder, given=secret):
             remembered = Remembered(open_registry(opened, self.settings.root), watch.name, known)
-        return Introduced(inner=remembered, folder=folder)
+        return Introduced(inner=remembered, folder=folder, given=secret)
 
 
 def row(info: VersionInfo) -> Row:
