@@ -10,6 +10,7 @@ import pytest
 
 from reprune.core.errors import PromotionRefused
 from reprune.core.lock import ChampionRef
+from reprune.core.params import read_params
 from reprune.registry.compressed import anchor, champion
 from reprune.steps import promote as promote_module
 from reprune.steps.acceptance import check_integrity, check_registry_anchor
@@ -141,7 +142,9 @@ def test_an_anchor_under_a_key_that_we_do_not_trust_is_refused(root: Path) -> No
     """The receipt is whole and agrees with its tags: only who signed it tells."""
     following(root, "2")
     (root / "staged").mkdir()
-    case = check_integrity(stage(evidence(root), root / "staged"), "digits")
+    case = check_integrity(
+        stage(evidence(root), root / "staged"), read_params(root / "params.yaml")
+    )
     check_registry_anchor(case, read_promoter(root), registry_of(root))
     (root / ".reprune" / "promoter").rename(root / "theirs")
     make_promoter(root)
