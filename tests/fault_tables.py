@@ -138,6 +138,7 @@ EMPTY_HERE = {
     "EngineFact.machine": "only of targets on another device",
     "TargetSamples.machine": "only of targets on another device",
     "TargetSamples.starts": "shown only",
+    "Lock.look": "only of a second look; it changes the lock's digest and nothing that is judged",
     "Benchmark.uses": "the ledger's count, for a note only; a run without it is told from the registry",
 }
 # What `assemble` fills in, and compares before the judge sees it.
