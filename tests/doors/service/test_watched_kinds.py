@@ -175,8 +175,9 @@ def test_no_registry_sees_the_secret_of_another(
         (place.root / "other-secret").mkdir()
         (place.root / "other-secret" / "token").write_text("for-the-other-one-alone")
         registry = place.watch["registry"] | {"uri": another.url}
+        second = copy.deepcopy(place.watch) | {"registry": registry, "namespace": "another"}
         place.config["registry_secrets"] = {another.url: "other-secret"}
-        place.write(copy.deepcopy(place.watch) | {"registry": registry})
+        place.write(second)
         another.token = "for-the-other-one-alone"
         settings = read_settings(place.file)
         sweep = place.sweeper()
@@ -185,12 +186,12 @@ def test_no_registry_sees_the_secret_of_another(
         assert set(settings.confidential()) >= {REGISTRY_TOKEN, "for-the-other-one-alone"}
         # With no default, who is not named gets nothing.
         del place.config["registry_secret"]
-        place.write(copy.deepcopy(place.watch) | {"registry": registry})
+        place.write(second)
         sweep = place.sweeper()
-        first, second = sweep.settings.watches.watches
+        first, other = sweep.settings.watches.watches
         with pytest.raises(RegistryUnreachable, match="answered 401"):
             sweep.ports.registry.look(first)
-        assert not sweep.ports.registry.look(second).dense
+        assert not sweep.ports.registry.look(other).dense
     place.config["registry_secrets"] = {"http://nobody": "other-secret"}
     place.write()
     with pytest.raises(InputError, match="nobody watches 'http://nobody'"):
@@ -351,8 +352,8 @@ def test_a_watch_that_no_registry_could_be_opened_for_is_refused_at_the_start(
 
 
 def test_a_watched_registry_has_the_fields_and_defaults_of_a_projects() -> None:
-    """But for `allow_pickle`, which is the project's alone to say."""
+    """But for what is the project's alone to say: the service opens no model and checks no signature."""
     theirs = {each.name: each.default for each in msgspec.structs.fields(params.Registry)}
     ours = {each.name: each.default for each in msgspec.structs.fields(WatchedRegistry)}
-    del theirs["allow_pickle"], theirs["uri"], ours["uri"]
+    del theirs["allow_pickle"], theirs["trusted_keys"], theirs["uri"], ours["uri"]
     assert ours == theirs
