@@ -19,7 +19,7 @@ from typing import Any
 import kubernetes_validate
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reprune.compress.training.workers import Order, Why, train_elsewhere, why_file
@@ -460,6 +460,7 @@ def test_a_refusal_is_final_and_says_what_to_do(api, code, error, words):
         max_leaves=8,
     )
 )
+@example({"conditions": True})
 def test_no_answer_but_a_true_condition_is_an_end(status):
     """Whatever the status holds: without "Complete": "True" nothing is complete."""
     assert state_of({"status": status})[0] == "running"

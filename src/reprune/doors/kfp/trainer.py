@@ -135,7 +135,7 @@ def state_of(job: dict[str, Any]) -> tuple[State, str]:
     conditions = status.get("conditions") if isinstance(status, dict) else None
     true = {
         str(each.get("type")): f"{each.get('reason', '')}: {each.get('message', '')}"
-        for each in conditions or ()
+        for each in (conditions if isinstance(conditions, list) else ())
         if isinstance(each, dict) and each.get("status") == "True"
     }
     if "Failed" in true:
