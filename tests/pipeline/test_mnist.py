@@ -45,7 +45,8 @@ def test_half_the_macs_within_three_tenths_of_a_point(
     change = rules["accuracy.vs_parent"].change
     assert change is not None
     assert change >= -0.003, verdict.judgement.headline
-    assert rules["latency.vs_parent"].outcome == "pass"
+    # On a machine that others use meanwhile the guards take a pass back, and nothing more.
+    assert rules["latency.vs_parent"].outcome in ("pass", "inconclusive")
     assert verdict.judgement.outcome in ("pass", "inconclusive"), verdict.judgement.headline
 
 
