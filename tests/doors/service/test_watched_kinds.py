@@ -357,3 +357,17 @@ def test_a_watched_registry_has_the_fields_and_defaults_of_a_projects() -> None:
     ours = {each.name: each.default for each in msgspec.structs.fields(WatchedRegistry)}
     del theirs["allow_pickle"], theirs["trusted_keys"], theirs["uri"], ours["uri"]
     assert ours == theirs
+
+
+@pytest.mark.parametrize("gone", ["serve.yaml", "watches.yaml"])
+def test_a_file_that_is_not_there_is_named_with_what_belongs_into_it(
+    place: Place,  # noqa: F811
+    gone: str,
+) -> None:
+    """It is none of those that `reprune init` writes."""
+    file = place.write()
+    (file.parent / gone).unlink()
+    with pytest.raises(InputError, match="there is no such file") as caught:
+        read_settings(file)
+    assert caught.value.where.endswith(gone)
+    assert "docs/serve.md" in caught.value.fix

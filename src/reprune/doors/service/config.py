@@ -136,8 +136,20 @@ class Settings:
 
 def read_settings(path: Path) -> Settings:
     """The configuration at `path` and its watches. Raises DocumentError or InputError."""
+    if not path.exists():
+        raise InputError(
+            "there is no such file",
+            where=str(path),
+            fix="docs/serve.md shows what to write into it",
+        )
     config = read_yaml(path, ServiceConfig)
     root = path.parent
+    if not (root / config.watches).exists():
+        raise InputError(
+            "there is no such file",
+            where=str(root / config.watches),
+            fix=f"it holds the watches; `watches` in {path.name} names it, docs/serve.md shows one",
+        )
     watches = read_yaml(root / config.watches, Watches)
     modes = {watch.mode for watch in watches.watches}
     needs: Mapping[str, object] = {"run": config.kubeflow, "pull-request": config.github}
