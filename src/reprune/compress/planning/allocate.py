@@ -14,6 +14,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TypeAlias
 
+from reprune.compress.planning.terms import Terms
 from reprune.core.errors import CompressionError
 from reprune.core.plugins import lookup
 
@@ -27,12 +28,29 @@ ALLOCATORS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limit:
+    """One budget: `cost` must not exceed `most`. `name` is its unit as people read it ("macs",
+    "latency@cpu"). `terms`, where they are known, are the same cost as a sum of small tables.
+    """
+
+    name: str
+    cost: Callable[[Widths], float]
+    most: float
+    terms: Terms | None = None
+
+    def fits(self, widths: Widths) -> bool:
+        return self.cost(widths) <= self.most
+
+
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """`rungs` are the widths that a group may have, rising, the last one its full width; `rises` is
     the predicted loss increase at each rung (falling to 0). `cost` must not exceed `limit`.
 
     `blocks` are the options among them that are whole blocks (rungs 0 and 1), each with the groups
     inside it: where a block is gone, the widths of those change neither cost nor loss.
+    `terms`, where they are known, are `cost` as a sum of small tables, and `others` are the budgets
+    beside it. `evaluate`, for allocators that try, measures the loss increase of a joint cut on tune.
     """
 
     rungs: Mapping[str, tuple[int, ...]]
@@ -40,6 +58,10 @@ class Problem:
     cost: Callable[[Widths], float]
     limit: float
     blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unit: str = "macs"
+    terms: Terms | None = None
+    others: tuple[Limit, ...] = ()
+    evaluate: Callable[[Widths], float] | None = None
 
     @property
     def full(self) -> dict[str, int]:
@@ -49,8 +71,26 @@ class Problem:
     def least(self) -> dict[str, int]:
         return {group: rungs[0] for group, rungs in self.rungs.items()}
 
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """All budgets, the first one first."""
+        first = Limit(name=self.unit, cost=self.cost, most=self.limit, terms=self.terms)
+        return (first, *self.others)
+
     def fits(self, widths: Widths) -> bool:
-        return self.cost(widths) <= self.limit
+        """Whether no budget is exceeded."""
+        return all(limit.fits(widths) for limit in self.limits)
+
+    def load(self, widths: Widths) -> float:
+        """What a search lowers until the widths fit: the cost, or with several budgets the sum of their
+        shares that are used, each counted as 1 at the least.
+        """
+        if not self.others:
+            return self.cost(widths)
+        return math.fsum(
+            max(limit.cost(widths) / limit.most, 1.0) if limit.most > 0 else limit.cost(widths)
+            for limit in self.limits
+        )
 
 
 def ladder(width: int, *, round_to: int, min_keep: float) -> tuple[int, ...]:
@@ -72,14 +112,7 @@ def allocate(name: str, problem: Problem) -> dict[str, int]:
     the limit, or where the allocator (a third party's) did not keep to its problem.
     """
     allocator: Allocator = lookup("allocators", name, ALLOCATORS)
-    if not problem.fits(problem.least):
-        reachable = problem.cost(problem.least) / problem.cost(problem.full)
-        raise CompressionError(
-            f"no allowed widths meet the budget: the smallest reachable fraction is {reachable:.4f}",
-            where="params.yaml (plan)",
-            fix=f"set plan.fraction to at least {_round_up(reachable)}, or allow narrower layers "
-            "with a smaller plan.min_keep or plan.round_to",
-        )
+    _refuse_unreachable(problem)
     widths = allocator(problem)
     for group, rungs in problem.rungs.items():
         if widths.get(group) not in rungs:
@@ -98,6 +131,31 @@ def allocate(name: str, problem: Problem) -> dict[str, int]:
         if chosen[block] == 0:
             chosen |= {group: problem.rungs[group][-1] for group in groups}
     return chosen
+
+
+def _refuse_unreachable(problem: Problem) -> None:
+    """Raises CompressionError with the smallest reachable fraction of the first budget that even the
+    narrowest widths exceed.
+    """
+    least, full = problem.least, problem.full
+    for number, limit in enumerate(problem.limits):
+        if limit.fits(least):
+            continue
+        reachable = limit.cost(least) / limit.cost(full)
+        name, key = (
+            ("the budget", "plan.fraction")
+            if number == 0
+            else (
+                f"the limit of {limit.name}",
+                f"plan.limits.{limit.name}",
+            )
+        )
+        raise CompressionError(
+            f"no allowed widths meet {name}: the smallest reachable fraction is {reachable:.4f}",
+            where="params.yaml (plan)",
+            fix=f"set {key} to at least {_round_up(reachable)}, or allow narrower layers "
+            "with a smaller plan.min_keep or plan.round_to",
+        )
 
 
 def uniform(problem: Problem) -> dict[str, int]:

@@ -59,12 +59,18 @@ def _total(losses: Sequence[Sequence[float]], levels: Sequence[int]) -> float:
 
 
 def _cost(problem: Problem, levels: Sequence[int]) -> float:
-    return problem.cost(
-        {
-            group: rungs[level]
-            for (group, rungs), level in zip(problem.rungs.items(), levels, strict=True)
-        }
-    )
+    return problem.load(_widths(problem, levels))
+
+
+def _fits(problem: Problem, levels: Sequence[int]) -> bool:
+    return problem.fits(_widths(problem, levels))
+
+
+def _widths(problem: Problem, levels: Sequence[int]) -> dict[str, int]:
+    return {
+        group: rungs[level]
+        for (group, rungs), level in zip(problem.rungs.items(), levels, strict=True)
+    }
 
 
 def _without_blocks(
@@ -75,10 +81,10 @@ def _without_blocks(
     """
     names = list(problem.rungs)
     full = _levels(problem, problem.full)
-    dense = problem.cost(problem.full)
+    dense = problem.load(problem.full)
     prices = []
     for block in problem.blocks:
-        saved = dense - problem.cost(problem.full | {block: 0})
+        saved = dense - problem.load(problem.full | {block: 0})
         rise = losses[names.index(block)][0]
         prices.append((rise / saved if saved > 0 else math.inf, names.index(block)))
     starts = []
@@ -95,7 +101,7 @@ def _greedy(problem: Problem, losses: Sequence[Sequence[float]], start: Sequence
     below = [_hull_below(widths, loss) for widths, loss in zip(rungs, losses, strict=True)]
     levels = [*start]
     cost = _cost(problem, levels)
-    while cost > problem.limit:
+    while not _fits(problem, levels):
         steps = []
         for index, level in enumerate(levels):
             if level == 0:
@@ -173,7 +179,7 @@ def _widened(
     gain = losses[index][levels[index]] - losses[index][target]
     if gain <= 0.0:
         return None
-    if _cost(problem, trial) <= problem.limit:
+    if _fits(problem, trial):
         return trial
     best: tuple[float, list[int]] | None = None
     for other in range(len(levels)):
@@ -193,12 +199,12 @@ def _largest_fitting(problem: Problem, levels: Sequence[int], other: int) -> lis
     low, high = 0, levels[other]
     trial = [*levels]
     trial[other] = low
-    if high == 0 or _cost(problem, trial) > problem.limit:
+    if high == 0 or not _fits(problem, trial):
         return None
     while high - low > 1:
         middle = (low + high) // 2
         trial[other] = middle
-        if _cost(problem, trial) <= problem.limit:
+        if _fits(problem, trial):
             low = middle
         else:
             high = middle
