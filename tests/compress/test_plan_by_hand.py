@@ -89,11 +89,9 @@ def test_a_width_that_cannot_be_is_refused_with_the_reason(ground, tmp_path, wid
 
 def test_widths_by_hand_that_break_the_budget_are_not_obeyed_in_silence(ground, tmp_path):
     """The smallest fraction that is left to reach is named."""
-    full = {
-        item.group: item.width for item in make_plan(ground, tmp_path, plain.PARAMS).manifest.groups
-    }
-    widths = ", ".join(f"{name}: {width}" for name, width in full.items())
-    with pytest.raises(CompressionError, match=r"reachable fraction is 1\.0000[\s\S]*by hand"):
+    made = make_plan(ground, tmp_path, plain.PARAMS).manifest
+    widths = ", ".join(f"{item.group}: {item.width - 1}" for item in made.groups)
+    with pytest.raises(CompressionError, match=r"reachable fraction is 0\.\d+[\s\S]*by hand"):
         planned(ground, tmp_path / "all", with_plan(f"widths: {{{widths}}}"))
 
 
@@ -156,14 +154,15 @@ def test_the_exact_allocator_never_predicts_more_loss_than_the_search(ground, tm
     assert exact.predicted.macs <= 0.5 * exact.before.macs
 
 
+@pytest.mark.slow
 def test_a_latency_budget_is_forecast_timed_corrected_and_told(ground, tmp_path):
     """Without tables it is planned by MACs, and what was measured decides."""
     params = with_plan(
-        "allocator: latency, budget: latency, latency_target: cpu, latency_trials: 4",
-        fraction="0.8",
+        "allocator: latency, budget: latency, latency_target: cpu, latency_trials: 2",
+        fraction="0.9",
     )
     plan, shown, said = planned(ground, tmp_path, params)
-    assert plan.predicted.latencies["cpu"].measured == plan.predicted.latency_ratio <= 0.8
+    assert plan.predicted.latencies["cpu"].measured == plan.predicted.latency_ratio <= 0.9
     told = shown["predicted"]["latency"]["cpu"]
     assert told["measured"] == pytest.approx(plan.predicted.latency_ratio, rel=1e-3)
     assert told["by_table"] > 0.0
