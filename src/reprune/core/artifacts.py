@@ -783,7 +783,7 @@ class Verdict(Manifest, tag="Verdict", kw_only=True):
 
 
 class Report(Manifest, tag="Report", kw_only=True):
-    """Payload: `report.md`, `report.html`, `junit.xml`, `metrics.json`."""
+    """Payload: `report.md`, `report.html`, `junit.xml`, `metrics.json`, `plots/*.csv`."""
 
     outcome: Outcome
     headline: str
