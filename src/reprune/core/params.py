@@ -28,7 +28,7 @@ Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 MaxBytes: TypeAlias = Annotated[int, Meta(ge=1_000, le=2**50)]
 MaxFiles: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
-PublicKey: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+PublicKey: TypeAlias = Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|0[23][0-9a-f]{64})$")]
 
 
 class Registry(Document, kw_only=True):
@@ -36,7 +36,7 @@ class Registry(Document, kw_only=True):
 
     `artifacts` is the folder below which the files of versions lie, for a registry that keeps none
     itself. A version of more than `max_bytes` or `max_files` is neither fetched nor registered.
-    `trusted_keys` are public keys of promoters (32 bytes, hex): steps that cannot reach the promoter's
+    `trusted_keys` are public keys of promoters (hex): steps that cannot reach the promoter's
     configuration run a champion only if one of them signed it. Promote asks its own configuration alone.
     """
 
