@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from reprune.core import store
 from reprune.core.artifacts import (
@@ -20,7 +20,7 @@ from reprune.core.artifacts import (
 )
 from reprune.core.errors import ChainBroken, CompressionError
 from reprune.core.lock import Name
-from reprune.core.params import PlanParams, PruneParams, Target
+from reprune.core.params import GenerationsParams, PlanParams, PruneParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
@@ -29,6 +29,7 @@ from reprune.steps.plan_latency import TimeRatio, latency_targets, timers
 from reprune.steps.plan_words import HOW_TO_EDIT, for_people, with_joint
 from reprune.steps.refusals import refuse_strangers
 from reprune.steps.target_demands import aligned, demands
+from reprune.steps.trying import comparing
 
 if TYPE_CHECKING:
     from reprune.compress.planning.choose import Choice
@@ -46,6 +47,7 @@ def plan(
     previous: Artifact[Previous],
     plan: PlanParams,
     prune: PruneParams,
+    generations: GenerationsParams | UnsetType,
     targets: dict[Name, Target],
     seed: int,
     threads: int,
@@ -53,6 +55,7 @@ def plan(
 ) -> Plan:
     """Chooses the width of every group under the budget, and says what it predicts.
 
+    With `generations.try_champion` the champion's widths and fresh ones are both cut and compared.
     With `plan.depth` it also chooses which blocks go. Where `plan.method` masks weights, chooses how
     many of each tensor instead. Widths and blocks that a person set are obeyed. Writes `plan.yaml`, the
     same for people. Raises ChainBroken for artefacts of another model, CompressionError where a
@@ -89,7 +92,9 @@ def plan(
         if time_ratio is not None and plan.latency_model == "in-model":
             options = replace(options, times=_times(free, time_ratio, ctx))
         options = replace(options, timers=by_target)
-        choice = choose(options, plan, time_ratio, _champion_plan(previous), ctx.say)
+        compare = comparing(opened, options, table.manifest, generations, prune, seed)
+        champion = _champion_plan(previous)
+        choice = choose(options, plan, time_ratio, champion, ctx.say, compare)
     result = Plan(
         allocator=plan.allocator,
         budget=plan.budget,
@@ -104,6 +109,7 @@ def plan(
         head_dimensions=True if plan.head_dimensions else UNSET,
         limits=plan.limits or UNSET,
         by_hand=(*sorted(plan.widths or ()), *(plan.removed_blocks or ())) or UNSET,
+        tried=choice.tried or UNSET,
     )
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
