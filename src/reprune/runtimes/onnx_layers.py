@@ -18,8 +18,8 @@ from reprune.runtimes.onnx_names import module_of
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-# What the runtime's passes append to the name of a node or tensor that they replace.
-_SUFFIX = re.compile(r"(_token_\d+|/duplicated|_nchwc|_nhwc)$")
+# What the runtime's passes add to the name of a node or tensor that they replace.
+_ADDED = re.compile(r"^fused |(_token_\d+|/duplicated|_nchwc|_nhwc)$")
 # Their time goes with the length of what they join, which is what the next layer reads.
 GATHERING = ("Concat",)
 
@@ -114,7 +114,7 @@ def _assign(order: Sequence[tuple[str, str]], owners: _Owners) -> dict[tuple[str
 
 
 def _plain(name: str) -> str:
-    while (shorter := _SUFFIX.sub("", name)) != name:
+    while (shorter := _ADDED.sub("", name)) != name:
         name = shorter
     return name
 

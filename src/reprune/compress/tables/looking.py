@@ -15,6 +15,7 @@ import msgspec
 
 from reprune.compress.structure.architecture import apply
 from reprune.compress.structure.equality import architecture_of
+from reprune.compress.structure.groups import MAKERS
 from reprune.compress.tables.design import next_widths, observed_of
 from reprune.compress.tables.fitting import fitted
 from reprune.compress.tables.sites import Site, rungs_of, sites_of, timed_layers
@@ -198,13 +199,19 @@ def _table(
             )
             for question, points in sorted(observed.items())
         ),
-        notes=tuple(_notes(sites)),
+        notes=tuple(_notes(subject.module, sites)),
     )
 
 
-def _notes(sites: Sequence[Site]) -> list[str]:
+def _notes(module: nn.Module, sites: Sequence[Site]) -> list[str]:
     """What the tables leave out, in words."""
     told = [f"{site.layer}: {site.note}" for site in sites if site.note]
+    timed = {site.layer for site in sites}
+    told += [
+        f"{name}: none of the target's operators is known to be its own; its time is with its neighbours"
+        for name, layer in module.named_modules()
+        if isinstance(layer, MAKERS) and name not in timed
+    ]
     for site in sites:
         if len(site.groups) > 2:
             told.append(
