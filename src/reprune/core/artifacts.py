@@ -321,14 +321,30 @@ class TargetProfile(Fact, kw_only=True):
     operators: tuple[OperatorTime, ...]
 
 
+class TableFact(Fact, kw_only=True):
+    """That a target's latency tables are in the payload. `key` is the digest of the question they answer
+    (architecture, machine kind, runtime and how it runs); `builds` engines were timed for them, and their
+    fit misses those engines' whole calls by the share `error` (a median).
+    """
+
+    target: str
+    key: str
+    builds: int
+    error: float
+
+
 class Profile(Manifest, tag="Profile", kw_only=True):
-    """What the dense model costs. `uncounted` names every operator whose MACs are not in `cost.macs`."""
+    """What the dense model costs. `uncounted` names every operator whose MACs are not in `cost.macs`.
+
+    Payload, where `tables` are: `tables.json` (compress.tables.table.Tables).
+    """
 
     cost: Cost
     layers: tuple[LayerProfile, ...]
     uncounted: tuple[str, ...]
     machine: Machine
     targets: tuple[TargetProfile, ...]
+    tables: tuple[TableFact, ...] | UnsetType = UNSET
 
 
 class CutPoint(Fact, kw_only=True):

@@ -93,11 +93,25 @@ class ValidateParams(Document, kw_only=True):
     flips: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.02
 
 
+class TableParams(Document, kw_only=True):
+    """Latency tables by layer and width: at most `builds` builds of the model a target, each of them timed
+    in `rounds` fresh sessions. Widths are timed at multiples of `step` channels, so that `plan.round_to`
+    must be one.
+    """
+
+    builds: Annotated[int, Meta(ge=1, le=1000)] = 24
+    step: Annotated[int, Meta(ge=1, le=1024)] = 8
+    rounds: Annotated[int, Meta(ge=1, le=100)] = 3
+
+
 class ProfileParams(Document, kw_only=True):
-    """`calls` whole-model calls and as many profiled ones, after `warmup_calls`."""
+    """`calls` whole-model calls and as many profiled ones, after `warmup_calls`. With `tables` it is also
+    measured what every layer takes at other widths.
+    """
 
     calls: Annotated[int, Meta(ge=10, le=100_000)] = 200
     warmup_calls: Annotated[int, Meta(ge=0, le=100_000)] = 50
+    tables: TableParams | UnsetType = UNSET
 
 
 class SensitivityParams(Document, kw_only=True):
