@@ -58,6 +58,7 @@ TOLD = {
     "Plan.*": "what was to be cut; what came of it is measured",
     "GroupPlan.*": "as Plan",
     "Prediction.*": "as Plan",
+    "LatencyPrediction.*": "as Plan",
     "Sensitivity.*": "what the plan was made from",
     "GroupSensitivity.*": "as Sensitivity",
     "CutPoint.*": "as Sensitivity",

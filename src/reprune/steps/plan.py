@@ -25,8 +25,8 @@ from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
-from reprune.steps.plan_latency import TimeRatio, latency_targets, timers
-from reprune.steps.plan_words import HOW_TO_EDIT, for_people, with_joint
+from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, timers
+from reprune.steps.plan_words import for_people, how_to_edit, with_joint
 from reprune.steps.refusals import refuse_strangers
 from reprune.steps.target_demands import aligned, demands
 from reprune.steps.trying import comparing
@@ -80,6 +80,8 @@ def plan(
     options = _by_hand(opened, free, plan, ctx)
     from reprune.compress.planning.choose import choose
 
+    tables = forecasts(profiles, plan, targets, options.full, threads)
+    options = replace(options, forecasts=tables)
     asked = {name: targets[name] for name in latency_targets(plan)}
     with timers(opened, asked, seed, ctx.say) as by_target:
         time_ratio = by_target.get(plan.latency_target) if plan.budget == "latency" else None
@@ -118,7 +120,7 @@ def plan(
         described["not_cut"] = dict(opened.skipped)
     if plan.depth and opened.kept_blocks:
         described["not_removable"] = dict(opened.kept_blocks)
-    _write_for_people(described, wishes, ctx, head=HOW_TO_EDIT)
+    _write_for_people(described, wishes, ctx, head=how_to_edit(plan))
     return result
 
 
