@@ -321,14 +321,30 @@ class TargetProfile(Fact, kw_only=True):
     operators: tuple[OperatorTime, ...]
 
 
+class TableFact(Fact, kw_only=True):
+    """That a target's latency tables are in the payload. `key` is the digest of the question they answer
+    (architecture, machine kind, runtime and how it runs); `builds` engines were timed for them, and their
+    fit misses those engines' whole calls by the share `error` (a median).
+    """
+
+    target: str
+    key: str
+    builds: int
+    error: float
+
+
 class Profile(Manifest, tag="Profile", kw_only=True):
-    """What the dense model costs. `uncounted` names every operator whose MACs are not in `cost.macs`."""
+    """What the dense model costs. `uncounted` names every operator whose MACs are not in `cost.macs`.
+
+    Payload, where `tables` are: `tables.json` (compress.tables.table.Tables).
+    """
 
     cost: Cost
     layers: tuple[LayerProfile, ...]
     uncounted: tuple[str, ...]
     machine: Machine
     targets: tuple[TargetProfile, ...]
+    tables: tuple[TableFact, ...] | UnsetType = UNSET
 
 
 class CutPoint(Fact, kw_only=True):
@@ -498,11 +514,24 @@ class SparsityPlan(Fact, kw_only=True):
     tensors: tuple[TensorPlan, ...]
 
 
+class LatencyPrediction(Fact, kw_only=True):
+    """The latency on one target as a share of the dense model's: what a table said of the plan, what was
+    measured of it when it was cut, built and timed (None: not where it was planned), and the factor on
+    the table's saving that the plan was made with, after the trials before it.
+    """
+
+    forecast: float
+    measured: float | None
+    correction: float
+
+
 class Prediction(Fact, kw_only=True):
     """What the plan expects; `latency_ratio` is None where the budget is not a latency.
 
     `loss_increase` is the sum over groups and blocks. Where joint cuts were checked, `joint_loss_increase`
     is what such a sum came to there, and `joint_rank_correlation` how well sums ranked them.
+    `optimality_gap`, where the allocator knows it, is by what share of its own the sum could still be lower
+    at most; `latencies` are by target, where tables predicted them.
     """
 
     params: int
@@ -511,6 +540,8 @@ class Prediction(Fact, kw_only=True):
     latency_ratio: float | None
     joint_loss_increase: float | UnsetType = UNSET
     joint_rank_correlation: float | UnsetType = UNSET
+    optimality_gap: float | UnsetType = UNSET
+    latencies: dict[str, LatencyPrediction] | UnsetType = UNSET
 
 
 class Plan(Manifest, tag="Plan", kw_only=True):
@@ -518,7 +549,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     `plan.yaml`, the same for people to read and diff.
 
     With `head_dimensions` the dimensions of attention heads are among the groups. `tried` is how the
-    champion's widths did against fresh ones on this model, where both were cut.
+    champion's widths did against fresh ones on this model, where both were cut. `limits` are budgets
+    beside the first one; the groups and blocks in `by_hand` were set by a person.
     """
 
     allocator: str
@@ -530,6 +562,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     blocks: tuple[str, ...] | UnsetType = UNSET
     sparsity: SparsityPlan | UnsetType = UNSET
     head_dimensions: bool | UnsetType = UNSET
+    limits: dict[str, float] | UnsetType = UNSET
+    by_hand: tuple[str, ...] | UnsetType = UNSET
     tried: JointTrial | UnsetType = UNSET
 
 
