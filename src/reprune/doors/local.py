@@ -33,7 +33,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("previous", "fetch-previous"),
     Stage("data", "validate", {"dense": "dense", "previous": "previous"}),
     Stage("profile", "profile", _MODEL),
-    Stage("sensitivity", "sensitivity", _MODEL),
+    Stage("sensitivity", "sensitivity", {**_MODEL, "previous": "previous"}),
     Stage(
         "plan",
         "plan",
@@ -45,7 +45,11 @@ STAGES: tuple[Stage, ...] = (
         },
     ),
     Stage("pruned", "prune", {**_MODEL, "chosen": "plan"}),
-    Stage("candidate", "distill", {"student": "pruned", "teacher": "dense", "data": "data"}),
+    Stage(
+        "candidate",
+        "distill",
+        {"student": "pruned", "teacher": "dense", "data": "data", "previous": "previous"},
+    ),
     Stage("engines", "build", {"candidate": "candidate", "previous": "previous", **_MODEL}),
     Stage("benchmark", "benchmark", {"engines": "engines", "previous": "previous", **_MODEL}),
     Stage(

@@ -6,6 +6,7 @@ from reprune.core.artifacts import Fact, Judgement, Outcome
 from reprune.core.machine import Machine
 from reprune.measure.promises import Conformance
 from reprune.registry.generations import History
+from reprune.registry.receipt_checks import Checked
 from reprune.report.differences import Difference
 from reprune.steps.doctor import Diagnosis
 
@@ -76,6 +77,20 @@ class CheckOutput(Fact, kw_only=True):
     lock: str
     recomputed: bool
     judgement: Judgement
+
+
+class CheckReceiptOutput(Fact, kw_only=True):
+    """Printed by `reprune check RECEIPT`. `ok` is False, and the exit code 2, unless all that could be
+    looked at holds. Without a signature that counts nothing of the receipt is told. `outcome` and
+    `promotes` are what the receipt of a judged candidate states.
+    """
+
+    ok: bool
+    receipt: str
+    type: str
+    checks: tuple[Checked, ...]
+    outcome: Outcome | None = None
+    promotes: bool | None = None
 
 
 class OverrideOutput(Fact, kw_only=True):
@@ -281,6 +296,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "project": ProjectOutput,
     "serve": ServeOutput,
     "check": CheckOutput,
+    "check-receipt": CheckReceiptOutput,
     "explain": CheckOutput,
     "override": OverrideOutput,
     "promote": PromoteOutput,
