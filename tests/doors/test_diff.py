@@ -34,7 +34,7 @@ from tests.report.scenes import (
     TARGETS,
     latency,
 )
-from tests.report.verdicts import Scene, bare, write_verdict
+from tests.report.verdicts import Scene, bare, digest, facts, write_verdict
 
 
 def two(tmp_path: Path, before: Scene, after: Scene) -> Difference:
@@ -164,6 +164,27 @@ def test_settings_are_told_key_by_key(tmp_path: Path) -> None:
     assert ("lock", "params") not in keys
     assert "A change against dense is each" not in " ".join(told.notes)
     assert any("dense v4 and v3" in note for note in told.notes)
+
+
+def test_digests_of_what_is_compared_key_by_key_are_left_out(tmp_path: Path) -> None:
+    """That params.yaml and policy.yaml have another digest says nothing; that the task has does."""
+    one = facts(PASSED, tmp_path)
+    assert one.lock is not None
+    lock = msgspec.structs.replace(
+        one.lock, params=digest("x"), policy=digest("y"), task=digest("z"), reprune="9.9"
+    )
+    found = compare_verdicts(one, replace(one, lock=lock)).settings
+    assert [(each.place, each.key) for each in found] == [("lock", "reprune"), ("lock", "task")]
+
+
+def test_what_one_side_does_not_hold_is_not_known(tmp_path: Path) -> None:
+    """A verdict without its lock and its parameters is not one made under none."""
+    one = facts(PASSED, tmp_path)
+    found = compare_verdicts(one, replace(one, lock=None, params=None)).settings
+    assert [(each.place, each.before, each.after) for each in found] == [
+        ("lock", "known", "not known"),
+        ("params.yaml", "known", "not known"),
+    ]
 
 
 def test_a_cost_is_compared_only_in_its_currency(tmp_path: Path) -> None:
