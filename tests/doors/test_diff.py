@@ -25,6 +25,7 @@ from reprune.report.words import EN_DASH, MINUS
 from reprune.steps.diff import diff
 from tests.report.scenes import (
     BLOCKED,
+    BROKEN,
     FIRST,
     HOSTILE,
     NASTY,
@@ -185,6 +186,24 @@ def test_what_one_side_does_not_hold_is_not_known(tmp_path: Path) -> None:
         ("lock", "known", "not known"),
         ("params.yaml", "known", "not known"),
     ]
+
+
+def test_a_weaker_policy_is_told_of(tmp_path: Path) -> None:
+    """Both ways round, by what it demands less of; equal ones are no news."""
+    lax = replace(PASSED, targets=("ort-cpu", "jetson"))
+    told = two(tmp_path, lax, PASSED).verdicts
+    assert told is not None
+    (note,) = [each for each in told.notes if "demands less" in each]
+    assert note.startswith("The policy of B demands less than that of A: ")
+    assert "jetson" in note
+    same = two(tmp_path / "same", PASSED, BLOCKED).verdicts
+    assert same is not None
+    assert not any("demands less" in each for each in same.notes)
+
+
+def test_where_nothing_could_be_judged_it_says_so(tmp_path: Path) -> None:
+    text = render_diff(two(tmp_path, BROKEN, replace(BROKEN, headline="Error: x.")))
+    assert "No demand of the policy could be judged in either." in text
 
 
 def test_a_cost_is_compared_only_in_its_currency(tmp_path: Path) -> None:
