@@ -21,7 +21,7 @@ from reprune.report.columns import width
 from reprune.report.diff import compare_verdicts
 from reprune.report.diff_text import render_diff
 from reprune.report.differences import Difference, RuleDiff
-from reprune.report.words import EN_DASH, MINUS
+from reprune.report.words import EN_DASH, MINUS, NBSP
 from reprune.steps.diff import diff
 from tests.report.scenes import (
     BLOCKED,
@@ -277,6 +277,30 @@ def test_plans_as_folders_and_as_text(tmp_path: Path) -> None:
     text = render_diff(told)
     assert "1 part cut otherwise, 1 as before" in text
     assert "16 of 32  8 of 32" in text
+
+
+MASKS = """\
+method: masks
+pattern: unstructured
+scope: global
+weights: 200
+zeros: 100
+tensors:
+  conv1.weight: {weights: 100, zeros: 40, sparsity: 0.4}
+  conv2.weight: {weights: 100, zeros: 60, sparsity: 0.6}
+left_whole: {}
+predicted: {loss_increase: null, macs: 10, params: 10}
+"""
+
+
+def test_plans_of_masks_as_text(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(MASKS)
+    (tmp_path / "b.yaml").write_text(MASKS.replace("zeros: 60", "zeros: 80"))
+    told = diff(tmp_path, "a.yaml", "b.yaml").plan
+    assert told is not None
+    assert [(one.part, one.before, one.after) for one in told.changed] == [
+        ("conv2.weight", f"60.0{NBSP}% zeros", f"80.0{NBSP}% zeros")
+    ]
 
 
 @pytest.mark.parametrize(
