@@ -285,7 +285,9 @@ class BuildParams(Document, kw_only=True):
     records are no 0/1, let its loss rise by `max_loss_rise` of itself, on `tune`; the layers that hurt
     most are left in float until it does, after at most `trials` builds. `builds` engines are made of
     each arm for a target that is `rebuilt` on its device. One build may take `max_seconds`. With `cache` what
-    was built before from the same is used again.
+    was built before from the same is used again. What layers make of `shown_maps` calibration
+    examples, in the dense model and in the candidate, is stored as pictures for the report to show;
+    whoever reads the verdict can see them.
     """
 
     parity_examples: Count = 128
@@ -296,6 +298,7 @@ class BuildParams(Document, kw_only=True):
     builds: Annotated[int, Meta(ge=3, le=20)] = 3
     max_seconds: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 1800.0
     cache: bool = True
+    shown_maps: Annotated[int, Meta(ge=1, le=3)] | UnsetType = UNSET
 
 
 class BenchmarkParams(Document, kw_only=True):
