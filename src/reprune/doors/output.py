@@ -7,6 +7,7 @@ from reprune.core.machine import Machine
 from reprune.measure.promises import Conformance
 from reprune.registry.generations import History
 from reprune.registry.receipt_checks import Checked
+from reprune.report.differences import Difference
 from reprune.steps.doctor import Diagnosis
 
 
@@ -187,6 +188,11 @@ class HistoryOutput(Fact, kw_only=True):
     history: History
 
 
+class DiffOutput(Fact, kw_only=True):
+    ok: bool = True
+    difference: Difference
+
+
 class CommentOutput(Fact, kw_only=True):
     """`comment` is created, updated, same or older, or why there is none: dry-run, nothing,
     no-pull-request, refused, unreachable. `conclusion` is what the check says, `check` the same if the
@@ -298,6 +304,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "rollback": RollbackOutput,
     "adopt": AdoptOutput,
     "history": HistoryOutput,
+    "diff": DiffOutput,
     "comment": CommentOutput,
     "propose": ProposeOutput,
     "submit": SubmitOutput,

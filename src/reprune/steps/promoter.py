@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from reprune.core import store
+from reprune.core import durable, store
 from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import PromotionRefused
 from reprune.core.policy import Policy
@@ -124,11 +124,5 @@ def config_path(root: Path) -> Path:
 
 def _write_private(path: Path, content: bytes) -> None:
     """Never readable by others, not even while it is being written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    with store.disk_errors(path):
+        durable.write_file(path, content, private=True)
