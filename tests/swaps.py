@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reprune.core import store
+from reprune.core.documents import canonical, digest_of
 from reprune.core.errors import RepruneError
 from reprune.registry.files import FilesRegistry
 from reprune.steps.promote import promote
@@ -113,7 +114,8 @@ def served(root: Path) -> dict[str, str] | None:
     """Path to digest of the model and the engines that the champion's alias names."""
     model = root / "registry" / COMPRESSED
     try:
-        version = json.loads((model / "aliases.json").read_bytes())["champion"]
+        table = json.loads((model / "aliases.json").read_bytes())
+        version = table.get("aliases", table)["champion"]
     except (OSError, KeyError):
         return None
     files = model / version / "files"
@@ -161,7 +163,8 @@ def aliased(version: str) -> Swap:
 
     def swap(root: Path) -> None:
         path = root / "registry" / COMPRESSED / "aliases.json"
-        path.write_text(json.dumps({"champion": version}, separators=(",", ":")) + "\n")
+        aliases = {"champion": version}
+        path.write_bytes(canonical({"aliases": aliases, "check": digest_of(aliases)}))
 
     return swap
 
