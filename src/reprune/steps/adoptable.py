@@ -17,7 +17,8 @@ from reprune.core.step import Documents, run
 from reprune.core.store import MANIFEST, Artifact
 from reprune.registry import compressed, links, receipts
 from reprune.registry.dense import find_dense
-from reprune.registry.weights import PICKLED, check_weights
+from reprune.registry.inspecting import check_apart
+from reprune.registry.weights import PICKLED
 from reprune.steps.fetch import fetch_dense
 from reprune.steps.moving import Desk
 from reprune.steps.project import PROJECT_FILE, Project
@@ -85,7 +86,7 @@ def check_bundle(source: Source, name: str) -> None:
         raise CheckpointError(f"holds no {WEIGHTS}", where=_where(source))
     for file in (WEIGHTS, MASKS):
         if file in manifest.payload:
-            check_weights(bundle.file(file))
+            check_apart(bundle.file(file))
     if task_digest(manifest.task.entry, bundle.path / "task") != manifest.task.digest:
         raise PromotionRefused(
             "its task is not the one that its manifest names",

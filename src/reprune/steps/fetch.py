@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from reprune.core import params, store
+from reprune.core.addresses import shown
 from reprune.core.artifacts import WEIGHTS, ModelBundle, Previous, TaskFact
 from reprune.core.errors import (
     ChampionForeign,
@@ -199,7 +200,8 @@ def _check_names(lock: Lock, registry: params.Registry, name: str) -> None:
     for what, locked, given in pairs:
         if locked != given:
             raise StaleLock(
-                f"the lock was written for the {what} '{locked}', params.yaml says '{given}'",
+                f"the lock was written for the {what} '{shown(locked)}', "
+                f"params.yaml says '{shown(given)}'",
                 where="reprune.lock.yaml",
                 fix=UPDATE,
             )
