@@ -217,7 +217,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(root / "data", report, {"dense": dense.digest})
     write(root / "previous", past(None), {})
     write(root / "profile", steps.counted_profile(dense), {"dense": dense.digest})
-    inputs = {"dense": root / "dense", "data": root / "data"}
+    inputs = {"dense": root / "dense", "data": root / "data", "previous": root / "previous"}
     run(get_step("sensitivity"), inputs, documents_of(root, PARAMS), root / "table", say=quiet)
     return root
 
@@ -335,7 +335,7 @@ def test_head_dimensions_are_measured_planned_and_cut(ground: Path, tmp_path: Pa
     import msgspec
 
     params = PARAMS.replace("depth: true", "head_dimensions: true").replace("0.2", "0.6")
-    inputs = {"dense": ground / "dense", "data": ground / "data"}
+    inputs = {"dense": ground / "dense", "data": ground / "data", "previous": ground / "previous"}
     run(get_step("sensitivity"), inputs, documents_of(ground, params), tmp_path / "t", say=quiet)
     rows = {row.group: row.width for row in store.read(tmp_path / "t", Sensitivity).manifest.groups}
     crossing = [name for name in rows if name.endswith("dimensions")]

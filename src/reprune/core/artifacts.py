@@ -146,10 +146,24 @@ class RecoveryEpoch(Fact, kw_only=True):
     learning_rate: float
 
 
+class KnownRecovery(Fact, kw_only=True):
+    """What a recovery began with of the champion's: `asked` epochs became `epochs`, of which the champion
+    had needed `needed`. `second` is the digest of the champion where it taught too, with `weight`.
+    """
+
+    champion: str
+    asked: int
+    epochs: int
+    needed: int
+    second: str = ""
+    weight: float = 0.0
+
+
 class Recovery(Fact, kw_only=True):
     """Recovery fine-tuning: `examples` counts those forwarded and backwarded, the teacher's included.
 
-    `stopped` says in words why it ended before its last epoch, where it did.
+    `stopped` says in words why it ended before its last epoch, where it did; `known` what was taken over
+    from the champion's recovery.
     """
 
     epochs: tuple[RecoveryEpoch, ...]
@@ -157,6 +171,7 @@ class Recovery(Fact, kw_only=True):
     examples: int
     teacher: str
     stopped: str | UnsetType = UNSET
+    known: KnownRecovery | UnsetType = UNSET
 
 
 class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
@@ -368,10 +383,71 @@ class JointCheck(Fact, kw_only=True):
     rank_correlation: float
 
 
+class RowCheck(Fact, kw_only=True):
+    """One row of the champion's table, measured again: the rise in loss with `keep` channels left (0: the
+    block removed), `before` and `now`, with standard errors over examples. `why` it was chosen.
+    """
+
+    unit: str
+    why: Literal["near", "random"]
+    keep: int
+    before: float
+    before_error: float
+    now: float
+    now_error: float
+
+
+class JointTrial(Fact, kw_only=True):
+    """Two whole cuts of the new dense model, repaired without training, on the same examples of `tune`.
+
+    `known` and `fresh` are the champion's widths and new ones by group; `worse` is what the known ones
+    lose against the fresh, with its paired standard error: in `unit` "share" of examples answered wrongly,
+    else in "loss". `allowed` is what may be lost; `cost` counts examples forwarded.
+    """
+
+    known: dict[str, int]
+    fresh: dict[str, int]
+    unit: Literal["share", "loss"]
+    worse: float
+    standard_error: float
+    allowed: float
+    examples: int
+    cost: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the known widths are as good: what is lost beyond one standard error is allowed."""
+        return self.worse - self.standard_error <= self.allowed
+
+
+class TableReuse(Fact, kw_only=True):
+    """Where a sensitivity's rows come from. "reused": those in `checked` were measured again, all others
+    are the ones of `source` (a Sensitivity's digest) times `level`; "measured": all are new. `why` says so
+    in words.
+
+    `age` counts the generations since all were measured. `p_rows` is the probability of rows that moved as
+    far without a shift, `p_champion` that of the champion's rise in loss; None where it was not tested.
+    `check_cost` is what the check took, in examples forwarded, `full_cost` what measuring all took last.
+    """
+
+    how: Literal["reused", "measured"]
+    why: str
+    age: int = 0
+    source: str = ""
+    level: float = 1.0
+    checked: tuple[RowCheck, ...] = ()
+    p_rows: float | None = None
+    p_champion: float | None = None
+    trial: JointTrial | None = None
+    check_cost: int = 0
+    full_cost: int = 0
+
+
 class Sensitivity(Manifest, tag="Sensitivity", kw_only=True):
     """Loss is the task's own, on `tune`, after BN recalibration or compensation as pruning does it.
 
-    `cost` counts examples forwarded for the table, a backward pass as two more.
+    `cost` counts examples forwarded for the table, a backward pass as two more. `basis` names all that
+    two tables must share to be compared row by row; `reuse` says what of it an earlier generation measured.
     """
 
     criterion: str
@@ -382,6 +458,8 @@ class Sensitivity(Manifest, tag="Sensitivity", kw_only=True):
     tensors: tuple[TensorSensitivity, ...] | UnsetType = UNSET
     joint: JointCheck | UnsetType = UNSET
     cost: int | UnsetType = UNSET
+    basis: str | UnsetType = UNSET
+    reuse: TableReuse | UnsetType = UNSET
 
 
 class SensitivityShard(Manifest, tag="SensitivityShard", kw_only=True):
@@ -442,7 +520,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     """Which groups are cut to what width, which blocks go, which weights are masked. Payload:
     `plan.yaml`, the same for people to read and diff.
 
-    With `head_dimensions` the dimensions of attention heads are among the groups.
+    With `head_dimensions` the dimensions of attention heads are among the groups. `tried` is how the
+    champion's widths did against fresh ones on this model, where both were cut.
     """
 
     allocator: str
@@ -454,6 +533,7 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     blocks: tuple[str, ...] | UnsetType = UNSET
     sparsity: SparsityPlan | UnsetType = UNSET
     head_dimensions: bool | UnsetType = UNSET
+    tried: JointTrial | UnsetType = UNSET
 
 
 class Parity(Fact, kw_only=True):
@@ -706,7 +786,7 @@ class Verdict(Manifest, tag="Verdict", kw_only=True):
 
 
 class Report(Manifest, tag="Report", kw_only=True):
-    """Payload: `report.md`, `report.html`, `junit.xml`, `metrics.json`."""
+    """Payload: `report.md`, `report.html`, `junit.xml`, `metrics.json`, `plots/*.csv`."""
 
     outcome: Outcome
     headline: str

@@ -29,7 +29,7 @@ Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 MaxBytes: TypeAlias = Annotated[int, Meta(ge=1_000, le=2**50)]
 MaxFiles: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
-PublicKey: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+PublicKey: TypeAlias = Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|0[23][0-9a-f]{64})$")]
 
 
 class Registry(Document, kw_only=True):
@@ -37,7 +37,7 @@ class Registry(Document, kw_only=True):
 
     `artifacts` is the folder below which the files of versions lie, for a registry that keeps none
     itself. A version of more than `max_bytes` or `max_files` is neither fetched nor registered.
-    `trusted_keys` are public keys of promoters (32 bytes, hex): steps that cannot reach the promoter's
+    `trusted_keys` are public keys of promoters (hex): steps that cannot reach the promoter's
     configuration run a champion only if one of them signed it. Promote asks its own configuration alone.
     """
 
@@ -298,6 +298,34 @@ class ReportParams(Document, kw_only=True):
     show_examples: bool = False
 
 
+class GenerationsParams(Document, kw_only=True):
+    """What is taken over from the generation that became champion; where this section is missing, or
+    `reuse` is false, every generation starts from nothing.
+
+    The champion's sensitivity is used again after a spot check on `examples` of `tune`: the share `near`
+    of the groups whose choice would flip first, and as many at random, are measured again. Everything is
+    measured anew where they moved more than retraining moves them, or the champion does worse on this
+    generation's data, with a chance of `false_alarm` where nothing changed; where the old table's plan
+    loses more than `tolerance` (a share of examples answered rightly) against the new one's; and in every
+    generation number `cold_every` since that was last done.
+
+    With `try_champion` the champion's widths and fresh ones are both cut and compared on `tune`; the
+    champion's are kept unless they lose more than `tolerance`. Recovery takes the epochs in which the
+    champion's came within `epochs_within` of all that it gained (0: those of `distill`).
+    `champion_weight` is the share of what is learnt from a teacher that is learnt from the champion.
+    """
+
+    reuse: bool = True
+    cold_every: Annotated[int, Meta(ge=2, le=1000)] = 8
+    near: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.125
+    examples: Count = 500
+    tolerance: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.002
+    false_alarm: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.05
+    try_champion: bool = True
+    epochs_within: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.05
+    champion_weight: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+
+
 class CiParams(Document, kw_only=True):
     """`runner` are the labels (on GitLab: tags) of the machine that judges, where `reprune init --ci` is to
     write workflows for it.
@@ -347,6 +375,7 @@ class Params(Document, kw_only=True):
     build: BuildParams = BuildParams()
     benchmark: BenchmarkParams = BenchmarkParams()
     report: ReportParams = ReportParams()
+    generations: GenerationsParams | UnsetType = UNSET
     ci: CiParams | UnsetType = UNSET
     cost: CostParams | UnsetType = UNSET
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from reprune.core import store
 from reprune.core.artifacts import (
@@ -22,7 +22,7 @@ from reprune.core.artifacts import (
 )
 from reprune.core.errors import ChainBroken, CompressionError
 from reprune.core.lock import Name
-from reprune.core.params import PlanParams, PruneParams, Target
+from reprune.core.params import GenerationsParams, PlanParams, PruneParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
@@ -30,6 +30,7 @@ from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_c
 from reprune.steps.plan_words import for_people, with_joint
 from reprune.steps.refusals import refuse_strangers
 from reprune.steps.target_demands import aligned, demands
+from reprune.steps.trying import comparing
 
 if TYPE_CHECKING:
     from reprune.compress.planning.choose import Choice, Options
@@ -47,6 +48,7 @@ def plan(
     previous: Artifact[Previous],
     plan: PlanParams,
     prune: PruneParams,
+    generations: GenerationsParams | UnsetType,
     targets: dict[Name, Target],
     seed: int,
     threads: int,
@@ -54,6 +56,7 @@ def plan(
 ) -> Plan:
     """Chooses the width of every group under the budget, and says what it predicts.
 
+    With `generations.try_champion` the champion's widths and fresh ones are both cut and compared.
     With `plan.depth` it also chooses which blocks go. Where `plan.method` masks weights, chooses how
     many of each tensor instead. Writes `plan.yaml`, the same for people. Raises ChainBroken for
     artefacts of another model, CompressionError where the budget cannot be met.
@@ -80,7 +83,9 @@ def plan(
     with _timing(opened, target, seed) as time_ratio:
         if time_ratio is not None and plan.latency_model == "in-model":
             options = _with_times(options, time_ratio, ctx)
-        choice = choose(options, plan, time_ratio, _champion_plan(previous), ctx.say)
+        compare = comparing(opened, options, table.manifest, generations, prune, seed)
+        champion = _champion_plan(previous)
+        choice = choose(options, plan, time_ratio, champion, ctx.say, compare)
     result = Plan(
         allocator=plan.allocator,
         budget=plan.budget,
@@ -93,6 +98,7 @@ def plan(
         predicted=with_joint(choice.prediction, table.manifest.joint, ctx),
         blocks=_removed(opened, choice) if plan.depth else UNSET,
         head_dimensions=True if plan.head_dimensions else UNSET,
+        tried=choice.tried or UNSET,
     )
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))

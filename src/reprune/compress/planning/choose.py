@@ -15,6 +15,7 @@ from reprune.core.artifacts import Plan, Prediction
 if TYPE_CHECKING:
     from reprune.compress.planning.costs import CostModel
     from reprune.compress.planning.latency_table import LatencyTable
+    from reprune.core.artifacts import JointTrial
     from reprune.core.params import PlanParams
 
 # A budget that is met exactly must not be missed by the rounding of a product: less than one of 10^12.
@@ -88,10 +89,13 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Widths for every group, 0 or 1 for the key of every block, and what is expected of them."""
+    """Widths for every group, 0 or 1 for the key of every block, and what is expected of them. `tried` is
+    how the champion's widths did against fresh ones, where both were cut.
+    """
 
     widths: dict[str, int]
     prediction: Prediction
+    tried: JointTrial | None = None
 
 
 def choose(
@@ -100,6 +104,7 @@ def choose(
     time_ratio: Callable[[Widths], float] | None,
     champion: Plan | None,
     say: Callable[[str], None],
+    compare: Callable[[Widths, Widths], JointTrial] | None = None,
 ) -> Choice:
     """The widths that `params.allocator` finds under the budget, or the champion's, if they are as good.
 
@@ -108,18 +113,22 @@ def choose(
     widths are kept when its plan was made for the same groups, allocator, budget and fraction, they
     still fit, and they are predicted to lose no more than one standard error of the prediction above
     the fresh ones: below that the sensitivity cannot tell the two apart, and generations of the same
-    shape can be compared with each other. The last of a latency budget's trials is left for them.
+    shape can be compared with each other. With `compare`, which cuts the champion's widths and fresh ones,
+    what it measured decides instead. The last of a latency budget's trials is left for them.
 
     Raises CompressionError where the budget cannot be met.
     """
     fresh, ratio = _fresh(options, params, time_ratio, champion)
     kept = _champion_widths(options, params, champion)
+    tried = None
     if kept is not None and kept != fresh:
         loss, fresh_loss = predicted(options.curves, kept), predicted(options.curves, fresh)
         tolerance = predicted_error(options.curves, fresh)
-        kept_ratio = time_ratio(kept) if time_ratio and loss <= fresh_loss + tolerance else None
+        tried = compare(kept, fresh) if compare is not None else None
+        good = tried.holds if tried is not None else loss <= fresh_loss + tolerance
+        kept_ratio = time_ratio(kept) if time_ratio and good else None
         slow = kept_ratio is not None and kept_ratio > params.fraction
-        if loss <= fresh_loss + tolerance and not slow:
+        if good and not slow:
             say(
                 f"plan: keeps the champion's widths; predicted loss {loss:.4f} against "
                 f"{fresh_loss:.4f} (standard error {tolerance:.4f})"
@@ -134,6 +143,7 @@ def choose(
             loss_increase=predicted(options.curves, fresh),
             latency_ratio=ratio,
         ),
+        tried=tried,
     )
 
 
