@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, TypeAlias, dataclass_transform
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from reprune.core.lock import ChampionRef
+from reprune.core.lock import ChampionRef, MemberRef, Name
 from reprune.core.machine import Machine
 
 Outcome: TypeAlias = Literal["pass", "block", "inconclusive", "error"]
@@ -184,6 +184,8 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     where the model is not the factory's own (see compress.structure.architecture); `masks.safetensors` where
     weights are masked: they are zero, and stay so in training (see compress.masks.files);
     `trained_on.bin` in a candidate: marks of the examples it was made with (see task.trained_on).
+
+    `members` are the dense versions that a set was made of, each under the name of its part of the model.
     """
 
     name: str
@@ -191,6 +193,7 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     task: TaskFact
     surgery: Surgery | None = None
     recovery: Recovery | None = None
+    members: dict[Name, MemberRef] | UnsetType = UNSET
 
 
 class Waiver(Fact, kw_only=True):

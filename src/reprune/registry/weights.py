@@ -50,7 +50,9 @@ _WHOLE = {
 }  # fmt: skip
 
 
-class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of a safetensors header; `data_offsets` are from where the data begins."""
+
     dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
@@ -116,7 +118,7 @@ def check_weights(path: Path) -> None:
 
     Raises NonFiniteWeights naming the tensor, CheckpointError for anything else.
     """
-    header, start = _header(path)
+    header, start = read_header(path)
     _check_structure(path, header)
     with path.open("rb") as stream:
         for name, tensor in header.items():
@@ -150,7 +152,8 @@ def unpickle(found: Path, out: Path) -> None:
         raise
 
 
-def _header(path: Path) -> tuple[dict[str, _Tensor], int]:
+def read_header(path: Path) -> tuple[dict[str, Tensor], int]:
+    """The file's tensors by name, and where its data begins. Raises CheckpointError."""
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if not 2 <= size <= MAX_HEADER_BYTES:
@@ -171,12 +174,12 @@ def _header(path: Path) -> tuple[dict[str, _Tensor], int]:
             f"holds {len(value)} tensors; 1 to {MAX_TENSORS} are accepted", where=str(path)
         )
     try:
-        return msgspec.convert(value, dict[str, _Tensor]), 8 + size
+        return msgspec.convert(value, dict[str, Tensor]), 8 + size
     except msgspec.ValidationError as error:
         raise CheckpointError(f"its header is malformed: {error}", where=str(path)) from error
 
 
-def _check_structure(path: Path, header: dict[str, _Tensor]) -> None:
+def _check_structure(path: Path, header: dict[str, Tensor]) -> None:
     """Leaves overlaps, holes and sizes to the library, and sees that it found what we found."""
     from safetensors import SafetensorError, safe_open
 
@@ -191,7 +194,7 @@ def _check_structure(path: Path, header: dict[str, _Tensor]) -> None:
         raise CheckpointError("its header can be read in two ways", where=str(path))
 
 
-def _check_finite(stream: BinaryIO, start: int, name: str, tensor: _Tensor, path: Path) -> None:
+def _check_finite(stream: BinaryIO, start: int, name: str, tensor: Tensor, path: Path) -> None:
     if tensor.dtype in _WHOLE:
         return
     kind = _FLOATS.get(tensor.dtype) or _MASKS.get(tensor.dtype, (None, 0))[0]
