@@ -17,6 +17,7 @@ from reprune.core import store
 from reprune.core.documents import canonical, digest_of
 from reprune.core.lock import LOCK_FILE, Lock, lock_text, read_lock
 from reprune.registry import receipts
+from reprune.registry.files import _check_of, _Version
 from reprune.registry.receipts import RECEIPT_FILE, Statement, decode
 from reprune.registry.tags import tags_of
 from tests.chain import reencode
@@ -177,9 +178,16 @@ def model(root: Path) -> Path:
 def version_tags(
     root: Path, version: str, edit: Callable[[dict[str, str]], dict[str, str]]
 ) -> None:
+    """The tags edited as whoever knows the files' own check would do it."""
     path = model(root) / version / "version.json"
     found = json.loads(path.read_bytes())
-    path.write_bytes(canonical(found | {"tags": edit(found["tags"])}))
+    path.write_bytes(sealed(found | {"tags": edit(found["tags"])}))
+
+
+def sealed(version: dict[str, Any]) -> bytes:
+    """A version's small file, with the check that damage would not have."""
+    content = _Version(tags=version["tags"], stamp=version["stamp"])
+    return canonical(msgspec.structs.replace(content, check=_check_of(content))) + b"\n"
 
 
 def tagged(version: str, **tags: str) -> Edit:
@@ -197,9 +205,10 @@ def aliased(version: str | None, alias: str = "champion") -> Edit:
 
     def change(root: Path) -> None:
         path = model(root) / "aliases.json"
-        found = json.loads(path.read_bytes()) if path.exists() else {}
+        found = json.loads(path.read_bytes())["aliases"] if path.exists() else {}
         found.pop(alias, None)
-        path.write_bytes(canonical(found | ({} if version is None else {alias: version})))
+        aliases = found | ({} if version is None else {alias: version})
+        path.write_bytes(canonical({"aliases": aliases, "check": digest_of(aliases)}) + b"\n")
 
     return change
 
@@ -212,11 +221,11 @@ def stranger(version: str, copy_of: str = "") -> Edit:
         if copy_of:
             shutil.copytree(model(root) / copy_of, target)
             found = json.loads((target / "version.json").read_bytes())
-            (target / "version.json").write_bytes(canonical(found | {"stamp": "f" * 32}))
+            (target / "version.json").write_bytes(sealed(found | {"stamp": "f" * 32}))
             return
         (target / "files").mkdir(parents=True)
         (target / "files" / "w").write_bytes(b"x")
-        (target / "version.json").write_bytes(canonical({"tags": {}, "stamp": "f" * 32}))
+        (target / "version.json").write_bytes(sealed({"tags": {}, "stamp": "f" * 32}))
 
     return change
 
@@ -285,7 +294,3 @@ def policied(**changes: object) -> Edit:
         reencode(art(root, "verdict"), policy=digest_of(found))
 
     return change
-
-
-def forget(path: Path) -> None:
-    path.unlink(missing_ok=True)

@@ -130,7 +130,11 @@ def _one_file(name: str) -> Observe:
 
 
 def _file(name: str, content: bytes, *, private: bool = False) -> Step:
-    return lambda root: durable.write_file(root / name, content, private=private)
+    def write(root: Path) -> None:
+        with store.disk_errors(root / name):
+            durable.write_file(root / name, content, private=private)
+
+    return write
 
 
 def _attempts(root: Path) -> str:
@@ -168,7 +172,7 @@ def _registry(root: Path) -> FilesRegistry:
 def _register(number: int) -> Step:
     def register(root: Path) -> None:
         source = root.parent / f"source-{number}"
-        (source / "bundle" / "task" / "digits").mkdir(parents=True)
+        (source / "bundle" / "task" / "digits").mkdir(parents=True, exist_ok=True)
         (source / "bundle" / "task" / "digits" / "model.py").write_bytes(b"# %d" % number)
         (source / "receipt.json").write_bytes(b"{%d}" % number)
         _registry(root).register("digits-compressed", source, {"receipt": str(number)})
@@ -208,14 +212,18 @@ def _registered(root: Path) -> str:
 
 def _put(root: Path) -> None:
     source = root.parent / "source"
-    (source / "bundle" / "task" / "digits").mkdir(parents=True)
+    (source / "bundle" / "task" / "digits").mkdir(parents=True, exist_ok=True)
     (source / "bundle" / "task" / "digits" / "model.py").write_bytes(b"#")
-    artifact_root.put(root / "share", "digits/abc", source, Limits())
+    # A place of its own each time, as the registry draws it.
+    share = root / "share" / "digits"
+    used = len(list(share.iterdir())) if share.is_dir() else 0
+    artifact_root.put(root / "share", f"digits/{used}", source, Limits())
 
 
 def _stored(root: Path) -> str:
-    place = root / "share" / "digits" / "abc"
-    return store.folder_digest(place) if place.exists() else "absent"
+    share = root / "share" / "digits"
+    places = [path for path in share.glob("*") if not path.name.startswith(".")]
+    return " ".join(store.folder_digest(place) for place in places) or "nothing"
 
 
 SCENARIOS: dict[str, Scenario] = {

@@ -21,10 +21,11 @@ from reprune.report.columns import width
 from reprune.report.diff import compare_verdicts
 from reprune.report.diff_text import render_diff
 from reprune.report.differences import Difference, RuleDiff
-from reprune.report.words import EN_DASH, MINUS
+from reprune.report.words import EN_DASH, MINUS, NBSP
 from reprune.steps.diff import diff
 from tests.report.scenes import (
     BLOCKED,
+    BROKEN,
     FIRST,
     HOSTILE,
     NASTY,
@@ -34,7 +35,7 @@ from tests.report.scenes import (
     TARGETS,
     latency,
 )
-from tests.report.verdicts import Scene, bare, write_verdict
+from tests.report.verdicts import Scene, bare, digest, facts, write_verdict
 
 
 def two(tmp_path: Path, before: Scene, after: Scene) -> Difference:
@@ -166,6 +167,45 @@ def test_settings_are_told_key_by_key(tmp_path: Path) -> None:
     assert any("dense v4 and v3" in note for note in told.notes)
 
 
+def test_digests_of_what_is_compared_key_by_key_are_left_out(tmp_path: Path) -> None:
+    """That params.yaml and policy.yaml have another digest says nothing; that the task has does."""
+    one = facts(PASSED, tmp_path)
+    assert one.lock is not None
+    lock = msgspec.structs.replace(
+        one.lock, params=digest("x"), policy=digest("y"), task=digest("z"), reprune="9.9"
+    )
+    found = compare_verdicts(one, replace(one, lock=lock)).settings
+    assert [(each.place, each.key) for each in found] == [("lock", "reprune"), ("lock", "task")]
+
+
+def test_what_one_side_does_not_hold_is_not_known(tmp_path: Path) -> None:
+    """A verdict without its lock and its parameters is not one made under none."""
+    one = facts(PASSED, tmp_path)
+    found = compare_verdicts(one, replace(one, lock=None, params=None)).settings
+    assert [(each.place, each.before, each.after) for each in found] == [
+        ("lock", "known", "not known"),
+        ("params.yaml", "known", "not known"),
+    ]
+
+
+def test_a_weaker_policy_is_told_of(tmp_path: Path) -> None:
+    """Both ways round, by what it demands less of; equal ones are no news."""
+    lax = replace(PASSED, targets=("ort-cpu", "jetson"))
+    told = two(tmp_path, lax, PASSED).verdicts
+    assert told is not None
+    (note,) = [each for each in told.notes if "demands less" in each]
+    assert note.startswith("The policy of B demands less than that of A: ")
+    assert "jetson" in note
+    same = two(tmp_path / "same", PASSED, BLOCKED).verdicts
+    assert same is not None
+    assert not any("demands less" in each for each in same.notes)
+
+
+def test_where_nothing_could_be_judged_it_says_so(tmp_path: Path) -> None:
+    text = render_diff(two(tmp_path, BROKEN, replace(BROKEN, headline="Error: x.")))
+    assert "No demand of the policy could be judged in either." in text
+
+
 def test_a_cost_is_compared_only_in_its_currency(tmp_path: Path) -> None:
     assert PRICED.cost is not msgspec.UNSET
     assert PRICED.cost is not None
@@ -237,6 +277,30 @@ def test_plans_as_folders_and_as_text(tmp_path: Path) -> None:
     text = render_diff(told)
     assert "1 part cut otherwise, 1 as before" in text
     assert "16 of 32  8 of 32" in text
+
+
+MASKS = """\
+method: masks
+pattern: unstructured
+scope: global
+weights: 200
+zeros: 100
+tensors:
+  conv1.weight: {weights: 100, zeros: 40, sparsity: 0.4}
+  conv2.weight: {weights: 100, zeros: 60, sparsity: 0.6}
+left_whole: {}
+predicted: {loss_increase: null, macs: 10, params: 10}
+"""
+
+
+def test_plans_of_masks_as_text(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(MASKS)
+    (tmp_path / "b.yaml").write_text(MASKS.replace("zeros: 60", "zeros: 80"))
+    told = diff(tmp_path, "a.yaml", "b.yaml").plan
+    assert told is not None
+    assert [(one.part, one.before, one.after) for one in told.changed] == [
+        ("conv2.weight", f"60.0{NBSP}% zeros", f"80.0{NBSP}% zeros")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -148,3 +148,20 @@ def test_a_name_stays_one_cell(told: Any) -> None:
     rows = table(render_plots(told("hostile"))["plots/widths.csv"])
     assert [row["percent"] for row in rows] == ["50.0", "50.0"]
     assert not any(char < " " for row in rows for char in row["part"])
+
+
+def test_plots_have_the_verdicts_numbers(told: Any) -> None:
+    """Milliseconds, points and percent; the epochs in their order."""
+    known = told("block")
+    rows = {plot.name: table(render_plots(known)[plot.path]) for plot in PLOTS}
+    (latency,) = rows["latency"]
+    rule = next(one for one in known.judgement.rules if one.rule == "latency.vs_parent")
+    assert (latency["target"], float(latency["ms"])) == ("ort-cpu", rule.candidate_value)
+    assert next(row for row in rows["slices"] if row["slice"] == "digit=8")["points"] == "-20.0"
+    assert [row["epoch"] for row in rows["recovery"]] == ["1", "2", "3", "4"]
+    assert {row["part"]: row["percent"] for row in rows["widths"]} == {
+        "conv1": "50.0",
+        "conv2": "50.0",
+        "conv3": "37.5",
+        "fc1": "50.0",
+    }

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, TypeAlias, dataclass_transform
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from reprune.core.lock import ChampionRef
+from reprune.core.lock import ChampionRef, MemberRef, Name
 from reprune.core.machine import Machine
 
 Outcome: TypeAlias = Literal["pass", "block", "inconclusive", "error"]
@@ -57,6 +57,8 @@ MASKS = "masks.safetensors"
 PAST_PLAN = "past/plan.json"
 # The payload file of a Benchmark that holds examples for people to look at.
 SHOWN_FILE = "shown.json"
+# The payload file of Engines and of a Benchmark that holds what layers make of some examples.
+MAPS_FILE = "maps.json"
 
 
 class TaskFact(Fact, kw_only=True):
@@ -182,6 +184,8 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     where the model is not the factory's own (see compress.structure.architecture); `masks.safetensors` where
     weights are masked: they are zero, and stay so in training (see compress.masks.files);
     `trained_on.bin` in a candidate: marks of the examples it was made with (see task.trained_on).
+
+    `members` are the dense versions that a set was made of, each under the name of its part of the model.
     """
 
     name: str
@@ -189,6 +193,7 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     task: TaskFact
     surgery: Surgery | None = None
     recovery: Recovery | None = None
+    members: dict[Name, MemberRef] | UnsetType = UNSET
 
 
 class Waiver(Fact, kw_only=True):
@@ -331,6 +336,15 @@ class TableFact(Fact, kw_only=True):
     key: str
     builds: int
     error: float
+
+
+class OperatorShares(Fact, kw_only=True):
+    """Where the time of the dense model's engine and of the candidate's goes on one target, by arm, slowest
+    first. `why` says why there is nothing to tell. Figures for people, not evidence.
+    """
+
+    arms: dict[Arm, tuple[OperatorTime, ...]] = {}
+    why: str = ""
 
 
 class Profile(Manifest, tag="Profile", kw_only=True):
@@ -639,7 +653,8 @@ class StorageFact(Fact, kw_only=True):
 
 class Engines(Manifest, tag="Engines", kw_only=True):
     """Every arm built with today's toolchain, for the targets of one machine. `storage` tells, of each
-    arm whose weights are masked, what its zeros come to in bytes, whatever the target.
+    arm whose weights are masked, what its zeros come to in bytes, whatever the target. Payload beside
+    the engines, where params.yaml asks for it: MAPS_FILE, ShownMaps.
     """
 
     machine: Machine
@@ -674,6 +689,44 @@ class ShownExample(Fact, kw_only=True):
     pixels: bytes = b""
 
 
+class MapPair(Fact, kw_only=True):
+    """What one layer makes of one example in the dense model and in the candidate: the mean of its absolute
+    outputs over the dense model's channels, by rows, one byte a pixel, 255 being `peak`. A channel that was
+    cut counts as 0.
+    """
+
+    width: int
+    height: int
+    peak: float
+    dense: bytes
+    candidate: bytes
+
+
+class MappedLayer(Fact, kw_only=True):
+    """`relative` is |difference| / |dense| over the maps of all examples, one of `maps` an example.
+
+    `strength` and `candidate_strength` have a byte for each of the first channels of `channels`: its mean
+    absolute output, 255 being the strongest of both models; `absent` are those that were cut.
+    """
+
+    layer: str
+    relative: float
+    channels: int
+    absent: tuple[int, ...]
+    strength: bytes
+    candidate_strength: bytes
+    maps: tuple[MapPair, ...]
+
+
+class ShownMaps(Fact, kw_only=True):
+    """Payload MAPS_FILE: examples of the calibration split (never sealed ones) whose outputs changed most,
+    and the layers that differ most on them, in the model's order. For people; no rule reads it.
+    """
+
+    examples: tuple[ShownExample, ...]
+    layers: tuple[MappedLayer, ...]
+
+
 class BatchSamples(Fact, kw_only=True):
     """Payload `throughput/<target>-<batch_size>.json` holds the units."""
 
@@ -702,7 +755,8 @@ class Benchmark(Manifest, tag="Benchmark", kw_only=True):
     """Interleaved samples and per-example records of all arms, measured on one machine.
 
     `uses` counts the looks at these eval examples that the local ledger knows of, this one included.
-    Payload beside the samples, where params.yaml asks for it: SHOWN_FILE, ShownExamples that changed.
+    Payload beside the samples, where params.yaml asks for it: SHOWN_FILE, ShownExamples that changed, and
+    the engines' MAPS_FILE; `operators/<target>.json` tells where the time goes (OperatorShares).
     """
 
     machine: Machine

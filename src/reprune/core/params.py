@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -285,7 +286,9 @@ class BuildParams(Document, kw_only=True):
     records are no 0/1, let its loss rise by `max_loss_rise` of itself, on `tune`; the layers that hurt
     most are left in float until it does, after at most `trials` builds. `builds` engines are made of
     each arm for a target that is `rebuilt` on its device. One build may take `max_seconds`. With `cache` what
-    was built before from the same is used again.
+    was built before from the same is used again. What layers make of `shown_maps` calibration
+    examples, in the dense model and in the candidate, is stored as pictures for the report to show;
+    whoever reads the verdict can see them.
     """
 
     parity_examples: Count = 128
@@ -296,6 +299,7 @@ class BuildParams(Document, kw_only=True):
     builds: Annotated[int, Meta(ge=3, le=20)] = 3
     max_seconds: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 1800.0
     cache: bool = True
+    shown_maps: Annotated[int, Meta(ge=1, le=3)] | UnsetType = UNSET
 
 
 class BenchmarkParams(Document, kw_only=True):
@@ -375,11 +379,16 @@ class CostParams(Document, kw_only=True):
 
 
 class Params(Document, kw_only=True):
-    """The whole file. `seed` and `threads` hold for every step."""
+    """The whole file. `seed` and `threads` hold for every step.
+
+    `members` makes it a set: several models of the registry, under short names, that the task runs as one
+    (see task.bases.TaskSet) and that are compressed, judged and promoted together as `name`.
+    """
 
     schema: Literal[1] = 1
     name: Name
     task: Entry
+    members: dict[Name, Name] | UnsetType = UNSET
     registry: Registry = Registry()
     targets: dict[Name, Target] = field(default_factory=lambda: {"ort-cpu": Target()})
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
@@ -403,6 +412,8 @@ def read_params(path: Path) -> Params:
     params = read_yaml(path, Params)
     if not params.targets:
         raise DocumentError("names no target", where=f"{path} (targets)", fix="name at least one")
+    if params.members is not UNSET:
+        _check_members(params.members, params.name, path)
     unknown = sorted(set(params.cost.price_per_hour if params.cost else ()) - set(params.targets))
     if unknown:
         raise DocumentError(
@@ -459,4 +470,29 @@ def _check_plan(params: Params, path: Path) -> None:
             f"{budget} is the budget and a limit too",
             where=f"{path} (plan.limits)",
             fix="keep one of both: the budget's is plan.fraction",
+        )
+
+
+def _check_members(members: Mapping[str, str], name: str, path: Path) -> None:
+    """A set has members, each a model of its own and none of them the set itself."""
+    models = list(members.values())
+    twice = sorted({model for model in models if models.count(model) > 1})
+    dotted = sorted(member for member in members if "." in member)
+    taken = sorted({"latency", "throughput", "memory", "size", "parity"} & members.keys())
+    what = ""
+    if not members:
+        what = "names no member"
+    elif twice:
+        what = f"names the model '{twice[0]}' twice"
+    elif name in models:
+        what = f"names the set '{name}' as a member of itself"
+    elif taken:
+        what = f"a member is called '{taken[0]}', as a section of the policy is"
+    elif dotted:
+        what = (
+            f"the member '{dotted[0]}' has a dot in its name, which separates it from its metrics"
+        )
+    if what:
+        raise DocumentError(
+            what, where=f"{path} (members)", fix="give each member a short name and one model"
         )

@@ -33,6 +33,8 @@ def put(root: Path, place: str, folder: Path, limits: Limits) -> Stored:
     draft = target.parent / f".{target.name}.draft"
     with store.disk_errors(root):
         durable.make_folder(target.parent)
+        for left in durable.stale(target.parent, ".", ".draft"):
+            shutil.rmtree(left, ignore_errors=True)
         draft.mkdir()
     try:
         digests = copy_part(folder, PurePosixPath(), draft, limits, where=str(folder))

@@ -21,6 +21,7 @@ from typing import TypeVar
 import msgspec
 
 from reprune.core import durable, params, store
+from reprune.core.addresses import shown
 from reprune.core.documents import (
     MAX_DOCUMENT_BYTES,
     canonical,
@@ -62,7 +63,7 @@ class _Marker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class _Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`check` is the digest of the rest; one that was written before there was any has none."""
+    """`check` is the digest of the rest, against bits that turn; who edits the file need not keep it."""
 
     tags: dict[str, str]
     stamp: str
@@ -81,7 +82,7 @@ def open_files(registry: params.Registry, root: Path) -> FilesRegistry:
     text = registry.uri.removeprefix("file://")
     if "://" in text or text.startswith("sqlite:") or not text:
         raise DocumentError(
-            f"a registry of kind 'files' needs a folder, not '{registry.uri}'",
+            f"a registry of kind 'files' needs a folder, not '{shown(registry.uri)}'",
             where="params.yaml (registry.uri)",
             fix="write a path such as .reprune/registry, or use kind: mlflow",
         )
@@ -206,11 +207,15 @@ class FilesRegistry:
         return self._stored_in(self._model(name), name, version)
 
     def _stored_in(self, model: Path, name: str, version: str) -> _Version:
-        found = _decoded(model / version / VERSION, _Version) if _NUMBER.match(version) else None
-        if found is None:
+        path = model / version / VERSION
+        raw = _raw(path) if _NUMBER.match(version) else None
+        if raw is None:
             raise VersionNotFound(f"there is no version {version} of '{name}'", where=self.identity)
-        if found.check and found.check != _check_of(found):
-            raise _damaged(model / version / VERSION)
+        found = _read(raw, _Version, path)
+        # In another form than ours it was edited by somebody, who left the check as it was.
+        as_written = raw == canonical(found) + b"\n"
+        if as_written and found.check and found.check != _check_of(found):
+            raise _damaged(path)
         return found
 
     def _info(self, name: str, version: str) -> VersionInfo:
@@ -271,13 +276,21 @@ def _sweep(model: Path) -> None:
 
 def _decoded(path: Path, kind: type[T]) -> T | None:
     """The file's content; None only where the file system says that there is no such file."""
+    raw = _raw(path)
+    return None if raw is None else _read(raw, kind, path)
+
+
+def _raw(path: Path) -> bytes | None:
     with reading(path):
         try:
-            raw = read_bounded(path, max_bytes=MAX_DOCUMENT_BYTES)
+            return read_bounded(path, max_bytes=MAX_DOCUMENT_BYTES)
         except FileNotFoundError:
             return None
         except DocumentError as error:
             raise RegistryUnreachable(error.what, where=error.where) from error
+
+
+def _read(raw: bytes, kind: type[T], path: Path) -> T:
     try:
         return decode_json(raw, kind, name=str(path))
     except DocumentError as error:

@@ -190,7 +190,7 @@ def _flips(before: Evidence | None, after: Evidence | None) -> tuple[FlipDiff, .
     places = {name: at for at, name in enumerate(after.quality.ids)}
     shared = [(at, places[name]) for at, name in enumerate(before.quality.ids) if name in places]
     found = []
-    for target in [given.target for given in before.targets]:
+    for target in dict.fromkeys(given.target for given in before.targets):
         key = f"candidate@{target}"
         was, now = _right(before, key), _right(after, key)
         if not shared or not was or not now:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from reprune.core.artifacts import RuleResult, SliceResult
 from reprune.report import cells, words
-from reprune.report.columns import clipped, padded, width, wrapped
+from reprune.report.columns import clipped, laid_out, tabled, width, wrapped
 from reprune.report.differences import (
     Amount,
     Between,
@@ -24,12 +24,13 @@ WIDTH = 100
 MOST_PARTS = 40
 MOST_SLICES = 20
 MOST_SETTINGS = 60
-_GAP = "  "
 _LONGEST = 34  # cells of a value in a list
 _LEGEND = (
     "worse, better: B lies further from A than their two intervals leave room for; noise: it does not; "
     "unknown: without intervals nobody can say"
 )
+
+_NO_DEMAND = "No demand of the policy could be judged in either."
 
 
 def render_diff(told: Difference, *, columns: int = WIDTH) -> str:
@@ -99,12 +100,12 @@ def _rules(rules: Sequence[RuleDiff], columns: int) -> Iterator[str]:
     if shown:
         rows = [_rule(one, target) for one in shown]
         head = ["", f"demand{f' on {visible(target, 20)}' if target else ''}", "A", "B", "limit"]
-        table = _table([head, *(line for row in rows for line in row)], columns)
+        table = tabled([head, *(line for row in rows for line in row)], columns)
         yield from table or [line for row in rows for line in _listed(*row, columns)]
         yield from wrapped(_LEGEND, columns)
     same = len(rules) - len(shown)
-    if same:
-        yield f"{words.plural(same, 'demand')} measured the same"
+    if same or not rules:
+        yield f"{words.plural(same, 'demand')} measured the same" if rules else _NO_DEMAND
 
 
 def _rule(one: RuleDiff, target: str | None) -> tuple[list[str], list[str]]:
@@ -189,7 +190,7 @@ def _slices(told: VerdictDiff, columns: int) -> Iterator[str]:
         ]
         for one in shown
     ]
-    yield from _laid(head, rows, columns)
+    yield from laid_out(head, rows, columns)
     left = len(told.slices) - len(shown)
     more = f"{left} more moved; " if left else ""
     yield f"{more}{words.plural(told.slices_same, 'slice')} did not move"
@@ -215,7 +216,7 @@ def _figures(figures: Sequence[FigureDiff], columns: int) -> Iterator[str]:
             ]
             for one in changed
         ]
-        yield from _laid(["", "A", "B", "B / A"], rows, columns)
+        yield from laid_out(["", "A", "B", "B / A"], rows, columns)
     same = len(figures) - len(changed)
     if same:
         yield f"{words.plural(same, 'figure')} the same"
@@ -254,7 +255,7 @@ def _plan(plan: PlanDiff, columns: int, *, alone: bool) -> Iterator[str]:
             [one.how, visible(one.part, 48), visible(one.before, 24), visible(one.after, 24)]
             for one in shown
         ]
-        yield from _laid(["", "part", "A", "B"], rows, columns)
+        yield from laid_out(["", "part", "A", "B"], rows, columns)
     if len(shown) < len(plan.changed):
         yield f"{len(plan.changed) - len(shown)} more changed less than these"
     if alone:
@@ -283,23 +284,3 @@ def _step(one: KeyDiff) -> str:
         for text in (one.before, one.after)
     ]
     return f"{ends[0]} → {ends[1]}"
-
-
-def _laid(head: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -> Iterator[str]:
-    """A table; where it would be wider than the screen, a list of the same cells."""
-    table = _table([head, *rows], columns)
-    if table:
-        yield from table
-        return
-    for row in rows:
-        told = [f"{name} {cell}".strip() for name, cell in zip(head, row, strict=True) if cell]
-        yield from wrapped("; ".join(told), columns, rest="    ")
-
-
-def _table(rows: Sequence[Sequence[str]], columns: int) -> list[str]:
-    """Aligned lines; empty where they would be wider than `columns`."""
-    table = [[cell.replace(words.NBSP, " ") for cell in row] for row in rows]
-    widths = [max(width(row[at]) for row in table) for at in range(len(rows[0]))]
-    if sum(widths) + len(_GAP) * (len(widths) - 1) > columns:
-        return []
-    return [padded(row, widths, right=()) for row in table]

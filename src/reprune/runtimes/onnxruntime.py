@@ -9,7 +9,7 @@ import functools
 import json
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from reprune.core.plugins import require
 from reprune.core.store import write_bytes
 from reprune.runtimes.base import Binding, Capabilities, LayerTime, Source
 from reprune.runtimes.onnx_layers import layer_times
+from reprune.runtimes.onnx_operators import caller
 from reprune.runtimes.onnx_plan import CPU
 from reprune.runtimes.onnx_source import float_onnx, int8_onnx, quantisable_layers
 
@@ -78,11 +79,13 @@ class OnnxRuntime:
     def operator_times(
         self, engine: Path, target: Target, inputs: Sequence[Array], calls: int
     ) -> tuple[OperatorTime, ...]:
-        """Median time of each operator of the optimised graph over `calls` calls, slowest first.
+        """Median time of each operator of the optimised graph over `calls` calls, slowest first, called
+        `<module>/<type>` where the engine's own graph tells the module, else as ONNX Runtime calls it.
 
         The runtime's clock ticks in whole microseconds, so the smallest operators may show 0.
         """
-        return _operators(_profiled(engine, target, inputs, calls), calls)
+        model = require("onnx", "onnx").load(str(engine), load_external_data=False)
+        return _operators(_profiled(engine, target, inputs, calls), calls, caller(model))
 
     def layer_times(
         self,
@@ -214,15 +217,19 @@ def check_batches(content: bytes, example_inputs: tuple[Tensor, ...]) -> None:
             )
 
 
-def _operators(events: Iterable[dict[str, Any]], calls: int) -> tuple[OperatorTime, ...]:
+def _operators(
+    events: Iterable[dict[str, Any]], calls: int, called: Callable[[str, str], str]
+) -> tuple[OperatorTime, ...]:
     durations: dict[tuple[str, str], list[int]] = defaultdict(list)
     types: dict[tuple[str, str], str] = {}
     for event in events:
         name = str(event.get("name", ""))
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            key = (name.removesuffix("_kernel_time"), str(event["args"].get("node_index", "")))
+            kind = str(event["args"]["op_name"])
+            own = called(name.removesuffix("_kernel_time"), kind)
+            key = (own, str(event["args"].get("node_index", "")))
             durations[key].append(int(event["dur"]))
-            types[key] = str(event["args"]["op_name"])
+            types[key] = kind
     # A node inside a loop runs several times a call.
     a_call = {
         key: len(took) // (PROFILE_WARMUP_CALLS + calls) or 1 for key, took in durations.items()

@@ -5,7 +5,7 @@ Reads and writes nothing but a scratch folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from reprune.core import store
-from reprune.core.artifacts import Cost, GroupPlan, Plan, Prediction, Verdict
-from reprune.core.documents import decode_yaml, read_bounded
+from reprune.core.artifacts import Plan, Verdict
+from reprune.core.documents import read_bounded
 from reprune.core.errors import (
     ArtifactMissing,
     InputError,
@@ -41,43 +41,19 @@ from reprune.report.diff import compare_plans, compare_verdicts, share_a_part
 from reprune.report.differences import Difference, PlanDiff, Side, VerdictDiff
 from reprune.report.facts import ReportFacts, read_facts
 from reprune.report.markup import visible
+from reprune.steps.minimum_policy import at_least
+from reprune.steps.plan_text import read_plan_text
 from reprune.steps.promoter import read_promoter
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
 
 DENSE = "dense:"
+MOST_WEAKER = 4
 _WHAT = (
     "give two verdict directories, two plans, or two versions of the registry (a number, `champion`, "
     "`anchor`, or `dense:VERSION` for the last verdict on a dense version)"
 )
-
-
-class _GroupText(msgspec.Struct, frozen=True, kw_only=True):
-    before: int
-    after: int
-
-
-class _CostText(msgspec.Struct, frozen=True, kw_only=True):
-    before: float
-    after: float
-
-
-class _PredictedText(msgspec.Struct, frozen=True, kw_only=True):
-    loss_increase: float | None = None
-    latency_ratio: float | None = None
-
-
-class _PlanText(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a `plan.yaml` can be compared; the rest of it is for people."""
-
-    allocator: str
-    budget: str
-    fraction: float
-    groups: dict[str, _GroupText]
-    cost: dict[str, _CostText]
-    predicted: _PredictedText = _PredictedText()
-    removed_blocks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +101,24 @@ def _verdicts(before: _Opened, after: _Opened) -> VerdictDiff | None:
             f"these are of two models: {told[0]}, {told[1]}",
             fix="compare generations of one model",
         )
-    return compare_verdicts(before.facts, after.facts)
+    found = compare_verdicts(before.facts, after.facts)
+    less = tuple(_demands_less(before.facts, after.facts))
+    return msgspec.structs.replace(found, notes=(*found.notes, *less))
+
+
+def _demands_less(before: ReportFacts, after: ReportFacts) -> Iterator[str]:
+    """Where one policy is weaker than the other: its outcome is then not the other's."""
+    one, other = before.policy, after.policy
+    if one is None or other is None:
+        return
+    for letter, weaker, against in (
+        ("A", at_least(one, other), "B"),
+        ("B", at_least(other, one), "A"),
+    ):
+        if weaker:
+            more = f"; {len(weaker) - MOST_WEAKER} more" if len(weaker) > MOST_WEAKER else ""
+            told = "; ".join(weaker[:MOST_WEAKER])
+            yield f"The policy of {letter} demands less than that of {against}: {told}{more}."
 
 
 def _plans(before: _Opened, after: _Opened) -> PlanDiff | None:
@@ -171,29 +164,7 @@ def _of_file(path: Path, given: str) -> _Opened:
     """A plan.yaml; where it is the text of a plan beside it, that plan, because it is checked."""
     if path.name == store.MANIFEST or (path.parent / store.MANIFEST).is_file():
         return _of_folder(path.parent, given)
-    told = decode_yaml(read_bounded(path), _PlanText, name=given)
-    costs = {
-        name: told.cost.get(name, _CostText(before=0, after=0))
-        for name in ("params", "macs", "bytes")
-    }
-    plan = Plan(
-        allocator=told.allocator,
-        budget=told.budget,
-        fraction=told.fraction,
-        before=Cost(**{name: int(cost.before) for name, cost in costs.items()}),
-        groups=tuple(
-            GroupPlan(group=name, width=one.before, keep=one.after)
-            for name, one in told.groups.items()
-        ),
-        predicted=Prediction(
-            params=int(costs["params"].after),
-            macs=int(costs["macs"].after),
-            loss_increase=told.predicted.loss_increase,
-            latency_ratio=told.predicted.latency_ratio,
-        ),
-        blocks=told.removed_blocks or msgspec.UNSET,
-    )
-    return _Opened(side=Side(given=given), facts=None, plan=plan)
+    return _Opened(side=Side(given=given), facts=None, plan=read_plan_text(path, given))
 
 
 def _of_verdict(facts: ReportFacts, given: str, version: str = "", checked: str = "") -> _Opened:

@@ -158,7 +158,7 @@ def _checked(
         blocks=work.blocks,
     )
     rows = _rows(found, params, spot)
-    change = moved(rows)
+    change = moved(rows, spot.base.mean)
     p_values = {"rows": change.p_value, "champion": _champion_p(found, spot, ctx)}
     groups, blocks = spliced(old, rows, change.level, work.subject.cost)
     fresh = replace(old, groups=groups, blocks=blocks or UNSET)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from reprune.compress.compensate import batch_norms, can_fit, compensate, recalibrate
 from reprune.compress.importance import channel_scores, lowest_removed
 from reprune.compress.losses import Counting, first_batches, mean_loss
@@ -40,19 +42,14 @@ class CutTrial:
 
     def cut(self, widths: Mapping[str, int], blocks: Sequence[Block] = ()) -> nn.Module:
         """The model with the groups of `widths` cut and `blocks` gone, repaired without training."""
-        module, prune = self.subject.module, self.prune
-        if not self._scores:
-            drawn = Counting(self.subject.task)
-            self._scores = channel_scores(drawn, module, self.subject.groups, prune, self.seed)
-            self.scored = 3 * drawn.examples
+        module, prune, scores = self.subject.module, self.prune, self.scores()
         groups = [
             group
             for group in self.subject.groups
             if widths.get(group.name, group.width) < group.width
         ]
         kept = {
-            group.name: lowest_removed(self._scores[group.name], widths[group.name])
-            for group in groups
+            group.name: lowest_removed(scores[group.name], widths[group.name]) for group in groups
         }
         architecture = architecture_of(module, groups, kept, blocks)
         sliced = apply(module, architecture)
@@ -66,6 +63,21 @@ class CutTrial:
             passes = 2 * sum(can_fit(module.get_submodule(name)) for name in names)
             self.forwarded += passes * self._count() + len(self._examples()[0])
         return self._best(candidates)
+
+    def scores(self) -> dict[str, Tensor]:
+        """Each channel's score, by group; had once."""
+        if not self._scores:
+            drawn, subject = Counting(self.subject.task), self.subject
+            self._scores = channel_scores(
+                drawn, subject.module, subject.groups, self.prune, self.seed
+            )
+            self.scored = 3 * drawn.examples
+        return self._scores
+
+    def like(self, examples: int) -> CutTrial:
+        """The same cuts, repaired from at most `examples` calibration examples; its own count is 0."""
+        few = replace(self.prune, examples=min(examples, self.prune.examples))
+        return CutTrial(self.subject, few, self.seed, _scores=self.scores())
 
     def without(self, block: Removable) -> nn.Module:
         """The model with only `block` removed, its BatchNorms renewed where that is better."""

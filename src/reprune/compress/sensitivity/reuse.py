@@ -32,6 +32,7 @@ from reprune.core.artifacts import (
 # rows of a table together, and of each alone. Set above what retraining from other seeds shows on small
 # networks (benchmarks/generations.py prints it), for a needless measurement costs less than a wrong table.
 COMMON, OWN = 0.5, 0.5
+FLOOR = 0.1
 # A champion only counts as worse on new data from this rise of its loss on: less makes no table wrong.
 WORSE = 0.1
 # No estimate from a few rows makes a table more than so many times larger or smaller.
@@ -126,11 +127,13 @@ class Moved:
     p_value: float
 
 
-def moved(rows: Sequence[RowCheck]) -> Moved:
-    """From at least one row. A row's scale is the mean of its sizes, so that doubling counts as halving."""
+def moved(rows: Sequence[RowCheck], base_loss: float) -> Moved:
+    """From at least one row. A row's scale is the mean of its sizes, so that doubling counts as halving, and
+    at least FLOOR of the dense loss: what is less is mostly what renewing the statistics does by itself.
+    """
     before = np.array([row.before for row in rows])
     now = np.array([row.now for row in rows])
-    scale = (np.abs(before) + np.abs(now)) / 2.0
+    scale = np.maximum((np.abs(before) + np.abs(now)) / 2.0, FLOOR * abs(base_loss))
     errors = np.array([row.before_error**2 + row.now_error**2 for row in rows])
     own = errors + (OWN * scale) ** 2 + TINY
     covariance = np.diag(own) + np.outer(scale, scale) * COMMON**2

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # What a rise of the loss by a share of itself stands for in examples answered wrongly: `build` allows
 # 0.005 of the one or 0.02 of the other, so a tolerance in examples is four times as much in loss.
 LOSS_FOR_SHARE = 4.0
+# Repairing a whole plan runs the calibration examples twice for each layer: half of all that a check costs.
+REPAIR_EXAMPLES = 128
 
 
 @dataclass
@@ -44,12 +46,13 @@ class Spot:
     _batches: list[Batch] = field(default_factory=list)
     _base: BatchLosses | None = None
     _trial: CutTrial | None = None
+    _plans: CutTrial | None = None
 
     @property
     def spent(self) -> int:
         """Examples forwarded so far, a backward pass as two more."""
-        made = self._trial
-        return self.looked + (0 if made is None else made.scored + made.forwarded)
+        made = [trial for trial in (self._trial, self._plans) if trial is not None]
+        return self.looked + sum(trial.scored + trial.forwarded for trial in made)
 
     @property
     def batches(self) -> list[Batch]:
@@ -82,7 +85,8 @@ class Spot:
         self, known: Mapping[str, int], fresh: Mapping[str, int], tolerance: float
     ) -> JointTrial:
         """Both whole cuts on the same examples: by examples answered wrongly where records tell that, else
-        by loss, of which `tolerance` allows LOSS_FOR_SHARE times as large a share. Blocks by their keys.
+        by loss, of which `tolerance` allows LOSS_FOR_SHARE times as large a share. Blocks by their keys. Both
+        are repaired from REPAIR_EXAMPLES at most, as neither is what pruning will make of it.
         """
         before, modules = self.spent, [self._whole(known), self._whole(fresh)]
         wrong = [self._wrong(module) for module in modules]
@@ -111,7 +115,9 @@ class Spot:
 
     def _whole(self, widths: Mapping[str, int]) -> nn.Module:
         gone = [block for block in self.blocks if widths.get(block_key(block.name), 1) == 0]
-        return self._cutting().cut(widths, gone)
+        if self._plans is None:
+            self._plans = self._cutting().like(REPAIR_EXAMPLES)
+        return self._plans.cut(widths, gone)
 
     def _wrong(self, module: nn.Module) -> BatchLosses | None:
         """The share of each batch that is answered wrongly; None where the records do not tell."""

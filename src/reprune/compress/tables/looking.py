@@ -24,7 +24,9 @@ from reprune.compress.tables.table import (
     Point,
     QuestionTimes,
     TableKey,
+    anchored,
     questions_digest,
+    reusable,
 )
 from reprune.core import store
 from reprune.core.artifacts import Fact
@@ -97,11 +99,13 @@ def measure_operators(  # noqa: PLR0913  # what, by whom, for how long, and wher
     dense_us: float,
     work: Path,
     say: Callable[[str], None],
+    earlier: Sequence[OperatorTable] = (),
 ) -> OperatorTable:
     """The target's table, from at most `params.builds` builds beside the dense one.
 
     `key` gives the table's key for the digest of its questions; `dense_us` is what a whole call of the
-    dense model takes. Raises BuildError.
+    dense model takes. Of `earlier` tables one that answers the same question is given again, anchored at
+    `dense_us`, after a look at the dense model alone. Raises BuildError.
     """
     rungs = rungs_of(subject.groups, subject.steps)
     path = work / f"tables-{subject.name}.json"
@@ -127,6 +131,12 @@ def measure_operators(  # noqa: PLR0913  # what, by whom, for how long, and wher
             looks[0].seen.kinds,
             subject.blocks,
         )
+        known = reusable(earlier, key(questions_digest(sites)))
+        if known is not None:
+            say(
+                f"{subject.name}: the latency tables of an earlier profile answer the same question"
+            )
+            return anchored(known, subject.name, dense_us)
         if len(looks) > params.builds:
             break
         observed = observed_of(sites, [(look.widths, look.seen.shares) for look in looks])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -103,6 +103,23 @@ def questions_digest(sites: Sequence[Site]) -> str:
 def same_question(a: TableKey, b: TableKey) -> bool:
     """Whether times measured for one of both hold for the other."""
     return a == b
+
+
+def reusable(tables: Iterable[OperatorTable], key: TableKey) -> OperatorTable | None:
+    """The first of `tables` (an earlier generation's) that answers the question `key`; None without one."""
+    return next((table for table in tables if same_question(table.key, key)), None)
+
+
+def anchored(table: OperatorTable, target: str, dense_us: float) -> OperatorTable:
+    """The table under the target's present name, in proportion so that the dense model takes `dense_us`."""
+    scale = dense_us / table.dense_us if table.dense_us else 1.0
+    return msgspec.structs.replace(
+        table,
+        target=target,
+        dense_us=round(dense_us, 3),
+        constant_us=round(table.constant_us * scale, 4),
+        factor=round(table.factor * scale, 6),
+    )
 
 
 def write_tables(path: Path, tables: Sequence[OperatorTable]) -> None:
