@@ -20,7 +20,7 @@ from reprune.core.errors import CompressionError
 from reprune.core.plugins import lookup
 
 Widths: TypeAlias = Mapping[str, int]
-Allocator: TypeAlias = "Callable[[Problem], dict[str, int]]"
+Allocator: TypeAlias = "Callable[[Problem], dict[str, int] | Allocated]"
 
 ALLOCATORS: Mapping[str, str] = {
     "uniform": "reprune.compress.planning.allocate:uniform",
@@ -30,19 +30,22 @@ ALLOCATORS: Mapping[str, str] = {
     "amc": "reprune.compress.planning.amc:by_agent",
     "evolutionary": "reprune.compress.planning.evolution:by_evolution",
     "netadapt": "reprune.compress.planning.netadapt:by_adaptation",
+    "latency": "reprune.compress.planning.exact:by_exact",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
     """One budget: `cost` must not exceed `most`. `name` is its unit as people read it ("macs",
-    "latency@cpu"). `terms`, where they are known, are the same cost as a sum of small tables.
+    "latency@cpu"). `terms`, where they are known, are the same cost as a sum of small tables, and
+    `dense` is what the whole model costs where that differs from all groups at their last rung.
     """
 
     name: str
     cost: Callable[[Widths], float]
     most: float
     terms: Terms | None = None
+    dense: float | None = None
 
     def fits(self, widths: Widths) -> bool:
         return self.cost(widths) <= self.most
@@ -58,6 +61,9 @@ class Problem:
     `terms`, where they are known, are `cost` as a sum of small tables, and `others` are the budgets
     beside it. `evaluate`, for allocators that try, measures the loss increase of a joint cut on tune;
     `tries` says how often, and what else such allocators may know.
+    `terms`, where they are known, are `cost` as a sum of small tables, `dense` is the whole model's, and
+    `others` are the budgets beside it (see Limit). `evaluate`, for allocators that try, measures the
+    loss increase of a joint cut on tune.
     """
 
     rungs: Mapping[str, tuple[int, ...]]
@@ -67,6 +73,7 @@ class Problem:
     blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unit: str = "macs"
     terms: Terms | None = None
+    dense: float | None = None
     others: tuple[Limit, ...] = ()
     evaluate: Callable[[Widths], float] | None = None
     tries: Tries | None = None
@@ -82,7 +89,9 @@ class Problem:
     @property
     def limits(self) -> tuple[Limit, ...]:
         """All budgets, the first one first."""
-        first = Limit(name=self.unit, cost=self.cost, most=self.limit, terms=self.terms)
+        first = Limit(
+            name=self.unit, cost=self.cost, most=self.limit, terms=self.terms, dense=self.dense
+        )
         return (first, *self.others)
 
     def fits(self, widths: Widths) -> bool:
@@ -101,6 +110,16 @@ class Problem:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Allocated:
+    """Widths, and by what share of its own their predicted rise could still be lower at most: 0 where they
+    are proven to be the best, None where nothing is known.
+    """
+
+    widths: dict[str, int]
+    gap: float | None = None
+
+
 def ladder(width: int, *, round_to: int, min_keep: float) -> tuple[int, ...]:
     """The widths a group may have: multiples of `round_to`, at least one of it and at least
     `min_keep` of the group, and the full width (aligned or not), which is never exceeded.
@@ -113,6 +132,11 @@ def ladder(width: int, *, round_to: int, min_keep: float) -> tuple[int, ...]:
 
 
 def allocate(name: str, problem: Problem) -> dict[str, int]:
+    """The widths alone of `allocated`, which see."""
+    return allocated(name, problem).widths
+
+
+def allocated(name: str, problem: Problem) -> Allocated:
     """The widths that the allocator `name` chooses: each one a rung, together within the limit. Groups
     inside a block that is gone are whole.
 
@@ -121,7 +145,9 @@ def allocate(name: str, problem: Problem) -> dict[str, int]:
     """
     allocator: Allocator = lookup("allocators", name, ALLOCATORS)
     _refuse_unreachable(problem)
-    widths = allocator(problem)
+    answer = allocator(problem)
+    gap = answer.gap if isinstance(answer, Allocated) else None
+    widths = answer.widths if isinstance(answer, Allocated) else answer
     for group, rungs in problem.rungs.items():
         if widths.get(group) not in rungs:
             raise CompressionError(
@@ -138,18 +164,18 @@ def allocate(name: str, problem: Problem) -> dict[str, int]:
     for block, groups in problem.blocks.items():
         if chosen[block] == 0:
             chosen |= {group: problem.rungs[group][-1] for group in groups}
-    return chosen
+    return Allocated(widths=chosen, gap=gap)
 
 
 def _refuse_unreachable(problem: Problem) -> None:
     """Raises CompressionError with the smallest reachable fraction of the first budget that even the
-    narrowest widths exceed.
+    cheapest widths exceed.
     """
-    least, full = problem.least, problem.full
     for number, limit in enumerate(problem.limits):
-        if limit.fits(least):
+        cheapest = _cheapest(problem, limit)
+        if cheapest <= limit.most:
             continue
-        reachable = limit.cost(least) / limit.cost(full)
+        reachable = cheapest / (limit.dense or limit.cost(problem.full))
         name, key = (
             ("the budget", "plan.fraction")
             if number == 0
@@ -164,6 +190,17 @@ def _refuse_unreachable(problem: Problem) -> None:
             fix=f"set {key} to at least {_round_up(reachable)}, or allow narrower layers "
             "with a smaller plan.min_keep or plan.round_to",
         )
+
+
+def _cheapest(problem: Problem, limit: Limit) -> float:
+    """The least cost of any widths: the narrowest ones, or less where tables know better."""
+    narrowest = limit.cost(problem.least)
+    if limit.terms is None or narrowest <= limit.most:
+        return narrowest
+    from reprune.compress.planning.exact import cheapest
+
+    widths = cheapest(problem, limit)
+    return narrowest if widths is None else min(narrowest, limit.cost(widths))
 
 
 def uniform(problem: Problem) -> dict[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from reprune.compress.planning.allocate import Problem, Widths, at_share, uniform
+from reprune.core.errors import CompressionError
 
 # Where measured increases tie (often at zero: the cut cost nothing that could be seen), the more
 # even of two allocations is the safer one. This share of the most robust group's increase, times the
@@ -22,12 +23,11 @@ def by_sensitivity(problem: Problem) -> dict[str, int]:
     seen); and the uniform allocation. With blocks, two more without those that lose least for what
     they save: a block and the widths inside it cannot be exchanged in one step. Each is improved until
     no single group can be widened, and no pair exchanged, for a lower sum; the best one is returned,
-    so it never predicts more loss than uniform. Deterministic. The problem is a knapsack with products
-    of widths: an exact solver needs a variable for each pair of rungs, and the curves are known less
-    exactly than this search finds.
+    so it never predicts more loss than uniform. Deterministic. It needs no tables (see exact.by_exact for
+    what proves its answer with them), and the curves are known less exactly than this search finds.
     """
     names = list(problem.rungs)
-    losses = _with_tie_break(problem)
+    losses = tie_broken(problem)
     full = _levels(problem, problem.full)
     starts = [_greedy(problem, losses, full), *_without_blocks(problem, losses)]
     if problem.fits(at_share(problem, Fraction(0))):
@@ -39,7 +39,8 @@ def by_sensitivity(problem: Problem) -> dict[str, int]:
     return {name: problem.rungs[name][level] for name, level in zip(names, best, strict=True)}
 
 
-def _with_tie_break(problem: Problem) -> list[tuple[float, ...]]:
+def tie_broken(problem: Problem) -> list[tuple[float, ...]]:
+    """The rises of every option at its rungs, with what breaks ties between equal ones (TIE_BREAK)."""
     scale = min((rises[0] for rises in problem.rises.values() if rises[0] > 0.0), default=1.0)
     return [
         tuple(
@@ -103,6 +104,13 @@ def _greedy(problem: Problem, losses: Sequence[Sequence[float]], start: Sequence
     cost = _cost(problem, levels)
     while not _fits(problem, levels):
         steps = []
+        if not any(levels):
+            raise CompressionError(
+                "the narrowest widths exceed a limit that others meet, and this allocator takes it that "
+                "narrower is never dearer",
+                where="params.yaml (plan.allocator)",
+                fix="set plan.allocator to latency",
+            )
         for index, level in enumerate(levels):
             if level == 0:
                 continue
