@@ -27,6 +27,7 @@ from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
+from reprune.steps.plan_trials import with_trials
 from reprune.steps.plan_words import for_people, with_joint
 from reprune.steps.refusals import refuse_strangers
 from reprune.steps.target_demands import aligned, demands
@@ -80,7 +81,8 @@ def plan(
     with _timing(opened, target, seed) as time_ratio:
         if time_ratio is not None and plan.latency_model == "in-model":
             options = _with_times(options, time_ratio, ctx)
-        choice = choose(options, plan, time_ratio, _champion_plan(previous), ctx.say)
+        trial = with_trials(options, opened, plan, prune, seed, _champion_plan(previous), ctx)
+        choice = choose(trial.options, trial.params, time_ratio, trial.champion, ctx.say)
     result = Plan(
         allocator=plan.allocator,
         budget=plan.budget,
@@ -90,13 +92,18 @@ def plan(
             GroupPlan(group=group.name, width=group.width, keep=choice.widths[group.name])
             for group in opened.groups
         ),
-        predicted=with_joint(choice.prediction, table.manifest.joint, ctx),
+        predicted=trial.recorded(
+            choice.prediction
+            if trial.quality
+            else with_joint(choice.prediction, table.manifest.joint, ctx),
+            choice.widths,
+        ),
         blocks=_removed(opened, choice) if plan.depth else UNSET,
         head_dimensions=True if plan.head_dimensions else UNSET,
     )
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
-    described = for_people(result, options, choice)
+    described = for_people(result, trial.options, choice)
     if opened.skipped:
         described["not_cut"] = dict(opened.skipped)
     if plan.depth and opened.kept_blocks:

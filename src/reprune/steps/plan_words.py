@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from reprune.core.artifacts import JointCheck, Plan, Prediction
 from reprune.core.step import Context
+from reprune.steps.plan_trials import trials_for_people
 
 if TYPE_CHECKING:
     from reprune.compress.planning.choose import Choice, Options
@@ -71,6 +72,7 @@ def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
             "loss_increase": _short(plan.predicted.loss_increase),
             "latency_ratio": _short(plan.predicted.latency_ratio),
             **_joint_for_people(plan.predicted),
+            **trials_for_people(plan.predicted),
         },
     }
 

@@ -8,13 +8,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reprune.compress.planning.trying import Looks, Shape, onto_budget, starts
+from reprune.compress.planning.trying import Looks, Shape, Tries, onto_budget, starts
 
 if TYPE_CHECKING:
     import numpy as np
 
     from reprune.compress.planning.agent import Agent, Step
-    from reprune.compress.planning.allocate import Problem, Tries, Widths
+    from reprune.compress.planning.allocate import Problem, Widths
 
 # Section 4 explores for 100 of 400 episodes with a constant noise of 0.5, then lets it decay exponentially.
 WARMUP = 0.25
@@ -58,7 +58,7 @@ def by_agent(problem: Problem) -> dict[str, int]:
         looks.rise(start)
     scale = max(abs(looks.best_rise), 1e-6) if math.isfinite(looks.best_rise) else 1.0
     names = [name for name, r in problem.rungs.items() if name not in problem.blocks and len(r) > 1]
-    whole = dict.fromkeys(problem.blocks, 1)
+    whole = {block: problem.rungs[block][-1] for block in problem.blocks}
     if not names or not problem.fits(problem.least | whole):
         return looks.chosen()
     walk = _Walk(problem=problem, names=names, rows=_rows(problem, tries, names))
@@ -82,7 +82,7 @@ def noise(done: int, episodes: int) -> float:
     warm = math.ceil(WARMUP * episodes)
     if done < warm:
         return NOISE
-    return NOISE * LAST_NOISE ** ((done - warm) / max(1, episodes - warm))
+    return NOISE * math.pow(LAST_NOISE, (done - warm) / max(1, episodes - warm))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from reprune.core.artifacts import Plan, Prediction
 if TYPE_CHECKING:
     from reprune.compress.planning.costs import CostModel
     from reprune.compress.planning.latency_table import LatencyTable
+    from reprune.compress.planning.trying import Tries
     from reprune.core.params import PlanParams
 
 # A budget that is met exactly must not be missed by the rounding of a product: less than one of 10^12.
@@ -27,6 +28,7 @@ class Options:
 
     Blocks are options beside the groups, by `costs.block_key`, with the rungs 0 and 1; `blocks` maps
     those keys to the groups inside. `times`, where it was measured, predicts latency.
+    `evaluate` and `tries` are what allocators that try are given.
     """
 
     rungs: Mapping[str, tuple[int, ...]]
@@ -34,6 +36,8 @@ class Options:
     cost: CostModel
     blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     times: LatencyTable | None = None
+    evaluate: Callable[[Widths], float] | None = None
+    tries: Tries | None = None
 
     @classmethod
     def of(
@@ -83,6 +87,8 @@ class Options:
             cost=cost,
             limit=fraction * cost({}) * (1.0 + ROUNDING),
             blocks=self.blocks,
+            evaluate=self.evaluate,
+            tries=self.tries,
         )
 
 

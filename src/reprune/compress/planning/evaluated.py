@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from reprune.compress.planning.costs import block_key
-from reprune.compress.planning.trying import Shape, Tries
+from reprune.compress.planning.trying import Shape
 from reprune.core import store
 from reprune.core.artifacts import Fact
 from reprune.core.documents import decode_json
@@ -103,11 +103,19 @@ class Evaluator:
         return before + sum(cut.examples for cut in self._asked.values())
 
     def __call__(self, widths: Widths) -> float:
+        return self.measured(widths)[0]
+
+    def knows(self, widths: Widths) -> bool:
+        """Whether these widths were asked for before."""
+        return self._key(widths) in self._asked
+
+    def measured(self, widths: Widths) -> tuple[float, float]:
+        """The rise in loss over the dense model, and its standard error."""
         from reprune.compress.paired import BatchLosses, paired_increase
 
         cut, saved = self._cut(widths)
         after = BatchLosses(losses=cut.losses, sizes=saved.sizes)
-        return paired_increase(after, BatchLosses(losses=saved.base, sizes=saved.sizes))[0]
+        return paired_increase(after, BatchLosses(losses=saved.base, sizes=saved.sizes))
 
     def above(self, widths: Widths, other: Widths) -> tuple[float, float]:
         """By how much `widths` lose more than `other`, and the standard error of that, over the same
@@ -141,6 +149,7 @@ class Evaluator:
             saved = msgspec.structs.replace(saved, cuts=saved.cuts | {key: cut})
             store.write_bytes(self.work / EVALUATED_FILE, msgspec.json.encode(saved))
             self._saved = saved
+            self.say(f"plan: joint cut {self.used + 1} of at most {self.most} measured")
         self._asked[key] = saved.cuts[key]
         return saved.cuts[key], saved
 
@@ -192,6 +201,8 @@ class _Prepared:
             for group in bed.groups
         }
         gone = [block for block in bed.blocks if widths[block_key(block.name)] == 0]
+        if not gone and all(len(kept[group.name]) == group.width for group in bed.groups):
+            return bed.module, 0
         plain = repaired(bed.module, bed.groups, kept, {}, gone)
         tried = [plain]
         examples = 0
@@ -247,32 +258,18 @@ def _within(batches: Sequence[Batch], examples: int) -> Sequence[Batch]:
     return batches
 
 
-def tries(
-    bed: Bed,
-    evaluations: int,
-    *,
-    sampler: str = "tpe",
-    starts: Sequence[Mapping[str, int]] = (),
-) -> Tries:
-    """What allocators that try, and "global", know of the model. Channel scores are over their group's
-    mean, or what prune.normalizer says.
+def importance(bed: Bed) -> dict[str, tuple[float, ...]]:
+    """Each group's channel scores, falling, on a scale that groups share: over the group's mean, or by
+    what prune.normalizer says.
     """
     from reprune.compress.importance import channel_scores, normalized
 
-    prune = bed.prune
-    scores = channel_scores(bed.task, bed.module, bed.groups, prune, bed.seed)
-    normalizer = "mean" if prune.normalizer == "none" else prune.normalizer
-    return Tries(
-        evaluations=evaluations,
-        seed=bed.seed,
-        sampler="nsga2" if sampler == "nsga2" else "tpe",
-        importance={
-            name: tuple(sorted(normalized(values, normalizer).tolist(), reverse=True))
-            for name, values in scores.items()
-        },
-        shapes=shapes(bed),
-        starts=tuple(starts),
-    )
+    scores = channel_scores(bed.task, bed.module, bed.groups, bed.prune, bed.seed)
+    by = "mean" if bed.prune.normalizer == "none" else bed.prune.normalizer
+    return {
+        name: tuple(sorted(normalized(values, by).tolist(), reverse=True))
+        for name, values in scores.items()
+    }
 
 
 def shapes(bed: Bed) -> dict[str, Shape]:

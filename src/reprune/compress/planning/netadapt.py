@@ -45,7 +45,7 @@ def by_adaptation(problem: Problem) -> dict[str, int]:
     if not problem.fits(now):  # the evaluations ended, or nothing could be cut
         now = onto_budget(problem, now)
         looks.rise(now)
-    return looks.chosen() if looks.best is not None else now
+    return now if looks.best is None else looks.chosen()
 
 
 def _step(

@@ -63,7 +63,7 @@ def checked(
         return None
     rows: list[list[float]] = []
     rises: list[float] = []
-    weights = np.ones(len(names))
+    weights: Array = np.ones(len(names))
     taus: list[float] = []
     while len(rises) + ROUND <= most:
         fresh = []
@@ -136,11 +136,13 @@ def random_plan(problem: Problem, rng: np.random.Generator) -> dict[str, int]:
     share = float(rng.uniform(*SPREAD))
     # With several limits the load is never below 1 for each of them.
     target = share * problem.limit if not problem.others else max(1.0, share) * len(problem.limits)
-    gone = {block: int(rng.random() >= REMOVED) for block in problem.blocks}
+    least = {block: problem.rungs[block][0] for block in problem.blocks}
+    most = {block: problem.rungs[block][-1] for block in problem.blocks}
+    gone = {block: most[block] if rng.random() >= REMOVED else least[block] for block in most}
     if problem.load(problem.least | gone) > target:
-        gone = dict.fromkeys(problem.blocks, 0)
+        gone = least
     if problem.load(problem.full | gone) < target:
-        gone = dict.fromkeys(problem.blocks, 1)
+        gone = most
     free = [name for name in problem.rungs if name not in problem.blocks]
     depth = dict(zip(free, rng.exponential(1.0, len(free)), strict=True))
 

@@ -44,7 +44,8 @@ class Tries:
 
     `importance` lists each group's channel scores, on a scale that groups share, falling; `shapes`
     are the groups' layers; `starts` are widths that are worth a look before anything else. `remaining`,
-    where several runs share their evaluations, says how many are left to all of them.
+    where several runs share their evaluations, says how many are left to all of them; `tied` says
+    whether what was measured of two sets of widths cannot tell the first from the second.
     """
 
     evaluations: int = EVALUATIONS
@@ -54,6 +55,7 @@ class Tries:
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     starts: tuple[Mapping[str, int], ...] = ()
     remaining: Callable[[], int] | None = None
+    tied: Callable[[Widths, Widths], bool] | None = None
 
 
 class Looks:
@@ -98,8 +100,21 @@ class Looks:
         return rise
 
     def chosen(self) -> dict[str, int]:
-        """The best widths that fit; where none could be looked at, those with the least predicted sum."""
-        return self.best if self.best is not None else starts(self._problem)[-1]
+        """The best widths that fit, or a given start that is tied with them: generations of the same shape
+        can be compared. Where none could be looked at, those with the least predicted sum.
+        """
+        problem, best = self._problem, self.best
+        if best is None:
+            return starts(problem)[-1]
+        tries = problem.tries
+        tied = tries.tied if tries is not None else None
+        if tries is None or tied is None:
+            return best
+        for given in tries.starts:
+            start = canonical(problem, given) if allowed(problem, given) else {}
+            if tuple(start.values()) in self._seen and tied(start, best):
+                return start
+        return best
 
 
 def canonical(problem: Problem, widths: Widths) -> dict[str, int]:
@@ -123,13 +138,14 @@ def starts(problem: Problem) -> list[dict[str, int]]:
     if problem.fits(at_share(problem, Fraction(0))):
         found.append(uniform(problem))
     given = problem.tries.starts if problem.tries is not None else ()
-    found += [dict(widths) for widths in given if _allowed(problem, widths)]
+    found += [canonical(problem, widths) for widths in given if allowed(problem, widths)]
     found.append(by_sensitivity(problem))
     known = [canonical(problem, widths) for widths in found]
     return [widths for number, widths in enumerate(known) if widths not in known[:number]]
 
 
-def _allowed(problem: Problem, widths: Widths) -> bool:
+def allowed(problem: Problem, widths: Widths) -> bool:
+    """Whether these are widths of the problem, and fit."""
     known = all(widths.get(name) in rungs for name, rungs in problem.rungs.items())
     return known and problem.fits(widths)
 
@@ -143,10 +159,12 @@ def onto_budget(problem: Problem, wish: Widths) -> dict[str, int]:
     that `wish` removes stay out; where even the narrowest widths of the others do not fit, more
     blocks go, those first that are predicted to lose least.
     """
+    from reprune.compress.planning.local_search import by_sensitivity
+
     rungs = problem.rungs
     gone = [block for block in problem.blocks if wish[block] == 0]
     spare = sorted(
-        (block for block in problem.blocks if wish[block] != 0),
+        (block for block in problem.blocks if wish[block] != 0 and 0 in rungs[block]),
         key=lambda block: (problem.rises[block][0], block),
     )
     while not problem.fits(_narrowest(problem, gone)) and spare:
@@ -175,12 +193,14 @@ def onto_budget(problem: Problem, wish: Widths) -> dict[str, int]:
         low, high = (middle, high) if problem.fits(at(middle)) else (low, middle)
     short = {name: low * level - rungs[name].index(at(low)[name]) for name, level in wanted.items()}
     order = sorted(free, key=lambda name: (-short[name], free.index(name)))
-    return canonical(problem, _filled(problem, at(low), order))
+    found = canonical(problem, _filled(problem, at(low), order))
+    # Where narrower is dearer (an odd width that misses a kernel), scaling may not get there.
+    return found if problem.fits(found) else canonical(problem, by_sensitivity(problem))
 
 
 def _narrowest(problem: Problem, gone: list[str]) -> dict[str, int]:
     """The least widths with these blocks gone and all others kept."""
-    kept = {block: 0 if block in gone else 1 for block in problem.blocks}
+    kept = {block: 0 if block in gone else problem.rungs[block][-1] for block in problem.blocks}
     return problem.least | kept
 
 
