@@ -446,12 +446,25 @@ class Tried(Fact, kw_only=True):
     allocator: str
 
 
+class LatencyPrediction(Fact, kw_only=True):
+    """The latency on one target as a share of the dense model's: what a table said of the plan, what was
+    measured of it when it was cut, built and timed (None: not where it was planned), and the factor on
+    the table's saving that the plan was made with, after the trials before it.
+    """
+
+    forecast: float
+    measured: float | None
+    correction: float
+
+
 class Prediction(Fact, kw_only=True):
     """What the plan expects; `latency_ratio` is None where the budget is not a latency.
 
     `loss_increase` is the sum over groups and blocks. Where joint cuts were checked, `joint_loss_increase`
     is what such a sum came to there, and `joint_rank_correlation` how well sums ranked them.
     `additivity` is the same near this plan's budget; `tried` is there where joint cuts were measured.
+    `optimality_gap`, where the allocator knows it, is by what share of its own the sum could still be lower
+    at most; `latencies` are by target, where tables predicted them.
     """
 
     params: int
@@ -462,13 +475,16 @@ class Prediction(Fact, kw_only=True):
     joint_rank_correlation: float | UnsetType = UNSET
     additivity: Additivity | UnsetType = UNSET
     tried: Tried | UnsetType = UNSET
+    optimality_gap: float | UnsetType = UNSET
+    latencies: dict[str, LatencyPrediction] | UnsetType = UNSET
 
 
 class Plan(Manifest, tag="Plan", kw_only=True):
     """Which groups are cut to what width, which blocks go, which weights are masked. Payload:
     `plan.yaml`, the same for people to read and diff.
 
-    With `head_dimensions` the dimensions of attention heads are among the groups.
+    With `head_dimensions` the dimensions of attention heads are among the groups. `limits` are budgets
+    beside the first one; the groups and blocks in `by_hand` were set by a person.
     """
 
     allocator: str
@@ -480,6 +496,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     blocks: tuple[str, ...] | UnsetType = UNSET
     sparsity: SparsityPlan | UnsetType = UNSET
     head_dimensions: bool | UnsetType = UNSET
+    limits: dict[str, float] | UnsetType = UNSET
+    by_hand: tuple[str, ...] | UnsetType = UNSET
 
 
 class Parity(Fact, kw_only=True):

@@ -8,10 +8,12 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, UnsetType, field
 
 from reprune.core.documents import Document, read_yaml
-from reprune.core.errors import DocumentError
+from reprune.core.errors import DocumentError, nearest
 from reprune.core.lock import Name
 
 PARAMS_FILE = "params.yaml"
+# What `plan.limits` may bound, beside latency@<target>.
+LIMITS = ("macs", "params", "bytes")
 MIN_EXAMPLES = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
 
 Share: TypeAlias = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -136,7 +138,12 @@ class PlanParams(Document, kw_only=True):
     heads beside whole heads), or weights by masks: `sparsity` of all weights that may be masked, shared
     out by `scope`, or `pattern` ("2:4": 2 of every 4 stay) everywhere.
     A latency budget is allocated by MACs, or ("in-model") by what each cut was measured to save in the
-    built model; either way the whole cut is timed, at most `latency_trials` times.
+    built model; either way the whole cut is timed, at most `latency_trials` times. The allocator
+    "latency" plans by the profile's tables where there are any.
+
+    `limits` are further budgets beside the first one, as fractions of the dense model's: "macs",
+    "params", "bytes", "latency@<target>". `widths` and `removed_blocks` are set by hand: those groups
+    have these widths, and exactly those blocks go.
 
     Allocators that try (search, amc, evolutionary, netadapt) measure the loss of joint cuts on
     `evaluation_examples` of `tune` (1000), at most `evaluations` times (100). For an allocator that adds
@@ -161,6 +168,9 @@ class PlanParams(Document, kw_only=True):
     evaluations: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
     evaluation_examples: Count | UnsetType = UNSET
     search: SearchParams | UnsetType = UNSET
+    limits: dict[str, Share] | UnsetType = UNSET
+    widths: dict[str, int] | UnsetType = UNSET
+    removed_blocks: tuple[str, ...] | UnsetType = UNSET
 
 
 class ScheduleParams(Document, kw_only=True):
@@ -380,6 +390,7 @@ def read_params(path: Path) -> Params:
             where=f"{path} (prune.schedule)",
             fix="set prune.schedule.kind, for example to cubic, or take steps and epochs out",
         )
+    _check_plan(params, path)
     latency_target = params.plan.latency_target
     if params.plan.budget == "latency" and latency_target not in params.targets:
         raise DocumentError(
@@ -396,3 +407,29 @@ def read_params(path: Path) -> Params:
                 fix="name a target of this machine, or plan for macs or params",
             )
     return params
+
+
+def _check_plan(params: Params, path: Path) -> None:
+    """Refuses limits of nothing that is known, and what a plan of masks would not obey."""
+    plan = params.plan
+    known = [*LIMITS, *(f"latency@{target}" for target in params.targets)]
+    for name in plan.limits or ():
+        if name not in known:
+            raise DocumentError(
+                f"there is no limit '{name}'; {nearest(name, known)}",
+                where=f"{path} (plan.limits)",
+                fix=f"use one of: {', '.join(known)}",
+            )
+    if plan.method != "channels" and any((plan.limits, plan.widths, plan.removed_blocks)):
+        raise DocumentError(
+            f"limits, widths and removed_blocks are about channels, and plan.method is {plan.method}",
+            where=f"{path} (plan)",
+            fix="take them out, or set plan.method to channels",
+        )
+    budget = f"latency@{plan.latency_target}" if plan.budget == "latency" else plan.budget
+    if budget in (plan.limits or ()):
+        raise DocumentError(
+            f"{budget} is the budget and a limit too",
+            where=f"{path} (plan.limits)",
+            fix="keep one of both: the budget's is plan.fraction",
+        )

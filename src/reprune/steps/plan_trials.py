@@ -16,8 +16,8 @@ from reprune.steps.opening import Dense
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from reprune.compress.planning.choose import Options
     from reprune.compress.planning.evaluated import Evaluator
+    from reprune.compress.planning.options import Options
     from reprune.compress.planning.quality import Quality
 
 # Allocators that measure joint cuts, and those that add up single ones.
@@ -124,8 +124,9 @@ def with_trials(
             f"plan: not additive here: '{INSTEAD}' chooses instead of '{plan.allocator}', with "
             f"{evaluator.left} evaluations"
         )
-    # Every timing of a latency budget is a run of the allocator.
-    runs = plan.latency_trials + 2 if plan.budget == "latency" else 1
+    # Every timing of a latency is a run of the allocator.
+    timed = plan.budget == "latency" or any("@" in name for name in plan.limits or ())
+    runs = plan.latency_trials + 2 if timed else 1
     tries = replace(
         tries,
         evaluations=max(1, evaluator.left // runs),
@@ -147,13 +148,14 @@ def with_trials(
 def _checked(
     options: Options, plan: PlanParams, seed: int, evaluator: Evaluator, ctx: Context
 ) -> tuple[Options, Quality | None]:
-    """The options with refitted curves where that helped. A latency budget is taken as one of MACs here:
-    where exactly the joint cuts lie does not matter.
+    """The options with refitted curves where that helped. A latency budget is taken as one of MACs here,
+    and latency limits are left out: where exactly the joint cuts lie does not matter.
     """
     from reprune.compress.planning.quality import checked
 
     unit = "macs" if plan.budget == "latency" else plan.budget
-    problem = replace(options.problem(unit, plan.fraction), evaluate=evaluator)
+    counted = {name: most for name, most in (plan.limits or {}).items() if "@" not in name}
+    problem = replace(options.problem(unit, plan.fraction, counted), evaluate=evaluator)
     quality = checked(problem, most=max(evaluator.most // 2, 8), seed=seed, say=ctx.say)
     if quality is None or quality.outcome != "refitted":
         return options, quality

@@ -50,6 +50,10 @@ class Limit:
     def fits(self, widths: Widths) -> bool:
         return self.cost(widths) <= self.most
 
+    def share(self, widths: Widths) -> float:
+        """The cost over the whole model's, where that is known; else the cost."""
+        return self.cost(widths) / (self.dense or 1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -163,6 +167,7 @@ def allocated(name: str, problem: Problem) -> Allocated:
     chosen = {group: widths[group] for group in problem.rungs}
     for block, groups in problem.blocks.items():
         if chosen[block] == 0:
+            # What they are set to costs and loses nothing there.
             chosen |= {group: problem.rungs[group][-1] for group in groups}
     return Allocated(widths=chosen, gap=gap)
 
@@ -172,10 +177,12 @@ def _refuse_unreachable(problem: Problem) -> None:
     cheapest widths exceed.
     """
     for number, limit in enumerate(problem.limits):
-        cheapest = _cheapest(problem, limit)
+        if limit.fits(problem.least):
+            continue
+        cheapest, whole = least_cost(problem, limit), limit.cost(problem.full)
         if cheapest <= limit.most:
             continue
-        reachable = cheapest / (limit.dense or limit.cost(problem.full))
+        reachable = cheapest / (limit.dense or whole)
         name, key = (
             ("the budget", "plan.fraction")
             if number == 0
@@ -188,14 +195,15 @@ def _refuse_unreachable(problem: Problem) -> None:
             f"no allowed widths meet {name}: the smallest reachable fraction is {reachable:.4f}",
             where="params.yaml (plan)",
             fix=f"set {key} to at least {_round_up(reachable)}, or allow narrower layers "
-            "with a smaller plan.min_keep or plan.round_to",
+            "with a smaller plan.min_keep or plan.round_to"
+            + ("" if whole == (limit.dense or whole) else ", or set fewer widths by hand"),
         )
 
 
-def _cheapest(problem: Problem, limit: Limit) -> float:
-    """The least cost of any widths: the narrowest ones, or less where tables know better."""
+def least_cost(problem: Problem, limit: Limit) -> float:
+    """The least cost of any widths: that of the narrowest ones, or less where tables know better."""
     narrowest = limit.cost(problem.least)
-    if limit.terms is None or narrowest <= limit.most:
+    if limit.terms is None:
         return narrowest
     from reprune.compress.planning.exact import cheapest
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from reprune.compress.planning.allocate import Allocated, Limit, Problem, Widths
-from reprune.compress.planning.elimination import Factor, Floats, least_rise, minimiser, tree_of
+from reprune.compress.planning.elimination import Factor, Floats, minimiser, tree_of
+from reprune.compress.planning.labels import least_rise
 from reprune.compress.planning.linear import Programme, programmed
 from reprune.compress.planning.local_search import by_sensitivity, tie_broken
 from reprune.compress.planning.terms import Terms, merged

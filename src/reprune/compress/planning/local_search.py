@@ -44,7 +44,7 @@ def tie_broken(problem: Problem) -> list[tuple[float, ...]]:
     scale = min((rises[0] for rises in problem.rises.values() if rises[0] > 0.0), default=1.0)
     return [
         tuple(
-            rise + TIE_BREAK * scale * (1.0 - rung / rungs[-1]) ** 2
+            rise + TIE_BREAK * scale * (1.0 - rung / max(rungs[-1], 1)) ** 2
             for rung, rise in zip(rungs, problem.rises[group], strict=True)
         )
         for group, rungs in problem.rungs.items()
