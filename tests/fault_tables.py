@@ -58,6 +58,8 @@ TOLD = {
     "Plan.*": "what was to be cut; what came of it is measured",
     "GroupPlan.*": "as Plan",
     "Prediction.*": "as Plan",
+    "Additivity.*": "as Plan",
+    "Tried.*": "as Plan",
     "Sensitivity.*": "what the plan was made from",
     "GroupSensitivity.*": "as Sensitivity",
     "CutPoint.*": "as Sensitivity",

@@ -83,9 +83,9 @@ class Evaluator:
     most: int
     work: Path
     say: Callable[[str], None]
-    _asked: dict[str, Cut] = field(default_factory=dict)
-    _saved: Evaluated | None = None
-    _prepared: _Prepared | None = None
+    _asked: dict[str, Cut] = field(default_factory=dict, init=False)
+    _saved: Evaluated | None = field(default=None, init=False)
+    _prepared: _Prepared | None = field(default=None, init=False)
 
     @property
     def used(self) -> int:
