@@ -59,6 +59,8 @@ TOLD = {
     "GroupPlan.*": "as Plan",
     "Prediction.*": "as Plan",
     "LatencyPrediction.*": "as Plan",
+    "Additivity.*": "as Plan",
+    "Tried.*": "as Plan",
     "Sensitivity.*": "what the plan was made from",
     "GroupSensitivity.*": "as Sensitivity",
     "CutPoint.*": "as Sensitivity",
