@@ -65,6 +65,7 @@ TOLD = {
     "LayerProfile.*": "as Profile",
     "TargetProfile.*": "as Profile",
     "OperatorTime.*": "as Profile",
+    "TableFact.*": "as Profile",
     "PowerFact.*": "how likely a pass was, computed before; notes only",
     "DataReport.power": "as PowerFact",
     "Expectation.name": "words",

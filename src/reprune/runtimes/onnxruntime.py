@@ -9,7 +9,7 @@ import functools
 import json
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.core.store import write_bytes
-from reprune.runtimes.base import Binding, Capabilities, Source
+from reprune.runtimes.base import Binding, Capabilities, LayerTime, Source
+from reprune.runtimes.onnx_layers import layer_times
 from reprune.runtimes.onnx_operators import caller
 from reprune.runtimes.onnx_plan import CPU
 from reprune.runtimes.onnx_source import float_onnx, int8_onnx, quantisable_layers
@@ -83,16 +84,20 @@ class OnnxRuntime:
 
         The runtime's clock ticks in whole microseconds, so the smallest operators may show 0.
         """
-        with tempfile.TemporaryDirectory(prefix="reprune-profile-") as folder:
-            options = _options(target)
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "calls")
-            session = OnnxSession(_load(str(engine), options, where=str(engine)))
-            for _ in range(PROFILE_WARMUP_CALLS + calls):
-                session.run(inputs)
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         model = require("onnx", "onnx").load(str(engine), load_external_data=False)
-        return _operators(events, calls, caller(model))
+        return _operators(_profiled(engine, target, inputs, calls), calls, caller(model))
+
+    def layer_times(
+        self,
+        engine: Path,
+        target: Target,
+        inputs: Sequence[Array],
+        calls: int,
+        layers: Collection[str],
+    ) -> tuple[LayerTime, ...]:
+        """As `operator_times`, added up by layer of the module (onnx_layers says what belongs where)."""
+        events = _profiled(engine, target, inputs, calls)
+        return layer_times(engine.read_bytes(), events, layers, calls=calls)
 
 
 class OnnxSession:
@@ -118,6 +123,23 @@ class OnnxSession:
     def end_profiling(self) -> str:
         """Ends profiling and names the file that holds the events."""
         return str(self._session.end_profiling())
+
+
+def _profiled(
+    engine: Path, target: Target, inputs: Sequence[Array], calls: int
+) -> list[dict[str, Any]]:
+    """The events of a fresh session's warm-up and `calls` calls, by the runtime's own profiler."""
+    with tempfile.TemporaryDirectory(prefix="reprune-profile-") as folder:
+        options = _options(target)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "calls")
+        session = OnnxSession(_load(str(engine), options, where=str(engine)))
+        for _ in range(PROFILE_WARMUP_CALLS + calls):
+            session.run(inputs)
+        events: list[dict[str, Any]] = json.loads(
+            Path(session.end_profiling()).read_text(encoding="utf-8")
+        )
+    return events
 
 
 def open_bytes(content: bytes, *, where: str) -> OnnxSession:
