@@ -117,6 +117,8 @@ class Story:
     # More than one: the target is rebuilt on its device.
     builds: int = 1
     expectations: tuple[Expectation, ...] = field(default_factory=tuple)
+    # Files beside the benchmark's samples.
+    beside: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,9 @@ class _Writer:
         data = self._put("data", "validate", {"dense": dense, "previous": previous}, self._data())
         both = {"dense": dense, "data": data}
         profile = self._put("profile", "profile", both, self._profile())
-        table = self._put("sensitivity", "sensitivity", both, self._table())
+        table = self._put(
+            "sensitivity", "sensitivity", {**both, "previous": previous}, self._table()
+        )
         parents = {"dense": dense, "table": table, "previous": previous, "profiles.0": profile}
         chosen = self._put("plan", "plan", parents, self._plan(), {"plan.yaml": b"conv: 8 -> 4\n"})
         pruned = self._bundle(
@@ -196,7 +200,7 @@ class _Writer:
         candidate = self._bundle(
             "candidate",
             "distill",
-            {"student": pruned, "teacher": dense, "data": data},
+            {"student": pruned, "teacher": dense, "data": data, "previous": previous},
             {"surgery": self._surgery(), "recovery": self._recovery()},
         )
         arms = {"candidate": candidate, "dense": dense}
@@ -432,6 +436,7 @@ class _Writer:
             "latency/ort-cpu.json": canonical(
                 tuple(self._unit(i, arms) for i in range(story.units))
             ),
+            **story.beside,
         }
         path.unlink()
         manifest = Benchmark(

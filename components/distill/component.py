@@ -13,6 +13,7 @@ def distill(
     student: dsl.Input[dsl.Model],
     teacher: dsl.Input[dsl.Model],
     data: dsl.Input[dsl.Dataset],
+    previous: dsl.Input[dsl.Artifact],
     candidate: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     workspace: str = "",
@@ -27,6 +28,7 @@ def distill(
         student: The model after surgery.
         teacher: The dense version.
         data: The data contract's outcome and the digests of the splits.
+        previous: The champion with what promote stored beside it, or none.
         candidate: The compressed model under judgement.
         metrics: Scalars for the UI.
         workspace: Where the volume that all steps share is mounted; empty: artifacts travel.
@@ -35,6 +37,6 @@ def distill(
     from reprune.doors.kfp.run import Place, Texts, run_component
 
     texts = Texts(lock, params, policy)
-    inputs = {"student": student, "teacher": teacher, "data": data}
+    inputs = {"student": student, "teacher": teacher, "data": data, "previous": previous}
     place = Place(workspace=workspace, trainer=trainer)
     run_component("distill", texts, inputs, candidate, place, metrics=metrics)

@@ -12,6 +12,7 @@ def sensitivity_analysis(
     policy: str,
     dense: dsl.Input[dsl.Model],
     data: dsl.Input[dsl.Dataset],
+    previous: dsl.Input[dsl.Artifact],
     table: dsl.Output[dsl.Artifact],
     workspace: str = "",
 ):
@@ -23,11 +24,12 @@ def sensitivity_analysis(
         policy: The text of policy.yaml.
         dense: The dense version, with the task archived beside its weights.
         data: The data contract's outcome and the digests of the splits.
+        previous: The champion with what promote stored beside it, or none.
         table: What each group of channels is worth.
         workspace: Where the volume that all steps share is mounted; empty: artifacts travel.
     """
     from reprune.doors.kfp.run import Place, Texts, run_component
 
     texts = Texts(lock, params, policy)
-    inputs = {"dense": dense, "data": data}
+    inputs = {"dense": dense, "data": data, "previous": previous}
     run_component("sensitivity", texts, inputs, table, Place(workspace=workspace))

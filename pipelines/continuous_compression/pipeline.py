@@ -83,7 +83,7 @@ def make(options: Options = DEFAULT):
             ).outputs
             profiled = profile(**texts, **model, **data, machine=place["name"])
             measuring(profiled, place)
-        analysed = compress(sensitivity_analysis(**texts, **model, **data))
+        analysed = compress(sensitivity_analysis(**texts, **model, **data, **past))
         table = {"table": analysed.outputs["table"]}
         planned = compress(
             plan(
@@ -100,6 +100,7 @@ def make(options: Options = DEFAULT):
             distill(
                 **texts,
                 **data,
+                **past,
                 student=pruned,
                 teacher=fetched.outputs["dense"],
                 trainer=trainer,

@@ -51,14 +51,15 @@ def make(options: Options = DEFAULT):
 
         fetched = reading(settled(fetch_model(**texts), control_image, options), read_secret)
         model = {"dense": fetched.outputs["dense"]}
-        validated = validate_data(**texts, **model, previous=fetched.outputs["previous"])
+        past = {"previous": fetched.outputs["previous"]}
+        validated = validate_data(**texts, **model, **past)
         data = {"data": compress(validated).outputs["data"]}
         # No limit on how many run at once: nothing here reads a clock, so that they do not disturb each
         # other, and whoever lists the shards has said how many; the scheduler queues what does not fit.
         with dsl.ParallelFor(shards) as shard:
             measured = compress(sensitivity_shard(**texts, **model, **data, shard=shard))
         merged = sensitivity_merge(
-            **texts, **model, **data, shards=dsl.Collected(measured.outputs["measured"])
+            **texts, **model, **data, **past, shards=dsl.Collected(measured.outputs["measured"])
         )
         return compress(merged).outputs["table"]
 

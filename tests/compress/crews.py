@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from reprune.compress.bundle import stored_tensors
 from reprune.compress.masks.files import write_masks
 from reprune.core import store
-from reprune.core.artifacts import MASKS, DataReport, ModelBundle, TaskFact
+from reprune.core.artifacts import MASKS, DataReport, ModelBundle, Previous, TaskFact
 from reprune.core.lock import DenseRef, Lock
 from reprune.core.params import DistillParams, Params
 from reprune.core.policy import Policy
@@ -119,7 +119,13 @@ def ground(root: Path, *, entry: str = "crewtask:CrewTask") -> dict[str, Path]:
         )
         parents = {"dense": teacher.digest}
         store.write(draft, report, step="test", parents=parents, out=root / "data")
-    return {"student": student.path, "teacher": teacher.path, "data": root / "data"}
+    with store.drafting(root / "previous") as draft:
+        nothing = Previous(
+            name="tiny", dense_version="1", champion=None, anchor=None, attempts=0, history=()
+        )
+        store.write(draft, nothing, step="test", parents={}, out=root / "previous")
+    places = {"student": student.path, "teacher": teacher.path}
+    return places | {"data": root / "data", "previous": root / "previous"}
 
 
 def distilled(inputs: dict[str, Path], out: Path, say=lambda _: None, **knobs: object):

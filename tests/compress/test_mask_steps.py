@@ -98,7 +98,9 @@ class World:
         return run(get_step(step), where, documents, self.root / out, say=self.say)
 
     def table(self, params: str) -> Sensitivity:
-        made = self.step("sensitivity", "table", params, dense="dense", data="data")
+        made = self.step(
+            "sensitivity", "table", params, dense="dense", data="data", previous="previous"
+        )
         return made.manifest
 
     def plan(self, params: str) -> Plan:
@@ -116,7 +118,7 @@ class World:
         return self.step("prune", "pruned", params, dense="dense", data="data", chosen="plan")
 
     def distill(self, params: str) -> Artifact[ModelBundle]:
-        names = {"student": "pruned", "teacher": "dense", "data": "data"}
+        names = {"student": "pruned", "teacher": "dense", "data": "data", "previous": "previous"}
         return self.step("distill", "candidate", params, **names)
 
 

@@ -79,7 +79,7 @@ def ground(tmp_path_factory):
     write(root / "previous", past(None), {})
     write(root / "profile", counted_profile(dense), {"dense": dense.digest})
     documents = documents_of(root, PARAMS)
-    table = {"dense": root / "dense", "data": root / "data"}
+    table = {"dense": root / "dense", "data": root / "data", "previous": root / "previous"}
     run(get_step("sensitivity"), table, documents, root / "table", say=quiet)
     return root
 
@@ -109,6 +109,7 @@ def test_a_plan_is_kept_by_pruning_and_recovered_by_distilling(ground, tmp_path)
         plan.predicted.params,
     )
     lesson = {"student": pruned.path, "teacher": ground / "dense", "data": ground / "data"}
+    lesson["previous"] = ground / "previous"
     run(get_step("distill"), lesson, documents, tmp_path / "candidate", say=quiet)
     candidate = store.read(tmp_path / "candidate", ModelBundle)
     before, after = (tune_loss(load_bundle(bundle).module) for bundle in (pruned, candidate))
@@ -215,8 +216,9 @@ def test_failed_data_is_refused_by_sensitivity_and_distill(ground, tmp_path):
         ("sensitivity", {"dense": dense.path}),
         ("distill", {"student": dense.path, "teacher": dense.path}),
     ):
+        beside = {"data": data, "previous": ground / "previous"}
         with pytest.raises(DataRefused, match="no_overlap"):
-            run(get_step(name), inputs | {"data": data}, documents, tmp_path / "out", say=quiet)
+            run(get_step(name), inputs | beside, documents, tmp_path / "out", say=quiet)
         assert not (tmp_path / "out").exists()
 
 
@@ -225,6 +227,7 @@ def test_a_student_of_another_teacher_is_refused(ground, tmp_path):
     other = write_bundle(tmp_path / "other", trained(DigitsTask(), epochs=1))
     student = write_bundle(tmp_path / "student", trained(DigitsTask()), parent=other.digest)
     lesson = {"student": student.path, "teacher": ground / "dense", "data": ground / "data"}
+    lesson["previous"] = ground / "previous"
     with pytest.raises(ChainBroken, match="student was not made from this"):
         run(get_step("distill"), lesson, documents_of(ground, PARAMS), tmp_path / "o", say=quiet)
     dense = store.read(ground / "dense", ModelBundle)

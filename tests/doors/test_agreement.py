@@ -68,7 +68,8 @@ def test_a_step_that_completes_another_declares_what_that_one_does(name: str) ->
         if given.name in step.parts:
             maker = next(found for found in map(get_step, STEPS) if found.output is given.kind)
             assert maker.sections == step.sections
-            assert list(maker.inputs) == left
+            # A part never asks what an earlier generation knew; only the whole does.
+            assert list(maker.inputs) == [one for one in left if one.name != "previous"]
 
 
 @pytest.mark.parametrize("name", IN_PIPELINE)

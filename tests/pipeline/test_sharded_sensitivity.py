@@ -38,6 +38,7 @@ def test_two_shards_give_what_the_whole_step_gives(repository: Repository) -> No
     assert given == folder / "sensitivity-merge/table"
     assert handed_on(folder, "sensitivity-merge")["table"]["digest"] == merged.digest
     inputs = {"dense": folder / "fetch-model/dense", "data": folder / "validate-data/data"}
+    inputs["previous"] = folder / "fetch-model/previous"
     with inside(repository.root):
         documents = read_documents()
         whole = run(get_step("sensitivity"), inputs, documents, out / "whole", say=lambda _: None)

@@ -22,7 +22,7 @@ from reprune.steps import get_step
 from reprune.steps.sensitivity_shards import SEEN
 from tests.compress.small_digits import DigitsTask, trained
 from tests.compress.test_depth_plan import Net, write_residual_bundle
-from tests.compress.test_steps_plan import documents_of, quiet, write, write_bundle
+from tests.compress.test_steps_plan import documents_of, past, quiet, write, write_bundle
 
 PARAMS = {
     "name": "digits",
@@ -56,6 +56,7 @@ def ground(tmp_path_factory):
     dense = write_residual_bundle(root / "dense", trained(DigitsTask(model=Net), epochs=2))
     report = DataReport(task=dense.manifest.task, passed=True, expectations=(), splits={}, power=())
     write(root / "data", report, {"dense": dense.digest})
+    write(root / "previous", past(None), {})
     return root
 
 
@@ -66,6 +67,7 @@ def plain(tmp_path_factory):
     dense = write_bundle(root / "dense", trained(DigitsTask(), epochs=2))
     report = DataReport(task=dense.manifest.task, passed=True, expectations=(), splits={}, power=())
     write(root / "data", report, {"dense": dense.digest})
+    write(root / "previous", past(None), {})
     return root
 
 
@@ -84,7 +86,8 @@ def documents(ground: Path, changes: dict | None = None):
 
 
 def whole(ground: Path, out: Path, changes: dict | None = None) -> Artifact[Sensitivity]:
-    return run(get_step("sensitivity"), given(ground), documents(ground, changes), out, say=quiet)
+    inputs = given(ground, previous=ground / "previous")
+    return run(get_step("sensitivity"), inputs, documents(ground, changes), out, say=quiet)
 
 
 def shard(ground: Path, which: str, out: Path, changes: dict | None = None, say=quiet) -> Path:
@@ -95,7 +98,7 @@ def shard(ground: Path, which: str, out: Path, changes: dict | None = None, say=
 def merged(
     ground: Path, shards: list[Path], out: Path, changes: dict | None = None
 ) -> Artifact[Sensitivity]:
-    inputs = given(ground, shards=shards)
+    inputs = given(ground, previous=ground / "previous", shards=shards)
     return run(get_step("sensitivity-merge"), inputs, documents(ground, changes), out, say=quiet)
 
 
@@ -182,6 +185,7 @@ def test_a_shard_of_another_model_or_data_is_refused(ground, halves, tmp_path):
     write_residual_bundle(other / "dense", trained(DigitsTask(model=Net), epochs=1))
     changed = store.read(other / "dense", store.KINDS["ModelBundle"])
     write(other / "data", report, {"dense": changed.digest})
+    write(other / "previous", past(None), {})
     with pytest.raises(ChainBroken, match="another dense and another data"):
         merged(other, halves, tmp_path / "out")
 

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, TypeAlias, dataclass_transform
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from reprune.core.lock import ChampionRef
+from reprune.core.lock import ChampionRef, MemberRef, Name
 from reprune.core.machine import Machine
 
 Outcome: TypeAlias = Literal["pass", "block", "inconclusive", "error"]
@@ -57,6 +57,8 @@ MASKS = "masks.safetensors"
 PAST_PLAN = "past/plan.json"
 # The payload file of a Benchmark that holds examples for people to look at.
 SHOWN_FILE = "shown.json"
+# The payload file of Engines and of a Benchmark that holds what layers make of some examples.
+MAPS_FILE = "maps.json"
 
 
 class TaskFact(Fact, kw_only=True):
@@ -146,10 +148,24 @@ class RecoveryEpoch(Fact, kw_only=True):
     learning_rate: float
 
 
+class KnownRecovery(Fact, kw_only=True):
+    """What a recovery began with of the champion's: `asked` epochs became `epochs`, of which the champion
+    had needed `needed`. `second` is the digest of the champion where it taught too, with `weight`.
+    """
+
+    champion: str
+    asked: int
+    epochs: int
+    needed: int
+    second: str = ""
+    weight: float = 0.0
+
+
 class Recovery(Fact, kw_only=True):
     """Recovery fine-tuning: `examples` counts those forwarded and backwarded, the teacher's included.
 
-    `stopped` says in words why it ended before its last epoch, where it did.
+    `stopped` says in words why it ended before its last epoch, where it did; `known` what was taken over
+    from the champion's recovery.
     """
 
     epochs: tuple[RecoveryEpoch, ...]
@@ -157,6 +173,7 @@ class Recovery(Fact, kw_only=True):
     examples: int
     teacher: str
     stopped: str | UnsetType = UNSET
+    known: KnownRecovery | UnsetType = UNSET
 
 
 class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
@@ -167,6 +184,8 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     where the model is not the factory's own (see compress.structure.architecture); `masks.safetensors` where
     weights are masked: they are zero, and stay so in training (see compress.masks.files);
     `trained_on.bin` in a candidate: marks of the examples it was made with (see task.trained_on).
+
+    `members` are the dense versions that a set was made of, each under the name of its part of the model.
     """
 
     name: str
@@ -174,6 +193,7 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     task: TaskFact
     surgery: Surgery | None = None
     recovery: Recovery | None = None
+    members: dict[Name, MemberRef] | UnsetType = UNSET
 
 
 class Waiver(Fact, kw_only=True):
@@ -306,14 +326,39 @@ class TargetProfile(Fact, kw_only=True):
     operators: tuple[OperatorTime, ...]
 
 
+class TableFact(Fact, kw_only=True):
+    """That a target's latency tables are in the payload. `key` is the digest of the question they answer
+    (architecture, machine kind, runtime and how it runs); `builds` engines were timed for them, and their
+    fit misses those engines' whole calls by the share `error` (a median).
+    """
+
+    target: str
+    key: str
+    builds: int
+    error: float
+
+
+class OperatorShares(Fact, kw_only=True):
+    """Where the time of the dense model's engine and of the candidate's goes on one target, by arm, slowest
+    first. `why` says why there is nothing to tell. Figures for people, not evidence.
+    """
+
+    arms: dict[Arm, tuple[OperatorTime, ...]] = {}
+    why: str = ""
+
+
 class Profile(Manifest, tag="Profile", kw_only=True):
-    """What the dense model costs. `uncounted` names every operator whose MACs are not in `cost.macs`."""
+    """What the dense model costs. `uncounted` names every operator whose MACs are not in `cost.macs`.
+
+    Payload, where `tables` are: `tables.json` (compress.tables.table.Tables).
+    """
 
     cost: Cost
     layers: tuple[LayerProfile, ...]
     uncounted: tuple[str, ...]
     machine: Machine
     targets: tuple[TargetProfile, ...]
+    tables: tuple[TableFact, ...] | UnsetType = UNSET
 
 
 class CutPoint(Fact, kw_only=True):
@@ -365,10 +410,71 @@ class JointCheck(Fact, kw_only=True):
     rank_correlation: float
 
 
+class RowCheck(Fact, kw_only=True):
+    """One row of the champion's table, measured again: the rise in loss with `keep` channels left (0: the
+    block removed), `before` and `now`, with standard errors over examples. `why` it was chosen.
+    """
+
+    unit: str
+    why: Literal["near", "random"]
+    keep: int
+    before: float
+    before_error: float
+    now: float
+    now_error: float
+
+
+class JointTrial(Fact, kw_only=True):
+    """Two whole cuts of the new dense model, repaired without training, on the same examples of `tune`.
+
+    `known` and `fresh` are the champion's widths and new ones by group; `worse` is what the known ones
+    lose against the fresh, with its paired standard error: in `unit` "share" of examples answered wrongly,
+    else in "loss". `allowed` is what may be lost; `cost` counts examples forwarded.
+    """
+
+    known: dict[str, int]
+    fresh: dict[str, int]
+    unit: Literal["share", "loss"]
+    worse: float
+    standard_error: float
+    allowed: float
+    examples: int
+    cost: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the known widths are as good: what is lost beyond one standard error is allowed."""
+        return self.worse - self.standard_error <= self.allowed
+
+
+class TableReuse(Fact, kw_only=True):
+    """Where a sensitivity's rows come from. "reused": those in `checked` were measured again, all others
+    are the ones of `source` (a Sensitivity's digest) times `level`; "measured": all are new. `why` says so
+    in words.
+
+    `age` counts the generations since all were measured. `p_rows` is the probability of rows that moved as
+    far without a shift, `p_champion` that of the champion's rise in loss; None where it was not tested.
+    `check_cost` is what the check took, in examples forwarded, `full_cost` what measuring all took last.
+    """
+
+    how: Literal["reused", "measured"]
+    why: str
+    age: int = 0
+    source: str = ""
+    level: float = 1.0
+    checked: tuple[RowCheck, ...] = ()
+    p_rows: float | None = None
+    p_champion: float | None = None
+    trial: JointTrial | None = None
+    check_cost: int = 0
+    full_cost: int = 0
+
+
 class Sensitivity(Manifest, tag="Sensitivity", kw_only=True):
     """Loss is the task's own, on `tune`, after BN recalibration or compensation as pruning does it.
 
-    `cost` counts examples forwarded for the table, a backward pass as two more.
+    `cost` counts examples forwarded for the table, a backward pass as two more. `basis` names all that
+    two tables must share to be compared row by row; `reuse` says what of it an earlier generation measured.
     """
 
     criterion: str
@@ -379,6 +485,8 @@ class Sensitivity(Manifest, tag="Sensitivity", kw_only=True):
     tensors: tuple[TensorSensitivity, ...] | UnsetType = UNSET
     joint: JointCheck | UnsetType = UNSET
     cost: int | UnsetType = UNSET
+    basis: str | UnsetType = UNSET
+    reuse: TableReuse | UnsetType = UNSET
 
 
 class SensitivityShard(Manifest, tag="SensitivityShard", kw_only=True):
@@ -483,7 +591,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     """Which groups are cut to what width, which blocks go, which weights are masked. Payload:
     `plan.yaml`, the same for people to read and diff.
 
-    With `head_dimensions` the dimensions of attention heads are among the groups. `limits` are budgets
+    With `head_dimensions` the dimensions of attention heads are among the groups. `tried` is how the
+    champion's widths did against fresh ones on this model, where both were cut. `limits` are budgets
     beside the first one; the groups and blocks in `by_hand` were set by a person.
     """
 
@@ -498,6 +607,7 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     head_dimensions: bool | UnsetType = UNSET
     limits: dict[str, float] | UnsetType = UNSET
     by_hand: tuple[str, ...] | UnsetType = UNSET
+    tried: JointTrial | UnsetType = UNSET
 
 
 class Parity(Fact, kw_only=True):
@@ -572,7 +682,8 @@ class StorageFact(Fact, kw_only=True):
 
 class Engines(Manifest, tag="Engines", kw_only=True):
     """Every arm built with today's toolchain, for the targets of one machine. `storage` tells, of each
-    arm whose weights are masked, what its zeros come to in bytes, whatever the target.
+    arm whose weights are masked, what its zeros come to in bytes, whatever the target. Payload beside
+    the engines, where params.yaml asks for it: MAPS_FILE, ShownMaps.
     """
 
     machine: Machine
@@ -607,6 +718,44 @@ class ShownExample(Fact, kw_only=True):
     pixels: bytes = b""
 
 
+class MapPair(Fact, kw_only=True):
+    """What one layer makes of one example in the dense model and in the candidate: the mean of its absolute
+    outputs over the dense model's channels, by rows, one byte a pixel, 255 being `peak`. A channel that was
+    cut counts as 0.
+    """
+
+    width: int
+    height: int
+    peak: float
+    dense: bytes
+    candidate: bytes
+
+
+class MappedLayer(Fact, kw_only=True):
+    """`relative` is |difference| / |dense| over the maps of all examples, one of `maps` an example.
+
+    `strength` and `candidate_strength` have a byte for each of the first channels of `channels`: its mean
+    absolute output, 255 being the strongest of both models; `absent` are those that were cut.
+    """
+
+    layer: str
+    relative: float
+    channels: int
+    absent: tuple[int, ...]
+    strength: bytes
+    candidate_strength: bytes
+    maps: tuple[MapPair, ...]
+
+
+class ShownMaps(Fact, kw_only=True):
+    """Payload MAPS_FILE: examples of the calibration split (never sealed ones) whose outputs changed most,
+    and the layers that differ most on them, in the model's order. For people; no rule reads it.
+    """
+
+    examples: tuple[ShownExample, ...]
+    layers: tuple[MappedLayer, ...]
+
+
 class BatchSamples(Fact, kw_only=True):
     """Payload `throughput/<target>-<batch_size>.json` holds the units."""
 
@@ -635,7 +784,8 @@ class Benchmark(Manifest, tag="Benchmark", kw_only=True):
     """Interleaved samples and per-example records of all arms, measured on one machine.
 
     `uses` counts the looks at these eval examples that the local ledger knows of, this one included.
-    Payload beside the samples, where params.yaml asks for it: SHOWN_FILE, ShownExamples that changed.
+    Payload beside the samples, where params.yaml asks for it: SHOWN_FILE, ShownExamples that changed, and
+    the engines' MAPS_FILE; `operators/<target>.json` tells where the time goes (OperatorShares).
     """
 
     machine: Machine
@@ -750,7 +900,7 @@ class Verdict(Manifest, tag="Verdict", kw_only=True):
 
 
 class Report(Manifest, tag="Report", kw_only=True):
-    """Payload: `report.md`, `report.html`, `junit.xml`, `metrics.json`."""
+    """Payload: `report.md`, `report.html`, `junit.xml`, `metrics.json`, `plots/*.csv`."""
 
     outcome: Outcome
     headline: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -30,7 +31,7 @@ Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 MaxBytes: TypeAlias = Annotated[int, Meta(ge=1_000, le=2**50)]
 MaxFiles: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
-PublicKey: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+PublicKey: TypeAlias = Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|0[23][0-9a-f]{64})$")]
 
 
 class Registry(Document, kw_only=True):
@@ -38,7 +39,7 @@ class Registry(Document, kw_only=True):
 
     `artifacts` is the folder below which the files of versions lie, for a registry that keeps none
     itself. A version of more than `max_bytes` or `max_files` is neither fetched nor registered.
-    `trusted_keys` are public keys of promoters (32 bytes, hex): steps that cannot reach the promoter's
+    `trusted_keys` are public keys of promoters (hex): steps that cannot reach the promoter's
     configuration run a champion only if one of them signed it. Promote asks its own configuration alone.
     """
 
@@ -93,11 +94,25 @@ class ValidateParams(Document, kw_only=True):
     flips: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.02
 
 
+class TableParams(Document, kw_only=True):
+    """Latency tables by layer and width: at most `builds` builds of the model a target, each of them timed
+    in `rounds` fresh sessions. Widths are timed at multiples of `step` channels, so that `plan.round_to`
+    must be one.
+    """
+
+    builds: Annotated[int, Meta(ge=1, le=1000)] = 24
+    step: Annotated[int, Meta(ge=1, le=1024)] = 8
+    rounds: Annotated[int, Meta(ge=1, le=100)] = 3
+
+
 class ProfileParams(Document, kw_only=True):
-    """`calls` whole-model calls and as many profiled ones, after `warmup_calls`."""
+    """`calls` whole-model calls and as many profiled ones, after `warmup_calls`. With `tables` it is also
+    measured what every layer takes at other widths.
+    """
 
     calls: Annotated[int, Meta(ge=10, le=100_000)] = 200
     warmup_calls: Annotated[int, Meta(ge=0, le=100_000)] = 50
+    tables: TableParams | UnsetType = UNSET
 
 
 class SensitivityParams(Document, kw_only=True):
@@ -287,7 +302,9 @@ class BuildParams(Document, kw_only=True):
     records are no 0/1, let its loss rise by `max_loss_rise` of itself, on `tune`; the layers that hurt
     most are left in float until it does, after at most `trials` builds. `builds` engines are made of
     each arm for a target that is `rebuilt` on its device. One build may take `max_seconds`. With `cache` what
-    was built before from the same is used again.
+    was built before from the same is used again. What layers make of `shown_maps` calibration
+    examples, in the dense model and in the candidate, is stored as pictures for the report to show;
+    whoever reads the verdict can see them.
     """
 
     parity_examples: Count = 128
@@ -298,6 +315,7 @@ class BuildParams(Document, kw_only=True):
     builds: Annotated[int, Meta(ge=3, le=20)] = 3
     max_seconds: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 1800.0
     cache: bool = True
+    shown_maps: Annotated[int, Meta(ge=1, le=3)] | UnsetType = UNSET
 
 
 class BenchmarkParams(Document, kw_only=True):
@@ -321,6 +339,34 @@ class ReportParams(Document, kw_only=True):
     """`show_examples` puts examples that changed their answer into the HTML page."""
 
     show_examples: bool = False
+
+
+class GenerationsParams(Document, kw_only=True):
+    """What is taken over from the generation that became champion; where this section is missing, or
+    `reuse` is false, every generation starts from nothing.
+
+    The champion's sensitivity is used again after a spot check on `examples` of `tune`: the share `near`
+    of the groups whose choice would flip first, and as many at random, are measured again. Everything is
+    measured anew where they moved more than retraining moves them, or the champion does worse on this
+    generation's data, with a chance of `false_alarm` where nothing changed; where the old table's plan
+    loses more than `tolerance` (a share of examples answered rightly) against the new one's; and in every
+    generation number `cold_every` since that was last done.
+
+    With `try_champion` the champion's widths and fresh ones are both cut and compared on `tune`; the
+    champion's are kept unless they lose more than `tolerance`. Recovery takes the epochs in which the
+    champion's came within `epochs_within` of all that it gained (0: those of `distill`).
+    `champion_weight` is the share of what is learnt from a teacher that is learnt from the champion.
+    """
+
+    reuse: bool = True
+    cold_every: Annotated[int, Meta(ge=2, le=1000)] = 8
+    near: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.125
+    examples: Count = 500
+    tolerance: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.002
+    false_alarm: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.05
+    try_champion: bool = True
+    epochs_within: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.05
+    champion_weight: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
 
 
 class CiParams(Document, kw_only=True):
@@ -349,11 +395,16 @@ class CostParams(Document, kw_only=True):
 
 
 class Params(Document, kw_only=True):
-    """The whole file. `seed` and `threads` hold for every step."""
+    """The whole file. `seed` and `threads` hold for every step.
+
+    `members` makes it a set: several models of the registry, under short names, that the task runs as one
+    (see task.bases.TaskSet) and that are compressed, judged and promoted together as `name`.
+    """
 
     schema: Literal[1] = 1
     name: Name
     task: Entry
+    members: dict[Name, Name] | UnsetType = UNSET
     registry: Registry = Registry()
     targets: dict[Name, Target] = field(default_factory=lambda: {"ort-cpu": Target()})
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
@@ -367,6 +418,7 @@ class Params(Document, kw_only=True):
     build: BuildParams = BuildParams()
     benchmark: BenchmarkParams = BenchmarkParams()
     report: ReportParams = ReportParams()
+    generations: GenerationsParams | UnsetType = UNSET
     ci: CiParams | UnsetType = UNSET
     cost: CostParams | UnsetType = UNSET
 
@@ -376,6 +428,8 @@ def read_params(path: Path) -> Params:
     params = read_yaml(path, Params)
     if not params.targets:
         raise DocumentError("names no target", where=f"{path} (targets)", fix="name at least one")
+    if params.members is not UNSET:
+        _check_members(params.members, params.name, path)
     unknown = sorted(set(params.cost.price_per_hour if params.cost else ()) - set(params.targets))
     if unknown:
         raise DocumentError(
@@ -432,4 +486,29 @@ def _check_plan(params: Params, path: Path) -> None:
             f"{budget} is the budget and a limit too",
             where=f"{path} (plan.limits)",
             fix="keep one of both: the budget's is plan.fraction",
+        )
+
+
+def _check_members(members: Mapping[str, str], name: str, path: Path) -> None:
+    """A set has members, each a model of its own and none of them the set itself."""
+    models = list(members.values())
+    twice = sorted({model for model in models if models.count(model) > 1})
+    dotted = sorted(member for member in members if "." in member)
+    taken = sorted({"latency", "throughput", "memory", "size", "parity"} & members.keys())
+    what = ""
+    if not members:
+        what = "names no member"
+    elif twice:
+        what = f"names the model '{twice[0]}' twice"
+    elif name in models:
+        what = f"names the set '{name}' as a member of itself"
+    elif taken:
+        what = f"a member is called '{taken[0]}', as a section of the policy is"
+    elif dotted:
+        what = (
+            f"the member '{dotted[0]}' has a dot in its name, which separates it from its metrics"
+        )
+    if what:
+        raise DocumentError(
+            what, where=f"{path} (members)", fix="give each member a short name and one model"
         )

@@ -27,6 +27,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from msgspec import UNSET
+
 from reprune.core import store
 from reprune.core.artifacts import Manifest
 from reprune.core.documents import digest_of
@@ -212,8 +214,9 @@ def targets_of(params: Params, machine: str) -> dict[str, Target]:
 
 
 def knobs_digest(the_step: Step, params: Params) -> str:
-    """Names the values of every params.yaml section that the step reads."""
-    return digest_of({section: getattr(params, section) for section in the_step.sections})
+    """Names the values of every params.yaml section that the step reads, as far as they are there."""
+    values = {section: getattr(params, section) for section in the_step.sections}
+    return digest_of({name: value for name, value in values.items() if value is not UNSET})
 
 
 @contextmanager
@@ -329,7 +332,7 @@ def _parents(opened: Mapping[str, Any]) -> dict[str, str]:
 
 def _work_folder(the_step: Step, parents: Mapping[str, str], values: Mapping[str, Any]) -> Path:
     """Named by everything that the step's result depends on, so that a checkpoint is never mistaken."""
-    knobs = {name: values[name] for name in the_step.sections}
+    knobs = {name: values[name] for name in the_step.sections if values[name] is not UNSET}
     knobs |= {name: values[name] for name, _ in _document_parameters(the_step)}
     # A shard has a folder of its own, for shards may run side by side on one machine.
     part = [str(the_step.shard)] if the_step.shard else []

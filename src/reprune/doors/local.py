@@ -33,7 +33,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("previous", "fetch-previous"),
     Stage("data", "validate", {"dense": "dense", "previous": "previous"}),
     Stage("profile", "profile", _MODEL),
-    Stage("sensitivity", "sensitivity", _MODEL),
+    Stage("sensitivity", "sensitivity", {**_MODEL, "previous": "previous"}),
     Stage(
         "plan",
         "plan",
@@ -45,7 +45,11 @@ STAGES: tuple[Stage, ...] = (
         },
     ),
     Stage("pruned", "prune", {**_MODEL, "chosen": "plan"}),
-    Stage("candidate", "distill", {"student": "pruned", "teacher": "dense", "data": "data"}),
+    Stage(
+        "candidate",
+        "distill",
+        {"student": "pruned", "teacher": "dense", "data": "data", "previous": "previous"},
+    ),
     Stage("engines", "build", {"candidate": "candidate", "previous": "previous", **_MODEL}),
     Stage("benchmark", "benchmark", {"engines": "engines", "previous": "previous", **_MODEL}),
     Stage(
@@ -80,7 +84,21 @@ def dvc_text() -> str:
         "# Generated from the steps' signatures (reprune.doors.local). `reprune promote` is not a\n"
         "# stage: the pipeline ends at a verdict, and promotion is a command of its own.\n"
     )
-    body = {"stages": stages, "metrics": [f"{ARTIFACTS}/report/metrics.json"]}
+    from reprune.report.plots import PLOTS
+
+    report = f"{ARTIFACTS}/report"
+    plots = [
+        {
+            f"{report}/{one.path}": {
+                "x": one.x,
+                "y": one.y,
+                "title": one.title,
+                "template": one.template,
+            }
+        }
+        for one in PLOTS
+    ]
+    body = {"stages": stages, "metrics": [f"{report}/metrics.json"], "plots": plots}
     return header + yaml.safe_dump(body, sort_keys=False, width=1000)
 
 

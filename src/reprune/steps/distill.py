@@ -6,12 +6,16 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
 from reprune.compress.training.workers import Order, train_by, train_elsewhere, train_here
-from reprune.core.artifacts import DataReport, ModelBundle
+from reprune.core.artifacts import DataReport, ModelBundle, Previous
 from reprune.core.errors import ChainBroken, InputError, RepruneError
-from reprune.core.params import DistillParams
+from reprune.core.params import DistillParams, GenerationsParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
+from reprune.steps.known_recovery import known_recovery
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 if TYPE_CHECKING:
@@ -24,13 +28,16 @@ def distill(
     student: Artifact[ModelBundle],
     teacher: Artifact[ModelBundle],
     data: Artifact[DataReport],
+    previous: Artifact[Previous],
     distill: DistillParams,
+    generations: GenerationsParams | UnsetType,
     seed: int,
     threads: int,
     ctx: Context,
 ) -> ModelBundle:
     """Trains the student with its teacher's logits and keeps the best epoch on `tune`.
 
+    With `generations.reuse` it takes as many epochs as the champion needed, and the champion may teach too.
     Weights that are masked stay zero through every step, and their masks stay beside them.
     Resumes where a killed run stopped. With `distill.processes` above 1 it trains in so many. The result
     is a bundle like the student's, with `recovery` and the marks of the examples that it was made with
@@ -58,11 +65,15 @@ def distill(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     pupil, dense = load_bundle(student), load_bundle(teacher)
+    known = known_recovery(previous, dense, distill, generations, ctx.say)
+    if known.fact is not UNSET:
+        distill = replace(distill, epochs=known.fact.epochs)
     lesson = Lesson(
         task=pupil.task,
         student=pupil.module,
         teacher=dense.module,
         teacher_digest=teacher.digest,
+        second=known.second,
     )
     held = [MaskShaper(masks=dict(pupil.masks))] if pupil.masks else []
     if distill.processes > 1 and distill.epochs:
@@ -73,6 +84,8 @@ def distill(
             seed=seed,
             threads=threads,
             work=str(ctx.work.resolve()),
+            second=str((previous.path / "champion").resolve()) if known.second else "",
+            second_weight=known.second.weight if known.second else 0.0,
         )
         recovered = _recover_together(lesson, order, ctx, held)
     else:
@@ -83,8 +96,9 @@ def distill(
         name=student.manifest.name,
         dense_version=student.manifest.dense_version,
         task=student.manifest.task,
+        members=student.manifest.members,
         surgery=student.manifest.surgery,
-        recovery=recovered.recovery,
+        recovery=replace(recovered.recovery, known=known.fact),
     )
 
 

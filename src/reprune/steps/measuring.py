@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
-from reprune.core.params import PlanParams, PruneParams, SensitivityParams
+from reprune.core.documents import digest_of
+from reprune.core.params import GenerationsParams, PlanParams, PruneParams, SensitivityParams
 from reprune.core.step import Context
 from reprune.core.store import Artifact
 from reprune.steps.masking import mask_work, masks_weights
@@ -19,6 +20,7 @@ from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 if TYPE_CHECKING:
     from reprune.compress.sensitivity.observed import Observed
     from reprune.compress.sensitivity.subject import Subject
+    from reprune.compress.structure.blocks import Block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,7 @@ class Knobs:
     sensitivity: SensitivityParams
     plan: PlanParams
     prune: PruneParams
+    generations: GenerationsParams | UnsetType
     seed: int
     threads: int
 
@@ -64,20 +67,43 @@ def open_work(
     refuse_no_choice(opened, plan)
     counted = count_cost(opened.module, opened.task.example_inputs(1))
     cost = cost_model(opened.module, opened.groups, counted, opened.blocks)
+    blocks = opened.blocks if plan.depth else ()
     subject = Subject(
         task=opened.task,
         module=opened.module,
         groups=opened.groups,
         cost=cost,
-        blocks=removables(opened.module, opened.blocks if plan.depth else (), cost),
+        blocks=removables(opened.module, blocks, cost),
     )
-    return _CutWork(subject=subject, knobs=knobs)
+    return CutWork(subject=subject, knobs=knobs, blocks=blocks, entry=dense.manifest.task.entry)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CutWork:
+class CutWork:
+    """The work of cuts. `blocks` are the subject's, as they are removed; `entry` is the task's."""
+
     subject: Subject
     knobs: Knobs
+    blocks: tuple[Block, ...]
+    entry: str
+
+    @property
+    def basis(self) -> str:
+        """Names all that two tables must share to be compared row by row, but for the weights and data:
+        what is cut, in what steps, how its channels are chosen and repaired. Not how many examples show it.
+        """
+        prune, plan = self.knobs.prune, self.knobs.plan
+        return digest_of(
+            {
+                "task": self.entry,
+                "groups": [(group.name, group.width) for group in self.subject.groups],
+                "blocks": [block.name for block in self.subject.blocks],
+                "cuts": self.knobs.sensitivity.cuts,
+                "dimensions": plan.head_dimensions,
+                "choice": (prune.criterion, prune.reduction, prune.normalizer),
+                "repair": (prune.compensate, prune.recalibrate, prune.ridge),
+            }
+        )
 
     def look(self, shard: tuple[int, int], ctx: Context) -> Observed:
         from reprune.compress.sensitivity.measure import look
@@ -106,4 +132,5 @@ class _CutWork:
             blocks=measured.blocks or UNSET,
             joint=measured.joint or UNSET,
             cost=measured.cost,
+            basis=self.basis,
         )

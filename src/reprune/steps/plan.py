@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from reprune.core import store
 from reprune.core.artifacts import (
@@ -20,16 +20,17 @@ from reprune.core.artifacts import (
 )
 from reprune.core.errors import ChainBroken, CompressionError
 from reprune.core.lock import Name
-from reprune.core.params import PlanParams, PruneParams, Target
+from reprune.core.params import GenerationsParams, PlanParams, PruneParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
-from reprune.steps.plan_latency import TimeRatio, latency_targets, timers
+from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, timers
 from reprune.steps.plan_trials import with_trials
-from reprune.steps.plan_words import HOW_TO_EDIT, for_people, with_joint
+from reprune.steps.plan_words import for_people, how_to_edit, with_joint
 from reprune.steps.refusals import refuse_strangers
 from reprune.steps.target_demands import aligned, demands
+from reprune.steps.trying import comparing
 
 if TYPE_CHECKING:
     from reprune.compress.planning.choose import Choice
@@ -47,6 +48,7 @@ def plan(
     previous: Artifact[Previous],
     plan: PlanParams,
     prune: PruneParams,
+    generations: GenerationsParams | UnsetType,
     targets: dict[Name, Target],
     seed: int,
     threads: int,
@@ -54,6 +56,7 @@ def plan(
 ) -> Plan:
     """Chooses the width of every group under the budget, and says what it predicts.
 
+    With `generations.try_champion` the champion's widths and fresh ones are both cut and compared.
     With `plan.depth` it also chooses which blocks go. Where `plan.method` masks weights, chooses how
     many of each tensor instead. Widths and blocks that a person set are obeyed. Writes `plan.yaml`, the
     same for people. Raises ChainBroken for artefacts of another model, CompressionError where a
@@ -78,6 +81,8 @@ def plan(
     options = _by_hand(opened, free, plan, ctx)
     from reprune.compress.planning.choose import choose
 
+    tables = forecasts(profiles, plan, targets, options.full, threads)
+    options = replace(options, forecasts=tables)
     asked = {name: targets[name] for name in latency_targets(plan)}
     with timers(opened, asked, seed, ctx.say) as by_target:
         time_ratio = by_target.get(plan.latency_target) if plan.budget == "latency" else None
@@ -90,8 +95,9 @@ def plan(
         if time_ratio is not None and plan.latency_model == "in-model":
             options = replace(options, times=_times(free, time_ratio, ctx))
         options = replace(options, timers=by_target)
+        compare = comparing(opened, options, table.manifest, generations, prune, seed)
         trial = with_trials(options, opened, plan, prune, seed, _champion_plan(previous), ctx)
-        choice = choose(trial.options, trial.params, time_ratio, trial.champion, ctx.say)
+        choice = choose(trial.options, trial.params, time_ratio, trial.champion, ctx.say, compare)
     result = Plan(
         allocator=plan.allocator,
         budget=plan.budget,
@@ -111,6 +117,7 @@ def plan(
         head_dimensions=True if plan.head_dimensions else UNSET,
         limits=plan.limits or UNSET,
         by_hand=(*sorted(plan.widths or ()), *(plan.removed_blocks or ())) or UNSET,
+        tried=choice.tried or UNSET,
     )
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
@@ -119,7 +126,7 @@ def plan(
         described["not_cut"] = dict(opened.skipped)
     if plan.depth and opened.kept_blocks:
         described["not_removable"] = dict(opened.kept_blocks)
-    _write_for_people(described, wishes, ctx, head=HOW_TO_EDIT)
+    _write_for_people(described, wishes, ctx, head=how_to_edit(plan))
     return result
 
 

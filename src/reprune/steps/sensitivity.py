@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
-from reprune.core.params import PlanParams, PruneParams, SensitivityParams
+from msgspec import UnsetType
+
+from reprune.core.artifacts import DataReport, ModelBundle, Previous, Sensitivity
+from reprune.core.params import GenerationsParams, PlanParams, PruneParams, SensitivityParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
+from reprune.steps.inheriting import looked_up, with_reuse
 from reprune.steps.measuring import Knobs, open_work
 
 EVERYTHING = (0, 1)
@@ -15,9 +18,11 @@ EVERYTHING = (0, 1)
 def sensitivity(
     dense: Artifact[ModelBundle],
     data: Artifact[DataReport],
+    previous: Artifact[Previous],
     sensitivity: SensitivityParams,
     plan: PlanParams,
     prune: PruneParams,
+    generations: GenerationsParams | UnsetType,
     seed: int,
     threads: int,
     ctx: Context,
@@ -25,11 +30,23 @@ def sensitivity(
     """Measures the loss that each group of channels adds when cut alone, and each block when removed.
 
     In full, or from estimates and few evaluations (`sensitivity.method`); blocks only with
-    `plan.depth`. Where `plan.method` masks weights, each tensor alone is masked instead.
+    `plan.depth`. Where `plan.method` masks weights, each tensor alone is masked instead. With
+    `generations.reuse` the champion's table is used again where a spot check finds that it still holds;
+    `reuse` says which happened and why.
 
-    Resumes where a killed run stopped. Raises DataRefused, ChainBroken for data of another model,
-    CompressionError where nothing can be cut.
+    Resumes where a killed run stopped (a spot check begins again). Raises DataRefused, ChainBroken for
+    data of another model, CompressionError where nothing can be cut.
     """
-    knobs = Knobs(sensitivity=sensitivity, plan=plan, prune=prune, seed=seed, threads=threads)
+    knobs = Knobs(
+        sensitivity=sensitivity,
+        plan=plan,
+        prune=prune,
+        generations=generations,
+        seed=seed,
+        threads=threads,
+    )
     work = open_work(dense, data, knobs, ctx)
-    return work.conclude([work.look(EVERYTHING, ctx)])
+    reuse = looked_up(work, dense, previous, generations, ctx)
+    if isinstance(reuse, Sensitivity):
+        return reuse
+    return with_reuse(work.conclude([work.look(EVERYTHING, ctx)]), reuse)

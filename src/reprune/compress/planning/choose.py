@@ -19,15 +19,20 @@ from reprune.compress.planning.terms import Rungs, Terms
 from reprune.core.artifacts import LatencyPrediction, Plan, Prediction
 
 if TYPE_CHECKING:
+    from reprune.compress.planning.latency import Widths
+    from reprune.core.artifacts import JointTrial
     from reprune.core.params import PlanParams
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Widths for every group, 0 or 1 for the key of every block, and what is expected of them."""
+    """Widths for every group, 0 or 1 for the key of every block, and what is expected of them. `tried` is
+    how the champion's widths did against fresh ones, where both were cut.
+    """
 
     widths: dict[str, int]
     prediction: Prediction
+    tried: JointTrial | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,7 @@ def choose(
     time_ratio: TimeRatio | None,
     champion: Plan | None,
     say: Callable[[str], None],
+    compare: Callable[[Widths, Widths], JointTrial] | None = None,
 ) -> Choice:
     """The widths that `params.allocator` finds under the budget and limits, or the champion's, if they are
     as good.
@@ -58,7 +64,8 @@ def choose(
     widths are kept when its plan was made for the same groups, allocator, budget and fraction, they
     still fit, and they are predicted to lose no more than one standard error of the prediction above
     the fresh ones: below that the sensitivity cannot tell the two apart, and generations of the same
-    shape can be compared with each other. The last of a latency budget's trials is left for them.
+    shape can be compared with each other. With `compare`, which cuts the champion's widths and fresh ones,
+    what it measured decides instead. The last of a latency budget's trials is left for them.
 
     Raises CompressionError where the budget cannot be met.
     """
@@ -70,10 +77,12 @@ def choose(
         found = _closed(options, params, goals, trials, say)
     else:
         found = _fresh(options, params, time_ratio, trials)
+    tried = None
     if kept is not None and kept != found.widths:
         loss, fresh_loss = predicted(options.curves, kept), predicted(options.curves, found.widths)
         tolerance = predicted_error(options.curves, found.widths)
-        if loss <= fresh_loss + tolerance:
+        tried = compare(kept, found.widths) if compare is not None else None
+        if tried.holds if tried is not None else loss <= fresh_loss + tolerance:
             again = _kept(kept, goals, params, time_ratio)
             if again is not None:
                 say(
@@ -81,7 +90,7 @@ def choose(
                     f"{fresh_loss:.4f} (standard error {tolerance:.4f})"
                 )
                 found = again
-    return Choice(widths=found.widths, prediction=_prediction(options, found))
+    return Choice(widths=found.widths, prediction=_prediction(options, found), tried=tried)
 
 
 def _prediction(options: Options, found: Found) -> Prediction:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from reprune.compress.compensate import batch_norms, can_fit, compensate, recalibrate
-from reprune.compress.importance import channel_scores, lowest_removed
-from reprune.compress.losses import Counting, first_batches, mean_loss
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
-from reprune.compress.sensitivity.moments import readers
+from reprune.compress.sensitivity.cutting import CutTrial
 from reprune.compress.sensitivity.observed import CutSeen, Observed
 from reprune.compress.sensitivity.shards import ALL, agreed, all_cuts, mine
 from reprune.compress.sensitivity.subject import (
@@ -27,19 +23,16 @@ from reprune.compress.sensitivity.subject import (
     keeps,
 )
 from reprune.compress.sensitivity.trials import block_unit
-from reprune.compress.structure.architecture import apply
-from reprune.compress.structure.equality import architecture_of
 from reprune.core import store
 from reprune.core.artifacts import BlockSensitivity, CutPoint, Fact, GroupSensitivity
 from reprune.core.documents import decode_json
 from reprune.core.errors import DocumentError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from reprune.compress.structure.groups import Group
     from reprune.core.params import PruneParams, SensitivityParams
-    from reprune.task.protocol import Batch
 
 PROGRESS_FILE = "sensitivity.json"
 
@@ -83,7 +76,7 @@ def observe_all(  # noqa: PLR0913  what a measurement depends on, none of it a p
         base=batch_losses(subject.task, subject.module, batches, seed=seed)
     )
     check_finite(progress.base.mean)
-    trial = _Trial(subject, prune, seed)
+    trial = CutTrial(subject, prune, seed)
     wanted = _wanted(subject, params, trial, shard)
     if progress.cuts:
         say(f"sensitivity: {len(progress.cuts)} of {len(wanted)} cuts were already measured")
@@ -155,13 +148,13 @@ def _units(subject: Subject, params: SensitivityParams) -> list[list[str]]:
 
 
 def _wanted(
-    subject: Subject, params: SensitivityParams, trial: _Trial, shard: tuple[int, int]
+    subject: Subject, params: SensitivityParams, trial: CutTrial, shard: tuple[int, int]
 ) -> dict[str, tuple[str, Callable[[], nn.Module]]]:
     """By key: how a cut is called, and what makes it."""
     found: dict[str, tuple[str, Callable[[], nn.Module]]] = {
         _key(group, keep): (
             f"{group.name} {group.width} -> {keep}",
-            partial(trial.cut, group, keep),
+            partial(trial.cut, {group.name: keep}),
         )
         for group in subject.groups
         for keep in keeps(group.width, params.cuts)
@@ -171,66 +164,6 @@ def _wanted(
         for block in subject.blocks
     }
     return {key: found[key] for unit in mine(_units(subject, params), shard) for key in unit}
-
-
-@dataclass
-class _Trial:
-    """Cuts one group at a time, from one set of scores and calibration examples, made when needed."""
-
-    subject: Subject
-    prune: PruneParams
-    seed: int
-    scored: int = 0
-    forwarded: int = 0
-    _scores: dict[str, Tensor] = field(default_factory=dict)
-    _calibration: list[Batch] = field(default_factory=list)
-
-    def cut(self, group: Group, keep: int) -> nn.Module:
-        """The model with only `group` cut, repaired without training."""
-        module, prune = self.subject.module, self.prune
-        if not self._scores:
-            drawn = Counting(self.subject.task)
-            self._scores = channel_scores(drawn, module, self.subject.groups, prune, self.seed)
-            self.scored = 3 * drawn.examples
-        kept = {group.name: lowest_removed(self._scores[group.name], keep)}
-        architecture = architecture_of(module, [group], kept)
-        sliced = apply(module, architecture)
-        candidates = [sliced]
-        if prune.compensate:
-            candidates.append(
-                compensate(module, sliced, architecture, [group], self._examples(), prune.ridge)
-            )
-            # compensate runs both models for each reader, and one batch to see their order.
-            passes = 2 * sum(can_fit(module.get_submodule(name)) for name in readers(group))
-            self.forwarded += passes * self._count() + len(self._examples()[0])
-        return self._best(candidates)
-
-    def without(self, block: Removable) -> nn.Module:
-        """The model with only `block` removed, its BatchNorms renewed where that is better."""
-        return self._best([block.cut()])
-
-    def _best(self, candidates: list[nn.Module]) -> nn.Module:
-        if self.prune.recalibrate and batch_norms(candidates[0]):
-            candidates.append(recalibrate(candidates[0], self._examples()))
-            self.forwarded += self._count()
-        if len(candidates) == 1:
-            return candidates[0]
-        self.forwarded += self._count() * len(candidates)
-        return min(candidates, key=self._calibration_loss)
-
-    def _examples(self) -> list[Batch]:
-        if not self._calibration:
-            self._calibration = first_batches(
-                self.subject.task, "calibration", examples=self.prune.examples, seed=self.seed
-            )
-        return self._calibration
-
-    def _count(self) -> int:
-        return sum(len(batch) for batch in self._examples())
-
-    def _calibration_loss(self, module: nn.Module) -> float:
-        loss = mean_loss(self.subject.task, module, self._examples(), seed=self.seed)
-        return loss if math.isfinite(loss) else math.inf
 
 
 def _points(

@@ -22,10 +22,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Second:
+    """A second teacher: its logits make up `weight` of what is learnt from logits, the first one's the
+    rest. `digest` names it.
+    """
+
+    module: nn.Module
+    digest: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """Who learns what from whom. `teacher_digest` names the teacher in the result; `moments` is an
-    optimiser's state to begin with, by parameter name (see optimizer_state), where there is one; `crew`
-    are the processes that train together, and has no part in the lesson's identity.
+    """Who learns what from whom. `teacher_digest` names the teacher in the result; `second` teaches beside
+    it, where there is one; `moments` is an optimiser's state to begin with, by parameter name (see
+    optimizer_state), where there is one; `crew` are the processes that train together, and has no part in
+    the lesson's identity.
     """
 
     task: Task
@@ -34,6 +46,7 @@ class Lesson:
     teacher_digest: str
     moments: Moments = field(default_factory=dict)
     crew: Crew = ALONE
+    second: Second | None = None
 
 
 def on_cpu(module: nn.Module) -> dict[str, Tensor]:
@@ -52,7 +65,8 @@ def identity_of(lesson: Lesson, params: DistillParams, seed: int, shapers: Seque
     tensors = {key: value for key, value in moments.items() if isinstance(value, Tensor)}
     plain = {key: value for key, value in moments.items() if key not in tensors}
     prints = fingerprint(on_cpu(lesson.student)), fingerprint(tensors)
-    return digest_of((params, seed, lesson.teacher_digest, names, plain, prints))
+    second = [] if lesson.second is None else [(lesson.second.digest, lesson.second.weight)]
+    return digest_of((params, seed, lesson.teacher_digest, names, plain, prints, *second))
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

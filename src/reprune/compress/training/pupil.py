@@ -28,7 +28,7 @@ from reprune.compress.training.rates import build_optimizer, freeze, rate_at, wi
 from reprune.compress.training.reach import bar_of, out_of_reach
 from reprune.compress.training.shaping import Moment, recalibrating, settled
 from reprune.compress.training.shares import PROBED_BATCHES, check_crew, check_shares, share_of
-from reprune.compress.training.teaching import TEACHERS, Teaching, teacher_of
+from reprune.compress.training.teaching import TEACHERS, Teaching, second_of, teacher_of
 from reprune.core.artifacts import Recovery, RecoveryEpoch
 from reprune.core.errors import TaskError
 
@@ -88,7 +88,8 @@ class Pupil:
         freeze(student, params.freeze)
         judged = copy.deepcopy(student).requires_grad_(False) if params.ema else student
         teacher = teacher_of(lesson, params, judged).to(accelerator.device)
-        teaching = Teaching.of(lesson.task, teacher, params, accelerator.autocast)
+        second = second_of(lesson, accelerator.device)
+        teaching = Teaching.of(lesson.task, teacher, params, accelerator.autocast, second)
         optimizer = build_optimizer(lesson.task, student, params)
         pupil = cls(
             lesson=lesson,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +24,7 @@ from reprune.core.errors import InputError, TaskError
 from reprune.measure.outputs import evaluating
 
 if TYPE_CHECKING:
-    from reprune.compress.training.lesson import Lesson
+    from reprune.compress.training.lesson import Lesson, Second
     from reprune.core.params import DistillParams
     from reprune.task.protocol import Batch, Task
 
@@ -36,7 +36,8 @@ TEACHERS = {"self": "the student as it came", "ema": "the student's moving avera
 @dataclass(kw_only=True)
 class Teaching:
     """`names` are the modules whose outputs are distilled; `spent` counts examples that the student or
-    the teacher ran besides training steps. `projections` train with the student.
+    the teacher ran besides training steps. `second` teaches logits beside the teacher. `projections`
+    train with the student.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class Teaching:
     params: DistillParams
     context: Callable[[], AbstractContextManager[object]]
     names: tuple[str, ...] = ()
+    second: Second | None = None
     projections: nn.Module | None = None
     cache: TeacherCache | None = None
     balancer: Balancer = field(default_factory=Balancer)
@@ -56,11 +58,19 @@ class Teaching:
         teacher: nn.Module,
         params: DistillParams,
         context: Callable[[], AbstractContextManager[object]],
+        second: Second | None = None,
     ) -> Teaching:
         names: tuple[str, ...] = ()
         if params.features > 0.0 or params.attention > 0.0:
             names = params.feature_modules or tuple(getattr(task, "features", ()))
-        return cls(task=task, teacher=teacher, params=params, context=context, names=names)
+        return cls(
+            task=task,
+            teacher=teacher,
+            params=params,
+            context=context,
+            names=names,
+            second=second if params.weight > 0.0 else None,
+        )
 
     @property
     def shares(self) -> dict[str, float]:
@@ -111,7 +121,7 @@ class Teaching:
     def loss(
         self, student: nn.Module, batch: Batch, generator: torch.Generator
     ) -> tuple[Tensor, int]:
-        """The weighted sum of the parts, a scalar; and how many examples the teacher ran for it.
+        """The weighted sum of the parts, a scalar; and how many examples the teachers ran for it.
 
         The task's loss runs the student itself; the teacher then sees exactly what the student was
         called with, call by call, so that augmentation and several views are the same for both.
@@ -127,8 +137,11 @@ class Teaching:
                 self._distance(name, call, given) for call, given in zip(calls, taught, strict=True)
             ]
             parts[name] = torch.stack(distances).mean()
-        total = self._combined(parts)
-        return total, 0 if kept is not None else len(batch)
+        asked = 0 if kept is not None else len(batch)
+        if self.second is not None:
+            parts["logits"] = self._with_second(parts["logits"], calls, self.second)
+            asked += len(batch)
+        return self._combined(parts), asked
 
     def state(self) -> dict[str, Tensor]:
         """What has been learnt besides the student."""
@@ -162,6 +175,16 @@ class Teaching:
             return None
         return self.cache.answer(calls[0], batch.ids)
 
+    def _with_second(self, first: Tensor, calls: Sequence[Call], second: Second) -> Tensor:
+        """The distance of the logits to both teachers, each by its weight."""
+        apart = []
+        for call in calls:
+            with evaluating(second.module):
+                output = second.module(*call.args, **call.kwargs)
+            answer = tuple(logits_of(output))
+            apart.append(distance(call.output, answer, self.params.temperature))
+        return (1.0 - second.weight) * first + second.weight * torch.stack(apart).mean()
+
     def _run(self, call: Call) -> Taught:
         with evaluating(self.teacher), calls_of(self.teacher, self.names) as answers:
             output = self.teacher(*call.args, **call.kwargs)
@@ -186,6 +209,14 @@ class Teaching:
         if self.params.balance:
             return self.balancer.combine(parts, shares)
         return torch.stack([shares[name] * part for name, part in parts.items()]).sum()
+
+
+def second_of(lesson: Lesson, device: torch.device) -> Second | None:
+    """A copy of the lesson's second teacher on the device; None where there is none."""
+    if lesson.second is None:
+        return None
+    module = copy.deepcopy(lesson.second.module).float().eval().to(device)
+    return replace(lesson.second, module=module)
 
 
 def teacher_of(lesson: Lesson, params: DistillParams, judged: nn.Module) -> nn.Module:

@@ -21,6 +21,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]  # it is d
 from reprune.compress.bundle import load_bundle
 from reprune.compress.masks.shaper import MaskShaper
 from reprune.compress.training.crew import Crew, LostTouch
+from reprune.compress.training.lesson import Second
 from reprune.compress.training.recover import Lesson, recover
 from reprune.compress.training.workers import EXIT_SAID_WHY, Order, Why, why_file
 from reprune.core import store
@@ -71,6 +72,7 @@ def _train(order: Order) -> None:
             teacher=dense.module,
             teacher_digest=teacher.digest,
             crew=crew,
+            second=second_teacher(order),
         )
         held = [MaskShaper(masks=dict(pupil.masks))] if pupil.masks else []
         recover(
@@ -85,6 +87,16 @@ def _train(order: Order) -> None:
         crew.sums([0.0])
     finally:
         dist.destroy_process_group()
+
+
+def second_teacher(order: Order) -> Second | None:
+    """The order's second teacher, rebuilt; None where it names none."""
+    if not order.second:
+        return None
+    bundle = store.read(Path(order.second), ModelBundle)
+    return Second(
+        module=load_bundle(bundle).module, digest=bundle.digest, weight=order.second_weight
+    )
 
 
 def _join(order: Order) -> Crew:

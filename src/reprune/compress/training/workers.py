@@ -36,7 +36,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What each process is told. `student` and `teacher` are ModelBundles, `work` is where checkpoints
     lie: all processes see these paths. `meeting` is a file that must not be there yet, by which processes
     of one machine find each other (empty: as torchrun says); `watched`: the process ends when its
-    stdin does. A process that hears nothing of the others for `hang_seconds` gives up.
+    stdin does. A process that hears nothing of the others for `hang_seconds` gives up. `second` is the
+    ModelBundle of a second teacher, empty for none.
     """
 
     student: str
@@ -48,6 +49,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     meeting: str = ""
     watched: bool = False
     hang_seconds: float = HANG_SECONDS
+    second: str = ""
+    second_weight: float = 0.0
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):

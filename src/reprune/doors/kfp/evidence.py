@@ -55,7 +55,12 @@ PROMOTED = {
 # Steps that the local pipeline has no stage for.
 BESIDE = {
     "sensitivity_shard": {"dense": "dense", "data": "data"},
-    "sensitivity_merge": {"dense": "dense", "data": "data", "shards": "shard"},
+    "sensitivity_merge": {
+        "dense": "dense",
+        "data": "data",
+        "previous": "previous",
+        "shards": "shard",
+    },
     "promote": PROMOTED,
 }
 # What the gate judged must be, task for task, what promote is given.

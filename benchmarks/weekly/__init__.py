@@ -1,0 +1,1 @@
+"""What the benchmark of generations runs: a task whose data grow from week to week."""

@@ -1,0 +1,318 @@
+"""What `sensitivity` takes over from the champion's generation: its table, after a spot check, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from reprune.core import store
+from reprune.core.artifacts import (
+    JointTrial,
+    ModelBundle,
+    Plan,
+    Previous,
+    RowCheck,
+    Sensitivity,
+    TableReuse,
+)
+from reprune.core.errors import ArtifactError, InputError
+from reprune.core.params import GenerationsParams
+from reprune.core.step import Context
+from reprune.core.store import MANIFEST, Artifact, M
+from reprune.steps.measuring import CutWork, Work
+
+if TYPE_CHECKING:
+    from reprune.compress.planning.allocate import Problem
+    from reprune.compress.sensitivity.reuse import Moved
+    from reprune.compress.sensitivity.spot import Spot
+
+NO_CHAMPION = "there is no champion yet"
+IN_SHARDS = "it was measured in shards, which always measure everything"
+
+
+def looked_up(
+    work: Work,
+    dense: Artifact[ModelBundle],
+    previous: Artifact[Previous],
+    generations: GenerationsParams | UnsetType,
+    ctx: Context,
+) -> Sensitivity | TableReuse | UnsetType:
+    """The champion's table with its checked rows renewed, where it still holds; else why everything is to
+    be measured, and what finding that out took. UNSET where nobody asked for reuse.
+    """
+    if generations is UNSET or not generations.reuse:
+        return UNSET
+    found = _inherited(work, dense, previous, generations)
+    if isinstance(found, str):
+        ctx.say(f"sensitivity: everything is measured: {found}")
+        return TableReuse(how="measured", why=found)
+    result = _checked(found, generations, ctx)
+    reuse = result.reuse if isinstance(result, Sensitivity) else result
+    if reuse is not UNSET:
+        verb = "the champion's table is used again" if reuse.how == "reused" else "all is measured"
+        ctx.say(f"sensitivity: {verb}: {reuse.why}")
+    return result
+
+
+def with_reuse(measured: Sensitivity, reuse: TableReuse | UnsetType) -> Sensitivity:
+    """A table that was measured whole, with why, and with what asking for an older one took."""
+    if reuse is UNSET:
+        return measured
+    full = measured.cost or 0
+    told = replace(reuse, full_cost=full)
+    return replace(measured, cost=full + reuse.check_cost, reuse=told)
+
+
+def in_shards(
+    previous: Artifact[Previous], generations: GenerationsParams | UnsetType
+) -> TableReuse | UnsetType:
+    """What a table says that was measured in shards."""
+    if generations is UNSET or not generations.reuse:
+        return UNSET
+    first = previous.manifest.champion is None
+    return TableReuse(how="measured", why=NO_CHAMPION if first else IN_SHARDS)
+
+
+def stored_part(previous: Artifact[Previous], part: str, kind: type[M]) -> Artifact[M] | None:
+    """What was stored with the champion; None where it was not, or cannot be read any more."""
+    if previous.manifest.champion is None or f"{part}/{MANIFEST}" not in previous.manifest.payload:
+        return None
+    try:
+        return store.read(previous.path / part, kind)
+    except ArtifactError:
+        return None
+
+
+def age_of(previous: Previous, table: Sensitivity) -> int:
+    """How many generations lie between the one that measured all of the champion's table and this one."""
+    since: list[str] = []
+    versions = [one.compressed_version for one in previous.history]
+    champion = previous.champion
+    if champion is not None and champion.version in versions:
+        later = previous.history[versions.index(champion.version) + 1 :]
+        since = [one.dense_version for one in later]
+    others = set(since) - {previous.dense_version}
+    return (table.reuse.age if table.reuse else 0) + len(others) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inherited:
+    """The champion's table with the `age` that the new one would have, its plan and itself."""
+
+    work: CutWork
+    table: Artifact[Sensitivity]
+    age: int
+    plan: Plan | None
+    champion: Artifact[ModelBundle] | None
+    seed: int
+
+
+def _inherited(
+    work: Work,
+    dense: Artifact[ModelBundle],
+    previous: Artifact[Previous],
+    params: GenerationsParams,
+) -> _Inherited | str:
+    """What there is to check, or in words why there is nothing."""
+    if previous.manifest.champion is None or not isinstance(work, CutWork):
+        masks = previous.manifest.champion is not None
+        return "tables of masks are not used again" if masks else NO_CHAMPION
+    table = stored_part(previous, "sensitivity", Sensitivity)
+    if table is None or table.manifest.basis != work.basis:
+        other = "the champion's table is of other groups, cuts, criterion or repairs"
+        return "the registry holds no table of the champion's" if table is None else other
+    age = age_of(previous.manifest, table.manifest)
+    if age >= params.cold_every:
+        return f"that was last done {age} generations ago (generations.cold_every)"
+    plan = stored_part(previous, "plan", Plan)
+    champion = stored_part(previous, "champion", ModelBundle)
+    if champion is not None and champion.manifest.task.digest != dense.manifest.task.digest:
+        return "the task's code is another than the champion's"
+    return _Inherited(
+        work=work,
+        table=table,
+        age=age,
+        plan=plan.manifest if plan is not None else None,
+        champion=champion,
+        seed=int(dense.digest.removeprefix("sha256:")[:8], 16),
+    )
+
+
+def _checked(
+    found: _Inherited, params: GenerationsParams, ctx: Context
+) -> Sensitivity | TableReuse:
+    from reprune.compress.sensitivity.reuse import alarms, moved, spliced
+    from reprune.compress.sensitivity.spot import Spot
+
+    old = found.table.manifest
+    work, knobs = found.work, found.work.knobs
+    spot = Spot(
+        subject=work.subject,
+        prune=knobs.prune,
+        seed=knobs.seed,
+        examples=params.examples,
+        blocks=work.blocks,
+    )
+    rows = _rows(found, params, spot)
+    change = moved(rows, spot.base.mean)
+    p_values = {"rows": change.p_value, "champion": _champion_p(found, spot, ctx)}
+    groups, blocks = spliced(old, rows, change.level, work.subject.cost)
+    fresh = replace(old, groups=groups, blocks=blocks or UNSET)
+    wrong = alarms(p_values, params.false_alarm)
+    trial = None if wrong else _trial(found, fresh, spot, params)
+    holds = not wrong and (trial is None or trial.holds)
+    reuse = TableReuse(
+        how="reused" if holds else "measured",
+        why=_why(wrong, change, trial, len(rows)),
+        age=found.age if holds else 0,
+        source=found.table.digest,
+        level=_rounded(change.level),
+        checked=rows,
+        p_rows=_rounded(change.p_value),
+        p_champion=None if p_values["champion"] is None else _rounded(p_values["champion"]),
+        trial=trial,
+        check_cost=spot.spent,
+        full_cost=_full_cost(old),
+    )
+    if not holds:
+        return reuse
+    return Sensitivity(
+        criterion=old.criterion,
+        base_loss=spot.base.mean,
+        examples=spot.base.examples,
+        groups=groups,
+        blocks=blocks or UNSET,
+        joint=old.joint,
+        cost=spot.spent,
+        basis=work.basis,
+        reuse=reuse,
+    )
+
+
+def _rows(found: _Inherited, params: GenerationsParams, spot: Spot) -> tuple[RowCheck, ...]:
+    """The rows that are measured again, in the order of the table."""
+    from reprune.compress.sensitivity.reuse import nearest, row_of, units_to_check
+
+    old = found.table.manifest
+    problem = _problem(found, old)
+    widths = _allocated(problem)
+    ranked = nearest(problem, widths)
+    units = units_to_check(old, ranked, widths, near=params.near, seed=found.seed)
+    rows = []
+    for unit in units:
+        before, now = row_of(old, unit), spot.rise(unit)
+        rows.append(
+            RowCheck(
+                unit=unit.name,
+                why=unit.why,
+                keep=unit.keep,
+                before=before[0],
+                before_error=before[1],
+                now=now[0],
+                now_error=now[1],
+            )
+        )
+    return tuple(rows)
+
+
+def _champion_p(found: _Inherited, spot: Spot, ctx: Context) -> float | None:
+    """How likely the champion does as well on this generation's `tune` as on its own; None where it was not
+    trained, or cannot be rebuilt (build says that, loudly).
+    """
+    from reprune.compress.bundle import load_bundle
+    from reprune.compress.sensitivity.reuse import champion_p
+    from reprune.task.load import guarded
+
+    champion = found.champion
+    recovery = champion.manifest.recovery if champion is not None else None
+    if champion is None or recovery is None:
+        return None
+    before = [one.tune_loss for one in recovery.epochs if one.epoch == recovery.best_epoch]
+    if not before:
+        return None
+    try:
+        loaded = guarded(
+            lambda: load_bundle(champion), folder=champion.path.resolve(), doing="rebuilding it"
+        )
+    except InputError as error:
+        ctx.say(f"sensitivity: the champion was not asked about this generation's data: {error}")
+        return None
+    return champion_p(spot.losses(loaded.module), before[0])
+
+
+def _trial(
+    found: _Inherited, fresh: Sensitivity, spot: Spot, params: GenerationsParams
+) -> JointTrial | None:
+    """The old table's plan against the new one's; None where they are the same."""
+    was = _allocated(_problem(found, found.table.manifest))
+    now = _allocated(_problem(found, fresh))
+    return None if was == now else spot.compare(was, now, params.tolerance)
+
+
+def _problem(found: _Inherited, table: Sensitivity) -> Problem:
+    """The question that a plan answers, asked of `table`. A latency budget is asked as the MACs that the
+    champion's plan came to: no clock is read here.
+    """
+    from reprune.compress.planning.curves import fit_blocks, fit_curves
+    from reprune.compress.planning.options import Options
+    from reprune.compress.structure.alignment import alignments
+    from reprune.compress.structure.blocks import groups_inside
+
+    subject, plan = found.work.subject, found.work.knobs.plan
+    plan = replace(plan, round_to=plan.round_to or 8)
+    keys = fit_blocks(table.blocks or ())
+    names = [block.block for block in table.blocks or ()]
+    options = Options.of(
+        fit_curves(table.groups) | keys,
+        subject.cost,
+        plan,
+        alignments(subject.module, subject.groups, plan.round_to),
+        {key: groups_inside(subject.groups, [name]) for key, name in zip(keys, names, strict=True)},
+    )
+    budget, fraction = plan.budget, plan.fraction
+    if budget == "latency":
+        budget = "macs"
+        if found.plan is not None and found.plan.before.macs:
+            fraction = found.plan.predicted.macs / found.plan.before.macs
+    return options.problem(budget, fraction)
+
+
+def _allocated(problem: Problem) -> dict[str, int]:
+    """The least loss within the budget; as little as can be left where nothing is within it."""
+    from reprune.compress.planning.allocate import allocate
+
+    return allocate("sensitivity", problem) if problem.fits(problem.least) else problem.least
+
+
+def _why(wrong: list[str], change: Moved, trial: JointTrial | None, rows: int) -> str:
+    if wrong:
+        words: Mapping[str, str] = {
+            "rows": f"{rows} of its rows moved further than retraining moves them "
+            f"(p = {change.p_value:.2g})",
+            "champion": "the champion does worse on this generation's data",
+        }
+        return " and ".join(words[name] for name in wrong)
+    checked = f"{rows} of its rows, measured again, moved no further than retraining moves them"
+    if trial is None:
+        return f"{checked}, and its plan is the same"
+    percent = trial.unit == "share"
+    worse = f"{100 * trial.worse:.2f} points" if percent else f"{trial.worse:.4g} of loss"
+    error = f"{100 * trial.standard_error:.2f}" if percent else f"{trial.standard_error:.4g}"
+    if trial.holds:
+        return f"{checked}, and its plan loses {worse} (standard error {error}) against a new one"
+    return f"its plan loses {worse} (standard error {error}) against the new one's"
+
+
+def _full_cost(table: Sensitivity) -> int:
+    if table.reuse and table.reuse.full_cost:
+        return table.reuse.full_cost
+    return table.cost or 0
+
+
+def _rounded(value: float) -> float:
+    """Nine significant digits: enough for any reader, and the same on another CPU."""
+    return float(f"{value:.9g}")
