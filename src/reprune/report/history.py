@@ -24,6 +24,7 @@ from reprune.report.rows import (
     sign,
     without_outcome,
 )
+from reprune.report.trends import trend_words
 
 WIDTH = 100
 MOST_BARS = 60
@@ -62,6 +63,7 @@ def render_history(told: History) -> str:
             "",
             *(line for gap in told.gaps for line in _wrapped(f"! {visible(gap, MOST_TEXT)}", "  ")),
         ]
+    lines += [line for text in trend_words(told.generations) for line in _wrapped(text, "  ")]
     lines += ["", f"{len(told.generations)} of {words.plural(told.total, 'version')}"]
     if len(told.generations) < told.total:
         lines[-1] += "; `reprune history --all` shows every one"
