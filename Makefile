@@ -27,7 +27,7 @@ TEST := OMP_NUM_THREADS=1 REPRUNE_LITERT_PYTHON=$(CURDIR)/$(LITERT_VENV)/bin/pyt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo-env demo chromium helm axe images test test-fast test-deep test-containers test-chart-security check lint format generate clean
+.PHONY: help env demo-env demo chromium helm axe actionlint images test test-fast test-deep test-containers test-chart-security check lint format generate clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -74,10 +74,14 @@ helm:
 axe:
 	@.ci/axe.sh >/dev/null
 
-test: env $(LITERT_STAMP) chromium helm axe ## run the full test suite
+# The tests of the workflows ask actionlint.
+actionlint:
+	@.ci/actionlint.sh >/dev/null
+
+test: env $(LITERT_STAMP) chromium helm axe actionlint ## run the full test suite
 	$(TEST) $(PYTEST_ARGS)
 
-test-fast: env $(LITERT_STAMP) helm ## run the tests that take seconds, two at a time
+test-fast: env $(LITERT_STAMP) helm actionlint ## run the tests that take seconds, two at a time
 	$(TEST) -m "not slow" -n 2 $(PYTEST_ARGS)
 
 # REPRUNE_DEEP=1 is read by the tests: containers, kills, large counts of mutants and examples.

@@ -51,11 +51,12 @@ def main() -> int:
 
 def plans(dense: ResNet20, task: CifarTask, work: Path) -> dict[str, list[int]]:
     """The nine widths for each fraction that can be met, by the fraction."""
-    from reprune.compress.planning.choose import Options, choose
+    from reprune.compress.planning.choose import choose
     from reprune.compress.planning.costs import block_key, cost_model
     from reprune.compress.planning.curves import fit_blocks, fit_curves
     from reprune.compress.planning.latency import Bench, timing
     from reprune.compress.planning.latency_table import measure_table
+    from reprune.compress.planning.options import Options
     from reprune.compress.sensitivity.measure import Subject, measure, removables
     from reprune.compress.structure.blocks import find_blocks, groups_inside
     from reprune.compress.structure.groups import find_groups

@@ -34,8 +34,8 @@ from scipy import stats
 from benchmarks import common, sensitivity_models
 from benchmarks.sensitivity_models import Benched, quiet
 from reprune.compress.planning.allocate import allocate
-from reprune.compress.planning.choose import Options
 from reprune.compress.planning.curves import fit_curves
+from reprune.compress.planning.options import Options
 from reprune.compress.sensitivity.full import PROGRESS_FILE, Progress
 from reprune.compress.sensitivity.measure import measure
 from reprune.core.artifacts import GroupSensitivity

@@ -117,6 +117,8 @@ class Story:
     # More than one: the target is rebuilt on its device.
     builds: int = 1
     expectations: tuple[Expectation, ...] = field(default_factory=tuple)
+    # Files beside the benchmark's samples.
+    beside: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -434,6 +436,7 @@ class _Writer:
             "latency/ort-cpu.json": canonical(
                 tuple(self._unit(i, arms) for i in range(story.units))
             ),
+            **story.beside,
         }
         path.unlink()
         manifest = Benchmark(

@@ -281,6 +281,9 @@ class Yard:
                 if self._ended(self.look()):
                     break
                 time.sleep(0.5)
+            else:
+                words = (self.root / "serve.log").read_text().splitlines()[-20:]
+                self.found.violations += [f"not settled; active are {self._active()}", *words]
             self.found.settle_polls = math.ceil((time.monotonic() - began_s) / self.order.poll_s)
             # Whoever would still do something at the next poll has done it then.
             time.sleep(SETTLE_S + 1.0)

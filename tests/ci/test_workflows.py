@@ -1,6 +1,6 @@
 """The workflows that `reprune init --ci` writes, and the action: what a linter finds, and what only we ask.
 
-actionlint itself comes from no package index, so the checks are here; each is shown to find its fault.
+actionlint is asked too (test_actionlint.py); here is what it does not know of, each shown to find its fault.
 """
 
 from __future__ import annotations

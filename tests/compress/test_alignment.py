@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reprune.compress.planning.allocate import ladder
-from reprune.compress.planning.choose import Options
 from reprune.compress.planning.costs import cost_model
 from reprune.compress.planning.curves import Curve
+from reprune.compress.planning.options import Options
 from reprune.compress.structure.alignment import alignments
 from reprune.compress.structure.architecture import apply
 from reprune.compress.structure.equality import architecture_of

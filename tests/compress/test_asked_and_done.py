@@ -18,8 +18,8 @@ from reprune.compress import importance
 from reprune.compress.compensate import compensate
 from reprune.compress.importance import channel_scores
 from reprune.compress.ladder import prune_channels
-from reprune.compress.planning.choose import Options
 from reprune.compress.planning.curves import Curve
+from reprune.compress.planning.options import Options
 from reprune.compress.sensitivity.subject import keeps
 from reprune.compress.stages import Course, cut_in_stages
 from reprune.compress.structure.alignment import alignments

@@ -21,6 +21,7 @@ from reprune.core.artifacts import DataReport, JointCheck, ModelBundle, Plan, Se
 from reprune.core.errors import ChainBroken, CompressionError
 from reprune.core.step import run
 from reprune.steps import get_step
+from reprune.steps.plan_text import read_plan_text
 from tests.compress import test_steps_plan as steps
 from tests.compress.small_digits import DigitsTask, trained
 from tests.compress.test_steps_plan import documents_of, make_plan, past, quiet, write
@@ -273,6 +274,9 @@ def test_a_plan_with_depth_is_measured_shown_cut_and_reloaded(ground: Path, tmp_
     assert plan.predicted.macs <= 0.2 * plan.before.macs
     text = yaml.safe_load((chosen.path / "plan.yaml").read_text())
     assert text["removed_blocks"] == list(plan.blocks)
+    read_back = read_plan_text(chosen.path / "plan.yaml", "plan.yaml")
+    assert (read_back.groups, read_back.blocks) == (plan.groups, plan.blocks)
+    assert read_back.predicted.macs == plan.predicted.macs
     bundle = pruned(ground, chosen.path, tmp_path / "pruned")
     surgery = bundle.manifest.surgery
     assert surgery is not None

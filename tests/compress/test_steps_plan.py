@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from reprune.compress.bundle import load_bundle, stored_tensors
 from reprune.compress.paired import batch_losses
 from reprune.compress.planning.allocate import ladder
-from reprune.compress.planning.choose import Options, choose
+from reprune.compress.planning.choose import choose
 from reprune.compress.planning.curves import fit_curves
 from reprune.compress.planning.latency import search
+from reprune.compress.planning.options import Options
 from reprune.core import store
 from reprune.core.artifacts import (
     Cost,

@@ -258,6 +258,36 @@ def test_only_known_metrics_can_be_had() -> None:
             get_metric(name)
 
 
+def test_a_metric_of_a_member_is_that_metric_of_its_records() -> None:
+    """Of a set's records it reads its member's and no other's, and says their names where one is missing."""
+    label, score = [0, 0, 1, 1], millionths([0.1, 0.4, 0.35, 0.8])
+    boxes = detections([[(0, 0.9, True), (1, 0.8, False)], [(1, 0.7, True)]], [[0], [1]])
+    own: Columns = {
+        "label": label,
+        "score": score,
+        "correct": [1, 0, 1, 1],
+        "confidence": score,
+        "numerator": [2, 0, 4, 2],
+        "denominator": [4, 2, 4, 4],
+        "answer": [0, 1, 2, 2],
+        "actual": [0, 1, 1, 2],
+        "predicted": score,
+        "target": millionths([0.2, 0.3, 0.4, 0.6]),
+        **{name: [*column, NOTHING, NOTHING] for name, column in boxes.items()},
+    }
+    wrong = {name: [0] * len(column) for name, column in own.items()}
+    records = {f"eye.{name}": column for name, column in own.items()} | wrong
+    for name in (*METRICS, "f1[2]", "ap[1]"):
+        metric, mine = get_metric(f"eye.{name}"), get_metric(name)
+        dense = {"dense": records} if mine.against_dense else {}
+        plain = {"dense": own} if mine.against_dense else {}
+        assert metric.value(records, **dense) == mine.value(own, **plain), name
+        assert metric.missing(own) == [f"eye.{column}" for column in mine.columns]
+        assert not metric.missing(records)
+    with pytest.raises(UnknownName):
+        get_metric("eye.acuracy")
+
+
 def test_the_metrics_page_tells_every_metric_as_it_is() -> None:
     """Name, columns, direction and range of each row of the table in docs/metrics.md."""
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()

@@ -411,6 +411,7 @@ def test_what_the_policy_asks_for_is_measured_and_nothing_else(world: World) -> 
         samples.file,
         samples.memory,
         samples.starts,
+        "operators/wide.json",
         *(one.file for one in samples.throughput),
     } == {name for name in made.manifest.payload if name.partition("/")[1]}
 

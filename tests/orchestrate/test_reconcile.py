@@ -284,6 +284,20 @@ def test_only_the_dense_model_wakes_its_watch() -> None:
     assert wakes("lenet", uri="https://elsewhere") == wakes("lenet", workspace="b") == 0
 
 
+def test_a_set_is_woken_by_its_members() -> None:
+    """By each of them, and by nothing that Reprune registers for it."""
+    text = TEXT.replace("name: lenet\n", "name: set\n    members: {a: lenet, b: unet}\n")
+    (of_set,) = watches(text).watches
+
+    def wakes(name: str) -> int:
+        return len(woken([of_set], uri="https://mlflow.example", workspace="default", name=name))
+
+    assert wakes("lenet") == wakes("unet") == 1
+    assert wakes("a") == wakes("set") == wakes("set-compressed") == wakes("lenet-compressed") == 0
+    with pytest.raises(DocumentError, match="members are the dense models"):
+        watches(text.replace("b: unet", "b: set"))
+
+
 @dataclass
 class Place:
     """All ports on one desk; `broken` names the methods that fail, and with what."""

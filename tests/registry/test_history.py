@@ -11,9 +11,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from reprune.core.documents import decode_json
-from reprune.core.errors import ChampionLost, RegistryUnreachable
+from reprune.core.errors import (
+    ChampionLost,
+    InputError,
+    PayloadCorrupt,
+    ReceiptInvalid,
+    RegistryUnreachable,
+)
 from reprune.doors.cli import main
 from reprune.doors.output import HistoryOutput
 from reprune.registry.compressed import champion
@@ -23,6 +30,7 @@ from reprune.report.columns import width
 from reprune.report.history import WIDTH, render_history, render_waiting, spark
 from reprune.steps import history as history_module
 from reprune.steps.adopt import adopt
+from reprune.steps.diff import diff
 from reprune.steps.history import history
 from reprune.steps.override import Request, override
 from reprune.steps.promoter import make_promoter
@@ -425,9 +433,10 @@ WAITING = st.builds(
     st.lists(GENERATION, min_size=1, max_size=3),
     st.lists(WAITING, max_size=1),
     st.text(min_size=1, max_size=120),
+    st.integers(40, 100),
 )
 def test_whatever_is_in_a_registry_the_lines_fit_and_obey_nobody(
-    generations: list[Generation], waiting: list[Waiting], name: str
+    generations: list[Generation], waiting: list[Waiting], name: str, columns: int
 ) -> None:
     """No line is wider than a terminal, none holds a control character, and no version is left out."""
     found = History(
@@ -441,11 +450,12 @@ def test_whatever_is_in_a_registry_the_lines_fit_and_obey_nobody(
         waiting=tuple(waiting),
         gaps=(name,),
     )
-    for text in (render_history(found), render_waiting(found)):
+    told_all = render_history(found, columns=columns)
+    for text in (told_all, render_waiting(found, columns=columns)):
         for line in text.split("\n"):
-            assert width(line) <= WIDTH, line
+            assert width(line) <= columns, line
             assert not any(char < " " or char in "\x7f\u202e\u2028" for char in line)
-    assert f"{len(generations)} of {len(generations)}" in render_history(found)
+    assert f"{len(generations)} of {len(generations)}" in told_all
 
 
 @settings(deadline=None)
@@ -486,6 +496,52 @@ def test_the_command(
     assert "1. A verdict is inconclusive (version 10, dense 7)" in capsys.readouterr().out
     assert main(["history", "-C", str(root), "--all"]) == 0
     assert "10 of 10 versions" in capsys.readouterr().out
+
+
+def test_two_generations_side_by_side(root: Path) -> None:
+    """By number, by dense version, by alias; the figures are those of the two verdicts."""
+    found = diff(root, "3", "4")
+    assert (found.before.version, found.after.version) == ("3", "4")
+    assert (found.before.outcome, found.after.outcome) == ("pass", "block")
+    assert found.verdicts is not None
+    worse = {one.rule for one in found.verdicts.rules if one.moved == "worse"}
+    assert "accuracy.vs_parent" in worse
+    assert found.plan is not None
+    assert found.before.checked == ""
+    assert diff(root, "dense:2", "dense:1").after == replace(found.before, given="dense:1")
+    assert diff(root, "champion", "8").verdicts.notes == ("Both are the same verdict.",)  # type: ignore[union-attr]
+    shutil.rmtree(root / ".reprune" / "promoter")
+    assert "promoter" in diff(root, "3", "4").after.checked
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("1", "version 1 is not ours"),
+        ("2", "a rollback or an adoption, which judged nothing"),
+        ("99", "its versions are 1 to 10"),
+        ("dense:9", "did you mean 'dense:"),
+        ("anchor", "there is no anchor"),
+    ],
+)
+def test_a_version_without_a_verdict_cannot_be_compared(
+    root: Path, version: str, said: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        diff(root, "3", version)
+    assert said in str(caught.value)
+
+
+def test_a_generation_that_was_touched_is_not_compared(root: Path) -> None:
+    """A file of the verdict that is not what the receipt lists, and a receipt of a stranger's."""
+    place = root / "registry" / COMPRESSED / "4" / "files" / "verdict" / "evidence.json"
+    place.write_bytes(place.read_bytes() + b" ")
+    with pytest.raises(PayloadCorrupt, match=r"evidence\.json"):
+        diff(root, "3", "4")
+    shutil.rmtree(root / ".reprune" / "promoter")
+    make_promoter(root)
+    with pytest.raises(ReceiptInvalid):
+        diff(root, "3", "5")
 
 
 def test_no_framework_is_loaded(root: Path) -> None:

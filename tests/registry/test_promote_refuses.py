@@ -351,12 +351,12 @@ def test_the_promoters_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
-    """Only Ed25519 signs receipts."""
+    """Only Ed25519 and P-256 sign receipts."""
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, generate_private_key
 
     config = make_promoter(tmp_path)
-    pem = generate_private_key(SECP256R1()).private_bytes(
+    pem = generate_private_key(SECP384R1()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),

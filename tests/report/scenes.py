@@ -8,6 +8,7 @@ import msgspec
 
 from reprune.core.artifacts import (
     GuardResult,
+    LayerError,
     Outcome,
     RuleResult,
     SliceResult,
@@ -19,7 +20,15 @@ from reprune.judge.consequence import BLOCKS_UNDECIDED
 from reprune.judge.evidence import Problem
 from reprune.judge.words import waived
 from reprune.report.slices import NEWEST
-from tests.report.verdicts import CANDIDATE_COST, DENSE_COST, Scene, digest, rule
+from tests.report.verdicts import (
+    CANDIDATE_COST,
+    DENSE_COST,
+    Scene,
+    digest,
+    operator_shares,
+    rule,
+    shown_maps,
+)
 
 DENSE_BYTES = DENSE_COST.bytes + 4_211
 CANDIDATE_BYTES = CANDIDATE_COST.bytes + 4_211
@@ -604,6 +613,16 @@ NASTY = replace(
     notes=(HOSTILE,),
 )
 
+PICTURED = replace(
+    BLOCKED,
+    maps=shown_maps(),
+    operators=operator_shares(),
+    worst_layers=tuple(
+        LayerError(layer=layer, relative=relative)
+        for layer, relative in (("conv3", 0.0412), ("conv2", 0.0173), ("conv1", 0.0041))
+    ),
+)
+
 SCENES = {
     "pass": PASSED,
     "first": FIRST,
@@ -621,4 +640,5 @@ SCENES = {
     "targets": TARGETS,
     "many": MANY,
     "hostile": NASTY,
+    "pictured": PICTURED,
 }

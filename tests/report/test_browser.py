@@ -13,6 +13,7 @@ import pytest
 
 from reprune.report.facts import ReportFacts
 from reprune.report.html import render_html
+from reprune.report.viewers import in_frame
 from tests.report.scenes import SCENES
 
 CHROMIUM = next(
@@ -123,7 +124,7 @@ class Visit:
         self.context.close()
 
 
-@pytest.mark.parametrize("name", ["replanned", "first", "error", "targets", "hostile"])
+@pytest.mark.parametrize("name", ["replanned", "first", "error", "targets", "hostile", "pictured"])
 @pytest.mark.parametrize("width", [360, 1440])
 def test_it_fits_and_asks_for_nothing(browser: Any, pages: Path, name: str, width: int) -> None:
     """The page is no wider than the window, folded or unfolded, and requests only itself."""
@@ -139,7 +140,7 @@ def test_it_fits_and_asks_for_nothing(browser: Any, pages: Path, name: str, widt
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["returned", "replanned", "priced", "inconclusive", "error"])
+@pytest.mark.parametrize("name", ["returned", "pictured", "priced", "inconclusive", "error"])
 def test_it_is_legible(browser: Any, pages: Path, name: str, scheme: str) -> None:
     """Every text has a contrast of 4.5 or more, and dark is dark."""
     with Visit(browser, pages / f"{name}.html", color_scheme=scheme) as visit:
@@ -155,7 +156,7 @@ def test_it_is_legible(browser: Any, pages: Path, name: str, scheme: str) -> Non
 
 @pytest.mark.parametrize(
     ("name", "width", "scheme"),
-    [("replanned", 1440, "light"), ("hostile", 360, "dark")],
+    [("replanned", 1440, "light"), ("hostile", 360, "dark"), ("pictured", 360, "light")],
 )
 def test_axe_finds_nothing_serious(
     browser: Any, pages: Path, axe: str, name: str, width: int, scheme: str
@@ -182,9 +183,10 @@ def test_it_is_whole_without_a_script(browser: Any, pages: Path) -> None:
     assert seen[0][1] >= 10
 
 
-def test_text_in_drawings_stays_inside(browser: Any, pages: Path) -> None:
+@pytest.mark.parametrize("name", ["replanned", "pictured", "targets"])
+def test_text_in_drawings_stays_inside(browser: Any, pages: Path, name: str) -> None:
     """No label of a figure runs over the edge of its drawing."""
-    with Visit(browser, pages / "replanned.html", viewport={"width": 1440, "height": 900}) as visit:
+    with Visit(browser, pages / f"{name}.html", viewport={"width": 1440, "height": 900}) as visit:
         outside = visit.page.evaluate(
             """() => [...document.querySelectorAll('svg[role=img] text')].filter((text) => {
               const box = text.getBBox(), view = text.ownerSVGElement.viewBox.baseVal;
@@ -214,3 +216,63 @@ def test_it_prints(browser: Any, pages: Path) -> None:
             == "visible"
         )
         assert len(visit.page.pdf()) > 10_000
+
+
+def test_on_a_narrow_screen_the_demands_stand_below_each_other(browser: Any, pages: Path) -> None:
+    """At 360 px no demand, and no feature map, has to be scrolled to: each cell stands with its head."""
+    with Visit(browser, pages / "pictured.html", viewport={"width": 360, "height": 800}) as visit:
+        for table in (visit.page.locator("table.stacked").first, visit.page.locator(".maps").first):
+            box = table.locator("xpath=..")
+            assert box.evaluate("(b) => b.scrollWidth <= b.clientWidth")
+        heads = visit.page.locator("table.stacked").first.evaluate(
+            "(t) => [...t.querySelectorAll('tbody tr:first-child td')].map("
+            "(cell) => getComputedStyle(cell, '::before').content)"
+        )
+        assert heads[-1] == '"Limit"'
+
+
+# As the Kubeflow UI shows an HTML artifact: the page as the srcdoc of a frame of another origin.
+FRAME = """<!DOCTYPE html><title>runs</title><body style="margin: 0">
+<iframe sandbox="{allowed}" style="width: {width}px; height: 600px; border: 0"></iframe></body>"""
+
+
+@pytest.mark.parametrize("allowed", ["allow-scripts", ""])
+@pytest.mark.parametrize(("width", "scheme"), [(900, "light"), (360, "dark")])
+def test_the_kubeflow_ui_shows_all_of_it(
+    browser: Any, pages: Path, tmp_path: Path, allowed: str, width: int, scheme: str
+) -> None:
+    """In its sandboxed frame the page says and draws what it does alone, folds and links work, nothing is
+    asked for, and it is no wider than the frame.
+    """
+    page = in_frame((pages / "pictured.html").read_text(encoding="utf-8"))
+    host = tmp_path / "host.html"
+    host.write_text(FRAME.format(allowed=allowed, width=width), encoding="utf-8")
+    options = {
+        "viewport": {"width": width, "height": 900},
+        "color_scheme": scheme,
+        "reduced_motion": "reduce",
+    }
+    with Visit(browser, pages / "pictured.html", **options) as alone:
+        expected = alone.page.locator("main").inner_text()
+        drawn = alone.page.locator("svg[role=img], img").count()
+        ground = alone.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    with Visit(browser, host, **options) as visit:
+        visit.page.locator("iframe").evaluate("(frame, page) => { frame.srcdoc = page }", page)
+        frame = visit.page.frame_locator("iframe")
+        frame.locator("footer").wait_for()
+        assert frame.locator("main").inner_text() == expected
+        assert frame.locator("svg[role=img], img").count() == drawn
+        body = frame.locator("body")
+        assert body.evaluate("(b) => getComputedStyle(b).backgroundColor") == ground
+        assert body.evaluate("(b) => b.scrollWidth") <= width
+        fold = frame.locator("details").first
+        fold.locator("summary").click()
+        assert fold.evaluate("(d) => d.open")
+        frame.locator("nav a", has_text="Engines").click()
+        top = frame.locator("#parity").evaluate("(s) => s.getBoundingClientRect().top")
+        assert 0 <= top < 600
+        asked = [url for url in visit.requests if not url.startswith("data:")]
+        assert asked == [host.as_uri()]
+        # The test's own questions are scripts.
+        blocked = "Blocked script execution in 'about:srcdoc'"
+        assert [one for one in visit.complaints if not one.startswith(blocked)] == []

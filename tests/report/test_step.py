@@ -1,4 +1,4 @@
-"""The report step: four files from a verdict directory, the same every time, and nothing else read."""
+"""The report step: its files from a verdict directory, the same every time, and nothing else read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from reprune.core.params import Params
 from reprune.core.policy import Policy
 from reprune.core.step import Documents, run
 from reprune.core.store import Artifact
+from reprune.report.plots import PLOTS
 from reprune.steps import get_step
 from tests.report.scenes import BLOCKED, SCENES
 from tests.report.verdicts import lock_of, write_verdict
@@ -49,10 +50,16 @@ def reported(verdict: Artifact[Verdict], out: Path, section: str = "") -> Artifa
 
 
 @pytest.mark.parametrize("name", sorted(SCENES))
-def test_it_writes_four_files(name: str, tmp_path: Path) -> None:
-    """Every outcome gives Markdown, HTML, JUnit and metrics, and a manifest with the headline."""
+def test_it_writes_every_file(name: str, tmp_path: Path) -> None:
+    """Every outcome gives Markdown, HTML, JUnit, metrics and plots, and a manifest with the headline."""
     found = reported(write_verdict(SCENES[name], tmp_path), tmp_path / "report")
-    assert set(found.manifest.payload) == {"report.md", "report.html", "junit.xml", "metrics.json"}
+    assert set(found.manifest.payload) == {
+        "report.md",
+        "report.html",
+        "junit.xml",
+        "metrics.json",
+        *(plot.path for plot in PLOTS),
+    }
     assert found.manifest.outcome == SCENES[name].outcome
     assert found.manifest.headline == SCENES[name].headline
 

@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 from reprune.core import store
 from reprune.core.artifacts import (
+    MAPS_FILE,
     PAST_PLAN,
     Benchmark,
     Cost,
@@ -28,9 +29,13 @@ from reprune.core.artifacts import (
     GroupSensitivity,
     GuardResult,
     Judgement,
+    LayerError,
     LayerProfile,
     Manifest,
+    MapPair,
+    MappedLayer,
     ModelBundle,
+    OperatorShares,
     OperatorTime,
     Outcome,
     Parity,
@@ -44,6 +49,8 @@ from reprune.core.artifacts import (
     RecoveryEpoch,
     RuleResult,
     Sensitivity,
+    ShownExample,
+    ShownMaps,
     SliceResult,
     SplitFact,
     Surgery,
@@ -128,6 +135,9 @@ class Scene:
     cost: CostParams | None = None
     history: tuple[VerdictSummary, ...] = ()
     past_groups: tuple[tuple[str, int, int], ...] = ()
+    maps: ShownMaps | None = None
+    operators: OperatorShares | None = None
+    worst_layers: tuple[LayerError, ...] = ()
 
 
 def rule(rule: str, baseline: str, outcome: Outcome, **fields: object) -> RuleResult:
@@ -180,6 +190,7 @@ def write_verdict(scene: Scene, folder: Path) -> Artifact[Verdict]:
             (draft / "past").mkdir()
             was = _plan(replace(scene, groups=scene.past_groups))
             (draft / PAST_PLAN).write_bytes(canonical(was))
+        _write_pictures(scene, draft)
         if scene.ancestors:
             for name, manifest in _ancestors(scene, evidence).items():
                 parents[name] = digest_of(manifest)
@@ -195,6 +206,90 @@ def write_verdict(scene: Scene, folder: Path) -> Artifact[Verdict]:
             judgement=_judgement(scene),
         )
         return store.write(draft, verdict, step="gate", parents=parents, out=folder / "verdict")
+
+
+def _write_pictures(scene: Scene, draft: Path) -> None:
+    """What the benchmark leaves for people: feature maps, and where the time goes on every target."""
+    folder = draft / "samples" / "0"
+    (folder / "operators").mkdir(parents=True)
+    if scene.maps is not None:
+        (folder / MAPS_FILE).write_bytes(canonical(scene.maps))
+    if scene.operators is not None:
+        for target in scene.targets:
+            (folder / "operators" / f"{target}.json").write_bytes(canonical(scene.operators))
+
+
+def operator_shares() -> OperatorShares:
+    """As ONNX Runtime tells of the two models of a scene: fused, in its own order."""
+    dense = {"conv2": 31.2, "conv3": 24.9, "conv1": 11.4, "fc1": 6.1, "pool": 4.4, "fc2": 2.0}
+    left = {"conv2": 0.31, "conv3": 0.24, "conv1": 0.55, "fc1": 0.4, "pool": 0.62, "fc2": 1.0}
+    pruned = {name: round(took * left[name], 3) for name, took in dense.items()}
+    return OperatorShares(arms={"dense": _operators(dense), "candidate": _operators(pruned)})
+
+
+def _operators(times: dict[str, float]) -> tuple[OperatorTime, ...]:
+    total = sum(times.values())
+    kinds = {"pool": "MaxPool", "fc1": "Gemm", "fc2": "Gemm"}
+    return tuple(
+        OperatorTime(
+            operator=f"{name}/{kinds.get(name, 'Conv')}",
+            type=kinds.get(name, "Conv"),
+            median_us=took,
+            share=round(took / total, 6),
+        )
+        for name, took in sorted(times.items(), key=lambda item: -item[1])
+    )
+
+
+def shown_maps(examples: int = 3, side: int = 48, layers: int = 4) -> ShownMaps:
+    """Rings, which fade more from layer to layer, with some channels cut."""
+    return ShownMaps(
+        examples=tuple(
+            ShownExample(
+                id=f"tile-{place:02}",
+                width=side,
+                height=side,
+                channels=1,
+                pixels=_rings(side, place, 1.0),
+            )
+            for place in range(examples)
+        ),
+        layers=tuple(
+            MappedLayer(
+                layer=f"conv{index + 1}",
+                relative=round(0.2 + 0.2 * index, 6),
+                channels=16,
+                absent=tuple(range(0, 16, 3))[: index + 1],
+                strength=bytes(255 - 12 * channel for channel in range(16)),
+                candidate_strength=bytes(
+                    0
+                    if channel in tuple(range(0, 16, 3))[: index + 1]
+                    else (255 - 12 * channel) // (index + 1)
+                    for channel in range(16)
+                ),
+                maps=tuple(
+                    MapPair(
+                        width=side,
+                        height=side,
+                        peak=1.5,
+                        dense=_rings(side, place, 1.0),
+                        candidate=_rings(side, place + index % 2, 1.0 - 0.2 * index),
+                    )
+                    for place in range(examples)
+                ),
+            )
+            for index in range(layers)
+        ),
+    )
+
+
+def _rings(side: int, shift: int, strength: float) -> bytes:
+    middle = side / 2 + shift
+    return bytes(
+        int(strength * 127.5 * (1 + math.cos(math.hypot(x - middle, y - side / 2) / 1.7)))
+        for y in range(side)
+        for x in range(side)
+    )
 
 
 def _judgement(scene: Scene) -> Judgement:
@@ -349,6 +444,7 @@ def _engine_facts(scene: Scene) -> tuple[EngineFact, ...]:
             inputs=("image",),
             parity=Parity(examples=128, max_abs=2.4e-6, cosine=0.99999998, agreement=1.0),
             cost=costs[arm],
+            worst_layers=scene.worst_layers if arm == "candidate" and scene.worst_layers else UNSET,
         )
         for target in scene.targets
         for arm, bundle in _arms(scene).items()

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, TypeAlias, dataclass_transform
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from reprune.core.lock import ChampionRef
+from reprune.core.lock import ChampionRef, MemberRef, Name
 from reprune.core.machine import Machine
 
 Outcome: TypeAlias = Literal["pass", "block", "inconclusive", "error"]
@@ -57,6 +57,8 @@ MASKS = "masks.safetensors"
 PAST_PLAN = "past/plan.json"
 # The payload file of a Benchmark that holds examples for people to look at.
 SHOWN_FILE = "shown.json"
+# The payload file of Engines and of a Benchmark that holds what layers make of some examples.
+MAPS_FILE = "maps.json"
 
 
 class TaskFact(Fact, kw_only=True):
@@ -182,6 +184,8 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     where the model is not the factory's own (see compress.structure.architecture); `masks.safetensors` where
     weights are masked: they are zero, and stay so in training (see compress.masks.files);
     `trained_on.bin` in a candidate: marks of the examples it was made with (see task.trained_on).
+
+    `members` are the dense versions that a set was made of, each under the name of its part of the model.
     """
 
     name: str
@@ -189,6 +193,7 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     task: TaskFact
     surgery: Surgery | None = None
     recovery: Recovery | None = None
+    members: dict[Name, MemberRef] | UnsetType = UNSET
 
 
 class Waiver(Fact, kw_only=True):
@@ -321,14 +326,39 @@ class TargetProfile(Fact, kw_only=True):
     operators: tuple[OperatorTime, ...]
 
 
+class TableFact(Fact, kw_only=True):
+    """That a target's latency tables are in the payload. `key` is the digest of the question they answer
+    (architecture, machine kind, runtime and how it runs); `builds` engines were timed for them, and their
+    fit misses those engines' whole calls by the share `error` (a median).
+    """
+
+    target: str
+    key: str
+    builds: int
+    error: float
+
+
+class OperatorShares(Fact, kw_only=True):
+    """Where the time of the dense model's engine and of the candidate's goes on one target, by arm, slowest
+    first. `why` says why there is nothing to tell. Figures for people, not evidence.
+    """
+
+    arms: dict[Arm, tuple[OperatorTime, ...]] = {}
+    why: str = ""
+
+
 class Profile(Manifest, tag="Profile", kw_only=True):
-    """What the dense model costs. `uncounted` names every operator whose MACs are not in `cost.macs`."""
+    """What the dense model costs. `uncounted` names every operator whose MACs are not in `cost.macs`.
+
+    Payload, where `tables` are: `tables.json` (compress.tables.table.Tables).
+    """
 
     cost: Cost
     layers: tuple[LayerProfile, ...]
     uncounted: tuple[str, ...]
     machine: Machine
     targets: tuple[TargetProfile, ...]
+    tables: tuple[TableFact, ...] | UnsetType = UNSET
 
 
 class CutPoint(Fact, kw_only=True):
@@ -498,11 +528,51 @@ class SparsityPlan(Fact, kw_only=True):
     tensors: tuple[TensorPlan, ...]
 
 
+class Additivity(Fact, kw_only=True):
+    """Random joint cuts near the budget against sums of single cuts: the rank correlation (Kendall's tau)
+    of plain sums over the first 8 `plans`, and of refitted sums over the last 8, none of which they
+    were fitted to (None: not refitted). "not-additive": sums were not to be trusted.
+    """
+
+    plans: int
+    before: float
+    after: float | None
+    outcome: Literal["additive", "refitted", "not-additive"]
+
+
+class Tried(Fact, kw_only=True):
+    """Joint cuts that were measured on tune for a plan: `evaluations` different ones of at most `most`, for
+    `examples` forwarded (a backward pass as two more). `loss_increase` is that of the chosen widths,
+    repaired and before recovery, with its standard error; `allocator` chose them.
+    """
+
+    evaluations: int
+    most: int
+    examples: int
+    loss_increase: float
+    standard_error: float
+    allocator: str
+
+
+class LatencyPrediction(Fact, kw_only=True):
+    """The latency on one target as a share of the dense model's: what a table said of the plan, what was
+    measured of it when it was cut, built and timed (None: not where it was planned), and the factor on
+    the table's saving that the plan was made with, after the trials before it.
+    """
+
+    forecast: float
+    measured: float | None
+    correction: float
+
+
 class Prediction(Fact, kw_only=True):
     """What the plan expects; `latency_ratio` is None where the budget is not a latency.
 
     `loss_increase` is the sum over groups and blocks. Where joint cuts were checked, `joint_loss_increase`
     is what such a sum came to there, and `joint_rank_correlation` how well sums ranked them.
+    `additivity` is the same near this plan's budget; `tried` is there where joint cuts were measured.
+    `optimality_gap`, where the allocator knows it, is by what share of its own the sum could still be lower
+    at most; `latencies` are by target, where tables predicted them.
     """
 
     params: int
@@ -511,6 +581,10 @@ class Prediction(Fact, kw_only=True):
     latency_ratio: float | None
     joint_loss_increase: float | UnsetType = UNSET
     joint_rank_correlation: float | UnsetType = UNSET
+    additivity: Additivity | UnsetType = UNSET
+    tried: Tried | UnsetType = UNSET
+    optimality_gap: float | UnsetType = UNSET
+    latencies: dict[str, LatencyPrediction] | UnsetType = UNSET
 
 
 class Plan(Manifest, tag="Plan", kw_only=True):
@@ -518,7 +592,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     `plan.yaml`, the same for people to read and diff.
 
     With `head_dimensions` the dimensions of attention heads are among the groups. `tried` is how the
-    champion's widths did against fresh ones on this model, where both were cut.
+    champion's widths did against fresh ones on this model, where both were cut. `limits` are budgets
+    beside the first one; the groups and blocks in `by_hand` were set by a person.
     """
 
     allocator: str
@@ -530,6 +605,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     blocks: tuple[str, ...] | UnsetType = UNSET
     sparsity: SparsityPlan | UnsetType = UNSET
     head_dimensions: bool | UnsetType = UNSET
+    limits: dict[str, float] | UnsetType = UNSET
+    by_hand: tuple[str, ...] | UnsetType = UNSET
     tried: JointTrial | UnsetType = UNSET
 
 
@@ -605,7 +682,8 @@ class StorageFact(Fact, kw_only=True):
 
 class Engines(Manifest, tag="Engines", kw_only=True):
     """Every arm built with today's toolchain, for the targets of one machine. `storage` tells, of each
-    arm whose weights are masked, what its zeros come to in bytes, whatever the target.
+    arm whose weights are masked, what its zeros come to in bytes, whatever the target. Payload beside
+    the engines, where params.yaml asks for it: MAPS_FILE, ShownMaps.
     """
 
     machine: Machine
@@ -640,6 +718,44 @@ class ShownExample(Fact, kw_only=True):
     pixels: bytes = b""
 
 
+class MapPair(Fact, kw_only=True):
+    """What one layer makes of one example in the dense model and in the candidate: the mean of its absolute
+    outputs over the dense model's channels, by rows, one byte a pixel, 255 being `peak`. A channel that was
+    cut counts as 0.
+    """
+
+    width: int
+    height: int
+    peak: float
+    dense: bytes
+    candidate: bytes
+
+
+class MappedLayer(Fact, kw_only=True):
+    """`relative` is |difference| / |dense| over the maps of all examples, one of `maps` an example.
+
+    `strength` and `candidate_strength` have a byte for each of the first channels of `channels`: its mean
+    absolute output, 255 being the strongest of both models; `absent` are those that were cut.
+    """
+
+    layer: str
+    relative: float
+    channels: int
+    absent: tuple[int, ...]
+    strength: bytes
+    candidate_strength: bytes
+    maps: tuple[MapPair, ...]
+
+
+class ShownMaps(Fact, kw_only=True):
+    """Payload MAPS_FILE: examples of the calibration split (never sealed ones) whose outputs changed most,
+    and the layers that differ most on them, in the model's order. For people; no rule reads it.
+    """
+
+    examples: tuple[ShownExample, ...]
+    layers: tuple[MappedLayer, ...]
+
+
 class BatchSamples(Fact, kw_only=True):
     """Payload `throughput/<target>-<batch_size>.json` holds the units."""
 
@@ -668,7 +784,8 @@ class Benchmark(Manifest, tag="Benchmark", kw_only=True):
     """Interleaved samples and per-example records of all arms, measured on one machine.
 
     `uses` counts the looks at these eval examples that the local ledger knows of, this one included.
-    Payload beside the samples, where params.yaml asks for it: SHOWN_FILE, ShownExamples that changed.
+    Payload beside the samples, where params.yaml asks for it: SHOWN_FILE, ShownExamples that changed, and
+    the engines' MAPS_FILE; `operators/<target>.json` tells where the time goes (OperatorShares).
     """
 
     machine: Machine
@@ -783,7 +900,7 @@ class Verdict(Manifest, tag="Verdict", kw_only=True):
 
 
 class Report(Manifest, tag="Report", kw_only=True):
-    """Payload: `report.md`, `report.html`, `junit.xml`, `metrics.json`."""
+    """Payload: `report.md`, `report.html`, `junit.xml`, `metrics.json`, `plots/*.csv`."""
 
     outcome: Outcome
     headline: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -23,6 +24,10 @@ MAX_DEPTH = 64
 MAX_JSON_BYTES = 64_000_000
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
+# Possessive, and to the end where a string has none: linear in whatever it is given.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_INNERMOST = re.compile(rb"\[\]|\{\}")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _AT = re.compile(r" - at `(?P<path>\$[^`]*)`$")
 
 
@@ -115,6 +120,8 @@ def strict_json(raw: bytes, *, name: str, max_bytes: int = MAX_JSON_BYTES) -> An
     """The generic value of strict JSON text. Raises DocumentError for anything doubtful."""
     if len(raw) > max_bytes:
         raise DocumentError(f"is larger than {max_bytes} bytes", where=name)
+    if _deeper(raw, MAX_DEPTH):
+        raise DocumentError(f"is nested more than {MAX_DEPTH} deep", where=name)
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
@@ -127,10 +134,34 @@ def strict_json(raw: bytes, *, name: str, max_bytes: int = MAX_JSON_BYTES) -> An
     def constant(text: str) -> NoReturn:
         raise DocumentError(f"{text} is not a number that JSON knows", where=name)
 
+    def number(text: str) -> float:
+        found = float(text)
+        if not math.isfinite(found):
+            raise DocumentError(f"{text[:40]} is beyond all numbers", where=name)
+        return found
+
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        return json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_constant=constant,
+            parse_float=number,
+        )
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"is not valid JSON: {error}", where=name) from error
+
+
+def _deeper(raw: bytes, depth: int) -> bool:
+    """Whether JSON text is nested more than `depth` deep. What is no JSON may be taken for either."""
+    if raw.count(b"[") + raw.count(b"{") <= depth:
+        return False
+    left = _STRING.sub(b"", raw).translate(None, delete=_NO_BRACKETS)
+    for _ in range(depth):
+        left, found = _INNERMOST.subn(b"", left)
+        if not found:
+            # Nothing at all, or brackets that do not match.
+            return len(left) > depth
+    return bool(_INNERMOST.search(left))
 
 
 def _refuse_surprises(node: yaml.Node, name: str, seen: set[int], depth: int) -> None:

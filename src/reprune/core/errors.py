@@ -249,6 +249,17 @@ class PromotionRefused(InputError):
         self.reason = reason
 
 
+def leaves() -> dict[str, type[RepruneError]]:
+    """Every error by its `code`."""
+    found: dict[str, type[RepruneError]] = {}
+    pending: list[type[RepruneError]] = [RepruneError]
+    while pending:
+        kind = pending.pop()
+        found[kind.code] = kind
+        pending += kind.__subclasses__()
+    return found
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A half sentence that names the known word nearest to `name`, or lists what is known."""
     names = sorted(known)

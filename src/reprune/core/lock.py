@@ -19,11 +19,24 @@ Digest: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$"
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 
 
+class MemberRef(Document, kw_only=True):
+    """A version of the model `name` that is a member of a set, and the digest of its weight file."""
+
+    name: Name
+    version: str
+    weights: Digest
+
+
 class DenseRef(Document, kw_only=True):
-    """A retrained model version, and the digest of the weight file that was looked at."""
+    """A retrained model version, and the digest of the weight file that was looked at.
+
+    That of a set has `members`; its `version` then names one of each (see registry.sets), and
+    `weights` is a digest over theirs.
+    """
 
     version: str
     weights: Digest
+    members: dict[Name, MemberRef] | UnsetType = UNSET
 
 
 class ChampionRef(Document, kw_only=True):

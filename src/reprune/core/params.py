@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, UnsetType, field
 
 from reprune.core.documents import Document, read_yaml
-from reprune.core.errors import DocumentError
+from reprune.core.errors import DocumentError, nearest
 from reprune.core.lock import Name
 
 PARAMS_FILE = "params.yaml"
+# What `plan.limits` may bound, beside latency@<target>.
+LIMITS = ("macs", "params", "bytes")
 MIN_EXAMPLES = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
 
 Share: TypeAlias = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -28,7 +31,7 @@ Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 MaxBytes: TypeAlias = Annotated[int, Meta(ge=1_000, le=2**50)]
 MaxFiles: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
-PublicKey: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+PublicKey: TypeAlias = Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|0[23][0-9a-f]{64})$")]
 
 
 class Registry(Document, kw_only=True):
@@ -36,7 +39,7 @@ class Registry(Document, kw_only=True):
 
     `artifacts` is the folder below which the files of versions lie, for a registry that keeps none
     itself. A version of more than `max_bytes` or `max_files` is neither fetched nor registered.
-    `trusted_keys` are public keys of promoters (32 bytes, hex): steps that cannot reach the promoter's
+    `trusted_keys` are public keys of promoters (hex): steps that cannot reach the promoter's
     configuration run a champion only if one of them signed it. Promote asks its own configuration alone.
     """
 
@@ -91,11 +94,25 @@ class ValidateParams(Document, kw_only=True):
     flips: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.02
 
 
+class TableParams(Document, kw_only=True):
+    """Latency tables by layer and width: at most `builds` builds of the model a target, each of them timed
+    in `rounds` fresh sessions. Widths are timed at multiples of `step` channels, so that `plan.round_to`
+    must be one.
+    """
+
+    builds: Annotated[int, Meta(ge=1, le=1000)] = 24
+    step: Annotated[int, Meta(ge=1, le=1024)] = 8
+    rounds: Annotated[int, Meta(ge=1, le=100)] = 3
+
+
 class ProfileParams(Document, kw_only=True):
-    """`calls` whole-model calls and as many profiled ones, after `warmup_calls`."""
+    """`calls` whole-model calls and as many profiled ones, after `warmup_calls`. With `tables` it is also
+    measured what every layer takes at other widths.
+    """
 
     calls: Annotated[int, Meta(ge=10, le=100_000)] = 200
     warmup_calls: Annotated[int, Meta(ge=0, le=100_000)] = 50
+    tables: TableParams | UnsetType = UNSET
 
 
 class SensitivityParams(Document, kw_only=True):
@@ -119,6 +136,14 @@ class SensitivityParams(Document, kw_only=True):
     joint_fraction: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.5
 
 
+class SearchParams(Document, kw_only=True):
+    """How the allocator "search" looks: TPE for the least loss under the budget, or NSGA-II for the front of
+    loss and cost, from which the best that fits is taken.
+    """
+
+    sampler: Literal["tpe", "nsga2"] = "tpe"
+
+
 class PlanParams(Document, kw_only=True):
     """`fraction` of the dense `budget` that may be left; widths are multiples of `round_to` (0: of what
     the targets' runtimes are fastest with).
@@ -128,7 +153,17 @@ class PlanParams(Document, kw_only=True):
     heads beside whole heads), or weights by masks: `sparsity` of all weights that may be masked, shared
     out by `scope`, or `pattern` ("2:4": 2 of every 4 stay) everywhere.
     A latency budget is allocated by MACs, or ("in-model") by what each cut was measured to save in the
-    built model; either way the whole cut is timed, at most `latency_trials` times.
+    built model; either way the whole cut is timed, at most `latency_trials` times. The allocator
+    "latency" plans by the profile's tables where there are any.
+
+    `limits` are further budgets beside the first one, as fractions of the dense model's: "macs",
+    "params", "bytes", "latency@<target>". `widths` and `removed_blocks` are set by hand: those groups
+    have these widths, and exactly those blocks go.
+
+    Allocators that try (search, amc, evolutionary, netadapt) measure the loss of joint cuts on
+    `evaluation_examples` of `tune` (1000), at most `evaluations` times (100). For an allocator that adds
+    up single cuts, `evaluations` lets the sum be checked on joint cuts and refitted, and replaced by
+    `search` where cuts do not add up.
     """
 
     method: Literal["channels", "weights", "n:m"] = "channels"
@@ -145,6 +180,12 @@ class PlanParams(Document, kw_only=True):
     latency_target: str = ""
     latency_trials: Annotated[int, Meta(ge=1, le=20)] = 5
     latency_model: Literal["macs", "in-model"] = "macs"
+    evaluations: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
+    evaluation_examples: Count | UnsetType = UNSET
+    search: SearchParams | UnsetType = UNSET
+    limits: dict[str, Share] | UnsetType = UNSET
+    widths: dict[str, int] | UnsetType = UNSET
+    removed_blocks: tuple[str, ...] | UnsetType = UNSET
 
 
 class ScheduleParams(Document, kw_only=True):
@@ -261,7 +302,9 @@ class BuildParams(Document, kw_only=True):
     records are no 0/1, let its loss rise by `max_loss_rise` of itself, on `tune`; the layers that hurt
     most are left in float until it does, after at most `trials` builds. `builds` engines are made of
     each arm for a target that is `rebuilt` on its device. One build may take `max_seconds`. With `cache` what
-    was built before from the same is used again.
+    was built before from the same is used again. What layers make of `shown_maps` calibration
+    examples, in the dense model and in the candidate, is stored as pictures for the report to show;
+    whoever reads the verdict can see them.
     """
 
     parity_examples: Count = 128
@@ -272,6 +315,7 @@ class BuildParams(Document, kw_only=True):
     builds: Annotated[int, Meta(ge=3, le=20)] = 3
     max_seconds: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 1800.0
     cache: bool = True
+    shown_maps: Annotated[int, Meta(ge=1, le=3)] | UnsetType = UNSET
 
 
 class BenchmarkParams(Document, kw_only=True):
@@ -352,11 +396,16 @@ class CostParams(Document, kw_only=True):
 
 
 class Params(Document, kw_only=True):
-    """The whole file. `seed` and `threads` hold for every step."""
+    """The whole file. `seed` and `threads` hold for every step.
+
+    `members` makes it a set: several models of the registry, under short names, that the task runs as one
+    (see task.bases.TaskSet) and that are compressed, judged and promoted together as `name`.
+    """
 
     schema: Literal[1] = 1
     name: Name
     task: Entry
+    members: dict[Name, Name] | UnsetType = UNSET
     registry: Registry = Registry()
     targets: dict[Name, Target] = field(default_factory=lambda: {"ort-cpu": Target()})
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
@@ -380,6 +429,8 @@ def read_params(path: Path) -> Params:
     params = read_yaml(path, Params)
     if not params.targets:
         raise DocumentError("names no target", where=f"{path} (targets)", fix="name at least one")
+    if params.members is not UNSET:
+        _check_members(params.members, params.name, path)
     unknown = sorted(set(params.cost.price_per_hour if params.cost else ()) - set(params.targets))
     if unknown:
         raise DocumentError(
@@ -394,6 +445,7 @@ def read_params(path: Path) -> Params:
             where=f"{path} (prune.schedule)",
             fix="set prune.schedule.kind, for example to cubic, or take steps and epochs out",
         )
+    _check_plan(params, path)
     latency_target = params.plan.latency_target
     if params.plan.budget == "latency" and latency_target not in params.targets:
         raise DocumentError(
@@ -410,3 +462,54 @@ def read_params(path: Path) -> Params:
                 fix="name a target of this machine, or plan for macs or params",
             )
     return params
+
+
+def _check_plan(params: Params, path: Path) -> None:
+    """Refuses limits of nothing that is known, and what a plan of masks would not obey."""
+    plan = params.plan
+    known = [*LIMITS, *(f"latency@{target}" for target in params.targets)]
+    for name in plan.limits or ():
+        if name not in known:
+            raise DocumentError(
+                f"there is no limit '{name}'; {nearest(name, known)}",
+                where=f"{path} (plan.limits)",
+                fix=f"use one of: {', '.join(known)}",
+            )
+    if plan.method != "channels" and any((plan.limits, plan.widths, plan.removed_blocks)):
+        raise DocumentError(
+            f"limits, widths and removed_blocks are about channels, and plan.method is {plan.method}",
+            where=f"{path} (plan)",
+            fix="take them out, or set plan.method to channels",
+        )
+    budget = f"latency@{plan.latency_target}" if plan.budget == "latency" else plan.budget
+    if budget in (plan.limits or ()):
+        raise DocumentError(
+            f"{budget} is the budget and a limit too",
+            where=f"{path} (plan.limits)",
+            fix="keep one of both: the budget's is plan.fraction",
+        )
+
+
+def _check_members(members: Mapping[str, str], name: str, path: Path) -> None:
+    """A set has members, each a model of its own and none of them the set itself."""
+    models = list(members.values())
+    twice = sorted({model for model in models if models.count(model) > 1})
+    dotted = sorted(member for member in members if "." in member)
+    taken = sorted({"latency", "throughput", "memory", "size", "parity"} & members.keys())
+    what = ""
+    if not members:
+        what = "names no member"
+    elif twice:
+        what = f"names the model '{twice[0]}' twice"
+    elif name in models:
+        what = f"names the set '{name}' as a member of itself"
+    elif taken:
+        what = f"a member is called '{taken[0]}', as a section of the policy is"
+    elif dotted:
+        what = (
+            f"the member '{dotted[0]}' has a dot in its name, which separates it from its metrics"
+        )
+    if what:
+        raise DocumentError(
+            what, where=f"{path} (members)", fix="give each member a short name and one model"
+        )

@@ -21,6 +21,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from reprune import __version__
+from reprune.core import durable
 from reprune.core.artifacts import KINDS, AnyManifest, Manifest, Producer
 from reprune.core.documents import canonical, decode_json, digest_of, read_bounded, strict_json
 from reprune.core.errors import (
@@ -119,7 +120,7 @@ def write(
             payload=payload,
         )
         for name in payload:
-            _fsync(draft / name)
+            durable.fsync(draft / name)
         digest = digest_of(full)
         write_bytes(draft / DIGEST, digest.encode() + b"\n")
         write_bytes(draft / MANIFEST, msgspec.json.format(canonical(full), indent=2) + b"\n")
@@ -131,7 +132,7 @@ def write(
 def drafting(out: Path) -> Iterator[Path]:
     """An empty directory beside `out` to write payload into; gone afterwards unless it was committed."""
     with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(out.parent)
         sweep(out)
         draft = out.parent / f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}.draft"
         draft.mkdir()
@@ -140,7 +141,7 @@ def drafting(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise translate(error, out) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove(draft)
 
 
 def sweep(out: Path) -> None:
@@ -157,17 +158,7 @@ def sweep(out: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all: a temporary beside it, fsync, rename, fsync of the folder."""
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-            _fsync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        durable.write_file(path, content)
 
 
 def copy_into(source: Artifact[Manifest], destination: Path) -> None:
@@ -184,7 +175,7 @@ def copy_whole(source: Artifact[Manifest], out: Path) -> None:
     with drafting(out) as draft, disk_errors(out):
         copy_into(source, draft)
         for path in _payload(draft):
-            _fsync(path)
+            durable.fsync(path)
         _replace_directory(draft, out)
 
 
@@ -237,7 +228,8 @@ def _read_manifest(path: Path) -> bytes:
 
 def _recorded_digest(path: Path) -> str:
     try:
-        return read_bounded(path / DIGEST, max_bytes=1000).decode("ascii").strip()
+        # Not stripped of whatever white space is: a flipped bit makes another white space of a line's end.
+        return read_bounded(path / DIGEST, max_bytes=1000).decode("ascii").removesuffix("\n")
     except (OSError, UnicodeDecodeError, DocumentError):
         raise ArtifactMissing(
             f"{DIGEST} is missing or unreadable", where=str(path), fix="run the step again"
@@ -321,25 +313,18 @@ def _is_own_file(folder: Path, name: PurePosixPath) -> bool:
 
 
 def _replace_directory(draft: Path, out: Path) -> None:
-    for folder in {path.parent for path in _payload(draft)}:
-        _fsync(folder)
-    aside = out.parent / f".{out.name}.{os.getpid()}.old"
-    if out.exists():
-        if not (out / MANIFEST).is_file() and any(out.iterdir()):
-            raise ArtifactError(
-                "exists and is not an artefact; nothing was changed",
-                where=str(out),
-                fix="name another --out",
-            )
-        out.rename(aside)
-    draft.rename(out)
-    _fsync(out.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    if out.exists() and not (out / MANIFEST).is_file() and any(out.iterdir()):
+        raise ArtifactError(
+            "exists and is not an artefact; nothing was changed",
+            where=str(out),
+            fix="name another --out",
+        )
+    durable.replace_folder(draft, out)
+    _remove(draft)
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove(draft: Path) -> None:
+    """Afterwards a draft, or what it took the place of, is gone."""
+    if draft.is_symlink():
+        draft.unlink()
+    shutil.rmtree(draft, ignore_errors=True)

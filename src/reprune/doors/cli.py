@@ -24,6 +24,7 @@ from reprune.core.errors import (
     nearest,
 )
 from reprune.doors.output import ErrorOutput
+from reprune.doors.screen import write_what_it_has
 from reprune.steps import BESIDE, STEPS
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -35,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "comment": ("tell a verdict in its pull request, once, and set the check", "comment"),
     "override": ("let one blocked candidate through, by name, with a reason", "commands"),
     "promote": ("register what was judged, and move the champion if it passed", "commands"),
+    "diff": ("compare two verdicts, plans or generations", "diff"),
     "history": ("list the generations, or what of them waits for a person", "history"),
     "rollback": ("return the champion to a version that served before", "rollback"),
     "adopt": ("make a model that already serves the champion, unjudged, by name", "adopt"),
@@ -72,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit code; never raises for what a user can cause."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
+    write_what_it_has(as_json=as_json)
     try:
         return _dispatch(words)
     except RepruneError as error:

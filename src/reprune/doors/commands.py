@@ -78,17 +78,33 @@ def define_update(parser: argparse.ArgumentParser) -> Execute:
 def define_check(parser: argparse.ArgumentParser) -> Execute:
     """`reprune check`: the verdict's outcome as an exit code, after its digests were checked."""
     parser.description = (
-        "Reads a verdict; exits with 0 (pass), 3 (blocked), 4 (inconclusive) or 2 (unusable)."
+        "Reads a verdict, or a signed receipt; exits with 0 (pass), 3 (blocked), 4 (inconclusive) or 2 "
+        "(unusable). Of a receipt it says, offline, what was checked: form, signature, type, the files, "
+        "verdict and policy that lie beside it, and its age."
     )
     _verdict_argument(parser)
     parser.add_argument(
         "--recompute", action="store_true", help="judge again from the stored samples and compare"
     )
 
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="of a receipt: a public key (hex) that counts, beside the promoter's own",
+    )
+
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.report.terminal import render_terminal
+        from reprune.steps.checking import receipt_path
 
         os.chdir(parsed.root)
+        receipt = receipt_path(parsed.verdict)
+        if receipt is not None:
+            from reprune.doors.receipt import check
+
+            return check(receipt, parsed)
         verdict = _read(parsed.verdict, recompute=parsed.recompute)
         if parsed.json:
             _print(_check_output(verdict, recomputed=parsed.recompute))

@@ -17,7 +17,7 @@ from reprune.core.errors import EXIT_DONE, ArtifactMissing, InputError
 from reprune.core.http import Backoff, Service, holds_secret, is_address
 from reprune.core.marker import order_of
 from reprune.doors.commands import Execute
-from reprune.doors.local import artifact
+from reprune.doors.forge_options import TOKENS, add_place, add_tasks, add_verdict
 from reprune.doors.output import CommentOutput
 from reprune.orchestrate.forge import Forge
 from reprune.orchestrate.github import API, GitHub
@@ -25,9 +25,8 @@ from reprune.orchestrate.gitlab import GitLab
 from reprune.orchestrate.surroundings import Surroundings, surroundings
 
 if TYPE_CHECKING:
-    from reprune.steps.posting import Posted, Prepared
+    from reprune.steps.posting import Posted, Prepared, Wish
 
-TOKENS = {"github": "GITHUB_TOKEN", "gitlab": "GITLAB_TOKEN"}
 # A job is not worth waiting long for: the report is in its summary all the same.
 PATIENCE = Backoff(first_s=1.0, longest_s=30.0, tries=5, give_up_s=150.0)
 
@@ -40,98 +39,44 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
         "something. In a job of GitHub or GitLab it knows where it is. What cannot be posted is a warning: "
         "the exit code is 0 all the same, and the step's summary has the report."
     )
-    parser.add_argument(
-        "--verdict",
-        type=Path,
-        default=artifact(Path(), "verdict"),
-        metavar="DIR",
-        help="a verdict directory (default: %(default)s)",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the body, and post nothing")
-    parser.add_argument(
-        "--recompute", action="store_true", help="judge again from the stored samples before"
-    )
-    parser.add_argument(
-        "--from-registry",
-        action="store_true",
-        help="bring the verdict that a run in a cluster left in the registry, to --verdict",
-    )
-    parser.add_argument(
-        "--registry", action="store_true", help="look whether the champion moved since the lock"
-    )
-    parser.add_argument(
-        "--base", default="", metavar="REV", help="a git revision whose policy.yaml is compared"
-    )
-    parser.add_argument(
-        "--check", default="", metavar="NAME", help="the check's name (none: make no check)"
-    )
-    parser.add_argument(
-        "--foreign", action="store_true", help="what was measured comes from a fork: pass nothing"
-    )
-    parser.add_argument(
-        "--nothing",
-        action="store_true",
-        help="tell no verdict: the pull request changes nothing that is judged",
-    )
-    parser.add_argument(
-        "--sweep",
-        default="",
-        metavar="BRANCH",
-        help="tell no verdict: set the check of open pull requests against BRANCH whose lock names a "
-        "champion that serves no longer",
-    )
-    add_forge(parser)
-    parser.add_argument("--number", type=int, metavar="N", help="the pull request")
-    parser.add_argument("--head", default="", metavar="SHA", help="the commit that was judged")
-    parser.add_argument(
-        "--order",
-        default="",
-        metavar="N[.N]",
-        help="this run's place: an older one never overwrites a newer one",
-    )
-
-    def execute(parsed: argparse.Namespace) -> int:
-        from reprune.steps.posting import Wish, locate, post, prepare
-
-        os.chdir(parsed.root)
-        around = _around(parsed)
-        if parsed.sweep:
-            return _sweep(parsed, around)
-        if parsed.from_registry:
-            _bring(parsed.verdict)
-        wish = Wish(
-            verdict=parsed.verdict,
-            recompute=parsed.recompute,
-            registry=parsed.registry,
-            base=parsed.base,
-            check=parsed.check,
-            nothing=parsed.nothing,
-            foreign=parsed.foreign,
-        )
-        if parsed.dry_run:
-            return _dry_run(parsed, prepare(Path.cwd(), wish, around, None))
-        forge = open_forge(parsed, around)
-        around, unknown = locate(around, forge)
-        prepared = prepare(Path.cwd(), wish, around, forge)
-        prepared = replace(prepared, warnings=(*unknown, *prepared.warnings))
-        _summarise(prepared, around)
-        return _told(parsed, prepared, around, post(prepared, wish, around, forge))
-
-    return execute
+    add_verdict(parser)
+    add_tasks(parser)
+    add_place(parser)
+    return _execute
 
 
-def add_forge(parser: argparse.ArgumentParser) -> None:
-    """The options that say where the forge is and as whom we speak to it."""
-    parser.add_argument("--on", choices=tuple(TOKENS), help="default: where this job runs")
-    parser.add_argument("--api", default="", metavar="URL", help="the API's address")
-    parser.add_argument(
-        "--repository", default="", metavar="NAME", help="owner/name; on GitLab also a number"
+def _execute(parsed: argparse.Namespace) -> int:
+    from reprune.steps.posting import locate, post, prepare
+
+    os.chdir(parsed.root)
+    around = _around(parsed)
+    if parsed.sweep:
+        return _sweep(parsed, around)
+    if parsed.from_registry:
+        _bring(parsed.verdict)
+    wish = _wish(parsed)
+    if parsed.dry_run:
+        return _dry_run(parsed, prepare(Path.cwd(), wish, around, None))
+    forge = open_forge(parsed, around)
+    around, unknown = locate(around, forge)
+    prepared = prepare(Path.cwd(), wish, around, forge)
+    prepared = replace(prepared, warnings=(*unknown, *prepared.warnings))
+    _summarise(prepared, around)
+    return _told(parsed, prepared, around, post(prepared, wish, around, forge))
+
+
+def _wish(parsed: argparse.Namespace) -> Wish:
+    from reprune.steps.posting import Wish
+
+    return Wish(
+        verdict=parsed.verdict,
+        recompute=parsed.recompute,
+        registry=parsed.registry,
+        base=parsed.base,
+        check=parsed.check,
+        nothing=parsed.nothing,
+        foreign=parsed.foreign,
     )
-    parser.add_argument("--author", default="", metavar="LOGIN", help="who our comments are by")
-    parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="default: $GITHUB_TOKEN or $GITLAB_TOKEN"
-    )
-    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="certificates to trust (PEM)")
 
 
 def around_us(parsed: argparse.Namespace) -> Surroundings:

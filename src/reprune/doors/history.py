@@ -12,6 +12,7 @@ import msgspec
 from reprune.core.errors import EXIT_DONE
 from reprune.doors.commands import Execute
 from reprune.doors.output import HistoryOutput
+from reprune.doors.screen import columns
 
 
 def define_history(parser: argparse.ArgumentParser) -> Execute:
@@ -37,7 +38,8 @@ def define_history(parser: argparse.ArgumentParser) -> Execute:
         if parsed.json:
             print(msgspec.json.encode(HistoryOutput(history=told)).decode())
         else:
-            print(render_waiting(told) if parsed.waiting else render_history(told))
+            render = render_waiting if parsed.waiting else render_history
+            print(render(told, columns=columns()))
         return EXIT_DONE
 
     return execute

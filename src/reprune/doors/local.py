@@ -84,7 +84,21 @@ def dvc_text() -> str:
         "# Generated from the steps' signatures (reprune.doors.local). `reprune promote` is not a\n"
         "# stage: the pipeline ends at a verdict, and promotion is a command of its own.\n"
     )
-    body = {"stages": stages, "metrics": [f"{ARTIFACTS}/report/metrics.json"]}
+    from reprune.report.plots import PLOTS
+
+    report = f"{ARTIFACTS}/report"
+    plots = [
+        {
+            f"{report}/{one.path}": {
+                "x": one.x,
+                "y": one.y,
+                "title": one.title,
+                "template": one.template,
+            }
+        }
+        for one in PLOTS
+    ]
+    body = {"stages": stages, "metrics": [f"{report}/metrics.json"], "plots": plots}
     return header + yaml.safe_dump(body, sort_keys=False, width=1000)
 
 

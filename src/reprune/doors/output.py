@@ -6,6 +6,8 @@ from reprune.core.artifacts import Fact, Judgement, Outcome
 from reprune.core.machine import Machine
 from reprune.measure.promises import Conformance
 from reprune.registry.generations import History
+from reprune.registry.receipt_checks import Checked
+from reprune.report.differences import Difference
 from reprune.steps.doctor import Diagnosis
 
 
@@ -75,6 +77,20 @@ class CheckOutput(Fact, kw_only=True):
     lock: str
     recomputed: bool
     judgement: Judgement
+
+
+class CheckReceiptOutput(Fact, kw_only=True):
+    """Printed by `reprune check RECEIPT`. `ok` is False, and the exit code 2, unless all that could be
+    looked at holds. Without a signature that counts nothing of the receipt is told. `outcome` and
+    `promotes` are what the receipt of a judged candidate states.
+    """
+
+    ok: bool
+    receipt: str
+    type: str
+    checks: tuple[Checked, ...]
+    outcome: Outcome | None = None
+    promotes: bool | None = None
 
 
 class OverrideOutput(Fact, kw_only=True):
@@ -170,6 +186,11 @@ class HistoryOutput(Fact, kw_only=True):
 
     ok: bool = True
     history: History
+
+
+class DiffOutput(Fact, kw_only=True):
+    ok: bool = True
+    difference: Difference
 
 
 class CommentOutput(Fact, kw_only=True):
@@ -275,6 +296,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "project": ProjectOutput,
     "serve": ServeOutput,
     "check": CheckOutput,
+    "check-receipt": CheckReceiptOutput,
     "explain": CheckOutput,
     "override": OverrideOutput,
     "promote": PromoteOutput,
@@ -282,6 +304,7 @@ OUTPUTS: dict[str, type[Fact]] = {
     "rollback": RollbackOutput,
     "adopt": AdoptOutput,
     "history": HistoryOutput,
+    "diff": DiffOutput,
     "comment": CommentOutput,
     "propose": ProposeOutput,
     "submit": SubmitOutput,

@@ -11,7 +11,8 @@ import msgspec
 
 from reprune.core.errors import EXIT_DONE, InputError
 from reprune.doors.commands import Execute
-from reprune.doors.comment import add_forge, around_us, open_forge
+from reprune.doors.comment import around_us, open_forge
+from reprune.doors.forge_options import add_forge
 from reprune.doors.output import ProposeOutput
 from reprune.orchestrate.forge import patiently
 from reprune.orchestrate.github import GitHub

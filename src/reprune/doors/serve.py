@@ -89,7 +89,11 @@ def _serve(parsed: argparse.Namespace, settings: Settings, sweeper: Sweeper) -> 
     service = Service(
         loop=loop,
         metrics=sweeper.metrics,
-        models=tuple((watch.name, watch.registry.workspace) for watch in watches),
+        models=tuple(
+            (model, watch.registry.workspace)
+            for watch in watches
+            for model in (watch.name, *watch.members.values())
+        ),
         secrets=settings.secrets,
         window_s=webhook.window_s,
         max_body_bytes=webhook.max_body_bytes,

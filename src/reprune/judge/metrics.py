@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -66,7 +66,8 @@ class Metric:
     `noise` bounds by how much noise alone makes a statistic look worse than it is, on average, given the
     columns and the unit of each example; None where it does not.
     `bounds` are the smallest and largest value. Where `relative` is false, a ratio of errors makes no
-    sense and max_error_ratio is not applied.
+    sense and max_error_ratio is not applied. `member` is whose records of a set it reads: there each
+    column is called `<member>.<column>`, and everything here still speaks of `<column>`.
     """
 
     columns: tuple[str, ...]
@@ -81,6 +82,7 @@ class Metric:
     problem: Callable[[Columns], str] | None = None
     marks: Callable[[Columns], Integers] | None = None
     noise: Callable[[Columns, Integers], float] | None = None
+    member: str = ""
 
     @property
     def reach(self) -> float:
@@ -89,17 +91,22 @@ class Metric:
 
     def missing(self, names: Collection[str]) -> list[str]:
         """The columns that are not among `names`."""
-        return [column for column in self.columns if not _matching(column, names)]
+        wanted = (self._recorded(column) for column in self.columns)
+        return [column for column in wanted if not _matching(column, names)]
 
     def read(self, records: Mapping[str, Sequence[int]]) -> dict[str, Integers]:
         """The metric's own columns as arrays. They must be there."""
         read = {}
         for column in self.columns:
             rows = [
-                np.asarray(records[name], dtype=np.int64) for name in _matching(column, records)
+                np.asarray(records[name], dtype=np.int64)
+                for name in _matching(self._recorded(column), records)
             ]
             read[column] = np.stack(rows) if column.endswith("*") else rows[0]
         return read
+
+    def _recorded(self, column: str) -> str:
+        return f"{self.member}.{column}" if self.member else column
 
     def parts(self, columns: Columns, dense: Columns) -> Integers:
         """The one row of a binary metric, or the two of a ratio: (1 or 2, examples)."""
@@ -144,10 +151,12 @@ def out_of_range(columns: Columns) -> str:
 
 
 def get_metric(name: str) -> Metric:
-    """The metric called `name`, such as 'accuracy', or 'f1[3]' for the F1 of class 3 alone.
+    """The metric called `name`, such as 'accuracy', or 'f1[3]' for the F1 of class 3 alone; of a member of
+    a set 'detector.f1'.
 
     Raises UnknownName, naming the nearest, if there is none.
     """
+    member, dot, name = name.rpartition(".")
     of_class = _OF_CLASS.fullmatch(name)
     if of_class is not None and of_class[1] in PER_CLASS:
         found = lookup("metrics", of_class[1], PER_CLASS)(int(of_class[2]))
@@ -157,7 +166,7 @@ def get_metric(name: str) -> Metric:
         found.statistic is not None
     ):
         raise UnknownName(f"what is registered as the metric '{name}' is no Metric")
-    return found
+    return replace(found, member=member) if dot else found
 
 
 ACCURACY = Metric(columns=("correct",), form="binary", problem=out_of_range)

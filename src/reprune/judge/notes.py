@@ -102,10 +102,11 @@ def notes(
 def _strangers(policy: Policy) -> Iterator[str]:
     """Whose code counted, where it is not ours: who judges again needs the very same."""
     for name in policy.quality:
-        found = origin("metrics", name)
-        if found is not None and name not in METRICS:
+        kind = name.rpartition(".")[2]
+        found = origin("metrics", kind)
+        if found is not None and kind not in METRICS:
             yield (
-                f"The metric {name} is the package {found.distribution} {found.version}'s, module "
+                f"The metric {kind} is the package {found.distribution} {found.version}'s, module "
                 f"{found.module} ({found.digest})."
             )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from reprune.core import durable
 from reprune.core.documents import canonical
 from reprune.core.store import disk_errors
 
@@ -42,7 +43,7 @@ def next_attempt(ledger: Path, look: Look, *, registered: int = 0) -> int:
     Raises DiskFull or another RepruneError; then the look must not happen.
     """
     with disk_errors(ledger):
-        ledger.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(ledger.parent)
         descriptor = os.open(ledger, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             # Two benchmarks at once must not both believe to be the first.
@@ -54,7 +55,7 @@ def next_attempt(ledger: Path, look: Look, *, registered: int = 0) -> int:
             _append(descriptor, torn + canonical(entry) + b"\n")
         finally:
             os.close(descriptor)
-        _fsync_folder(ledger.parent)
+        durable.fsync(ledger.parent)
     return attempt
 
 
@@ -123,11 +124,3 @@ def _append(descriptor: int, content: bytes) -> None:
     while left:
         left = left[os.write(descriptor, left) :]
     os.fsync(descriptor)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

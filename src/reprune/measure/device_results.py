@@ -7,7 +7,6 @@ the job writes numbers of his own cannot be told: see docs/devices.md.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +21,6 @@ from reprune.core.errors import BuildError, ChainBroken, DocumentError, PayloadC
 from reprune.core.machine import Machine
 from reprune.core.store import file_digest, write_bytes
 from reprune.judge.evidence import Start, Unit, decode_units
-from reprune.measure.calls import read_inputs
 from reprune.measure.device_job import (
     Arrays,
     DeviceJob,
@@ -31,6 +29,7 @@ from reprune.measure.device_job import (
     content_digest,
     job_digest,
 )
+from reprune.measure.foreign_arrays import read_npz
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
@@ -161,16 +160,13 @@ class Returned:
 
 
 def read_arrays(path: Path) -> tuple[Array, ...]:
-    """The arrays of an .npz that came from elsewhere. Raises PayloadCorrupt for one that is none, or
-    that would unpack to more than a result may hold.
+    """The arrays of an .npz that came from elsewhere. Raises PayloadCorrupt for one that is none, that
+    would unpack to more than a result may hold, or whose arrays claim more than lies in the file.
     """
     try:
-        with zipfile.ZipFile(path) as stored:
-            if sum(entry.file_size for entry in stored.infolist()) > MAX_OUTPUT_BYTES:
-                raise PayloadCorrupt("unpacks to more than a result may hold", where=str(path))
-        return read_inputs(path)
-    except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
-        raise PayloadCorrupt(f"holds no arrays: {error}", where=str(path)) from error
+        return tuple(read_npz(path, max_bytes=MAX_OUTPUT_BYTES))
+    except BuildError as error:
+        raise PayloadCorrupt(error.what, where=str(path)) from error
 
 
 def _decoded(raw: bytes, name: str) -> DeviceResult:

@@ -12,10 +12,10 @@ import numpy as np
 
 from reprune.core.params import Target
 from reprune.judge.evidence import ArmTimes
-from reprune.measure.calls import Shape
+from reprune.measure.calls import Shape, run_calls, timed_calls
 from reprune.measure.hostlock import host_lock
 from reprune.measure.unit import Bench, BlockPlan, take_unit
-from reprune.runtimes.base import Runtime
+from reprune.runtimes.base import Runtime, Session
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,3 +55,10 @@ def _block_time(arm: ArmTimes) -> float:
     """The geometric mean of the two blocks' medians, so that a linear drift cancels."""
     first, second = (median(block) for block in arm.blocks_ns)
     return exp((log(first) + log(second)) / 2)
+
+
+def time_call_us(session: Session, inputs: Sequence[Array], calls: int) -> float:
+    """The median of `calls` calls, after a tenth as many. The caller holds the host's measurement lock."""
+    shape = (Shape(inputs=tuple(inputs), weight=1.0),)
+    run_calls(session, shape, calls // 10 + 1)
+    return median(timed_calls(session, shape, calls)) / 1e3

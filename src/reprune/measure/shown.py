@@ -51,7 +51,7 @@ def write_shown(out: Path, task: Sealed, ids: Sequence[str], *, split: Split = "
         if wanted & set(batch.ids):
             texts = None if words is None else [str(each) for each in words(batch)]
             for row, name in enumerate(batch.ids):
-                one = _shown(batch, row, None if texts is None else texts[row])
+                one = shown_example(batch, row, None if texts is None else texts[row])
                 if name in wanted and one is not None:
                     found[name] = one
     shown = tuple(found[name] for name in ids if name in found)
@@ -78,7 +78,10 @@ def picture(values: Tensor) -> tuple[int, int, int, bytes] | None:
     return width, height, channels, pixels.numpy().tobytes()
 
 
-def _shown(batch: Batch, row: int, text: str | None) -> ShownExample | None:
+def shown_example(batch: Batch, row: int, text: str | None) -> ShownExample | None:
+    """One example of the batch: in these words where there are any, else as the picture that an input of it
+    is; None for what is neither.
+    """
     name = batch.ids[row]
     if text is not None:
         return ShownExample(id=name, text=text[:MAX_TEXT])

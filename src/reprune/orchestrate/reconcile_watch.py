@@ -59,11 +59,13 @@ class Watch(Document, kw_only=True):
     `service_account`; one that ends without a verdict is retried at most `attempts` times, first after
     about `retry_first_s`, then after twice as long each time, at most `retry_longest_s`. While it runs, no
     other run has any of its `machine_kinds`. With `mode: pull-request` the `repository` is told instead.
-    The registry is looked at every `poll_s` seconds at least.
+    The registry is looked at every `poll_s` seconds at least. A set has `members` as in params.yaml: a new
+    version of any of them, beside the newest of the others, is a new version of the set.
     """
 
     registry: WatchedRegistry
     name: Name
+    members: dict[Name, Name] = {}
     since: Annotated[datetime, Meta(tz=True)]
     mode: Literal["run", "pull-request"] = "run"
     image: PinnedImage = ""
@@ -83,6 +85,10 @@ class Watch(Document, kw_only=True):
             raise ValueError(
                 f"'{self.name}' is where Reprune itself registers: name the dense model"
             )
+        if self.name in self.members.values() or any(
+            model.endswith(COMPRESSED) for model in self.members.values()
+        ):
+            raise ValueError(f"'{self.name}': members are the dense models that the set is made of")
         needed: tuple[str, ...]
         forbidden: tuple[str, ...]
         if self.mode == "run":
@@ -141,4 +147,9 @@ def woken(watches: Iterable[Watch], *, uri: str, workspace: str, name: str) -> t
     None for what Reprune registered itself, and none for a model that nobody watches. What the event
     says beyond the name is not believed: it only makes somebody look.
     """
-    return tuple(watch for watch in watches if watch.key == (uri, workspace, name))
+    return tuple(
+        watch
+        for watch in watches
+        if watch.key[:2] == (uri, workspace)
+        and (name in watch.members.values() if watch.members else name == watch.name)
+    )

@@ -7,13 +7,12 @@ A version is written aside, fsynced and renamed into place before it is register
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from reprune.core import store
+from reprune.core import durable, store
 from reprune.core.errors import RegistryError, RegistryUnreachable
 from reprune.registry.bounded import Limits, copy_part, digest_of_files, reading
 
@@ -33,14 +32,18 @@ def put(root: Path, place: str, folder: Path, limits: Limits) -> Stored:
     target = root / place
     draft = target.parent / f".{target.name}.draft"
     with store.disk_errors(root):
-        draft.mkdir(parents=True)
+        durable.make_folder(target.parent)
+        for left in durable.stale(target.parent, ".", ".draft"):
+            shutil.rmtree(left, ignore_errors=True)
+        draft.mkdir()
     try:
         digests = copy_part(folder, PurePosixPath(), draft, limits, where=str(folder))
         with store.disk_errors(target):
-            for path in (*(draft / each for each in digests), draft):
-                _fsync(path)
+            for each in digests:
+                durable.fsync(draft / each)
+            durable.fsync_folders(draft)
             draft.rename(target)
-            _fsync(target.parent)
+            durable.fsync(target.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Stored(place=place, digest=digest_of_files(digests))
@@ -104,11 +107,3 @@ def _check_root(root: Path) -> None:
             where=str(root),
             fix="mount it, or correct registry.artifacts in params.yaml",
         )
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,6 @@ A version is written aside, fsynced and renamed into place: it appears whole or 
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -21,8 +20,15 @@ from typing import TypeVar
 
 import msgspec
 
-from reprune.core import params, store
-from reprune.core.documents import canonical, decode_json
+from reprune.core import durable, params, store
+from reprune.core.addresses import shown
+from reprune.core.documents import (
+    MAX_DOCUMENT_BYTES,
+    canonical,
+    decode_json,
+    digest_of,
+    read_bounded,
+)
 from reprune.core.errors import (
     DocumentError,
     RegistryError,
@@ -57,8 +63,18 @@ class _Marker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class _Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`check` is the digest of the rest, against bits that turn; who edits the file need not keep it."""
+
     tags: dict[str, str]
     stamp: str
+    check: str = ""
+
+
+class _Aliases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As _Version. Before there was a check, the file was the table alone."""
+
+    aliases: dict[str, str]
+    check: str
 
 
 def open_files(registry: params.Registry, root: Path) -> FilesRegistry:
@@ -66,7 +82,7 @@ def open_files(registry: params.Registry, root: Path) -> FilesRegistry:
     text = registry.uri.removeprefix("file://")
     if "://" in text or text.startswith("sqlite:") or not text:
         raise DocumentError(
-            f"a registry of kind 'files' needs a folder, not '{registry.uri}'",
+            f"a registry of kind 'files' needs a folder, not '{shown(registry.uri)}'",
             where="params.yaml (registry.uri)",
             fix="write a path such as .reprune/registry, or use kind: mlflow",
         )
@@ -116,12 +132,13 @@ class FilesRegistry:
         self._create()
         model = self.folder / _checked(name)
         with store.disk_errors(model):
-            model.mkdir(exist_ok=True)
+            durable.make_folder(model)
+            _sweep(model)
             draft = model / f".{secrets.token_hex(8)}.draft"
             try:
                 _copy_durably(folder, draft / FILES, self.limits)
                 content = _Version(tags=dict(tags), stamp=secrets.token_hex(16))
-                store.write_bytes(draft / VERSION, canonical(content) + b"\n")
+                store.write_bytes(draft / VERSION, _version_bytes(content))
                 return _place(draft, model)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -132,7 +149,8 @@ class FilesRegistry:
     def set_alias(self, name: str, alias: str, version: str) -> None:
         self._info(name, version)
         aliases = {**self._aliases(name), alias: version}
-        store.write_bytes(self._model(name) / ALIASES, canonical(aliases) + b"\n")
+        content = _Aliases(aliases=aliases, check=digest_of(aliases))
+        store.write_bytes(self._model(name) / ALIASES, canonical(content) + b"\n")
         found = self.alias(name, alias)
         if found != version:
             raise RegistryError(
@@ -144,12 +162,12 @@ class FilesRegistry:
     def set_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         known = self._stored(name, version)
         content = msgspec.structs.replace(known, tags={**known.tags, **tags})
-        store.write_bytes(self._model(name) / version / VERSION, canonical(content) + b"\n")
+        store.write_bytes(self._model(name) / version / VERSION, _version_bytes(content))
 
     def _create(self) -> None:
         marker = self.folder / MARKER
         with store.disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self.folder)
             if not marker.exists() and any(
                 path for path in self.folder.iterdir() if not path.name.startswith(".")
             ):
@@ -189,9 +207,15 @@ class FilesRegistry:
         return self._stored_in(self._model(name), name, version)
 
     def _stored_in(self, model: Path, name: str, version: str) -> _Version:
-        found = _decoded(model / version / VERSION, _Version) if _NUMBER.match(version) else None
-        if found is None:
+        path = model / version / VERSION
+        raw = _raw(path) if _NUMBER.match(version) else None
+        if raw is None:
             raise VersionNotFound(f"there is no version {version} of '{name}'", where=self.identity)
+        found = _read(raw, _Version, path)
+        # In another form than ours it was edited by somebody, who left the check as it was.
+        as_written = raw == canonical(found) + b"\n"
+        if as_written and found.check and found.check != _check_of(found):
+            raise _damaged(path)
         return found
 
     def _info(self, name: str, version: str) -> VersionInfo:
@@ -211,7 +235,15 @@ class FilesRegistry:
         )
 
     def _aliases(self, name: str) -> dict[str, str]:
-        return _decoded(self._model(name) / ALIASES, dict[str, str]) or {}
+        path = self._model(name) / ALIASES
+        try:
+            found = _decoded(path, _Aliases)
+        except RegistryUnreachable:
+            # Raises again for what was no such table before either.
+            return _decoded(path, dict[str, str]) or {}
+        if found is not None and found.check != digest_of(found.aliases):
+            raise _damaged(path)
+        return {} if found is None else found.aliases
 
 
 def _checked(name: str) -> str:
@@ -220,13 +252,45 @@ def _checked(name: str) -> str:
     return name
 
 
+def _version_bytes(content: _Version) -> bytes:
+    return canonical(msgspec.structs.replace(content, check=_check_of(content))) + b"\n"
+
+
+def _check_of(content: _Version) -> str:
+    return digest_of([content.tags, content.stamp])
+
+
+def _damaged(path: Path) -> RegistryUnreachable:
+    return RegistryUnreachable(
+        "is damaged: it is not what was written",
+        where=str(path),
+        fix="restore the registry's folder from a backup",
+    )
+
+
+def _sweep(model: Path) -> None:
+    """Removes what killed writers left, as far as none of them can still be at it."""
+    for draft in durable.stale(model, ".", ".draft"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def _decoded(path: Path, kind: type[T]) -> T | None:
     """The file's content; None only where the file system says that there is no such file."""
+    raw = _raw(path)
+    return None if raw is None else _read(raw, kind, path)
+
+
+def _raw(path: Path) -> bytes | None:
     with reading(path):
         try:
-            raw = path.read_bytes()
+            return read_bounded(path, max_bytes=MAX_DOCUMENT_BYTES)
         except FileNotFoundError:
             return None
+        except DocumentError as error:
+            raise RegistryUnreachable(error.what, where=error.where) from error
+
+
+def _read(raw: bytes, kind: type[T], path: Path) -> T:
     try:
         return decode_json(raw, kind, name=str(path))
     except DocumentError as error:
@@ -239,8 +303,8 @@ def _copy_durably(source: Path, destination: Path, limits: Limits) -> None:
         target = destination / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-        with target.open("rb") as stream:
-            os.fsync(stream.fileno())
+        durable.fsync(target)
+    durable.fsync_folders(destination)
 
 
 def _place(draft: Path, model: Path) -> str:
@@ -254,10 +318,6 @@ def _place(draft: Path, model: Path) -> str:
             if not (model / version).exists():
                 raise
             continue
-        descriptor = os.open(model, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        durable.fsync(model)
         return version
     raise RegistryError("too many writers at once", where=str(model), fix="try again")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from reprune.core.errors import ReceiptInvalid
 from reprune.registry.compressed import read_receipt
 from reprune.registry.protocol import Registry, VersionInfo, known_versions
-from reprune.registry.receipts import Receipted, verify
+from reprune.registry.receipts import Receipted, chain_gaps, verify
 from reprune.registry.records import AnyRecord, decode_record, read_record
 from reprune.registry.stored import compressed_name, place
 from reprune.registry.tags import BEFORE, RECEIPT, RECORD, ROLLED_BACK
@@ -61,6 +61,32 @@ def links(
         except ReceiptInvalid:
             continue
     return tuple(found)
+
+
+def gaps_since(registry: Registry, name: str, version: str, keys: Sequence[Key]) -> tuple[str, ...]:
+    """What is missing in the chain from `version` on (from the first, if it is empty), in words.
+
+    Only who signed with one of `keys` can say that a receipt was there; that it still is, any receipt
+    shows, whoever signed it: a key that is trusted no more does not tear the chain.
+    """
+    infos = known_versions(registry, compressed_name(name))
+    since = links(registry, name, since=version, keys=keys)
+    held = {link.digest for _, link in since}
+    named = {_named(link) for _, link in since} - held - {None}
+    # Promotes that overlapped name what lies before, and others' receipts lie in between.
+    earlier: set[str | None] = {None} if version else set()
+    for info in infos:
+        if info.tags.get(RECEIPT) in named or info.tags.get(RECORD) in named:
+            try:
+                earlier.add(read_link(registry, info).digest)
+            except ReceiptInvalid:
+                continue
+    return chain_gaps([link for _, link in since], before=earlier)
+
+
+def _named(link: Link) -> str | None:
+    found: str | None = link.statement.predicate.predecessor
+    return found
 
 
 def records(registry: Registry, name: str) -> tuple[tuple[VersionInfo, AnyRecord], ...]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from reprune.core import params, store
+from reprune.core.addresses import shown
 from reprune.core.errors import (
     DocumentError,
     RegistryError,
@@ -88,13 +89,14 @@ def open_mlflow(registry: params.Registry, root: Path) -> MlflowRegistry:
     parts = urlsplit(registry.uri)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise DocumentError(
-            f"'{registry.uri}' is no address of an MLflow registry",
+            f"'{shown(registry.uri)}' is no address of an MLflow registry",
             where=where,
             fix="write sqlite:///PATH, http://HOST:PORT or https://HOST, or use kind: files",
         )
-    if parts.username or parts.password:
+    if parts.username or parts.password or parts.query or parts.fragment:
+        # It becomes part of locks and receipts, which many read.
         raise DocumentError(
-            "holds a user name or a password",
+            "holds a user name or a password, or a query",
             where=where,
             fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
         )

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reprune.core import params
+from reprune.core.addresses import shown
 from reprune.core.errors import (
     DocumentError,
     PayloadCorrupt,
@@ -65,7 +66,7 @@ def open_model_registry(registry: params.Registry, root: Path) -> ModelRegistry:
     """
     if not is_address(registry.uri):
         raise DocumentError(
-            f"'{registry.uri}' is no address of a Kubeflow Model Registry",
+            f"'{shown(registry.uri)}' is no address of a Kubeflow Model Registry",
             where="params.yaml (registry.uri)",
             fix="write http://HOST:PORT or https://HOST, below which /api/model_registry lies",
         )

@@ -21,9 +21,16 @@ from reprune.core.artifacts import Fact, Outcome, Waiver
 from reprune.core.documents import canonical, decode_json
 from reprune.core.errors import DocumentError, ReceiptInvalid
 from reprune.core.lock import ChampionRef, Digest
+from reprune.registry.keys import P256, lowered, one_form, public_key
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner, Key, SSlibKey
+    from securesystemslib.signer import Key, Signer
+
+__all__ = [
+    "AnyStatement", "Decision", "Linked", "Receipted", "Sha256", "Statement", "Subject", "chain_gaps",
+    "decode", "decode_payload", "decode_statement", "public_key", "sign", "subject_digests", "subjects",
+    "verify", "verify_statement",
+]  # fmt: skip
 
 RECEIPT_FILE = "receipt.dsse.json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -32,7 +39,6 @@ PREDICATE_TYPE = "urn:reprune:promotion:v1"
 MAX_RECEIPT_BYTES = 16_000_000
 
 Hex: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-PublicKey: TypeAlias = Hex
 
 
 class Sha256(Fact, kw_only=True):
@@ -52,7 +58,8 @@ class Decision(Fact, kw_only=True):
     `champion` is the one that the candidate was judged against; `machines` are the instances that
     took the samples; `predecessor` is the digest of the receipt before this one. `newest_time` is the
     latest time among the judged examples; `waiver` is the override that was used; with `dry_run`
-    nothing was promoted, whatever the outcome.
+    nothing was promoted, whatever the outcome. `samples` are the digests of the benchmarks, each of which
+    lists its sample files by digest; the evidence is valid for `valid_for_days` from `measured_until_s`.
     """
 
     registry: str
@@ -81,6 +88,8 @@ class Decision(Fact, kw_only=True):
     newest_time: str | UnsetType = UNSET
     waiver: Waiver | UnsetType = UNSET
     dry_run: bool | UnsetType = UNSET
+    samples: tuple[Digest, ...] | UnsetType = UNSET
+    valid_for_days: Annotated[float, msgspec.Meta(gt=0.0)] | UnsetType = UNSET
 
     @property
     def promotes(self) -> bool:
@@ -152,12 +161,14 @@ def subject_digests(statement: AnyStatement) -> dict[str, str]:
     return {each.name: f"sha256:{each.digest.sha256}" for each in statement.subject}
 
 
-def sign(statement: AnyStatement, signer: CryptoSigner) -> bytes:
+def sign(statement: AnyStatement, signer: Signer) -> bytes:
     """The envelope file's bytes; the same statement and Ed25519 key give the same bytes."""
     from securesystemslib.dsse import Envelope
 
     envelope = Envelope(canonical(statement), PAYLOAD_TYPE, {})
-    envelope.sign(signer)
+    signature = envelope.sign(signer)
+    if signer.public_key.scheme == P256:
+        signature.signature = lowered(bytes.fromhex(signature.signature)).hex()
     return canonical(envelope.to_dict()) + b"\n"
 
 
@@ -190,10 +201,11 @@ def verify_statement(
     from securesystemslib.signer import Signature
 
     statement, digest, envelope = _decode(raw, kind, where)
-    signatures = {
-        each.keyid: Signature(each.keyid, _unbase64(each.sig, where).hex())
-        for each in envelope.signatures
-    }
+    signed = {each.keyid: _unbase64(each.sig, where) for each in envelope.signatures}
+    for key in keys:
+        if key.keyid in signed and not one_form(signed[key.keyid], key):
+            raise ReceiptInvalid("holds a signature that is not in its one form", where=where)
+    signatures = {keyid: Signature(keyid, sig.hex()) for keyid, sig in signed.items()}
     try:
         accepted = Envelope(canonical(statement), PAYLOAD_TYPE, signatures).verify(list(keys), 1)
     except (UnverifiedSignatureError, ValueError) as error:
@@ -203,17 +215,6 @@ def verify_statement(
             fix="see `trusted_keys` in the promoter's config.yaml",
         ) from error
     return statement, digest, min(accepted)
-
-
-def public_key(value: PublicKey) -> SSlibKey:
-    """The Ed25519 key whose 32 raw bytes are `value` in hex. Raises ReceiptInvalid."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from securesystemslib.signer import SSlibKey
-
-    try:
-        return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(bytes.fromhex(value)))
-    except ValueError as error:
-        raise ReceiptInvalid(f"{value[:16]}... is no Ed25519 public key") from error
 
 
 class Linked(Protocol):
@@ -251,6 +252,19 @@ def chain_gaps(
             )
         known.add(receipt.digest)
     return tuple(gaps)
+
+
+def decode_payload(raw: bytes, *, where: str) -> bytes:
+    """The bytes that are signed, of whatever kind they are; nobody's signature is checked.
+
+    Raises ReceiptInvalid.
+    """
+    if len(raw) > MAX_RECEIPT_BYTES:
+        raise ReceiptInvalid(f"is larger than {MAX_RECEIPT_BYTES} bytes", where=where)
+    try:
+        return _unbase64(decode_json(raw, _Envelope, name=where).payload, where)
+    except DocumentError as error:
+        raise ReceiptInvalid(error.what, where=error.where) from error
 
 
 def _decode(raw: bytes, kind: type[S], where: str) -> tuple[S, str, _Envelope]:

@@ -6,10 +6,7 @@ The safetensors library accepts what we do not: 300,000 tensors, a 100 MB header
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -17,21 +14,22 @@ import msgspec
 import numpy as np
 
 from reprune.core.artifacts import WEIGHTS
+from reprune.core.confined import Bounds, ask_confined
 from reprune.core.documents import strict_json
 from reprune.core.errors import (
     CheckpointError,
     DocumentError,
-    MissingExtra,
     NonFiniteWeights,
     PickleRefused,
+    RepruneError,
 )
+from reprune.core.sniff import PICKLE, SAFETENSORS, ZIP, sniff
 
 MAX_TENSORS = 10_000
 MAX_HEADER_BYTES = 8 * 2**20
 PICKLED = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".pt2")
 RISK = "unpickling runs code that the file's author chose; only do it for files of people you trust"
 UNPICKLE_SECONDS = 600
-NO_TORCH = 3
 
 _CHUNK = 2**22
 Bits: TypeAlias = tuple[type[np.generic], int]
@@ -52,7 +50,9 @@ _WHOLE = {
 }  # fmt: skip
 
 
-class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of a safetensors header; `data_offsets` are from where the data begins."""
+
     dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
@@ -91,16 +91,26 @@ def find_weights(folder: Path, *, allow_pickle: bool, where: str) -> Path:
 
 
 def take_weights(found: Path, out: Path) -> None:
-    """Writes what `found` holds to `out` as checked safetensors; a pickled file is read in a child.
+    """Writes what `found` holds to `out` as checked safetensors. What it is, its content says.
 
-    Raises what `check_weights` and `unpickle` raise.
+    It is parsed in a confined process, a pickled one only there. Raises what `check_weights` and
+    `unpickle` raise, and CheckpointError for a file that is not what its name says.
     """
-    if found.suffix == ".safetensors":
+    from reprune.registry.inspecting import check_apart
+
+    kind = sniff(found)
+    if kind == SAFETENSORS:
         # What is checked below is the copy that is used.
         shutil.copyfile(found, out)
-    else:
+    elif found.suffix in PICKLED and kind in (PICKLE, ZIP):
         unpickle(found, out)
-    check_weights(out)
+    else:
+        raise CheckpointError(
+            f"holds no weights that are read here: by its content it is of the kind '{kind}'",
+            where=found.name,
+            fix="save the state dict with safetensors.torch.save_file and register that",
+        )
+    check_apart(out)
 
 
 def check_weights(path: Path) -> None:
@@ -108,7 +118,7 @@ def check_weights(path: Path) -> None:
 
     Raises NonFiniteWeights naming the tensor, CheckpointError for anything else.
     """
-    header, start = _header(path)
+    header, start = read_header(path)
     _check_structure(path, header)
     with path.open("rb") as stream:
         for name, tensor in header.items():
@@ -116,41 +126,34 @@ def check_weights(path: Path) -> None:
 
 
 def unpickle(found: Path, out: Path) -> None:
-    """Turns a pickled state dict into safetensors, in a child process without our environment.
+    """Turns a pickled state dict into safetensors, in a confined child; nothing is at `out` if it fails.
 
-    The child loads with weights_only=True and never falls back. Raises MissingExtra without torch,
-    CheckpointError for anything that is not a plain state dict.
+    The child loads with weights_only=True and never falls back; it has no network, starts nothing and
+    opens no other file for writing. Raises MissingExtra without torch, CheckpointError for anything
+    that is not a plain state dict, and where the system cannot confine it so.
     """
-    kept = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
-    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    size = found.stat().st_size
+    bounds = Bounds(
+        memory_bytes=2**30 + 4 * size,
+        seconds=UNPICKLE_SECONDS,
+        written_bytes=2**22 + 17 * size,
+        sealed=True,
+    )
     try:
-        child = subprocess.run(
-            [sys.executable, "-m", "reprune.registry.unpickle", str(found), str(out)],
-            env={**environment, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=UNPICKLE_SECONDS,
-            check=False,
+        ask_confined(
+            "reprune.registry.unpickle",
+            [str(found), str(out)],
+            bounds,
+            doing=f"reading {found.name}",
+            refusal=CheckpointError,
         )
-    except subprocess.TimeoutExpired as error:
-        raise CheckpointError(
-            f"was not read within {UNPICKLE_SECONDS} s", where=str(found)
-        ) from error
-    if child.returncode == NO_TORCH:
-        raise MissingExtra(
-            "reading pickled weights needs torch, which is not installed here",
-            fix="pip install 'reprune[torch]', or register safetensors",
-        )
-    if child.returncode != 0:
-        lines = child.stderr.strip().splitlines() or [f"the reader ended with {child.returncode}"]
-        raise CheckpointError(
-            f"is not a state dict that can be read safely: {lines[-1][:300]}",
-            where=found.name,
-            fix="save the state dict with safetensors.torch.save_file and register that",
-        )
+    except RepruneError:
+        out.unlink(missing_ok=True)
+        raise
 
 
-def _header(path: Path) -> tuple[dict[str, _Tensor], int]:
+def read_header(path: Path) -> tuple[dict[str, Tensor], int]:
+    """The file's tensors by name, and where its data begins. Raises CheckpointError."""
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if not 2 <= size <= MAX_HEADER_BYTES:
@@ -171,12 +174,12 @@ def _header(path: Path) -> tuple[dict[str, _Tensor], int]:
             f"holds {len(value)} tensors; 1 to {MAX_TENSORS} are accepted", where=str(path)
         )
     try:
-        return msgspec.convert(value, dict[str, _Tensor]), 8 + size
+        return msgspec.convert(value, dict[str, Tensor]), 8 + size
     except msgspec.ValidationError as error:
         raise CheckpointError(f"its header is malformed: {error}", where=str(path)) from error
 
 
-def _check_structure(path: Path, header: dict[str, _Tensor]) -> None:
+def _check_structure(path: Path, header: dict[str, Tensor]) -> None:
     """Leaves overlaps, holes and sizes to the library, and sees that it found what we found."""
     from safetensors import SafetensorError, safe_open
 
@@ -191,7 +194,7 @@ def _check_structure(path: Path, header: dict[str, _Tensor]) -> None:
         raise CheckpointError("its header can be read in two ways", where=str(path))
 
 
-def _check_finite(stream: BinaryIO, start: int, name: str, tensor: _Tensor, path: Path) -> None:
+def _check_finite(stream: BinaryIO, start: int, name: str, tensor: Tensor, path: Path) -> None:
     if tensor.dtype in _WHOLE:
         return
     kind = _FLOATS.get(tensor.dtype) or _MASKS.get(tensor.dtype, (None, 0))[0]

@@ -45,6 +45,26 @@ def wrapped(text: str, room: int, *, first: str = "", rest: str = "") -> list[st
     return [*lines, line.rstrip()]
 
 
+def laid_out(head: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -> Iterator[str]:
+    """A table of text; where it would be wider than `columns`, a list of the same cells."""
+    table = tabled([head, *rows], columns)
+    if table:
+        yield from table
+        return
+    for row in rows:
+        told = [f"{name} {cell}".strip() for name, cell in zip(head, row, strict=True) if cell]
+        yield from wrapped("; ".join(told), columns, rest="    ")
+
+
+def tabled(rows: Sequence[Sequence[str]], columns: int) -> list[str]:
+    """Aligned lines; none where they would be wider than `columns`."""
+    table = [[cell.replace("\u00a0", " ") for cell in row] for row in rows]
+    widths = [max(width(row[at]) for row in table) for at in range(len(rows[0]))]
+    if sum(widths) + 2 * (len(widths) - 1) > columns:
+        return []
+    return [padded(row, widths, right=()) for row in table]
+
+
 def _parts(word: str, room: int) -> Iterator[str]:
     """The word in pieces of at most `room` cells; one piece where it fits."""
     piece = ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from reprune.core.artifacts import GroupSensitivity, Recovery
 from reprune.report import svg, words
 from reprune.report.facts import ReportFacts
+from reprune.report.layer_times import layer_times, share_cell, shares_of
 from reprune.report.markup import Safe, esc, tag
 from reprune.report.markup import table as html_table
 from reprune.report.measured import Expected, expected_losses, macs_share, time_share
 
 MOST_GROUPS = 40
 MOST_CURVES = 12
+MOST_ROWS = 2000
 _COLUMNS = 4
 _CELL_WIDTH, _CELL_HEIGHT = 205.0, 140.0
 
@@ -22,43 +24,65 @@ def widths_figure(facts: ReportFacts) -> svg.Figure | None:
         return None
     most = sorted(groups, key=lambda one: one.kept)[:MOST_GROUPS]
     drawn = [one for one in groups if one in most]
-    marks: list[Safe] = []
+    timed = _times(facts)
+    marks: list[Safe] = [
+        svg.label(572, 14, "channels", "tick"),
+        svg.label(664, 14, "kept", "tick"),
+        *([svg.label(718, 14, "share of time", "tick")] if timed else []),
+    ]
     for index, one in enumerate(drawn):
-        y = 6 + 26.0 * index
+        y = 20 + 26.0 * index
         marks += [
             svg.label(0, y + 14, one.group, limit=26),
-            svg.box(200, y + 2, 400, 16, "before"),
-            svg.box(200, y + 2, 400 * one.kept, 16, "bar mine"),
-            svg.label(612, y + 14, f"{one.width} → {one.keep}", "value"),
-            svg.label(692, y + 14, words.percent(one.kept, 0), "tick"),
-            *_time_mark(one.group, facts, y),
+            svg.box(200, y + 2, 360, 16, "before"),
+            svg.box(200, y + 2, 360 * one.kept, 16, "bar mine"),
+            svg.label(572, y + 14, f"{one.width} → {one.keep}", "value"),
+            svg.label(664, y + 14, words.percent(one.kept, 0), "tick"),
+            svg.label(718, y + 14, _shares(timed.get(one.group)), "tick"),
         ]
     less = "" if len(drawn) == len(groups) else f", the {len(drawn)} that were cut most"
     return svg.Figure(
         key="widths",
         title="Channels before and after",
         description=f"{len(groups)} coupled groups of channels{less}.",
-        how="The outline is the dense width, the filled part what was kept; at the right the share of the "
-        "dense model's measured time in the layer, where the runtime's operators are named after it.",
-        height=12 + 26.0 * len(drawn),
+        how=_how(facts, timed),
+        height=26 + 26.0 * len(drawn),
         marks=tuple(marks),
         numbers=_widths_table(facts, groups),
     )
 
 
-def _time_mark(group: str, facts: ReportFacts, y: float) -> list[Safe]:
-    share = time_share(group, facts.profiles)
-    if share is None:
-        return []
-    return [svg.label(742, y + 14, f"{words.percent(share, 0)} of time", "tick")]
+def _times(facts: ReportFacts) -> dict[str, tuple[float | None, float | None]]:
+    """By group, the share of time in the layer that it is named after, dense and candidate. Where the
+    candidate was not profiled, the dense model's alone; empty where no runtime tells.
+    """
+    both = {name: (one.before, one.after) for name, one in shares_of(facts).items()}
+    if both or facts.plan is None:
+        return both
+    found = {one.group: time_share(one.group, facts.profiles) for one in facts.plan.groups}
+    return {name: (share, None) for name, share in found.items() if share is not None}
 
 
-def _share(value: float | None) -> Safe:
-    return esc(words.EN_DASH if value is None else words.percent(value, 1))
+def _how(facts: ReportFacts, timed: dict[str, tuple[float | None, float | None]]) -> str:
+    said = "The outline is the dense width, the filled part what was kept"
+    if not timed:
+        return f"{said}. No runtime here tells how long a layer takes."
+    if shares_of(facts):
+        target = next(target for target in facts.operators if layer_times(facts, target))
+        return f"{said}; at the right the layer's share of its model's time on {target}, before → after."
+    return f"{said}; at the right the layer's share of the dense model's measured time."
+
+
+def _shares(times: tuple[float | None, float | None] | None) -> str:
+    if times is None or times == (None, None):
+        return ""
+    told = [words.EN_DASH if one is None else words.percent(one, 0) for one in times]
+    return told[0] if times[1] is None else " → ".join(told)
 
 
 def _widths_table(facts: ReportFacts, groups: tuple[Expected, ...]) -> Safe:
     done = {cut.group: cut for cut in facts.surgery.groups} if facts.surgery is not None else {}
+    timed = _times(facts)
     rows = [
         [
             tag("bdi", esc(one.group, 120)),
@@ -66,15 +90,21 @@ def _widths_table(facts: ReportFacts, groups: tuple[Expected, ...]) -> Safe:
             esc(one.keep),
             esc(done[one.group].keep if one.group in done else words.EN_DASH),
             esc(words.percent(one.kept, 0)),
-            _share(time_share(one.group, facts.profiles)),
-            _share(macs_share(one.group, facts.profiles)),
+            *(share_cell(share) for share in timed.get(one.group, (None, None))),
+            share_cell(macs_share(one.group, facts.profiles)),
             esc("not measured" if one.loss is None else words.signed(one.loss, 2)),
         ]
-        for one in groups
+        for one in groups[:MOST_ROWS]
     ]
-    head = ["Group", "Before", "Planned", "Cut to", "Kept", "Dense time", "Dense MACs"]
-    head.append("Loss expected of this cut alone")
-    return html_table("Channels of each group", head, rows, numbers=1)
+    head = ["Group", "Before", "Planned", "Cut to", "Kept", "Time, dense", "Time, pruned"]
+    head += ["Dense MACs", "Loss expected of this cut alone"]
+    caption = f"Channels of each group{_left_out(len(rows), len(groups))}"
+    return html_table(caption, head, rows, numbers=1)
+
+
+def _left_out(shown: int, whole: int) -> str:
+    """What a caption says where a table would fill a book."""
+    return "" if shown == whole else f"; the first {words.count(shown)} of {words.count(whole)}"
 
 
 def sensitivity_figure(facts: ReportFacts) -> svg.Figure | None:
@@ -146,6 +176,7 @@ def _curve(
 
 
 def _sensitivity_table(groups: list[GroupSensitivity]) -> Safe:
+    cuts = [(group, cut) for group in groups for cut in group.cuts]
     rows = [
         [
             tag("bdi", esc(group.group, 120)),
@@ -155,11 +186,11 @@ def _sensitivity_table(groups: list[GroupSensitivity]) -> Safe:
             esc(words.big(cut.macs)),
             esc(words.big(cut.params)),
         ]
-        for group in groups
-        for cut in group.cuts
+        for group, cut in cuts[:MOST_ROWS]
     ]
     head = ["Group", "Channels", "Loss added", "Standard error", "MACs then", "Parameters then"]
-    return html_table("Loss added by each cut", head, rows, numbers=1)
+    caption = f"Loss added by each cut{_left_out(len(rows), len(cuts))}"
+    return html_table(caption, head, rows, numbers=1)
 
 
 def recovery_figure(recovery: Recovery) -> svg.Figure | None:

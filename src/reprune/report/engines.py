@@ -124,7 +124,8 @@ def _layers_figure(facts: ReportFacts, one: EngineFact, place: int) -> svg.Figur
         title=f"Which layers differ most, {name}",
         description=f"{words.plural(len(layers), 'layer')} of the engine, the furthest from the model first.",
         how="A bar is the difference of a layer's outputs over their size, on calibration examples: 0.01 is "
-        "one hundredth. What the first long bar computes is where to look.",
+        "one hundredth. Errors add up on the way: of bars of about one length, look at the layer that runs "
+        "first.",
         height=14 + 24.0 * len(layers),
         marks=tuple(marks),
         numbers=html_table(f"Layers of {name}", ["Layer", "Relative difference"], rows, numbers=1),
@@ -155,11 +156,7 @@ def _name(facts: ReportFacts, one: EngineFact) -> Safe:
 
 
 def _demanded(precision: str, bounds: ParityBounds) -> str:
-    distance = (
-        ""
-        if bounds.max_abs is None
-        else f"a difference of {words.number(bounds.max_abs, 2)} at the most, "
-    )
+    distance = "" if bounds.max_abs is None else f"a difference of {bounds.max_abs:g} at the most, "
     return (
         f"In {precision} the policy asks for {distance}a cosine of {bounds.min_cosine:g} and the same "
         f"answer on {words.percent(bounds.min_agreement, 0)} of the examples."

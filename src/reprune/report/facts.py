@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from reprune.core.artifacts import (
+    MAPS_FILE,
     PAST_PLAN,
     SHOWN_FILE,
     Benchmark,
@@ -17,12 +18,14 @@ from reprune.core.artifacts import (
     Judgement,
     Manifest,
     ModelBundle,
+    OperatorShares,
     Plan,
     Previous,
     Profile,
     Recovery,
     Sensitivity,
     ShownExample,
+    ShownMaps,
     Surgery,
     Verdict,
 )
@@ -42,7 +45,8 @@ M = TypeVar("M", bound=Manifest)
 class ReportFacts:
     """A verdict and what it carries. None, or empty, is what the directory does not hold.
 
-    `past_plan` is the champion's. `starts` holds, by target and arm, how engines began in fresh processes.
+    `past_plan` is the champion's. `starts` holds, by target and arm, how engines began in fresh processes;
+    `operators`, by target, where their time goes.
     """
 
     verdict: Verdict
@@ -63,6 +67,8 @@ class ReportFacts:
     engines: tuple[Engines, ...] = ()
     benchmarks: tuple[Benchmark, ...] = ()
     shown: tuple[ShownExample, ...] = ()
+    maps: ShownMaps | None = None
+    operators: Mapping[str, OperatorShares] = field(default_factory=dict)
     starts: Mapping[str, Mapping[str, tuple[Start, ...]]] = field(default_factory=dict)
 
     @property
@@ -113,6 +119,8 @@ def read_facts(verdict: Artifact[Verdict]) -> ReportFacts:
         engines=_many(held, "engines", Engines),
         benchmarks=_many(held, "benchmarks", Benchmark),
         shown=_shown(verdict, held),
+        maps=_maps(verdict, held),
+        operators=_operators(verdict, _many(held, "benchmarks", Benchmark)),
         starts=_starts(verdict, _many(held, "benchmarks", Benchmark)),
     )
 
@@ -125,6 +133,26 @@ def _shown(verdict: Artifact[Verdict], held: Mapping[str, Manifest]) -> tuple[Sh
         for one in _document(verdict, name, tuple[ShownExample, ...]) or ():
             found.setdefault(one.id, one)
     return tuple(found.values())
+
+
+def _maps(verdict: Artifact[Verdict], held: Mapping[str, Manifest]) -> ShownMaps | None:
+    """The feature maps that were stored; every machine's are of the same models, so the first will do."""
+    for index in range(sum(name.startswith("benchmarks.") for name in held)):
+        if found := _document(verdict, f"samples/{index}/{MAPS_FILE}", ShownMaps):
+            return found
+    return None
+
+
+def _operators(
+    verdict: Artifact[Verdict], benchmarks: Sequence[Benchmark]
+) -> dict[str, OperatorShares]:
+    found = {}
+    for index, measured in enumerate(benchmarks):
+        for samples in measured.targets:
+            name = f"samples/{index}/operators/{samples.target}.json"
+            if held := _document(verdict, name, OperatorShares):
+                found[samples.target] = held
+    return found
 
 
 def _past_plan(verdict: Artifact[Verdict]) -> Plan | None:

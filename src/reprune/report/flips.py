@@ -82,15 +82,17 @@ def _flip_row(one: Flips, facts: ReportFacts, y: float, most: int) -> list[Safe]
     ]
 
 
-def shown_examples(facts: ReportFacts) -> Safe | None:
-    """The examples themselves, those that were stored with the verdict; None where none were."""
-    if facts.evidence is None or not facts.shown:
+def shown_examples(facts: ReportFacts, most: int = MOST_SHOWN) -> Safe | None:
+    """The examples themselves, at most `most` of those that were stored with the verdict; None where none
+    were.
+    """
+    if facts.evidence is None or not facts.shown[:most]:
         return None
     places = {name: place for place, name in enumerate(facts.evidence.quality.ids)}
     found = flips(facts.evidence)
     items = [
         _example(one, _how(places[one.id], found, facts))
-        for one in facts.shown[:MOST_SHOWN]
+        for one in facts.shown[: min(most, MOST_SHOWN)]
         if one.id in places
     ]
     title = tag("h3", esc("Some of the examples that changed"))

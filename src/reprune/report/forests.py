@@ -76,13 +76,21 @@ def rules_table(facts: ReportFacts) -> Safe:
     mine = f"pruned {words.version(facts.verdict.dense_version)}"
     head = ["Outcome", "Demand", "Baseline", mine, "Change (interval)", "Limit"]
     return html_table(
-        "Every demand of the policy, what stops a promotion first", head, rows, numbers=2
+        "Every demand of the policy, what stops a promotion first",
+        head,
+        rows,
+        numbers=2,
+        stacked=True,
     )
 
 
 def outcome_cell(result: RuleResult) -> Safe:
     css = result.outcome if result.required or result.outcome == "pass" else "advisory"
-    return tag("span", esc(words.state(result)), class_=f"chip {css}")
+    chip = tag("span", esc(words.ROW_WORD[result.outcome]), class_=f"chip {css}")
+    if result.required:
+        return chip
+    aside = "advisory" if result.outcome == "pass" else "advisory: does not decide"
+    return Safe(chip + tag("small", esc(aside)))
 
 
 def _unit(one: RuleResult) -> tuple[str, bool]:
@@ -128,7 +136,7 @@ def _rule_row(one: RuleResult, facts: ReportFacts, scale: svg.Scale, y: float) -
         *marks,
         svg.mark(scale.at(_beyond(one, place)), y, one.outcome),
         svg.label(584, y - 3, text, "value"),
-        svg.label(584, y + 13, f"{words.state(one)}, limit {cells.limit(one)}", "tick"),
+        svg.label(584, y + 13, f"{words.brief_state(one)}, limit {cells.limit(one)}", "tick"),
     ]
 
 

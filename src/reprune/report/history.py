@@ -1,6 +1,6 @@
 """The generations of a model in a terminal: two lines of bars, a table, and what waits for a person.
 
-Plain text of at most WIDTH columns, no colour needed, nothing in it that a terminal would obey.
+Plain text of at most `columns` cells a line, no colour at all, nothing in it that a terminal would obey.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ _COLUMNS = (
     _ALL,
     tuple(column for column in _ALL if column != "size"),
     ("version", "dense", "state", "latency alone", "quality alone", "date"),
+    ("version", "state", "latency alone", "quality alone"),
+    # Here the figures stand below.
+    ("version", "state", "date"),
 )
 _LEGEND = {
     "✓": "passed", "✗": "blocked", "?": "inconclusive", "!": "error", "+": "adopted, unjudged",
@@ -53,69 +56,69 @@ _WHY = {
 }
 
 
-def render_history(told: History) -> str:
+def render_history(told: History, *, columns: int = WIDTH) -> str:
     """Head, bars, table, gaps of the chain; the last line says what else there is."""
+    head = [*_head(told, columns), ""]
     if not told.total:
-        return "\n".join([*_head(told), "", "Nothing was judged yet.", *_waits(told)])
-    lines = [*_head(told), "", *_bars(told.generations), *_table(told.generations)]
+        return "\n".join([*head, "Nothing was judged yet.", *_waits(told, columns)])
+    lines = [*head, *_bars(told.generations, columns), *_table(told.generations, columns)]
     if told.gaps:
-        lines += [
-            "",
-            *(line for gap in told.gaps for line in _wrapped(f"! {visible(gap, MOST_TEXT)}", "  ")),
-        ]
-    lines += [line for text in trend_words(told.generations) for line in _wrapped(text, "  ")]
-    lines += ["", f"{len(told.generations)} of {words.plural(told.total, 'version')}"]
+        gaps = [f"! {visible(gap, MOST_TEXT)}" for gap in told.gaps]
+        lines += ["", *(line for gap in gaps for line in _wrapped(gap, "  ", columns))]
+    for text in trend_words(told.generations):
+        lines += _wrapped(text, "  ", columns)
+    shown = f"{len(told.generations)} of {words.plural(told.total, 'version')}"
     if len(told.generations) < told.total:
-        lines[-1] += "; `reprune history --all` shows every one"
-    return "\n".join([*lines, *_waits(told)])
+        shown += "; `reprune history --all` shows every one"
+    return "\n".join([*lines, "", *_wrapped(shown, "  ", columns), *_waits(told, columns)])
 
 
-def render_waiting(told: History) -> str:
+def render_waiting(told: History, *, columns: int = WIDTH) -> str:
     """What waits for a person, each with what it is, why, and the command to run next."""
-    lines = [*_head(told), ""]
+    lines = [*_head(told, columns), ""]
     if not told.waiting:
         return "\n".join([*lines, "Nothing waits for a person."])
     for number, each in enumerate(told.waiting, start=1):
-        lines += [*_waiting(number, each), ""]
+        lines += [*_waiting(number, each, columns), ""]
     return "\n".join(lines).rstrip()
 
 
-def _head(told: History) -> list[str]:
+def _head(told: History, columns: int) -> list[str]:
     serving = f"champion {visible(told.champion, 40)}" if told.champion else "no champion"
     parts = [f"{visible(told.name, 60)} in {visible(told.registry, 60)}", serving]
     if told.anchor:
         parts.append(f"anchor {visible(told.anchor, 40)}")
-    lines = _wrapped(" · ".join(parts), "  ")
+    lines = _wrapped(" · ".join(parts), "  ", columns)
     if told.unchecked:
-        lines += _wrapped(f"! No signature was checked: {visible(told.unchecked, MOST_TEXT)}", "  ")
+        why = f"! No signature was checked: {visible(told.unchecked, MOST_TEXT)}"
+        lines += _wrapped(why, "  ", columns)
     return lines
 
 
-def _waits(told: History) -> list[str]:
+def _waits(told: History, columns: int) -> list[str]:
     if not told.waiting:
         return []
     verb = "waits" if len(told.waiting) == 1 else "wait"
-    return [
-        f"{words.plural(len(told.waiting), 'thing')} {verb} for a person: `reprune history --waiting`"
-    ]
+    what = f"{words.plural(len(told.waiting), 'thing')} {verb} for a person: `reprune history --waiting`"
+    return _wrapped(what, "  ", columns)
 
 
-def _waiting(number: int, each: Waiting) -> list[str]:
+def _waiting(number: int, each: Waiting, columns: int) -> list[str]:
     about = [f"version {visible(each.version, 40)}"] if each.version else []
     about += [f"dense {visible(each.dense, 40)}"] if each.dense else []
     title = f"{number}. {_WHY[each.why]}" + (f" ({', '.join(about)})" if about else "")
     return [
-        *_wrapped(title, "   "),
-        *_wrapped(f"   {visible(without_outcome(each.words), 2 * MOST_TEXT)}", "   "),
-        *_wrapped(f"   next: {visible(each.next, 2 * MOST_TEXT)}", "         "),
+        *_wrapped(title, "   ", columns),
+        *_wrapped(f"   {visible(without_outcome(each.words), 2 * MOST_TEXT)}", "   ", columns),
+        *_wrapped(f"   next: {visible(each.next, 2 * MOST_TEXT)}", "         ", columns),
     ]
 
 
-def _bars(generations: Sequence[Generation]) -> list[str]:
+def _bars(generations: Sequence[Generation], columns: int) -> list[str]:
     """Speed and quality of each verdict, oldest first, each in a column with its outcome below."""
     judged = [each for each in reversed(generations) if each.kind == "judged"]
     # An override registers the same verdict a second time.
-    judged = list({each.verdict: each for each in judged}.values())[-MOST_BARS:]
+    judged = list({each.verdict: each for each in judged}.values())[-min(MOST_BARS, columns - 16) :]
     lines = []
     for label, figures, unit in (
         ("latency", [each.latency for each in judged], "of the dense model's"),
@@ -124,12 +127,19 @@ def _bars(generations: Sequence[Generation]) -> list[str]:
         known = [figure for figure in figures if figure is not None]
         if len(known) > 1:
             ends = f"{amount(known[0], known[0].change)} → {amount(known[-1], known[-1].change)}"
-            lines.append(f"  {label}  {spark(figures)}  {ends} {unit}")
+            lines += _beside(f"  {label}  {spark(figures)}", f"{ends} {unit}", columns)
     if not lines:
         return []
     signs = "".join("●" if each.serves else sign(each) for each in judged)
     legend = _GAP.join(f"{sign} {text}" for sign, text in _LEGEND.items() if sign in signs)
-    return [*lines, f"           {signs}  {legend}", ""]
+    return [*lines, *_beside(f"           {signs}", legend, columns), ""]
+
+
+def _beside(line: str, text: str, columns: int) -> list[str]:
+    """The text after the line where there is room, else below it."""
+    if width(line) + len(_GAP) + width(text) <= columns:
+        return [f"{line}{_GAP}{text}"]
+    return [line, *wrapped(text, columns, first=" " * 11, rest=" " * 11)]
 
 
 def spark(figures: Sequence[Figure | None]) -> str:
@@ -157,21 +167,34 @@ def _height(figure: Figure) -> float:
     return figure.change if figure.rule == "latency.vs_parent" else -figure.loss
 
 
-def _table(generations: Sequence[Generation]) -> list[str]:
+def _table(generations: Sequence[Generation], columns: int) -> list[str]:
     """A row a version; a person's words, or what is wrong, where figures would be, or below them."""
     table = next(
-        (fits for one in _COLUMNS if (fits := _laid_out(generations, one)).room <= WIDTH),
+        (fits for one in _COLUMNS if (fits := _laid_out(generations, one)).room <= columns),
         _laid_out(generations, _COLUMNS[-1]),
     )
+    below = not any(column.startswith("latency") for column in table.columns)
     right = {place for place, column in enumerate(table.columns) if column == "size"}
     lines = [padded(table.head, table.widths, right=right)]
     for each, row in zip(generations, table.rows, strict=True):
-        if each.latency or each.quality:
+        if each.latency or each.quality or below:
             lines.append(padded(row, table.widths, right=right))
-            lines += [line for text in said(each) for line in _wrapped(f"     {text}", "     ")]
+            texts = [*(_figures(each) if below else ()), *said(each)]
+            lines += [line for text in texts for line in _wrapped(f"     {text}", "     ", columns)]
         else:
             lines += _spoken(each, row, table)
     return lines
+
+
+def _figures(each: Generation) -> Iterator[str]:
+    """What the table has no column for."""
+    told = [
+        f"{head(column, '')} {cell(each, column, '')}"
+        for column, figure in (("latency", each.latency), ("quality", each.quality))
+        if figure is not None
+    ]
+    if told:
+        yield "; ".join(told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,10 +234,10 @@ def _spoken(each: Generation, row: Sequence[str], table: _Laid) -> Iterator[str]
     yield from (f"{indent}{text}" for text in texts[1:])
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
-    """Lines of at most WIDTH columns; those after the first begin with `indent`, and so does the first if
+def _wrapped(text: str, indent: str, columns: int) -> list[str]:
+    """Lines of at most `columns` cells; those after the first begin with `indent`, and so does the first if
     `text` does. A command between backticks stays on one line.
     """
     lead = text[: len(text) - len(text.lstrip(" "))]
     bound = _COMMAND.sub(lambda match: match[0].replace(" ", words.NBSP), text.strip())
-    return [plain(line) for line in wrapped(bound, WIDTH, first=lead, rest=indent)]
+    return [plain(line) for line in wrapped(bound, columns, first=lead, rest=indent)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 
@@ -10,6 +11,7 @@ from reprune.report import advice, cells, words
 from reprune.report.cost_section import cost_section
 from reprune.report.engines import engines_section
 from reprune.report.facts import ReportFacts
+from reprune.report.feature_maps import maps_section
 from reprune.report.generations import generations_section, since_last
 from reprune.report.guards import tripped
 from reprune.report.markup import Safe, esc, join, tag
@@ -37,21 +39,54 @@ _SIGNS: dict[Outcome, str] = {
 }
 
 
+# A page that is larger is opened by nobody.
+MAX_BYTES = 3_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How many pictures the page may hold: examples with feature maps, and examples that changed."""
+
+    maps: int
+    shown: int
+
+
+# The order of sacrifice: pictures go, first those of layers. No number, no table and no word does.
+_ROOMS = (
+    Room(maps=3, shown=48),
+    Room(maps=1, shown=48),
+    Room(maps=1, shown=12),
+    Room(maps=0, shown=12),
+    Room(maps=0, shown=0),
+)
+
+
 def render_html(facts: ReportFacts, *, show_examples: bool = False) -> str:
     """The whole page. Every text that comes from a user is escaped; nothing is loaded from anywhere.
 
-    `show_examples` lists the ids of the examples that changed their answer.
+    `show_examples` lists the ids of the examples that changed their answer. A page over MAX_BYTES loses
+    pictures in the order of `_ROOMS`.
     """
+    page = ""
+    for room in _ROOMS:
+        page = _page(facts, room, show_examples=show_examples)
+        if len(page.encode()) <= MAX_BYTES:
+            break
+    return page
+
+
+def _page(facts: ReportFacts, room: Room, *, show_examples: bool) -> str:
     sections = [
         section
         for build in (
             demands_section,
             latency_section,
             cost_section,
-            partial(quality_section, show_examples=show_examples),
+            partial(quality_section, show_examples=show_examples, most_shown=room.shown),
             plan_section,
             sensitivity_section,
             recovery_section,
+            partial(maps_section, examples=room.maps),
             generations_section,
             data_section,
             engines_section,
@@ -163,7 +198,7 @@ def _tiles(facts: ReportFacts) -> Safe:
     for one in facts.judgement.rules:
         if words.is_parent(one) and one.change is not None and words.family(one) != "slices":
             name = f"{words.label(one)}{f', {one.target}' if one.target else ''}"
-            detail = f"{words.state(one)}, limit {cells.limit(one)}"
+            detail = f"{words.brief_state(one)}, limit {cells.limit(one)}"
             tiles.append((name, cells.change(one), detail))
     costs = facts.costs
     if costs is not None and costs[0].macs:

@@ -55,9 +55,17 @@ def tag(name: str, /, *children: Safe, **attributes: Attribute) -> Safe:
 
 
 def table(
-    caption: str, head: Sequence[str], rows: Iterable[Sequence[Safe]], *, numbers: int = 99
+    caption: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[Safe]],
+    *,
+    numbers: int = 99,
+    stacked: bool = False,
 ) -> Safe:
-    """A table with a caption; the first cell of a row heads it, cells from `numbers` on are numbers."""
+    """A table with a caption; the first cell of a row heads it, cells from `numbers` on are numbers.
+
+    On a narrow screen the cells of one that is `stacked` stand below each other, each with its head.
+    """
     heads = [
         tag("th", esc(cell), scope="col", class_="n" if index >= numbers else None)
         for index, cell in enumerate(head)
@@ -67,7 +75,12 @@ def table(
             "tr",
             tag("th", row[0], scope="row"),
             *(
-                tag("td", cell, class_="n" if index >= numbers else None)
+                tag(
+                    "td",
+                    cell,
+                    class_="n" if index >= numbers else None,
+                    data_head=head[index] if stacked else None,
+                )
                 for index, cell in enumerate(row[1:], start=1)
             ),
         )
@@ -78,7 +91,7 @@ def table(
         tag("caption", esc(caption)),
         tag("thead", tag("tr", *heads)),
         tag("tbody", *body),
-        class_="wide" if len(head) > 3 else None,
+        class_="stacked" if stacked else "wide" if len(head) > (4 if numbers < 2 else 3) else None,
     )
     return scroll(whole, f"Table: {caption}")
 

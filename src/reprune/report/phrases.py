@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,6 +16,8 @@ class Code:
 
     text: str
 
+
+_PERCENT = re.compile(r"(?<=\d) %")
 
 Phrase: TypeAlias = tuple[str | Code, ...]
 
@@ -37,9 +40,16 @@ def as_markdown(phrase: Phrase, limit: int = 600) -> str:
 
 def as_html(phrase: Phrase) -> Safe:
     return join(
-        tag("code", tag("bdi", esc(part.text, 160))) if isinstance(part, Code) else esc(part, 2000)
+        tag("code", tag("bdi", esc(part.text, 160)))
+        if isinstance(part, Code)
+        else unbroken(esc(part, 2000))
         for part in phrase
     )
+
+
+def unbroken(sentence: Safe) -> Safe:
+    """The same, with each number and its per cent sign on one line."""
+    return Safe(_PERCENT.sub("\u00a0%", sentence))
 
 
 def as_text(phrase: Phrase) -> str:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from msgspec import UNSET
 
 from reprune.core.artifacts import Plan
 from reprune.report import plain, words
+from reprune.report.differences import How
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import Safe, esc, tag
 from reprune.report.markup import table as html_table
 
 MOST_GROUPS = 10
 MOST_ROWS = 400
-How: TypeAlias = Literal["cut more", "cut less", "as before", "new", "gone"]
 _ORDER: tuple[How, ...] = ("cut more", "cut less", "new", "gone", "as before")
 
 
@@ -49,7 +48,12 @@ def moved_parts(facts: ReportFacts) -> tuple[Moved, ...]:
     """Every part of both plans, those that changed most first; empty where the champion's is not here."""
     if facts.plan is None or facts.past_plan is None:
         return ()
-    was, now = _parts(facts.past_plan), _parts(facts.plan)
+    return compared_parts(facts.past_plan, facts.plan)
+
+
+def compared_parts(before: Plan, after: Plan) -> tuple[Moved, ...]:
+    """Every part of two plans, those that changed most first."""
+    was, now = _parts(before), _parts(after)
     found = [
         Moved(
             part=part,

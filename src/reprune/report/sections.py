@@ -8,9 +8,10 @@ from reprune.core.artifacts import Cost
 from reprune.report import svg, words
 from reprune.report.cuts import recovery_figure, sensitivity_figure, widths_figure
 from reprune.report.facts import ReportFacts
-from reprune.report.flips import changed_tables, flips_figure, shown_examples
+from reprune.report.flips import MOST_SHOWN, changed_tables, flips_figure, shown_examples
 from reprune.report.forests import rules_figure, rules_table
 from reprune.report.guards import guards_table, tally, tripped
+from reprune.report.layer_times import layer_time_figures, untold
 from reprune.report.markup import Safe, details, esc, tag
 from reprune.report.markup import table as html_table
 from reprune.report.masked import NO_PROMISE, masked_table
@@ -61,7 +62,10 @@ def demands_section(facts: ReportFacts) -> Section:
 
 def latency_section(facts: ReportFacts) -> Section | None:
     """Ratios by unit, single calls, and the operators that take the time."""
-    figures = [*ratio_figures(facts), *call_figures(facts), *operator_figures(facts)]
+    by_layer = list(layer_time_figures(facts))
+    figures = [*ratio_figures(facts), *call_figures(facts), *by_layer]
+    figures += operator_figures(facts)
+    missing = [tag("p", esc(line), class_="meta") for line in untold(facts)]
     table = guards_table(facts)
     if not figures and not table:
         return None
@@ -75,6 +79,7 @@ def latency_section(facts: ReportFacts) -> Section | None:
         content=(
             *([table] if table and stopped else []),
             *(svg.framed(figure) for figure in figures),
+            *missing,
             *(
                 [details("What kept the measurement honest", table)]
                 if table and not stopped
@@ -84,12 +89,14 @@ def latency_section(facts: ReportFacts) -> Section | None:
     )
 
 
-def quality_section(facts: ReportFacts, *, show_examples: bool = False) -> Section | None:
+def quality_section(
+    facts: ReportFacts, *, show_examples: bool = False, most_shown: int = MOST_SHOWN
+) -> Section | None:
     """Flips both ways, and slices; on demand the ids of the examples that changed."""
     flipped, by_slice = flips_figure(facts), slice_figures(facts)
     content = [tag("p", as_html(line)) for line in newest(facts)[:12]]
     content += [] if flipped is None else [svg.framed(flipped)]
-    gallery = shown_examples(facts)
+    gallery = shown_examples(facts, most_shown)
     content += [] if gallery is None else [gallery]
     if show_examples:
         content += changed_tables(facts)

@@ -9,6 +9,7 @@ from reprune.core.artifacts import Arm, RuleResult, TargetProfile
 from reprune.judge.evidence import TargetEvidence
 from reprune.report import svg, words
 from reprune.report.facts import ReportFacts
+from reprune.report.layer_times import layer_times
 from reprune.report.markup import Safe, esc, tag
 from reprune.report.markup import table as html_table
 from reprune.report.measured import CallTimes, UnitRatio, call_times, unit_ratios
@@ -40,12 +41,14 @@ def call_figures(facts: ReportFacts) -> list[svg.Figure]:
 
 
 def operator_figures(facts: ReportFacts) -> list[svg.Figure]:
-    """For each profiled target, the operators that take most of the dense model's time."""
+    """For each profiled target, the operators that take most of the dense model's time; none where the
+    layers of both models were timed, which says more.
+    """
     return [
         _operator_figure(profile)
         for profiles in facts.profiles
         for profile in profiles.targets
-        if profile.operators
+        if profile.operators and not layer_times(facts, profile.target)
     ]
 
 

@@ -67,6 +67,11 @@ def state(result: RuleResult) -> str:
     return "ok, advisory" if result.outcome == "pass" else f"{word}, advisory: does not decide"
 
 
+def brief_state(result: RuleResult) -> str:
+    """The same in at most two words, where there is little room."""
+    return ROW_WORD[result.outcome] + ("" if result.required else ", advisory")
+
+
 def icon(result: RuleResult) -> str:
     """The outcome as a sign; what only informs never carries the sign of a decision."""
     return ICON[result.outcome] if result.required or result.outcome == "pass" else NOT_DECIDING

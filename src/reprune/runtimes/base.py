@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -144,6 +144,34 @@ class OperatorTimed(Protocol):
         self, engine: Path, target: Target, inputs: Sequence[Array], calls: int
     ) -> tuple[OperatorTime, ...]:
         """Median time of each fused operator over `calls` calls, slowest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """What one layer of the module takes in a call, with all that was fused into it or follows it to the
+    next layer. `kinds` are its operators as exported, whatever the widths.
+    """
+
+    layer: str
+    us: float
+    kinds: tuple[str, ...]
+
+
+@runtime_checkable
+class LayerTimed(Protocol):
+    """A Runtime that tells which layer of the module each operator of its own graph came from."""
+
+    def layer_times(
+        self,
+        engine: Path,
+        target: Target,
+        inputs: Sequence[Array],
+        calls: int,
+        layers: Collection[str],
+    ) -> tuple[LayerTime, ...]:
+        """The median time of `layers` (dotted names) over `calls` calls, in the order they run; all of
+        the graph's time is in one of them.
+        """
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ import functools
 import json
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,9 @@ from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.core.store import write_bytes
-from reprune.runtimes.base import Binding, Capabilities, Source
+from reprune.runtimes.base import Binding, Capabilities, LayerTime, Source
+from reprune.runtimes.onnx_layers import layer_times
+from reprune.runtimes.onnx_operators import caller
 from reprune.runtimes.onnx_plan import CPU
 from reprune.runtimes.onnx_source import float_onnx, int8_onnx, quantisable_layers
 
@@ -77,19 +79,25 @@ class OnnxRuntime:
     def operator_times(
         self, engine: Path, target: Target, inputs: Sequence[Array], calls: int
     ) -> tuple[OperatorTime, ...]:
-        """Median time of each operator of the optimised graph over `calls` calls, slowest first.
+        """Median time of each operator of the optimised graph over `calls` calls, slowest first, called
+        `<module>/<type>` where the engine's own graph tells the module, else as ONNX Runtime calls it.
 
         The runtime's clock ticks in whole microseconds, so the smallest operators may show 0.
         """
-        with tempfile.TemporaryDirectory(prefix="reprune-profile-") as folder:
-            options = _options(target)
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "calls")
-            session = OnnxSession(_load(str(engine), options, where=str(engine)))
-            for _ in range(PROFILE_WARMUP_CALLS + calls):
-                session.run(inputs)
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        return _operators(events, calls)
+        model = require("onnx", "onnx").load(str(engine), load_external_data=False)
+        return _operators(_profiled(engine, target, inputs, calls), calls, caller(model))
+
+    def layer_times(
+        self,
+        engine: Path,
+        target: Target,
+        inputs: Sequence[Array],
+        calls: int,
+        layers: Collection[str],
+    ) -> tuple[LayerTime, ...]:
+        """As `operator_times`, added up by layer of the module (onnx_layers says what belongs where)."""
+        events = _profiled(engine, target, inputs, calls)
+        return layer_times(engine.read_bytes(), events, layers, calls=calls)
 
 
 class OnnxSession:
@@ -115,6 +123,23 @@ class OnnxSession:
     def end_profiling(self) -> str:
         """Ends profiling and names the file that holds the events."""
         return str(self._session.end_profiling())
+
+
+def _profiled(
+    engine: Path, target: Target, inputs: Sequence[Array], calls: int
+) -> list[dict[str, Any]]:
+    """The events of a fresh session's warm-up and `calls` calls, by the runtime's own profiler."""
+    with tempfile.TemporaryDirectory(prefix="reprune-profile-") as folder:
+        options = _options(target)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "calls")
+        session = OnnxSession(_load(str(engine), options, where=str(engine)))
+        for _ in range(PROFILE_WARMUP_CALLS + calls):
+            session.run(inputs)
+        events: list[dict[str, Any]] = json.loads(
+            Path(session.end_profiling()).read_text(encoding="utf-8")
+        )
+    return events
 
 
 def open_bytes(content: bytes, *, where: str) -> OnnxSession:
@@ -192,15 +217,19 @@ def check_batches(content: bytes, example_inputs: tuple[Tensor, ...]) -> None:
             )
 
 
-def _operators(events: Iterable[dict[str, Any]], calls: int) -> tuple[OperatorTime, ...]:
+def _operators(
+    events: Iterable[dict[str, Any]], calls: int, called: Callable[[str, str], str]
+) -> tuple[OperatorTime, ...]:
     durations: dict[tuple[str, str], list[int]] = defaultdict(list)
     types: dict[tuple[str, str], str] = {}
     for event in events:
         name = str(event.get("name", ""))
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            key = (name.removesuffix("_kernel_time"), str(event["args"].get("node_index", "")))
+            kind = str(event["args"]["op_name"])
+            own = called(name.removesuffix("_kernel_time"), kind)
+            key = (own, str(event["args"].get("node_index", "")))
             durations[key].append(int(event["dur"]))
-            types[key] = str(event["args"]["op_name"])
+            types[key] = kind
     # A node inside a loop runs several times a call.
     a_call = {
         key: len(took) // (PROFILE_WARMUP_CALLS + calls) or 1 for key, took in durations.items()

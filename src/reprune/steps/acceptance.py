@@ -80,6 +80,15 @@ class Case:
     def machines(self) -> tuple[str, ...]:
         return tuple(sorted({target.machine.instance for target in self.evidence.targets}))
 
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """The digests of the benchmarks that were judged: each lists its sample files by digest."""
+        return tuple(_listed(self.verdict.manifest.parents, "benchmarks"))
+
+    def valid_for_days(self, authority: Authority) -> float:
+        """How long the evidence counts, by the policy and by the promoter's own limit."""
+        return min(self.policy.valid_for_days, authority.promoter.max_valid_for_days)
+
 
 @contextmanager
 def refusing(folder: Path, places: Mapping[str, Path]) -> Iterator[None]:
@@ -184,6 +193,7 @@ def check_acceptance(
         )
     check_registry_champion(case, authority, registry)
     check_registry_anchor(case, authority, registry)
+    _check_chain(case, authority, registry)
 
 
 def check_registry_champion(case: Case, authority: Authority, registry: Registry) -> None:
@@ -234,6 +244,22 @@ def check_registry_anchor(case: Case, authority: Authority, registry: Registry) 
             "anchor_moved",
             f"the anchor was {was} when the lock was written; now it is {now}",
             registry,
+        )
+
+
+def _check_chain(case: Case, authority: Authority, registry: Registry) -> None:
+    """No receipt is missing since the champion's; without a champion, since the first."""
+    locked = case.verdict.manifest.champion
+    gaps = links.gaps_since(
+        registry, case.lock.name, locked.version if locked else "", authority.keys
+    )
+    if gaps:
+        raise PromotionRefused(
+            f"the chain of receipts is not whole: {gaps[0]}",
+            reason="receipts_missing",
+            where=registry.identity,
+            fix="restore the registry from a backup; or begin a new chain with a model that is known to "
+            "be good: `reprune adopt --by NAME --reason TEXT`, then `reprune update` and judge again",
         )
 
 
@@ -327,7 +353,7 @@ def _check_terms(case: Case, authority: Authority) -> None:
 
 def _check_age(case: Case, authority: Authority, now: float) -> None:
     """Each target has a sample of its own that is new enough: one says nothing about another's machine."""
-    limit_days = min(case.policy.valid_for_days, authority.promoter.max_valid_for_days)
+    limit_days = case.valid_for_days(authority)
     for target, until in case.newest_s or (("any target", None),):
         if until is None:
             _refuse(

@@ -11,18 +11,18 @@ from reprune import __version__
 from reprune.core.artifacts import MASKS, WEIGHTS, ModelBundle
 from reprune.core.documents import digest_of, read_yaml
 from reprune.core.errors import CheckpointError, PromotionRefused, VersionNotFound
-from reprune.core.lock import DenseRef, Lock
+from reprune.core.lock import Lock
 from reprune.core.policy import POLICY_FILE, read_policy
 from reprune.core.step import Documents, run
 from reprune.core.store import MANIFEST, Artifact
 from reprune.registry import compressed, links, receipts
-from reprune.registry.dense import find_dense
-from reprune.registry.weights import PICKLED, check_weights
+from reprune.registry.inspecting import check_apart
+from reprune.registry.weights import PICKLED
 from reprune.steps.fetch import fetch_dense
 from reprune.steps.moving import Desk
+from reprune.steps.pinning import pinned
 from reprune.steps.project import PROJECT_FILE, Project
 from reprune.steps.staging import copy_artifact
-from reprune.steps.update import weights_digest
 from reprune.task.load import load_task, task_digest
 from reprune.task.trained_on import TRAINED_ON
 
@@ -85,7 +85,7 @@ def check_bundle(source: Source, name: str) -> None:
         raise CheckpointError(f"holds no {WEIGHTS}", where=_where(source))
     for file in (WEIGHTS, MASKS):
         if file in manifest.payload:
-            check_weights(bundle.file(file))
+            check_apart(bundle.file(file))
     if task_digest(manifest.task.entry, bundle.path / "task") != manifest.task.digest:
         raise PromotionRefused(
             "its task is not the one that its manifest names",
@@ -158,17 +158,14 @@ def _fetch_bundle(desk: Desk, version: str, folder: Path) -> Path | None:
 
 def _from_dense(desk: Desk, version: str, out: Path) -> Source:
     """The bundle that `fetch-dense` makes of a dense version, with the task as it is here now."""
-    info = find_dense(desk.registry, desk.given.name, version)
+    ref = pinned(desk.registry, desk.given, version)
     policy = read_policy(desk.root / POLICY_FILE)
     lock = Lock(
         reprune=__version__,
         registry=desk.given.registry.uri,
         workspace=desk.given.registry.workspace,
         name=desk.given.name,
-        dense=DenseRef(
-            version=info.version,
-            weights=weights_digest(desk.registry, info, desk.given.registry),
-        ),
+        dense=ref,
         champion="none",
         targets=tuple(sorted(desk.given.targets)),
         params=digest_of(desk.given),
@@ -180,7 +177,7 @@ def _from_dense(desk: Desk, version: str, out: Path) -> Source:
     with compressed.scratch() as folder:
         run(fetch_dense, {}, documents, folder / "dense", say=desk.say)
         bundle = copy_artifact(folder / "dense", out, ModelBundle)
-    return Source(bundle=bundle, kind="dense", version=info.version)
+    return Source(bundle=bundle, kind="dense", version=ref.version)
 
 
 def _data_version(desk: Desk) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import (
+    MAPS_FILE,
     Benchmark,
     DataReport,
     Engines,
@@ -20,7 +21,7 @@ from reprune.core.machine import this_machine
 from reprune.core.params import BenchmarkParams, Target
 from reprune.core.policy import Policy
 from reprune.core.step import Context, step
-from reprune.core.store import Artifact
+from reprune.core.store import Artifact, write_bytes
 from reprune.steps.arms import PROMOTED
 from reprune.steps.looking import (
     check_reach,
@@ -73,6 +74,7 @@ def benchmark(
 
     from reprune.compress.bundle import load_bundle
     from reprune.measure.attempts import ATTEMPTS_FILE, local_uses
+    from reprune.measure.operator_shares import write_shares
     from reprune.steps.batch_sizes import count_batches
     from reprune.steps.proofs import demand_proof
     from reprune.steps.sampling import Demand, take_samples
@@ -95,6 +97,9 @@ def benchmark(
         take_samples(name, job, task, demand, ctx, places[name].taking)
         for name, job in jobs.items()
     ]
+    write_shares(ctx.out, jobs, ctx.say)
+    if MAPS_FILE in engines.manifest.payload:
+        write_bytes(ctx.out / MAPS_FILE, engines.file(MAPS_FILE).read_bytes())
     return Benchmark(
         machine=machine,
         dense_version=look.dense_version,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from msgspec import UNSET
 
-from reprune.core.artifacts import DataReport, EngineFact, Engines, ModelBundle, Previous
+from reprune.core.artifacts import Arm, DataReport, EngineFact, Engines, ModelBundle, Previous
 from reprune.core.documents import digest_of
 from reprune.core.lock import Name
 from reprune.core.machine import this_machine
@@ -14,6 +17,10 @@ from reprune.core.store import Artifact
 from reprune.steps.arms import open_arms
 from reprune.steps.looking import check_reach
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+
+if TYPE_CHECKING:
+    from reprune.steps.arms import ArmModel
+    from reprune.task.protocol import Batch
 
 
 @step("build")
@@ -66,8 +73,31 @@ def build(
         for arm, model in arms.items():
             facts.append(build_engine(arm, model, name, target, shop))
             ctx.say(f"{arm} for {name}: {facts[-1].bytes} bytes, parity {facts[-1].parity.max_abs}")
+    if build.shown_maps:
+        _show_maps(arms, shop.batches, build.shown_maps, ctx)
     return Engines(
         machine=this_machine(threads),
         engines=tuple(facts),
         storage=storage_of(arms, ctx.say) or UNSET,
     )
+
+
+def _show_maps(
+    arms: Mapping[Arm, ArmModel], batches: Sequence[Batch], count: int, ctx: Context
+) -> None:
+    """Stores what layers make of `count` calibration examples, before and after the cut; for people."""
+    from reprune.measure.maps import Compared, write_maps
+
+    candidate = arms["candidate"].loaded
+    cuts = candidate.architecture.cuts if candidate.architecture is not None else ()
+    pair = Compared(
+        dense=arms["dense"].loaded.module,
+        candidate=candidate.module,
+        kept={cut.module: (cut.size, cut.keep) for cut in cuts if cut.axis == "out"},
+    )
+    maps = write_maps(ctx.out, pair, batches, count)
+    if maps is None:
+        ctx.say("no feature maps are stored: no layer with weights makes images")
+        return
+    told = ", ".join(f"{one.layer} {100 * one.relative:.0f} %" for one in maps.layers)
+    ctx.say(f"feature maps of {len(maps.examples)} calibration examples are stored: {told} changed")

@@ -17,9 +17,12 @@ def decision(
     registry: str,
     predecessor: str | None,
     now: float,
+    valid_for_days: float,
     waiver: Waiver | None = None,
 ) -> Decision:
-    """The predicate of a receipt; a function of the case, the override, the chain and the clock alone."""
+    """The predicate of a receipt; a function of the case, the promoter's terms, the override, the chain
+    and the clock alone.
+    """
     lock, judgement = case.lock, case.judgement
     return Decision(
         registry=registry,
@@ -48,6 +51,8 @@ def decision(
         newest_time=max(case.evidence.quality.times or (), default=UNSET),
         waiver=waiver or UNSET,
         dry_run=judgement.dry_run,
+        samples=case.samples,
+        valid_for_days=valid_for_days,
     )
 
 

@@ -96,6 +96,7 @@ def distill(
         name=student.manifest.name,
         dense_version=student.manifest.dense_version,
         task=student.manifest.task,
+        members=student.manifest.members,
         surgery=student.manifest.surgery,
         recovery=replace(recovered.recovery, known=known.fact),
     )

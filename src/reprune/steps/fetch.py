@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from reprune.core import params, store
+from reprune.core.addresses import shown
 from reprune.core.artifacts import WEIGHTS, ModelBundle, Previous, TaskFact
 from reprune.core.errors import (
     ChampionForeign,
@@ -24,7 +25,7 @@ from reprune.core.errors import (
     ReceiptInvalid,
     StaleLock,
 )
-from reprune.core.lock import ChampionRef, Lock
+from reprune.core.lock import ChampionRef, DenseRef, Lock, MemberRef
 from reprune.core.step import Context, step
 from reprune.registry import compressed
 from reprune.registry.compressed import Holder
@@ -33,7 +34,9 @@ from reprune.registry.links import Link, records, verified
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry, VersionInfo, known_versions
 from reprune.registry.receipts import Receipted, chain_gaps, public_key
+from reprune.registry.sets import join_weights
 from reprune.registry.weights import PICKLED, RISK, find_weights, take_weights
+from reprune.steps.pinning import members_digest
 from reprune.steps.promoter import config_path, read_promoter
 from reprune.task.load import task_digest, task_folder
 
@@ -56,22 +59,60 @@ def fetch_dense(
     source = open_registry(registry, ctx.root)
     ctx.say(f"fetching {name} version {lock.dense.version} from {source.identity}")
     with _clean(ctx.work / "draft") as draft:
-        where = f"{source.identity}: {name} version {lock.dense.version}"
-        info = find_dense(source, name, lock.dense.version)
-        source.fetch(name, info.version, draft)
-        found = find_weights(draft, allow_pickle=registry.allow_pickle, where=where)
-        if store.file_digest(found) != lock.dense.weights:
-            raise StaleLock(
-                "the registry holds other weights under this version than the lock names",
-                where=where,
-                fix=UPDATE,
-            )
-        if found.suffix in PICKLED:
-            ctx.say(f"warning: {found.name} is pickled, and params.yaml allows it: {RISK}")
-        take_weights(found, ctx.out / WEIGHTS)
+        if lock.dense.members is UNSET:
+            ref = MemberRef(name=name, version=lock.dense.version, weights=lock.dense.weights)
+            _take_version(source, ref, registry, draft, ctx.out / WEIGHTS, ctx)
+        else:
+            _take_members(source, lock.dense, registry, draft, ctx)
     _copy_task(lock, task, ctx)
     fact = TaskFact(entry=task, digest=lock.task, data_version=lock.data_version)
-    return ModelBundle(name=name, dense_version=lock.dense.version, task=fact)
+    return ModelBundle(
+        name=name, dense_version=lock.dense.version, task=fact, members=lock.dense.members
+    )
+
+
+def _take_members(
+    source: Registry, dense: DenseRef, registry: params.Registry, draft: Path, ctx: Context
+) -> None:
+    """The weights of every member of the set as those of one model, each under its member's name."""
+    members = dense.members or {}
+    if members_digest(members) != dense.weights:
+        raise StaleLock(
+            "the members of the set do not have the weights that the lock names for all of them",
+            where="reprune.lock.yaml (dense)",
+            fix=UPDATE,
+        )
+    taken = {}
+    for member, ref in sorted(members.items()):
+        folder = draft / member
+        folder.mkdir()
+        taken[member] = draft / f"{member}.safetensors"
+        _take_version(source, ref, registry, folder, taken[member], ctx)
+    join_weights(taken, ctx.out / WEIGHTS)
+
+
+def _take_version(
+    source: Registry,
+    ref: MemberRef,
+    registry: params.Registry,
+    draft: Path,
+    out: Path,
+    ctx: Context,
+) -> None:
+    """Fetches a version into `draft` and writes its weights to `out`, if they are those of `ref`."""
+    where = f"{source.identity}: {ref.name} version {ref.version}"
+    info = find_dense(source, ref.name, ref.version)
+    source.fetch(ref.name, info.version, draft)
+    found = find_weights(draft, allow_pickle=registry.allow_pickle, where=where)
+    if store.file_digest(found) != ref.weights:
+        raise StaleLock(
+            "the registry holds other weights under this version than the lock names",
+            where=where,
+            fix=UPDATE,
+        )
+    if found.suffix in PICKLED:
+        ctx.say(f"warning: {found.name} is pickled, and params.yaml allows it: {RISK}")
+    take_weights(found, out)
 
 
 @step("fetch-previous")
@@ -199,7 +240,8 @@ def _check_names(lock: Lock, registry: params.Registry, name: str) -> None:
     for what, locked, given in pairs:
         if locked != given:
             raise StaleLock(
-                f"the lock was written for the {what} '{locked}', params.yaml says '{given}'",
+                f"the lock was written for the {what} '{shown(locked)}', "
+                f"params.yaml says '{shown(given)}'",
                 where="reprune.lock.yaml",
                 fix=UPDATE,
             )

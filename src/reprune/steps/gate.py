@@ -11,6 +11,7 @@ import msgspec
 
 from reprune.core import store
 from reprune.core.artifacts import (
+    PAST_PLAN,
     Benchmark,
     DataReport,
     Engines,
@@ -123,6 +124,7 @@ def recompute(verdict: Artifact[Verdict]) -> Judgement:
     """
     grounds = read_grounds(verdict)
     check_past_plan(verdict, grounds.previous)
+    _check_listed(verdict, grounds)
     if digest_of(grounds.lock) != verdict.manifest.lock:
         raise ChainBroken("its lock.json is not the lock that it names", where=str(verdict.path))
     if digest_of(grounds.policy) != verdict.manifest.policy:
@@ -185,6 +187,25 @@ def _check_identity(verdict: Artifact[Verdict]) -> None:
             "names another model, dense version, champion or Reprune than its lock",
             where=str(verdict.path),
             fix="run `dvc repro` again; do not edit a verdict",
+        )
+
+
+def _check_listed(verdict: Artifact[Verdict], grounds: Grounds) -> None:
+    """Raises ChainBroken for a file that no gate writes: promote registers whatever a verdict lists."""
+    known = {"evidence.json", "lock.json", "policy.json", "params.json", PAST_PLAN}
+    known |= {
+        f"ancestors/{digest.removeprefix('sha256:')}.json"
+        for digest in verdict.manifest.parents.values()
+    }
+    known |= {
+        f"samples/{index}/{name}"
+        for index, measured in enumerate(grounds.benchmarks)
+        for name in measured.manifest.payload
+    }
+    extra = sorted(set(verdict.manifest.payload) - known)
+    if extra:
+        raise ChainBroken(
+            f"lists what is no part of a verdict: {', '.join(extra[:3])}", where=str(verdict.path)
         )
 
 

@@ -275,8 +275,8 @@ def _problem(found: _Inherited, table: Sensitivity) -> Problem:
     """The question that a plan answers, asked of `table`. A latency budget is asked as the MACs that the
     champion's plan came to: no clock is read here.
     """
-    from reprune.compress.planning.choose import Options
     from reprune.compress.planning.curves import fit_blocks, fit_curves
+    from reprune.compress.planning.options import Options
     from reprune.compress.structure.alignment import alignments
     from reprune.compress.structure.blocks import groups_inside
 

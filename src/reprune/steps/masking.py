@@ -190,6 +190,7 @@ def masked_bundle(dense: Artifact[ModelBundle], made: Masked, ctx: Context) -> M
         name=dense.manifest.name,
         dense_version=dense.manifest.dense_version,
         task=dense.manifest.task,
+        members=dense.manifest.members,
         surgery=made.surgery,
     )
 

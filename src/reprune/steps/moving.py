@@ -17,6 +17,7 @@ from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry, VersionInfo, known_versions
 from reprune.registry.tags import PROMOTED
 from reprune.steps.promoter import Authority, read_promoter
+from reprune.steps.signers import sign
 
 MAX_TEXT = 500
 
@@ -109,7 +110,7 @@ def register_record(
     desk: Desk, statement: records.RollbackStatement | records.AdoptionStatement, folder: Path
 ) -> tuple[VersionInfo, records.AnyRecord]:
     """Signs the statement, puts it beside the files of `folder`, and registers both as one version."""
-    raw = receipts.sign(statement, desk.authority.signer)
+    raw = sign(statement, desk.authority.signer, desk.authority.keys)
     stated, digest, signer = receipts.verify_statement(
         raw, type(statement), desk.authority.keys, where="the receipt just signed"
     )

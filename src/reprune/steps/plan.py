@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from msgspec import UNSET, UnsetType
@@ -27,17 +25,19 @@ from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
-from reprune.steps.plan_words import for_people, with_joint
+from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, timers
+from reprune.steps.plan_trials import with_trials
+from reprune.steps.plan_words import for_people, how_to_edit, with_joint
 from reprune.steps.refusals import refuse_strangers
 from reprune.steps.target_demands import aligned, demands
 from reprune.steps.trying import comparing
 
 if TYPE_CHECKING:
-    from reprune.compress.planning.choose import Choice, Options
+    from reprune.compress.planning.choose import Choice
+    from reprune.compress.planning.latency_table import LatencyTable
+    from reprune.compress.planning.options import Options
 
 PLAN_FILE = "plan.yaml"
-
-TimeRatio: TypeAlias = Callable[[Mapping[str, int]], float]
 
 
 @step("plan")
@@ -58,8 +58,9 @@ def plan(
 
     With `generations.try_champion` the champion's widths and fresh ones are both cut and compared.
     With `plan.depth` it also chooses which blocks go. Where `plan.method` masks weights, chooses how
-    many of each tensor instead. Writes `plan.yaml`, the same for people. Raises ChainBroken for
-    artefacts of another model, CompressionError where the budget cannot be met.
+    many of each tensor instead. Widths and blocks that a person set are obeyed. Writes `plan.yaml`, the
+    same for people. Raises ChainBroken for artefacts of another model, CompressionError where a
+    budget cannot be met or a width cannot be had.
     """
     refuse_strangers(dense, {"sensitivity": table, **{f"profile {p.path}": p for p in profiles}})
     _refuse_other_criterion(table, prune)
@@ -75,17 +76,28 @@ def plan(
         return masking
     opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
     refuse_no_choice(opened, plan)
-    options = _options(opened, profiles[0].manifest, table, plan)
-    _say_uncut(opened, options, plan, ctx)
+    free = _options(opened, profiles[0].manifest, table, plan)
+    _say_uncut(opened, free, plan, ctx)
+    options = _by_hand(opened, free, plan, ctx)
     from reprune.compress.planning.choose import choose
 
-    target = targets[plan.latency_target] if plan.budget == "latency" else None
-    with _timing(opened, target, seed) as time_ratio:
+    tables = forecasts(profiles, plan, targets, options.full, threads)
+    options = replace(options, forecasts=tables)
+    asked = {name: targets[name] for name in latency_targets(plan)}
+    with timers(opened, asked, seed, ctx.say) as by_target:
+        time_ratio = by_target.get(plan.latency_target) if plan.budget == "latency" else None
+        if plan.budget == "latency" and time_ratio is None:
+            raise CompressionError(
+                f"a latency budget is measured, and '{plan.latency_target}' cannot be timed here",
+                where="params.yaml (plan.latency_target)",
+                fix="plan on that machine, or set a limit in plan.limits, which tables predict",
+            )
         if time_ratio is not None and plan.latency_model == "in-model":
-            options = _with_times(options, time_ratio, ctx)
+            options = replace(options, times=_times(free, time_ratio, ctx))
+        options = replace(options, timers=by_target)
         compare = comparing(opened, options, table.manifest, generations, prune, seed)
-        champion = _champion_plan(previous)
-        choice = choose(options, plan, time_ratio, champion, ctx.say, compare)
+        trial = with_trials(options, opened, plan, prune, seed, _champion_plan(previous), ctx)
+        choice = choose(trial.options, trial.params, time_ratio, trial.champion, ctx.say, compare)
     result = Plan(
         allocator=plan.allocator,
         budget=plan.budget,
@@ -95,31 +107,57 @@ def plan(
             GroupPlan(group=group.name, width=group.width, keep=choice.widths[group.name])
             for group in opened.groups
         ),
-        predicted=with_joint(choice.prediction, table.manifest.joint, ctx),
+        predicted=trial.recorded(
+            choice.prediction
+            if trial.quality
+            else with_joint(choice.prediction, table.manifest.joint, ctx),
+            choice.widths,
+        ),
         blocks=_removed(opened, choice) if plan.depth else UNSET,
         head_dimensions=True if plan.head_dimensions else UNSET,
+        limits=plan.limits or UNSET,
+        by_hand=(*sorted(plan.widths or ()), *(plan.removed_blocks or ())) or UNSET,
         tried=choice.tried or UNSET,
     )
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
-    described = for_people(result, options, choice)
+    described = for_people(result, trial.options, choice)
     if opened.skipped:
         described["not_cut"] = dict(opened.skipped)
     if plan.depth and opened.kept_blocks:
         described["not_removable"] = dict(opened.kept_blocks)
-    _write_for_people(described, wishes, ctx)
+    _write_for_people(described, wishes, ctx, head=how_to_edit(plan))
     return result
 
 
-def _with_times(options: Options, time_ratio: TimeRatio, ctx: Context) -> Options:
-    """The options with a table of what each of them saves in the built model, kept in the work folder."""
+def _times(options: Options, time_ratio: TimeRatio, ctx: Context) -> LatencyTable:
+    """A table of what each option saves in the built model, kept in the work folder."""
     from reprune.compress.planning.latency_table import measure_table
 
-    times = measure_table(options.rungs, options.blocks, time_ratio, work=ctx.work, say=ctx.say)
-    return replace(options, times=times)
+    return measure_table(options.rungs, options.blocks, time_ratio, work=ctx.work, say=ctx.say)
+
+
+def _by_hand(opened: Dense, options: Options, params: PlanParams, ctx: Context) -> Options:
+    """The options with what a person set, which is said. Raises CompressionError where that cannot be."""
+    from reprune.compress.planning.by_hand import ByHand
+
+    widths = params.widths or {}
+    removed = None if params.removed_blocks is UNSET else params.removed_blocks
+    if not widths and removed is None:
+        return options
+    hand = ByHand(widths=widths, removed=removed, reasons={**opened.skipped, **opened.kept_blocks})
+    fixed = options.by_hand(hand, depth=params.depth)
+    for name, width in widths.items():
+        unaligned = "" if width in options.rungs[name] else ", which no allocator would choose"
+        ctx.say(f"plan: {name} keeps {width} channels, as set by hand{unaligned}")
+    if removed is not None:
+        ctx.say(f"plan: blocks that go, as set by hand: {', '.join(removed) or 'none'}")
+    return fixed
 
 
 def _why_no_block(params: PlanParams) -> str:
+    if params.removed_blocks is not UNSET:
+        return "none is named (plan.removed_blocks)"
     if params.allocator == "uniform":
         return "the uniform allocator only sets widths (plan.allocator)"
     return "narrower widths are predicted to lose less for the same budget"
@@ -132,31 +170,13 @@ def _removed(opened: Dense, choice: Choice) -> tuple[str, ...]:
     return tuple(name for name in names if choice.widths.get(block_key(name)) == 0)
 
 
-def _write_for_people(described: dict[str, Any], wishes: list[str], ctx: Context) -> None:
+def _write_for_people(
+    described: dict[str, Any], wishes: list[str], ctx: Context, *, head: str = ""
+) -> None:
     if wishes:
         described = {**described, "targets": wishes}
     text = yaml.safe_dump(described, sort_keys=False)
-    store.write_bytes(ctx.out / PLAN_FILE, text.encode())
-
-
-@contextmanager
-def _timing(opened: Dense, target: Target | None, seed: int) -> Iterator[TimeRatio | None]:
-    """What measures a latency ratio on `target`; None where the budget is no latency."""
-    if target is None:
-        yield None
-        return
-    from reprune.compress.planning.latency import Bench, timing
-
-    bench = Bench(
-        task=opened.task,
-        module=opened.module,
-        groups=opened.groups,
-        target=target,
-        seed=seed,
-        blocks=opened.blocks,
-    )
-    with timing(bench) as time_ratio:
-        yield time_ratio
+    store.write_bytes(ctx.out / PLAN_FILE, (head + text).encode())
 
 
 def _refuse_other_criterion(table: Artifact[Sensitivity], prune: PruneParams) -> None:
@@ -189,9 +209,9 @@ def _agreed_cost(profiles: list[Artifact[Profile]]) -> Cost:
 def _options(
     opened: Dense, profile: Profile, table: Artifact[Sensitivity], params: PlanParams
 ) -> Options:
-    from reprune.compress.planning.choose import Options
     from reprune.compress.planning.costs import cost_model
     from reprune.compress.planning.curves import fit_blocks, fit_curves
+    from reprune.compress.planning.options import Options
     from reprune.compress.structure.alignment import alignments
     from reprune.compress.structure.separate import separated
     from reprune.measure.profile import Counted, count_cost

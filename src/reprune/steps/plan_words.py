@@ -8,10 +8,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from reprune.core.artifacts import JointCheck, Plan, Prediction
+from reprune.core.params import PlanParams
 from reprune.core.step import Context
+from reprune.steps.plan_trials import trials_for_people
 
 if TYPE_CHECKING:
-    from reprune.compress.planning.choose import Choice, Options
+    from reprune.compress.planning.choose import Choice
+    from reprune.compress.planning.options import Options
 
 # Below this rank correlation of sums with joint cuts, single cuts do not add up.
 ADDITIVE = 0.8
@@ -42,6 +45,20 @@ def with_joint(prediction: Prediction, joint: JointCheck | UnsetType, ctx: Conte
     )
 
 
+def how_to_edit(params: PlanParams) -> str:
+    """The comment at the head of `plan.yaml`: where a person's own widths go."""
+    lines = [
+        "Written by `reprune plan`, and written again by the next run. To decide a width yourself, put it",
+        "into params.yaml, where the lock covers it, and plan again; it is obeyed exactly, or refused with",
+        "the reason:",
+        "  plan:",
+        "    widths: {GROUP: CHANNELS}    # groups that are not named are allocated as before",
+    ]
+    if params.depth:
+        lines.append("    removed_blocks: [BLOCK]      # exactly these go ([]: none)")
+    return "".join(f"# {line}\n" for line in lines)
+
+
 def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
     """What a reviewer reads and compares with the last one: round numbers, one group a line."""
     before, after = plan.before, options.cost(choice.widths)
@@ -50,6 +67,8 @@ def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
         "allocator": plan.allocator,
         "budget": plan.budget,
         "fraction": plan.fraction,
+        **({} if plan.limits is UNSET else {"limits": dict(plan.limits)}),
+        **({} if plan.by_hand is UNSET else {"by_hand": list(plan.by_hand)}),
         **removed,
         "groups": {
             item.group: {
@@ -71,8 +90,33 @@ def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
             "loss_increase": _short(plan.predicted.loss_increase),
             "latency_ratio": _short(plan.predicted.latency_ratio),
             **_joint_for_people(plan.predicted),
+            **trials_for_people(plan.predicted),
+            **_latencies_for_people(plan),
+            **_gap_for_people(plan.predicted),
         },
     }
+
+
+def _latencies_for_people(plan: Plan) -> dict[str, Any]:
+    """By target: what the table said, what was measured, and how the table was corrected to plan this."""
+    latencies = plan.predicted.latencies
+    if latencies is UNSET:
+        return {}
+    return {
+        "latency": {
+            target: {
+                "by_table": _short(one.forecast),
+                "measured": _short(one.measured) if one.measured is not None else "not here",
+                "saving_corrected_by": _short(one.correction),
+            }
+            for target, one in latencies.items()
+        }
+    }
+
+
+def _gap_for_people(predicted: Prediction) -> dict[str, Any]:
+    gap = predicted.optimality_gap
+    return {} if gap is UNSET else {"optimality_gap": _short(gap)}
 
 
 def _joint_for_people(predicted: Prediction) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import DataReport, ModelBundle, Profile
 from reprune.core.lock import Name
 from reprune.core.machine import this_machine
@@ -24,6 +26,9 @@ def profile(
 ) -> Profile:
     """Counts parameters and MACs of the dense model, and times it and its operators on each target.
 
+    With `profile.tables` it builds the model at other widths as well, and measures what each of its layers
+    takes there: `tables.json`. A killed run goes on where it was.
+
     Targets that this machine is not (`run`, `kit`, an emulation) are not timed, and that is said.
     Raises DataRefused, ChainBroken for data of another model, BuildError for a target that it
     cannot be built for.
@@ -34,11 +39,13 @@ def profile(
     import torch
 
     from reprune.compress.bundle import load_bundle
+    from reprune.compress.tables.table import TABLES_FILE, write_tables
     from reprune.measure.latency import timed_shapes
     from reprune.measure.profile import count_cost, measure_target
     from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
     from reprune.runtimes.base import get_runtime
     from reprune.runtimes.isolated import build_within
+    from reprune.steps.tabling import Timed, facts, tables_of
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -46,7 +53,7 @@ def profile(
     counted = count_cost(loaded.module, loaded.task.example_inputs(1))
     for name in counted.uncounted:
         ctx.say(f"not counted in the MACs: {name}")
-    measured = []
+    measured, tables = [], []
     for name, target in sorted(targets.items()):
         runtime = get_runtime(target.runtime)
         elsewhere = _elsewhere(runtime, target)
@@ -59,12 +66,19 @@ def profile(
         shapes = timed_shapes(loaded.task, target.batch_size)
         measured.append(measure_target(engine, name, target, shapes, profile))
         ctx.say(f"{name}: {measured[-1].latency_us:.0f} us a call of {target.batch_size}")
+        if profile.tables:
+            subject = Timed(name=name, target=target, shapes=shapes, profile=measured[-1])
+            found = tables_of(dense, subject, profile.tables, seed=seed, threads=threads, ctx=ctx)
+            tables += [found] if found else []
+    if profile.tables:
+        write_tables(ctx.out / TABLES_FILE, tables)
     return Profile(
         cost=counted.cost,
         layers=counted.layers,
         uncounted=counted.uncounted,
         machine=this_machine(threads),
         targets=tuple(measured),
+        tables=facts(tables) if profile.tables else UNSET,
     )
 
 

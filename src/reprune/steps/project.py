@@ -19,14 +19,14 @@ from reprune import __version__
 from reprune.core import store
 from reprune.core.documents import Document, digest_of, read_yaml
 from reprune.core.errors import DocumentError, StaleLock
-from reprune.core.lock import DenseRef, Digest, Lock, Name
+from reprune.core.lock import Digest, Lock, Name
 from reprune.core.params import PARAMS_FILE, Params, read_params
 from reprune.core.policy import POLICY_FILE, Policy, read_policy
 from reprune.core.step import Documents
 from reprune.registry import compressed
-from reprune.registry.dense import find_dense
 from reprune.registry.protocol import Registry
-from reprune.steps.update import check_targets, reference, weights_digest
+from reprune.steps.pinning import pinned
+from reprune.steps.update import check_targets, reference
 from reprune.task.load import load_task, task_digest
 
 PROJECT_FILE = "reprune.project.yaml"
@@ -94,15 +94,12 @@ def pin(root: Path, registry: Registry, version: str | None = None) -> Documents
     found = check(root).project
     given = read_params(root / PARAMS_FILE)
     policy = read_policy(root / POLICY_FILE)
-    dense = find_dense(registry, given.name, version)
     lock = Lock(
         reprune=__version__,
         registry=given.registry.uri,
         workspace=given.registry.workspace,
         name=given.name,
-        dense=DenseRef(
-            version=dense.version, weights=weights_digest(registry, dense, given.registry)
-        ),
+        dense=pinned(registry, given, version),
         champion=reference(compressed.champion(registry, given.name)),
         anchor=reference(compressed.anchor(registry, given.name)),
         targets=tuple(sorted(given.targets)),

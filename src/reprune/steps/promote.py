@@ -23,7 +23,7 @@ from reprune.core import store
 from reprune.core.artifacts import Outcome, Receipt, Waiver
 from reprune.core.errors import PromotionRefused, ReceiptInvalid
 from reprune.core.store import Artifact
-from reprune.registry import compressed, receipts
+from reprune.registry import attestations, compressed, receipts
 from reprune.registry.links import newest_link
 from reprune.registry.protocol import CHAMPION, VersionInfo, known_alias, known_versions
 from reprune.registry.receipts import Decision, Receipted, Statement
@@ -41,6 +41,7 @@ from reprune.steps.decision import decision
 from reprune.steps.fencing import check_first
 from reprune.steps.moving import Desk, at_the_desk, check_stored, mark_outgoing
 from reprune.steps.promoter import make_promoter
+from reprune.steps.signers import sign
 from reprune.steps.staging import Evidence, Staged, private_folder, stage
 from reprune.steps.waiving import accepted_waiver, stale_words
 
@@ -192,24 +193,42 @@ def _verified(desk: Desk, info: VersionInfo) -> Receipted:
 
 
 def _register(desk: Desk, staged: Staged, case: Case, waiver: Waiver | None) -> _Found:
-    statement = Statement(
-        subject=receipts.subjects(staged.file_digests()),
-        predicate=decision(
-            case,
-            staged.candidate.digest,
-            registry=desk.registry.identity,
-            predecessor=_predecessor(desk),
-            now=desk.now,
-            waiver=waiver,
-        ),
+    decided = decision(
+        case,
+        staged.candidate.digest,
+        registry=desk.registry.identity,
+        predecessor=_predecessor(desk),
+        now=desk.now,
+        valid_for_days=case.valid_for_days(desk.authority),
+        waiver=waiver,
     )
-    raw = receipts.sign(statement, desk.authority.signer)
+    _attest(desk, staged, case, decided)
+    statement = Statement(subject=receipts.subjects(staged.file_digests()), predicate=decided)
+    raw = sign(statement, desk.authority.signer, desk.authority.keys)
     receipt = receipts.verify(raw, desk.authority.keys, where="the receipt just signed")
     store.write_bytes(staged.folder / receipts.RECEIPT_FILE, raw)
     desk.say(f"promote: registering a version of {desk.compressed}")
     tags = tags_of(receipt)
     version = desk.registry.register(desk.compressed, staged.folder, tags)
     return VersionInfo(name=desk.compressed, version=version, tags=tags, stamp=""), receipt
+
+
+def _attest(desk: Desk, staged: Staged, case: Case, decided: Decision) -> None:
+    """Puts the statements for others among the files that the receipt will list."""
+    files = {
+        path: digest
+        for path, digest in staged.file_digests().items()
+        if path.startswith(("bundle/", "engines/"))
+    }
+    made: dict[str, receipts.AnyStatement] = {
+        attestations.EVAL_FILE: attestations.evaluation(decided, case.judgement, files)
+    }
+    if decided.promotes:
+        minimum = desk.authority.promoter.minimum_policy is not None
+        made[attestations.PROMOTED_FILE] = attestations.promotion(decided, files, minimum=minimum)
+    for name, statement in made.items():
+        raw = sign(statement, desk.authority.signer, desk.authority.keys)
+        store.write_bytes(staged.folder / name, raw)
 
 
 def _predecessor(desk: Desk) -> str | None:

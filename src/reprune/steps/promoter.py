@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from reprune.core import store
+from reprune.core import durable, store
 from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import PromotionRefused
 from reprune.core.policy import Policy
 from reprune.orchestrate.notify import Hooks, refuse_twins
-from reprune.registry.receipts import PublicKey, public_key
+from reprune.registry.keys import PublicKey, public_key
+from reprune.steps.signers import open_signer
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner, Key
+    from securesystemslib.signer import Key, Signer
 
 VARIABLE = "REPRUNE_PROMOTER"
 FOLDER = Path(".reprune") / "promoter"
@@ -31,9 +32,10 @@ KEY = "key.pem"
 _TEXT = """\
 # What `reprune promote` takes from nobody else. Keep it out of the repository that it judges.
 schema: 1
-# The Ed25519 private key (PEM, PKCS #8) that signs receipts; relative to this file.
+# What signs receipts: an Ed25519 or P-256 private key (PEM, PKCS #8), relative to this file;
+# or env:VARIABLE with the same text; or plugin:NAME:TEXT, a signer of an installed package.
 key: {key}
-# Public keys (32 bytes, hex) of other promoters whose receipts count.
+# Public keys (hex: 32 bytes of Ed25519, 33 of P-256) of other promoters whose receipts count.
 trusted_keys: []
 # Machines (`machine.instance`) whose samples count; empty: any.
 machines: []
@@ -76,7 +78,7 @@ class Authority:
     """The configuration with its key opened. `keys` are all whose receipts count, our own included."""
 
     promoter: Promoter
-    signer: CryptoSigner
+    signer: Signer
     keys: tuple[Key, ...]
 
 
@@ -109,7 +111,7 @@ def read_promoter(root: Path) -> Authority:
             fix=f"run `reprune init` for a local key, or set ${VARIABLE} to a config.yaml",
         )
     promoter = read_yaml(path, Promoter)
-    signer = _signer(path.parent / promoter.key)
+    signer = open_signer(promoter.key, path.parent)
     trusted = [public_key(value) for value in promoter.trusted_keys]
     return Authority(promoter=promoter, signer=signer, keys=(signer.public_key, *trusted))
 
@@ -120,40 +122,7 @@ def config_path(root: Path) -> Path:
     return Path(named) if named else root / FOLDER / CONFIG
 
 
-def _signer(path: Path) -> CryptoSigner:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    from securesystemslib.signer import CryptoSigner, SSlibKey
-
-    try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except FileNotFoundError:
-        raise PromotionRefused(
-            "the promoter's key is not there",
-            reason="key_missing",
-            where=str(path),
-            fix="restore it; a new key (`reprune init` after deleting config.yaml) cannot vouch "
-            "for what the old one signed",
-        ) from None
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise PromotionRefused(
-            f"the promoter's key cannot be used: {error}", reason="key_unreadable", where=str(path)
-        ) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise PromotionRefused(
-            "the promoter's key is not an Ed25519 key", reason="key_unreadable", where=str(path)
-        )
-    return CryptoSigner(key, SSlibKey.from_crypto(key.public_key()))
-
-
 def _write_private(path: Path, content: bytes) -> None:
     """Never readable by others, not even while it is being written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    with store.disk_errors(path):
+        durable.write_file(path, content, private=True)

@@ -79,6 +79,7 @@ def prune(
         name=dense.manifest.name,
         dense_version=dense.manifest.dense_version,
         task=dense.manifest.task,
+        members=dense.manifest.members,
         surgery=result.surgery,
     )
 

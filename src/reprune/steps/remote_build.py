@@ -12,6 +12,7 @@ from msgspec import structs
 
 from reprune.core.artifacts import Arm, BuildFact, EngineFact
 from reprune.core.params import Target
+from reprune.core.sniff import sniff
 from reprune.core.step import Context
 from reprune.core.store import disk_errors, file_digest
 from reprune.measure.device_call import Called
@@ -19,6 +20,7 @@ from reprune.measure.device_job import DeviceJob, ToCompile, add_pass
 from reprune.measure.parity import take_parity
 from reprune.measure.source import sparsity_pattern
 from reprune.runtimes.base import Compiling, Runtime, get_runtime
+from reprune.runtimes.foreign import ONNX, TFLITE, inspect_apart
 from reprune.runtimes.isolated import together
 from reprune.runtimes.sidecar import Sidecar, write_sidecar
 from reprune.runtimes.sparse.words import sparsity_words
@@ -129,6 +131,9 @@ def _fetched(
     compiled = called.result.compiled[arm]
     with disk_errors(path):
         shutil.copyfile(called.folder / compiled.file, path)
+    if sniff(path) in (ONNX, TFLITE):
+        # Of other formats only their own runtime knows more, and that is on the device.
+        inspect_apart(path)
     runtime = get_runtime(target.runtime)
     built = together(prepared, compiled.built)
     pattern = sparsity_pattern(model.bundle.manifest.surgery)

@@ -11,11 +11,12 @@ from reprune.report.html import render_html
 from reprune.report.junit import render_junit
 from reprune.report.markdown import render_markdown
 from reprune.report.metrics import render_metrics
+from reprune.report.plots import render_plots
 
 
 @step("report")
 def report(verdict: Artifact[Verdict], report: ReportParams, ctx: Context) -> Report:
-    """Writes the verdict as Markdown for the pull request, HTML for people, JUnit and metrics for CI.
+    """Writes the verdict as Markdown for the pull request, HTML for people, JUnit, metrics and plots for CI.
 
     Reads the verdict directory only, and decides nothing.
     """
@@ -25,7 +26,9 @@ def report(verdict: Artifact[Verdict], report: ReportParams, ctx: Context) -> Re
         ("report.html", render_html(facts, show_examples=report.show_examples)),
         ("junit.xml", render_junit(facts)),
         ("metrics.json", render_metrics(facts)),
+        *render_plots(facts).items(),
     ):
+        (ctx.out / name).parent.mkdir(exist_ok=True)
         (ctx.out / name).write_text(text, encoding="utf-8")
     judgement = facts.judgement
     ctx.say(f"{judgement.outcome}: {judgement.headline}")

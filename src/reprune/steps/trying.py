@@ -13,7 +13,7 @@ from reprune.core.params import GenerationsParams, PruneParams
 from reprune.steps.opening import Dense
 
 if TYPE_CHECKING:
-    from reprune.compress.planning.choose import Options
+    from reprune.compress.planning.options import Options
 
 Compare: TypeAlias = Callable[[Mapping[str, int], Mapping[str, int]], JointTrial]
 

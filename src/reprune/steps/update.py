@@ -7,17 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from reprune import __version__
-from reprune.core import params, store
-from reprune.core.documents import canonical, decode_json, digest_of
+from reprune.core import store
+from reprune.core.documents import digest_of
 from reprune.core.errors import DocumentError, StaleLock, nearest
 from reprune.core.lock import (
     LOCK_FILE,
     ChampionRef,
-    DenseRef,
-    Digest,
     Lock,
     first_look,
     fresh_look,
@@ -26,13 +22,11 @@ from reprune.core.lock import (
 )
 from reprune.core.params import PARAMS_FILE, Params, read_params
 from reprune.core.policy import POLICY_FILE, Policy, read_policy
-from reprune.core.step import Documents, exclusive, work_root
+from reprune.core.step import Documents, exclusive
 from reprune.registry import compressed
-from reprune.registry.dense import find_dense
 from reprune.registry.open import open_registry
-from reprune.registry.protocol import Registry, VersionInfo
 from reprune.registry.receipted import taken_locks
-from reprune.registry.weights import find_weights
+from reprune.steps.pinning import pinned
 from reprune.task.load import load_task, task_digest
 
 
@@ -43,11 +37,6 @@ class Updated:
     lock: Lock
     changed: bool
     path: Path
-
-
-class _Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    stamp: str
-    weights: Digest
 
 
 def update(
@@ -70,7 +59,7 @@ def update(
         policy = read_policy(root / POLICY_FILE)
         check_targets(given, policy, root)
         registry = open_registry(given.registry, root)
-        dense = find_dense(registry, given.name, version)
+        dense = pinned(registry, given, version)
         if say:
             say(f"{given.name}: pinning dense version {dense.version}")
         lock = Lock(
@@ -78,9 +67,7 @@ def update(
             registry=given.registry.uri,
             workspace=given.registry.workspace,
             name=given.name,
-            dense=DenseRef(
-                version=dense.version, weights=weights_digest(registry, dense, given.registry)
-            ),
+            dense=dense,
             champion=reference(compressed.champion(registry, given.name)),
             anchor=reference(compressed.anchor(registry, given.name)),
             targets=tuple(sorted(given.targets)),
@@ -154,31 +141,6 @@ def check_targets(given: Params, policy: Policy, root: Path) -> None:
             where=f"{root / POLICY_FILE} (targets)",
             fix=f"add `{silent[0]}: required` or `{silent[0]}: advisory`",
         )
-
-
-def weights_digest(registry: Registry, dense: VersionInfo, given: params.Registry) -> str:
-    """The digest of a version's weight file; a version that was looked at before is not fetched again."""
-    key = digest_of([registry.identity, dense.name, dense.version]).removeprefix("sha256:")
-    cache = work_root() / "dense-weights" / f"{key[:32]}.json"
-    seen = _cached(cache)
-    if seen is not None and seen.stamp == dense.stamp:
-        return seen.weights
-    where = f"{registry.identity}: {dense.name} version {dense.version}"
-    with compressed.scratch() as folder:
-        registry.fetch(dense.name, dense.version, folder)
-        found = find_weights(folder, allow_pickle=given.allow_pickle, where=where)
-        weights = store.file_digest(found)
-    if found.suffix == ".safetensors":
-        # A pickled file is looked up each time, so that `allow_pickle: false` is heard at once.
-        store.write_bytes(cache, canonical(_Seen(stamp=dense.stamp, weights=weights)))
-    return weights
-
-
-def _cached(path: Path) -> _Seen | None:
-    try:
-        return decode_json(path.read_bytes(), _Seen, name=str(path))
-    except (FileNotFoundError, DocumentError):
-        return None
 
 
 def _existing(path: Path) -> Lock | None:

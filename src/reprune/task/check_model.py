@@ -99,11 +99,13 @@ def check_loss_and_records(task: Task, batch: Batch, name: str, *, seed: int) ->
         raise TaskError("gives no column", where=f"{name}.records")
     for column, values in records.items():
         _check_column(column, values, len(batch), name)
-    ratio = {"numerator", "denominator"} <= set(records)
-    if ratio and (records["numerator"] > records["denominator"]).any():
-        raise TaskError(
-            "gives a numerator above its denominator", where=f"{name}.records (numerator)"
-        )
+    for column in records:
+        member, kind = column[: -len("numerator")], column.rpartition(".")[2]
+        below = records.get(f"{member}denominator")
+        if kind == "numerator" and below is not None and (records[column] > below).any():
+            raise TaskError(
+                "gives a numerator above its denominator", where=f"{name}.records ({column})"
+            )
 
 
 def _check_column(column: str, values: Any, size: int, name: str) -> None:
@@ -121,7 +123,7 @@ def _check_column(column: str, values: Any, size: int, name: str) -> None:
             where=where,
             fix="give one number an example, not one a batch",
         )
-    low, high = range_of(column) or (values.min(), values.max())
+    low, high = range_of(column.rpartition(".")[2]) or (values.min(), values.max())
     if ((values < low) | (values > high)).any():
         demand = "0 or more" if low == 0 and high > 2**60 else f"within {low}..{high}"
         demand = "0 or 1" if (low, high) == (0, 1) else demand

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ TOKEN = "a-token-of-this-stage"
 
 class Stage:
     """`run` are the models of watches in mode `run`, `told` those in mode `pull-request`; `host` is where
-    Kubeflow Pipelines and GitHub's API are.
+    Kubeflow Pipelines and GitHub's API are. With `members` all of them are sets.
     """
 
     def __init__(
@@ -39,8 +39,10 @@ class Stage:
         run: Sequence[str] = ("digits",),
         told: Sequence[str] = (),
         poll_s: float = 10.0,
+        members: Mapping[str, str] | None = None,
     ) -> None:
         self.root = root
+        self.members = dict(members or {})
         where = root / ("registry" if kind == "files" else "registry.db")
         uri = str(where) if kind == "files" else f"sqlite:///{where}"
         self.section = Section(kind=kind, uri=uri)
@@ -53,6 +55,7 @@ class Stage:
             "registry": {"kind": kind, "uri": uri},
             "since": (datetime.now(UTC) - timedelta(minutes=5)).isoformat(),
             "poll_s": poll_s,
+            "members": self.members,
         }
         watches: list[dict[str, Any]] = [
             {**common, "name": name, "image": self._image(name), "experiment": "staged"}
@@ -80,7 +83,8 @@ class Stage:
         stand.write_repository(
             project,
             f"name: {name}\ntask: task.digits:DigitsTask\nregistry: {section}\n"
-            "targets: {ort-cpu: {runtime: onnxruntime}}\n",
+            "targets: {ort-cpu: {runtime: onnxruntime}}\n"
+            + (f"members: {json.dumps(self.members)}\n" if self.members else ""),
         )
         describe(project)
         return f"you/{name}@sha256:{digits}"

@@ -285,6 +285,19 @@ def signing(app: ASGIApp, seen: Counter[int]) -> ASGIApp:
 @pytest.mark.parametrize("knows_the_secret", [False, True])
 def test_every_answer_is_one_that_the_description_names(knows_the_secret: bool) -> None:
     """Whatever fits the description and whatever does not: no 5xx, and the answer is as described."""
+    described_cases(knows_the_secret, 20)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("knows_the_secret", [False, True])
+def test_thousands_of_cases_are_answered_as_described(knows_the_secret: bool) -> None:
+    """More than 5,000 in both together, and no failure."""
+    assert described_cases(knows_the_secret, 450) > 2500
+
+
+def described_cases(knows_the_secret: bool, examples: int) -> int:
+    """How many cases were made up and answered; any failure is raised."""
+    many = 0
     seen: Counter[int] = Counter()
     app: ASGIApp = build_app(_service())
     if knows_the_secret:
@@ -296,8 +309,10 @@ def test_every_answer_is_one_that_the_description_names(knows_the_secret: bool) 
         operation = found.ok()
 
         @given(case=operation.as_strategy() | operation.as_strategy(GenerationMode.NEGATIVE))
-        @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
         def each(case: Case) -> None:
+            nonlocal many
+            many += 1
             response = case.call()
             assert response.status_code < 500
             case.validate_response(response, excluded_checks=unchecked)
@@ -306,6 +321,7 @@ def test_every_answer_is_one_that_the_description_names(knows_the_secret: bool) 
     if knows_the_secret:
         assert seen[202] > 10
         assert seen[400] > 0
+    return many
 
 
 # --- who writes to the registry -----------------------------------------------------------------

@@ -1,90 +1,27 @@
-"""From measured sensitivity, cost and budget to widths: the whole choice that a plan records."""
+"""From measured sensitivity, cost and budgets to widths: the whole choice that a plan records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from reprune.compress.planning.allocate import Problem, allocate, ladder
+from msgspec import UNSET
+
+from reprune.compress.planning.allocate import Allocated, allocate, allocated, least_cost
+from reprune.compress.planning.closing import Goal, Latency, close
+from reprune.compress.planning.cost_terms import cost_terms
 from reprune.compress.planning.costs import block_key
-from reprune.compress.planning.curves import Curve, predicted, predicted_error
-from reprune.compress.planning.latency import Widths, search
-from reprune.core.artifacts import Plan, Prediction
+from reprune.compress.planning.curves import predicted, predicted_error
+from reprune.compress.planning.latency import search
+from reprune.compress.planning.options import LATENCY, ROUNDING, Options, TimeRatio
+from reprune.compress.planning.terms import Rungs, Terms
+from reprune.core.artifacts import LatencyPrediction, Plan, Prediction
 
 if TYPE_CHECKING:
-    from reprune.compress.planning.costs import CostModel
-    from reprune.compress.planning.latency_table import LatencyTable
+    from reprune.compress.planning.latency import Widths
     from reprune.core.artifacts import JointTrial
     from reprune.core.params import PlanParams
-
-# A budget that is met exactly must not be missed by the rounding of a product: less than one of 10^12.
-ROUNDING = 1e-12
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What may be chosen (`rungs`, by group), what it is predicted to lose and what it costs.
-
-    Blocks are options beside the groups, by `costs.block_key`, with the rungs 0 and 1; `blocks` maps
-    those keys to the groups inside. `times`, where it was measured, predicts latency.
-    """
-
-    rungs: Mapping[str, tuple[int, ...]]
-    curves: Mapping[str, Curve]
-    cost: CostModel
-    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    times: LatencyTable | None = None
-
-    @classmethod
-    def of(
-        cls,
-        curves: Mapping[str, Curve],
-        cost: CostModel,
-        params: PlanParams,
-        alignment: Mapping[str, int] | None = None,
-        blocks: Mapping[str, tuple[str, ...]] | None = None,
-    ) -> Options:
-        """The widths that `params` allows for each group of `curves`: multiples of its `alignment`
-        (see structure.alignment), by default of `params.round_to`. `blocks` are keys among the curves.
-        """
-        steps, inside = alignment or {}, blocks or {}
-        return cls(
-            rungs={
-                name: (0, 1)
-                if name in inside
-                else ladder(
-                    curve.keeps[-1],
-                    round_to=steps.get(name, params.round_to),
-                    min_keep=params.min_keep,
-                )
-                for name, curve in curves.items()
-            },
-            curves=curves,
-            cost=cost,
-            blocks=inside,
-        )
-
-    def problem(self, budget: str, fraction: float) -> Problem:
-        """The allocation of at most `fraction` of the dense model's `budget`: "macs", "params", or the
-        "latency" that `times` predicts.
-        """
-
-        def cost(widths: Widths) -> float:
-            if budget == "latency" and self.times is not None:
-                return self.times.ratio(widths)
-            return float(getattr(self.cost(widths), budget))
-
-        return Problem(
-            rungs=self.rungs,
-            rises={
-                name: tuple(self.curves[name].at(keep) for keep in rungs)
-                for name, rungs in self.rungs.items()
-            },
-            cost=cost,
-            limit=fraction * cost({}) * (1.0 + ROUNDING),
-            blocks=self.blocks,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,18 +35,32 @@ class Choice:
     tried: JointTrial | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Widths, the gap that the allocator left, the measured ratio of a latency budget, and by limit what is
+    known of the latencies that tables predicted.
+    """
+
+    widths: dict[str, int]
+    gap: float | None = None
+    ratio: float | None = None
+    latencies: Mapping[str, Latency] = field(default_factory=dict)
+
+
 def choose(
     options: Options,
     params: PlanParams,
-    time_ratio: Callable[[Widths], float] | None,
+    time_ratio: TimeRatio | None,
     champion: Plan | None,
     say: Callable[[str], None],
     compare: Callable[[Widths, Widths], JointTrial] | None = None,
 ) -> Choice:
-    """The widths that `params.allocator` finds under the budget, or the champion's, if they are as good.
+    """The widths that `params.allocator` finds under the budget and limits, or the champion's, if they are
+    as good.
 
     A latency budget is met by search over fractions of the MACs, or of the latency that
-    `options.times` predicts; it needs `time_ratio`. The champion's
+    `options.times` predicts; it needs `time_ratio`. With the allocator "latency", and for latency
+    limits, tables are planned by, timed and corrected (closing.close). The champion's
     widths are kept when its plan was made for the same groups, allocator, budget and fraction, they
     still fit, and they are predicted to lose no more than one standard error of the prediction above
     the fresh ones: below that the sensitivity cannot tell the two apart, and generations of the same
@@ -118,55 +69,161 @@ def choose(
 
     Raises CompressionError where the budget cannot be met.
     """
-    fresh, ratio = _fresh(options, params, time_ratio, champion)
+    options = _forecasting(options, params, say)
     kept = _champion_widths(options, params, champion)
+    goals = _goals(options, params, time_ratio)
+    trials = max(1, params.latency_trials - (kept is not None))
+    if goals:
+        found = _closed(options, params, goals, trials, say)
+    else:
+        found = _fresh(options, params, time_ratio, trials)
     tried = None
-    if kept is not None and kept != fresh:
-        loss, fresh_loss = predicted(options.curves, kept), predicted(options.curves, fresh)
-        tolerance = predicted_error(options.curves, fresh)
-        tried = compare(kept, fresh) if compare is not None else None
-        good = tried.holds if tried is not None else loss <= fresh_loss + tolerance
-        kept_ratio = time_ratio(kept) if time_ratio and good else None
-        slow = kept_ratio is not None and kept_ratio > params.fraction
-        if good and not slow:
-            say(
-                f"plan: keeps the champion's widths; predicted loss {loss:.4f} against "
-                f"{fresh_loss:.4f} (standard error {tolerance:.4f})"
+    if kept is not None and kept != found.widths:
+        loss, fresh_loss = predicted(options.curves, kept), predicted(options.curves, found.widths)
+        tolerance = predicted_error(options.curves, found.widths)
+        tried = compare(kept, found.widths) if compare is not None else None
+        if tried.holds if tried is not None else loss <= fresh_loss + tolerance:
+            again = _kept(kept, goals, params, time_ratio)
+            if again is not None:
+                say(
+                    f"plan: keeps the champion's widths; predicted loss {loss:.4f} against "
+                    f"{fresh_loss:.4f} (standard error {tolerance:.4f})"
+                )
+                found = again
+    return Choice(widths=found.widths, prediction=_prediction(options, found), tried=tried)
+
+
+def _prediction(options: Options, found: Found) -> Prediction:
+    cost = options.cost(found.widths)
+    return Prediction(
+        params=cost.params,
+        macs=cost.macs,
+        loss_increase=predicted(options.curves, found.widths),
+        latency_ratio=found.ratio,
+        optimality_gap=UNSET if found.gap is None else found.gap,
+        latencies={
+            name.removeprefix(LATENCY): LatencyPrediction(
+                forecast=one.forecast, measured=one.measured, correction=one.correction
             )
-            fresh, ratio = kept, kept_ratio
-    cost = options.cost(fresh)
-    return Choice(
-        widths=fresh,
-        prediction=Prediction(
-            params=cost.params,
-            macs=cost.macs,
-            loss_increase=predicted(options.curves, fresh),
-            latency_ratio=ratio,
-        ),
-        tried=tried,
+            for name, one in found.latencies.items()
+        }
+        or UNSET,
+    )
+
+
+def _budgets(params: PlanParams) -> dict[str, float]:
+    """Every budget with its fraction, the first one first; a latency by its target."""
+    first = LATENCY + params.latency_target if params.budget == "latency" else params.budget
+    return {first: params.fraction, **(params.limits or {})}
+
+
+def _forecasting(options: Options, params: PlanParams, say: Callable[[str], None]) -> Options:
+    """With a forecast for a latency budget's target where no table is: what was timed in the model, or else
+    the MACs, which the trials then correct.
+    """
+    target = params.latency_target
+    if params.budget != "latency" or target in options.forecasts:
+        return options
+
+    def by_macs(rungs: Rungs) -> Terms:
+        return cost_terms(options.cost, rungs, "macs")
+
+    if options.times is None and params.allocator == "latency":
+        say(f"plan: no profile has operator tables of '{target}': latency is planned by MACs")
+    forecast = by_macs if options.times is None else options.times.terms
+    return replace(options, forecasts={**options.forecasts, target: forecast})
+
+
+def _goals(options: Options, params: PlanParams, time_ratio: TimeRatio | None) -> dict[str, Goal]:
+    """The latencies that are planned by tables; none where the budget is searched for, or is no latency."""
+    budgets = _budgets(params)
+    latencies = [name for name in budgets if name.startswith(LATENCY)]
+    if params.allocator != "latency" and not any(name in latencies for name in params.limits or ()):
+        return {}
+    goals = {}
+    for name in latencies:
+        target = name.removeprefix(LATENCY)
+        limit = options.limit(name, 1.0)
+        goals[name] = Goal(
+            target=target,
+            fraction=budgets[name],
+            forecast=limit.share,
+            least=least_cost(options.problem(name, 1.0), limit) / (limit.dense or 1.0),
+            time=time_ratio if target == params.latency_target else options.timers.get(target),
+        )
+    return goals
+
+
+def _closed(
+    options: Options,
+    params: PlanParams,
+    goals: Mapping[str, Goal],
+    trials: int,
+    say: Callable[[str], None],
+) -> Found:
+    """Planned by tables and timed."""
+    budgets = _budgets(params)
+
+    def plan(bounds: Mapping[str, float]) -> Allocated:
+        (first, fraction), *others = (budgets | dict(bounds)).items()
+        exact = params.allocator == "latency"
+        return allocated(
+            params.allocator, options.problem(first, fraction, dict(others), tables=exact)
+        )
+
+    closed = close(
+        plan, goals, lambda widths: predicted(options.curves, widths), trials=trials, say=say
+    )
+    budget = closed.latencies.get(next(iter(budgets)))
+    return Found(
+        widths=closed.allocated.widths,
+        gap=closed.allocated.gap,
+        ratio=budget.measured if budget else None,
+        latencies=closed.latencies,
     )
 
 
 def _fresh(
-    options: Options,
-    params: PlanParams,
-    time_ratio: Callable[[Widths], float] | None,
-    champion: Plan | None,
-) -> tuple[dict[str, int], float | None]:
+    options: Options, params: PlanParams, time_ratio: TimeRatio | None, trials: int
+) -> Found:
+    others = dict(params.limits or {})
+    exact = params.allocator == "latency"
     if time_ratio is None:
-        problem = options.problem(params.budget, params.fraction)
-        return allocate(params.allocator, problem), None
+        problem = options.problem(params.budget, params.fraction, others, tables=exact)
+        answer = allocated(params.allocator, problem)
+        return Found(widths=answer.widths, gap=answer.gap)
     by = "macs" if options.times is None else "latency"
-    whole = options.problem(by, 1.0)
-    kept = _champion_widths(options, params, champion)
+    whole = options.limit(by, 1.0)
+    narrowest = options.problem(by, 1.0).least
     found = search(
-        lambda fraction: allocate(params.allocator, options.problem(by, fraction)),
+        lambda fraction: allocate(params.allocator, options.problem(by, fraction, others)),
         time_ratio,
         fraction=params.fraction,
-        least=whole.cost(whole.least) / whole.cost(whole.full),
-        trials=max(1, params.latency_trials - (kept is not None)),
+        least=whole.cost(narrowest) / (whole.dense or 1.0),
+        trials=trials,
     )
-    return found.widths, found.ratio
+    return Found(widths=found.widths, ratio=found.ratio)
+
+
+def _kept(
+    widths: dict[str, int],
+    goals: Mapping[str, Goal],
+    params: PlanParams,
+    time_ratio: TimeRatio | None,
+) -> Found | None:
+    """The champion's widths, timed; None where they are too slow now."""
+    if not goals:
+        ratio = time_ratio(widths) if time_ratio else None
+        slow = ratio is not None and ratio > params.fraction
+        return None if slow else Found(widths=widths, ratio=ratio)
+    latencies = {}
+    for name, goal in goals.items():
+        forecast, ratio = goal.forecast(widths), goal.time(widths) if goal.time else None
+        if (forecast if ratio is None else ratio) > goal.fraction * (1.0 + ROUNDING):
+            return None
+        latencies[name] = Latency(forecast=forecast, measured=ratio, correction=1.0)
+    budget = latencies.get(LATENCY + params.latency_target) if params.budget == "latency" else None
+    return Found(widths=widths, ratio=budget.measured if budget else None, latencies=latencies)
 
 
 def _champion_widths(
@@ -175,21 +232,20 @@ def _champion_widths(
     """The champion's widths where its plan answered the same question and they are still allowed."""
     if champion is None:
         return None
-    asked = (champion.allocator, champion.budget, champion.fraction)
-    if asked != (params.allocator, params.budget, params.fraction):
+    asked = (champion.allocator, champion.budget, champion.fraction, champion.limits or {})
+    if asked != (params.allocator, params.budget, params.fraction, params.limits or {}):
         return None
     widths = {item.group: item.keep for item in champion.groups}
     removed = {block_key(block) for block in champion.blocks or ()}
     same_groups = {item.group: item.width for item in champion.groups} == {
-        name: rungs[-1] for name, rungs in options.rungs.items() if name not in options.blocks
+        name: width for name, width in options.full.items() if name not in options.blocks
     }
     if not same_groups or removed - options.blocks.keys():
         return None
     widths |= {block: int(block not in removed) for block in options.blocks}
     if any(widths[name] not in rungs for name, rungs in options.rungs.items()):
         return None
-    if params.budget != "latency" and not options.problem(params.budget, params.fraction).fits(
-        widths
-    ):
+    counted = {n: f for n, f in _budgets(params).items() if not n.startswith(LATENCY)}
+    if not all(options.limit(unit, share).fits(widths) for unit, share in counted.items()):
         return None
     return widths

@@ -81,7 +81,7 @@ def search(
         slow, slow_ratio, fast = first, found.ratio, least
         found = ratio_at(least)
     if found is None or found.ratio > fraction:
-        raise _unreachable(measured.values(), fraction, trials)
+        raise unreachable(measured.values(), fraction, trials)
     # Every turn halves the bracket at the least, so that this ends where all trials gave known widths.
     while slow - fast > 1e-3:
         middle = _between(fast, slow, (fraction - found.ratio) / (slow_ratio - found.ratio))
@@ -100,13 +100,16 @@ def _between(low: float, high: float, share: float) -> float:
     return low + (high - low) * min(max(share, 0.25), 0.75)
 
 
-def _unreachable(ratios: Collection[float], fraction: float, trials: int) -> CompressionError:
+def unreachable(
+    ratios: Collection[float], fraction: float, trials: int, *, on: str = ""
+) -> CompressionError:
+    """That none of the measured `ratios` meets the budget, `on` a target where there are several."""
     best = min(ratios)
     return CompressionError(
-        f"no allowed widths are fast enough: the smallest latency ratio measured is {best:.3f}, "
-        f"plan.fraction is {fraction}",
+        f"no allowed widths are fast enough{on}: the smallest latency ratio measured is {best:.3f}, "
+        f"{'plan.fraction is' if not on else 'asked for is'} {fraction}",
         where="params.yaml (plan)",
-        fix="raise plan.fraction"
+        fix=("raise the limit" if on else "raise plan.fraction")
         + (", or plan.latency_trials above 1" if trials < 2 else "")
         + ", or allow narrower layers with a smaller plan.min_keep",
     )

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from reprune.compress.planning.latency import Widths
+from reprune.compress.planning.terms import Rungs, Term, Terms, merged
 from reprune.core import store
 from reprune.core.artifacts import Fact
 from reprune.core.documents import decode_json
@@ -42,6 +43,28 @@ class LatencyTable:
             if name in self.savings and name not in inside
         )
         return max(1.0 - saved, LEAST)
+
+    def terms(self, rungs: Rungs) -> Terms:
+        """`ratio` over these options as tables; it is not kept above LEAST there."""
+        blocks = {group: block for block, groups in self.blocks.items() for group in groups}
+        found = []
+        for name in (name for name in rungs if name in self.savings):
+            block = blocks.get(name)
+            saved = {width: -self._saved(name, width) for width in rungs[name]}
+            if block is None or block not in rungs:
+                found.append(
+                    Term(
+                        options=(name,), values={(width,): value for width, value in saved.items()}
+                    )
+                )
+            else:
+                found.append(
+                    Term(
+                        options=(name, block),
+                        values={(w, kept): v * kept for w, v in saved.items() for kept in (0, 1)},
+                    )
+                )
+        return merged(1.0, found, rungs)
 
     def _saved(self, name: str, width: int) -> float:
         points = self.savings[name]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from reprune.compress.planning.allocate import Problem, Widths, at_share, uniform
+from reprune.core.errors import CompressionError
 
 # Where measured increases tie (often at zero: the cut cost nothing that could be seen), the more
 # even of two allocations is the safer one. This share of the most robust group's increase, times the
@@ -22,12 +23,11 @@ def by_sensitivity(problem: Problem) -> dict[str, int]:
     seen); and the uniform allocation. With blocks, two more without those that lose least for what
     they save: a block and the widths inside it cannot be exchanged in one step. Each is improved until
     no single group can be widened, and no pair exchanged, for a lower sum; the best one is returned,
-    so it never predicts more loss than uniform. Deterministic. The problem is a knapsack with products
-    of widths: an exact solver needs a variable for each pair of rungs, and the curves are known less
-    exactly than this search finds.
+    so it never predicts more loss than uniform. Deterministic. It needs no tables (see exact.by_exact for
+    what proves its answer with them), and the curves are known less exactly than this search finds.
     """
     names = list(problem.rungs)
-    losses = _with_tie_break(problem)
+    losses = tie_broken(problem)
     full = _levels(problem, problem.full)
     starts = [_greedy(problem, losses, full), *_without_blocks(problem, losses)]
     if problem.fits(at_share(problem, Fraction(0))):
@@ -39,11 +39,12 @@ def by_sensitivity(problem: Problem) -> dict[str, int]:
     return {name: problem.rungs[name][level] for name, level in zip(names, best, strict=True)}
 
 
-def _with_tie_break(problem: Problem) -> list[tuple[float, ...]]:
+def tie_broken(problem: Problem) -> list[tuple[float, ...]]:
+    """The rises of every option at its rungs, with what breaks ties between equal ones (TIE_BREAK)."""
     scale = min((rises[0] for rises in problem.rises.values() if rises[0] > 0.0), default=1.0)
     return [
         tuple(
-            rise + TIE_BREAK * scale * (1.0 - rung / rungs[-1]) ** 2
+            rise + TIE_BREAK * scale * (1.0 - rung / max(rungs[-1], 1)) ** 2
             for rung, rise in zip(rungs, problem.rises[group], strict=True)
         )
         for group, rungs in problem.rungs.items()
@@ -59,12 +60,18 @@ def _total(losses: Sequence[Sequence[float]], levels: Sequence[int]) -> float:
 
 
 def _cost(problem: Problem, levels: Sequence[int]) -> float:
-    return problem.cost(
-        {
-            group: rungs[level]
-            for (group, rungs), level in zip(problem.rungs.items(), levels, strict=True)
-        }
-    )
+    return problem.load(_widths(problem, levels))
+
+
+def _fits(problem: Problem, levels: Sequence[int]) -> bool:
+    return problem.fits(_widths(problem, levels))
+
+
+def _widths(problem: Problem, levels: Sequence[int]) -> dict[str, int]:
+    return {
+        group: rungs[level]
+        for (group, rungs), level in zip(problem.rungs.items(), levels, strict=True)
+    }
 
 
 def _without_blocks(
@@ -75,10 +82,10 @@ def _without_blocks(
     """
     names = list(problem.rungs)
     full = _levels(problem, problem.full)
-    dense = problem.cost(problem.full)
+    dense = problem.load(problem.full)
     prices = []
     for block in problem.blocks:
-        saved = dense - problem.cost(problem.full | {block: 0})
+        saved = dense - problem.load(problem.full | {block: 0})
         rise = losses[names.index(block)][0]
         prices.append((rise / saved if saved > 0 else math.inf, names.index(block)))
     starts = []
@@ -95,8 +102,15 @@ def _greedy(problem: Problem, losses: Sequence[Sequence[float]], start: Sequence
     below = [_hull_below(widths, loss) for widths, loss in zip(rungs, losses, strict=True)]
     levels = [*start]
     cost = _cost(problem, levels)
-    while cost > problem.limit:
+    while not _fits(problem, levels):
         steps = []
+        if not any(levels):
+            raise CompressionError(
+                "the narrowest widths exceed a limit that others meet, and this allocator takes it that "
+                "narrower is never dearer",
+                where="params.yaml (plan.allocator)",
+                fix="set plan.allocator to latency",
+            )
         for index, level in enumerate(levels):
             if level == 0:
                 continue
@@ -173,7 +187,7 @@ def _widened(
     gain = losses[index][levels[index]] - losses[index][target]
     if gain <= 0.0:
         return None
-    if _cost(problem, trial) <= problem.limit:
+    if _fits(problem, trial):
         return trial
     best: tuple[float, list[int]] | None = None
     for other in range(len(levels)):
@@ -193,12 +207,12 @@ def _largest_fitting(problem: Problem, levels: Sequence[int], other: int) -> lis
     low, high = 0, levels[other]
     trial = [*levels]
     trial[other] = low
-    if high == 0 or _cost(problem, trial) > problem.limit:
+    if high == 0 or not _fits(problem, trial):
         return None
     while high - low > 1:
         middle = (low + high) // 2
         trial[other] = middle
-        if _cost(problem, trial) <= problem.limit:
+        if _fits(problem, trial):
             low = middle
         else:
             high = middle

@@ -6,7 +6,6 @@ Nothing is decided by it, and nothing reads it back.
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from reprune.core.artifacts import Benchmark, Manifest, ModelBundle, Profile, Report, Verdict
 from reprune.core.store import Artifact
+from reprune.report.viewers import in_frame, untagged
 
 # A larger matrix is a picture of nothing, and travels inside the artifact's metadata.
 MOST_CATEGORIES = 50
@@ -48,9 +48,11 @@ def show(made: Artifact[Any], shown: Mapping[str, Any]) -> None:
 
 
 def show_metrics(made: Artifact[Any], metrics: Scalars) -> None:
-    """Logs what is worth comparing from run to run; what was not measured is left out."""
+    """Logs what is worth comparing from run to run; what was not measured is left out. The UI shows a number
+    with all its digits: six of them are enough to compare.
+    """
     for name, value in sorted(_scalars(made)):
-        metrics.log_metric(name, value)
+        metrics.log_metric(name, value if isinstance(value, int) else float(f"{value:.6g}"))
 
 
 def show_confusion(verdict: Artifact[Verdict], matrix: Matrix) -> None:
@@ -64,10 +66,14 @@ def show_confusion(verdict: Artifact[Verdict], matrix: Matrix) -> None:
 
 
 def show_pages(report: Artifact[Report], html: Page, markdown: Page) -> None:
-    """Copies the report to where the UI looks for pages."""
-    for name, page in (("report.html", html), ("report.md", markdown)):
+    """Writes the report to where the UI looks for pages, as its viewers need them."""
+    for name, page, fitted in (
+        ("report.html", html, in_frame),
+        ("report.md", markdown, untagged),
+    ):
+        told = report.file(name).read_text(encoding="utf-8")
         Path(page.path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(report.file(name), page.path)
+        Path(page.path).write_text(fitted(told), encoding="utf-8")
 
 
 def _scalars(made: Artifact[Any]) -> Iterator[tuple[str, float]]:

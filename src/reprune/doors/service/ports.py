@@ -89,6 +89,7 @@ class Projects:
             ("registry.kind", watch.registry.kind, given.registry.kind),
             ("registry.uri", watch.registry.uri, given.registry.uri),
             ("registry.workspace", watch.registry.workspace, given.registry.workspace),
+            ("members", watch.members, given.members or {}),
         )
         for what, watched, found in pairs:
             if watched != found:

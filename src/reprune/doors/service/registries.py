@@ -37,6 +37,7 @@ from reprune.registry.protocol import (
     known_versions,
 )
 from reprune.registry.remembered import Known, Remembered
+from reprune.registry.sets import set_versions
 
 _OUTCOMES = ("pass", "block", "inconclusive", "error")
 
@@ -93,7 +94,11 @@ class Registries:
         """All that is registered now."""
         with contained(watch), self.patience.asking(watch.registry.uri):
             registry = self.open(watch)
-            dense = known_versions(registry, watch.name)
+            dense = (
+                set_versions(registry, watch.name, watch.members)
+                if watch.members
+                else known_versions(registry, watch.name)
+            )
             compressed = compressed_name(watch.name)
             return RegistrySeen(
                 dense=tuple(_dense(registry, each) for each in dense),

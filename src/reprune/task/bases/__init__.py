@@ -13,6 +13,7 @@ from reprune.task.bases.examples import Examples
 from reprune.task.bases.order import carve, epoch_order, hash_ids
 from reprune.task.bases.regression import Regression
 from reprune.task.bases.segmentation import Segmentation
+from reprune.task.bases.sets import TaskSet
 from reprune.task.bases.text import TextClassification, hash_tokens
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Examples",
     "Regression",
     "Segmentation",
+    "TaskSet",
     "TextClassification",
     "carve",
     "epoch_order",

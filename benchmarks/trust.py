@@ -1,0 +1,221 @@
+"""What gets through that should not, and what does not that should: the gate attacked from outside.
+
+Parts, each of which can be run alone and adds its figures to those in the file of `--json`:
+
+    pack        the conformance pack (tests/conformance), every case
+    monotonic   100,000 random mutations of receipts, policies and a verdict that are refused
+    fields      every field of these, and of every part of a verdict, deleted, nulled, doubled, reordered
+    swaps       files swapped at every opening while promote runs; the alias moved before its last look
+    racer       1,000 promotions beside a process that swaps files all the time
+    crash       all crash states of the store (tests/core/crash_states.py)
+
+`--quick` takes a part of each. `--mutants FILE` adds what `mutmut results` printed. Nothing here has a
+margin: every `*_wrong`, `*_passed` and `*_promoted` must be 0, and the exit code says whether they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from benchmarks.common import committed, options, result, table, write
+from reprune.registry.receipts import RECEIPT_FILE
+from reprune.steps.promoter import read_promoter
+from tests import monotonic, swaps
+from tests.chain import Story
+from tests.conformance.__main__ import results
+from tests.conformance.table import attacks
+from tests.registry.promotion import copy_repository, next_generation, promoted, ready
+
+Figures = dict[str, float]
+MUST_BE_ZERO = (
+    "must_refuse_wrong",
+    "must_accept_wrong",
+    "fields_passed",
+    "mutations_passed",
+    "swaps_promoted",
+    "race_promoted",
+    "crash_states_wrong",
+    "surviving_mutants",
+)
+
+
+def main() -> int:
+    given = options(__doc__, _extend)
+    figures: Figures = {}
+    rows: list[dict[str, Any]] = []
+    if given.json and given.json.exists():
+        held = json.loads(given.json.read_text())
+        figures, rows = held["figures"], held["rows"]
+    chosen = given.only.split(",") if given.only else list(PARTS)
+    if given.verify:
+        chosen, given.quick = ["pack"], False
+    with (
+        tempfile.TemporaryDirectory(prefix="reprune-trust-") as folder,
+        mock.patch.dict(os.environ, {"REPRUNE_WORK": str(Path(folder) / "work")}),
+        # Nothing here pulls the plug; the crash states count every fsync by themselves.
+        mock.patch.object(os, "fsync", return_value=None),
+    ):
+        os.environ.pop("REPRUNE_PROMOTER", None)
+        for name in chosen:
+            began = time.monotonic()
+            found = PARTS[name](Path(folder) / name, given.quick)
+            figures |= found
+            rows = [row for row in rows if row["part"] != name]
+            rows += [{"part": name, "seconds": round(time.monotonic() - began, 1), **found}]
+            print(table([rows[-1]], list(rows[-1])), flush=True)
+    if given.mutants:
+        figures["surviving_mutants"] = given.mutants.read_text().count("survived")
+    if given.json:
+        write(given.json, result(figures, rows))
+    if given.verify:
+        return _verified(figures)
+    wrong = {name: figures[name] for name in MUST_BE_ZERO if figures.get(name)}
+    print(f"wrong: {wrong or 'nothing'}")
+    return 1 if wrong else 0
+
+
+def _extend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", metavar="PARTS", help=f"of {','.join(PARTS)}, with commas")
+    parser.add_argument("--mutants", type=Path, metavar="FILE", help="what `mutmut results` said")
+
+
+def _verified(figures: Figures) -> int:
+    """The pack gives what the committed result says."""
+    known = committed("trust")["figures"]
+    other = {
+        name: (found, known.get(name))
+        for name, found in figures.items()
+        if known.get(name) != found
+    }
+    print(f"other than committed: {other or 'nothing'}")
+    return 1 if other else 0
+
+
+def pack(folder: Path, quick: bool) -> Figures:
+    folder.mkdir()
+    here = Path.cwd()
+    counts = dict.fromkeys(
+        ("must_refuse", "must_refuse_wrong", "must_accept", "must_accept_wrong"), 0
+    )
+    for kind, name, words in results(folder, every=10 if quick else 1):
+        counts[f"must_{kind}"] += 1
+        counts[f"must_{kind}_wrong"] += bool(words)
+        if words:
+            print(f"{kind}: {name}: {words}")
+    os.chdir(here)
+    classes = attacks()
+    return {**counts, "tuf_classes": len(classes), "tuf_cases": sum(classes.values())}
+
+
+def mutate(folder: Path, quick: bool) -> Figures:
+    """Mutations at random."""
+    documents, _ = _refused(folder)
+    tried, wrong = monotonic.at_random(documents, 2_000 if quick else 100_000, seed=1)
+    return {"mutations": sum(tried.values()), "mutations_passed": len(wrong)}
+
+
+def break_fields(folder: Path, quick: bool) -> Figures:
+    """Every field, in every way."""
+    documents, base = _refused(folder)
+    fields, passed = 0, 0
+    for each in documents:
+        told = list(monotonic.every_field(each))
+        if b'"payloadType"' in each.text:
+            told += list(monotonic.every_field_signed(each))
+        fields += len(told)
+        passed += sum(passes for _, passes in told)
+    for _, passes in monotonic.every_part(base, folder / "parts", every=100 if quick else 1):
+        fields, passed = fields + 1, passed + passes
+    return {"fields": fields, "fields_passed": passed}
+
+
+def _refused(folder: Path) -> tuple[list[monotonic.Refused], monotonic.Blocked]:
+    root = _made(folder / "receipts")
+    raw = promoted(root).artifact.file(RECEIPT_FILE).read_bytes()
+    base = monotonic.blocked(_made(folder / "blocked", candidate_wrong=70))
+    documents = [*monotonic.receipts(raw, read_promoter(root)), *monotonic.policies()]
+    return [*documents, base.manifest()], base
+
+
+def swap_files(folder: Path, quick: bool) -> Figures:
+    """Each kind of swap at each opening, and the champion's alias at each before the last look."""
+    template, other, root = *_pair(folder), folder / "played"
+    whole = swaps.promoted_with(template, root, at=0, swap=None)
+    tried, refused, wrong = 0, 0, 0
+    for swap in swaps.kinds(other).values():
+        for at in range(1, len(whole.opened) + 1, 20 if quick else 1):
+            came = swaps.promoted_with(template, root, at=at, swap=swap)
+            tried, refused = tried + 1, refused + bool(came.refused)
+            wrong += came.served is not None and came.served != whole.served
+    second = copy_repository(template, folder / "second")
+    promoted(second)
+    next_generation(second, dense_version="2")
+    last = swaps.last_look(swaps.promoted_with(second, root, at=0, swap=None))
+    for at in range(1, last + 1, 20 if quick else 1):
+        came = swaps.promoted_with(second, root, at=at, swap=swaps.aliased("77"))
+        tried, refused = tried + 1, refused + bool(came.refused)
+        wrong += not came.refused or bool(came.served)
+    return {"swaps": tried, "swaps_refused": refused, "swaps_promoted": wrong}
+
+
+def race(folder: Path, quick: bool) -> Figures:
+    """A process beside it that swaps files to and fro."""
+    template, other = _pair(folder)
+    rounds = 30 if quick else 1_000
+    done, refused, wrong = swaps.raced(template, other, folder / "played", rounds)
+    return {
+        "race_rounds": done + refused,
+        "race_refused": refused,
+        "race_promoted": len(wrong),
+    }
+
+
+def crash_states(_: Path, __: bool) -> Figures:
+    """What tests/core/crash_states.py counts, where that is there."""
+    name = "tests.core.crash_states"
+    if importlib.util.find_spec(name) is None:
+        print("no crash states are enumerated in this checkout")
+        return {}
+    found: Any = importlib.import_module(name).enumerate_all()
+    counts: dict[str, Any] = asdict(found) if is_dataclass(found) else dict(found)  # type: ignore[arg-type]
+    return {
+        f"crash_{key}" if not key.startswith("crash") else key: value
+        for key, value in counts.items()
+        if isinstance(value, int | float)
+    }
+
+
+PARTS: dict[str, Callable[[Path, bool], Figures]] = {
+    "pack": pack,
+    "monotonic": mutate,
+    "fields": break_fields,
+    "swaps": swap_files,
+    "racer": race,
+    "crash": crash_states,
+}
+
+
+def _made(root: Path, **story: Any) -> Path:
+    root.mkdir(parents=True)
+    ready(root, Story(**story))
+    return root
+
+
+def _pair(folder: Path) -> tuple[Path, Path]:
+    """Two judged repositories of one model: the one to promote, and the one that is swapped in."""
+    return _made(folder / "template"), _made(folder / "other", seed=7, dense_version="8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""How far away the nearest digit is: one number a frame."""
+
+from torch import nn
+
+from reprune.task.bases import Regression
+from task.detector import block
+from task.frames import FAR, NEAR, examples
+
+
+class DepthTask(Regression):
+    input_names = ("image",)
+    bounds = (NEAR, FAR)
+
+    def __init__(self):
+        super().__init__(*examples("depth"))
+
+    def model(self):
+        return nn.Sequential(
+            *block(1, 16), nn.MaxPool2d(2), *block(16, 32), nn.MaxPool2d(2), *block(32, 64),
+            nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU(), nn.Linear(64, 1),
+        )  # fmt: skip

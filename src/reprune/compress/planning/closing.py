@@ -1,0 +1,159 @@
+"""Latency is planned by a table, cut, built and timed; where the budget is missed the table is corrected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from reprune.compress.planning.allocate import Allocated, Widths
+from reprune.compress.planning.latency import unreachable
+from reprune.core.errors import CompressionError
+
+# A correction stays between these: one measured saving that is nearly nothing, or noise, must not decide.
+LEAST, MOST = 0.05, 20.0
+# A plan that leaves less than this share of the asked saving unused is not tried to be widened.
+UNUSED = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """The latency on `target` may be `fraction` of the dense model's. `forecast` is what a table says of
+    widths, of which `least` is the smallest; `time` measures it, None where this machine cannot.
+    """
+
+    target: str
+    fraction: float
+    forecast: Callable[[Widths], float]
+    least: float
+    time: Callable[[Widths], float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """What a table said of a plan, what was measured (None: not here), and the factor on the table's saving
+    with which the plan was made.
+    """
+
+    forecast: float
+    measured: float | None
+    correction: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """Widths that meet every goal as measured, and each target's latency."""
+
+    allocated: Allocated
+    latencies: Mapping[str, Latency]
+
+
+@dataclass(kw_only=True)
+class _Bracket:
+    """What is known of one goal: its correction, and the table's ratios that fitted and that did not."""
+
+    correction: float = 1.0
+    fitted: float = -math.inf
+    missed: float = math.inf
+    corrected: list[float] = field(default_factory=list)
+
+    def bound(self, goal: Goal) -> float:
+        """The table's ratio that is planned for: between what fitted and what did not, where it is known."""
+        wanted = 1.0 - (1.0 - goal.fraction) / self.correction
+        if wanted >= self.missed:
+            below = (self.fitted + self.missed) / 2.0
+            wanted = below if math.isfinite(below) else math.nextafter(self.missed, -math.inf)
+        return max(wanted, goal.least)
+
+    def learn(self, goal: Goal, forecast: float, measured: float) -> None:
+        if measured <= goal.fraction:
+            self.fitted = max(self.fitted, forecast)
+        else:
+            self.missed = min(self.missed, forecast)
+        if forecast < 1.0:
+            self.correction = min(max((1.0 - measured) / (1.0 - forecast), LEAST), MOST)
+
+
+def close(
+    plan: Callable[[Mapping[str, float]], Allocated],
+    goals: Mapping[str, Goal],
+    loss: Callable[[Widths], float],
+    *,
+    trials: int,
+    say: Callable[[str], None],
+) -> Closed:
+    """Of at most `trials` plans the one with the least `loss` that met every goal when it was timed.
+
+    `plan` takes by the goals' names the ratio that a table may say. After each trial the table's saving
+    is multiplied by what was measured of it over what was said, and the next plan is made with that;
+    it ends where a goal is met with little to spare, or nothing new is planned.
+
+    Raises CompressionError with what was measured where no trial met the goals.
+    """
+    known = {name: _Bracket() for name in goals}
+    tried: set[tuple[tuple[str, int], ...]] = set()
+    best: Closed | None = None
+    measured: list[dict[str, float]] = []
+    for number in range(trials):
+        try:
+            found = plan({name: known[name].bound(goal) for name, goal in goals.items()})
+        except CompressionError:
+            if number == 0:
+                raise
+            break
+        key = tuple(sorted(found.widths.items()))
+        if key in tried:
+            break
+        tried.add(key)
+        latencies = _timed(found.widths, goals, known, say)
+        seen = {name: one.measured for name, one in latencies.items() if one.measured is not None}
+        measured.append(seen)
+        if all(ratio <= goals[name].fraction for name, ratio in seen.items()):
+            if best is None or loss(found.widths) < loss(best.allocated.widths):
+                best = Closed(allocated=found, latencies=latencies)
+            if all(
+                goals[name].fraction - ratio <= UNUSED * (1.0 - goals[name].fraction)
+                for name, ratio in seen.items()
+            ):
+                break
+        for name, ratio in seen.items():
+            known[name].learn(goals[name], latencies[name].forecast, ratio)
+    if best is None:
+        raise _missed(goals, measured, trials)
+    return best
+
+
+def _timed(
+    widths: Widths,
+    goals: Mapping[str, Goal],
+    known: Mapping[str, _Bracket],
+    say: Callable[[str], None],
+) -> dict[str, Latency]:
+    latencies = {}
+    for name, goal in goals.items():
+        forecast = goal.forecast(widths)
+        ratio = None if goal.time is None else goal.time(widths)
+        correction = known[name].correction
+        latencies[name] = Latency(forecast=forecast, measured=ratio, correction=correction)
+        told = "not timed here" if ratio is None else f"{ratio:.3f} measured"
+        say(
+            f"plan: latency on {goal.target}: {forecast:.3f} of the dense model's by the table, {told}, "
+            f"{goal.fraction:g} asked"
+            + ("" if correction == 1.0 else f" (saving corrected by {correction:.3f})")
+        )
+    return latencies
+
+
+def _missed(
+    goals: Mapping[str, Goal], measured: list[dict[str, float]], trials: int
+) -> CompressionError:
+    """Names the goal that was missed in every trial, or by most in the best one."""
+
+    def excess(seen: Mapping[str, float]) -> float:
+        return max(ratio / goals[name].fraction for name, ratio in seen.items())
+
+    nearest = min(measured, key=excess)
+    worst = max(nearest, key=lambda name: nearest[name] / goals[name].fraction)
+    ratios = [seen[worst] for seen in measured]
+    on = f" on '{goals[worst].target}'"
+    return unreachable(ratios, goals[worst].fraction, trials, on=on)

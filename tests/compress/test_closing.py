@@ -1,0 +1,127 @@
+"""Latency by a table that is wrong, corrected by what was measured, within its trials."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reprune.compress.planning.allocate import Allocated
+from reprune.compress.planning.closing import Goal, close
+from reprune.core.errors import CompressionError
+
+WIDTHS = tuple(range(1, 65))
+
+
+def planner(forecast):
+    """The widest width that the table allows; below the narrowest the planner refuses."""
+
+    def plan(bounds):
+        fitting = [w for w in WIDTHS if all(forecast(w) <= b + 1e-12 for b in bounds.values())]
+        if not fitting:
+            raise CompressionError("no allowed widths meet the budget")
+        return Allocated(widths={"a": max(fitting)}, gap=0.0)
+
+    return plan
+
+
+def goal(forecast, measure, fraction, target="cpu") -> Goal:
+    return Goal(
+        target=target,
+        fraction=fraction,
+        forecast=lambda widths: forecast(widths["a"]),
+        least=forecast(1),
+        time=None if measure is None else lambda widths: measure(widths["a"]),
+    )
+
+
+def loss(widths) -> float:
+    return 1.0 - widths["a"] / 64
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    floor=st.floats(0.0, 0.6),
+    stair=st.integers(1, 16),
+    power=st.floats(0.4, 2.0),
+    fraction=st.floats(0.2, 0.95),
+    trials=st.integers(1, 8),
+)
+def test_the_budget_is_met_as_measured_or_missed_in_words(floor, stair, power, fraction, trials):
+    """Whatever truth the table misses: at most so many timings, each of other widths."""
+    timed: list[int] = []
+
+    def truth(width):
+        return floor + (1.0 - floor) * (-(-width // stair) * stair / (-(-64 // stair) * stair))
+
+    def measure(width):
+        timed.append(width)
+        return truth(width)
+
+    def table(width):
+        return (width / 64) ** power
+
+    goals = {"latency@cpu": goal(table, measure, fraction)}
+    closed, refused = None, ""
+    try:
+        closed = close(planner(table), goals, loss, trials=trials, say=quiet)
+    except CompressionError as error:
+        refused = str(error)
+    assert len(timed) == len(set(timed)) <= trials
+    if closed is None:
+        nearest = min(map(truth, timed))
+        assert nearest > fraction
+        assert f"measured is {nearest:.3f}" in refused
+        return
+    width = closed.allocated.widths["a"]
+    assert truth(width) <= fraction
+    assert width == max(w for w in timed if truth(w) <= fraction)
+    assert closed.latencies["latency@cpu"].measured == truth(width)
+    assert closed.latencies["latency@cpu"].forecast == table(width)
+
+
+def test_a_table_that_promises_too_much_is_corrected_by_what_was_measured():
+    """It says that half the width saves half; a third is saved: the second plan is the right one."""
+    told: list[str] = []
+    goals = {"latency@cpu": goal(lambda w: w / 64, lambda w: 1 - (1 - w / 64) * 2 / 3, 0.6)}
+    closed = close(planner(lambda w: w / 64), goals, loss, trials=5, say=told.append)
+    assert closed.allocated.widths == {"a": 25}
+    assert closed.latencies["latency@cpu"].correction == pytest.approx(2 / 3)
+    assert len(told) == 2
+    assert "0.594 of the dense model's by the table, 0.729 measured, 0.6 asked" in told[0]
+    assert "saving corrected by 0.667" in told[1]
+
+
+def test_a_table_that_promises_too_little_leaves_no_saving_unused():
+    """More is saved than it says: the plan is widened again, and the widest that fits is taken."""
+    goals = {"latency@cpu": goal(lambda w: 0.5 + w / 128, lambda w: w / 64, 0.7)}
+    closed = close(planner(lambda w: 0.5 + w / 128), goals, loss, trials=4, say=quiet)
+    assert closed.allocated.widths == {"a": 44}
+
+
+def test_every_target_has_its_own_correction_and_one_may_be_elsewhere():
+    """Two tables, one right and one wrong; a third target is only predicted, and that is said."""
+    told: list[str] = []
+    goals = {
+        "latency@right": goal(lambda w: w / 64, lambda w: w / 64, 0.9, "right"),
+        "latency@wrong": goal(lambda w: w / 64, lambda w: (w / 64) ** 0.5, 0.7, "wrong"),
+        "latency@board": goal(lambda w: w / 64, None, 0.8, "board"),
+    }
+    closed = close(planner(lambda w: w / 64), goals, loss, trials=6, say=told.append)
+    assert closed.allocated.widths["a"] in (30, 31)
+    assert closed.latencies["latency@board"].measured is None
+    assert any("board" in line and "not timed here" in line for line in told)
+
+
+def test_what_cannot_be_reached_names_the_target_and_how_near_it_came():
+    """Nothing saves anything: the narrowest was tried, and one trial too few is told."""
+    goals = {"latency@cpu": goal(lambda w: w / 64, lambda _: 0.95, 0.5)}
+    with pytest.raises(CompressionError, match=r"on 'cpu': the smallest .* measured is 0\.950"):
+        close(planner(lambda w: w / 64), goals, loss, trials=5, say=quiet)
+    with pytest.raises(CompressionError) as one:
+        close(planner(lambda w: w / 64), goals, loss, trials=1, say=quiet)
+    assert "latency_trials" in one.value.fix

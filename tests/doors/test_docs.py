@@ -1,0 +1,134 @@
+"""What the documents tell people to type and to write is what the code takes; nobody else runs them.
+
+Every command line in a code block or between backticks is given to its parser, every YAML block is loaded
+and, where it is a part of params.yaml, decoded; every Python block compiles; every link leads somewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reprune.core.documents import decode_yaml
+from reprune.core.params import Params
+from reprune.doors.cli import COMMANDS
+from reprune.steps import STEPS
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+)
+_BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+_INLINE = re.compile(r"`(reprune [^`]+)`")
+_LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
+# Whatever stands for something: it is what a reader replaces.
+_END = re.compile(r"\s(?:#|&&|\||;|>)\s?.*$")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [content for found, content in _BLOCK.findall(text) if found == language]
+
+
+def command_lines(page: str) -> Iterator[str]:
+    """Every `reprune ...` that a page says, without prompts and comments."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    shown = [
+        content
+        for language, content in _BLOCK.findall(text)
+        if language in ("", "bash", "sh", "console")
+    ]
+    for content in shown:
+        for line in content.replace("\\\n", " ").splitlines():
+            for part in line.strip().removeprefix("$ ").split(" && "):
+                if part.startswith("reprune "):
+                    yield part
+    yield from _INLINE.findall(_BLOCK.sub("", text))
+
+
+def words(line: str) -> list[str]:
+    return shlex.split(_END.sub("", f"{line} "))[1:]
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=command, add_help=True)
+    parser.add_argument("-C", dest="root")
+    parser.add_argument("--json", action="store_true")
+    if command in COMMANDS:
+        module, define = COMMANDS[command][1], f"define_{command.replace('-', '_')}"
+    else:
+        module, define = "steps", "define_step"
+    getattr(import_module(f"reprune.doors.{module}"), define)(parser)
+    return parser
+
+
+def faults(line: str) -> Iterator[str]:
+    """What of a command line is unknown: the command, or a flag of it."""
+    command, *rest = words(line)
+    if command.startswith("-") or command in ("COMMAND", "<step>"):
+        return
+    if command not in {*COMMANDS, *STEPS}:
+        yield f"`{line}`: there is no command '{command}'"
+        return
+    known = {text for action in parser_of(command)._actions for text in action.option_strings}
+    for word in rest:
+        flag = word.strip("[],.").partition("=")[0]
+        if flag.startswith("-") and flag not in (*known, "-", "--", "..."):
+            yield f"`{line}`: {command} has no {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_line_is_one(page: str) -> None:
+    """The command exists, and has every flag that it is shown with."""
+    assert [fault for line in command_lines(page) for fault in faults(line)] == []
+
+
+def test_a_wrong_command_line_is_found() -> None:
+    """An unknown command and an unknown flag; a prompt, a comment and a placeholder are none."""
+    assert list(faults("reprune promot")) == ["`reprune promot`: there is no command 'promot'"]
+    assert len(list(faults("reprune check VERDICT --recompte"))) == 1
+    assert list(faults("reprune check VERDICT --recompute  # judges again")) == []
+    assert any(line.startswith("reprune diff 41 42") for line in command_lines("docs/diff.md"))
+    assert sum(len(list(command_lines(page))) for page in PAGES) > 80
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_yaml_block_is_yaml(page: str) -> None:
+    """What has sections of params.yaml is taken as that file is."""
+    sections = set(Params.__struct_fields__)
+    for text in blocks(page, "yaml"):
+        for found in yaml.safe_load_all(text):
+            assert found is not None, text
+            if isinstance(found, dict) and set(found) <= sections and set(found) != {"targets"}:
+                whole = {"name": "digits", "task": "task.digits:DigitsTask"} | found
+                decode_yaml(yaml.safe_dump(whole), Params, name=page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_python_block_compiles(page: str) -> None:
+    for text in blocks(page, "python"):
+        ast.parse(text, filename=page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    """To a file of the repository, and to a heading that it has."""
+    text = _BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    for path, anchor in _LINK.findall(text):
+        target = ((ROOT / page).parent / path).resolve()
+        assert target.exists(), f"{page}: {path}"
+        if anchor and target.suffix == ".md":
+            heads = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {
+                re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads
+            }
+            assert anchor[1:] in slugs, f"{page}: {path}{anchor}"
