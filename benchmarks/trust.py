@@ -74,6 +74,7 @@ def main() -> int:
             figures |= found
             rows = [row for row in rows if row["part"] != name]
             rows += [{"part": name, "seconds": round(time.monotonic() - began, 1), **found}]
+            rows[-1]["quick"] = given.quick
             print(table([rows[-1]], list(rows[-1])), flush=True)
     if given.mutants:
         figures["surviving_mutants"] = given.mutants.read_text().count("survived")
