@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from reprune.compress.bundle import load_bundle
 from reprune.compress.planning.allocate import Problem, allocate
 from reprune.compress.planning.latency_table import LatencyTable, measure_table
+from reprune.compress.tables.layer_terms import table_of, terms_of
 from reprune.core import store
-from reprune.core.artifacts import DataReport, JointCheck, ModelBundle, Plan, Sensitivity
+from reprune.core.artifacts import DataReport, JointCheck, ModelBundle, Plan, Profile, Sensitivity
 from reprune.core.errors import ChainBroken, CompressionError
 from reprune.core.step import run
 from reprune.steps import get_step
+from reprune.steps.opening import open_dense
 from reprune.steps.plan_text import read_plan_text
 from tests.compress import test_steps_plan as steps
 from tests.compress.small_digits import DigitsTask, trained
@@ -396,3 +398,19 @@ def test_blocks_that_stay_are_told(ground: Path, tmp_path: Path) -> None:
     documents = documents_of(ground, params)
     run(get_step("plan"), inputs, documents, tmp_path / "plan", say=said.append)
     assert any("no block is removed: the uniform allocator" in line for line in said)
+
+
+@pytest.mark.slow
+def test_latency_tables_know_the_head_dimensions_that_a_plan_may_cut(
+    ground: Path, tmp_path: Path
+) -> None:
+    """The knob of profile.tables reaches what is measured: every group of the sensitivity has terms."""
+    params = PARAMS.replace("depth: true", "head_dimensions: true").replace(": 64", ": 1")
+    params += "profile: {calls: 10, tables: {builds: 1, rounds: 1, head_dimensions: true}}\n"
+    inputs = {"dense": ground / "dense", "data": ground / "data"}
+    run(get_step("profile"), inputs, documents_of(ground, params), tmp_path / "p", say=quiet)
+    dense = store.read(ground / "dense", ModelBundle)
+    groups = open_dense(dense, seed=0, threads=1, head_dimensions=True).groups
+    assert any(group.unit == "dimension" for group in groups)
+    table = table_of(store.read(tmp_path / "p", Profile), "cpu")
+    assert terms_of(table, {group.name: (group.width,) for group in groups})({}) > 0

@@ -338,6 +338,27 @@ def test_limits_of_nothing_are_refused_when_the_file_is_read(tmp_path, knobs, me
         read_params(tmp_path / "params.yaml")
 
 
+@pytest.mark.parametrize(
+    ("knobs", "refused"),
+    [
+        ('limits: {"latency@cpu": 0.5}', True),
+        ("allocator: latency, budget: latency, latency_target: cpu", True),
+        ("limits: {params: 0.5}", False),
+    ],
+)
+def test_tables_that_will_not_know_head_dimensions_are_refused_at_once(tmp_path, knobs, refused):
+    """Where a plan would be made by them: before anything is measured for nothing."""
+    path = tmp_path / "params.yaml"
+    wanted = with_plan(f"head_dimensions: true, {knobs}") + "profile: {tables: {%s}}\n"
+    path.write_text(wanted % "builds: 2")
+    if refused:
+        with pytest.raises(DocumentError, match="will know whole heads only") as caught:
+            read_params(path)
+        assert "profile.tables.head_dimensions" in caught.value.fix
+        path.write_text(wanted % "builds: 2, head_dimensions: true")
+    assert read_params(path).plan.head_dimensions
+
+
 def test_old_files_mean_what_they_meant(ground, tmp_path):
     """Without the new knobs neither the decoded params nor the plan's manifest have a word of them."""
     from msgspec import json

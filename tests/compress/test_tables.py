@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from reprune.compress.planning.costs import block_key
-from reprune.compress.structure.groups import find_groups
+from reprune.compress.structure.groups import find_groups, survey
+from reprune.compress.structure.separate import separate
 from reprune.compress.tables.design import next_widths, observed_of
 from reprune.compress.tables.fitting import fitted
 from reprune.compress.tables.grid import grid_of
@@ -36,6 +37,7 @@ from reprune.core.errors import CompressionError
 from reprune.core.machine import Machine
 from reprune.core.params import TableParams, Target
 from reprune.runtimes.base import Source, get_runtime
+from tests import models
 
 SEED = 20260
 WIDTHS = (8, 16, 24)
@@ -86,7 +88,7 @@ class Invented:
             out = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
             inputs = getattr(layer, "in_channels", getattr(layer, "in_features", 0))
             times[name] = self.us(inputs, out)  # type: ignore[operator]  # a function of two lengths
-        self.widths.append({name: layers[name].out_channels for name in "abc"})
+        self.widths.append({name: layers[name].out_channels for name in "abc" if name in layers})
         if not hasattr(self, "dense"):
             self.dense = sum(times.values())
         return Seen(
@@ -138,6 +140,31 @@ def test_a_table_predicts_every_cut_of_layers_whose_time_is_a_product(
         seen = timer.look(cut_to(subject, widths))
         assert terms(widths) == pytest.approx(777.0 * seen.whole, rel=0.03), widths
     assert table.builds <= 24 < len(every_cut(rungs))
+
+
+def test_head_dimensions_are_known_to_tables_that_were_asked_for_them(tmp_path: Path) -> None:
+    """Heads and dimensions cut the same projections together: each combination has its own latency."""
+    inputs = models.inputs("built-in-attention", 2)
+    module = separate(models.build("built-in-attention"))
+    groups = survey(module, inputs, (), dimensions=True).groups
+    attention = Subject(
+        name="cpu",
+        target=Target(),
+        module=module,
+        example_inputs=inputs,
+        groups=groups,
+        steps={group.name: group.width // 2 for group in groups},
+    )
+    timer = Invented(attention, lambda i, o: (1.0 + i) * (3.0 + o))
+    table = measure_operators(
+        attention, timer, key, TableParams(builds=60), dense_us=500.0, work=tmp_path, say=print
+    )
+    rungs = rungs_of(groups, attention.steps)
+    assert any(group.across for group in groups)
+    terms = terms_of(table, rungs)
+    for widths in every_cut(rungs):
+        seen = timer.look(cut_to(attention, widths))
+        assert terms(widths) == pytest.approx(500.0 * seen.whole, rel=0.03), widths
 
 
 def test_equal_shapes_are_measured_once(subject: Subject, tmp_path: Path) -> None:

@@ -97,12 +97,14 @@ class ValidateParams(Document, kw_only=True):
 class TableParams(Document, kw_only=True):
     """Latency tables by layer and width: at most `builds` builds of the model a target, each of them timed
     in `rounds` fresh sessions. Widths are timed at multiples of `step` channels, so that `plan.round_to`
-    must be one.
+    must be one. With `head_dimensions` they know the dimensions of attention heads beside whole heads,
+    which a plan by latency with `plan.head_dimensions` needs.
     """
 
     builds: Annotated[int, Meta(ge=1, le=1000)] = 24
     step: Annotated[int, Meta(ge=1, le=1024)] = 8
     rounds: Annotated[int, Meta(ge=1, le=100)] = 3
+    head_dimensions: bool = False
 
 
 class ProfileParams(Document, kw_only=True):
@@ -446,6 +448,7 @@ def read_params(path: Path) -> Params:
             fix="set prune.schedule.kind, for example to cubic, or take steps and epochs out",
         )
     _check_plan(params, path)
+    _check_head_dimensions(params, path)
     latency_target = params.plan.latency_target
     if params.plan.budget == "latency" and latency_target not in params.targets:
         raise DocumentError(
@@ -487,6 +490,22 @@ def _check_plan(params: Params, path: Path) -> None:
             f"{budget} is the budget and a limit too",
             where=f"{path} (plan.limits)",
             fix="keep one of both: the budget's is plan.fraction",
+        )
+
+
+def _check_head_dimensions(params: Params, path: Path) -> None:
+    """Refuses a plan by latency tables that will not know what it may cut."""
+    plan, tables = params.plan, params.profile.tables
+    by_tables = plan.allocator == "latency" and plan.latency_model != "in-model"
+    asked = any("@" in name for name in plan.limits or ()) or (
+        plan.budget == "latency" and by_tables
+    )
+    if plan.head_dimensions and asked and tables and not tables.head_dimensions:
+        raise DocumentError(
+            "head dimensions are to be cut, and the latency tables that the plan is made by will know "
+            "whole heads only",
+            where=f"{path} (profile.tables.head_dimensions)",
+            fix="set profile.tables.head_dimensions to true, or plan.head_dimensions to false",
         )
 
 

@@ -56,7 +56,9 @@ def tables_of(  # the bundle, the target, the knobs and where it is told
         )
         return None
     try:
-        opened = open_dense(dense, seed=seed, threads=threads)
+        opened = open_dense(
+            dense, seed=seed, threads=threads, head_dimensions=params.head_dimensions
+        )
     except CompressionError as error:
         ctx.say(f"{timed.name}: no latency tables: {error.what}")
         return None
