@@ -400,7 +400,7 @@ def test_blocks_that_stay_are_told(ground: Path, tmp_path: Path) -> None:
     assert any("no block is removed: the uniform allocator" in line for line in said)
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_latency_tables_know_the_head_dimensions_that_a_plan_may_cut(
     ground: Path, tmp_path: Path
 ) -> None:

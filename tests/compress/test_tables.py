@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from reprune.compress.planning.costs import block_key
+from reprune.compress.structure.blocks import find_blocks
 from reprune.compress.structure.groups import find_groups, survey
 from reprune.compress.structure.separate import separate
 from reprune.compress.tables.design import next_widths, observed_of
@@ -165,6 +167,52 @@ def test_head_dimensions_are_known_to_tables_that_were_asked_for_them(tmp_path: 
     for widths in every_cut(rungs):
         seen = timer.look(cut_to(attention, widths))
         assert terms(widths) == pytest.approx(500.0 * seen.whole, rel=0.03), widths
+
+
+def test_what_no_timed_layer_depends_on_costs_nothing_and_is_noted(
+    subject: Subject, tmp_path: Path
+) -> None:
+    """A runtime may give a layer's time to its neighbours: its group and block are known all the same."""
+    block = find_blocks(
+        nn.Sequential(Residual(), Residual(), nn.Linear(4, 2)), (torch.ones(2, 4),), ()
+    ).blocks[0]
+
+    class Fused(Invented):
+        """The whole model is its classifier's."""
+
+        def look(self, module: nn.Module) -> Seen:
+            return Seen(shares={"head": 1.0}, whole=1.0, dense_us=9.0, kinds={"head": ("Gemm",)})
+
+    table = measure_operators(
+        replace(subject, blocks=(block,)),
+        Fused(subject, stairs),
+        key,
+        TableParams(),
+        dense_us=9.0,
+        work=tmp_path,
+        say=print,
+    )
+    rungs = rungs_of(subject.groups, subject.steps) | {block_key(block.name): (0, 1)}
+    terms = terms_of(table, rungs)
+    least = {name: widths[0] for name, widths in rungs.items() if name != "c"}
+    assert terms(least) == terms({}) == pytest.approx(9.0)
+    noted = [note.partition(":")[0] for note in table.notes if "to save nothing" in note]
+    assert noted == ["a", "b", block.name]
+    with pytest.raises(CompressionError, match="says nothing about z"):
+        terms_of(table, {"z": (8, 16)})
+    with pytest.raises(CompressionError, match="knows a with 32 channels"):
+        terms_of(table, {"a": (8, 64)})
+
+
+class Residual(nn.Module):
+    """A block that can go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x).relu()
 
 
 def test_equal_shapes_are_measured_once(subject: Subject, tmp_path: Path) -> None:

@@ -118,14 +118,17 @@ def _in_pairs(options: tuple[str, ...], time: Time, rungs: Rungs) -> list[Term]:
 
 
 def _refuse_strange(table: OperatorTable, rungs: Rungs) -> None:
-    """Raises CompressionError for what the table says nothing about: it would be silently wrong there."""
-    widths = {
+    """Raises CompressionError for what the table says nothing about: it would be silently wrong there. What
+    it knows to be the model's, and no timed layer depends on, costs nothing, as its notes say.
+    """
+    widths = table.widths | {
         part.group: part.width
         for site in table.sites
         for axis in (site.inputs, site.outputs)
         for part in axis.parts
     }
-    blocks = {block_key(site.block) for site in table.sites if site.block}
+    inside = {site.block for site in table.sites if site.block}
+    blocks = {block_key(name) for name in inside.union(table.blocks)}
     where = f"latency table of target '{table.target}'"
     for name, found in rungs.items():
         if name in blocks:

@@ -220,18 +220,31 @@ def _table(
             )
             for question, points in sorted(observed.items())
         ),
-        notes=tuple(_notes(subject.module, sites)),
+        widths={group.name: group.width for group in subject.groups},
+        blocks=tuple(block.name for block in subject.blocks),
+        notes=tuple(_notes(subject, sites)),
     )
 
 
-def _notes(module: nn.Module, sites: Sequence[Site]) -> list[str]:
+def _notes(subject: Subject, sites: Sequence[Site]) -> list[str]:
     """What the tables leave out, in words."""
     told = [f"{site.layer}: {site.note}" for site in sites if site.note]
     timed = {site.layer for site in sites}
     told += [
         f"{name}: none of the target's operators is known to be its own; its time is with its neighbours"
-        for name, layer in module.named_modules()
+        for name, layer in subject.module.named_modules()
         if isinstance(layer, MAKERS) and name not in timed
+    ]
+    touched = {name for site in sites for name in site.groups} | {site.block for site in sites}
+    told += [
+        f"{name}: no layer with a time of its own depends on it; cutting it is predicted to save nothing"
+        for name in (group.name for group in subject.groups)
+        if name not in touched
+    ]
+    told += [
+        f"{block.name}: no layer in it has a time of its own; removing it is predicted to save nothing"
+        for block in subject.blocks
+        if block.name not in touched
     ]
     for site in sites:
         if len(site.groups) > 2:

@@ -60,8 +60,9 @@ class OperatorTable(Fact, kw_only=True):
     latency = `constant_us` + `factor` x the sum over the layers, fitted to whole calls of the same
     engines. A negative `constant_us` is what a profiler's own clock adds to every operator's time.
     `builds` engines were built and timed; `error` is the median of what the fit is off there, as a share.
-    `steps`: a group's widths were timed at multiples of its step, and hold nowhere else. `notes` say
-    what of the dependence on widths is not in the tables.
+    `steps`: a group's widths were timed at multiples of its step, and hold nowhere else. `widths` are
+    all groups of the model and `blocks` all that can be removed, also those that no timed layer depends
+    on: they cost nothing here. `notes` say what of the dependence on widths is not in the tables.
     """
 
     target: str
@@ -74,6 +75,8 @@ class OperatorTable(Fact, kw_only=True):
     steps: dict[str, int]
     sites: tuple[Site, ...]
     times: tuple[QuestionTimes, ...]
+    widths: dict[str, int] = {}
+    blocks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def grids(self) -> dict[str, Grid]:
