@@ -15,13 +15,11 @@ from reprune.compress.tables.table import (
     TABLES_FILE,
     OperatorTable,
     read_tables,
-    refuse_other_machine,
 )
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
     from reprune.core.artifacts import Profile
-    from reprune.core.machine import Machine
     from reprune.core.store import Artifact
 
 # A table with more entries is written as tables over pairs of its options.
@@ -29,21 +27,6 @@ MOST_ENTRIES = 20_000
 
 # One layer's time, by the widths of its options in order.
 Time = Callable[[tuple[int, ...]], float]
-
-
-def latency_terms(
-    profile: Artifact[Profile], target: str, rungs: Rungs, *, machine: Machine | None = None
-) -> Terms:
-    """The latency in microseconds of the dense model cut to any `rungs`, on `target`, as `profile` measured
-    it. Rungs may hold blocks by `costs.block_key`. A group without rungs is whole.
-
-    With `machine`, tables of another kind of machine are refused. Raises CompressionError for a
-    profile without tables of that target.
-    """
-    table = table_of(profile, target)
-    if machine is not None:
-        refuse_other_machine(table, machine)
-    return terms_of(table, rungs)
 
 
 def table_of(profile: Artifact[Profile], target: str) -> OperatorTable:
@@ -62,7 +45,11 @@ def table_of(profile: Artifact[Profile], target: str) -> OperatorTable:
 
 
 def terms_of(table: OperatorTable, rungs: Rungs) -> Terms:
-    """As `latency_terms`, from a table. Raises CompressionError for rungs of other groups' widths."""
+    """The latency in microseconds of the dense model cut to any `rungs`, as the table has it. Rungs may hold
+    blocks by `costs.block_key`. A group without rungs is whole.
+
+    Raises CompressionError for rungs of other groups or widths.
+    """
     _refuse_strange(table, rungs)
     grids = table.grids()
     terms = [

@@ -24,9 +24,7 @@ from reprune.compress.tables.table import (
     Point,
     QuestionTimes,
     TableKey,
-    anchored,
     questions_digest,
-    reusable,
 )
 from reprune.core import store
 from reprune.core.artifacts import Fact
@@ -99,13 +97,11 @@ def measure_operators(  # noqa: PLR0913  # what, by whom, for how long, and wher
     dense_us: float,
     work: Path,
     say: Callable[[str], None],
-    earlier: Sequence[OperatorTable] = (),
 ) -> OperatorTable:
     """The target's table, from at most `params.builds` builds beside the dense one.
 
     `key` gives the table's key for the digest of its questions; `dense_us` is what a whole call of the
-    dense model takes. Of `earlier` tables one that answers the same question is given again, anchored at
-    `dense_us`, after a look at the dense model alone. Raises BuildError.
+    dense model takes. Raises BuildError.
     """
     book = _Book(subject, timer, work, key(_asked(subject)).digest, say)
     book.look({}, params.builds)
@@ -117,10 +113,6 @@ def measure_operators(  # noqa: PLR0913  # what, by whom, for how long, and wher
         subject.blocks,
     )
     asked = key(questions_digest(sites))
-    known = reusable(earlier, asked)
-    if known is not None:
-        say(f"{subject.name}: an earlier profile's latency tables answer the same question")
-        return anchored(known, subject.name, dense_us)
     rungs = rungs_of(subject.groups, subject.steps)
     while len(book.looks) <= params.builds:
         observed = observed_of(sites, [(look.widths, look.seen.shares) for look in book.looks])

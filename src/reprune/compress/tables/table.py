@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,8 +11,6 @@ from reprune.compress.tables.grid import Grid
 from reprune.compress.tables.sites import Site
 from reprune.core.artifacts import Fact
 from reprune.core.documents import decode_json, digest_of
-from reprune.core.errors import CompressionError
-from reprune.core.machine import Machine
 from reprune.core.store import write_bytes
 
 TABLES_FILE = "tables.json"
@@ -35,7 +33,7 @@ class TableKey(Fact, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """Tables with equal ones answer the same question."""
+        """Equal ones were measured of the same question, and what was seen for one holds for the other."""
         return digest_of(msgspec.to_builtins(self))
 
 
@@ -103,28 +101,6 @@ def questions_digest(sites: Sequence[Site]) -> str:
     return digest_of(msgspec.to_builtins(tuple(sites)))
 
 
-def same_question(a: TableKey, b: TableKey) -> bool:
-    """Whether times measured for one of both hold for the other."""
-    return a == b
-
-
-def reusable(tables: Iterable[OperatorTable], key: TableKey) -> OperatorTable | None:
-    """The first of `tables` (an earlier generation's) that answers the question `key`; None without one."""
-    return next((table for table in tables if same_question(table.key, key)), None)
-
-
-def anchored(table: OperatorTable, target: str, dense_us: float) -> OperatorTable:
-    """The table under the target's present name, in proportion so that the dense model takes `dense_us`."""
-    scale = dense_us / table.dense_us if table.dense_us else 1.0
-    return msgspec.structs.replace(
-        table,
-        target=target,
-        dense_us=round(dense_us, 3),
-        constant_us=round(table.constant_us * scale, 4),
-        factor=round(table.factor * scale, 6),
-    )
-
-
 def write_tables(path: Path, tables: Sequence[OperatorTable]) -> None:
     """Writes `tables.json`; equal tables have equal bytes."""
     raw = msgspec.json.encode(Tables(tables=tuple(tables)))
@@ -138,18 +114,3 @@ def read_tables(path: Path) -> tuple[OperatorTable, ...]:
     except FileNotFoundError:
         return ()
     return decode_json(raw, Tables, name=str(path)).tables
-
-
-def refuse_other_machine(table: OperatorTable, machine: Machine) -> None:
-    """Raises CompressionError where `table` was measured on another kind of machine than `machine`."""
-    if table.key.machine_kind != machine.kind:
-        raise CompressionError(
-            f"the latency tables are of a machine of kind {_short(table.key.machine_kind)}, this one "
-            f"is of kind {_short(machine.kind)} ({machine.cpu}, {machine.logical_cpus} CPUs)",
-            where=f"tables of target '{table.target}'",
-            fix="run `reprune profile` on the machine that the target is",
-        )
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]
