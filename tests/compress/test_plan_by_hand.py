@@ -310,6 +310,21 @@ def test_a_latency_budget_takes_the_profiles_table(ground, tmp_path, timed_as_th
         planned(ground, tmp_path / "odd", hand.replace("conv1: 8", "conv1: 7"), [profile])
 
 
+@pytest.mark.parametrize("allocator", ["sensitivity", "latency"])
+def test_a_limit_on_a_target_that_is_not_timed_here_is_kept_or_refused(ground, tmp_path, allocator):
+    """Its table alone says whether it can be met."""
+    profile = profile_with_tables(ground, tmp_path / "profile", "")
+    knobs = f'allocator: {allocator}, limits: {{"latency@cpu": %s}}'
+    elsewhere = with_plan(knobs, fraction="0.8").replace("cpu: {", "cpu: {kit: true, ")
+    assert "kit: true" in elsewhere
+    plan, _, _ = planned(ground, tmp_path, elsewhere % 0.6, [profile])
+    (one,) = plan.predicted.latencies.values()
+    assert one.measured is None
+    assert one.forecast <= 0.6 * (1 + 1e-12)
+    with pytest.raises(CompressionError, match=r"latency@cpu.*smallest reachable fraction"):
+        planned(ground, tmp_path / "low", elsewhere % 0.01, [profile])
+
+
 def test_tables_of_another_kind_of_machine_are_refused(ground, tmp_path, timed_as_the_table_says):
     """By name of both machines: here against there, and between two profiles."""
     mine = profile_with_tables(ground, tmp_path / "mine", "")
