@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle, Plan, Verdict
@@ -70,6 +71,11 @@ def test_the_whole_set_is_one_candidate(repository: Repository) -> None:
     candidate = store.read(artifacts / "candidate", ModelBundle).manifest
     assert {group.group.partition(".")[0] for group in plan.groups} == set(MEMBERS)
     assert candidate.members == lock.dense.members
+    told = yaml.safe_load((artifacts / "plan" / "plan.yaml").read_text())
+    assert set(told["members"]) == set(MEMBERS)
+    parts = sum(part["predicted_loss"] for part in told["members"].values())
+    assert parts == pytest.approx(told["predicted"]["loss_increase"], abs=1e-3)
+    assert told["equal_shares"]["macs_left"] <= 0.5
     assert candidate.surgery is not None
     assert candidate.surgery.after.macs <= 0.5 * candidate.surgery.before.macs
 
