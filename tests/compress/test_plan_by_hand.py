@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from msgspec import structs
+from torch import nn
 
-from reprune.core.artifacts import Plan
+from reprune.compress.bundle import load_bundle
+from reprune.compress.planning import latency
+from reprune.compress.planning.costs import cost_model
+from reprune.compress.structure.groups import find_groups
+from reprune.compress.tables.looking import Seen, Subject, measure_operators
+from reprune.compress.tables.sites import timed_layers
+from reprune.compress.tables.table import TABLES_FILE, TableKey, write_tables
+from reprune.core import store
+from reprune.core.artifacts import ModelBundle, Plan, TableFact
 from reprune.core.documents import decode_yaml
-from reprune.core.errors import CompressionError, DocumentError
-from reprune.core.params import Params, read_params
+from reprune.core.errors import ChainBroken, CompressionError, DocumentError
+from reprune.core.machine import this_machine
+from reprune.core.params import Params, TableParams, Target, read_params
 from reprune.core.step import run
+from reprune.measure.profile import count_cost
 from reprune.steps import get_step
 from tests.compress import test_depth_plan as residual
 from tests.compress import test_steps_plan as plain
@@ -35,14 +48,14 @@ def with_plan(more: str, *, fraction: str = "0.5", base: str = plain.PARAMS) -> 
     return base.replace("plan: {fraction: 0.5", f"plan: {{{more}, fraction: {fraction}")
 
 
-def planned(ground: Path, out: Path, params: str) -> tuple[Plan, dict, list[str]]:
+def planned(
+    ground: Path, out: Path, params: str, profiles: list[Path] | None = None
+) -> tuple[Plan, dict, list[str]]:
     """The plan, its plan.yaml, and what was said."""
     said: list[str] = []
     inputs = {"dense": ground / "dense", "table": ground / "table"}
-    inputs |= {"profiles": [ground / "profile"], "previous": ground / "previous"}
+    inputs |= {"profiles": profiles or [ground / "profile"], "previous": ground / "previous"}
     run(get_step("plan"), inputs, documents_of(ground, params), out / "plan", say=said.append)
-    from reprune.core import store
-
     made = store.read(out / "plan", Plan)
     return made.manifest, yaml.safe_load(made.file("plan.yaml").read_text()), said
 
@@ -175,6 +188,138 @@ def test_a_latency_limit_without_tables_is_refused(ground, tmp_path):
     """A limit is predicted before it is timed, and nothing predicts it."""
     with pytest.raises(CompressionError, match="nothing predicts the latency on 'cpu'"):
         planned(ground, tmp_path, with_plan('limits: {"latency@cpu": 0.5}'))
+
+
+class Invented:
+    """Layers take what a function of their lengths says."""
+
+    def __init__(self) -> None:
+        self.dense = 0.0
+
+    def look(self, module: nn.Module) -> Seen:
+        layers = dict(module.named_modules())
+        times = {
+            name: float(layers[name].weight.shape[0] * (2 + layers[name].weight[0].numel()))
+            for name in timed_layers(module)
+        }
+        self.dense = self.dense or sum(times.values())
+        return Seen(
+            shares={name: took / self.dense for name, took in times.items()},
+            whole=sum(times.values()) / self.dense,
+            dense_us=self.dense,
+            kinds=dict.fromkeys(times, ("Conv",)),
+        )
+
+
+def profile_with_tables(ground: Path, out: Path, kind: str) -> Path:
+    """The ground's profile, measured by a machine of this kind ("": this one), with a table of cpu."""
+    dense = store.read(ground / "dense", ModelBundle)
+    loaded = load_bundle(dense)
+    example = loaded.task.example_inputs(2)
+    groups = find_groups(loaded.module, example, ())
+    machine = this_machine(1)
+    machine = structs.replace(machine, kind=kind or machine.kind, cpu=kind or machine.cpu)
+    subject = Subject(
+        name="cpu",
+        target=Target(),
+        module=loaded.module,
+        example_inputs=example,
+        groups=groups,
+        steps={group.name: 4 for group in groups},
+    )
+
+    def key(questions: str) -> TableKey:
+        return TableKey(
+            machine_kind=machine.kind,
+            runtime="onnxruntime",
+            version="1",
+            precision="fp32",
+            device="",
+            batch_size=256,
+            threads=1,
+            inputs=((256, 1, 8, 8),),
+            questions=questions,
+        )
+
+    table = measure_operators(
+        subject,
+        Invented(),
+        key,
+        TableParams(builds=30, step=4),
+        dense_us=500.0,
+        work=out.parent,
+        say=lambda _: None,
+    )
+    fact = TableFact(target="cpu", key=table.key.digest, builds=table.builds, error=table.error)
+    manifest = structs.replace(plain.counted_profile(dense), machine=machine, tables=(fact,))
+    with store.drafting(out) as draft:
+        write_tables(draft / TABLES_FILE, [table])
+        parents = {"dense": dense.digest}
+        return store.write(draft, manifest, step="test", parents=parents, out=out).path
+
+
+@pytest.fixture
+def timed_as_the_table_says(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
+    """No engine is built: what a cut takes is a tenth of the whole and the share of its MACs."""
+    timed: list[dict[str, int]] = []
+
+    @contextmanager
+    def timing(bench):
+        counted = count_cost(bench.module, bench.task.example_inputs(1))
+        cost = cost_model(bench.module, bench.groups, counted)
+
+        def ratio(widths):
+            timed.append(dict(widths))
+            return 0.1 + 0.9 * cost(widths).macs / counted.cost.macs
+
+        yield ratio
+
+    monkeypatch.setattr(latency, "timing", timing)
+    return timed
+
+
+@pytest.mark.parametrize("allocator", ["sensitivity", "latency"])
+def test_a_latency_limit_holds_as_timed_beside_the_macs(
+    ground, tmp_path, timed_as_the_table_says, allocator
+):
+    """It is planned by the profile's table, timed, and told for the target; MACs hold with it."""
+    profile = profile_with_tables(ground, tmp_path / "profile", "")
+    knobs = f'allocator: {allocator}, limits: {{"latency@cpu": 0.6}}'
+    plan, shown, said = planned(ground, tmp_path, with_plan(knobs, fraction="0.8"), [profile])
+    (one,) = plan.predicted.latencies.values()
+    assert one.measured <= 0.6
+    assert plan.predicted.latency_ratio is None
+    assert plan.predicted.macs <= 0.8 * plan.before.macs
+    assert any(keeps(plan).items() <= widths.items() for widths in timed_as_the_table_says)
+    assert shown["predicted"]["latency"]["cpu"]["measured"] == pytest.approx(one.measured, rel=1e-3)
+    assert not any("no profile has operator tables" in line for line in said)
+
+
+def test_a_latency_budget_takes_the_profiles_table(ground, tmp_path, timed_as_the_table_says):
+    """And a width by hand must be one that was timed."""
+    profile = profile_with_tables(ground, tmp_path / "profile", "")
+    knobs = "allocator: latency, budget: latency, latency_target: cpu"
+    plan, _, said = planned(ground, tmp_path, with_plan(knobs, fraction="0.7"), [profile])
+    assert plan.predicted.latency_ratio <= 0.7
+    assert plan.predicted.optimality_gap == 0.0
+    assert not any("planned by MACs" in line for line in said)
+    hand = with_plan(f"{knobs}, widths: {{conv1: 8}}", fraction="0.8")
+    plan, _, _ = planned(ground, tmp_path / "hand", hand, [profile])
+    assert keeps(plan)["conv1"] == 8
+    with pytest.raises(CompressionError, match="conv1 was timed on 'cpu' at multiples of 4"):
+        planned(ground, tmp_path / "odd", hand.replace("conv1: 8", "conv1: 7"), [profile])
+
+
+def test_tables_of_another_kind_of_machine_are_refused(ground, tmp_path, timed_as_the_table_says):
+    """By name of both machines: here against there, and between two profiles."""
+    mine = profile_with_tables(ground, tmp_path / "mine", "")
+    other = profile_with_tables(ground, tmp_path / "other", "Babbage 1")
+    params = with_plan('limits: {"latency@cpu": 0.6}')
+    with pytest.raises(CompressionError, match=r"another kind of machine.*Babbage 1.*there"):
+        planned(ground, tmp_path, params, [other])
+    with pytest.raises(ChainBroken, match=r"different kinds of machine:.*Babbage 1"):
+        planned(ground, tmp_path, params, [mine, other])
+    assert not timed_as_the_table_says
 
 
 @pytest.mark.parametrize(

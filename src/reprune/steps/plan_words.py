@@ -8,19 +8,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from reprune.core.artifacts import JointCheck, Plan, Prediction
+from reprune.core.params import PlanParams
 from reprune.core.step import Context
+from reprune.steps.plan_trials import trials_for_people
 
 if TYPE_CHECKING:
     from reprune.compress.planning.choose import Choice
     from reprune.compress.planning.options import Options
-
-HOW_TO_EDIT = """\
-# Written by `reprune plan`, and written again by the next run. To decide a width yourself, put it into
-# params.yaml, where the lock covers it, and plan again; it is obeyed exactly, or refused with the reason:
-#   plan:
-#     widths: {GROUP: CHANNELS}        # groups that are not named are allocated as before
-#     removed_blocks: [BLOCK]          # exactly these go ([]: none); needs depth: true
-"""
 
 # Below this rank correlation of sums with joint cuts, single cuts do not add up.
 ADDITIVE = 0.8
@@ -49,6 +43,20 @@ def with_joint(prediction: Prediction, joint: JointCheck | UnsetType, ctx: Conte
     return msgspec.structs.replace(
         prediction, joint_loss_increase=corrected, joint_rank_correlation=tau
     )
+
+
+def how_to_edit(params: PlanParams) -> str:
+    """The comment at the head of `plan.yaml`: where a person's own widths go."""
+    lines = [
+        "Written by `reprune plan`, and written again by the next run. To decide a width yourself, put it",
+        "into params.yaml, where the lock covers it, and plan again; it is obeyed exactly, or refused with",
+        "the reason:",
+        "  plan:",
+        "    widths: {GROUP: CHANNELS}    # groups that are not named are allocated as before",
+    ]
+    if params.depth:
+        lines.append("    removed_blocks: [BLOCK]      # exactly these go ([]: none)")
+    return "".join(f"# {line}\n" for line in lines)
 
 
 def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
@@ -82,6 +90,7 @@ def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
             "loss_increase": _short(plan.predicted.loss_increase),
             "latency_ratio": _short(plan.predicted.latency_ratio),
             **_joint_for_people(plan.predicted),
+            **trials_for_people(plan.predicted),
             **_latencies_for_people(plan),
             **_gap_for_people(plan.predicted),
         },
