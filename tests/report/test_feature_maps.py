@@ -105,6 +105,13 @@ def test_the_numbers_stand_in_a_table(told: Told) -> None:
     assert all(row[2].count("%") == 3 for row in rows)
 
 
+def test_where_nothing_is_masked_the_table_counts_channels(told: Told) -> None:
+    table = maps(render_html(told("pictured"))).rpartition("<table")[2]
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in table.split("<tr>")[2:]]
+    assert "Channels cut" in table
+    assert [row[0] for row in rows] == ["1 of 16", "2 of 16", "3 of 16", "4 of 16"]
+
+
 def test_without_stored_maps_there_is_no_section(told: Told) -> None:
     assert 'id="maps"' not in render_html(told("block"))
     assert maps_section(told("block")) is None

@@ -528,6 +528,32 @@ class SparsityPlan(Fact, kw_only=True):
     tensors: tuple[TensorPlan, ...]
 
 
+class Additivity(Fact, kw_only=True):
+    """Random joint cuts near the budget against sums of single cuts: the rank correlation (Kendall's tau)
+    of plain sums over the first 8 `plans`, and of refitted sums over the last 8, none of which they
+    were fitted to (None: not refitted). "not-additive": sums were not to be trusted.
+    """
+
+    plans: int
+    before: float
+    after: float | None
+    outcome: Literal["additive", "refitted", "not-additive"]
+
+
+class Tried(Fact, kw_only=True):
+    """Joint cuts that were measured on tune for a plan: `evaluations` different ones of at most `most`, for
+    `examples` forwarded (a backward pass as two more). `loss_increase` is that of the chosen widths,
+    repaired and before recovery, with its standard error; `allocator` chose them.
+    """
+
+    evaluations: int
+    most: int
+    examples: int
+    loss_increase: float
+    standard_error: float
+    allocator: str
+
+
 class LatencyPrediction(Fact, kw_only=True):
     """The latency on one target as a share of the dense model's: what a table said of the plan, what was
     measured of it when it was cut, built and timed (None: not where it was planned), and the factor on
@@ -544,6 +570,7 @@ class Prediction(Fact, kw_only=True):
 
     `loss_increase` is the sum over groups and blocks. Where joint cuts were checked, `joint_loss_increase`
     is what such a sum came to there, and `joint_rank_correlation` how well sums ranked them.
+    `additivity` is the same near this plan's budget; `tried` is there where joint cuts were measured.
     `optimality_gap`, where the allocator knows it, is by what share of its own the sum could still be lower
     at most; `latencies` are by target, where tables predicted them.
     """
@@ -554,6 +581,8 @@ class Prediction(Fact, kw_only=True):
     latency_ratio: float | None
     joint_loss_increase: float | UnsetType = UNSET
     joint_rank_correlation: float | UnsetType = UNSET
+    additivity: Additivity | UnsetType = UNSET
+    tried: Tried | UnsetType = UNSET
     optimality_gap: float | UnsetType = UNSET
     latencies: dict[str, LatencyPrediction] | UnsetType = UNSET
 

@@ -136,6 +136,14 @@ class SensitivityParams(Document, kw_only=True):
     joint_fraction: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.5
 
 
+class SearchParams(Document, kw_only=True):
+    """How the allocator "search" looks: TPE for the least loss under the budget, or NSGA-II for the front of
+    loss and cost, from which the best that fits is taken.
+    """
+
+    sampler: Literal["tpe", "nsga2"] = "tpe"
+
+
 class PlanParams(Document, kw_only=True):
     """`fraction` of the dense `budget` that may be left; widths are multiples of `round_to` (0: of what
     the targets' runtimes are fastest with).
@@ -151,6 +159,11 @@ class PlanParams(Document, kw_only=True):
     `limits` are further budgets beside the first one, as fractions of the dense model's: "macs",
     "params", "bytes", "latency@<target>". `widths` and `removed_blocks` are set by hand: those groups
     have these widths, and exactly those blocks go.
+
+    Allocators that try (search, amc, evolutionary, netadapt) measure the loss of joint cuts on
+    `evaluation_examples` of `tune` (1000), at most `evaluations` times (100). For an allocator that adds
+    up single cuts, `evaluations` lets the sum be checked on joint cuts and refitted, and replaced by
+    `search` where cuts do not add up.
     """
 
     method: Literal["channels", "weights", "n:m"] = "channels"
@@ -167,6 +180,9 @@ class PlanParams(Document, kw_only=True):
     latency_target: str = ""
     latency_trials: Annotated[int, Meta(ge=1, le=20)] = 5
     latency_model: Literal["macs", "in-model"] = "macs"
+    evaluations: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
+    evaluation_examples: Count | UnsetType = UNSET
+    search: SearchParams | UnsetType = UNSET
     limits: dict[str, Share] | UnsetType = UNSET
     widths: dict[str, int] | UnsetType = UNSET
     removed_blocks: tuple[str, ...] | UnsetType = UNSET
@@ -338,8 +354,9 @@ class GenerationsParams(Document, kw_only=True):
 
     With `try_champion` the champion's widths and fresh ones are both cut and compared on `tune`; the
     champion's are kept unless they lose more than `tolerance`. Recovery takes the epochs in which the
-    champion's came within `epochs_within` of all that it gained (0: those of `distill`).
-    `champion_weight` is the share of what is learnt from a teacher that is learnt from the champion.
+    champion's came within `epochs_within` of all that it gained, and at least half of those of `distill`
+    (0: all of them). `champion_weight` is the share of what is learnt from teachers that is learnt from the
+    champion.
     """
 
     reuse: bool = True
@@ -349,7 +366,7 @@ class GenerationsParams(Document, kw_only=True):
     tolerance: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.002
     false_alarm: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.05
     try_champion: bool = True
-    epochs_within: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.05
+    epochs_within: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.02
     champion_weight: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
 
 

@@ -207,16 +207,18 @@ def _table(facts: ReportFacts, maps: ShownMaps, layers: tuple[MappedLayer, ...])
     for one in layers:
         hidden = masked.get(one.layer)
         share = words.EN_DASH if hidden is None else words.percent(hidden.zeros / hidden.size, 1)
+        cut = share if masked else f"{len(one.absent)} of {words.count(one.channels)}"
         rows.append(
             [
                 tag("bdi", esc(one.layer, 120)),
-                esc(share),
+                esc(cut),
                 esc(words.percent(one.relative, 1)),
                 _by_example([lost_share(pair) for pair in one.maps]),
                 _by_example([added_share(pair) for pair in one.maps]),
             ]
         )
-    head = ["Layer", "Weights masked", "Maps differ by", "Lost, by example", "Added, by example"]
+    what = "Weights masked" if masked else "Channels cut"
+    head = ["Layer", what, "Maps differ by", "Lost, by example", "Added, by example"]
     seen = words.plural(len(maps.examples), "example")
     return html_table(f"The same in numbers, {seen}", head, rows, numbers=1)
 

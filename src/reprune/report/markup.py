@@ -91,7 +91,7 @@ def table(
         tag("caption", esc(caption)),
         tag("thead", tag("tr", *heads)),
         tag("tbody", *body),
-        class_="stacked" if stacked else "wide" if len(head) > 3 else None,
+        class_="stacked" if stacked else "wide" if len(head) > (4 if numbers < 2 else 3) else None,
     )
     return scroll(whole, f"Table: {caption}")
 

@@ -26,6 +26,7 @@ from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
 from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, timers
+from reprune.steps.plan_trials import with_trials
 from reprune.steps.plan_words import for_people, how_to_edit, with_joint
 from reprune.steps.refusals import refuse_strangers
 from reprune.steps.target_demands import aligned, demands
@@ -95,8 +96,8 @@ def plan(
             options = replace(options, times=_times(free, time_ratio, ctx))
         options = replace(options, timers=by_target)
         compare = comparing(opened, options, table.manifest, generations, prune, seed)
-        champion = _champion_plan(previous)
-        choice = choose(options, plan, time_ratio, champion, ctx.say, compare)
+        trial = with_trials(options, opened, plan, prune, seed, _champion_plan(previous), ctx)
+        choice = choose(trial.options, trial.params, time_ratio, trial.champion, ctx.say, compare)
     result = Plan(
         allocator=plan.allocator,
         budget=plan.budget,
@@ -106,7 +107,12 @@ def plan(
             GroupPlan(group=group.name, width=group.width, keep=choice.widths[group.name])
             for group in opened.groups
         ),
-        predicted=with_joint(choice.prediction, table.manifest.joint, ctx),
+        predicted=trial.recorded(
+            choice.prediction
+            if trial.quality
+            else with_joint(choice.prediction, table.manifest.joint, ctx),
+            choice.widths,
+        ),
         blocks=_removed(opened, choice) if plan.depth else UNSET,
         head_dimensions=True if plan.head_dimensions else UNSET,
         limits=plan.limits or UNSET,
@@ -115,7 +121,7 @@ def plan(
     )
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
-    described = for_people(result, options, choice)
+    described = for_people(result, trial.options, choice)
     if opened.skipped:
         described["not_cut"] = dict(opened.skipped)
     if plan.depth and opened.kept_blocks:

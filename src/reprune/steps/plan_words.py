@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from reprune.core.artifacts import JointCheck, Plan, Prediction
 from reprune.core.params import PlanParams
 from reprune.core.step import Context
+from reprune.steps.plan_trials import trials_for_people
 
 if TYPE_CHECKING:
     from reprune.compress.planning.choose import Choice
@@ -89,6 +90,7 @@ def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
             "loss_increase": _short(plan.predicted.loss_increase),
             "latency_ratio": _short(plan.predicted.latency_ratio),
             **_joint_for_people(plan.predicted),
+            **trials_for_people(plan.predicted),
             **_latencies_for_people(plan),
             **_gap_for_people(plan.predicted),
         },

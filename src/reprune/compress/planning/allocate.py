@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from reprune.compress.planning.terms import Terms
+from reprune.compress.planning.trying import Tries
 from reprune.core.errors import CompressionError
 from reprune.core.plugins import lookup
 
@@ -24,6 +25,11 @@ Allocator: TypeAlias = "Callable[[Problem], dict[str, int] | Allocated]"
 ALLOCATORS: Mapping[str, str] = {
     "uniform": "reprune.compress.planning.allocate:uniform",
     "sensitivity": "reprune.compress.planning.local_search:by_sensitivity",
+    "global": "reprune.compress.planning.by_threshold:by_threshold",
+    "search": "reprune.compress.planning.optuna_search:by_search",
+    "amc": "reprune.compress.planning.amc:by_agent",
+    "evolutionary": "reprune.compress.planning.evolution:by_evolution",
+    "netadapt": "reprune.compress.planning.netadapt:by_adaptation",
     "latency": "reprune.compress.planning.exact:by_exact",
 }
 
@@ -56,6 +62,9 @@ class Problem:
 
     `blocks` are the options among them that are whole blocks (rungs 0 and 1), each with the groups
     inside it: where a block is gone, the widths of those change neither cost nor loss.
+    `terms`, where they are known, are `cost` as a sum of small tables, and `others` are the budgets
+    beside it. `evaluate`, for allocators that try, measures the loss increase of a joint cut on tune;
+    `tries` says how often, and what else such allocators may know.
     `terms`, where they are known, are `cost` as a sum of small tables, `dense` is the whole model's, and
     `others` are the budgets beside it (see Limit). `evaluate`, for allocators that try, measures the
     loss increase of a joint cut on tune.
@@ -71,6 +80,7 @@ class Problem:
     dense: float | None = None
     others: tuple[Limit, ...] = ()
     evaluate: Callable[[Widths], float] | None = None
+    tries: Tries | None = None
 
     @property
     def full(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
     from reprune.compress.planning.latency_table import LatencyTable
+    from reprune.compress.planning.trying import Tries
     from reprune.core.params import PlanParams
 
 TimeRatio: TypeAlias = Callable[[Widths], float]
@@ -34,6 +35,7 @@ class Options:
     those keys to the groups inside. `times`, where it was measured, predicts latency.
     `forecasts` predict it by target, in any unit, as tables over rungs, and `timers` measure it there as
     a share of the dense model's. `whole` are the full widths where a rung was set by hand.
+    `evaluate` and `tries` are what allocators that try are given.
     """
 
     rungs: Mapping[str, tuple[int, ...]]
@@ -44,6 +46,8 @@ class Options:
     forecasts: Mapping[str, Callable[[Rungs], Terms]] = field(default_factory=dict)
     timers: Mapping[str, TimeRatio] = field(default_factory=dict)
     whole: Mapping[str, int] | None = None
+    evaluate: Callable[[Widths], float] | None = None
+    tries: Tries | None = None
     _limits: dict[tuple[str, bool], Limit] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -151,6 +155,8 @@ class Options:
             unit=first.name,
             terms=first.terms,
             dense=first.dense,
+            evaluate=self.evaluate,
+            tries=self.tries,
             others=tuple(
                 self.limit(unit, share, tables=tables) for unit, share in (others or {}).items()
             ),

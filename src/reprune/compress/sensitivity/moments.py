@@ -23,10 +23,12 @@ from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
 from reprune.compress.replay import CACHE_BYTES, size_of, watched
 from reprune.compress.sensitivity.answers import listened
 from reprune.compress.structure.architecture import Axis, apply, layout
+from reprune.compress.structure.bypass import inside
 from reprune.compress.structure.equality import architecture_of
 from reprune.measure.outputs import evaluating
 
 if TYPE_CHECKING:
+    from reprune.compress.structure.blocks import Block
     from reprune.compress.structure.groups import Group
     from reprune.task.protocol import Batch, Task
 
@@ -152,13 +154,19 @@ def repaired(
     groups: Sequence[Group],
     kept: Mapping[str, Sequence[int]],
     made: Mapping[str, Refit],
+    blocks: Sequence[Block] = (),
 ) -> nn.Module:
-    """`module` sliced to `kept`, its readers' weights as in `made` (`refits` of the same cut)."""
-    architecture = architecture_of(module, groups, kept)
+    """`module` sliced to `kept`, its readers' weights as in `made` (`refits` of the same cut), and without
+    `blocks`.
+    """
+    architecture = architecture_of(module, groups, kept, blocks)
     result = apply(module, architecture)
     keeps = {(cut.module, cut.axis): torch.tensor(cut.keep) for cut in architecture.cuts}
     axes: tuple[Axis, Axis] = ("in", "out")
+    gone = [block.name for block in blocks]
     for name, refit in made.items():
+        if inside(name, gone):
+            continue
         layer: Any = result.get_submodule(name)  # a convolution or Linear
         weight, bias = refit.weight, refit.bias
         for axis in axes:

@@ -107,43 +107,54 @@ def measure_operators(  # noqa: PLR0913  # what, by whom, for how long, and wher
     dense model takes. Of `earlier` tables one that answers the same question is given again, anchored at
     `dense_us`, after a look at the dense model alone. Raises BuildError.
     """
+    book = _Book(subject, timer, work, key(_asked(subject)).digest, say)
+    book.look({}, params.builds)
+    sites = sites_of(
+        subject.module,
+        subject.groups,
+        subject.example_inputs,
+        book.looks[0].seen.kinds,
+        subject.blocks,
+    )
+    asked = key(questions_digest(sites))
+    known = reusable(earlier, asked)
+    if known is not None:
+        say(f"{subject.name}: an earlier profile's latency tables answer the same question")
+        return anchored(known, subject.name, dense_us)
     rungs = rungs_of(subject.groups, subject.steps)
-    path = work / f"tables-{subject.name}.json"
-    asked = key(_asked(subject))
-    looks = list(_read(path, asked.digest))
-    sites: tuple[Site, ...] = ()
-    widths: dict[str, int] | None = {}
-    while True:
-        if widths is not None and not any(look.widths == widths for look in looks):
-            looks.append(Look(widths=widths, seen=timer.look(cut_to(subject, widths))))
-            store.write_bytes(
-                path, msgspec.json.encode(Progress(key=asked.digest, looks=tuple(looks)))
-            )
-            told = looks[-1]
-            say(
-                f"{subject.name}: build {len(looks) - 1} of at most {params.builds} for the tables: "
-                f"{told.seen.whole:.3f} of the dense latency"
-            )
-        sites = sites or sites_of(
-            subject.module,
-            subject.groups,
-            subject.example_inputs,
-            looks[0].seen.kinds,
-            subject.blocks,
-        )
-        known = reusable(earlier, key(questions_digest(sites)))
-        if known is not None:
-            say(
-                f"{subject.name}: the latency tables of an earlier profile answer the same question"
-            )
-            return anchored(known, subject.name, dense_us)
-        if len(looks) > params.builds:
-            break
-        observed = observed_of(sites, [(look.widths, look.seen.shares) for look in looks])
+    while len(book.looks) <= params.builds:
+        observed = observed_of(sites, [(look.widths, look.seen.shares) for look in book.looks])
         widths = next_widths(sites, rungs, observed)
-        if widths is None or any(look.widths == widths for look in looks):
+        if widths is None or not book.look(widths, params.builds):
             break
-    return _table(subject, sites, looks, key(questions_digest(sites)), dense_us)
+    return _table(subject, sites, book.looks, asked, dense_us)
+
+
+class _Book:
+    """The looks so far, each written down as it ends; begins with those of a run that was killed."""
+
+    def __init__(
+        self, subject: Subject, timer: Timer, work: Path, key: str, say: Callable[[str], None]
+    ) -> None:
+        self.subject = subject
+        self.timer = timer
+        self.path = work / f"tables-{subject.name}.json"
+        self.key = key
+        self.say = say
+        self.looks = _read(self.path, key)
+
+    def look(self, widths: dict[str, int], most: int) -> bool:
+        """Looks at these widths, unless that was done; whether it had not been."""
+        if any(look.widths == widths for look in self.looks):
+            return False
+        seen = self.timer.look(cut_to(self.subject, widths))
+        self.looks = (*self.looks, Look(widths=widths, seen=seen))
+        store.write_bytes(self.path, msgspec.json.encode(Progress(key=self.key, looks=self.looks)))
+        self.say(
+            f"{self.subject.name}: build {len(self.looks) - 1} of at most {most} for the tables: "
+            f"{seen.whole:.3f} of the dense latency"
+        )
+        return True
 
 
 def cut_to(subject: Subject, widths: Widths) -> nn.Module:

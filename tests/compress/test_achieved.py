@@ -1,0 +1,91 @@
+"""Predicted against achieved: the prior that a plan leaves to the next generation."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from reprune.compress.planning.achieved import achieved
+from reprune.core.artifacts import (
+    Cost,
+    ModelBundle,
+    Plan,
+    Prediction,
+    Recovery,
+    RecoveryEpoch,
+    Surgery,
+    TaskFact,
+    Tried,
+)
+
+COST = Cost(params=10, macs=10, bytes=40)
+PLAN = Plan(
+    allocator="search",
+    budget="macs",
+    fraction=0.5,
+    before=COST,
+    groups=(),
+    predicted=Prediction(params=5, macs=5, loss_increase=0.2, latency_ratio=None),
+)
+SURGERY = Surgery(
+    criterion="taylor",
+    groups=(),
+    before=COST,
+    after=COST,
+    equality_max_abs=0.0,
+    loss_dense=1.0,
+    loss_cut=1.9,
+    loss_compensated=1.3,
+    loss_recalibrated=None,
+    kept="compensated",
+)
+BUNDLE = ModelBundle(
+    name="m",
+    dense_version="1",
+    task=TaskFact(entry="a:B", digest="sha256:" + "0" * 64, data_version="1"),
+    surgery=SURGERY,
+    recovery=Recovery(
+        epochs=tuple(
+            RecoveryEpoch(epoch=n, train_loss=1.0, tune_loss=loss, learning_rate=0.1)
+            for n, loss in ((1, 1.2), (2, 1.05))
+        ),
+        best_epoch=2,
+        examples=10,
+        teacher="t",
+    ),
+)
+
+
+def test_all_that_is_known_is_told():
+    found = achieved(PLAN, BUNDLE, base_loss=1.0)
+    assert found.sum_of_cuts == 0.2
+    assert (found.cut, found.repaired) == (pytest.approx(0.9), pytest.approx(0.3))
+    assert found.recovered == pytest.approx(0.05)
+    assert found.measured is None
+    assert found.factor == pytest.approx(1.5)
+
+
+def test_what_the_plan_measured_counts_first():
+    tried = Tried(
+        evaluations=3,
+        most=5,
+        examples=9,
+        loss_increase=0.5,
+        standard_error=0.1,
+        allocator="search",
+    )
+    plan = msgspec.structs.replace(
+        PLAN, predicted=msgspec.structs.replace(PLAN.predicted, tried=tried)
+    )
+    assert achieved(plan, BUNDLE).factor == pytest.approx(2.5)
+
+
+def test_what_is_not_known_is_none():
+    dense = msgspec.structs.replace(BUNDLE, surgery=None, recovery=None)
+    found = achieved(PLAN, dense, base_loss=1.0)
+    assert (found.cut, found.repaired, found.recovered, found.factor) == (None, None, None, None)
+    unpredicted = msgspec.structs.replace(
+        PLAN, predicted=msgspec.structs.replace(PLAN.predicted, loss_increase=None)
+    )
+    assert achieved(unpredicted, BUNDLE).factor is None
+    assert achieved(PLAN, BUNDLE).recovered is None
