@@ -11,8 +11,8 @@ candidate on MNIST's own test set, which nothing else reads.
 
 Then last week's champion meets weeks that are not like it (noise, inverted, shifted by pixels), with a dense
 model trained on those: `shift_detected` is the share of them whose table was measured anew, `false_remeasure`
-the share of the unshifted weeks 2 to 5 for which it was. The constants of the check were set before, on
-tables of other trainings.
+the share of the unshifted weeks 2 to 5 for which it was. The constants of the check and the defaults
+of `generations` were chosen on other seeds than these.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ WEEKS = 5
 FIRST, GROWTH = 2000, 100
 SPLITS = {"tune": 1000, "calibration": 300}
 DENSE_EPOCHS, DENSE_RATE = 4, 2e-3
+# Seeds below were looked at while the defaults of `generations` were chosen.
+FIRST_SEED = 10
 NOTHING = "sha256:" + "0" * 64
 KNOBS: dict[str, Any] = {
     "name": "weekly",
@@ -104,9 +106,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.verify:
         raise SystemExit(_verify())
-    seeds = given.seeds or (2 if given.quick else common.MIN_SEEDS)
+    seeds = given.seeds or (3 if given.quick else common.MIN_SEEDS)
     rows: list[dict[str, Any]] = []
-    for seed in range(seeds):
+    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
         for row in rows_of(seed):
             rows.append(row)
             print(json.dumps(row), flush=True)
@@ -124,8 +126,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _verify() -> int:
     """Runs the committed result's first seed again: the same tables must be used again, at the same cost."""
-    held = [row for row in common.committed(NAME)["rows"] if row["seed"] == 0]
-    found = list(rows_of(0))
+    held = [row for row in common.committed(NAME)["rows"] if row["seed"] == FIRST_SEED]
+    found = list(rows_of(FIRST_SEED))
     keys = ("week", "shift", "how", "analysis", "total")
     same = [[row[key] for key in keys] for row in held] == [
         [row[key] for key in keys] for row in found

@@ -43,7 +43,7 @@ def quiet(_: str) -> None:
     pass
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     floor=st.floats(0.0, 0.6),
     stair=st.integers(1, 16),

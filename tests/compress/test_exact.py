@@ -110,7 +110,7 @@ def close(found: float, best: float) -> bool:
     return found == pytest.approx(best, rel=1e-6, abs=1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(problem=problems())
 def test_elimination_finds_the_best_of_all_combinations(problem):
     """Chains, rings, shared widths, blocks; costs that fall where a group is widened, and below 0."""
@@ -120,7 +120,7 @@ def test_elimination_finds_the_best_of_all_combinations(problem):
     assert close(rise_of(problem, answer.widths), best_of_all(problem))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(problem=problems(limits=2))
 def test_integer_programming_finds_the_best_of_all_combinations(problem):
     """Several limits at once; where none fit all of them, that is proven and said."""
@@ -135,7 +135,7 @@ def test_integer_programming_finds_the_best_of_all_combinations(problem):
     assert close(rise_of(problem, answer.widths), best)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(problem=problems())
 def test_both_ways_agree(problem):
     """What elimination finds integer programming finds too, where the tables would be too wide."""
@@ -147,7 +147,7 @@ def test_both_ways_agree(problem):
     assert close(rise_of(problem, by_programme.widths), rise_of(problem, by_tree.widths))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(problem=problems(rising=True), more=st.floats(1.0, 2.0))
 def test_more_budget_never_predicts_more_loss(problem, more):
     """And it is never worse than the other allocators at the same budget."""
@@ -160,7 +160,7 @@ def test_more_budget_never_predicts_more_loss(problem, more):
             assert rise_of(problem, widths) <= rise_of(problem, other) + 1e-12
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(problem=problems(limits=2, rising=True))
 def test_the_search_meets_several_limits_too(problem):
     """by_sensitivity and uniform keep every limit, and the proven answer is no worse."""

@@ -45,7 +45,7 @@ def subjects(name: str) -> tuple[CostModel, dict[str, tuple[int, ...]]]:
     return branches() if name == "branches" else transformer(name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data(), name=st.sampled_from(["branches", "attention", "vit"]))
 def test_the_tables_are_the_cost_model(data: st.DataObject, name: str) -> None:
     """Equal, not close: at drawn widths, with options left out, over drawn rungs."""

@@ -73,7 +73,7 @@ def test_what_is_right_is_let_through(worlds: Worlds, tmp_path: Path, part: int)
 @pytest.mark.slow
 def test_the_same_in_processes_of_their_own(worlds: Worlds, tmp_path: Path) -> None:
     """One of each attack class, and the two plain passes, as any executable would be driven."""
-    cli = CLI or f"{sys.executable} -m reprune"
+    cli = CLI or f"{sys.executable} -c 'import reprune.doors.cli as c, sys; sys.exit(c.main())'"
     one = {case.attack: case for case in REFUSE if case.attack}
     refuse = list(one.values()) if DEEP else list(one.values())[:2]
     assert played(refuse, worlds, tmp_path / "r", moves=False, cli=cli) == []

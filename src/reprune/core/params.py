@@ -354,8 +354,9 @@ class GenerationsParams(Document, kw_only=True):
 
     With `try_champion` the champion's widths and fresh ones are both cut and compared on `tune`; the
     champion's are kept unless they lose more than `tolerance`. Recovery takes the epochs in which the
-    champion's came within `epochs_within` of all that it gained (0: those of `distill`).
-    `champion_weight` is the share of what is learnt from a teacher that is learnt from the champion.
+    champion's came within `epochs_within` of all that it gained, and at least half of those of `distill`
+    (0: all of them). `champion_weight` is the share of what is learnt from teachers that is learnt from the
+    champion.
     """
 
     reuse: bool = True
@@ -365,7 +366,7 @@ class GenerationsParams(Document, kw_only=True):
     tolerance: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.002
     false_alarm: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.05
     try_champion: bool = True
-    epochs_within: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.05
+    epochs_within: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.02
     champion_weight: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
 
 

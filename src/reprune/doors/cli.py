@@ -30,7 +30,7 @@ from reprune.steps import BESIDE, STEPS
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("write task/, params.yaml, policy.yaml and dvc.yaml into a repository", "init"),
     "update": ("pin the newest dense version and the champion in reprune.lock.yaml", "commands"),
-    "check": ("read a verdict; its outcome is the exit code", "commands"),
+    "check": ("read a verdict or a receipt; its outcome is the exit code", "commands"),
     "explain": ("say why, where, and what to try", "commands"),
     "propose": ("put a new lock into one pull request, opened or refreshed", "propose"),
     "comment": ("tell a verdict in its pull request, once, and set the check", "comment"),

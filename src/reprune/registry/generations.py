@@ -31,6 +31,22 @@ class Figure(Fact, kw_only=True):
     loss: float
 
 
+class Made(Fact, kw_only=True):
+    """How a version was made. `table` is where its sensitivity's rows come from ("" where nobody asked), for
+    `why`; it took `cost` examples, of `full_cost` that measuring all took last. Recovery took `epochs` of
+    `asked`. `kept` is the share of each group that the plan left, `rise` the rise in loss that it predicted.
+    """
+
+    table: Literal["", "reused", "measured"] = ""
+    why: str = ""
+    cost: int = 0
+    full_cost: int = 0
+    epochs: int | None = None
+    asked: int | None = None
+    kept: dict[str, float] = {}
+    rise: float | None = None
+
+
 class Generation(Fact, kw_only=True):
     """One version of `<name>-compressed`. `dense` are the dense versions that it is about.
 
@@ -68,6 +84,7 @@ class Generation(Fact, kw_only=True):
     verdict: str = ""
     lock: str = ""
     champion: str | None = None
+    made: Made | None = None
 
     @property
     def moved_champion(self) -> bool:

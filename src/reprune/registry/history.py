@@ -15,11 +15,19 @@ from msgspec.structs import replace
 
 from reprune.core import store
 from reprune.core.accepted import accepted
-from reprune.core.artifacts import Engines, Manifest, RuleResult, Verdict
+from reprune.core.artifacts import (
+    Engines,
+    Manifest,
+    ModelBundle,
+    Plan,
+    RuleResult,
+    Sensitivity,
+    Verdict,
+)
 from reprune.core.documents import digest_of
 from reprune.core.errors import ArtifactError, ReceiptInvalid, VersionNotFound
 from reprune.core.step import work_root
-from reprune.registry.generations import Figure, Generation, State
+from reprune.registry.generations import Figure, Generation, Made, State
 from reprune.registry.links import Link, read_link
 from reprune.registry.protocol import Registry, VersionInfo
 from reprune.registry.receipts import Receipted, subject_digests
@@ -263,6 +271,29 @@ def measured(registry: Registry, row: Row, generation: Generation) -> Generation
         quality=quality,
         size_bytes=_size(registry, row, rules),
         headline=verdict.judgement.headline,
+        made=_made(registry, row.info, row.link),
+    )
+
+
+def _made(registry: Registry, info: VersionInfo, receipt: Receipted) -> Made | None:
+    """How it was made, by the manifests stored with it; None where they are not all there."""
+    try:
+        table = _manifest(registry, info, receipt, "sensitivity", Sensitivity)
+        plan = _manifest(registry, info, receipt, "plan", Plan)
+        bundle = _manifest(registry, info, receipt, "bundle", ModelBundle)
+    except ArtifactError:
+        return None
+    reuse = table.reuse or None
+    known = bundle.recovery.known or None if bundle.recovery is not None else None
+    return Made(
+        table=reuse.how if reuse else "",
+        why=reuse.why if reuse else "",
+        cost=table.cost or 0,
+        full_cost=reuse.full_cost if reuse else table.cost or 0,
+        epochs=known.epochs if known else None,
+        asked=known.asked if known else None,
+        kept={item.group: item.keep / item.width for item in plan.groups if item.width},
+        rise=plan.predicted.loss_increase,
     )
 
 

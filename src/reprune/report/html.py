@@ -26,6 +26,7 @@ from reprune.report.sections import (
     recovery_section,
     sensitivity_section,
 )
+from reprune.report.taken_over import difficulty, taken_over
 
 # No script, no request: the browser itself refuses anything that would break the promise.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -144,7 +145,8 @@ def _banner(facts: ReportFacts) -> Safe:
         tag("p", as_html(advice.serving(facts)), class_="serving"),
         _phrases("", advice.reasons(facts)),
         _phrases("Guard tripped:", [(one.words,) for one in tripped(facts)]),
-        _phrases("Since last time:", since_last(facts)),
+        _phrases("Since last time:", [*since_last(facts), *difficulty(facts)]),
+        _phrases("Taken over:", taken_over(facts)),
         _phrases("Is it noise?", advice.certainty(facts)),
         tag(
             "div",

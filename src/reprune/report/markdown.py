@@ -18,6 +18,7 @@ from reprune.report.method import method_lines
 from reprune.report.phrases import Phrase, as_markdown, sentence
 from reprune.report.plan_change import change_lines
 from reprune.report.summary import plan_lines, slice_lines
+from reprune.report.taken_over import difficulty, taken_over
 
 # GitHub refuses a comment above 65,536 characters; the rest is for what a poster adds.
 MAX_BYTES = 60_000
@@ -140,7 +141,8 @@ def _opening(facts: ReportFacts, room: Room) -> Iterator[str]:
 
 def _explanation(facts: ReportFacts, room: Room) -> Iterator[str]:
     for title, phrases in (
-        ("Since last time:", since_last(facts)),
+        ("Since last time:", [*since_last(facts), *difficulty(facts)]),
+        ("Taken over:", taken_over(facts)),
         ("Is it noise?", advice.certainty(facts)),
         ("Where:", advice.where(facts)),
         (

@@ -68,10 +68,26 @@ def said(each: Generation) -> list[str]:
         told.append(f"the verdict that version {visible(each.other, 40)} overrides")
     elif each.outcome in ("block", "inconclusive", "error"):
         told.append(_why(each))
+    told += made_words(each)
     if each.trouble:
         serves = "it serves, and " if each.serves else ""
         told.append(f"{serves}{visible(each.trouble, MOST_TEXT)}")
     return told
+
+
+def made_words(each: Generation) -> list[str]:
+    """What it took over from its champion's generation, and what that saved."""
+    made = each.made
+    if made is None or not made.table:
+        return []
+    epochs = "" if made.epochs is None else f"; {made.epochs} of {made.asked} epochs"
+    if made.table == "measured":
+        return [f"sensitivity measured whole: {visible(made.why, MOST_TEXT)}{epochs}"]
+    saved = max(0, made.full_cost - made.cost)
+    share = f" ({words.percent(saved / made.full_cost, 0)})" if made.full_cost else ""
+    return [
+        f"the champion's sensitivity, checked; saved {words.big(saved)} examples{share}{epochs}"
+    ]
 
 
 def _of_people(each: Generation) -> list[str]:

@@ -17,6 +17,7 @@ from reprune.report.method import notes
 from reprune.report.phrases import Phrase, as_text
 from reprune.report.plan_change import change_words
 from reprune.report.slices import newest
+from reprune.report.taken_over import difficulty, taken_over
 
 MOST_SLICES = 20
 _RIGHT = 2  # columns from here on are numbers
@@ -34,7 +35,8 @@ def render_explanation(verdict: Artifact[Verdict]) -> str:
     undecided = facts.judgement.outcome == "inconclusive"
     lines = _opening(facts)
     for title, phrases in (
-        ("Since last time", since_last(facts)),
+        ("Since last time", [*since_last(facts), *difficulty(facts)]),
+        ("Taken over", taken_over(facts)),
         ("Is it noise?", advice.certainty(facts)),
         ("Where", advice.where(facts)),
         ("Newest examples", newest(facts)),

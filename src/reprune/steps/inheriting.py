@@ -241,16 +241,34 @@ def _champion_p(found: _Inherited, spot: Spot, ctx: Context) -> float | None:
     except InputError as error:
         ctx.say(f"sensitivity: the champion was not asked about this generation's data: {error}")
         return None
-    return champion_p(spot.losses(loaded.module), before[0])
+    return champion_p(spot.piecewise(loaded.module), before[0])
 
 
 def _trial(
     found: _Inherited, fresh: Sensitivity, spot: Spot, params: GenerationsParams
 ) -> JointTrial | None:
     """The old table's plan against the new one's; None where they are the same."""
-    was = _allocated(_problem(found, found.table.manifest))
-    now = _allocated(_problem(found, fresh))
+    problem = _problem(found, fresh)
+    was = _planned(found, problem) or _allocated(_problem(found, found.table.manifest))
+    now = _allocated(problem)
     return None if was == now else spot.compare(was, now, params.tolerance)
+
+
+def _planned(found: _Inherited, problem: Problem) -> dict[str, int] | None:
+    """The widths that were planned from the old table, which the champion has; None where they answer
+    another question.
+    """
+    from reprune.compress.planning.costs import block_key
+
+    if found.plan is None:
+        return None
+    gone = {block_key(block) for block in found.plan.blocks or ()}
+    widths = {item.group: item.keep for item in found.plan.groups}
+    widths |= {name: int(name not in gone) for name in problem.blocks}
+    fits = widths.keys() == problem.rungs.keys() and all(
+        widths[name] in rungs for name, rungs in problem.rungs.items()
+    )
+    return widths if fits and problem.fits(widths) else None
 
 
 def _problem(found: _Inherited, table: Sensitivity) -> Problem:
@@ -299,12 +317,20 @@ def _why(wrong: list[str], change: Moved, trial: JointTrial | None, rows: int) -
     checked = f"{rows} of its rows, measured again, moved no further than retraining moves them"
     if trial is None:
         return f"{checked}, and its plan is the same"
-    percent = trial.unit == "share"
-    worse = f"{100 * trial.worse:.2f} points" if percent else f"{trial.worse:.4g} of loss"
-    error = f"{100 * trial.standard_error:.2f}" if percent else f"{trial.standard_error:.4g}"
+    told = trial_words(trial)
     if trial.holds:
-        return f"{checked}, and its plan loses {worse} (standard error {error}) against a new one"
-    return f"its plan loses {worse} (standard error {error}) against the new one's"
+        return f"{checked}, and its plan {told} than a new one"
+    return f"its plan {told} than the new one's"
+
+
+def trial_words(trial: JointTrial) -> str:
+    """How the known widths did: "answers 0.40 points fewer rightly (standard error 0.31)"."""
+    if trial.unit == "share":
+        more = "fewer" if trial.worse > 0.0 else "more"
+        apart, error = abs(100 * trial.worse), 100 * trial.standard_error
+        return f"answers {apart:.2f} points (standard error {error:.2f}) {more} rightly"
+    more = "higher" if trial.worse > 0.0 else "lower"
+    return f"has a loss {abs(trial.worse):.4g} (standard error {trial.standard_error:.4g}) {more}"
 
 
 def _full_cost(table: Sensitivity) -> int:

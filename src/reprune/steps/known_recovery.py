@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,7 +47,9 @@ def known_recovery(
     needed = len(recovery.epochs)
     if generations.epochs_within:
         needed = epochs_needed(recovery, generations.epochs_within)
-    epochs = min(needed, distill.epochs) if generations.epochs_within else distill.epochs
+    # One lucky early epoch must not starve a recovery: never fewer than half.
+    least = math.ceil(distill.epochs / 2) if generations.epochs_within else distill.epochs
+    epochs = min(max(needed, least), distill.epochs)
     second = _second(champion, dense, generations.champion_weight, say)
     say(f"recovery: {epochs} of {distill.epochs} epochs, for the champion needed {needed}")
     return Known(

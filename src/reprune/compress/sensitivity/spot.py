@@ -11,6 +11,7 @@ import numpy as np
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
 from reprune.compress.planning.costs import block_key
 from reprune.compress.sensitivity.cutting import CutTrial
+from reprune.compress.sensitivity.pieces import pieces
 from reprune.compress.sensitivity.reuse import Unit
 from reprune.compress.sensitivity.subject import bounded, check_finite
 from reprune.core.artifacts import JointTrial
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 LOSS_FOR_SHARE = 4.0
 # Repairing a whole plan runs the calibration examples twice for each layer: half of all that a check costs.
 REPAIR_EXAMPLES = 128
+PIECE = 32
 
 
 @dataclass
@@ -73,6 +75,12 @@ class Spot:
     def losses(self, module: nn.Module) -> BatchLosses:
         self.looked += sum(len(batch) for batch in self.batches)
         return batch_losses(self.subject.task, module, self.batches, seed=self.seed)
+
+    def piecewise(self, module: nn.Module) -> BatchLosses:
+        """The losses of a model on pieces of PIECE examples, so that few large batches show a spread too."""
+        self.looked += sum(len(batch) for batch in self.batches)
+        cut = list(pieces(self.batches, PIECE))
+        return batch_losses(self.subject.task, module, cut, seed=self.seed)
 
     def rise(self, unit: Unit) -> tuple[float, float]:
         """The unit's rise in loss, and its standard error (see paired_increase)."""

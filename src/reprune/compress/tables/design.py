@@ -21,7 +21,7 @@ TOLERANCE = 0.003
 # What is still unknown of an interval between neighbours at most, in shares of their difference: a
 # stair may lie anywhere in it, but rarely at its very end.
 STAIR = 0.5
-# Points inside are nearly the product of the edges: what is unknown there is a smaller share.
+# Points inside are nearly the product of the edges: this share of it is unknown.
 INSIDE = 0.15
 
 
@@ -143,7 +143,7 @@ def _inside(site: Site, rungs: Rungs, grid: Grid, share: float) -> list[Wish]:
             widths = sides[0][first] | sides[1][second]
             found.append(
                 Wish(
-                    weight=INSIDE * grid.points[site.full] * share,
+                    weight=INSIDE * grid((first, second)) * share,
                     question=site.question,
                     lengths=(first, second),
                     widths=tuple(sorted(widths.items())),

@@ -1,0 +1,118 @@
+"""What the report says of what was taken over, and of a model that gets harder to compress."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from reprune.core.artifacts import (
+    JointTrial,
+    KnownRecovery,
+    Previous,
+    RowCheck,
+    TableReuse,
+    VerdictSummary,
+)
+from reprune.report.facts import ReportFacts
+from reprune.report.html import render_html
+from reprune.report.markdown import render_markdown
+from reprune.report.taken_over import (
+    difficulty,
+    quality_trend,
+    recovery_words,
+    table_words,
+    taken_over,
+)
+from tests.report.scenes import PASSED
+from tests.report.verdicts import facts
+
+ROW = RowCheck(
+    unit="conv2", why="near", keep=4, before=0.1, before_error=0.01, now=0.2, now_error=0.01
+)
+REUSED = TableReuse(
+    how="reused", why="its rows hold", age=2, source="sha256:1", checked=(ROW,), check_cost=6_000,
+    full_cost=48_000,
+)  # fmt: skip
+MEASURED = TableReuse(
+    how="measured", why="the champion does worse", check_cost=6_000, full_cost=48_000
+)
+
+
+def told_of(tmp_path: Path, *drops: float) -> ReportFacts:
+    """A pass whose generations before lost so much."""
+    given = facts(PASSED, tmp_path)
+    history = tuple(
+        VerdictSummary(
+            dense_version=f"old{number}",
+            compressed_version=f"{number}",
+            outcome="pass",
+            verdict="sha256:1",
+            reasons=(),
+            promoted=True,
+            quality_drop=drop,
+        )
+        for number, drop in enumerate(drops)
+    )
+    before = Previous(
+        name="digits", dense_version="9", champion=None, anchor=None, attempts=0, history=history
+    )
+    return replace(given, previous=before)
+
+
+def test_a_table_says_whose_it_is_and_what_that_saved():
+    assert "conv2 measured again" in table_words(REUSED, 6_000)
+    assert "saved 42" in table_words(REUSED, 6_000)
+    told = table_words(MEASURED, 54_000).replace("\u00a0", " ")
+    assert "measured whole" in told
+    assert "the check took 6" in told
+    assert "for the champion does worse" in told
+
+
+def test_recovery_says_its_epochs_and_its_second_teacher():
+    known = KnownRecovery(champion="c", asked=8, epochs=5, needed=5)
+    assert "5 of 8 epochs" in recovery_words(known)
+    assert "taught" not in recovery_words(known)
+    assert "25" in recovery_words(msgspec.structs.replace(known, second="c", weight=0.25))
+
+
+def test_every_form_of_the_report_tells_it_and_nothing_where_nobody_asked(tmp_path):
+    given = facts(PASSED, tmp_path)
+    assert taken_over(given) == []
+    assert given.table is not None
+    assert given.plan is not None
+    widths = {group.group: group.keep for group in given.plan.groups}
+    tried = JointTrial(
+        known=widths, fresh={"other": 1}, unit="share", worse=0.001, standard_error=0.002,
+        allowed=0.002, examples=500, cost=1,
+    )  # fmt: skip
+    asked = replace(
+        given,
+        table=msgspec.structs.replace(given.table, reuse=REUSED, cost=6_000),
+        plan=msgspec.structs.replace(given.plan, tried=tried),
+    )
+    assert "the champion's were kept" in taken_over(asked)[1][0]
+    for render in (render_markdown, render_html):
+        assert "2 generations old" in render(asked).replace("\u00a0", " ")
+        assert "Taken over" in render(asked)
+        assert "Taken over" not in render(given)
+    fresh = msgspec.structs.replace(tried, known={"other": 1}, fresh=widths)
+    other = replace(asked, plan=msgspec.structs.replace(given.plan, tried=fresh))
+    assert "fresh ones were taken" in taken_over(other)[1][0]
+
+
+def test_a_model_that_gets_harder_is_told_with_when_the_gate_would_block(tmp_path):
+    """A rise that this generation's own drop goes on; level ones and short ones say nothing."""
+    last = quality_trend(told_of(tmp_path))
+    assert last is None
+    mine = quality_trend(told_of(tmp_path, 0.0, 0.0, 0.0, 0.0))
+    assert mine is not None
+    assert difficulty(told_of(tmp_path, 0.0, 0.0, 0.0, 0.0)) == []
+    rising = told_of(tmp_path, -0.05, -0.04, -0.03, -0.02, -0.01)
+    found = quality_trend(rising)
+    assert found is not None
+    assert found.rises
+    told = difficulty(rising)[0][0]
+    assert "Harder to compress" in told
+    assert "the gate blocks" in told

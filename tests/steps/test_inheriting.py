@@ -1,0 +1,363 @@
+"""What a generation takes over from the champion's: its table, its widths, what its recovery needed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+import yaml
+
+from reprune.core import store
+from reprune.core.artifacts import (
+    DataReport,
+    ModelBundle,
+    Plan,
+    Previous,
+    Recovery,
+    RecoveryEpoch,
+    Sensitivity,
+    TableReuse,
+    VerdictSummary,
+)
+from reprune.core.lock import ChampionRef
+from reprune.core.step import run
+from reprune.steps import get_step
+from reprune.steps.inheriting import IN_SHARDS, NO_CHAMPION, age_of, in_shards
+from reprune.steps.known_recovery import epochs_needed
+from tests.compress.small_digits import DigitsTask, trained
+from tests.compress.test_steps_plan import (
+    DIGEST,
+    counted_profile,
+    documents_of,
+    past,
+    quiet,
+    write,
+    write_bundle,
+)
+
+REF = ChampionRef(version="1", bundle=DIGEST, receipt=DIGEST)
+KNOBS: dict[str, Any] = {
+    "name": "digits",
+    "task": "smalltask.digits:DigitsTask",
+    "sensitivity": {"cuts": [0.25, 0.5, 0.75], "examples": 300},
+    "plan": {"fraction": 0.5, "round_to": 4},
+    "prune": {"examples": 100, "criterion": "l1"},
+    "distill": {"epochs": 4, "learning_rate": 0.02},
+    "targets": {"cpu": {"batch_size": 256}},
+}
+WARM = {"generations": {"examples": 300}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_work_folder(tmp_path_factory):
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRUNE_WORK", str(tmp_path_factory.mktemp("work")))
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        yield
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory) -> Path:
+    """A first generation, compressed, and the dense model of a second one, trained a little longer."""
+    root = tmp_path_factory.mktemp("generations")
+    for name, epochs in (("first", 8), ("second", 9)):
+        dense = write_bundle(root / name / "dense", trained(DigitsTask(), epochs=epochs))
+        report = DataReport(
+            task=dense.manifest.task, passed=True, expectations=(), splits={}, power=()
+        )
+        write(root / name / "data", report, {"dense": dense.digest})
+        write(root / name / "profile", counted_profile(dense), {"dense": dense.digest})
+    write(root / "first/previous", past(None), {})
+    for step, out in (
+        ("sensitivity", "table"),
+        ("plan", "plan"),
+        ("prune", "pruned"),
+        ("distill", "candidate"),
+    ):
+        made(root / "first", step, out, KNOBS)
+    return root
+
+
+def made(root: Path, step: str, out: str, knobs: dict[str, Any], previous: Path | None = None):
+    """Runs a step on what lies in `root`."""
+    names = {
+        "sensitivity": {"dense": "dense", "data": "data"},
+        "plan": {"dense": "dense", "profiles": "profile", "table": "table"},
+        "prune": {"dense": "dense", "data": "data", "chosen": "plan"},
+        "distill": {"student": "pruned", "teacher": "dense", "data": "data"},
+    }[step]
+    inputs: dict[str, Any] = {given: root / name for given, name in names.items()}
+    if step != "prune":
+        inputs["previous"] = previous or root / "previous"
+    documents = documents_of(root, yaml.safe_dump(knobs))
+    return run(get_step(step), inputs, documents, root / out, say=quiet)
+
+
+def fetched(ground: Path, out: Path, **changes: Any) -> Path:
+    """What fetch brings of the first generation; `changes` are of its stored manifests, by part."""
+    with store.drafting(out) as draft:
+        for part, name in (("champion", "candidate"), ("plan", "plan"), ("sensitivity", "table")):
+            source, kind = ground / "first" / name, KINDS[part]
+            if part not in changes:
+                shutil.copytree(source, draft / part)
+            elif changes[part] is not None:
+                held = store.read(source, kind).manifest
+                files = {file: (source / file).read_bytes() for file in held.payload}
+                edited = msgspec.structs.replace(held, payload={}, parents={}, **changes[part])
+                with store.drafting(draft / part) as inner:
+                    for file, content in files.items():
+                        (inner / file).parent.mkdir(parents=True, exist_ok=True)
+                        (inner / file).write_bytes(content)
+                    store.write(inner, edited, step="test", parents={}, out=draft / part)
+        manifest = msgspec.structs.replace(past(REF), dense_version="2")
+        store.write(draft, manifest, step="fetch-previous", parents={}, out=out)
+    return out
+
+
+KINDS: dict[str, Any] = {"champion": ModelBundle, "plan": Plan, "sensitivity": Sensitivity}
+
+
+def warm_table(ground: Path, tmp_path: Path, knobs: dict[str, Any] = WARM, **changes: Any):
+    """The second generation's table, with the first one's champion as `changes` leave it."""
+    root = second(ground, tmp_path)
+    previous = fetched(ground, tmp_path / "previous", **changes)
+    return made(root, "sensitivity", "table", KNOBS | knobs, previous).manifest
+
+
+def second(ground: Path, tmp_path: Path) -> Path:
+    root = tmp_path / "second"
+    if not root.exists():
+        shutil.copytree(ground / "second", root)
+    return root
+
+
+def test_a_table_that_holds_is_used_again_with_its_checked_rows_renewed(ground, tmp_path):
+    """Two groups of two are looked at here, so both have a fresh row and the rest is scaled; it is cheap."""
+    found = warm_table(ground, tmp_path)
+    old = store.read(ground / "first/table", Sensitivity)
+    reuse = found.reuse
+    assert reuse
+
+    assert (reuse.how, reuse.age, reuse.source) == ("reused", 1, old.digest)
+    assert {row.why for row in reuse.checked} == {"near", "random"}
+    assert reuse.full_cost == old.manifest.cost
+    assert found.cost == reuse.check_cost < 0.6 * old.manifest.cost
+    assert found.basis == old.manifest.basis
+    rows = {(row.unit, row.keep): row.now for row in reuse.checked}
+    for group, before in zip(found.groups, old.manifest.groups, strict=True):
+        for cut, was in zip(group.cuts, before.cuts, strict=True):
+            assert (cut.keep, cut.macs, cut.params) == (was.keep, was.macs, was.params)
+            if (group.group, cut.keep) in rows:
+                assert cut.loss_increase == rows[group.group, cut.keep]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "changes", "why"),
+    [
+        ({"sensitivity": {"cuts": [0.5], "examples": 100}}, {}, "other groups, cuts, criterion"),
+        ({"prune": {"examples": 100, "criterion": "l2"}}, {}, "other groups, cuts, criterion"),
+        ({}, {"sensitivity": None}, "holds no table"),
+        ({}, {"sensitivity": {"basis": msgspec.UNSET}}, "other groups, cuts, criterion"),
+        (
+            {"generations": {"cold_every": 3}},
+            {"sensitivity": {"reuse": TableReuse(how="reused", why="", age=2)}},
+            "3 generations ago",
+        ),
+    ],
+    ids=["cuts", "criterion", "nothing stored", "before tables could be compared", "cold"],
+)  # fmt: skip
+def test_what_cannot_be_used_again_is_measured_and_says_why(ground, tmp_path, knobs, changes, why):
+    found = warm_table(ground, tmp_path, WARM | knobs, **changes)
+    assert found.reuse
+    assert found.reuse.how == "measured"
+    assert why in found.reuse.why
+    assert found.reuse.age == 0
+    assert found.cost == found.reuse.full_cost
+
+
+INVERTED = """
+
+_plain = digits
+
+
+@cache
+def digits():
+    images, labels = _plain()
+    return images.max() - images, labels
+"""
+
+
+def test_data_that_shifted_are_noticed_by_the_champion(ground, tmp_path):
+    """This generation's images are inverted: the table is measured anew, and the check is paid too."""
+    root = second(ground, tmp_path)
+    held = store.read(root / "dense", ModelBundle)
+    with store.drafting(tmp_path / "shifted") as draft:
+        shutil.copytree(root / "dense/task", draft / "task")
+        shutil.copyfile(root / "dense/weights.safetensors", draft / "weights.safetensors")
+        with (draft / "task/smalltask/digits.py").open("a") as source:
+            source.write(INVERTED)
+        manifest = msgspec.structs.replace(held.manifest, payload={}, parents={})
+        dense = store.write(draft, manifest, step="test", parents={}, out=tmp_path / "shifted")
+    report = store.read(root / "data", DataReport).manifest
+    shutil.rmtree(root / "data")
+    write(
+        root / "data",
+        msgspec.structs.replace(report, payload={}, parents={}),
+        {"dense": dense.digest},
+    )
+    shutil.rmtree(root / "dense")
+    shutil.copytree(tmp_path / "shifted", root / "dense")
+    previous = fetched(ground, tmp_path / "previous")
+    found = made(root, "sensitivity", "table", KNOBS | WARM, previous).manifest
+    reuse = found.reuse
+    assert reuse
+    assert reuse.how == "measured"
+    assert "champion does worse on this generation's data" in reuse.why
+    assert reuse.p_champion is not None
+    assert reuse.p_champion < 0.025
+    assert found.cost == reuse.full_cost + reuse.check_cost
+    plain = made(root, "sensitivity", "plain", KNOBS, previous).manifest
+    assert plain.groups == found.groups
+    assert plain.reuse is msgspec.UNSET
+
+
+def test_rows_that_moved_too_far_are_measured_anew(ground, tmp_path):
+    """A table of other weights altogether: every rise a hundred times what it is."""
+    old = store.read(ground / "first/table", Sensitivity).manifest
+    groups = tuple(
+        msgspec.structs.replace(
+            group,
+            cuts=tuple(
+                msgspec.structs.replace(
+                    cut, loss_increase=50.0 + 100.0 * number * cut.loss_increase
+                )
+                for cut in group.cuts
+            ),
+        )
+        for number, group in enumerate(old.groups)
+    )
+    found = warm_table(ground, tmp_path, sensitivity={"groups": groups})
+    assert found.reuse
+    assert found.reuse.how == "measured"
+    assert "moved further than retraining moves them" in found.reuse.why
+
+
+def test_nobody_is_asked_where_the_section_is_missing_or_off(ground, tmp_path):
+    found = warm_table(ground, tmp_path, {"generations": {"reuse": False}})
+    assert found.reuse is msgspec.UNSET
+
+
+def test_a_first_generation_says_that_there_is_no_champion(ground):
+    made(ground / "first", "sensitivity", "told", KNOBS | WARM)
+    reuse = store.read(ground / "first/told", Sensitivity).manifest.reuse
+    assert reuse
+    assert (reuse.how, reuse.why) == ("measured", NO_CHAMPION)
+
+
+def test_shards_say_that_they_always_measure_everything(ground, tmp_path):
+    params = msgspec.convert(
+        KNOBS | WARM, documents_of(tmp_path, yaml.safe_dump(KNOBS)).params.__class__
+    )
+    assert params.generations
+    none = store.read(ground / "first/previous", Previous)
+    some = store.read(fetched(ground, tmp_path / "previous"), Previous)
+    assert in_shards(none, msgspec.UNSET) is msgspec.UNSET
+    told = [in_shards(one, params.generations) for one in (none, some)]
+    assert [one.why for one in told if one] == [NO_CHAMPION, IN_SHARDS]
+
+
+def test_the_champions_widths_are_tried_on_the_new_weights(ground, tmp_path):
+    """Where they differ from fresh ones both are cut, and what `tune` says decides."""
+    root = second(ground, tmp_path)
+    made(root, "sensitivity", "table", KNOBS, fetched(ground, tmp_path / "none", sensitivity=None))
+    first = store.read(ground / "first/plan", Plan).manifest
+    swapped = tuple(
+        msgspec.structs.replace(item, keep=keep)
+        for item, keep in zip(first.groups, (8, 8), strict=True)
+    )
+    previous = fetched(ground, tmp_path / "previous", plan={"groups": swapped})
+    plain = made(root, "plan", "plain", KNOBS, previous).manifest
+    tried = made(root, "plan", "plan", KNOBS | WARM, previous).manifest
+    assert plain.tried is msgspec.UNSET
+    assert tried.tried
+    assert tried.tried.known == {item.group: 8 for item in swapped}
+    assert tried.tried.cost > 0
+    chosen = {item.group: item.keep for item in tried.groups}
+    assert chosen == (tried.tried.known if tried.tried.holds else tried.tried.fresh)
+
+
+def test_recovery_takes_the_epochs_that_the_champion_needed_and_its_advice(ground, tmp_path):
+    """Shorter, and with the champion as a second teacher, whose passes count."""
+    root = second(ground, tmp_path)
+    previous = fetched(ground, tmp_path / "previous")
+    made(root, "sensitivity", "table", KNOBS, previous)
+    made(root, "plan", "plan", KNOBS, previous)
+    made(root, "prune", "pruned", KNOBS)
+    champion = store.read(ground / "first/candidate", ModelBundle)
+    quick = {"generations": {"epochs_within": 0.9}}
+    taught = {"generations": {"epochs_within": 0.9, "champion_weight": 0.5}}
+    one = made(root, "distill", "one", KNOBS | quick, previous).manifest.recovery
+    two = made(root, "distill", "two", KNOBS | taught, previous).manifest.recovery
+    assert one
+    assert two
+    assert one.known
+    assert two.known
+    assert (one.known.asked, one.known.champion) == (4, champion.digest)
+    assert len(one.epochs) == one.known.epochs == max(2, one.known.needed) < 4
+    assert (two.known.second, two.known.weight) == (champion.digest, 0.5)
+    assert two.examples == one.examples + 900 * len(two.epochs)
+    assert two.epochs != one.epochs
+    plain = made(root, "distill", "plain", KNOBS, previous).manifest.recovery
+    assert plain
+    assert plain.known is msgspec.UNSET
+    assert len(plain.epochs) == 4
+
+
+def recovery_of(*losses: float, **more: Any) -> Recovery:
+    epochs = tuple(
+        RecoveryEpoch(epoch=number, train_loss=1.0, tune_loss=loss, learning_rate=0.1)
+        for number, loss in enumerate(losses, start=1)
+    )
+    return Recovery(epochs=epochs, best_epoch=1, examples=1, teacher="d", **more)
+
+
+def test_the_epochs_needed_are_those_that_gained_nearly_all():
+    from reprune.core.artifacts import KnownRecovery
+
+    assert epochs_needed(recovery_of(1.0, 0.5, 0.21, 0.2, 0.2), 0.05) == 3
+    assert epochs_needed(recovery_of(1.0, 0.5, 0.3, 0.2), 0.05) == 4
+    assert epochs_needed(recovery_of(0.2), 0.05) == 1
+    # One that was shortened is not shortened again, and gets longer while its last epoch still gains.
+    short = KnownRecovery(champion="c", asked=8, epochs=3, needed=3)
+    assert epochs_needed(recovery_of(1.0, 0.2, 0.2, known=short), 0.05) == 3
+    assert epochs_needed(recovery_of(1.0, 0.5, 0.2, known=short), 0.05) == 4
+
+
+def test_a_table_ages_with_every_generation_judged_since():
+    """The champion's, with those that were judged and did not become champion, this one not twice."""
+
+    def judged(version: str, dense: str) -> VerdictSummary:
+        return VerdictSummary(
+            dense_version=dense, compressed_version=version, outcome="block", verdict=version,
+            reasons=(), promoted=False,
+        )  # fmt: skip
+
+    table = Sensitivity(criterion="l1", base_loss=0.1, examples=1, groups=())
+    before = msgspec.structs.replace(past(REF), dense_version="4")
+    assert age_of(before, table) == 1
+    told = (
+        judged("0", "0"),
+        judged("1", "1"),
+        judged("2", "2"),
+        judged("3", "2"),
+        judged("4", "4"),
+    )
+    before = msgspec.structs.replace(before, history=told)
+    assert age_of(before, table) == 2
+    aged = msgspec.structs.replace(table, reuse=TableReuse(how="reused", why="", age=3))
+    assert age_of(before, aged) == 5
