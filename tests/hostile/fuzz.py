@@ -173,9 +173,7 @@ def _work(  # what is parsed, then how it is told
     # Both stay open until the process ends.
     held = path.open("r+b")
     NOWHERE.append(Path(os.devnull).open("wb"))  # noqa: SIM115
-    bounds = Bounds(
-        memory_bytes=MEMORY_BYTES, seconds=24 * 3600, written_bytes=2**30, sealed=True
-    )
+    bounds = Bounds(memory_bytes=MEMORY_BYTES, seconds=24 * 3600, written_bytes=2**30, sealed=True)
     confine(bounds)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     for number in numbers:
