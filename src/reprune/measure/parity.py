@@ -74,15 +74,16 @@ def alike(column: str, one: Column, other: Column) -> Bools:
     `column` may have the name of a member of a set before it.
     """
     kind = column.rpartition(".")[2]
+    same: Bools = one == other
     if kind in MEASURED:
-        return np.abs(one - other) <= ALIKE
-    if kind.startswith(DETECTIONS):
+        same = np.abs(one - other) <= ALIKE
+    elif kind.startswith(DETECTIONS):
         there = (one != NOTHING) & (other != NOTHING)
         step = SCALE + 1
         scores = np.abs(one // 2 % step - other // 2 % step) <= ALIKE
         classes = one // 2 // step == other // 2 // step
-        return (one == other) | (there & scores & classes & (one % 2 == other % 2))
-    return one == other
+        same = same | (there & scores & classes & (one % 2 == other % 2))
+    return same
 
 
 def _agreeing(one: dict[str, Column], other: dict[str, Column]) -> int:
