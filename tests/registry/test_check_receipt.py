@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from reprune.doors.cli import main
 from reprune.registry.attestations import EVAL_FILE, PROMOTED_FILE
 from reprune.registry.receipts import RECEIPT_FILE
 from reprune.steps.checking import check_receipt, receipt_path
@@ -92,6 +93,26 @@ def test_what_was_blocked_is_not_said_to_be_promoted(tmp_path: Path) -> None:
     assert not (files / PROMOTED_FILE).exists()
     results = told(files / EVAL_FILE)["predicate"]["results"]
     assert {each["outcome"] for each in results if not each["passed"]} >= {"block"}
+
+
+@pytest.mark.parametrize(("wrong", "outcome", "code"), [(70, "block", 3), (None, "pass", 0)])
+def test_an_evaluation_ends_as_what_it_found(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wrong: int | None,
+    outcome: str,
+    code: int,
+) -> None:
+    """As the receipt beside it does; and says so."""
+    ready(tmp_path, None if wrong is None else Story(candidate_wrong=wrong))
+    promoted(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in (RECEIPT_FILE, EVAL_FILE):
+        path = tmp_path / "registry/digits-compressed/1/files" / name
+        assert main(["check", "-C", str(tmp_path), "--json", str(path)]) == code
+        said = json.loads(capsys.readouterr().out)
+        assert (said["ok"], said["outcome"]) == (True, outcome)
 
 
 def test_evidence_that_was_too_old_when_it_was_signed(
