@@ -19,7 +19,7 @@ from reprune.doors.steps import define_step
 from reprune.steps import BESIDE, STEPS, get_step
 
 # Sections that no step reads: prices, which reports find in the verdict, and what CI is to do.
-UNREAD = {"cost", "ci"}
+UNREAD = {"cost", "ci", "members"}
 IN_PIPELINE = [name for name in STEPS if name not in BESIDE]
 STAGE_OF = {stage.step: stage for stage in STAGES}
 
