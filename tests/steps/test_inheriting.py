@@ -163,13 +163,14 @@ def test_a_table_that_holds_is_used_again_with_its_checked_rows_renewed(ground, 
         ({"prune": {"examples": 100, "criterion": "l2"}}, {}, "other groups, cuts, criterion"),
         ({}, {"sensitivity": None}, "holds no table"),
         ({}, {"sensitivity": {"basis": msgspec.UNSET}}, "other groups, cuts, criterion"),
+        ({}, {"champion": None}, "the champion cannot be read"),
         (
             {"generations": {"cold_every": 3}},
             {"sensitivity": {"reuse": TableReuse(how="reused", why="", age=2)}},
             "3 generations ago",
         ),
     ],
-    ids=["cuts", "criterion", "nothing stored", "before tables could be compared", "cold"],
+    ids=["cuts", "criterion", "nothing stored", "before tables could be compared", "no champion", "cold"],
 )  # fmt: skip
 def test_what_cannot_be_used_again_is_measured_and_says_why(ground, tmp_path, knobs, changes, why):
     found = warm_table(ground, tmp_path, WARM | knobs, **changes)
