@@ -84,6 +84,23 @@ def test_the_budget_is_met_as_measured_or_missed_in_words(floor, stair, power, f
     assert closed.latencies["latency@cpu"].forecast == table(width)
 
 
+@settings(max_examples=60, deadline=None)
+@given(low=st.floats(0.05, 0.5), stair=st.integers(1, 60), fraction=st.floats(0.55, 0.9))
+def test_between_what_fitted_and_what_did_not_the_widest_is_closed_in_on(low, stair, fraction):
+    """One stair, which no factor on the saving can tell: with trials enough the width at its edge is found,
+    or one with hardly any of the asked saving to spare.
+    """
+
+    def truth(width):
+        return low if width <= stair else 0.5 + width / 128
+
+    goals = {"latency@cpu": goal(lambda w: w / 64, truth, fraction)}
+    closed = close(planner(lambda w: w / 64), goals, loss, trials=40, say=quiet)
+    width = closed.allocated.widths["a"]
+    widest = max(w for w in WIDTHS if truth(w) <= fraction)
+    assert width == widest or fraction - truth(width) <= 0.1 * (1.0 - fraction)
+
+
 def test_a_table_that_promises_too_much_is_corrected_by_what_was_measured():
     """It says that half the width saves half; a third is saved: the second plan is the right one."""
     told: list[str] = []

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from reprune.compress.planning.allocate import Allocated, Widths
 from reprune.compress.planning.latency import unreachable
 from reprune.compress.planning.options import ROUNDING
 from reprune.core.errors import CompressionError
+
+Key: TypeAlias = "tuple[tuple[str, int], ...]"
 
 # A correction stays between these: one measured saving that is nearly nothing, or noise, must not decide.
 LEAST, MOST = 0.05, 20.0
@@ -56,14 +59,17 @@ class _Bracket:
     correction: float = 1.0
     fitted: float = -math.inf
     missed: float = math.inf
-    corrected: list[float] = field(default_factory=list)
 
-    def bound(self, goal: Goal) -> float:
-        """The table's ratio that is planned for: between what fitted and what did not, where it is known."""
+    def bound(self, goal: Goal, *, halve: bool) -> float:
+        """The table's ratio that is planned for: between what fitted and what did not, where it is known;
+        half-way with `halve`.
+        """
         wanted = 1.0 - (1.0 - goal.fraction) / self.correction
-        if wanted >= self.missed:
-            below = (self.fitted + self.missed) / 2.0
-            wanted = below if math.isfinite(below) else math.nextafter(self.missed, -math.inf)
+        if math.isfinite(self.fitted) and math.isfinite(self.missed):
+            if halve or not self.fitted < wanted < self.missed:
+                wanted = (self.fitted + self.missed) / 2.0
+        elif wanted >= self.missed:
+            wanted = math.nextafter(self.missed, -math.inf)
         # A timing may find less than the table says; where none is made, what the table says is held to.
         return wanted if goal.time is None else max(wanted, goal.least)
 
@@ -96,19 +102,19 @@ def close(
     what `plan` raises where a goal that is not timed is below anything that the table can say.
     """
     known = {name: _Bracket() for name in goals}
-    tried: set[tuple[tuple[str, int], ...]] = set()
+    tried: set[Key] = set()
     best: Closed | None = None
     ratios: list[dict[str, float]] = []
     for number in range(trials):
         try:
-            found = plan({name: known[name].bound(goal) for name, goal in goals.items()})
+            found = _untried(plan, goals, known, tried)
         except CompressionError:
             if number == 0:
                 raise
             break
-        key = tuple(sorted(found.widths.items()))
-        if key in tried:
+        if found is None:
             break
+        key = _key(found)
         tried.add(key)
         latencies = _timed(found.widths, goals, known, say)
         seen = {name: one.measured for name, one in latencies.items() if one.measured is not None}
@@ -126,6 +132,24 @@ def close(
     if best is None:
         raise _missed(goals, ratios, trials)
     return best
+
+
+def _untried(
+    plan: Callable[[Mapping[str, float]], Allocated],
+    goals: Mapping[str, Goal],
+    known: Mapping[str, _Bracket],
+    tried: Collection[Key],
+) -> Allocated | None:
+    """The plan for the corrected table, or else for half-way between; None if both were tried."""
+    for halve in (False, True):
+        found = plan({name: known[name].bound(goal, halve=halve) for name, goal in goals.items()})
+        if _key(found) not in tried:
+            return found
+    return None
+
+
+def _key(found: Allocated) -> Key:
+    return tuple(sorted(found.widths.items()))
 
 
 def _meets(goal: Goal, ratio: float) -> bool:
