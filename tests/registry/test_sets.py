@@ -39,6 +39,8 @@ def root(tmp_path: Path) -> Path:
     path = tmp_path / "params.yaml"
     given = yaml.safe_load(path.read_text()) | {"members": MEMBERS}
     path.write_text(yaml.safe_dump(given))
+    code = tmp_path / "task" / "digits.py"
+    code.write_text(code.read_text() + '    members = ("depth", "detector")\n')
     return tmp_path
 
 
