@@ -45,6 +45,7 @@ from tests.fault_tables import (
     may_pass,
 )
 from tests.faults import (
+    CHAMPION,
     EXAMPLES,
     LINEAGE,
     RECORDS,
@@ -278,6 +279,33 @@ def test_examples_that_were_left_out_are_counted(base: Forged, tmp_path: Path) -
         forged.ancestors["benchmarks.0"]["recorded"]["dropped"] = dropped or {}
         assert outcome_of(forged, tmp_path / "v") == "error", dropped
     assert outcome_of(without_examples(base, -5), tmp_path / "v") == "error"
+
+
+@pytest.mark.parametrize("part", ["table", "candidate"])
+def test_the_champion_that_a_part_took_over_from_is_the_one_it_is_judged_with(
+    base: Forged, tmp_path: Path, part: str
+) -> None:
+    """Made with another `previous` is an error; with none, as before anything was taken over, is judged."""
+    other = base.copy()
+    other.ancestors[part]["parents"]["previous"] = "sha256:" + "6" * 64
+    assert outcome_of(other, tmp_path / "v") == "error"
+    old = base.copy()
+    del old.ancestors[part]["parents"]["previous"]
+    assert outcome_of(old, tmp_path / "v") == "pass"
+    old.edit(part, TOOK_OVER[part])
+    assert outcome_of(old, tmp_path / "v") == "error"
+
+
+TOOK_OVER: dict[str, Callable[[Any], Any]] = {
+    "table": lambda table: {**table, "reuse": {"how": "reused", "why": "it held"}},
+    "candidate": lambda bundle: {
+        **bundle,
+        "recovery": {
+            **bundle["recovery"],
+            "known": {"champion": CHAMPION.bundle, "asked": 2, "epochs": 1, "needed": 1},
+        },
+    },
+}
 
 
 # --- another run's parts -------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from reprune.core.step import run
 from reprune.steps import get_step
 from reprune.steps.inheriting import IN_SHARDS, NO_CHAMPION, age_of, in_shards
 from reprune.steps.known_recovery import epochs_needed
+from reprune.task.trained_on import TRAINED_ON
 from tests.compress.small_digits import DigitsTask, trained
 from tests.compress.test_steps_plan import (
     DIGEST,
@@ -50,6 +51,8 @@ KNOBS: dict[str, Any] = {
     "targets": {"cpu": {"batch_size": 256}},
 }
 WARM = {"generations": {"examples": 300}}
+# Of one example that each generation was made with, and of one that both were.
+MARKS = {"first": b"a first!" + b"shared !", "second": b"second !" + b"shared !"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,7 +73,7 @@ def ground(tmp_path_factory) -> Path:
         report = DataReport(
             task=dense.manifest.task, passed=True, expectations=(), splits={}, power=()
         )
-        write(root / name / "data", report, {"dense": dense.digest})
+        reported(root / name / "data", report, {"dense": dense.digest}, MARKS[name])
         write(root / name / "profile", counted_profile(dense), {"dense": dense.digest})
     write(root / "first/previous", past(None), {})
     for step, out in (
@@ -83,7 +86,15 @@ def ground(tmp_path_factory) -> Path:
     return root
 
 
-def made(root: Path, step: str, out: str, knobs: dict[str, Any], previous: Path | None = None):
+def reported(out: Path, report: DataReport, parents: dict[str, str], marks: bytes) -> None:
+    with store.drafting(out) as draft:
+        (draft / TRAINED_ON).write_bytes(marks)
+        store.write(draft, report, step="test", parents=parents, out=out)
+
+
+def made(
+    root: Path, step: str, out: str, knobs: dict[str, Any], previous: Path | None = None, say=quiet
+):
     """Runs a step on what lies in `root`."""
     names = {
         "sensitivity": {"dense": "dense", "data": "data"},
@@ -95,11 +106,15 @@ def made(root: Path, step: str, out: str, knobs: dict[str, Any], previous: Path 
     if step != "prune":
         inputs["previous"] = previous or root / "previous"
     documents = documents_of(root, yaml.safe_dump(knobs))
-    return run(get_step(step), inputs, documents, root / out, say=quiet)
+    return run(get_step(step), inputs, documents, root / out, say=say)
 
 
-def fetched(ground: Path, out: Path, **changes: Any) -> Path:
-    """What fetch brings of the first generation; `changes` are of its stored manifests, by part."""
+def fetched(ground: Path, out: Path, *, unmarked: bool = False, **changes: Any) -> Path:
+    """What fetch brings of the first generation; `changes` are of its stored manifests, by part. An
+    `unmarked` champion does not say what it was made with.
+    """
+    if unmarked:
+        changes = {"champion": {}, **changes}
     with store.drafting(out) as draft:
         for part, name in (("champion", "candidate"), ("plan", "plan"), ("sensitivity", "table")):
             source, kind = ground / "first" / name, KINDS[part]
@@ -108,6 +123,8 @@ def fetched(ground: Path, out: Path, **changes: Any) -> Path:
             elif changes[part] is not None:
                 held = store.read(source, kind).manifest
                 files = {file: (source / file).read_bytes() for file in held.payload}
+                if unmarked and part == "champion":
+                    del files[TRAINED_ON]
                 edited = msgspec.structs.replace(held, payload={}, parents={}, **changes[part])
                 with store.drafting(draft / part) as inner:
                     for file, content in files.items():
@@ -163,13 +180,14 @@ def test_a_table_that_holds_is_used_again_with_its_checked_rows_renewed(ground, 
         ({"prune": {"examples": 100, "criterion": "l2"}}, {}, "other groups, cuts, criterion"),
         ({}, {"sensitivity": None}, "holds no table"),
         ({}, {"sensitivity": {"basis": msgspec.UNSET}}, "other groups, cuts, criterion"),
+        ({}, {"champion": None}, "the champion cannot be read"),
         (
             {"generations": {"cold_every": 3}},
             {"sensitivity": {"reuse": TableReuse(how="reused", why="", age=2)}},
             "3 generations ago",
         ),
     ],
-    ids=["cuts", "criterion", "nothing stored", "before tables could be compared", "cold"],
+    ids=["cuts", "criterion", "nothing stored", "before tables could be compared", "no champion", "cold"],
 )  # fmt: skip
 def test_what_cannot_be_used_again_is_measured_and_says_why(ground, tmp_path, knobs, changes, why):
     found = warm_table(ground, tmp_path, WARM | knobs, **changes)
@@ -301,8 +319,11 @@ def test_recovery_takes_the_epochs_that_the_champion_needed_and_its_advice(groun
     champion = store.read(ground / "first/candidate", ModelBundle)
     quick = {"generations": {"epochs_within": 0.9}}
     taught = {"generations": {"epochs_within": 0.9, "champion_weight": 0.5}}
-    one = made(root, "distill", "one", KNOBS | quick, previous).manifest.recovery
-    two = made(root, "distill", "two", KNOBS | taught, previous).manifest.recovery
+    alone = made(root, "distill", "one", KNOBS | quick, previous)
+    advised = made(root, "distill", "two", KNOBS | taught, previous)
+    assert alone.file(TRAINED_ON).read_bytes() == MARKS["second"]
+    assert advised.file(TRAINED_ON).read_bytes() == b"a first!" + b"second !" + b"shared !"
+    one, two = alone.manifest.recovery, advised.manifest.recovery
     assert one
     assert two
     assert one.known
@@ -316,6 +337,19 @@ def test_recovery_takes_the_epochs_that_the_champion_needed_and_its_advice(groun
     assert plain
     assert plain.known is msgspec.UNSET
     assert len(plain.epochs) == 4
+
+
+def test_a_champion_that_does_not_say_what_it_was_made_with_does_not_teach(ground, tmp_path):
+    root = second(ground, tmp_path)
+    bare = fetched(ground, tmp_path / "bare", unmarked=True)
+    for step, out in (("sensitivity", "table"), ("plan", "plan"), ("prune", "pruned")):
+        made(root, step, out, KNOBS, bare)
+    told: list[str] = []
+    taught = {"generations": {"champion_weight": 0.5}}
+    done = made(root, "distill", "taught", KNOBS | taught, bare, told.append)
+    assert done.manifest.recovery.known.second == ""
+    assert any("does not say which examples it was made with" in line for line in told)
+    assert done.file(TRAINED_ON).read_bytes() == MARKS["second"]
 
 
 def recovery_of(*losses: float, **more: Any) -> Recovery:

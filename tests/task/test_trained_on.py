@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reprune.core.errors import PayloadCorrupt
 from reprune.task.seal import Census
-from reprune.task.trained_on import BYTES, is_marked, marks
+from reprune.task.trained_on import BYTES, is_marked, marks, together
 
 
 def census(names: list[int], *, prefix: str = "e", augmented: bool = False) -> Census:
@@ -48,3 +48,16 @@ def test_the_order_of_splits_and_examples_changes_no_byte() -> None:
 def test_torn_marks_are_refused() -> None:
     with pytest.raises(PayloadCorrupt, match="are no marks"):
         is_marked(census([1]), marks([census([1])])[:-1])
+
+
+@given(mine=NAMES, theirs=NAMES)
+def test_marks_together_are_those_of_all_the_examples(mine: list[int], theirs: list[int]) -> None:
+    """As if they had been one split, whichever comes first."""
+    one, other = marks([census(mine)]), marks([census(theirs)])
+    both = marks([census(mine), census(theirs)])
+    assert together(one, other) == together(other, one) == both
+
+
+def test_torn_marks_are_not_put_together() -> None:
+    with pytest.raises(PayloadCorrupt, match="are no marks"):
+        together(marks([census([1])]), marks([census([2])])[:-1])

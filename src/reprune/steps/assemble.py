@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import WEIGHTS, Engines, Manifest, TargetSamples
 from reprune.core.documents import digest_of
 from reprune.core.step import knobs_digest
@@ -186,6 +188,16 @@ def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
         (grounds.data, "dense", "dense"),
         (grounds.data, "previous", "previous"),
     ]
+    # Both may take over what the champion's generation learnt. Before they could, they had no such
+    # parent, and verdicts of that time are still computed again.
+    links += [
+        (child, "previous", "previous")
+        for child, took in (
+            (grounds.table, grounds.table.reuse),
+            (grounds.candidate, _known(grounds)),
+        )
+        if "previous" in child.parents or took is not UNSET
+    ]
     for engines in grounds.engines:
         links += [(engines, name, name) for name in ("candidate", "dense", "previous", "data")]
     for measured in grounds.benchmarks:
@@ -212,6 +224,12 @@ def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
         for arm in sorted({*expected, *measured.manifest.arms}):
             if measured.manifest.arms.get(arm) != expected.get(arm):
                 yield Problem(code="arm", words=f"A benchmark measured another {arm}, or none.")
+
+
+def _known(grounds: Grounds) -> object:
+    """What the candidate's recovery says that it took over from the champion's; UNSET for nothing."""
+    recovery = grounds.candidate.recovery
+    return UNSET if recovery is None else recovery.known
 
 
 def _list_problems(grounds: Grounds) -> Iterator[Problem]:

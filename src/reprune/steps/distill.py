@@ -40,8 +40,8 @@ def distill(
     With `generations.reuse` it takes as many epochs as the champion needed, and the champion may teach too.
     Weights that are masked stay zero through every step, and their masks stay beside them.
     Resumes where a killed run stopped. With `distill.processes` above 1 it trains in so many. The result
-    is a bundle like the student's, with `recovery` and the marks of the examples that it was made with
-    (see task.trained_on).
+    is a bundle like the student's, with `recovery` and the marks of the examples that it and a champion
+    that taught it were made with (see task.trained_on).
     Raises DataRefused; ChainBroken for a student that was not cut from this teacher, or whose task is
     another; CompressionError where training diverges.
     """
@@ -60,7 +60,7 @@ def distill(
     from reprune.compress.bundle import load_bundle, save_bundle
     from reprune.compress.masks.shaper import MaskShaper
     from reprune.compress.training.recover import Lesson, recover
-    from reprune.task.trained_on import TRAINED_ON
+    from reprune.task.trained_on import TRAINED_ON, together
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -91,7 +91,8 @@ def distill(
     else:
         recovered = recover(lesson, distill, seed=seed, work=ctx.work, say=ctx.say, shapers=held)
     save_bundle(ctx.out, recovered.module, pupil.architecture, student, pupil.masks)
-    write_bytes(ctx.out / TRAINED_ON, data.file(TRAINED_ON).read_bytes())
+    marks = together(data.file(TRAINED_ON).read_bytes(), known.marks)
+    write_bytes(ctx.out / TRAINED_ON, marks)
     return ModelBundle(
         name=student.manifest.name,
         dense_version=student.manifest.dense_version,

@@ -107,7 +107,7 @@ class _Inherited:
     table: Artifact[Sensitivity]
     age: int
     plan: Plan | None
-    champion: Artifact[ModelBundle] | None
+    champion: Artifact[ModelBundle]
     seed: int
 
 
@@ -130,7 +130,9 @@ def _inherited(
         return f"that was last done {age} generations ago (generations.cold_every)"
     plan = stored_part(previous, "plan", Plan)
     champion = stored_part(previous, "champion", ModelBundle)
-    if champion is not None and champion.manifest.task.digest != dense.manifest.task.digest:
+    if champion is None:  # then nobody knows whether the task's code is still the same
+        return "the champion cannot be read"
+    if champion.manifest.task.digest != dense.manifest.task.digest:
         return "the task's code is another than the champion's"
     return _Inherited(
         work=work,
@@ -228,8 +230,8 @@ def _champion_p(found: _Inherited, spot: Spot, ctx: Context) -> float | None:
     from reprune.task.load import guarded
 
     champion = found.champion
-    recovery = champion.manifest.recovery if champion is not None else None
-    if champion is None or recovery is None:
+    recovery = champion.manifest.recovery
+    if recovery is None:
         return None
     before = [one.tune_loss for one in recovery.epochs if one.epoch == recovery.best_epoch]
     if not before:

@@ -14,6 +14,7 @@ from reprune.core.errors import InputError
 from reprune.core.params import DistillParams, GenerationsParams
 from reprune.core.store import Artifact
 from reprune.steps.inheriting import stored_part
+from reprune.task.trained_on import TRAINED_ON
 
 if TYPE_CHECKING:
     from reprune.compress.bundle import LoadedModel
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """`fact` is what the result says of it; UNSET where nothing is taken over."""
+    """`fact` is what the result says of it; UNSET where nothing is taken over. `marks` are those of the
+    examples that the second teacher was made with, as the result was then too (see task.trained_on).
+    """
 
     fact: KnownRecovery | UnsetType = UNSET
     second: Second | None = None
+    marks: bytes = b""
 
 
 def known_recovery(
@@ -62,6 +66,7 @@ def known_recovery(
             weight=second.weight if second else 0.0,
         ),
         second=second,
+        marks=champion.file(TRAINED_ON).read_bytes() if second else b"",
     )
 
 
@@ -86,8 +91,14 @@ def _second(
     weight: float,
     say: Callable[[str], None],
 ) -> Second | None:
-    """The champion, where it is to teach and answers as the dense model does."""
+    """The champion, where it is to teach, answers as the dense model does and says what it was made with."""
     if not weight:
+        return None
+    if TRAINED_ON not in champion.manifest.payload:
+        say(
+            "recovery: the champion does not teach, for its bundle does not say which examples it was made "
+            f"with (it has no {TRAINED_ON}), and they must not judge what it teaches"
+        )
         return None
     from reprune.compress.bundle import load_bundle
     from reprune.compress.training.lesson import Second

@@ -1,9 +1,9 @@
 """Which examples a model was made with, small enough to travel beside it.
 
 A champion is judged on today's eval split. What it was trained, tuned or calibrated on in its own
-generation must not judge it, so its bundle carries a mark of every such example: the first 8 bytes of
-a sha256, sorted, one after the other. A million marks meet one of ten thousand others by chance with a
-probability below 1e-9.
+generation must not judge it, so its bundle carries a mark of every such example, and of those that its
+second teacher was made with: the first 8 bytes of a sha256, sorted, one after the other. A million marks
+meet one of ten thousand others by chance with a probability below 1e-9.
 """
 
 from __future__ import annotations
@@ -36,18 +36,27 @@ def marks(censuses: Iterable[Census]) -> bytes:
     return b"".join(sorted(found))
 
 
+def together(first: bytes, second: bytes) -> bytes:
+    """The marks of all examples that either knows. Raises PayloadCorrupt for bytes that are no marks."""
+    return b"".join(sorted(_split(first) | _split(second)))
+
+
 def is_marked(census: Census, raw: bytes) -> list[bool]:
     """For each example of the census, whether `raw` (see `marks`) knows its content or its id.
 
     Raises PayloadCorrupt for bytes that are no marks.
     """
-    if len(raw) % BYTES:
-        raise PayloadCorrupt(f"holds {len(raw)} bytes, which are no marks of {BYTES} bytes each")
-    known = {raw[place : place + BYTES] for place in range(0, len(raw), BYTES)}
+    known = _split(raw)
     return [
         _of_content(content) in known or _of_id(name) in known
         for name, content in zip(census.ids, census.contents, strict=True)
     ]
+
+
+def _split(raw: bytes) -> set[bytes]:
+    if len(raw) % BYTES:
+        raise PayloadCorrupt(f"holds {len(raw)} bytes, which are no marks of {BYTES} bytes each")
+    return {raw[place : place + BYTES] for place in range(0, len(raw), BYTES)}
 
 
 def _of_content(content: str) -> bytes:

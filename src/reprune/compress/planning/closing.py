@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from reprune.compress.planning.allocate import Allocated, Widths
 from reprune.compress.planning.latency import unreachable
+from reprune.compress.planning.options import ROUNDING
 from reprune.core.errors import CompressionError
 
 Key: TypeAlias = "tuple[tuple[str, int], ...]"
@@ -69,7 +70,8 @@ class _Bracket:
                 wanted = (self.fitted + self.missed) / 2.0
         elif wanted >= self.missed:
             wanted = math.nextafter(self.missed, -math.inf)
-        return max(wanted, goal.least)
+        # A timing may find less than the table says; where none is made, what the table says is held to.
+        return wanted if goal.time is None else max(wanted, goal.least)
 
     def learn(self, goal: Goal, forecast: float, measured: float) -> None:
         if measured <= goal.fraction:
@@ -94,12 +96,15 @@ def close(
     is multiplied by what was measured of it over what was said, and the next plan is made with that;
     it ends where a goal is met with little to spare, or nothing new is planned.
 
-    Raises CompressionError with what was measured where no trial met the goals.
+    A goal that is not timed is met where the table says so.
+
+    Raises CompressionError with what was measured, or predicted, where no trial met the goals, and
+    what `plan` raises where a goal that is not timed is below anything that the table can say.
     """
     known = {name: _Bracket() for name in goals}
     tried: set[Key] = set()
     best: Closed | None = None
-    measured: list[dict[str, float]] = []
+    ratios: list[dict[str, float]] = []
     for number in range(trials):
         try:
             found = _untried(plan, goals, known, tried)
@@ -113,8 +118,8 @@ def close(
         tried.add(key)
         latencies = _timed(found.widths, goals, known, say)
         seen = {name: one.measured for name, one in latencies.items() if one.measured is not None}
-        measured.append(seen)
-        if all(ratio <= goals[name].fraction for name, ratio in seen.items()):
+        ratios.append({n: one.forecast for n, one in latencies.items()} | seen)
+        if all(_meets(goals[name], ratio) for name, ratio in ratios[-1].items()):
             if best is None or loss(found.widths) < loss(best.allocated.widths):
                 best = Closed(allocated=found, latencies=latencies)
             if all(
@@ -125,7 +130,7 @@ def close(
         for name, ratio in seen.items():
             known[name].learn(goals[name], latencies[name].forecast, ratio)
     if best is None:
-        raise _missed(goals, measured, trials)
+        raise _missed(goals, ratios, trials)
     return best
 
 
@@ -145,6 +150,11 @@ def _untried(
 
 def _key(found: Allocated) -> Key:
     return tuple(sorted(found.widths.items()))
+
+
+def _meets(goal: Goal, ratio: float) -> bool:
+    """Whether the ratio, measured or else predicted, is within the goal; a prediction is a sum of floats."""
+    return ratio <= goal.fraction * (1.0 if goal.time is not None else 1.0 + ROUNDING)
 
 
 def _timed(
@@ -169,15 +179,16 @@ def _timed(
 
 
 def _missed(
-    goals: Mapping[str, Goal], measured: list[dict[str, float]], trials: int
+    goals: Mapping[str, Goal], found: list[dict[str, float]], trials: int
 ) -> CompressionError:
     """Names the goal that was missed in every trial, or by most in the best one."""
 
     def excess(seen: Mapping[str, float]) -> float:
         return max(ratio / goals[name].fraction for name, ratio in seen.items())
 
-    nearest = min(measured, key=excess)
+    nearest = min(found, key=excess)
     worst = max(nearest, key=lambda name: nearest[name] / goals[name].fraction)
-    ratios = [seen[worst] for seen in measured]
+    ratios = [seen[worst] for seen in found]
     on = f" on '{goals[worst].target}'"
-    return unreachable(ratios, goals[worst].fraction, trials, on=on)
+    how = "predicted" if goals[worst].time is None else "measured"
+    return unreachable(ratios, goals[worst].fraction, trials, on=on, how=how)
