@@ -213,6 +213,7 @@ def write_base(folder: Path) -> Forged:
     forged.edit("data", _rich_data)
     forged.edit("benchmarks.0", _rich_benchmark)
     _rich_samples(forged)
+    make_set(forged)
     outcome = rebuilt(forged, folder / "base")
     assert outcome == "pass", json.loads((folder / "base" / store.MANIFEST).read_bytes())[
         "judgement"
@@ -300,6 +301,25 @@ def _rich_samples(forged: Forged) -> None:
             },
         },
     )
+
+
+def make_set(forged: Forged) -> None:
+    """The dense model is a set of one member."""
+    member = {"name": "lanes-model", "version": "1", "weights": "sha256:" + "9" * 64}
+    for name in LINEAGE:
+        if "dense_version" in forged.ancestors[name]:
+            forged.ancestors[name]["dense_version"] = "lanes=1"
+        if forged.ancestors[name]["kind"] == "ModelBundle":
+            forged.ancestors[name]["members"] = {"lanes": member}
+    forged.manifest["dense_version"] = "lanes=1"
+    forged.edit(
+        "lock.json",
+        lambda lock: {
+            **lock,
+            "dense": {**lock["dense"], "version": "lanes=1", "members": {"lanes": member}},
+        },
+    )
+    forged.edit("params.json", lambda params: {**params, "members": {"lanes": member["name"]}})
 
 
 def _rich_benchmark(value: Any) -> Any:

@@ -114,8 +114,7 @@ def served(root: Path) -> dict[str, str] | None:
     """Path to digest of the model and the engines that the champion's alias names."""
     model = root / "registry" / COMPRESSED
     try:
-        table = json.loads((model / "aliases.json").read_bytes())
-        version = table.get("aliases", table)["champion"]
+        version = json.loads((model / "aliases.json").read_bytes())["champion"]
     except (OSError, KeyError):
         return None
     files = model / version / "files"
@@ -164,7 +163,7 @@ def aliased(version: str) -> Swap:
     def swap(root: Path) -> None:
         path = root / "registry" / COMPRESSED / "aliases.json"
         aliases = {"champion": version}
-        path.write_bytes(canonical({"aliases": aliases, "check": digest_of(aliases)}))
+        path.write_bytes(canonical({**aliases, "#check": digest_of(aliases)}) + b"\n")
 
     return swap
 

@@ -136,7 +136,7 @@ def _others() -> list[Case]:
         ("promoted", "check of a registered version", ("check", stored("1", "")), "pass"),
         ("promoted", "check of its receipt", ("check", stored("1")), "pass"),
         ("promoted", "check of what was evaluated", ("check", stored("1", "eval.dsse.json")), "pass"),
-        ("promoted", "check of the statement that it was promoted", ("check", stored("1", "promoted.dsse.json")),
+        ("promoted", "check of the statement that it may be promoted", ("check", stored("1", "verified.dsse.json")),
          "done"),
         ("two", "check of the first of two", ("check", stored("1")), "pass"),
         ("rolled", "check of a rollback's record", ("check", stored("3")), "done"),

@@ -205,10 +205,10 @@ def aliased(version: str | None, alias: str = "champion") -> Edit:
 
     def change(root: Path) -> None:
         path = model(root) / "aliases.json"
-        found = json.loads(path.read_bytes())["aliases"] if path.exists() else {}
-        found.pop(alias, None)
-        aliases = found | ({} if version is None else {alias: version})
-        path.write_bytes(canonical({"aliases": aliases, "check": digest_of(aliases)}) + b"\n")
+        found = json.loads(path.read_bytes()) if path.exists() else {}
+        kept = {name: value for name, value in found.items() if name not in (alias, "#check")}
+        aliases = kept | ({} if version is None else {alias: version})
+        path.write_bytes(canonical({**aliases, "#check": digest_of(aliases)}) + b"\n")
 
     return change
 

@@ -12,7 +12,7 @@ from reprune.core import store
 from reprune.core.artifacts import KINDS
 from reprune.core.errors import RepruneError, StaleLock
 from reprune.registry import compressed
-from reprune.registry.attestations import EVAL_FILE, PROMOTED_FILE
+from reprune.registry.attestations import EVAL_FILE, VERIFIED_FILE
 from reprune.registry.dense import find_dense
 from reprune.registry.links import newest_link
 from reprune.registry.receipts import subject_digests
@@ -77,7 +77,7 @@ def _counts(path: Path, root: Path) -> bool:
     parts = path.relative_to(root).parts
     kept = parts[0] == "registry" or (parts[0] == "artifacts" and _artefact_of(path, root))
     # Said for other people's verifiers, with signatures of their own: nothing here reads them.
-    kept = kept and path.name not in (EVAL_FILE, PROMOTED_FILE)
+    kept = kept and path.name not in (EVAL_FILE, VERIFIED_FILE)
     return bool(kept) and path.is_file() and path.stat().st_size > 0 and ".draft" not in str(path)
 
 

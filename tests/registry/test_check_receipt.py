@@ -11,12 +11,22 @@ import pytest
 
 from reprune.core import store
 from reprune.doors.cli import main
-from reprune.registry.attestations import EVAL_FILE, PROMOTED_FILE
+from reprune.registry.attestations import EVAL_FILE, VERIFIED_FILE
+from reprune.registry.files import FilesRegistry
+from reprune.registry.protocol import CHAMPION, known_alias
 from reprune.registry.receipts import RECEIPT_FILE
 from reprune.steps.checking import check_receipt, receipt_path
 from reprune.steps.promoter import read_promoter
 from tests.chain import Story
-from tests.registry.promotion import NOW_S, copy_repository, promoted, ready
+from tests.registry.promotion import (
+    COMPRESSED,
+    NOW_S,
+    copy_repository,
+    promoted,
+    ready,
+    registry_of,
+    versions,
+)
 
 
 @pytest.fixture
@@ -69,7 +79,7 @@ def test_a_link_is_no_file(files: Path, tmp_path: Path) -> None:
 def test_what_is_said_to_others_is_what_was_decided(files: Path) -> None:
     """The evaluation holds every demand of the verdict; the SVR names its policy and the files by digest."""
     decision = told(files / RECEIPT_FILE)["predicate"]
-    measured, verified = told(files / EVAL_FILE), told(files / PROMOTED_FILE)
+    measured, verified = told(files / EVAL_FILE), told(files / VERIFIED_FILE)
     rules = json.loads((files / "verdict/manifest.json").read_bytes())["judgement"]["rules"]
     said = measured["predicate"]
     assert [each["metric"] for each in said["results"]] == [each["rule"] for each in rules]
@@ -79,11 +89,38 @@ def test_what_is_said_to_others_is_what_was_decided(files: Path) -> None:
     assert said["eval_set"] == decision["eval_digest"]
     policies = {each["uri"]: each["digest"]["sha256"] for each in verified["predicate"]["policies"]}
     assert f"sha256:{policies['verdict/policy.json']}" == decision["policy"]
-    assert "REPRUNE_PROMOTED" in verified["predicate"]["properties"]
+    assert verified["predicate"]["properties"] == [
+        "REPRUNE_EVIDENCE_RECOMPUTED", "REPRUNE_PASSED", "REPRUNE_MAY_BE_PROMOTED",
+    ]  # fmt: skip
     names = {each["name"] for each in verified["subject"]}
     assert names == {each["name"] for each in measured["subject"]}
     assert "bundle/weights.safetensors" in names
     assert decision["valid_for_days"] == 14.0
+
+
+def test_what_never_became_champion_is_not_said_to_have_been(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut short before the alias: it says what it may be. Promoted later, it is the same file."""
+    root = copy_repository(template, tmp_path / "repo")
+    with monkeypatch.context() as patched:
+        patched.setattr(FilesRegistry, "set_alias", _pulled)
+        with pytest.raises(KeyboardInterrupt):
+            promoted(root)
+    assert known_alias(registry_of(root), COMPRESSED, CHAMPION) is None
+    files = root / "registry" / COMPRESSED / "1/files"
+    said = told(files / VERIFIED_FILE)["predicate"]["properties"]
+    assert "REPRUNE_MAY_BE_PROMOTED" in said
+    assert "REPRUNE_PROMOTED" not in said
+    assert not [path for path in files.iterdir() if "promoted" in path.name]
+    before = (files / VERIFIED_FILE).read_bytes()
+    assert promoted(root).compressed_version == "1"
+    assert versions(root) == ["1"]
+    assert (files / VERIFIED_FILE).read_bytes() == before
+
+
+def _pulled(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_was_blocked_is_not_said_to_be_promoted(tmp_path: Path) -> None:
@@ -91,7 +128,7 @@ def test_what_was_blocked_is_not_said_to_be_promoted(tmp_path: Path) -> None:
     ready(tmp_path, Story(candidate_wrong=70))
     promoted(tmp_path)
     files = tmp_path / "registry/digits-compressed/1/files"
-    assert not (files / PROMOTED_FILE).exists()
+    assert not (files / VERIFIED_FILE).exists()
     results = told(files / EVAL_FILE)["predicate"]["results"]
     assert {each["outcome"] for each in results if not each["passed"]} >= {"block"}
 

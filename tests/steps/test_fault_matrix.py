@@ -326,9 +326,11 @@ def another_machine(base: Forged) -> Forged:
 
 
 def another_version(base: Forged) -> Forged:
-    other = _with_text(base, '"dense_version":"1"', '"dense_version":"2"', LINEAGE)
-    other.edit("lock.json", lambda lock: {**lock, "dense": {**lock["dense"], "version": "2"}})
-    other.manifest["dense_version"] = "2"
+    other = _with_text(base, '"lanes=1"', '"lanes=2"', (*LINEAGE, "lock.json"))
+    other = _with_text(
+        other, '"version":"1","weights"', '"version":"2","weights"', (*LINEAGE, "lock.json")
+    )
+    other.manifest["dense_version"] = "lanes=2"
     return other
 
 
@@ -346,6 +348,20 @@ def another_policy(base: Forged) -> Forged:
 def another_task(base: Forged) -> Forged:
     digest = base.value("lock.json")["task"]
     return _with_text(base, digest, "sha256:" + "8" * 64, (*LINEAGE, "lock.json"))
+
+
+@pytest.mark.parametrize("part", ["dense", "pruned", "candidate", "lock.json"])
+@pytest.mark.parametrize("field", ["name", "version", "weights"])
+def test_a_set_is_judged_with_the_members_of_its_lock(
+    base: Forged, tmp_path: Path, part: str, field: str
+) -> None:
+    """Every bundle names them, and so does the lock: none of another name, version or weights."""
+    forged = base.copy()
+    value = forged.value(part)
+    member = (value["dense"] if part == "lock.json" else value)["members"]["lanes"]
+    member[field] = "sha256:" + "3" * 64 if field == "weights" else f"{member[field]}0"
+    _put_part(forged, part, value)
+    assert outcome_of(forged, tmp_path / "v") in ("error", "refused")
 
 
 OTHERS = {

@@ -1,9 +1,10 @@
 """What a promotion says to those who do not know Reprune: two in-toto statements beside the receipt.
 
-`eval.dsse.json` holds every demand and what was measured against it. `promoted.dsse.json` is a Simple
-Verification Result (SVR v0.2); it exists only where the decision was to promote. Both are signed like
-the receipt, and listed by it as files of the version. Nothing here is read to decide anything: the receipt
-and the samples alone are.
+`eval.dsse.json` holds every demand and what was measured against it. `verified.dsse.json` is a Simple
+Verification Result (SVR v0.2); it exists only where the decision was to promote. It is signed before the
+version is registered, so it says that the version may be promoted: whether it ever was only the registry
+can tell. Both are signed like the receipt, and listed by it as files of the version. Nothing here is read
+to decide anything: the receipt and the samples alone are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from reprune.core.lock import ChampionRef, Digest
 from reprune.registry.receipts import AnyStatement, Decision, Hex, Sha256, subjects
 
 EVAL_FILE = "eval.dsse.json"
-PROMOTED_FILE = "promoted.dsse.json"
+VERIFIED_FILE = "verified.dsse.json"
 VERIFIER = "urn:reprune:promote:v1"
 POLICY_PLACE = "verdict/policy.json"
 
@@ -95,7 +96,7 @@ class Verification(
     properties: tuple[str, ...]
 
 
-class PromotedStatement(AnyStatement, frozen=True, kw_only=True):
+class VerifiedStatement(AnyStatement, frozen=True, kw_only=True):
     predicate_type: Literal["https://in-toto.io/attestation/svr/v0.2"] = (
         "https://in-toto.io/attestation/svr/v0.2"
     )
@@ -146,13 +147,15 @@ def evaluation(decision: Decision, judgement: Judgement, files: Mapping[str, str
     )
 
 
-def promotion(decision: Decision, files: Mapping[str, str], *, minimum: bool) -> PromotedStatement:
-    """The SVR about the promoted `files`; `minimum` says that a minimum policy was demanded, and met."""
+def verification(
+    decision: Decision, files: Mapping[str, str], *, minimum: bool
+) -> VerifiedStatement:
+    """The SVR about `files` that may be promoted; `minimum`: a minimum policy was demanded, and met."""
     properties = ["REPRUNE_EVIDENCE_RECOMPUTED"]
     properties += ["REPRUNE_MINIMUM_POLICY_MET"] if minimum else []
     properties += ["REPRUNE_PASSED" if decision.outcome == "pass" else "REPRUNE_OVERRIDDEN"]
-    properties += ["REPRUNE_PROMOTED"]
-    return PromotedStatement(
+    properties += ["REPRUNE_MAY_BE_PROMOTED"]
+    return VerifiedStatement(
         subject=subjects(files),
         predicate=Verification(
             verifier=Verifier(id=VERIFIER),

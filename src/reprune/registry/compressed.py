@@ -5,7 +5,7 @@ They are versions of `<name>-compressed`. Each that was judged holds, beside its
     bundle/            the candidate, a ModelBundle
     plan/  profile/<i>/  sensitivity/     what it was made by
     verdict/  engines/<i>/  report/       what it was judged by
-    eval.dsse.json  promoted.dsse.json    the decision, said for others (see registry.attestations)
+    eval.dsse.json  verified.dsse.json    the decision, said for others (see registry.attestations)
 
 and is tagged at creation (see registry.tags). One that was adopted holds a `bundle/` alone. The alias
 `champion` is moved by promote, by adopt, and by rollback, which leaves a record in a version of its own

@@ -151,7 +151,10 @@ def _lock_problems(grounds: Grounds) -> Iterator[Problem]:
             {member: ref.name for member, ref in (lock.dense.members or {}).items()},
             grounds.params.members or {},
         ),
-        "the members' versions": (lock.dense.members, dense.members),
+        "the members' versions": (
+            [lock.dense.members] * 3,
+            [bundle.members for bundle in (dense, grounds.pruned, grounds.candidate)],
+        ),
         "the dense weights": (lock.dense.weights, dense.payload.get(WEIGHTS, "")),
         "the champion": (champion, grounds.previous.champion),
         "the anchor": (anchor, grounds.previous.anchor),

@@ -19,7 +19,7 @@ from reprune.core.artifacts import Receipt, Verdict
 from reprune.core.documents import canonical, decode_json, read_bounded, strict_json
 from reprune.core.errors import ArtifactError, DocumentError, ReceiptInvalid
 from reprune.core.policy import Policy
-from reprune.registry.attestations import EvalStatement, PromotedStatement
+from reprune.registry.attestations import EvalStatement, VerifiedStatement
 from reprune.registry.receipt_checks import Checked
 from reprune.registry.receipts import (
     MAX_RECEIPT_BYTES,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, type[AnyStatement]] = {
     field.default: kind
-    for kind in (Statement, RollbackStatement, AdoptionStatement, EvalStatement, PromotedStatement)
+    for kind in (Statement, RollbackStatement, AdoptionStatement, EvalStatement, VerifiedStatement)
     for field in structs.fields(kind)
     if field.name == "predicate_type"
 }

@@ -225,7 +225,9 @@ def _attest(desk: Desk, staged: Staged, case: Case, decided: Decision) -> None:
     }
     if decided.promotes:
         minimum = desk.authority.promoter.minimum_policy is not None
-        made[attestations.PROMOTED_FILE] = attestations.promotion(decided, files, minimum=minimum)
+        made[attestations.VERIFIED_FILE] = attestations.verification(
+            decided, files, minimum=minimum
+        )
     for name, statement in made.items():
         raw = sign(statement, desk.authority.signer, desk.authority.keys)
         store.write_bytes(staged.folder / name, raw)
