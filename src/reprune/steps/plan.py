@@ -26,6 +26,7 @@ from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
 from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, timers
+from reprune.steps.plan_prior import prior_for_people
 from reprune.steps.plan_trials import with_trials
 from reprune.steps.plan_words import for_people, how_to_edit, with_joint
 from reprune.steps.refusals import refuse_strangers
@@ -122,6 +123,7 @@ def plan(
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
     described = for_people(result, trial.options, choice)
+    described["predicted"] |= prior_for_people(result, previous, generations, ctx)
     if opened.skipped:
         described["not_cut"] = dict(opened.skipped)
     if plan.depth and opened.kept_blocks:
