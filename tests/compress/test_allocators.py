@@ -275,3 +275,30 @@ def test_several_budgets_are_all_met(name):
 
 def test_every_allocator_is_in_the_table():
     assert {"uniform", "sensitivity", "global", *TRIERS} <= set(ALLOCATORS)
+
+
+@pytest.mark.parametrize("name", ["search", "evolutionary", "amc"])
+@pytest.mark.parametrize("margin", [0.0, 10.0])
+def test_a_champion_is_kept_where_it_is_tied(name, margin):
+    """With a wide margin the given start is kept although others lose less, without one it is not; a start
+    that does not fit is never kept.
+    """
+    champion, too_wide = {"a": 16, "b": 16, "c": 16, "d": 16}, dict.fromkeys(PAINS, 32)
+    problem = toy(0.5, 12)
+
+    def tied(widths, best):
+        return true_rise(widths) <= true_rise(best) + margin
+
+    tries = replace(problem.tries, starts=(too_wide, champion), tied=tied)
+    found = allocate(name, replace(problem, tries=tries))
+    assert (found == champion) == (margin > 0.0)
+
+
+def test_runs_share_what_is_left():
+    """An allocator that may make no evaluation any more falls back on sums, and calls nothing."""
+    seen = Counted()
+    problem = toy(0.5, 30, evaluate=seen)
+    spent = replace(problem, tries=replace(problem.tries, remaining=lambda: 0))
+    for name in TRIERS:
+        assert problem.fits(allocate(name, spent))
+    assert not seen.calls

@@ -84,6 +84,23 @@ def test_the_budget_is_met_as_measured_or_missed_in_words(floor, stair, power, f
     assert closed.latencies["latency@cpu"].forecast == table(width)
 
 
+@settings(max_examples=60, deadline=None)
+@given(low=st.floats(0.05, 0.5), stair=st.integers(1, 60), fraction=st.floats(0.55, 0.9))
+def test_between_what_fitted_and_what_did_not_the_widest_is_closed_in_on(low, stair, fraction):
+    """One stair, which no factor on the saving can tell: with trials enough the width at its edge is found,
+    or one with hardly any of the asked saving to spare.
+    """
+
+    def truth(width):
+        return low if width <= stair else 0.5 + width / 128
+
+    goals = {"latency@cpu": goal(lambda w: w / 64, truth, fraction)}
+    closed = close(planner(lambda w: w / 64), goals, loss, trials=40, say=quiet)
+    width = closed.allocated.widths["a"]
+    widest = max(w for w in WIDTHS if truth(w) <= fraction)
+    assert width == widest or fraction - truth(width) <= 0.1 * (1.0 - fraction)
+
+
 def test_a_table_that_promises_too_much_is_corrected_by_what_was_measured():
     """It says that half the width saves half; a third is saved: the second plan is the right one."""
     told: list[str] = []
@@ -125,3 +142,36 @@ def test_what_cannot_be_reached_names_the_target_and_how_near_it_came():
     with pytest.raises(CompressionError) as one:
         close(planner(lambda w: w / 64), goals, loss, trials=1, say=quiet)
     assert "latency_trials" in one.value.fix
+
+
+def test_a_target_that_is_not_timed_is_held_to_what_its_table_says():
+    """Below all that the table can say nothing is planned, alone or beside a target that is timed."""
+    board = goal(lambda w: 0.3 + 0.7 * w / 64, None, 0.1, "board")
+    here = goal(lambda w: w / 64, lambda w: w / 64, 0.9, "here")
+    for goals in ({"latency@board": board}, {"latency@here": here, "latency@board": board}):
+
+        def plan(bounds, goals=goals):
+            fitting = [
+                w
+                for w in WIDTHS
+                if all(goals[n].forecast({"a": w}) <= b for n, b in bounds.items())
+            ]
+            if not fitting:
+                raise CompressionError("the smallest reachable fraction is 0.3109")
+            return Allocated(widths={"a": max(fitting)}, gap=0.0)
+
+        with pytest.raises(CompressionError, match=r"smallest reachable fraction is 0\.3109"):
+            close(plan, goals, loss, trials=4, say=quiet)
+
+
+def test_a_plan_above_a_prediction_is_not_taken():
+    """Whatever an allocator returns: what is not timed must be forecast within its limit."""
+
+    def careless(_):
+        return Allocated(widths={"a": 32}, gap=0.0)
+
+    goals = {"latency@board": goal(lambda w: w / 64, None, 0.4, "board")}
+    with pytest.raises(CompressionError, match=r"on 'board': the smallest .* predicted is 0\.500"):
+        close(careless, goals, loss, trials=3, say=quiet)
+    within = {"latency@board": goal(lambda w: w / 64, None, 0.5 / (1 + 5e-13), "board")}
+    assert close(careless, within, loss, trials=3, say=quiet).allocated.widths == {"a": 32}

@@ -50,7 +50,7 @@ def problems(draw, limits=1, rising=False):
     for name in names:
         count = draw(st.integers(1, 3))
         rungs[name] = (0, 1) if name == "block x" else (2, 4, 7, 8)[-count:]
-        steps = [draw(st.sampled_from([0.0, 0.1, 0.35, 1.0, 2.5])) for _ in rungs[name][1:]]
+        steps = [draw(st.sampled_from([0.0, 0.1, 0.35, 1.0, 1.02, 2.5])) for _ in rungs[name][1:]]
         rises[name] = tuple(math.fsum(steps[index:]) for index in range(len(steps) + 1))
     found = []
     for number in range(limits):
@@ -118,6 +118,36 @@ def test_elimination_finds_the_best_of_all_combinations(problem):
     assert problem.fits(answer.widths)
     assert answer.gap == 0.0
     assert close(rise_of(problem, answer.widths), best_of_all(problem))
+
+
+def test_elimination_finds_what_no_multiplier_does():
+    """Over many fine steps the best answer lies off the hull: greedy fillings miss it, labels do not."""
+    drawn = np.random.default_rng(1)
+    names = [f"g{number}" for number in range(5)]
+    rungs = dict.fromkeys(names, (2, 4, 6, 8))
+    for _ in range(12):
+        steps = drawn.exponential(1.0, (5, 3))
+        rises = {
+            name: (*np.cumsum(row[::-1])[::-1].tolist(), 0.0)
+            for name, row in zip(names, steps, strict=True)
+        }
+        tables = tuple(
+            Term(
+                options=pair,
+                values={
+                    (a, b): float(weight * a * b)
+                    for a, b in itertools.product(rungs[pair[0]], rungs[pair[1]])
+                },
+            )
+            for pair, weight in zip(
+                itertools.pairwise(names), drawn.integers(1, 60, 4).tolist(), strict=True
+            )
+        )
+        cost = Terms(constant=0.0, terms=tables, full=dict.fromkeys(names, 8))
+        problem = Problem(rungs=rungs, rises=rises, cost=cost, limit=0.45 * cost({}), terms=cost)
+        answer = exact.by_exact(problem)
+        assert answer.gap == 0.0
+        assert close(rise_of(problem, answer.widths), best_of_all(problem))
 
 
 @settings(max_examples=25, deadline=None)
@@ -194,6 +224,27 @@ def test_a_staircase_is_seen_by_the_exact_allocator_alone():
         allocate("sensitivity", problem)
     with pytest.raises(CompressionError, match=r"smallest reachable fraction is 0\.6667"):
         allocate("latency", replace(problem, limit=19.0))
+
+
+def test_what_fits_only_within_the_solvers_tolerance_does_not_fit():
+    """An integer programme takes 1e-9 too much for enough; the plan does not, and is still proven."""
+    full = {"a": 8, "b": 8}
+    tables = (
+        Term(options=("a",), values={(4,): 1.0, (8,): 2.0}),
+        Term(options=("b",), values={(4,): 1.0, (8,): 2.0}),
+    )
+    cost = Terms(constant=0.0, terms=tables, full=full)
+    problem = Problem(
+        rungs={"a": (4, 8), "b": (4, 8)},
+        rises={"a": (1.0, 0.0), "b": (2.0, 0.0)},
+        cost=cost,
+        limit=3.0 - 1e-9,
+        terms=cost,
+        others=(Limit(name="two", cost=cost, most=3.5, terms=cost),),
+    )
+    assert allocated("latency", problem) == Allocated(widths={"a": 4, "b": 4}, gap=0.0)
+    enough = replace(problem, limit=3.0)
+    assert allocated("latency", enough) == Allocated(widths={"a": 4, "b": 8}, gap=0.0)
 
 
 def test_a_cost_that_is_only_a_function_is_refused():

@@ -92,3 +92,11 @@ def test_a_plan_with_trials_is_read_back(ground, tmp_path):  # noqa: F811  the f
     params = params_of(allocator="netadapt", evaluations=4, evaluation_examples=100)
     made = make_plan(ground, tmp_path, params)
     assert store.read(made.path, Plan).manifest == made.manifest
+
+
+def test_too_few_evaluations_check_nothing(ground, tmp_path):  # noqa: F811  the fixture
+    """The plan is made by sums, its loss is measured, and nothing is said about sums."""
+    params = params_of(allocator="sensitivity", evaluations=3, evaluation_examples=100)
+    predicted = make_plan(ground, tmp_path, params).manifest.predicted
+    assert not predicted.additivity
+    assert (predicted.tried.evaluations, predicted.tried.allocator) == (1, "sensitivity")

@@ -18,7 +18,8 @@ from reprune.doors.local import STAGES, dvc_text
 from reprune.doors.steps import define_step
 from reprune.steps import BESIDE, STEPS, get_step
 
-# Sections that no step reads: prices, which reports find in the verdict, and what CI is to do.
+# Sections that no step reads: prices, which reports find in the verdict, what CI is to do, and of which
+# models a set is made, which the lock says.
 UNREAD = {"cost", "ci", "members"}
 IN_PIPELINE = [name for name in STEPS if name not in BESIDE]
 STAGE_OF = {stage.step: stage for stage in STAGES}

@@ -15,5 +15,5 @@ def test_every_bit_that_turns_is_seen(tmp_path: Path, count: int) -> None:
     stage(tmp_path / "repo")
     found = flip_bits(tmp_path / "repo", count)
     assert found.unseen == ()
-    assert found.detected + found.same == count
-    assert found.same <= count // 100
+    assert found.detected + len(found.same) == count
+    assert len(found.same) <= 1 + count // 100, found.same

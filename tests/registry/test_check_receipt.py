@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from reprune.core import store
+from reprune.doors.cli import main
 from reprune.registry.attestations import EVAL_FILE, PROMOTED_FILE
 from reprune.registry.receipts import RECEIPT_FILE
 from reprune.steps.checking import check_receipt, receipt_path
@@ -92,6 +94,83 @@ def test_what_was_blocked_is_not_said_to_be_promoted(tmp_path: Path) -> None:
     assert not (files / PROMOTED_FILE).exists()
     results = told(files / EVAL_FILE)["predicate"]["results"]
     assert {each["outcome"] for each in results if not each["passed"]} >= {"block"}
+
+
+@pytest.mark.parametrize(("wrong", "outcome", "code"), [(70, "block", 3), (None, "pass", 0)])
+def test_an_evaluation_ends_as_what_it_found(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wrong: int | None,
+    outcome: str,
+    code: int,
+) -> None:
+    """As the receipt beside it does; and says so."""
+    ready(tmp_path, None if wrong is None else Story(candidate_wrong=wrong))
+    promoted(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in (RECEIPT_FILE, EVAL_FILE):
+        path = tmp_path / "registry/digits-compressed/1/files" / name
+        assert main(["check", "-C", str(tmp_path), "--json", str(path)]) == code
+        said = json.loads(capsys.readouterr().out)
+        assert (said["ok"], said["outcome"]) == (True, outcome)
+
+
+def said_by(
+    capsys: pytest.CaptureFixture[str], root: Path, *words: str | Path
+) -> tuple[int, dict[str, Any]]:
+    code = main(["check", "-C", str(root), "--json", *map(str, words)])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("taken", [(), (store.MANIFEST,), (store.DIGEST,)])
+def test_a_receipt_in_a_verdict_does_not_speak_for_it(
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    taken: tuple[str, ...],
+) -> None:
+    """A whole verdict or what is left of one, with a receipt that holds put into it: neither counts."""
+    root = tmp_path / "repo"
+    monkeypatch.chdir(root)
+    verdict = root / "artifacts/verdict"
+    assert said_by(capsys, root, verdict)[0] == 0
+    assert said_by(capsys, root, files / RECEIPT_FILE)[0] == 0
+    (verdict / RECEIPT_FILE).write_bytes((files / RECEIPT_FILE).read_bytes())
+    for name in taken:
+        assert (verdict / name).exists()
+        (verdict / name).unlink()
+    for words in ((), ("--recompute",)):
+        code, said = said_by(capsys, root, verdict, *words)
+        assert (code, said["ok"], said["code"]) == (2, False, "artifact")
+    (verdict / store.MANIFEST).write_text("{}")
+    assert said_by(capsys, root, verdict)[0] == 2
+
+
+def test_the_record_of_a_promotion_is_checked_by_its_receipt(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is an artefact with a receipt in it, and has to be whole."""
+    root = tmp_path / "repo"
+    monkeypatch.chdir(root)
+    (record,) = (root / ".reprune/receipts").iterdir()
+    code, said = said_by(capsys, root, record)
+    assert (code, said["outcome"], said["promotes"]) == (0, "pass", True)
+    other = (files / EVAL_FILE).read_bytes()
+    (record / RECEIPT_FILE).write_bytes(other)
+    assert said_by(capsys, root, record)[0] == 2
+
+
+def test_a_receipt_is_not_judged_again_by_a_flag(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flag that would do nothing is refused."""
+    monkeypatch.chdir(tmp_path / "repo")
+    for place in (files, files / RECEIPT_FILE):
+        code, said = said_by(capsys, tmp_path / "repo", place, "--recompute")
+        assert (code, said["code"]) == (2, "input")
+        assert "--recompute" in said["what"]
 
 
 def test_evidence_that_was_too_old_when_it_was_signed(

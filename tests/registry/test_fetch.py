@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from reprune.registry.dense import register_dense
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry
 from reprune.steps.fetch import fetch_dense, fetch_previous
+from reprune.steps.update import update
 from reprune.task.load import task_digest
 from tests.registry.stand import PARAMS, documents, write_repository, write_weights
 
@@ -175,7 +177,9 @@ def test_nan_weights_are_refused(root: Path, source: Registry, tmp_path: Path) -
 
 
 def test_pickled_weights_need_permission(root: Path, source: Registry, tmp_path: Path) -> None:
-    """Refused by default; with allow_pickle the values arrive as safetensors; the pickle is pinned."""
+    """Refused by default; with allow_pickle the values arrive as safetensors, which are what is pinned:
+    the gate compares the bundle's weights with the lock.
+    """
     import torch
 
     made = tmp_path / "in"
@@ -184,10 +188,14 @@ def test_pickled_weights_need_permission(root: Path, source: Registry, tmp_path:
     source.register("digits", made, {})
     with pytest.raises(PickleRefused):
         fetched(documents(root, made / "model.pt"))
-    allowed = PARAMS.replace("uri:", "allow_pickle: true, uri:")
-    write_repository(root, allowed)
-    bundle = fetched(documents(root, made / "model.pt"))
-    assert bundle.manifest.payload["weights.safetensors"] != file_digest(made / "model.pt")
+    with pytest.raises(PickleRefused):
+        update(root)
+    write_repository(root, PARAMS.replace("uri:", "allow_pickle: true, uri:"))
+    lock = update(root).lock
+    bundle = fetched(replace(documents(root, made / "model.pt"), lock=lock))
+    assert bundle.manifest.payload["weights.safetensors"] == lock.dense.weights
+    with pytest.raises(StaleLock):
+        fetched(documents(root, made / "model.pt"))
 
 
 def test_a_version_without_weights_is_refused(

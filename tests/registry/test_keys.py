@@ -166,7 +166,7 @@ def test_every_bit_of_a_signature_counts() -> None:
             told["signatures"][0]["sig"] = base64.b64encode(bytes(bent)).decode()
             count += 1
             with pytest.raises(ReceiptInvalid):
-                verify(canonical(told), [key], where="r")
+                verify(canonical(told) + b"\n", [key], where="r")
     print(f"{count} flipped bits, {count} refused")
 
 
@@ -191,12 +191,12 @@ def test_the_signature_binds_the_type_of_the_payload() -> None:
     bare = E_KEY.sign(base64.b64decode(told["payload"]))
     told["signatures"][0]["sig"] = base64.b64encode(bare).decode()
     with pytest.raises(ReceiptInvalid):
-        verify(canonical(told), [E_SIGNER.public_key], where="r")
+        verify(canonical(told) + b"\n", [E_SIGNER.public_key], where="r")
     told = json.loads(P_RAW)
     bare = P_KEY.sign(base64.b64decode(told["payload"]), ec.ECDSA(hashes.SHA256()))
     told["signatures"][0]["sig"] = base64.b64encode(lowered(bare)).decode()
     with pytest.raises(ReceiptInvalid):
-        verify(canonical(told), [P_SIGNER.public_key], where="r")
+        verify(canonical(told) + b"\n", [P_SIGNER.public_key], where="r")
 
 
 def test_no_form_is_known_of_other_schemes() -> None:

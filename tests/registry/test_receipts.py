@@ -134,8 +134,13 @@ def envelope() -> dict[str, Any]:
     return loaded
 
 
+def written(told: dict[str, Any]) -> bytes:
+    """The envelope in its one form."""
+    return canonical(told) + b"\n"
+
+
 def repacked(payload: bytes) -> bytes:
-    return json.dumps(envelope() | {"payload": base64.b64encode(payload).decode()}).encode()
+    return written(envelope() | {"payload": base64.b64encode(payload).decode()})
 
 
 def payload() -> dict[str, Any]:
@@ -148,20 +153,80 @@ def test_the_keyid_of_a_trusted_key_is_not_enough() -> None:
     forged = json.loads(sign(statement(), OTHER))
     forged["signatures"][0]["keyid"] = SIGNER.public_key.keyid
     with pytest.raises(ReceiptInvalid):
-        verify(json.dumps(forged).encode(), [SIGNER.public_key], where="r")
+        verify(written(forged), [SIGNER.public_key], where="r")
 
 
 @settings(max_examples=300, deadline=None)
 @given(position=st.integers(0, len(RAW) - 1), byte=st.integers(0, 255))
 def test_no_changed_byte_survives(position: int, byte: int) -> None:
-    """Any byte of the file changed to another: refused, or what it says is what was signed."""
+    """Any byte of the file changed to another: refused. The digest is over the bytes, so none may differ."""
     changed = bytearray(RAW)
     changed[position] = byte
-    try:
-        found = verify(bytes(changed), [SIGNER.public_key], where="r")
-    except ReceiptInvalid:
+    if changed == RAW:
         return
-    assert found.statement == statement()
+    with pytest.raises(ReceiptInvalid):
+        verify(bytes(changed), [SIGNER.public_key], where="r")
+
+
+def other_last_letter(text: str) -> str:
+    """The same bytes in base64 of another last letter: the bits that it has over are not 0."""
+    assert text.endswith("==")
+    other = chr(ord(text[-3]) + 1)
+    assert base64.b64decode(text[:-3] + other + "==") == base64.b64decode(text)
+    return text[:-3] + other + "=="
+
+
+def with_signature(**changes: str) -> dict[str, Any]:
+    return envelope() | {"signatures": [envelope()["signatures"][0] | changes]}
+
+
+def signed_by_two() -> dict[str, Any]:
+    others = json.loads(sign(statement(), OTHER))["signatures"]
+    return envelope() | {"signatures": [*envelope()["signatures"], *others]}
+
+
+SAME = {
+    "a space before": b" " + RAW,
+    "a line's end more": RAW + b"\n",
+    "no line's end": RAW[:-1],
+    "a carriage return": RAW[:-1] + b"\r\n",
+    "indented": json.dumps(envelope(), indent=1).encode() + b"\n",
+    "keys in another order": json.dumps(
+        {key: envelope()[key] for key in sorted(envelope(), reverse=True)}, separators=(",", ":")
+    ).encode()
+    + b"\n",
+    "an escaped letter": RAW.replace(b"application", b"\\u0061pplication"),
+    "other base64 of the signature": written(
+        with_signature(sig=other_last_letter(envelope()["signatures"][0]["sig"]))
+    ),
+    "a signature more, by whoever": written(signed_by_two()),
+    "a signature more, by nobody": written(
+        envelope() | {"signatures": [*envelope()["signatures"], {"keyid": HEX, "sig": "AAAA"}]}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_nobody_without_the_key_makes_a_second_file(name: str) -> None:
+    """Other bytes with the same statement and its true signature have another digest: refused."""
+    assert SAME[name] != RAW
+    assert json.loads(SAME[name])["payload"] == envelope()["payload"]
+    with pytest.raises(ReceiptInvalid):
+        verify(SAME[name], [SIGNER.public_key], where="r")
+
+
+def test_the_payload_has_one_base64() -> None:
+    """Whatever its length leaves over."""
+    told = next(
+        found
+        for length in (1, 2, 3)
+        if (found := json.loads(sign(statement(dense_version="1" * length), SIGNER)))
+        and found["payload"].endswith("==")
+    )
+    verify(written(told), [SIGNER.public_key], where="r")
+    other = told | {"payload": other_last_letter(told["payload"])}
+    with pytest.raises(ReceiptInvalid, match="one form"):
+        verify(written(other), [SIGNER.public_key], where="r")
 
 
 @pytest.mark.parametrize("field", sorted(payload()["predicate"]))
@@ -187,10 +252,10 @@ def test_no_field_can_be_left_out_or_emptied(field: str) -> None:
         RAW[:-20],
         RAW.replace(b'"payloadType":', b'"payloadType":"x","payloadType":'),
         RAW.replace(b"vnd.in-toto+json", b"octet-stream"),
-        json.dumps(envelope() | {"signatures": []}).encode(),
-        json.dumps(envelope() | {"signatures": envelope()["signatures"] * 2}).encode(),
-        json.dumps(envelope() | {"signatures": envelope()["signatures"] * 9}).encode(),
-        json.dumps(envelope() | {"payload": "!!!"}).encode(),
+        written(envelope() | {"signatures": []}),
+        written(envelope() | {"signatures": envelope()["signatures"] * 2}),
+        written(envelope() | {"signatures": envelope()["signatures"] * 9}),
+        written(envelope() | {"payload": "!!!"}),
         repacked(b'{"_type": NaN}'),
         repacked(json.dumps(payload(), indent=1).encode()),
         repacked(canonical(payload() | {"_type": "https://in-toto.io/Statement/v2"})),

@@ -16,14 +16,14 @@ from safetensors.numpy import load_file, save_file
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle
 from reprune.core.errors import CheckpointError, DocumentError, StaleLock, VersionNotFound
-from reprune.core.lock import read_lock
+from reprune.core.lock import label_of, read_lock
 from reprune.core.params import read_params
 from reprune.core.policy import read_policy
 from reprune.core.step import Documents, run
 from reprune.registry.dense import register_dense
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry, VersionInfo
-from reprune.registry.sets import find_members, join_weights, label_of, parts_of, set_versions
+from reprune.registry.sets import find_members, join_weights, parts_of, set_versions
 from reprune.steps.fetch import fetch_dense
 from reprune.steps.update import update
 from tests.registry.stand import write_repository
@@ -39,6 +39,8 @@ def root(tmp_path: Path) -> Path:
     path = tmp_path / "params.yaml"
     given = yaml.safe_load(path.read_text()) | {"members": MEMBERS}
     path.write_text(yaml.safe_dump(given))
+    code = tmp_path / "task" / "digits.py"
+    code.write_text(code.read_text() + '    members = ("depth", "detector")\n')
     return tmp_path
 
 
@@ -195,14 +197,29 @@ def test_a_member_that_was_swapped_is_no_longer_the_locked_one(
 
 
 def test_a_lock_whose_members_were_edited_is_refused(source: Registry, root: Path) -> None:
-    """The digest over all members must be theirs."""
+    """The digest of the whole must be theirs, and the version must say which members they are."""
     for model in MEMBERS.values():
         train(source, root, model)
     lock = update(root).lock
     other = msgspec.structs.replace(lock.dense, weights="sha256:" + "0" * 64)
     documents = replace(opened(root), lock=msgspec.structs.replace(lock, dense=other))
-    with pytest.raises(StaleLock, match="the members of the set do not have the weights"):
+    with pytest.raises(StaleLock, match="the members' weights together"):
         run(fetch_dense, {}, documents, root / "dense", say=lambda _: None)
+    path = root / "reprune.lock.yaml"
+    path.write_text(path.read_text().replace("version: depth=1+detector=1", "version: any=99"))
+    with pytest.raises(DocumentError, match="the members are depth=1"):
+        read_lock(path)
+
+
+def test_the_lock_names_the_weights_as_the_bundle_has_them(source: Registry, root: Path) -> None:
+    """Which the gate compares."""
+    for model in MEMBERS.values():
+        train(source, root, model)
+    lock = update(root).lock
+    run(fetch_dense, {}, opened(root), root / "dense", say=lambda _: None)
+    bundle = store.read(root / "dense", ModelBundle)
+    assert bundle.manifest.payload["weights.safetensors"] == lock.dense.weights
+    assert update(root).lock == lock
 
 
 @pytest.mark.parametrize("odd", [np.float32, np.float16, np.int8])

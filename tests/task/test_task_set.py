@@ -94,6 +94,7 @@ def test_two_inputs_of_different_names_are_two() -> None:
     [
         ({"ids": [f"w{row}" for row in range(120)]}, "the same examples in the same batches"),
         ({"inputs": (np.ones((120, 5), np.float32),)}, "the input 'vector' is not the same"),
+        ({"slices": {"parity": ["odd"] * 120}}, "different things about the same frames"),
     ],
 )
 def test_members_that_do_not_share_their_frames_are_refused(
@@ -103,6 +104,34 @@ def test_members_that_do_not_share_their_frames_are_refused(
     with pytest.raises(TaskError, match=words) as refused:
         list(pair.batches("eval", epoch=0, seed=0))
     assert refused.value.fix
+
+
+def test_labels_are_kept_where_members_agree() -> None:
+    """Then the data contract looks at them; members that mean other things have none."""
+    same = set_of(classes=Classes, again=Classes)
+    batch = next(iter(same.batches("eval", epoch=0, seed=0)))
+    assert batch.labels == next(iter(Classes().batches("eval", epoch=0, seed=0))).labels
+    other = set_of(classes=Classes, signs=Signs)
+    assert next(iter(other.batches("eval", epoch=0, seed=0))).labels is None
+
+
+def test_what_members_say_of_examples_is_joined() -> None:
+    class Told(Signs):
+        def shown(self, batch: Any) -> list[str]:
+            return [f"example {name}" for name in batch.ids]
+
+    pair = set_of(classes=Classes, signs=Told)
+    batch = next(iter(pair.batches("eval", epoch=0, seed=0)))
+    assert pair.shown(batch)[0] == f"signs: example {batch.ids[0]}"
+
+
+def test_an_optimizer_of_one_member_is_not_dropped_silently() -> None:
+    class Own(Signs):
+        def optimizer(self, params: Any) -> Any:
+            return torch.optim.SGD(params, lr=0.1)
+
+    with pytest.raises(TaskError, match="'signs' has an optimizer of its own"):
+        set_of(classes=Classes, signs=Own)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -30,13 +30,27 @@ class MemberRef(Document, kw_only=True):
 class DenseRef(Document, kw_only=True):
     """A retrained model version, and the digest of the weight file that was looked at.
 
-    That of a set has `members`; its `version` then names one of each (see registry.sets), and
-    `weights` is a digest over theirs.
+    That of a set has `members`; its `version` is then their `label_of`, and `weights` is the digest of
+    the one file that theirs make (see registry.sets).
     """
 
     version: str
     weights: Digest
     members: dict[Name, MemberRef] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        """Refuses a set whose version does not say which members it has: attempts are counted by it."""
+        if self.members is not UNSET:
+            label = label_of({member: ref.version for member, ref in self.members.items()})
+            if label != self.version:
+                raise ValueError(
+                    f"the members are {label or 'none'}, the version says {self.version}"
+                )
+
+
+def label_of(versions: Mapping[str, str]) -> str:
+    """One text for a version of each member of a set, such as `depth=7+detector=4`."""
+    return "+".join(f"{member}={version}" for member, version in sorted(versions.items()))
 
 
 class ChampionRef(Document, kw_only=True):

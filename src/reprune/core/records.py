@@ -13,6 +13,10 @@ NOTHING = -1
 DETECTIONS = "detection_"
 BOXES = "box_"
 MOST_CLASSES = 1_000_000
+# Columns of measured values, and by how much two of them may differ and still be the same answer: a hundredth
+# of the declared range, of a confidence, of a score.
+MEASURED = ("predicted", "confidence", "score")
+ALIKE = SCALE // 100
 _STEP = SCALE + 1
 
 MOST_PACKED = 2 * MOST_CLASSES * _STEP - 1

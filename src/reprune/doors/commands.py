@@ -15,7 +15,13 @@ from msgspec import UNSET
 
 from reprune.core import store
 from reprune.core.artifacts import Verdict
-from reprune.core.errors import EXIT_BLOCKED, EXIT_DONE, EXIT_INCONCLUSIVE, EXIT_INPUT
+from reprune.core.errors import (
+    EXIT_BLOCKED,
+    EXIT_DONE,
+    EXIT_INCONCLUSIVE,
+    EXIT_INPUT,
+    InputError,
+)
 from reprune.core.lock import LOCK_FILE
 from reprune.core.overrides import OVERRIDES_FILE
 from reprune.core.store import Artifact
@@ -84,7 +90,9 @@ def define_check(parser: argparse.ArgumentParser) -> Execute:
     )
     _verdict_argument(parser)
     parser.add_argument(
-        "--recompute", action="store_true", help="judge again from the stored samples and compare"
+        "--recompute",
+        action="store_true",
+        help="of a verdict: judge again from the stored samples and compare",
     )
 
     parser.add_argument(
@@ -104,6 +112,12 @@ def define_check(parser: argparse.ArgumentParser) -> Execute:
         if receipt is not None:
             from reprune.doors.receipt import check
 
+            if parsed.recompute:
+                raise InputError(
+                    "--recompute is for a verdict, and this is a receipt",
+                    where=str(receipt),
+                    fix="leave it out: a verdict that lies beside a receipt is judged again anyway",
+                )
             return check(receipt, parsed)
         verdict = _read(parsed.verdict, recompute=parsed.recompute)
         if parsed.json:

@@ -82,7 +82,7 @@ class CheckOutput(Fact, kw_only=True):
 class CheckReceiptOutput(Fact, kw_only=True):
     """Printed by `reprune check RECEIPT`. `ok` is False, and the exit code 2, unless all that could be
     looked at holds. Without a signature that counts nothing of the receipt is told. `outcome` and
-    `promotes` are what the receipt of a judged candidate states.
+    `promotes` are what the receipt of a judged candidate states; an evaluation states an outcome only.
     """
 
     ok: bool

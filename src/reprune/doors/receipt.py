@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from reprune.core.artifacts import Outcome
 from reprune.core.errors import (
     EXIT_BLOCKED,
     EXIT_DONE,
@@ -17,15 +18,21 @@ from reprune.core.errors import (
     PromotionRefused,
 )
 from reprune.doors.output import CheckReceiptOutput
+from reprune.registry.attestations import EvalStatement
 from reprune.registry.keys import public_key
 from reprune.registry.receipt_checks import Checked
-from reprune.registry.receipts import Statement
+from reprune.registry.receipts import AnyStatement, Statement
 from reprune.steps.checking import check_receipt
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
 
-_EXIT = {"block": EXIT_BLOCKED, "inconclusive": EXIT_INCONCLUSIVE, "error": EXIT_INPUT}
+_EXIT: dict[Outcome, int] = {
+    "pass": EXIT_DONE,
+    "block": EXIT_BLOCKED,
+    "inconclusive": EXIT_INCONCLUSIVE,
+    "error": EXIT_INPUT,
+}
 _MARK = {True: "holds", False: "FAILS", None: "not checked"}
 
 
@@ -41,24 +48,34 @@ def check(path: Path, parsed: argparse.Namespace) -> int:
     except PromotionRefused as error:
         note = f"no promoter's configuration ({error.what}): only keys given with --trust count"
     found = check_receipt(path, keys, minimum=minimum, now=time.time())
-    stated = found.statement.predicate if isinstance(found.statement, Statement) else None
+    outcome, promotes, code = _stated(found.statement)
     if parsed.json:
         output = CheckReceiptOutput(
             ok=found.holds,
             receipt=found.digest,
             type=_type(found.statement),
             checks=found.checks,
-            outcome=None if stated is None else stated.outcome,
-            promotes=None if stated is None else stated.promotes,
+            outcome=outcome,
+            promotes=promotes,
         )
         print(msgspec.json.encode(output).decode())
     else:
         print("\n".join(_lines(path, found.checks, note)))
-    if not found.holds:
-        return EXIT_INPUT
-    if stated is None or stated.promotes or stated.dry_run is True:
-        return EXIT_DONE
-    return _EXIT.get(stated.outcome, EXIT_INPUT)
+    return code if found.holds else EXIT_INPUT
+
+
+def _stated(statement: AnyStatement | None) -> tuple[Outcome | None, bool | None, int]:
+    """The outcome that it states, whether it promotes, and the exit code; None where it does not say.
+
+    An evaluation knows of no override and of no dry run: what it found is its code.
+    """
+    if isinstance(statement, EvalStatement):
+        return statement.predicate.outcome, None, _EXIT[statement.predicate.outcome]
+    if not isinstance(statement, Statement):
+        return None, None, EXIT_DONE
+    stated = statement.predicate
+    done = stated.promotes or stated.dry_run is True
+    return stated.outcome, stated.promotes, EXIT_DONE if done else _EXIT[stated.outcome]
 
 
 def _type(statement: object | None) -> str:

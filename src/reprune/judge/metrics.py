@@ -156,7 +156,17 @@ def get_metric(name: str) -> Metric:
 
     Raises UnknownName, naming the nearest, if there is none.
     """
-    member, dot, name = name.rpartition(".")
+    member, dot, kind = name.rpartition(".")
+    try:
+        # A package may give its metric a name with a dot in it.
+        return _get_metric(name)
+    except UnknownName:
+        if not dot:
+            raise
+    return replace(_get_metric(kind), member=member)
+
+
+def _get_metric(name: str) -> Metric:
     of_class = _OF_CLASS.fullmatch(name)
     if of_class is not None and of_class[1] in PER_CLASS:
         found = lookup("metrics", of_class[1], PER_CLASS)(int(of_class[2]))
@@ -166,7 +176,7 @@ def get_metric(name: str) -> Metric:
         found.statistic is not None
     ):
         raise UnknownName(f"what is registered as the metric '{name}' is no Metric")
-    return replace(found, member=member) if dot else found
+    return found
 
 
 ACCURACY = Metric(columns=("correct",), form="binary", problem=out_of_range)

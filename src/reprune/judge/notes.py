@@ -102,8 +102,10 @@ def notes(
 def _strangers(policy: Policy) -> Iterator[str]:
     """Whose code counted, where it is not ours: who judges again needs the very same."""
     for name in policy.quality:
-        kind = name.rpartition(".")[2]
-        found = origin("metrics", kind)
+        found, kind = origin("metrics", name), name
+        if found is None:
+            kind = name.rpartition(".")[2]
+            found = origin("metrics", kind)
         if found is not None and kind not in METRICS:
             yield (
                 f"The metric {kind} is the package {found.distribution} {found.version}'s, module "

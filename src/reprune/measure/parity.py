@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from reprune.core.artifacts import Parity
 from reprune.core.errors import BuildError
+from reprune.core.records import ALIKE, DETECTIONS, MEASURED, NOTHING, SCALE
 from reprune.measure.records import checked_records, engine_answer, module_answer
 from reprune.runtimes.base import Session
 from reprune.task.protocol import Batch, Task
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from reprune.measure.records import Column
+
+    Bools: TypeAlias = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 # Below this an engine computes another function, whatever precision it was built for.
 LEAST_COSINE = 0.9
@@ -25,7 +30,8 @@ LEAST_COSINE = 0.9
 def take_parity(
     key: str, session: Session, module: nn.Module, task: Task, batches: Sequence[Batch]
 ) -> Parity:
-    """The engine's outputs against the module's on `batches`; `agreement` is of whole records.
+    """The engine's outputs against the module's on `batches`; `agreement` is of whole records, whose
+    measured values need only be close (see `alike`).
 
     `cosine` is between all outputs taken as one vector, `max_abs` over all of them. Raises
     BuildError for an engine of another form, with outputs that are not finite, or that computes
@@ -61,8 +67,27 @@ def take_parity(
     return parity
 
 
+def alike(column: str, one: Column, other: Column) -> Bools:
+    """Which examples have the same answer in both: the same number, or, where a column holds measured
+    values, numbers at most ALIKE apart; of a detection the same class and match, and a score as close.
+
+    `column` may have the name of a member of a set before it.
+    """
+    kind = column.rpartition(".")[2]
+    same: Bools = one == other
+    if kind in MEASURED:
+        same = np.abs(one - other) <= ALIKE
+    elif kind.startswith(DETECTIONS):
+        there = (one != NOTHING) & (other != NOTHING)
+        step = SCALE + 1
+        scores = np.abs(one // 2 % step - other // 2 % step) <= ALIKE
+        classes = one // 2 // step == other // 2 // step
+        same = same | (there & scores & classes & (one % 2 == other % 2))
+    return same
+
+
 def _agreeing(one: dict[str, Column], other: dict[str, Column]) -> int:
-    same = np.logical_and.reduce([one[name] == other[name] for name in one])
+    same = np.logical_and.reduce([alike(name, one[name], other[name]) for name in one])
     return int(same.sum())
 
 

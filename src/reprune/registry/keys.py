@@ -1,7 +1,8 @@
 """Keys that sign receipts: Ed25519 or P-256, each public key as one line of hex, each signature in one form.
 
 ECDSA has two signatures for each that it makes (s and n - s). Only the lower one counts here, in its one
-DER form: who has no key can then not make a second envelope, with another digest, of a signed one.
+DER form: who has no key can then not make a second envelope, with another digest, of a signed one, as the
+envelope too has one form (see registry.receipts).
 """
 
 from __future__ import annotations

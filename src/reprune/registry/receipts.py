@@ -1,8 +1,9 @@
 """Receipts: what promote decided about one candidate, as a signed in-toto statement in a DSSE envelope.
 
-The bytes that are signed are the canonical JSON of `Statement`; a receipt that decodes but is not in
-that one form is refused, so that no two readers can see different things in it. Its digest is that
-of the envelope file's bytes. Each receipt names its predecessor's digest.
+The bytes that are signed are the canonical JSON of `Statement`, and the file is the canonical JSON of the
+envelope with the one signature, and a line's end. What decodes but is not in that one form is refused,
+so that no two readers can see different things in it, and nobody without the key can make a second file
+of a signed statement: its digest is that of the file's bytes. Each receipt names its predecessor's digest.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ class _Envelope(
 ):
     payload: str
     payload_type: Literal["application/vnd.in-toto+json"]
-    signatures: Annotated[tuple[_Signature, ...], msgspec.Meta(min_length=1, max_length=5)]
+    # One: whoever has no key could leave out one of two, or add one that nobody can check.
+    signatures: Annotated[tuple[_Signature, ...], msgspec.Meta(min_length=1, max_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +197,10 @@ def decode_statement(raw: bytes, kind: type[S], *, where: str) -> tuple[S, str]:
 def verify_statement(
     raw: bytes, kind: type[S], keys: Sequence[Key], *, where: str
 ) -> tuple[S, str, str]:
-    """As `decode_statement`, with the key id that signed these very bytes. Raises ReceiptInvalid."""
+    """As `decode_statement`, with the key id that signed these very bytes. Raises ReceiptInvalid.
+
+    No other bytes that say the same verify, unless who has the key signs again.
+    """
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import UnverifiedSignatureError
     from securesystemslib.signer import Signature
@@ -276,9 +281,12 @@ def _decode(raw: bytes, kind: type[S], where: str) -> tuple[S, str, _Envelope]:
         statement = decode_json(payload, kind, name=where)
     except DocumentError as error:
         raise ReceiptInvalid(error.what, where=error.where) from error
-    ids = [each.keyid for each in envelope.signatures]
     names = [each.name for each in statement.subject]
-    if canonical(statement) != payload or len(set(ids)) != len(ids) or names != sorted(set(names)):
+    if (
+        canonical(statement) != payload
+        or names != sorted(set(names))
+        or canonical(envelope) + b"\n" != raw
+    ):
         raise ReceiptInvalid("is not in its one canonical form", where=where)
     digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
     return statement, digest, envelope
@@ -286,6 +294,10 @@ def _decode(raw: bytes, kind: type[S], where: str) -> tuple[S, str, _Envelope]:
 
 def _unbase64(text: str, where: str) -> bytes:
     try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
+        found = base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise ReceiptInvalid("holds something that is not base64", where=where) from error
+    # The bits that the last letter has over are nobody's: they must be 0.
+    if base64.b64encode(found).decode() != text:
+        raise ReceiptInvalid("holds base64 that is not in its one form", where=where)
+    return found

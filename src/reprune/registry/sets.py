@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from reprune.core.errors import VersionNotFound
+from reprune.core.lock import label_of
 from reprune.registry.dense import find_dense
 from reprune.registry.protocol import Registry, VersionInfo, known_versions
 from reprune.registry.weights import check_weights, read_header
@@ -25,13 +26,11 @@ ALIGNMENT = 8
 _PART = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,199})=([^\s=+]+)")
 
 
-def label_of(versions: Mapping[str, str]) -> str:
-    """One text for a version of each member; `parts_of` is its inverse."""
-    return "+".join(f"{member}={version}" for member, version in sorted(versions.items()))
-
-
 def parts_of(label: str) -> dict[str, str]:
-    """The version of each member that a label names. Raises VersionNotFound for a text that is none."""
+    """The version of each member that a label names: the inverse of `label_of`.
+
+    Raises VersionNotFound for a text that is none.
+    """
     parts: dict[str, str] = {}
     for text in label.split("+"):
         found = _PART.fullmatch(text)

@@ -4,7 +4,6 @@ by layer. What belongs to no layer goes to the one whose tensor it works on.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from reprune.core.plugins import require
 from reprune.runtimes.base import LayerTime
-from reprune.runtimes.onnx_names import module_of
+from reprune.runtimes.onnx_names import module_of, plain
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-# What the runtime's passes add to the name of a node or tensor that they replace.
-_ADDED = re.compile(r"^fused |(_token_\d+|/duplicated|_nchwc|_nhwc)$")
 # Their time goes with the length of what they join, which is what the next layer reads.
 GATHERING = ("Concat",)
 
@@ -104,19 +101,14 @@ def _assign(order: Sequence[tuple[str, str]], owners: _Owners) -> dict[tuple[str
     """The layer of each operator that ran; those before the first known one go to that one."""
     found: dict[tuple[str, str], str] = {}
     before = ""
+    known = owners.nodes.keys() | owners.tensors.keys()
     for name, index in order:
-        plain = _plain(name)
-        layer = owners.nodes.get(plain, owners.tensors.get(plain))
+        own = plain(name, known)
+        layer = owners.nodes.get(own, owners.tensors.get(own))
         before = before if layer is None else layer
         found[name, index] = before
     first = next((layer for layer in found.values() if layer), "")
     return {key: layer or first for key, layer in found.items()}
-
-
-def _plain(name: str) -> str:
-    while (shorter := _ADDED.sub("", name)) != name:
-        name = shorter
-    return name
 
 
 def _durations(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 ROOT = "model"  # the exporter's own name for the module (onnx_export._positional)
 SCOPES = "pkg.torch.onnx.name_scopes"
 _AGAIN = re.compile(r"@\d+")
+# What the runtime's passes add to the name of a node or tensor that they replace: a prefix, the layout's
+# mark, a number that makes it unique.
+_ADDED = re.compile(r"^fused |(?:_token_\d+|_nchwc|_nhwc|_fused|_quant|/duplicated)$")
 
 
 def name_nodes(proto: ModelProto) -> None:
@@ -33,6 +37,15 @@ def name_nodes(proto: ModelProto) -> None:
 def module_of(node: NodeProto) -> str:
     """The dotted name of the module that the node came from, "" where it is the model's own code."""
     return str(node.name).rpartition("/")[0]
+
+
+def plain(name: str, known: Container[str]) -> str:
+    """The runtime's `name` of an operator without what its passes added: as much of it as is in `known`,
+    the graph's own names of nodes and tensors; without all additions where none of it is.
+    """
+    while name not in known and (shorter := _ADDED.sub("", name, count=1)) != name:
+        name = shorter
+    return name
 
 
 def _module(node: NodeProto) -> str:

@@ -6,14 +6,12 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from reprune.runtimes.onnx_names import module_of
+from reprune.runtimes.onnx_names import module_of, plain
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 _WEIGHTED = re.compile(r"Conv|Gemm|MatMul")
-# What its rewrites put around a name: the layout's mark, a number that makes it unique, a prefix.
-_MARKS = re.compile(r"_(?:nchwc|token_\d+|nhwc|fused|quant)$")
 _FURTHEST = 12
 
 
@@ -30,14 +28,10 @@ def caller(model: ModelProto) -> Callable[[str, str], str]:
         for output in node.output
     }
     names = {node.name for node in model.graph.node}
+    known = makers.keys() | names
 
     def called(operator: str, kind: str) -> str:
-        plain = operator.removeprefix("fused ")
-        if plain in names:
-            return plain
-        bare = plain
-        while bare not in makers and _MARKS.search(bare):
-            bare = _MARKS.sub("", bare)
+        bare = plain(operator, known)
         if bare in names:
             return bare
         if bare not in makers:

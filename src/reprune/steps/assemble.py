@@ -147,6 +147,11 @@ def _lock_problems(grounds: Grounds) -> Iterator[Problem]:
         "the task": (lock.task, dense.task.digest),
         "the task's data": (lock.data_version, grounds.data.task.data_version),
         "the dense version": (lock.dense.version, dense.dense_version),
+        "the members": (
+            {member: ref.name for member, ref in (lock.dense.members or {}).items()},
+            grounds.params.members or {},
+        ),
+        "the members' versions": (lock.dense.members, dense.members),
         "the dense weights": (lock.dense.weights, dense.payload.get(WEIGHTS, "")),
         "the champion": (champion, grounds.previous.champion),
         "the anchor": (anchor, grounds.previous.anchor),

@@ -6,6 +6,7 @@ there, is not answered here and said so.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from msgspec import UNSET, structs
 
 from reprune.core import store
-from reprune.core.artifacts import Verdict
+from reprune.core.artifacts import Receipt, Verdict
 from reprune.core.documents import canonical, decode_json, read_bounded, strict_json
 from reprune.core.errors import ArtifactError, DocumentError, ReceiptInvalid
 from reprune.core.policy import Policy
@@ -63,11 +64,32 @@ Checks: TypeAlias = Iterator[Checked]
 
 
 def receipt_path(path: Path) -> Path | None:
-    """The receipt that `path` is or holds; None where it is a folder of something else."""
+    """The receipt that `path` is or holds; None where it is a folder of something else.
+
+    A receipt that was put into another artefact, as a verdict, does not speak for it. Raises ArtifactError.
+    """
     if path.is_file():
         return path
     inside = path / RECEIPT_FILE
-    return inside if inside.is_file() else None
+    if not os.path.lexists(inside):
+        return None
+    if any(os.path.lexists(path / name) for name in (store.MANIFEST, store.DIGEST)):
+        _refuse_all_but_records(path)
+    return inside
+
+
+def _refuse_all_but_records(path: Path) -> None:
+    """Only the record that promote keeps on this machine is an artefact with a receipt in it."""
+    try:
+        store.read(path, Receipt)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"holds a {RECEIPT_FILE} beside a {store.MANIFEST} that is no whole record of a receipt, so "
+            "it does not say which of them counts",
+            where=str(path),
+            fix=f"take out {RECEIPT_FILE} to check the verdict, or name the receipt itself: "
+            f"`reprune check {path / RECEIPT_FILE}`",
+        ) from error
 
 
 def check_receipt(

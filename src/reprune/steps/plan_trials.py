@@ -151,12 +151,17 @@ def _checked(
     """The options with refitted curves where that helped. A latency budget is taken as one of MACs here,
     and latency limits are left out: where exactly the joint cuts lie does not matter.
     """
-    from reprune.compress.planning.quality import checked
+    from reprune.compress.planning.quality import ROUND, checked
 
     unit = "macs" if plan.budget == "latency" else plan.budget
     counted = {name: most for name, most in (plan.limits or {}).items() if "@" not in name}
     problem = replace(options.problem(unit, plan.fraction, counted), evaluate=evaluator)
-    quality = checked(problem, most=max(evaluator.most // 2, 8), seed=seed, say=ctx.say)
+    most = min(evaluator.most, max(evaluator.most // 2, ROUND))
+    quality = checked(problem, most=most, seed=seed, say=ctx.say)
+    if quality is None:
+        ctx.say(
+            f"plan: sums of cuts were not checked: that takes {ROUND} evaluations and two groups to cut"
+        )
     if quality is None or quality.outcome != "refitted":
         return options, quality
     curves = {

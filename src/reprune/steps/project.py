@@ -26,8 +26,8 @@ from reprune.core.step import Documents
 from reprune.registry import compressed
 from reprune.registry.protocol import Registry
 from reprune.steps.pinning import pinned
-from reprune.steps.update import check_targets, reference
-from reprune.task.load import load_task, task_digest
+from reprune.steps.update import check_targets, reference, task_of
+from reprune.task.load import task_digest
 
 PROJECT_FILE = "reprune.project.yaml"
 _HEADER = "# Written by `reprune project` for the image: edit nothing here by hand.\n"
@@ -62,7 +62,7 @@ def describe(root: Path) -> Described:
     given = read_params(root / PARAMS_FILE)
     policy = read_policy(root / POLICY_FILE)
     check_targets(given, policy, root)
-    data_version = load_task(given.task, root).data_version
+    data_version = task_of(given, root).data_version
     project = _expected(given, policy, root, data_version)
     path = root / PROJECT_FILE
     changed = _existing(path) != project

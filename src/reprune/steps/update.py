@@ -28,6 +28,7 @@ from reprune.registry.open import open_registry
 from reprune.registry.receipted import taken_locks
 from reprune.steps.pinning import pinned
 from reprune.task.load import load_task, task_digest
+from reprune.task.protocol import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def update(
             params=digest_of(given),
             policy=digest_of(policy),
             task=task_digest(given.task, root),
-            data_version=load_task(given.task, root).data_version,
+            data_version=task_of(given, root).data_version,
         )
         before = _existing(path)
         if again:
@@ -86,6 +87,20 @@ def update(
         if changed:
             store.write_bytes(path, lock_text(lock).encode())
     return Updated(lock=lock, changed=changed, path=path)
+
+
+def task_of(given: Params, root: Path) -> Task:
+    """The task, which is one of a set if params.yaml says so. Raises TaskError, DocumentError."""
+    task = load_task(given.task, root)
+    known = sorted(getattr(task, "members", None) or ())
+    if known != sorted(given.members or ()):
+        raise DocumentError(
+            f"names the members {', '.join(sorted(given.members or ())) or 'none'}; the task has "
+            f"{', '.join(known) or 'none'}",
+            where=f"{root / PARAMS_FILE} (members)",
+            fix="give params.yaml and the task (task.bases.TaskSet) the same members",
+        )
+    return task
 
 
 def look_again(documents: Documents) -> Documents:

@@ -86,6 +86,9 @@ class Stage:
             "targets: {ort-cpu: {runtime: onnxruntime}}\n"
             + (f"members: {json.dumps(self.members)}\n" if self.members else ""),
         )
+        if self.members:
+            code = project / "task" / "digits.py"
+            code.write_text(code.read_text() + f"    members = {tuple(self.members)}\n")
         describe(project)
         return f"you/{name}@sha256:{digits}"
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from reprune.compress.planning.allocate import Allocated, Widths
 from reprune.compress.planning.latency import unreachable
+from reprune.compress.planning.options import ROUNDING
 from reprune.core.errors import CompressionError
+
+Key: TypeAlias = "tuple[tuple[str, int], ...]"
 
 # A correction stays between these: one measured saving that is nearly nothing, or noise, must not decide.
 LEAST, MOST = 0.05, 20.0
@@ -55,15 +59,19 @@ class _Bracket:
     correction: float = 1.0
     fitted: float = -math.inf
     missed: float = math.inf
-    corrected: list[float] = field(default_factory=list)
 
-    def bound(self, goal: Goal) -> float:
-        """The table's ratio that is planned for: between what fitted and what did not, where it is known."""
+    def bound(self, goal: Goal, *, halve: bool) -> float:
+        """The table's ratio that is planned for: between what fitted and what did not, where it is known;
+        half-way with `halve`.
+        """
         wanted = 1.0 - (1.0 - goal.fraction) / self.correction
-        if wanted >= self.missed:
-            below = (self.fitted + self.missed) / 2.0
-            wanted = below if math.isfinite(below) else math.nextafter(self.missed, -math.inf)
-        return max(wanted, goal.least)
+        if math.isfinite(self.fitted) and math.isfinite(self.missed):
+            if halve or not self.fitted < wanted < self.missed:
+                wanted = (self.fitted + self.missed) / 2.0
+        elif wanted >= self.missed:
+            wanted = math.nextafter(self.missed, -math.inf)
+        # A timing may find less than the table says; where none is made, what the table says is held to.
+        return wanted if goal.time is None else max(wanted, goal.least)
 
     def learn(self, goal: Goal, forecast: float, measured: float) -> None:
         if measured <= goal.fraction:
@@ -88,27 +96,30 @@ def close(
     is multiplied by what was measured of it over what was said, and the next plan is made with that;
     it ends where a goal is met with little to spare, or nothing new is planned.
 
-    Raises CompressionError with what was measured where no trial met the goals.
+    A goal that is not timed is met where the table says so.
+
+    Raises CompressionError with what was measured, or predicted, where no trial met the goals, and
+    what `plan` raises where a goal that is not timed is below anything that the table can say.
     """
     known = {name: _Bracket() for name in goals}
-    tried: set[tuple[tuple[str, int], ...]] = set()
+    tried: set[Key] = set()
     best: Closed | None = None
-    measured: list[dict[str, float]] = []
+    ratios: list[dict[str, float]] = []
     for number in range(trials):
         try:
-            found = plan({name: known[name].bound(goal) for name, goal in goals.items()})
+            found = _untried(plan, goals, known, tried)
         except CompressionError:
             if number == 0:
                 raise
             break
-        key = tuple(sorted(found.widths.items()))
-        if key in tried:
+        if found is None:
             break
+        key = _key(found)
         tried.add(key)
         latencies = _timed(found.widths, goals, known, say)
         seen = {name: one.measured for name, one in latencies.items() if one.measured is not None}
-        measured.append(seen)
-        if all(ratio <= goals[name].fraction for name, ratio in seen.items()):
+        ratios.append({n: one.forecast for n, one in latencies.items()} | seen)
+        if all(_meets(goals[name], ratio) for name, ratio in ratios[-1].items()):
             if best is None or loss(found.widths) < loss(best.allocated.widths):
                 best = Closed(allocated=found, latencies=latencies)
             if all(
@@ -119,8 +130,17 @@ def close(
         for name, ratio in seen.items():
             known[name].learn(goals[name], latencies[name].forecast, ratio)
     if best is None:
-        raise _missed(goals, measured, trials)
+        raise _missed(goals, ratios, trials)
     return best
+
+
+        if math.isfinite(self.fitted) and math.isfinite(self.missed):
+            if halve or not self.fitted < wanted < self.missed:
+                wanted = (self.fitted + self.missed) / 2.0
+        elif wanted >= self.missed:
+            wanted = math.nextafter(self.missed, -math.inf)
+        # A timing may find less than the table says; where none is made, what the table says is held to.
+        return wanted if goal.time is None else max(wanted, goal.least)
 
 
 def _timed(
@@ -145,15 +165,16 @@ def _timed(
 
 
 def _missed(
-    goals: Mapping[str, Goal], measured: list[dict[str, float]], trials: int
+    goals: Mapping[str, Goal], found: list[dict[str, float]], trials: int
 ) -> CompressionError:
     """Names the goal that was missed in every trial, or by most in the best one."""
 
     def excess(seen: Mapping[str, float]) -> float:
         return max(ratio / goals[name].fraction for name, ratio in seen.items())
 
-    nearest = min(measured, key=excess)
+    nearest = min(found, key=excess)
     worst = max(nearest, key=lambda name: nearest[name] / goals[name].fraction)
-    ratios = [seen[worst] for seen in measured]
+    ratios = [seen[worst] for seen in found]
     on = f" on '{goals[worst].target}'"
-    return unreachable(ratios, goals[worst].fraction, trials, on=on)
+    how = "predicted" if goals[worst].time is None else "measured"
+    return unreachable(ratios, goals[worst].fraction, trials, on=on, how=how)

@@ -101,12 +101,12 @@ def _between(low: float, high: float, share: float) -> float:
 
 
 def unreachable(
-    ratios: Collection[float], fraction: float, trials: int, *, on: str = ""
+    ratios: Collection[float], fraction: float, trials: int, *, on: str = "", how: str = "measured"
 ) -> CompressionError:
-    """That none of the measured `ratios` meets the budget, `on` a target where there are several."""
+    """That none of the `ratios`, measured or predicted, meets the budget (`on` a target of several)."""
     best = min(ratios)
     return CompressionError(
-        f"no allowed widths are fast enough{on}: the smallest latency ratio measured is {best:.3f}, "
+        f"no allowed widths are fast enough{on}: the smallest latency ratio {how} is {best:.3f}, "
         f"{'plan.fraction is' if not on else 'asked for is'} {fraction}",
         where="params.yaml (plan)",
         fix=("raise the limit" if on else "raise plan.fraction")

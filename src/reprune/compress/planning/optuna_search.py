@@ -51,14 +51,16 @@ def by_search(problem: Problem) -> dict[str, int]:
             )
         )
         study = optuna.create_study(directions=["minimize"] * (2 if fronts else 1), sampler=sampler)
-        for start in starts(problem):
+        first = starts(problem)
+        for start in first:
             study.enqueue_trial(_levels(problem, start))
-        for _ in range(PROPOSALS * looks.most):
+        for number in range(PROPOSALS * looks.most):
             if not looks.left:
                 break
             trial = study.ask()
             wish = _proposed(problem, trial)
-            widths = wish if fronts else onto_budget(problem, wish)
+            # A start is looked at as it is: it fits, and a champion's widths are to be told apart.
+            widths = wish if fronts or number < len(first) else onto_budget(problem, wish)
             rise = looks.rise(widths)
             if rise is None:
                 break

@@ -52,7 +52,8 @@ class TaskSet:
     two members call by one name is one input of the set, and must be the same for both. `weights` say how
     much each member's loss counts (1 where it is not named): cuts are shared out accordingly. The records
     are the members' own, each column as `<member>.<column>`, which the policy's metrics `<member>.<metric>`
-    read. Raises TaskError where members do not fit together, at the first batch that shows it.
+    read. Class labels are kept where the members agree about them. Raises TaskError where members do not
+    fit together, at the first batch that shows it.
     """
 
     members: ClassVar[Mapping[str, type]]
@@ -82,6 +83,15 @@ class TaskSet:
             self.heads = heads
         if all(hasattr(task, "plain") for task in self.tasks.values()):
             self.plain = self._plain
+        if any(hasattr(task, "shown") for task in self.tasks.values()):
+            self.shown = self._shown
+        own = [name for name, task in self.tasks.items() if hasattr(task, "optimizer")]
+        if own and not hasattr(self, "optimizer"):
+            raise TaskError(
+                f"'{own[0]}' has an optimizer of its own, and all members are trained by one",
+                where=type(self).__name__,
+                fix="give the set `optimizer(params)`",
+            )
 
     @cached_property
     def data_version(self) -> str:
@@ -217,6 +227,29 @@ class TaskSet:
                 found.setdefault(place, tensor)
         return tuple(found[place] for place in sorted(found))
 
+    def _one(self, columns: Sequence[Sequence[str] | None], what: str) -> Any:
+        """What all members that say it say of the frames."""
+        given = [column for column in columns if column is not None]
+        if given and _agreed(given) is None:
+            raise TaskError(
+                f"the members say different things about the same frames ({what})",
+                where=type(self).__name__,
+                fix="let them agree, or give only one of them this column",
+            )
+        return given[0] if given else None
+
+    def _shown(self, batch: Batch) -> Sequence[str]:
+        """Each example in the words of every member that has some."""
+        told = {
+            member: cast(Any, task).shown(self._part(member, batch))
+            for member, task in self.tasks.items()
+            if hasattr(task, "shown")
+        }
+        rows = zip(*told.values(), strict=True)
+        return [
+            "; ".join(f"{m}: {text}" for m, text in zip(told, row, strict=True)) for row in rows
+        ]
+
     def _plain(self, split: Split) -> Iterator[Batch]:
         """The split's batches without augmentation."""
         tasks = cast(Mapping[str, Any], self.tasks)
@@ -238,7 +271,8 @@ class TaskSet:
             parts = dict(zip(streams, row, strict=True))
             slices: dict[str, Sequence[str]] = {}
             for batch in row:
-                slices |= dict(batch.slices)
+                for family, values in batch.slices.items():
+                    slices[family] = self._one([slices.get(family), values], f"slices['{family}']")
             yield Batch(
                 inputs=self._joined(
                     {member: batch.inputs for member, batch in parts.items()}, where
@@ -246,11 +280,13 @@ class TaskSet:
                 targets={member: batch.targets for member, batch in parts.items()},
                 ids=first.ids,
                 slices=slices,
-                source=_first(batch.source for batch in row),
-                time=_first(batch.time for batch in row),
-                labels=None,
+                source=self._one([batch.source for batch in row], "source"),
+                time=self._one([batch.time for batch in row], "time"),
+                labels=_agreed([batch.labels for batch in row]),
             )
 
 
-def _first(columns: Iterator[Sequence[str] | None]) -> Sequence[str] | None:
-    return next((column for column in columns if column is not None), None)
+def _agreed(columns: Sequence[Sequence[str] | None]) -> Sequence[str] | None:
+    """The one column that there is; None where there is none, or where members mean other things."""
+    given = [list(column) for column in columns if column is not None]
+    return given[0] if given and all(column == given[0] for column in given) else None

@@ -1,0 +1,95 @@
+"""What each member of a set gives up for the shared budget, and what an equal share for each would cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reprune.compress.planning.allocate import Problem, Widths, allocate
+from reprune.compress.planning.costs import block_key
+from reprune.core.artifacts import LayerProfile
+from reprune.core.errors import CompressionError
+
+# The shares of a member's own cost at which its predicted loss is told.
+SHARES = (0.8, 0.6, 0.5, 0.4, 0.3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberShare:
+    """One member under the shared budget: the share of its own cost that is left, the predicted rise in the
+    set's loss by its cuts, and that rise if it alone were cut to each share; None where it cannot be.
+    """
+
+    left: float
+    rise: float
+    curve: Mapping[float, float | None]
+
+
+def belongs(option: str, member: str) -> bool:
+    """Whether a group or a block's key lies in the member's part of the model."""
+    return option.startswith((f"{member}.", block_key(f"{member}.")))
+
+
+def own_costs(layers: Sequence[LayerProfile], members: Sequence[str]) -> dict[str, int]:
+    """The MACs of each member's layers in the dense model."""
+    return {
+        member: sum(layer.macs for layer in layers if layer.layer.startswith(f"{member}."))
+        for member in members
+    }
+
+
+def member_shares(
+    problem: Problem, chosen: Widths, own: Mapping[str, float]
+) -> dict[str, MemberShare]:
+    """Each member's part in `chosen`; `own` is what each costs in the dense model, in the problem's unit."""
+    found = {}
+    for member, cost in own.items():
+        mine = {name: width for name, width in chosen.items() if belongs(name, member)}
+        saved = problem.cost({}) - problem.cost(mine)
+        found[member] = MemberShare(
+            left=1.0 - saved / cost if cost else 1.0,
+            rise=_rise(problem, mine),
+            curve={share: _alone(problem, member, cost, share) for share in SHARES},
+        )
+    return found
+
+
+def equal_split(problem: Problem, own: Mapping[str, float], share: float) -> float | None:
+    """The predicted rise where every member is cut to the same share of its own cost, each as well as it
+    can be; None where one cannot.
+    """
+    rises = [_alone(problem, member, cost, share) for member, cost in own.items()]
+    return None if None in rises else math.fsum(rise for rise in rises if rise is not None)
+
+
+def _alone(problem: Problem, member: str, own: float, share: float) -> float | None:
+    """The least predicted rise with this member alone cut to `share` of what it costs."""
+    rungs = {name: each for name, each in problem.rungs.items() if belongs(name, member)}
+    if not rungs:
+        return None
+    single = Problem(
+        rungs=rungs,
+        rises={name: problem.rises[name] for name in rungs},
+        cost=problem.cost,
+        limit=problem.cost({}) - (1.0 - share) * own,
+        blocks={name: inside for name, inside in problem.blocks.items() if name in rungs},
+    )
+    try:
+        return _rise(problem, allocate("sensitivity", single))
+    except CompressionError:
+        return None
+
+
+def _rise(problem: Problem, widths: Widths) -> float:
+    gone = {
+        name
+        for block, inside in problem.blocks.items()
+        if widths.get(block) == 0
+        for name in inside
+    }
+    return math.fsum(
+        problem.rises[name][problem.rungs[name].index(width)]
+        for name, width in widths.items()
+        if name not in gone
+    )
