@@ -134,13 +134,27 @@ def close(
     return best
 
 
-        if math.isfinite(self.fitted) and math.isfinite(self.missed):
-            if halve or not self.fitted < wanted < self.missed:
-                wanted = (self.fitted + self.missed) / 2.0
-        elif wanted >= self.missed:
-            wanted = math.nextafter(self.missed, -math.inf)
-        # A timing may find less than the table says; where none is made, what the table says is held to.
-        return wanted if goal.time is None else max(wanted, goal.least)
+def _untried(
+    plan: Callable[[Mapping[str, float]], Allocated],
+    goals: Mapping[str, Goal],
+    known: Mapping[str, _Bracket],
+    tried: Collection[Key],
+) -> Allocated | None:
+    """The plan for the corrected table, or else for half-way between; None if both were tried."""
+    for halve in (False, True):
+        found = plan({name: known[name].bound(goal, halve=halve) for name, goal in goals.items()})
+        if _key(found) not in tried:
+            return found
+    return None
+
+
+def _key(found: Allocated) -> Key:
+    return tuple(sorted(found.widths.items()))
+
+
+def _meets(goal: Goal, ratio: float) -> bool:
+    """Whether the ratio, measured or else predicted, is within the goal; a prediction is a sum of floats."""
+    return ratio <= goal.fraction * (1.0 if goal.time is not None else 1.0 + ROUNDING)
 
 
 def _timed(
