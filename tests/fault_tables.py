@@ -146,6 +146,8 @@ EMPTY_HERE = {
     "EngineFact.machine": "only of targets on another device",
     "TargetSamples.machine": "only of targets on another device",
     "TargetSamples.starts": "shown only",
+    "DenseRef.members": "only of sets (test_members_are_those_of_lock_params_and_dense_model)",
+    "MemberRef.*": "as DenseRef.members",
     "Lock.look": "only of a second look; it changes the lock's digest and nothing that is judged",
     "Benchmark.uses": "the ledger's count, for a note only; a run without it is told from the registry",
 }

@@ -325,10 +325,10 @@ def another_machine(base: Forged) -> Forged:
     return _with_text(base, '"box-a"', '"box-b"', LINEAGE)
 
 
-def another_version(base: Forged) -> Forged:
-    other = _with_text(base, '"dense_version":"1"', '"dense_version":"2"', LINEAGE)
-    other.edit("lock.json", lambda lock: {**lock, "dense": {**lock["dense"], "version": "2"}})
-    other.manifest["dense_version"] = "2"
+def another_version(base: Forged, version: str = "2") -> Forged:
+    other = _with_text(base, '"dense_version":"1"', f'"dense_version":"{version}"', LINEAGE)
+    other.edit("lock.json", lambda lock: {**lock, "dense": {**lock["dense"], "version": version}})
+    other.manifest["dense_version"] = version
     return other
 
 
@@ -378,6 +378,42 @@ def test_parts_of_another_run_are_an_error(base: Forged, tmp_path: Path, what: s
         tried += 1
         assert outcome in ("refused", "error"), part
     assert tried >= 2
+
+
+def test_members_are_those_of_lock_params_and_dense_model(base: Forged, tmp_path: Path) -> None:
+    """The lock of a set, params and the dense model name the same members, or it is an error."""
+    refs: dict[str, dict[str, str]] = {
+        "one": {"name": "first", "version": "1", "weights": "sha256:" + "1" * 64},
+        "two": {"name": "second", "version": "4", "weights": "sha256:" + "2" * 64},
+    }
+    names = {member: ref["name"] for member, ref in refs.items()}
+
+    single = another_version(base, "one=1+two=4")
+
+    def outcome(lock: Any, params: Any, dense: Any) -> str:
+        forged = single.copy()
+        if lock:
+            forged.edit("lock.json", lambda d: {**d, "dense": {**d["dense"], "members": lock}})
+        if params:
+            forged.edit("params.json", lambda d: {**d, "members": params})
+        if dense:
+            forged.edit("dense", lambda d: {**d, "members": dense})
+        return outcome_of(forged, tmp_path / "v")
+
+    assert outcome(refs, names, refs) == "pass"
+    forgeries = [
+        ({}, {}, refs),
+        ({}, names, refs),
+        (refs, names, {}),
+        (refs, {}, refs),
+        (refs, {**names, "two": "other"}, refs),
+        ({"one": refs["one"]}, names, refs),
+    ]
+    for field in ("name", "version", "weights"):
+        other = {**refs, "two": {**refs["two"], field: refs["one"][field]}}
+        forgeries += [(refs, names, other), (other, names, refs)]
+    for forgery in forgeries:
+        assert outcome(*forgery) in ("refused", "error"), forgery
 
 
 def linked(mixed: Forged, donor: Forged, part: str, folder: Path) -> str:
