@@ -309,6 +309,33 @@ def test_the_champions_widths_are_tried_on_the_new_weights(ground, tmp_path):
     assert chosen == (tried.tried.known if tried.tried.holds else tried.tried.fresh)
 
 
+def test_a_plan_says_what_it_loses_if_it_comes_out_as_the_champions_did(ground, tmp_path):
+    """The champion's repaired loss over its sum, times this sum; of another budget nothing is said."""
+    root = second(ground, tmp_path)
+    previous = fetched(ground, tmp_path / "previous")
+    made(root, "sensitivity", "table", KNOBS, previous)
+
+    def predicted(out: str, **knobs: Any) -> dict[str, Any]:
+        made(root, "plan", out, KNOBS | knobs, previous)
+        return yaml.safe_load((root / out / "plan.yaml").read_text())["predicted"]
+
+    before = store.read(ground / "first/plan", Plan).manifest.predicted.loss_increase
+    surgery = store.read(ground / "first/candidate", ModelBundle).manifest.surgery
+    lost = {
+        "cut": surgery.loss_cut,
+        "compensated": surgery.loss_compensated,
+        "recalibrated": surgery.loss_recalibrated,
+    }[surgery.kept] - surgery.loss_dense
+    assert lost > 0.0
+    told = predicted("plan", **WARM)
+    prior = told["loss_increase"] * max(lost, 0.0) / before
+    assert told["loss_increase_as_the_champion_came_out"] == pytest.approx(prior, rel=1e-2)
+    assert "times its predicted" in told["the_champion_came_out"]
+    deeper = {"plan": {"fraction": 0.4, "round_to": 4}}
+    for other in (predicted("plain"), predicted("deeper", **WARM, **deeper)):
+        assert "loss_increase_as_the_champion_came_out" not in other
+
+
 def test_recovery_takes_the_epochs_that_the_champion_needed_and_its_advice(ground, tmp_path):
     """Shorter, and with the champion as a second teacher, whose passes count."""
     root = second(ground, tmp_path)

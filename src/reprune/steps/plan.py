@@ -27,6 +27,7 @@ from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
 from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, timers
 from reprune.steps.plan_members import members_for_people
+from reprune.steps.plan_prior import prior_for_people
 from reprune.steps.plan_trials import with_trials
 from reprune.steps.plan_words import for_people, how_to_edit, with_joint
 from reprune.steps.refusals import refuse_strangers
@@ -123,6 +124,7 @@ def plan(
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
     described = for_people(result, trial.options, choice)
+    described["predicted"] |= prior_for_people(result, previous, generations, ctx)
     described |= members_for_people(dense, profiles[0].manifest, trial.options, choice.widths, ctx)
     if opened.skipped:
         described["not_cut"] = dict(opened.skipped)
