@@ -248,8 +248,8 @@ def _terms() -> list[Case]:
         for name, text in weaker
     ] + [
         Case(name="another target is demanded", world="first",
-             change=lambda root: (root / CONFIG).open("a").write(
-                 "minimum_policy: {targets: {jetson: required}, quality: {accuracy: {floor: 0.5}}}\n"),
+             change=raw(CONFIG, lambda old: old +
+                        b"minimum_policy: {targets: {jetson: required}, quality: {accuracy: {floor: 0.5}}}\n"),
              typed="policy_too_weak", attack="wrong target"),
         Case(name="a machine that the promoter does not trust", world="first",
              change=config("machines: []", "machines: [box-z]"), typed="machine_not_trusted",
