@@ -43,7 +43,7 @@ def problems(draw: st.DrawFn) -> tuple[Problem, dict[str, float]]:
     return Problem(rungs=rungs, rises=rises, cost=cost, limit=share * cost({}) + 1e-9), own
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(problems())
 def test_the_parts_of_the_members_are_the_whole(made: tuple[Problem, dict[str, float]]) -> None:
     """Of cost and of predicted rise; and each member's curve falls as more of it is left."""
@@ -59,7 +59,7 @@ def test_the_parts_of_the_members_are_the_whole(made: tuple[Problem, dict[str, f
     assert math.isclose(sum(share.rise for share in shares.values()), whole, abs_tol=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(problems())
 def test_a_shared_budget_is_no_worse_than_an_equal_split(
     made: tuple[Problem, dict[str, float]],

@@ -41,7 +41,8 @@ def test_every_file_that_means_harm_is_refused(name: str) -> None:
     assert {case for case in open_ if "billions" not in case} == set()
     assert {answer for case, answer in found.items() if case not in open_} == {REFUSED}
     assert ended.ru_utime - began.ru_utime < MOST_SECONDS * len(cases)
-    assert ended.ru_maxrss / 1024 < 2 * MOST_MIB
+    # The largest child that this process ever had may be another test's.
+    assert ended.ru_maxrss == began.ru_maxrss or ended.ru_maxrss / 1024 < 2 * MOST_MIB
 
 
 def test_no_pickle_runs_whatever_it_is_wrapped_in(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,15 +46,15 @@ def stage(tmp_path: Path, kfp: KfpServer, monkeypatch: pytest.MonkeyPatch) -> St
 
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The paths of all files that are read whole from now on."""
+    """The paths of all files that are opened by number from now on, as the registry's own are."""
     found: list[Path] = []
-    read = Path.read_bytes
+    opened = os.open
 
-    def counted(path: Path) -> bytes:
-        found.append(path)
-        return read(path)
+    def counted(path: Any, *given: Any, **more: Any) -> int:
+        found.append(Path(path))
+        return opened(path, *given, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(os, "open", counted)
     return found
 
 
