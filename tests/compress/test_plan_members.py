@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from reprune.compress.planning.allocate import Problem, allocate
-from reprune.compress.planning.members import SHARES, belongs, equal_split, member_shares
+from reprune.compress.planning.members import SHARES, belongs, equal_split, member_shares, rise_of
 from reprune.core.errors import CompressionError
 
 MEMBERS = ("eye", "nose")
@@ -67,9 +67,11 @@ def test_a_shared_budget_is_no_worse_than_an_equal_split(
     """Every equal split is one of the ways to share, and keeps to the budget of all."""
     problem, own = made
     share = (problem.limit - 1e-9) / problem.cost({})
-    split = equal_split(problem, own, share)
-    assume(split is not None)
-    assert split is not None
+    equal = equal_split(problem, own, share)
+    assume(equal is not None)
+    assert equal is not None
+    assert problem.fits(equal)
+    split = rise_of(problem, equal)
     ways = (
         dict(zip(problem.rungs, widths, strict=True)) for widths in product(*problem.rungs.values())
     )

@@ -23,7 +23,12 @@ def members_for_people(
     """For `plan.yaml`; nothing where the model is no set. MACs stand for cost here, whatever the budget is:
     of them each member has its own.
     """
-    from reprune.compress.planning.members import equal_split, member_shares, own_costs
+    from reprune.compress.planning.members import (
+        equal_split,
+        member_shares,
+        own_costs,
+        rise_of,
+    )
 
     members = sorted(dense.manifest.members or ())
     if not members:
@@ -32,7 +37,8 @@ def members_for_people(
     problem = options.problem("macs", 1.0)
     shares = member_shares(problem, widths, own)
     left = problem.cost(widths) / problem.cost({})
-    split = equal_split(problem, own, left)
+    equal = equal_split(problem, own, left)
+    split = None if equal is None else rise_of(problem, equal)
     chosen = sum(share.rise for share in shares.values())
     if split is not None:
         ctx.say(

@@ -49,39 +49,27 @@ def member_shares(
         saved = problem.cost({}) - problem.cost(mine)
         found[member] = MemberShare(
             left=1.0 - saved / cost if cost else 1.0,
-            rise=_rise(problem, mine),
-            curve={share: _alone(problem, member, cost, share) for share in SHARES},
+            rise=rise_of(problem, mine),
+            curve={share: _rise_alone(problem, member, cost, share) for share in SHARES},
         )
     return found
 
 
-def equal_split(problem: Problem, own: Mapping[str, float], share: float) -> float | None:
-    """The predicted rise where every member is cut to the same share of its own cost, each as well as it
-    can be; None where one cannot.
+def equal_split(problem: Problem, own: Mapping[str, float], share: float) -> dict[str, int] | None:
+    """Widths with every member cut to the same share of its own cost, each as well as it can be; None where
+    one cannot.
     """
-    rises = [_alone(problem, member, cost, share) for member, cost in own.items()]
-    return None if None in rises else math.fsum(rise for rise in rises if rise is not None)
+    parts = [_alone(problem, member, cost, share) for member, cost in own.items()]
+    widths: dict[str, int] = {}
+    for part in parts:
+        if part is None:
+            return None
+        widths |= part
+    return widths
 
 
-def _alone(problem: Problem, member: str, own: float, share: float) -> float | None:
-    """The least predicted rise with this member alone cut to `share` of what it costs."""
-    rungs = {name: each for name, each in problem.rungs.items() if belongs(name, member)}
-    if not rungs:
-        return None
-    single = Problem(
-        rungs=rungs,
-        rises={name: problem.rises[name] for name in rungs},
-        cost=problem.cost,
-        limit=problem.cost({}) - (1.0 - share) * own,
-        blocks={name: inside for name, inside in problem.blocks.items() if name in rungs},
-    )
-    try:
-        return _rise(problem, allocate("sensitivity", single))
-    except CompressionError:
-        return None
-
-
-def _rise(problem: Problem, widths: Widths) -> float:
+def rise_of(problem: Problem, widths: Widths) -> float:
+    """The predicted rise with these widths, the other groups whole."""
     gone = {
         name
         for block, inside in problem.blocks.items()
@@ -93,3 +81,26 @@ def _rise(problem: Problem, widths: Widths) -> float:
         for name, width in widths.items()
         if name not in gone
     )
+
+
+def _rise_alone(problem: Problem, member: str, own: float, share: float) -> float | None:
+    widths = _alone(problem, member, own, share)
+    return None if widths is None else rise_of(problem, widths)
+
+
+def _alone(problem: Problem, member: str, own: float, share: float) -> dict[str, int] | None:
+    """The widths with the least predicted rise that cut this member alone to `share` of what it costs."""
+    rungs = {name: each for name, each in problem.rungs.items() if belongs(name, member)}
+    if not rungs:
+        return None
+    single = Problem(
+        rungs=rungs,
+        rises={name: problem.rises[name] for name in rungs},
+        cost=problem.cost,
+        limit=problem.cost({}) - (1.0 - share) * own,
+        blocks={name: inside for name, inside in problem.blocks.items() if name in rungs},
+    )
+    try:
+        return allocate("sensitivity", single)
+    except CompressionError:
+        return None
