@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from reprune.core.artifacts import RuleResult, Verdict
-from reprune.report import advice, markdown
+from reprune.report import advice, markdown, words
 from reprune.report.facts import ReportFacts
 from reprune.report.markdown import MAX_BYTES, render_markdown
 from reprune.report.phrases import as_markdown, sentence
@@ -381,3 +381,11 @@ def test_an_advisory_target_cannot_look_decisive() -> None:
     row = next(line for line in text.splitlines() if "phone" in line)
     assert row.startswith("| \u2796 blocked, advisory: does not decide |")
     assert "❌" not in text
+
+
+def test_a_version_of_a_set_is_short_in_tables_and_whole_where_it_is_named() -> None:
+    """One number of every member in a column's head; with their names where the verdict is told."""
+    label = "depth=7+detector=4"
+    assert words.version(label) == "v7+4"
+    assert words.full_version(label) == label
+    assert words.version("12") == words.full_version("12") == "v12"

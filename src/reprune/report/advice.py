@@ -26,7 +26,7 @@ _SPEED: tuple[words.Family, ...] = (*_TIMES, "memory", "size")
 def serving(facts: ReportFacts) -> Phrase:
     """What is promoted now, and what this verdict changes about it. The report is written before promote."""
     champion, name = facts.verdict.champion, Code(facts.verdict.name)
-    mine = words.version(facts.verdict.dense_version)
+    mine = words.full_version(facts.verdict.dense_version)
     if facts.judgement.dry_run is True:
         now = "there is no champion yet" if champion is None else ""
         kept: Phrase = (f"{now}, as before.",)

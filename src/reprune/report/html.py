@@ -97,7 +97,7 @@ def _page(facts: ReportFacts, room: Room, *, show_examples: bool) -> str:
     ]
     dry = "Dry run, " if facts.judgement.dry_run is True else ""
     title = f"{dry}{words.WORD[facts.judgement.outcome]}: {facts.verdict.name} "
-    title += words.version(facts.verdict.dense_version)
+    title += words.full_version(facts.verdict.dense_version)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -126,7 +126,7 @@ def _style() -> str:
 def _banner(facts: ReportFacts) -> Safe:
     judgement = facts.judgement
     undecided = judgement.outcome == "inconclusive"
-    mine = f"{facts.verdict.name} {words.version(facts.verdict.dense_version)}"
+    mine = f"{facts.verdict.name} {words.full_version(facts.verdict.dense_version)}"
     return tag(
         "header",
         tag(

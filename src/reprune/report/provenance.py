@@ -157,7 +157,7 @@ def _links(facts: ReportFacts) -> Iterator[tuple[str, str, str]]:
     """Name, a word about it, and digest, in the order in which they were made."""
     parents = facts.verdict.parents
     notes = {
-        "dense": f"the retrained model, {words.version(facts.verdict.dense_version)}",
+        "dense": f"the retrained model, {words.full_version(facts.verdict.dense_version)}",
         "data": "the data contract's result",
         "profiles": "what the dense model costs",
         "table": "the sensitivity table",

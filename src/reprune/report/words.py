@@ -212,7 +212,14 @@ def baseline_name(arm: str, facts: ReportFacts) -> str:
 
 
 def version(text: str) -> str:
-    """A registry's version number as people write it."""
+    """A version as people call it; of a set, which has one of every member, their numbers alone."""
+    if "=" in text:
+        return "v" + "+".join(part.partition("=")[2] for part in text.split("+"))
+    return full_version(text)
+
+
+def full_version(text: str) -> str:
+    """A version as people call it, of a set with its members' names."""
     return f"v{text}" if text[:1].isdigit() else text
 
 
