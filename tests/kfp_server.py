@@ -201,10 +201,11 @@ class KfpServer:
             self.on_submit(run_id)
             return 200, self.runs[run_id].describe(run_id)
         found = _filtered(request, [run.describe(run_id) for run_id, run in self.runs.items()])
-        # One a page, so that nobody reads the first page only.
-        start = int(request.query.get("page_token") or 0)
-        page: dict[str, Any] = {"runs": found[start : start + 1]} if found else {}
-        return 200, page | ({"next_page_token": str(start + 1)} if len(found) > start + 1 else {})
+        # A few a page, so that nobody reads the first page only; but no more pages than a client turns.
+        start, size = int(request.query.get("page_token") or 0), 1 + len(found) // 10
+        page: dict[str, Any] = {"runs": found[start : start + size]} if found else {}
+        end = start + size
+        return 200, page | ({"next_page_token": str(end)} if len(found) > end else {})
 
     def _one_run(self, request: Request) -> tuple[int, Any]:
         run_id, _, verb = request.path.removeprefix("/runs/").partition(":")

@@ -69,7 +69,11 @@ def model_runs(endpoint: Endpoint, name: str, *, since_s: float) -> tuple[ModelR
         if old or not isinstance(token, str) or not token:
             return tuple(sorted(found.values(), key=_age))
         query["page_token"] = token
-    raise OrchestratorError("the list of runs has no end", where=endpoint.host)
+    raise OrchestratorError(
+        f"the list of runs has no end ({PAGES} pages were read)",
+        where=endpoint.host,
+        fix="let fewer runs count: a watch's `since` can be later than it was",
+    )
 
 
 def _read(endpoint: Endpoint, name: str, row: Any) -> ModelRun:
