@@ -14,6 +14,7 @@ from reprune.core.artifacts import (
     GroupPlan,
     ModelBundle,
     Plan,
+    Prediction,
     Previous,
     Profile,
     Sensitivity,
@@ -100,26 +101,17 @@ def plan(
         compare = comparing(opened, options, table.manifest, generations, prune, seed)
         trial = with_trials(options, opened, plan, prune, seed, _champion_plan(previous), ctx)
         choice = choose(trial.options, trial.params, time_ratio, trial.champion, ctx.say, compare)
-    result = Plan(
-        allocator=plan.allocator,
-        budget=plan.budget,
-        fraction=plan.fraction,
-        before=before,
-        groups=tuple(
-            GroupPlan(group=group.name, width=group.width, keep=choice.widths[group.name])
-            for group in opened.groups
-        ),
-        predicted=trial.recorded(
+    result = _recorded(
+        plan,
+        opened,
+        before,
+        choice,
+        trial.recorded(
             choice.prediction
             if trial.quality
             else with_joint(choice.prediction, table.manifest.joint, ctx),
             choice.widths,
         ),
-        blocks=_removed(opened, choice) if plan.depth else UNSET,
-        head_dimensions=True if plan.head_dimensions else UNSET,
-        limits=plan.limits or UNSET,
-        by_hand=(*sorted(plan.widths or ()), *(plan.removed_blocks or ())) or UNSET,
-        tried=choice.tried or UNSET,
     )
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
@@ -132,6 +124,27 @@ def plan(
         described["not_removable"] = dict(opened.kept_blocks)
     _write_for_people(described, wishes, ctx, head=how_to_edit(plan))
     return result
+
+
+def _recorded(
+    params: PlanParams, opened: Dense, before: Cost, choice: Choice, predicted: Prediction
+) -> Plan:
+    return Plan(
+        allocator=params.allocator,
+        budget=params.budget,
+        fraction=params.fraction,
+        before=before,
+        groups=tuple(
+            GroupPlan(group=group.name, width=group.width, keep=choice.widths[group.name])
+            for group in opened.groups
+        ),
+        predicted=predicted,
+        blocks=_removed(opened, choice) if params.depth else UNSET,
+        head_dimensions=True if params.head_dimensions else UNSET,
+        limits=params.limits or UNSET,
+        by_hand=(*sorted(params.widths or ()), *(params.removed_blocks or ())) or UNSET,
+        tried=choice.tried or UNSET,
+    )
 
 
 def _times(options: Options, time_ratio: TimeRatio, ctx: Context) -> LatencyTable:
