@@ -34,6 +34,7 @@ def few_images(monkeypatch):
     monkeypatch.setattr(training.Setting, "task", task)
 
 
+@pytest.mark.deep
 def test_each_kind_of_arm_and_its_files(few_images, tmp_path):
     from benchmarks.lenet.arms import ARMS, Job, run
 

@@ -191,6 +191,7 @@ def test_claims_hold_only_for_enough_seeds_and_a_small_loss():
     assert [claim["verdict"] for claim in claims[:2]] == ["not enough seeds"] * 2
 
 
+@pytest.mark.deep
 @pytest.mark.slow
 def test_every_part_on_a_tiny_bert(folder, tmp_path, monkeypatch, capsys):
     plans = tmp_path / "plans.json"
