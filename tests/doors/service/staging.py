@@ -6,7 +6,8 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,24 @@ from reprune.registry.dense import register_dense
 from reprune.registry.open import open_registry
 from reprune.steps.project import describe
 from tests.doors.test_submit import PACKAGE, PLATFORM
+from tests.kfp_server import KfpServer, State
 from tests.registry import stand
 
 SECRET = "the-webhook-secret-of-this-stage"
 TOKEN = "a-token-of-this-stage"
+
+
+@contextmanager
+def kfp_whose_runs_are(state: str) -> Iterator[KfpServer]:
+    """A server of runs that begin when they are submitted, and are in this state from then on."""
+    with KfpServer(token=TOKEN) as server:
+        server.plan = [State(state)]
+
+        def begin(run_id: str) -> None:
+            server.runs[run_id].created_at = datetime.now(UTC).isoformat()
+
+        server.on_submit = begin
+        yield server
 
 
 class Stage:

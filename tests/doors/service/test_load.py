@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from reprune.doors.service.metrics import Metrics
 from reprune.doors.service.wiring import make_sweeper
 from reprune.registry.files import FilesRegistry
 from tests.doors.service.asgi import call
-from tests.doors.service.staging import SECRET, TOKEN, Stage, delivery
-from tests.kfp_server import KfpServer, State
+from tests.doors.service.staging import SECRET, Stage, delivery, kfp_whose_runs_are
+from tests.kfp_server import KfpServer
 from tests.registry.filling import fill_files
 
 MANY = 3_000
@@ -27,13 +26,7 @@ MANY = 3_000
 
 @pytest.fixture
 def kfp() -> Iterator[KfpServer]:
-    with KfpServer(token=TOKEN) as server:
-        server.plan = [State("FAILED")]
-
-        def begin(run_id: str) -> None:
-            server.runs[run_id].created_at = datetime.now(UTC).isoformat()
-
-        server.on_submit = begin
+    with kfp_whose_runs_are("FAILED") as server:
         yield server
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,15 @@ import pytest
 from reprune.core.documents import decode_yaml
 from reprune.core.lock import Lock
 from reprune.doors.service.wiring import make_sweeper
-from tests.doors.service.staging import TOKEN, Stage
-from tests.kfp_server import KfpServer, State
+from tests.doors.service.staging import Stage, kfp_whose_runs_are
+from tests.kfp_server import KfpServer
 
 MEMBERS = {"depth": "depth-net", "detector": "detector"}
 
 
 @pytest.fixture
 def kfp() -> Iterator[KfpServer]:
-    with KfpServer(token=TOKEN) as server:
-        server.plan = [State("RUNNING")]
-
-        def begin(run_id: str) -> None:
-            server.runs[run_id].created_at = datetime.now(UTC).isoformat()
-
-        server.on_submit = begin
+    with kfp_whose_runs_are("RUNNING") as server:
         yield server
 
 
