@@ -133,6 +133,8 @@ def test_the_worst_of_the_series_counts() -> None:
         3: Finding(state="unknown", words="unknown"),
         4: Finding(state="tripped", words="tripped", value=1 / 3, limit=1 / 7),
         5: Finding(state="ok", words="more", value=5.0),
+        6: Finding(state="ok", words="nothing"),
+        7: Finding(state="ok", words="little", value=0.5),
     }
 
     def worst(*batches: int) -> Any:
@@ -149,6 +151,7 @@ def test_the_worst_of_the_series_counts() -> None:
     ]
     assert worst(1).outcome == "off"
     assert worst(2, 5).words == worst(5, 2).words == "more"
+    assert worst(6, 7).words == worst(7, 6).words == "little"
     tripped = worst(4)
     assert (tripped.value, tripped.limit) == (0.333333333, 0.142857143)
     assert (tripped.guard, tripped.target, tripped.words) == ("x", "a", "tripped")
@@ -215,6 +218,20 @@ def test_two_sessions_of_one_model_must_be_alike() -> None:
     one_odd = [1_030_000] * 7 + [1_000_000]
     assert state(control_guard(series(controls(*one_odd)), RULES))[0] == "tripped"
     assert "(limits 1 to 1.03, 8 units)" in control_guard(series(controls(*torn)), RULES).words
+
+
+def thirds(dense: int, control: int, half_margin: float) -> str:
+    units = [unit(i, {"dense": dense, "control": control}) for i in range(8)]
+    return control_guard(series(units, half_margin=half_margin), RULES).state
+
+
+def test_the_control_is_compared_to_nine_digits() -> None:
+    """A limit that differs from the ratio in the twelfth digit is met."""
+    assert thirds(3, 4, math.log(1.33333333)) == "ok"
+    assert thirds(4, 5, math.log(1.25) - 1e-12) == "ok"
+    assert thirds(4, 3, math.log(4 / 3)) == "ok"
+    assert thirds(4, 3, math.log(4 / 3) - 1e-12) == "ok"
+    assert thirds(4, 5, math.log(1.25) - 1e-6) == thirds(4, 3, math.log(4 / 3) - 1e-6) == "tripped"
 
 
 def test_what_the_control_cannot_tell() -> None:
@@ -347,6 +364,28 @@ def test_lost_time_trips_in_more_than_half_of_the_units(
     assert state(guard(series(nobody), RULES)) == ("unknown", None, 0.5)
 
 
+def stolen_from(arm: str, stolen: float, half_margin: float) -> str:
+    told = {one: [msgspec.structs.replace(QUIET, stolen=stolen * (one == arm))] for one in ARMS}
+    units = [unit(i, told=told) for i in range(8)]
+    return stolen_guard(series(units, half_margin=half_margin), RULES).state
+
+
+@pytest.mark.parametrize("arm", ["candidate", "dense"])
+def test_shares_are_compared_to_nine_digits(arm: str) -> None:
+    assert stolen_from(arm, 0.125, 0.125) == "ok"
+    assert stolen_from(arm, 0.125, 0.125 - 1e-12) == "ok"
+    assert stolen_from(arm, 0.125 + 1e-12, 0.125) == "ok"
+    assert stolen_from(arm, 0.125 + 1e-6, 0.125) == "tripped"
+    some = [
+        unit(i, told={one: [msgspec.structs.replace(QUIET, stolen=0.5 * (i < 2))] for one in ARMS})
+        for i in range(6)
+    ]
+    for limit, outcome in ((0.333333333, "ok"), (1 / 3 - 1e-6, "tripped")):
+        assert stolen_guard(series(some), GuardRules(max_disturbed=limit)).state == outcome
+    five = GuardRules(max_disturbed=0.625 - 1e-12)
+    assert stolen_guard(series(lost(5, stolen=0.5)), five).state == "ok"
+
+
 @pytest.mark.parametrize(
     ("guard", "field"), [(waiting_guard, "waited_ns"), (stolen_guard, "stolen")]
 )
@@ -396,6 +435,10 @@ def test_the_clock_may_change_between_processes_up_to_a_limit() -> None:
     assert state(clock_guard(series(slower), RULES)) == ("tripped", 2.01, 2.0)
     assert state(clock_guard(series(slower), GuardRules(max_clock_change=None)))[0] == "off"
     assert state(clock_guard(series(slower), GuardRules(max_clock_change=3.0)))[0] == "ok"
+    third = pulses(*[{"all": 300}] * 4, *[{"all": 400}] * 4)
+    assert clock_guard(series(third), GuardRules(max_clock_change=1.33333333)).state == "ok"
+    quarter = pulses(*[{"all": 400}] * 4, *[{"all": 500}] * 4)
+    assert clock_guard(series(quarter), GuardRules(max_clock_change=1.25 - 1e-12)).state == "ok"
     assert state(clock_guard(series([]), RULES)) == ("unknown", None, 2.0)
     assert state(clock_guard(series([unit(i) for i in range(8)]), RULES)) == ("unknown", None, 2.0)
 
@@ -445,7 +488,7 @@ def test_an_accelerator_that_ran_alone_is_trusted() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"throttle": ("x", "idle", "a")}, "it was slowed down (a, x)"),
+        ({"throttle": (*"fxbqa", "idle", "c")}, "it was slowed down (a, b, c, f, q, x)"),
         ({"power_limit_w": 300.0}, "its power limit changed"),
         ({"other_processes": 1}, "1 other process used it"),
         ({"other_processes": 2}, "2 other processes used it"),
@@ -578,4 +621,4 @@ def test_conditions_are_told_for_all_blocks_or_none() -> None:
     whole, none = times(0.0, 0.0), times()
     assert condition_problems([whole, whole]) == condition_problems([none, none]) == []
     assert condition_problems([whole, none]) == ["the conditions of some blocks are missing"]
-    assert condition_problems([times(0.0)]) == ["the conditions are not one a block"]
+    assert condition_problems([whole, times(0.0)]) == ["the conditions are not one a block"]
