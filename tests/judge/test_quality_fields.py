@@ -17,7 +17,7 @@ from reprune.judge.distributions import critical
 from reprune.judge.evidence import QualityEvidence
 from reprune.judge.family import PARENT
 from reprune.judge.grouping import TOGETHER
-from reprune.judge.metrics import ACCURACY, Metric
+from reprune.judge.metrics import ACCURACY, SHARE, Metric
 from reprune.judge.numeric import rounded
 from reprune.judge.quality import (
     Setting,
@@ -33,7 +33,13 @@ from tests.building import edit, make_evidence, make_policy, make_quality
 
 ALPHA = 0.025
 WRONG = Metric(columns=("wrong",), form="binary", higher_is_better=False)
-METRICS = {"accuracy": ACCURACY, "misses": WRONG}
+METRICS = {
+    "accuracy": ACCURACY,
+    "misses": WRONG,
+    "iou": SHARE,
+    "wide": replace(SHARE, bounds=(0.0, 100.0)),
+    "narrow": replace(SHARE, bounds=(0.0, 0.5)),
+}
 Z80 = 0.8416212335729143
 
 
@@ -95,13 +101,9 @@ LABELS = tuple("day" if place < 60 else "night" if place < 110 else "dusk" for p
 
 
 def evidence(metric: str = "accuracy", targets: tuple[str, ...] = ("a", "b")) -> Any:
-    (column,) = METRICS[metric].columns
-    records = {
-        f"{arm}@{t}": {column: (1,) * 120} for arm in ("candidate", "champion") for t in targets
-    }
-    quality: QualityEvidence = make_quality(
-        {"dense": {column: (1,) * 120}, **records}, slices={"light": LABELS}
-    )
+    columns = dict.fromkeys(METRICS[metric].columns, (1,) * 120)
+    records = {f"{arm}@{t}": columns for arm in ("candidate", "champion") for t in targets}
+    quality: QualityEvidence = make_quality({"dense": columns, **records}, slices={"light": LABELS})
     return edit(make_evidence(targets=dict.fromkeys(targets, 0.5), units=0), "quality", quality)
 
 
@@ -253,6 +255,15 @@ def test_a_floor_is_reached_by_the_lower_limit() -> None:
     assert few.decide == "At least 20 independent examples or sources; there are 400."
 
 
+def test_a_floor_in_words() -> None:
+    """One limit or two, or none."""
+    both = "On a, accuracy is 88 % on 400 examples (97.5 % sure to be at least 86 % and at most 90 %), and"
+    assert floor_of(Known(drop=(0.86, 0.9))).facts.startswith(both)
+    lower = both.replace(" and at most 90 %", "")
+    assert floor_of(Known(drop=(0.86, None))).facts.startswith(lower)
+    assert "sure to be no limit can be given)" in floor_of(Known(drop=(None, None))).facts
+
+
 def test_what_would_decide_a_floor() -> None:
     """n = f (1 - f) ((z + z80) / distance)^2, less what there is, two digits rounded up."""
     z = critical(ALPHA, None) + Z80
@@ -294,6 +305,8 @@ def test_what_would_decide_a_margin() -> None:
     assert hardly == on_it
     just = what_decides(replace(near, loss=0.05 - 5.7e-5), open_test(), ALPHA)
     assert just.startswith("About 97000000 more")
+    assert what_decides(replace(near, loss=0.05, spread=0.0), open_test(), ALPHA) == on_it
+    assert what_decides(replace(near, loss=0.05 - z * 0.2 / 10_000.5), open_test(), ALPHA) == on_it
     assert what_decides(replace(near, trusted=False, units=9), open_test(), ALPHA) == (
         "At least 20 independent sources; there are 9."
     )
@@ -319,7 +332,13 @@ def test_a_setting_is_that_of_its_metric_and_target() -> None:
     rules = policy(vs_parent={"max_drop": 0.05})
     found = setting_of(scores(rules), rules, "accuracy", "b", 0.01)
     assert found == Setting(
-        metric="accuracy", higher_is_better=True, target="b", required=False, alpha=0.01
+        metric="accuracy",
+        higher_is_better=True,
+        target="b",
+        required=False,
+        alpha=0.01,
+        relative=True,
+        reach=1.0,
     )
     assert (found.relative, found.reach) == (ACCURACY.relative, ACCURACY.reach) == (True, 1.0)
     assert replace(found, higher_is_better=True).signed(1 / 3) == -0.333333333
@@ -388,6 +407,16 @@ def test_a_slice_at_exactly_its_level_is_harmed() -> None:
     assert (found["day"].outcome, draft.holds) == ("harm", False)
     draft, found = slices_of({"day": above, "night": replace(GOOD, p_drop=1.0)})
     assert (found["day"].outcome, draft.holds) == ("ok", True)
+
+
+def test_the_level_of_slices_has_nine_digits() -> None:
+    """A level that is below the p-value in the thirteenth digit is met by it."""
+    given = policy(slices={"max_drop": 0.05})
+    at = {(label, "dense"): replace(GOOD, p_drop=ALPHA / 2) for label in ("light=day",)}
+    made = scores(given, {**at, ("light=night", "dense"): replace(GOOD, p_drop=1.0)})
+    (draft,), found = slice_drafts(made, given, "a", ARMS, ALPHA * (1 - 1e-12))
+    assert found[0].outcome == "harm"
+    assert not draft.holds
 
 
 def test_among_slices_alike_the_largest_loss_is_told() -> None:
@@ -467,6 +496,11 @@ def test_the_smallest_harm_that_would_be_seen() -> None:
     assert detectable(replace(GOOD, spread=0.0), max_drop=0.2) > 0.2
     assert detectable(replace(GOOD, spread=9.0)) == 1.0
     assert steady == rounded(steady)
+    ratio = detectable(replace(GOOD, spread=0.0), "iou")
+    assert ratio == 0.05
+    assert detectable(replace(GOOD, spread=9.0), "wide") == pytest.approx(0.05 + reach * 9.0)
+    assert detectable(replace(GOOD, spread=9.0 / reach), "wide") == pytest.approx(9.05)
+    assert detectable(GOOD, "narrow", max_drop=0.9) == 0.5
     fewer = detectable(replace(GOOD, spread=0.6, units=100))
     assert fewer == pytest.approx(0.05 + 2 * reach * 0.6)
 
