@@ -15,8 +15,9 @@ from reprune.judge.binary import BinaryComparison, BinaryLevel, compare_binary
 from reprune.judge.comparisons import MarginTest
 from reprune.judge.distributions import critical
 from reprune.judge.evidence import QualityEvidence
+from reprune.judge.examples import read_examples
 from reprune.judge.family import PARENT
-from reprune.judge.grouping import TOGETHER
+from reprune.judge.grouping import TOGETHER, divide
 from reprune.judge.metrics import ACCURACY, SHARE, Metric
 from reprune.judge.numeric import rounded
 from reprune.judge.quality import (
@@ -519,6 +520,38 @@ def test_slices_are_judged_against_everybody() -> None:
     assert slice_drafts(scores(policy(floor=0.5)), policy(floor=0.5), "a", ARMS, ALPHA) == ([], [])
     assert PARENT.name == "vs_parent"
     assert Margin().max_drop < SliceRules().max_drop
+
+
+def divided(of_day: int, sources: int | None, undefined: str = "") -> tuple[set[str], set[str]]:
+    """Which slices of 100 examples are judged, and which are too small: 50 examples must be in one.
+
+    The slice `day` has the first examples, each of so many sources in turn; `night` has the others, which
+    come from another source each.
+    """
+    labels = ["day"] * of_day + ["night"] * (100 - of_day)
+    named = [f"s{i % sources}" if i < of_day else f"n{i}" for i in range(100)] if sources else None
+    quality = make_quality({"dense": {"correct": (1,) * 100}}, slices={"t": labels}, sources=named)
+    examples = read_examples(quality, None)
+    masks = examples.slices
+    found = divide(
+        examples,
+        SliceRules(min_examples=50),
+        lambda mask: not undefined or not np.array_equal(mask, masks[f"t={undefined}"]),
+    )
+    return set(found.judged), set(found.small)
+
+
+def test_which_slices_are_judged_by_themselves() -> None:
+    """Large enough, of enough sources, and with a value; the others are judged together if they can be."""
+    day, night = "t=day", "t=night"
+    assert divided(50, None) == ({day, night}, set())
+    assert divided(51, None) == ({day}, {night})
+    assert divided(49, None) == ({night}, {day})
+    assert divided(50, 20) == ({day, night}, set())
+    assert divided(50, 19) == ({night}, {day})
+    assert divided(50, None, "day") == ({night}, {day})
+    assert divided(99, 19) == ({TOGETHER}, {day, night})
+    assert divided(100, 19) == (set(), {day})
 
 
 # --- right and wrong -----------------------------------------------------------------------------
