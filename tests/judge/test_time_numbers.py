@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from reprune.judge.builds import over_builds, turn_problems
-from reprune.judge.evidence import CONTROL, ArmTimes, Unit
+from reprune.judge.builds import build_problems, builds_of, over_builds, turn_problems
+from reprune.judge.evidence import CONTROL, ArmTimes, BatchUnits, Unit
 from reprune.judge.latency import (
     Look,
     Sequential,
@@ -24,7 +24,7 @@ from reprune.judge.objective import crowding, exceedance
 from reprune.judge.sessions import session_effect
 from reprune.judge.throughput import log_mean_time, typical_rate
 from reprune.judge.trend import ALPHA, EXACT, LEAST, Trend, trend
-from tests.building import edit, make_policy
+from tests.building import edit, make_evidence, make_policy
 
 # --- sessions ------------------------------------------------------------------------------------
 
@@ -106,6 +106,7 @@ def test_the_sign_test_counts_coins() -> None:
         (4, 5 / 16, 1),
         (3, 1.0, 2),
         (8, 0.1, 1),
+        (16, 0.0020904541, 2),  # 137 / 65536 is 0.0020904541015625
     ],
 )
 def test_which_order_statistics_bound_the_median(
@@ -164,6 +165,38 @@ def test_a_rule_is_settled_at_the_first_look_that_does() -> None:
 def test_limits_of_looks_have_nine_digits() -> None:
     assert follow([1.0] * 4, 1.0 - 1e-12, PLAN).passes
     assert not follow([1.0] * 4, 1.0 - 1e-6, PLAN).passes
+
+
+def test_p_values_of_looks_have_nine_digits() -> None:
+    """Two of sixteen at or below the limit, at two looks: 2 * 137 / 65536."""
+    plan = Sequential(looks=(16, 20), alpha=0.5, rules=2)
+    assert follow([1.0] * 2 + [3.0] * 14, 2.0, plan).p_harm == 0.0041809082
+
+
+def test_a_look_over_builds_is_that_of_the_builds() -> None:
+    """Three looks: p-values count three times, never above 1; a block at alpha over the rules."""
+    ratios = [math.exp(x) for x in (0.0, 0.1, 0.25)] * 2
+    builds = [0, 1, 2] * 2
+    plan = Sequential(looks=(6, 9, 12), alpha=0.06, rules=2)
+    for limit in (0.9, 1.1, 1.2):
+        known = over_builds(ratios, builds, limit, 0.02)
+        p_harm = float(f"{min(1.0, 3 * known.p_harm):.9g}")
+        assert follow(ratios, limit, plan, builds) == Look(
+            units=6, ratio=known.ratio, low=known.low, high=known.high, p_harm=p_harm
+        )
+    thrice = 3 * over_builds(ratios, builds, 0.9, 0.02).p_harm
+    p_harm = float(f"{thrice:.9g}")
+    assert p_harm != thrice
+    assert follow(ratios, 1.2, plan, builds).p_harm == 1.0
+    for alpha, blocks in (
+        (p_harm * 2, True),
+        (p_harm * 2 * (1 - 1e-12), True),
+        (p_harm * 1.9, False),
+    ):
+        held = Sequential(looks=(6, 9, 12), alpha=alpha, rules=2)
+        assert follow(ratios, 0.9, held, builds).blocks is blocks
+    assert follow([2.0] * 6, 2.0 - 1e-12, plan, builds).passes
+    assert not follow([2.0] * 6, 2.0 - 1e-6, plan, builds).passes
 
 
 def test_too_wide_an_interval_waits() -> None:
@@ -247,6 +280,15 @@ def test_builds_that_are_alike_leave_no_doubt(limit: float, p_harm: float) -> No
     assert (found.ratio, found.low, found.high, found.p_harm) == (2.0, 2.0, 2.0, p_harm)
 
 
+def test_builds_that_differ_in_the_last_bits_alone_are_alike() -> None:
+    """A limit or a build that is another one in the twelfth digit decides nothing; in the eighth it does."""
+    barely = [2.0, 2.0 * (1 + 1e-14), 2.0 * (1 + 2e-14)]
+    assert over_builds(barely, [0, 1, 2], 2.0, 0.025).p_harm == 1.0
+    assert over_builds([2.0] * 3, [0, 1, 2], 2.0 * (1 - 1e-12), 0.025).p_harm == 1.0
+    differing = [2.0, 2.0 * (1 + 1e-7), 2.0 * (1 + 2e-7)]
+    assert 0.05 < over_builds(differing, [0, 1, 2], 2.0, 0.025).p_harm < 0.15
+
+
 def built(*builds: int | None) -> list[Unit]:
     made = []
     for index, build in enumerate(builds):
@@ -254,6 +296,13 @@ def built(*builds: int | None) -> list[Unit]:
         arm = arm if build is None else edit(arm, "build", build)
         made.append(unit(index, candidate=arm, dense=arm))
     return made
+
+
+def test_which_build_a_unit_ran() -> None:
+    """One that is not numbered is the first; one build alone is none to tell apart."""
+    assert builds_of(built(None, 1, 2, None)) == (0, 1, 2, 0)
+    assert builds_of(built(0, 1)) == (0, 1)
+    assert builds_of(built(None, None)) == builds_of(built(0, 0)) == builds_of([]) == ()
 
 
 def test_builds_are_run_in_turn() -> None:
@@ -266,6 +315,66 @@ def test_builds_are_run_in_turn() -> None:
     assert list(turn_problems(built(-1, -1))) == turn
     mixed = edit(built(0, 1), "1.arms.dense.build", 0)
     assert list(turn_problems(mixed)) == ["the arms of a unit ran different builds"]
+
+
+def test_what_builds_show_has_nine_digits() -> None:
+    found = over_builds([1.0, 1.1, 1.3], [0, 1, 2], 1.05, 0.025)
+    numbers = [found.ratio, found.low, found.high, found.p_harm]
+    assert all(number == float(f"{number:.9g}") for number in numbers if number is not None)
+    assert None not in numbers
+
+
+def problems_of(
+    copies: dict[str, int], builds: Sequence[int | None], other: Sequence[int | None] = ()
+) -> list[str]:
+    """Of a target that has so many copies of each arm's engine, and ran these builds."""
+    evidence = make_evidence(
+        targets={"b": 0.5, "a": 0.5}, examples=20, errors=5, units=0, arms=("candidate", "dense")
+    )
+    places = [i for i, one in enumerate(evidence.engines) if one.target == "a"]
+    for place in places:
+        number = copies[evidence.engines[place].arm]
+        if number:
+            evidence = edit(evidence, f"engines.{place}.copies", ("x",) * number)
+    target = edit(evidence.targets[1], "units", tuple(built(*builds)))
+    batch = BatchUnits(batch_size=2, units=tuple(built(*other)))
+    return list(build_problems(edit(target, "throughput", (batch,)), evidence))
+
+
+def test_builds_that_were_made_are_timed() -> None:
+    """As many of each arm, three at least, and all of them in turn at each batch size."""
+
+    def both(copies: int) -> dict[str, int]:
+        return {"candidate": copies, "dense": copies}
+
+    assert problems_of(both(0), []) == []
+    assert problems_of(both(0), [None, 0, None]) == []
+    assert problems_of(both(2), [None, 1, 2, 0, 1, 2], [0, 1, 2]) == []
+    assert problems_of(both(2), [0, 1]) == []
+    assert problems_of(both(2), [0, 1, 0]) == ["On a, 2 builds ran, and 3 were made."]
+    assert problems_of(both(2), [0, 1, 2], [0, 0, 0]) == ["On a, 1 build ran, and 3 were made."]
+    assert problems_of(both(0), [0, 1]) == ["On a, 2 builds ran, and 1 were made."]
+    assert problems_of(both(1), [0, 1]) == [
+        "a was built 2 times; fewer than 3 builds do not show how much builds differ."
+    ]
+    assert problems_of({"candidate": 2, "dense": 3}, [0, 1, 2]) == [
+        "Of a there are not as many builds of each arm: 3 of the candidate, 4 of the dense model."
+    ]
+
+
+def test_builds_of_a_target_without_engines_are_none() -> None:
+    evidence = make_evidence(targets={"a": 0.5}, examples=20, errors=5, units=0)
+    bare = edit(evidence, "engines", ())
+    target = edit(bare.targets[0], "units", tuple(built(0, 0)))
+    assert list(build_problems(target, bare)) == []
+    more = edit(bare.targets[0], "units", tuple(built(0, 1)))
+    assert list(build_problems(more, bare)) == ["On a, 2 builds ran, and 1 were made."]
+    swapped = edit(evidence, "engines", lambda old: tuple(reversed(old)))
+    uneven = edit(swapped, "engines.0.copies", ("x",))
+    assert list(build_problems(evidence.targets[0], uneven)) == [
+        "Of a there are not as many builds of each arm: 1 of the candidate, 2 of the champion, 1 of "
+        "the dense model."
+    ]
 
 
 # --- objectives ----------------------------------------------------------------------------------
