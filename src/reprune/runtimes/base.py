@@ -34,6 +34,8 @@ RUNTIMES: Mapping[str, str] = {
     "microcontroller": "reprune.runtimes.microcontroller.runtime:Microcontroller",
 }
 
+# Words of BuildFact.details that must be the same for all arms of a target, where they are told.
+EQUAL_DETAILS = ("TF32", "profile")
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.
 Binding: TypeAlias = dict[str, str]
 
