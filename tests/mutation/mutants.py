@@ -14,8 +14,23 @@ from typing import Any
 
 # Fields and variables that hold sentences.
 TEXT = frozenset(
-    {"words", "facts", "short", "allowed", "decide", "doubt", "headline", "message", "help", "noun"}
+    {
+        "words",
+        "facts",
+        "short",
+        "allowed",
+        "decide",
+        "doubt",
+        "headline",
+        "message",
+        "help",
+        "noun",
+        "where",
+        "fix",
+    }
 )
+# Arguments of errors that are no sentences.
+CODES = frozenset({"reason", "code"})
 _COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
     ast.LtE: (ast.Lt, ast.Gt),
@@ -136,6 +151,7 @@ class _Walk:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return  # a docstring, or `...`
         if isinstance(node, ast.Raise):
+            yield from self._codes(node, place)
             return
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
             return
@@ -164,6 +180,14 @@ class _Walk:
         if isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
             none = ast.Return(value=ast.Constant(value=None))
             yield self._mutant(body, index, none, place, f"{_short(node)} => return None")
+
+    def _codes(self, node: ast.Raise, place: _Place) -> Iterator[Mutant]:
+        """Of an error that is raised, what programs read: its reason."""
+        keywords = node.exc.keywords if isinstance(node.exc, ast.Call) else []
+        for keyword in keywords:
+            if keyword.arg in CODES:
+                at = place.within(around=keyword)
+                yield from self._expression(keyword, "value", keyword.value, at)
 
     def _augmented(self, node: ast.AugAssign, place: _Place) -> Iterator[Mutant]:
         other = _COMPUTED.get(type(node.op))
