@@ -153,7 +153,7 @@ class _Walk:
         if isinstance(node, ast.Raise):
             yield from self._codes(node, place)
             return
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+        if _is_type(node):
             return
         if isinstance(node, ast.AugAssign):
             yield from self._augmented(node, place)
@@ -400,6 +400,13 @@ def _head(node: ast.stmt) -> range:
 
 def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
+
+
+def _is_type(node: ast.stmt) -> bool:
+    """Whether a name for a type is made, which only checkers read."""
+    if isinstance(node, ast.Assign):
+        return ast.unparse(node.value).startswith("TypeVar(")
+    return isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias"
 
 
 def _is_text(node: ast.Assign | ast.AnnAssign) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -11,16 +12,22 @@ from typing import Any
 import msgspec
 import pytest
 
+from reprune.core.artifacts import Benchmark
+from reprune.core.documents import canonical, digest_of
 from reprune.core.errors import (
     ArtifactError,
     ChampionForeign,
+    ChampionMoved,
     DocumentError,
     PromotionRefused,
 )
 from reprune.core.lock import ChampionRef
 from reprune.core.params import Params, read_params
 from reprune.core.store import Artifact
-from reprune.registry.tags import ANCHORED
+from reprune.registry import receipts
+from reprune.registry.receipted import read_receipt
+from reprune.registry.tags import ANCHORED, ROLLED_BACK, tags_of
+from reprune.steps import acceptance
 from reprune.steps.acceptance import (
     AGAIN,
     CLOCK_SKEW_S,
@@ -31,6 +38,7 @@ from reprune.steps.acceptance import (
     check_registry_champion,
     refusing,
 )
+from reprune.steps.gate import ancestor
 from reprune.steps.promoter import Authority, read_promoter
 from reprune.steps.staging import Staged, stage
 from tests.registry.promotion import (
@@ -138,6 +146,7 @@ def test_samples_are_listed_in_their_order(stand: Stand) -> None:
     """However many benchmarks there are; a number that is left out shows as nothing."""
     manifest = stand.case.verdict.manifest
     parents = {"benchmarks.1": "b", "benchmarks.0": "a", "engines.0": "c", "benchmarks.3": "d"}
+    parents["benchmarkset.0"] = "e"
     verdict = replace(
         stand.case.verdict, manifest=msgspec.structs.replace(manifest, parents=parents)
     )
@@ -185,6 +194,49 @@ def test_what_was_handed_in_is_what_was_judged(stand: Stand, what: str, change: 
     missing = change in ("none", "twice")
     assert caught.value.where == str(stand.staged.verdict.path if missing else stranger)
     assert caught.value.fix == AGAIN
+
+
+def test_what_was_measured_is_what_was_judged(stand: Stand, tmp_path: Path) -> None:
+    """The samples' own candidate and engines, and each fact that the evidence tells of an engine."""
+    staged, evidence = stand.staged, stand.case.evidence
+    acceptance._check_judged(staged, evidence)
+    for arms in ({**evidence.arms, "candidate": ZERO}, {}):
+        with refused("candidate_not_measured"):
+            acceptance._check_judged(staged, msgspec.structs.replace(evidence, arms=arms))
+    (fact, *others) = evidence.engines
+    for engines in (
+        (msgspec.structs.replace(fact, bytes=fact.bytes + 1), *others),
+        (*others, fact),
+    ):
+        told = msgspec.structs.replace(evidence, engines=engines)
+        with refused("engines_not_measured") if fact not in engines else nullcontext():
+            acceptance._check_judged(staged, told)
+
+
+@pytest.mark.parametrize("of_second", [ZERO, "sha256:" + "1" * 64])
+def test_each_benchmark_is_of_engines_that_were_handed_in(
+    stand: Stand, tmp_path: Path, of_second: str
+) -> None:
+    """As many, each once, whatever the order of the machines."""
+    staged = stand.staged
+    first = ancestor(staged.verdict, "benchmarks.0", Benchmark)
+    second = msgspec.structs.replace(first, parents={**first.parents, "engines": of_second})
+    shutil.copytree(staged.verdict.path, tmp_path / "verdict")
+    name = f"ancestors/{digest_of(second).removeprefix('sha256:')}.json"
+    (tmp_path / "verdict" / name).write_bytes(canonical(second))
+    manifest = staged.verdict.manifest
+    told = msgspec.structs.replace(
+        manifest,
+        parents={**manifest.parents, "benchmarks.1": digest_of(second), "engines.1": ZERO},
+        payload={**manifest.payload, name: ZERO},
+    )
+    both = replace(
+        staged,
+        verdict=replace(staged.verdict, manifest=told, path=tmp_path / "verdict"),
+        engines=(*staged.engines, with_digest(staged.engines[0])),
+    )
+    with nullcontext() if of_second == ZERO else refused("engines_not_measured"):
+        acceptance._check_judged(both, stand.case.evidence)
 
 
 def test_the_report_tells_of_the_verdict(stand: Stand, tmp_path: Path) -> None:
@@ -262,6 +314,7 @@ def test_the_recorded_judgement_is_the_one_that_is_made_again(stand: Stand, fiel
 
 
 def test_what_is_as_it_was_judged_may_move_it(stand: Stand) -> None:
+    assert (acceptance.DAY_S, CLOCK_SKEW_S) == (DAY_S, 300)
     stand.accepted()
 
 
@@ -276,7 +329,6 @@ def test_the_age_of_the_evidence_has_limits(stand: Stand) -> None:
         stand.accepted(now=newest + limit_s + 1)
     with refused("evidence_from_future"):
         stand.accepted(now=newest - CLOCK_SKEW_S - 1)
-    assert CLOCK_SKEW_S == 300
 
 
 def test_evidence_without_targets_is_of_no_time(stand: Stand) -> None:
@@ -312,6 +364,23 @@ def test_machines_are_trusted_by_name(
     )
     promoter = msgspec.structs.replace(stand.authority.promoter, machines=trusted)
     with refused(reason) if reason else nullcontext():
+        stand.accepted(
+            evidence=msgspec.structs.replace(stand.case.evidence, targets=targets),
+            authority=replace(stand.authority, promoter=promoter),
+        )
+
+
+def test_strangers_are_told_in_order(stand: Stand) -> None:
+    """All of them, so that the same refusal has the same words."""
+    first = stand.case.evidence.targets[0]
+    targets = tuple(
+        msgspec.structs.replace(
+            first, machine=msgspec.structs.replace(first.machine, instance=name)
+        )
+        for name in "dgbaecf"
+    )
+    promoter = msgspec.structs.replace(stand.authority.promoter, machines=("a", "z"))
+    with refused("machine_not_trusted", r"\['b', 'c', 'd', 'e', 'f', 'g'\]"):
         stand.accepted(
             evidence=msgspec.structs.replace(stand.case.evidence, targets=targets),
             authority=replace(stand.authority, promoter=promoter),
@@ -406,12 +475,84 @@ def test_the_second_may_follow_the_first(second: Stand) -> None:
     second.accepted()
 
 
+def test_champion_and_anchor_are_those_of_the_lock(second: Stand) -> None:
+    """Asked of the registry, for the lock that was judged."""
+    lock = second.case.lock
+    with pytest.raises(ChampionMoved):
+        second.accepted(lock=msgspec.structs.replace(lock, champion="none"))
+    with refused("anchor_moved"):
+        second.accepted(lock=msgspec.structs.replace(lock, anchor=lock.champion))
+
+
+def registered(root: Path, **changes: Any) -> None:
+    """One more version, with a receipt that the promoter's own key signed: the champion's, changed."""
+    registry = registry_of(root)
+    (first, *_) = registry.versions(COMPRESSED)
+    statement = read_receipt(registry, first).statement
+    told = msgspec.structs.replace(statement.predicate, **changes)
+    raw = receipts.sign(
+        msgspec.structs.replace(statement, predicate=told), read_promoter(root).signer
+    )
+    folder = root / "one-more"
+    folder.mkdir()
+    (folder / receipts.RECEIPT_FILE).write_bytes(raw)
+    registry.register(COMPRESSED, folder, tags_of(receipts.decode(raw, where="r")))
+    shutil.rmtree(folder)
+
+
+def test_the_chain_is_whole(second: Stand, tmp_path: Path) -> None:
+    """A receipt since the champion's that follows one which is not there; one that follows it is none."""
+    root = copy_repository(second.root, tmp_path / "repo")
+    here = replace(second, root=root)
+    locked = second.case.lock.champion
+    assert isinstance(locked, ChampionRef)
+    block = {"outcome": "block", "verdict": ZERO, "lock": ZERO}
+    registered(root, **block, predecessor=locked.receipt)
+    here.accepted()
+    registered(root, **block, predecessor="sha256:" + "7" * 64, attempt=2)
+    with refused("receipts_missing", "the chain of receipts is not whole: receipt sha256:"):
+        here.accepted()
+
+
+def test_the_chain_begins_with_the_first_where_there_is_no_champion(
+    stand: Stand, second: Stand, tmp_path: Path
+) -> None:
+    """Without a champion no receipt may follow one that is not there, however early it came."""
+    root = copy_repository(second.root, tmp_path / "repo")
+    case = stand.case
+    assert case.verdict.manifest.champion is None
+    registered(root, outcome="block", verdict=ZERO, lock=ZERO, predecessor="sha256:" + "7" * 64)
+    registry = registry_of(root)
+    acceptance._check_chain(second.case, second.authority, registry_of(stand.root))
+    with refused("receipts_missing"):
+        acceptance._check_chain(case, second.authority, registry)
+
+
+def test_its_own_registration_is_no_attempt_before_it(second: Stand, tmp_path: Path) -> None:
+    """A promotion that was cut short after it was registered counts itself once, not twice."""
+    root = copy_repository(second.root, tmp_path / "repo")
+    (root / "empty").mkdir()
+    (root / "empty" / "file").write_bytes(b"x")
+    own = second.case.verdict.digest
+    tags = {"reprune.verdict": own, "reprune.parent": "2", "reprune.attempt": "1"}
+    registry_of(root).register(COMPRESSED, root / "empty", tags)
+    replace(second, root=root).accepted()
+
+
 def test_a_champion_that_a_stranger_signed_is_foreign(second: Stand, tmp_path: Path) -> None:
     """It is the locked one, by every digest, and still counts only under a key that is trusted."""
     authority = strangers(second.authority, tmp_path)
     with pytest.raises(ChampionForeign, match="version 1: its receipt") as caught:
         check_registry_champion(second.case, authority, registry_of(second.root))
     assert "trusted_keys" in caught.value.fix
+
+
+def test_a_champion_that_was_rolled_back_is_foreign(second: Stand, tmp_path: Path) -> None:
+    """The alias still names it, and a tag says that somebody took it back."""
+    root = copy_repository(second.root, tmp_path / "repo")
+    registry_of(root).set_tags(COMPRESSED, "1", {ROLLED_BACK: ZERO})
+    with pytest.raises(ChampionForeign, match="was rolled back"):
+        check_registry_champion(second.case, second.authority, registry_of(root))
 
 
 def anchored(root: Path, *, tagged: bool = True) -> None:
