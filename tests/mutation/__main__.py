@@ -34,6 +34,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "reprune.registry.keys": ("tests/registry/test_keys.py",),
     "reprune.registry.attestations": ("tests/registry/test_attestations.py",),
     "reprune.steps.signers": ("tests/registry/test_keys.py",),
+    "reprune.steps.soundness": ("tests/steps/test_soundness.py",),
     "reprune.steps.staging": ("tests/registry/test_staging.py",),
     "reprune.steps.override": ("tests/registry/test_override.py",),
     "reprune.steps.waiving": ("tests/registry/test_override.py",),

@@ -59,6 +59,7 @@ def test_the_evaluation_says_what_was_decided(judgement: Judgement) -> None:
 def test_an_earlier_receipt_has_no_samples_and_no_time(judgement: Judgement) -> None:
     """What its decision does not say is empty here, and not made up."""
     said = told(judgement).predicate
+    assert (EVAL_FILE, VERIFIED_FILE) == ("eval.dsse.json", "verified.dsse.json")
     assert (said.samples, said.valid_for_days) == ((), 0.0)
 
 
@@ -123,7 +124,3 @@ def test_the_result_names_what_was_found_to_hold(minimum: bool, waived: bool) ->
         "REPRUNE_OVERRIDDEN" if waived else "REPRUNE_PASSED",
         "REPRUNE_MAY_BE_PROMOTED",
     )
-
-
-def test_their_files_have_fixed_names() -> None:
-    assert (EVAL_FILE, VERIFIED_FILE) == ("eval.dsse.json", "verified.dsse.json")
