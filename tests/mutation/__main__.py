@@ -35,6 +35,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "reprune.registry.attestations": ("tests/registry/test_attestations.py",),
     "reprune.steps.signers": ("tests/registry/test_keys.py",),
     "reprune.steps.soundness": ("tests/steps/test_soundness.py",),
+    "reprune.steps.moving": ("tests/registry/test_moving.py",),
+    "reprune.registry.records": ("tests/registry/test_records.py",),
+    "reprune.steps.promoter": (
+        "tests/registry/test_keys.py",
+        "tests/registry/test_promote_refuses.py",
+    ),
     "reprune.steps.staging": ("tests/registry/test_staging.py",),
     "reprune.steps.override": ("tests/registry/test_override.py",),
     "reprune.steps.waiving": ("tests/registry/test_override.py",),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from reprune.core import store
-from reprune.core.artifacts import ModelBundle, Plan
+from reprune.core.artifacts import ModelBundle, Plan, Report
 from reprune.core.errors import ArtifactError, ArtifactMissing, PayloadCorrupt
 from reprune.steps.staging import Evidence, copy_artifact, private_folder, stage
 from tests.chain import reencode
@@ -83,6 +84,16 @@ def test_a_report_is_taken_where_there_is_one(root: Path, tmp_path: Path) -> Non
     report.mkdir()
     with pytest.raises(PayloadCorrupt, match="cannot be read"):
         stage(evidence(root), tmp_path / "d")
+    report.rmdir()
+    with store.drafting(report) as draft:
+        (draft / "report.md").write_text("all is well")
+        manifest = Report(outcome="pass", headline="well")
+        written = store.write(draft, manifest, step="report", parents={}, out=report)
+    staged = stage(evidence(root), tmp_path / "e")
+    assert staged.report is not None
+    assert staged.report.digest == written.digest
+    assert staged.report.path == tmp_path / "e" / "report"
+    assert "report/report.md" in staged.file_digests()
 
 
 def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
@@ -152,8 +163,7 @@ def test_the_folder_is_this_users_alone(tmp_path: Path) -> None:
         assert list(again.iterdir()) == []
         with private_folder("a", "c") as another:
             assert another != folder
-            assert another.name.startswith("promote-")
-            assert len(another.name) == len("promote-") + 24
+            assert re.fullmatch(r"promote-[0-9a-f]{24}", another.name)
     assert not folder.exists()
     with pytest.raises(KeyError), private_folder("a") as broken:
         raise KeyError
