@@ -37,9 +37,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     "reprune.steps.soundness": ("tests/steps/test_soundness.py",),
     "reprune.steps.moving": ("tests/registry/test_moving.py",),
     "reprune.registry.records": ("tests/registry/test_records.py",),
+    "reprune.steps.decision": ("tests/registry/test_decision.py",),
     "reprune.steps.promoter": (
         "tests/registry/test_keys.py",
         "tests/registry/test_promote_refuses.py",
+    ),
+    "reprune.steps.promote": (
+        "tests/registry/test_promote.py",
+        "tests/registry/test_fence.py",
+        "tests/registry/test_override.py",
     ),
     "reprune.steps.staging": ("tests/registry/test_staging.py",),
     "reprune.steps.override": ("tests/registry/test_override.py",),
