@@ -21,6 +21,35 @@ from tests.mutation.running import Result, run
 # The tests that are asked, by the first package that fits.
 TESTS: dict[str, tuple[str, ...]] = {
     "reprune.judge": ("tests/judge",),
+    "reprune.steps.acceptance": (
+        "tests/registry/test_acceptance.py",
+        "tests/registry/test_promote_refuses.py",
+    ),
+    "reprune.steps.minimum_policy": ("tests/registry/test_minimum_policy.py",),
+    "reprune.registry.receipts": (
+        "tests/registry/test_receipts.py",
+        "tests/registry/test_keys.py",
+        "tests/registry/test_check_receipt.py",
+    ),
+    "reprune.registry.keys": ("tests/registry/test_keys.py",),
+    "reprune.registry.attestations": ("tests/registry/test_attestations.py",),
+    "reprune.steps.signers": ("tests/registry/test_keys.py",),
+    "reprune.steps.soundness": ("tests/steps/test_soundness.py",),
+    "reprune.steps.moving": ("tests/registry/test_moving.py",),
+    "reprune.registry.records": ("tests/registry/test_records.py",),
+    "reprune.steps.decision": ("tests/registry/test_decision.py",),
+    "reprune.steps.promoter": (
+        "tests/registry/test_keys.py",
+        "tests/registry/test_promote_refuses.py",
+    ),
+    "reprune.steps.promote": (
+        "tests/registry/test_promote.py",
+        "tests/registry/test_fence.py",
+        "tests/registry/test_override.py",
+    ),
+    "reprune.steps.staging": ("tests/registry/test_staging.py",),
+    "reprune.steps.override": ("tests/registry/test_override.py",),
+    "reprune.steps.waiving": ("tests/registry/test_override.py",),
 }
 
 

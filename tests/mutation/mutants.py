@@ -28,10 +28,14 @@ TEXT = frozenset(
         "_OPENING",
         "_DRY",
         "_ENDING",
+        "where",
+        "fix",
     }
 )
 # Keywords that only stop a mistake of ours earlier.
 _CHECKS = frozenset({"strict"})
+# Arguments of errors that are no sentences.
+CODES = frozenset({"reason", "code"})
 _COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
     ast.LtE: (ast.Lt, ast.Gt),
@@ -152,8 +156,9 @@ class _Walk:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return  # a docstring, or `...`
         if isinstance(node, ast.Raise):
+            yield from self._codes(node, place)
             return
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+        if _is_type(node):
             return
         if isinstance(node, ast.AugAssign):
             yield from self._augmented(node, place)
@@ -180,6 +185,14 @@ class _Walk:
         if isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
             none = ast.Return(value=ast.Constant(value=None))
             yield self._mutant(body, index, none, place, f"{_short(node)} => return None")
+
+    def _codes(self, node: ast.Raise, place: _Place) -> Iterator[Mutant]:
+        """Of an error that is raised, what programs read: its reason."""
+        keywords = node.exc.keywords if isinstance(node.exc, ast.Call) else []
+        for keyword in keywords:
+            if keyword.arg in CODES:
+                at = place.within(around=keyword)
+                yield from self._expression(keyword, "value", keyword.value, at)
 
     def _augmented(self, node: ast.AugAssign, place: _Place) -> Iterator[Mutant]:
         other = _COMPUTED.get(type(node.op))
@@ -392,6 +405,13 @@ def _head(node: ast.stmt) -> range:
 
 def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
+
+
+def _is_type(node: ast.stmt) -> bool:
+    """Whether a name for a type is made, which only checkers read."""
+    if isinstance(node, ast.Assign):
+        return ast.unparse(node.value).startswith("TypeVar(")
+    return isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias"
 
 
 def _is_text(node: ast.Assign | ast.AnnAssign) -> bool:
