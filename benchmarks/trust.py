@@ -7,11 +7,13 @@ Parts, each of which can be run alone and adds its figures to those in the file 
     fields      every field of these, and of every part of a verdict, deleted, nulled, doubled, reordered
     swaps       files swapped at every look that promote takes, and around every call of the registry
     boundaries  artefacts swapped after each step of the pipeline, and before gate and promote
+    vectors     Project Wycheproof's signatures and JSONTestSuite's files (tests/vectors.py)
     racer       1,000 promotions beside a process that swaps files all the time
     crash       all crash states of the store (tests/core/crash_states.py)
 
-`--quick` takes a part of each. `--mutants FILE` adds what `mutmut results` printed. Nothing here has a
-margin: every `*_wrong`, `*_passed` and `*_promoted` must be 0, and the exit code says whether they are.
+`--quick` takes a part of each. What mutation testing counted is added from `mutation*.json` beside the
+results, where it lies there. Nothing here has a margin: every `*_wrong`, `*_passed` and `*_promoted` must be
+0, and the exit code says whether they are.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.common import committed, options, result, table, write
+from benchmarks.common import RESULTS, committed, options, result, table, write
 from reprune.core import plugins
 from reprune.registry.receipts import RECEIPT_FILE
 from reprune.steps.promoter import read_promoter
-from tests import monotonic, swap_plans, swaps
+from tests import monotonic, swap_plans, swaps, vectors
 from tests.chain import Story
 from tests.conformance.__main__ import results
 from tests.conformance.table import attacks
@@ -50,6 +52,10 @@ MUST_BE_ZERO = (
     "race_promoted",
     "crash_states_wrong",
     "crash_states_lost",
+    "ed25519_valid_refused",
+    "ed25519_invalid_taken",
+    "p256_invalid_taken",
+    "json_must_refuse_wrong",
     "surviving_mutants",
 )
 
@@ -81,8 +87,7 @@ def main() -> int:
             rows += [{"part": name, "seconds": round(time.monotonic() - began, 1), **found}]
             rows[-1]["quick"] = given.quick
             print(table([rows[-1]], list(rows[-1])), flush=True)
-    if given.mutants:
-        figures["surviving_mutants"] = given.mutants.read_text().count("survived")
+    figures |= _mutants()
     if given.json:
         write(given.json, result(figures, rows))
     if given.verify:
@@ -92,9 +97,19 @@ def main() -> int:
     return 1 if wrong else 0
 
 
+def _mutants(folder: Path = RESULTS) -> Figures:
+    """Surviving, equivalent and all mutants of the committed runs; nothing without one."""
+    found: Figures = {}
+    for path in sorted(folder.glob("mutation*.json")):
+        counted = json.loads(path.read_text())["figures"]
+        for name in ("surviving_mutants", "mutants", "equivalent_mutants"):
+            if name in counted:
+                found[name] = found.get(name, 0) + counted[name]
+    return found
+
+
 def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PARTS", help=f"of {','.join(PARTS)}, with commas")
-    parser.add_argument("--mutants", type=Path, metavar="FILE", help="what `mutmut results` said")
 
 
 def _verified(figures: Figures) -> int:
@@ -187,6 +202,11 @@ def swap_files(folder: Path, quick: bool) -> Figures:
     }
 
 
+def answer_vectors(_: Path, __: bool) -> Figures:
+    """All of them, always."""
+    return vectors.count()
+
+
 def race(folder: Path, quick: bool) -> Figures:
     """A process beside it that swaps files to and fro."""
     template, other = _pair(folder)
@@ -214,6 +234,7 @@ PARTS: dict[str, Callable[[Path, bool], Figures]] = {
     "monotonic": mutate,
     "fields": break_fields,
     "swaps": swap_files,
+    "vectors": answer_vectors,
     "racer": race,
     "crash": crash_states,
 }
