@@ -159,16 +159,16 @@ def blocked(root: Path) -> Blocked:
 # --- every field ---------------------------------------------------------------------------------
 
 
-def paths(value: Any, here: Steps = (), *, whole: bool = False) -> Iterator[Steps]:
-    """Every key and, of each list, the first and the last item (`whole`: each), however deep."""
+def paths(value: Any, here: Steps = ()) -> Iterator[Steps]:
+    """Every key and, of each list, the first and the last item, however deep."""
     if here:
         yield here
     if isinstance(value, dict):
         for key in value:
-            yield from paths(value[key], (*here, key), whole=whole)
+            yield from paths(value[key], (*here, key))
     elif isinstance(value, list) and value:
-        for index in range(len(value)) if whole else sorted({0, len(value) - 1}):
-            yield from paths(value[index], (*here, index), whole=whole)
+        for index in sorted({0, len(value) - 1}):
+            yield from paths(value[index], (*here, index))
 
 
 def broken(document: Any, path: Steps) -> Iterator[tuple[str, bytes]]:
@@ -208,17 +208,15 @@ def every_field_signed(refused: Refused) -> Iterator[tuple[str, bool]]:
             yield name, refused.passes(canonical(changed) + b"\n")
 
 
-def every_part(
-    base: Blocked, folder: Path, *, every: int = 1, whole: bool = False
-) -> Iterator[tuple[str, bool]]:
+def every_part(base: Blocked, folder: Path, *, every: int = 1) -> Iterator[tuple[str, bool]]:
     """Each field of each document in the verdict's folder, in two folders each time: one whose digests are
     corrected and that claims to have passed, and one that was made again down to the judgement, as if the
-    whole run had been like that. `whole` takes every item of every list.
+    whole run had been like that.
     """
     number = 0
     for part in [*base.forged.ancestors, *documents(base.forged)]:
         document = base.forged.value(part)
-        for path in paths(document, whole=whole):
+        for path in paths(document):
             for how, text in broken(document, path):
                 number += 1
                 if number % every:
