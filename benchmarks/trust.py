@@ -157,9 +157,7 @@ def break_fields(folder: Path, quick: bool) -> Figures:
             told += list(monotonic.every_field_signed(each))
         fields += len(told)
         passed += sum(passes for _, passes in told)
-    for _, passes in monotonic.every_part(
-        base, folder / "parts", every=100 if quick else 1, whole=True
-    ):
+    for _, passes in monotonic.every_part(base, folder / "parts", every=100 if quick else 1):
         fields, passed = fields + 1, passed + passes
     return {"fields": fields, "fields_passed": passed}
 
