@@ -73,6 +73,8 @@ TOLD = {
     "TargetProfile.*": "as Profile",
     "OperatorTime.*": "as Profile",
     "TableFact.*": "as Profile",
+    "TimesReuse.*": "as Profile",
+    "CutCheck.*": "as Profile",
     "PowerFact.*": "how likely a pass was, computed before; notes only",
     "DataReport.power": "as PowerFact",
     "Expectation.name": "words",

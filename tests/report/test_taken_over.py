@@ -8,11 +8,15 @@ from pathlib import Path
 import msgspec
 
 from reprune.core.artifacts import (
+    CutCheck,
     JointTrial,
     KnownRecovery,
     Previous,
+    Profile,
     RowCheck,
+    TableFact,
     TableReuse,
+    TimesReuse,
     VerdictSummary,
 )
 from reprune.report.facts import ReportFacts
@@ -24,6 +28,7 @@ from reprune.report.taken_over import (
     recovery_words,
     table_words,
     taken_over,
+    times_words,
 )
 from tests.report.scenes import PASSED
 from tests.report.verdicts import facts
@@ -61,6 +66,13 @@ def told_of(tmp_path: Path, *drops: float) -> ReportFacts:
     return replace(given, previous=before)
 
 
+def tabled(profile: Profile) -> Profile:
+    """The profile with tables that were measured."""
+    reuse = TimesReuse(how="measured", why="another runtime", full_builds=24)
+    fact = TableFact(target="cpu", key="sha256:1", builds=24, error=0.01, reuse=reuse)
+    return msgspec.structs.replace(profile, tables=(fact,))
+
+
 def test_a_table_says_whose_it_is_and_what_that_saved():
     assert "conv2 measured again" in table_words(REUSED, 6_000)
     assert "saved 42" in table_words(REUSED, 6_000)
@@ -68,6 +80,20 @@ def test_a_table_says_whose_it_is_and_what_that_saved():
     assert "measured whole" in told
     assert "the check took 6" in told
     assert "for the champion does worse" in told
+
+
+def test_latency_tables_say_whose_they_are_and_what_that_saved():
+    check = CutCheck(widths={"a": 8}, before=0.5, now=0.51, moved=0.03)
+    reuse = TimesReuse(
+        how="reused", why="2 cuts hold", age=3, source="sha256:1", checked=(check, check), full_builds=24
+    )  # fmt: skip
+    told = times_words("cpu", reuse).replace("\u00a0", " ")
+    assert told == (
+        "Latency tables of cpu: the champion's, 3 generations old: 2 cuts hold. It saved 22 of 24 engines."
+    )
+    reuse = TimesReuse(how="measured", why="another runtime", full_builds=24)
+    told = times_words("cpu", reuse).replace("\u00a0", " ")
+    assert told == "Latency tables of cpu: measured with 24 engines, for another runtime."
 
 
 def test_recovery_says_its_epochs_and_its_second_teacher():
@@ -91,15 +117,17 @@ def test_every_form_of_the_report_tells_it_and_nothing_where_nobody_asked(tmp_pa
         given,
         table=msgspec.structs.replace(given.table, reuse=REUSED, cost=6_000),
         plan=msgspec.structs.replace(given.plan, tried=tried),
+        profiles=(tabled(given.profiles[0]),),
     )
-    assert "the champion's were kept" in taken_over(asked)[1][0]
+    assert "Latency tables of cpu" in taken_over(asked)[1][0]
+    assert "the champion's were kept" in taken_over(asked)[2][0]
     for render in (render_markdown, render_html):
         assert "2 generations old" in render(asked).replace("\u00a0", " ")
         assert "Taken over" in render(asked)
         assert "Taken over" not in render(given)
     fresh = msgspec.structs.replace(tried, known={"other": 1}, fresh=widths)
     other = replace(asked, plan=msgspec.structs.replace(given.plan, tried=fresh))
-    assert "fresh ones were taken" in taken_over(other)[1][0]
+    assert "fresh ones were taken" in taken_over(other)[2][0]
 
 
 def test_a_model_that_gets_harder_is_told_with_when_the_gate_would_block(tmp_path):

@@ -326,16 +326,55 @@ class TargetProfile(Fact, kw_only=True):
     operators: tuple[OperatorTime, ...]
 
 
+class CutCheck(Fact, kw_only=True):
+    """One cut that the champion's latency tables were made from, built and timed again: its latency over the
+    dense model's `before` and `now`, and by what share of their time its layers' times `moved`.
+    """
+
+    widths: dict[str, int]
+    before: float
+    now: float
+    moved: float
+
+    @property
+    def off(self) -> float:
+        """The larger of both changes, as a share."""
+        return max(abs(self.now / self.before - 1.0), self.moved)
+
+
+class TimesReuse(Fact, kw_only=True):
+    """Where a target's latency tables come from. "reused": they are those of `source` (a Profile's digest),
+    measured `age` generations ago; "measured": all is new. `why` says so in words.
+
+    `checked` are the cuts that were timed again: all that this generation built if they are "reused".
+    `full_builds` is how many engines the tables were made from.
+    """
+
+    how: Literal["reused", "measured"]
+    why: str
+    age: int = 0
+    source: str = ""
+    checked: tuple[CutCheck, ...] = ()
+    full_builds: int = 0
+
+    @property
+    def built(self) -> int:
+        """How many engines this generation built for the tables, beside the dense model's."""
+        return len(self.checked) if self.how == "reused" else self.full_builds
+
+
 class TableFact(Fact, kw_only=True):
     """That a target's latency tables are in the payload. `key` is the digest of the question they answer
     (architecture, machine kind, runtime and how it runs); `builds` engines were timed for them, and their
-    fit misses those engines' whole calls by the share `error` (a median).
+    fit misses those engines' whole calls by the share `error` (a median). `reuse`, where it was asked for,
+    says whether it was an earlier generation that measured them.
     """
 
     target: str
     key: str
     builds: int
     error: float
+    reuse: TimesReuse | UnsetType = UNSET
 
 
 class OperatorShares(Fact, kw_only=True):

@@ -352,7 +352,9 @@ class GenerationsParams(Document, kw_only=True):
     measured anew where they moved more than retraining moves them, or the champion does worse on this
     generation's data, with a chance of `false_alarm` where nothing changed; where the old table's plan
     loses more than `tolerance` (a share of examples answered rightly) against the new one's; and in every
-    generation number `cold_every` since that was last done.
+    generation number `cold_every` since that was last done. Its latency tables are used again where machine,
+    runtime and knobs are the same, and cuts that are timed again come out within `latency_tolerance` (a
+    share, 0.1) of what they were.
 
     With `try_champion` the champion's widths and fresh ones are both cut and compared on `tune`; the
     champion's are kept unless they lose more than `tolerance`. Recovery takes the epochs in which the
@@ -370,6 +372,7 @@ class GenerationsParams(Document, kw_only=True):
     try_champion: bool = True
     epochs_within: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.02
     champion_weight: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    latency_tolerance: Annotated[float, Meta(gt=0.0, lt=1.0)] | UnsetType = UNSET
 
 
 class CiParams(Document, kw_only=True):

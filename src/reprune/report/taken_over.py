@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from reprune.core.artifacts import JointTrial, KnownRecovery, Plan, RuleResult, TableReuse
+from reprune.core.artifacts import (
+    JointTrial,
+    KnownRecovery,
+    Plan,
+    RuleResult,
+    TableReuse,
+    TimesReuse,
+)
 from reprune.judge.trend import Trend, trend
 from reprune.report import words
 from reprune.report.facts import ReportFacts
@@ -14,10 +21,16 @@ SOON = 8
 
 
 def taken_over(facts: ReportFacts) -> list[Phrase]:
-    """A sentence each on the table, the widths and recovery; empty where nothing was asked for."""
+    """A sentence each on the tables, the widths and recovery; empty where nothing was asked for."""
     found: list[str] = []
     if facts.table is not None and facts.table.reuse:
         found.append(table_words(facts.table.reuse, facts.table.cost or 0))
+    found += [
+        times_words(one.target, one.reuse)
+        for profile in facts.profiles
+        for one in profile.tables or ()
+        if one.reuse
+    ]
     if facts.plan is not None and facts.plan.tried:
         found.append(_widths_words(facts.plan, facts.plan.tried))
     if facts.recovery is not None and facts.recovery.known:
@@ -39,6 +52,18 @@ def table_words(reuse: TableReuse, cost: int) -> str:
     return (
         f"Sensitivity: the champion's table, {age} old, with {again} measured again: {reuse.why}. It saved "
         f"{words.big(saved)} examples{share}."
+    )
+
+
+def times_words(target: str, reuse: TimesReuse) -> str:
+    """Whose latency tables of the target were planned by, why, and how many engines that took or saved."""
+    if reuse.how == "measured":
+        built = words.plural(reuse.full_builds, "engine")
+        return f"Latency tables of {target}: measured with {built}, for {reuse.why}."
+    age = words.plural(reuse.age, "generation")
+    return (
+        f"Latency tables of {target}: the champion's, {age} old: {reuse.why}. It saved "
+        f"{max(0, reuse.full_builds - reuse.built)} of {words.plural(reuse.full_builds, 'engine')}."
     )
 
 
