@@ -53,6 +53,8 @@ TOLD = {
     "ModelBundle.surgery": "as Surgery",
     "Recovery.*": "how the candidate was trained; what came of it is measured",
     "RecoveryEpoch.*": "as Recovery",
+    "RateChoice.*": "as Recovery",
+    "TriedRate.*": "as Recovery",
     "ModelBundle.recovery": "as Recovery",
     "Cost.*": "counted, for the report; no rule is about it",
     "Plan.*": "what was to be cut; what came of it is measured",

@@ -13,10 +13,12 @@ from reprune.core.artifacts import (
     KnownRecovery,
     Previous,
     Profile,
+    RateChoice,
     RowCheck,
     TableFact,
     TableReuse,
     TimesReuse,
+    TriedRate,
     VerdictSummary,
 )
 from reprune.report.facts import ReportFacts
@@ -25,6 +27,7 @@ from reprune.report.markdown import render_markdown
 from reprune.report.taken_over import (
     difficulty,
     quality_trend,
+    rate_words,
     recovery_words,
     table_words,
     taken_over,
@@ -101,6 +104,20 @@ def test_recovery_says_its_epochs_and_its_second_teacher():
     assert "5 of 8 epochs" in recovery_words(known)
     assert "taught" not in recovery_words(known)
     assert "25" in recovery_words(msgspec.structs.replace(known, second="c", weight=0.25))
+
+
+def test_a_learning_rate_says_where_it_comes_from_unless_it_was_given():
+    tried = tuple(TriedRate(learning_rate=rate, tune_loss=0.1) for rate in (0.003, 0.01, 0.03))
+    rate = RateChoice(learning_rate=0.01, how="tried", optimizer="sgd", tried=tried, examples=3_000)
+    (told,) = rate_words(rate)
+    assert "0.01, the best on tune of 3 that were tried" in told
+    assert "with 3" in told
+    (told,) = rate_words(msgspec.structs.replace(rate, how="champion", age=2))
+    assert (
+        told.replace("\u00a0", " ")
+        == "Learning rate: 0.01, the champion's, found 2 generations ago."
+    )
+    assert rate_words(msgspec.structs.replace(rate, how="given")) == []
 
 
 def test_every_form_of_the_report_tells_it_and_nothing_where_nobody_asked(tmp_path):

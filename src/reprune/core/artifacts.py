@@ -148,6 +148,27 @@ class RecoveryEpoch(Fact, kw_only=True):
     learning_rate: float
 
 
+class TriedRate(Fact, kw_only=True):
+    """The loss on `tune` after a short recovery at a learning rate; None where it diverged."""
+
+    learning_rate: float
+    tune_loss: float | None
+
+
+class RateChoice(Fact, kw_only=True):
+    """The learning rate of a recovery: "given" in params.yaml, the "champion"'s, or the best of those that
+    were "tried" for an epoch each, which took `examples`. `optimizer` is what it is for; `age` counts the
+    generations since it was given or tried.
+    """
+
+    learning_rate: float
+    how: Literal["given", "champion", "tried"]
+    optimizer: str
+    age: int = 0
+    tried: tuple[TriedRate, ...] = ()
+    examples: int = 0
+
+
 class KnownRecovery(Fact, kw_only=True):
     """What a recovery began with of the champion's: `asked` epochs became `epochs`, of which the champion
     had needed `needed`. `second` is the digest of the champion where it taught too, with `weight`.
@@ -165,7 +186,8 @@ class Recovery(Fact, kw_only=True):
     """Recovery fine-tuning: `examples` counts those forwarded and backwarded, the teacher's included.
 
     `stopped` says in words why it ended before its last epoch, where it did; `known` what was taken over
-    from the champion's recovery.
+    from the champion's recovery; `rate` where its learning rate comes from, unless the task brings an
+    optimiser of its own.
     """
 
     epochs: tuple[RecoveryEpoch, ...]
@@ -174,6 +196,7 @@ class Recovery(Fact, kw_only=True):
     teacher: str
     stopped: str | UnsetType = UNSET
     known: KnownRecovery | UnsetType = UNSET
+    rate: RateChoice | UnsetType = UNSET
 
 
 class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):

@@ -6,6 +6,7 @@ from reprune.core.artifacts import (
     JointTrial,
     KnownRecovery,
     Plan,
+    RateChoice,
     RuleResult,
     TableReuse,
     TimesReuse,
@@ -35,6 +36,8 @@ def taken_over(facts: ReportFacts) -> list[Phrase]:
         found.append(_widths_words(facts.plan, facts.plan.tried))
     if facts.recovery is not None and facts.recovery.known:
         found.append(recovery_words(facts.recovery.known))
+    if facts.recovery is not None and facts.recovery.rate:
+        found += rate_words(facts.recovery.rate)
     return [(one,) for one in found]
 
 
@@ -74,6 +77,19 @@ def recovery_words(known: KnownRecovery) -> str:
         f"Recovery: {known.epochs} of {words.plural(known.asked, 'epoch')}, for the champion needed "
         f"{known.needed}{taught}."
     )
+
+
+def rate_words(rate: RateChoice) -> list[str]:
+    """Where the learning rate comes from; nothing of one that was given."""
+    if rate.how == "given":
+        return []
+    if rate.how == "champion":
+        since = words.plural(rate.age, "generation")
+        return [f"Learning rate: {rate.learning_rate:g}, the champion's, found {since} ago."]
+    return [
+        f"Learning rate: {rate.learning_rate:g}, the best on tune of {len(rate.tried)} that were tried "
+        f"for an epoch each, with {words.big(rate.examples)} examples."
+    ]
 
 
 def difficulty(facts: ReportFacts) -> list[Phrase]:
