@@ -81,7 +81,7 @@ def make(options: Options = DEFAULT):
             place = control(
                 choose_machine(params=params, machine=machine, image=compress_image)
             ).outputs
-            profiled = profile(**texts, **model, **data, machine=place["name"])
+            profiled = profile(**texts, **model, **past, **data, machine=place["name"])
             measuring(profiled, place)
         analysed = compress(sensitivity_analysis(**texts, **model, **data, **past))
         table = {"table": analysed.outputs["table"]}
