@@ -13,6 +13,7 @@ from reprune.judge.evidence import Phases, Start
 from reprune.report.engines import engines_section
 from reprune.report.facts import ReportFacts
 from reprune.report.html import render_html
+from reprune.report.markdown import render_markdown
 from tests.report.scenes import PASSED
 from tests.report.verdicts import facts
 
@@ -93,6 +94,20 @@ def test_what_a_call_on_an_accelerator_is_made_of_is_told(told: ReportFacts) -> 
     plain = engines_section(told)
     assert plain is not None
     assert "Computing" not in "".join(map(str, plain.content))
+
+
+def test_the_markdown_names_the_clock_of_an_accelerator(told: ReportFacts) -> None:
+    clock = "CUDA events around a captured graph, without copies"
+    assert told.evidence is not None
+    targets = tuple(
+        msgspec.structs.replace(
+            one, units=tuple(msgspec.structs.replace(unit, clock=clock) for unit in one.units)
+        )
+        for one in told.evidence.targets
+    )
+    on_gpu = replace(told, evidence=msgspec.structs.replace(told.evidence, targets=targets))
+    assert f"calls are timed by {clock}" in render_markdown(on_gpu)
+    assert "calls are timed by" not in render_markdown(told)
 
 
 def test_without_starts_there_is_no_table_of_them(told: ReportFacts) -> None:

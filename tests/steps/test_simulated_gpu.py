@@ -27,6 +27,7 @@ from reprune.judge.evidence import Start, Unit, decode_units
 from reprune.judge.verdict import judge
 from reprune.runtimes.base import get_runtime
 from reprune.steps.looking import refuse_unequal
+from reprune.steps.target_demands import gains
 from tests.building import edit, make_evidence, make_policy
 from tests.measure.test_measuring_steps import (
     PARAMS,
@@ -174,6 +175,17 @@ def test_arms_that_were_built_unlike_are_refused(world: World) -> None:
         ChainBroken, match=r"TF32 is off \(candidate\), off \(champion\), on \(dense\)"
     ):
         refuse_unequal(unlike)
+
+
+def test_int8_in_fp16_is_timed_beside_fp16(world: World) -> None:
+    """By profile, side by side in one process; the plan tells what int8 buys there."""
+    target = Target(runtime="tensorrt", device="gpu", precision="int8-fp16")
+    params = msgspec.structs.replace(GPU_PARAMS, targets={"gpu": target})
+    made = world.step("profile", "profile", params=params, dense="dense", data="data")
+    (told,) = made.manifest.targets
+    assert told.over_fp16 > 0
+    (words,) = gains([made.manifest])
+    assert words.startswith(f"gpu: int8-fp16 takes {told.over_fp16:.2f} of the time of fp16")
 
 
 def test_a_damaged_engine_is_refused_in_words(world: World, tmp_path: Path) -> None:

@@ -352,13 +352,18 @@ class OperatorTime(Fact, kw_only=True):
 
 
 class TargetProfile(Fact, kw_only=True):
-    """`latency_us` is the median of whole calls, batch as given; operators are timed in the runtime."""
+    """`latency_us` is the median of whole calls, batch as given; operators are timed in the runtime.
+
+    `over_fp16`, of a target in int8-fp16, is its time over that of the same model all in fp16: what int8
+    buys there. Against fp32 most of the gain would be that of fp16.
+    """
 
     target: str
     runtime: str
     batch_size: int
     latency_us: float
     operators: tuple[OperatorTime, ...]
+    over_fp16: float | UnsetType = UNSET
 
 
 class CutCheck(Fact, kw_only=True):

@@ -32,7 +32,7 @@ from reprune.steps.plan_prior import prior_for_people
 from reprune.steps.plan_trials import with_trials
 from reprune.steps.plan_words import for_people, how_to_edit, with_joint
 from reprune.steps.refusals import refuse_strangers
-from reprune.steps.target_demands import aligned, demands
+from reprune.steps.target_demands import aligned, demands, gains
 from reprune.steps.trying import comparing
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def plan(
     _refuse_other_criterion(table, prune)
     before = _agreed_cost(profiles)
     plan = aligned(plan, targets)
-    wishes = list(demands(plan, targets))
+    wishes = [*demands(plan, targets), *gains(each.manifest for each in profiles)]
     for wish in wishes:
         ctx.say(f"plan: {wish}")
     if masks_weights(plan):

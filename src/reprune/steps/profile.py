@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET, UnsetType
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET, UnsetType, structs
 
 from reprune.core.artifacts import DataReport, ModelBundle, Previous, Profile
 from reprune.core.lock import Name
@@ -13,6 +16,13 @@ from reprune.core.store import Artifact
 from reprune.runtimes.base import Runtime, cannot_run_here
 from reprune.steps.known_times import earlier_table
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+from reprune.steps.target_demands import refuse_unoffered
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from reprune.compress.bundle import LoadedModel
+    from reprune.measure.calls import Shape
 
 
 @step("profile")
@@ -40,6 +50,7 @@ def profile(
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
+    refuse_unoffered(targets)
     # torch is imported here, after the cheap refusals: the command line loads this module for help.
     import torch
 
@@ -69,7 +80,10 @@ def profile(
         source = source_of(loaded.module, loaded.task, target, examples=CALIBRATION_EXAMPLES)
         build_within(runtime, source, target, engine, seconds=BuildParams().max_seconds)
         shapes = timed_shapes(loaded.task, target.batch_size)
-        measured.append(measure_target(engine, name, target, shapes, profile))
+        found = measure_target(engine, name, target, shapes, profile)
+        measured.append(
+            structs.replace(found, over_fp16=_over_fp16(engine, target, loaded, shapes))
+        )
         ctx.say(f"{name}: {measured[-1].latency_us:.0f} us a call of {target.batch_size}")
         if profile.tables:
             subject = Timed(
@@ -79,8 +93,8 @@ def profile(
                 profile=measured[-1],
                 earlier=earlier_table(previous, dense, name, generations),
             )
-            found = tables_of(dense, subject, profile.tables, seed=seed, threads=threads, ctx=ctx)
-            tables += [found] if found else []
+            table = tables_of(dense, subject, profile.tables, seed=seed, threads=threads, ctx=ctx)
+            tables += [table] if table else []
     if profile.tables:
         write_tables(ctx.out / TABLES_FILE, [one.table for one in tables])
     return Profile(
@@ -91,6 +105,26 @@ def profile(
         targets=tuple(measured),
         tables=tuple(one.fact for one in tables) if profile.tables else UNSET,
     )
+
+
+def _over_fp16(
+    engine: Path, target: Target, loaded: LoadedModel, shapes: Sequence[Shape]
+) -> float | UnsetType:
+    """As TargetProfile.over_fp16. Raises BuildError where there is no engine in fp16 to compare with."""
+    from reprune.measure.half import time_over
+    from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
+    from reprune.runtimes.base import get_runtime
+    from reprune.runtimes.isolated import build_within
+
+    if target.precision != "int8-fp16":
+        return UNSET
+    # A named layer is in fp16 in the one; in the other it would be in fp32.
+    half = structs.replace(target, precision="fp16", float_layers=())
+    runtime = get_runtime(target.runtime)
+    other = engine.with_name(f"fp16-{engine.name}")
+    source = source_of(loaded.module, loaded.task, half, examples=CALIBRATION_EXAMPLES)
+    build_within(runtime, source, half, other, seconds=BuildParams().max_seconds)
+    return round(time_over(engine, other, target, shapes), 4)
 
 
 def _elsewhere(runtime: Runtime, target: Target) -> str:
