@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from reprune.core import store
-from reprune.core.artifacts import MemberWeights, ModelBundle, Previous
+from reprune.core.artifacts import KINDS, MemberWeights, ModelBundle, Previous
 from reprune.core.errors import EXIT_DONE, EXIT_INPUT
 from reprune.core.params import read_params
 from reprune.doors.kfp.run import Texts
@@ -27,12 +30,14 @@ from tests.component_run import (
     surroundings,
     texts_of,
 )
+from tests.killing import server
 from tests.registry import stand
 from tests.repository import inside
 
 MEMBERS = {"depth": "depth-net", "detector": "detector"}
 # By the number of the member, which is that of its name: see component_run.SHARDS.
 NUMBERS = ("a", "b")
+EVERY = os.environ.get("REPRUNE_DEEP") == "1"
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,46 @@ def test_no_member_of_another_run_is_taken(fetched: Fetched, places: Iterator[Pa
     out = next(places)
     ended = fetched.set_of([fetched.members[0], newer / "weights"], out)
     assert complaints(ended, out, "is of another run") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("component", ["fetch_member", "fetch_set"])
+def test_a_task_killed_at_a_write_leaves_nothing_or_all(
+    fetched: Fetched, tmp_path: Path, component: str
+) -> None:
+    """Killed before some of its writes, deep before each; then again there, to the same digest."""
+    names = ("weights",) if component == "fetch_member" else ("dense", "previous")
+    inputs = {} if component == "fetch_member" else {"members": [*map(str, fetched.members)]}
+    asked = {
+        "name": component,
+        "texts": asdict(fetched.first),
+        "inputs": inputs,
+        "root": str(fetched.root),
+        "machine": "a",
+    }
+    with server() as forks:
+        once = forks.die({**asked, "out": str(tmp_path / "once")}, None)
+        assert once.code == EXIT_DONE
+        wanted = [digest_in(tmp_path / "once" / name) for name in names]
+        assert None not in wanted
+        last = max(at for at, write in enumerate(once.writes) if write.startswith("os.rename"))
+        drawn = random.Random(component).sample(range(last), 6)
+        for at in range(len(once.writes)) if EVERY else sorted({*drawn, last}):
+            out = tmp_path / f"at-{at}"
+            again = {**asked, "out": str(out)}
+            assert forks.die(again, at).killed, at
+            found = [digest_in(out / name) for name in names]
+            assert all(a in (None, b) for a, b in zip(found, wanted, strict=True)), at
+            assert forks.die(again, None).code == EXIT_DONE
+            assert [digest_in(out / name) for name in names] == wanted, at
+
+
+def digest_in(folder: Path) -> str | None:
+    """Of the artefact in `folder`; None where there is none. Raises for half of one."""
+    if not (folder / store.MANIFEST).exists():
+        return None
+    kind = json.loads((folder / store.MANIFEST).read_bytes())["kind"]
+    return store.read(folder, KINDS[kind]).digest
 
 
 @pytest.mark.parametrize("component", ["fetch_member", "fetch_set"])

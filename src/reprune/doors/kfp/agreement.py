@@ -196,7 +196,7 @@ def _check_fetch(component: Component, outputs: Mapping[str, str]) -> Iterator[s
     inputs = [given for step in outputs.values() for given in get_step(step).inputs]
     wanted = (*(given.name for given in inputs), "workspace")
     if component.positional[1 + len(outputs) :] != wanted:
-        yield f"does not pass on {', '.join(wanted[:-1]) or 'the workspace'}, and the workspace last"
+        yield f"does not pass on {' and '.join(wanted)} after its outputs"
     for given in inputs:
         yield from _check_type(component, given.name, given.name, kfp_type(given.kind), given.many)
 
