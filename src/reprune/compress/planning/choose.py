@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from reprune.core.params import PlanParams
 
 
+# What two plans must have been asked alike for the one's widths to be an answer to the other.
+QUESTION = ("allocator", "budget", "fraction", "limits", "floors")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """Widths for every group, 0 or 1 for the key of every block, and what is expected of them. `tried` is
@@ -232,8 +236,7 @@ def _champion_widths(
     """The champion's widths where its plan answered the same question and they are still allowed."""
     if champion is None:
         return None
-    asked = (champion.allocator, champion.budget, champion.fraction, champion.limits or {})
-    if asked != (params.allocator, params.budget, params.fraction, params.limits or {}):
+    if any(getattr(champion, name) != getattr(params, name) for name in QUESTION):
         return None
     widths = {item.group: item.keep for item in champion.groups}
     removed = {block_key(block) for block in champion.blocks or ()}
@@ -246,6 +249,5 @@ def _champion_widths(
     if any(widths[name] not in rungs for name, rungs in options.rungs.items()):
         return None
     counted = {n: f for n, f in _budgets(params).items() if not n.startswith(LATENCY)}
-    if not all(options.limit(unit, share).fits(widths) for unit, share in counted.items()):
-        return None
-    return widths
+    fits = all(options.limit(unit, share).fits(widths) for unit, share in counted.items())
+    return widths if fits and options.problem("macs", 1.0).spares(widths) else None
