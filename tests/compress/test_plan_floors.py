@@ -63,7 +63,7 @@ def problems(draw: st.DrawFn) -> tuple[Problem, dict[str, float]]:
     return replace(problem, floors=floors_of(problem, floors)), floors
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(problems())
 def test_the_exact_allocator_is_best_among_what_floors_allow(
     made: tuple[Problem, dict[str, float]],
@@ -88,7 +88,7 @@ def test_the_exact_allocator_is_best_among_what_floors_allow(
     assert rise_of(problem, found) <= best + 0.01 * (1.0 + best)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(problems())
 def test_greedy_search_never_falls_below_a_floor(made: tuple[Problem, dict[str, float]]) -> None:
     """What it refuses may have been possible, but only with floors that leave little room."""

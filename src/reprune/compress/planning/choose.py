@@ -63,8 +63,9 @@ def choose(
     as good.
 
     A latency budget is met by search over fractions of the MACs, or of the latency that
-    `options.times` predicts; it needs `time_ratio`. With the allocator "latency", and for latency
-    limits, tables are planned by, timed and corrected (closing.close). The champion's
+    `options.times` predicts; it needs `time_ratio`. With the allocator "latency", for latency limits, and
+    where `options.forecasts` know the budget's target, tables are planned by, timed and corrected
+    (closing.close). The champion's
     widths are kept when its plan was made for the same groups, allocator, budget and fraction, they
     still fit, and they are predicted to lose no more than one standard error of the prediction above
     the fresh ones: below that the sensitivity cannot tell the two apart, and generations of the same
@@ -73,9 +74,10 @@ def choose(
 
     Raises CompressionError where the budget cannot be met.
     """
+    by_table = params.budget == "latency" and params.latency_target in options.forecasts
     options = _forecasting(options, params, say)
     kept = _champion_widths(options, params, champion)
-    goals = _goals(options, params, time_ratio)
+    goals = _goals(options, params, time_ratio) if by_table or _by_tables(params) else {}
     trials = max(1, params.latency_trials - (kept is not None))
     if goals:
         found = _closed(options, params, goals, trials, say)
@@ -138,14 +140,17 @@ def _forecasting(options: Options, params: PlanParams, say: Callable[[str], None
     return replace(options, forecasts={**options.forecasts, target: forecast})
 
 
+def _by_tables(params: PlanParams) -> bool:
+    """Whether latencies are planned by tables, or what stands for them, whatever is forecast."""
+    limits = any(name.startswith(LATENCY) for name in params.limits or ())
+    return limits or params.allocator == "latency"
+
+
 def _goals(options: Options, params: PlanParams, time_ratio: TimeRatio | None) -> dict[str, Goal]:
-    """The latencies that are planned by tables; none where the budget is searched for, or is no latency."""
+    """The latencies among the budgets, to be planned by tables."""
     budgets = _budgets(params)
-    latencies = [name for name in budgets if name.startswith(LATENCY)]
-    if params.allocator != "latency" and not any(name in latencies for name in params.limits or ()):
-        return {}
     goals = {}
-    for name in latencies:
+    for name in (name for name in budgets if name.startswith(LATENCY)):
         target = name.removeprefix(LATENCY)
         limit = options.limit(name, 1.0)
         goals[name] = Goal(
