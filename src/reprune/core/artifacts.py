@@ -219,6 +219,18 @@ class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     members: dict[Name, MemberRef] | UnsetType = UNSET
 
 
+class MemberWeights(Manifest, tag="MemberWeights", kw_only=True):
+    """The weights of one member of the set `name`, whose version is `dense_version`: of version `version`
+    of the model `model`. Payload: `weights.safetensors`.
+    """
+
+    name: str
+    dense_version: str
+    member: str
+    model: str
+    version: str
+
+
 class Waiver(Fact, kw_only=True):
     """A named person's decision to promote one candidate although some rules did not hold.
 
@@ -987,6 +999,7 @@ class Receipt(Manifest, tag="Receipt", kw_only=True):
 
 AnyManifest: TypeAlias = (
     ModelBundle
+    | MemberWeights
     | Previous
     | DataReport
     | Profile
@@ -1004,6 +1017,7 @@ KINDS: dict[str, type[Manifest]] = {
     kind.__name__: kind
     for kind in (
         ModelBundle,
+        MemberWeights,
         Previous,
         DataReport,
         Profile,
