@@ -672,7 +672,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
 
     With `head_dimensions` the dimensions of attention heads are among the groups. `tried` is how the
     champion's widths did against fresh ones on this model, where both were cut. `limits` are budgets
-    beside the first one; the groups and blocks in `by_hand` were set by a person.
+    beside the first one, and `floors` what each member's cuts might add to the predicted loss at most; the
+    groups and blocks in `by_hand` were set by a person.
     """
 
     allocator: str
@@ -685,6 +686,7 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     sparsity: SparsityPlan | UnsetType = UNSET
     head_dimensions: bool | UnsetType = UNSET
     limits: dict[str, float] | UnsetType = UNSET
+    floors: dict[str, float] | UnsetType = UNSET
     by_hand: tuple[str, ...] | UnsetType = UNSET
     tried: JointTrial | UnsetType = UNSET
 

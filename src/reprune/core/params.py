@@ -159,8 +159,9 @@ class PlanParams(Document, kw_only=True):
     "latency" plans by the profile's tables where there are any.
 
     `limits` are further budgets beside the first one, as fractions of the dense model's: "macs",
-    "params", "bytes", "latency@<target>". `widths` and `removed_blocks` are set by hand: those groups
-    have these widths, and exactly those blocks go.
+    "params", "bytes", "latency@<target>". `floors`, in a set, say by member how much its cuts may add to the
+    set's loss at most, as plan.yaml predicts it (`members`: `predicted_loss`). `widths` and
+    `removed_blocks` are set by hand: those groups have these widths, and exactly those blocks go.
 
     Allocators that try (search, amc, evolutionary, netadapt) measure the loss of joint cuts on
     `evaluation_examples` of `tune` (1000), at most `evaluations` times (100). For an allocator that adds
@@ -186,6 +187,7 @@ class PlanParams(Document, kw_only=True):
     evaluation_examples: Count | UnsetType = UNSET
     search: SearchParams | UnsetType = UNSET
     limits: dict[str, Share] | UnsetType = UNSET
+    floors: dict[Name, Annotated[float, Meta(ge=0.0, le=1e9)]] | UnsetType = UNSET
     widths: dict[str, int] | UnsetType = UNSET
     removed_blocks: tuple[str, ...] | UnsetType = UNSET
 
@@ -486,9 +488,21 @@ def _check_plan(params: Params, path: Path) -> None:
                 where=f"{path} (plan.limits)",
                 fix=f"use one of: {', '.join(known)}",
             )
-    if plan.method != "channels" and any((plan.limits, plan.widths, plan.removed_blocks)):
+    members = params.members or {}
+    for name in plan.floors or ():
+        if name not in members:
+            raise DocumentError(
+                f"there is no member '{name}'; {nearest(name, members)}"
+                if members
+                else f"'{name}' is no member: this is no set",
+                where=f"{path} (plan.floors)",
+                fix=f"use one of: {', '.join(members)}" if members else "take plan.floors out",
+            )
+    given = (plan.limits, plan.floors, plan.widths, plan.removed_blocks)
+    if plan.method != "channels" and any(given):
         raise DocumentError(
-            f"limits, widths and removed_blocks are about channels, and plan.method is {plan.method}",
+            "limits, floors, widths and removed_blocks are about channels, and plan.method is "
+            f"{plan.method}",
             where=f"{path} (plan)",
             fix="take them out, or set plan.method to channels",
         )

@@ -85,7 +85,7 @@ def plan(
     from reprune.compress.planning.choose import choose
 
     tables = forecasts(profiles, plan, targets, options.full, threads)
-    options = replace(options, forecasts=tables)
+    options = replace(options, forecasts=tables, floors=plan.floors or {})
     asked = {name: targets[name] for name in latency_targets(plan)}
     with timers(opened, asked, seed, ctx.say) as by_target:
         time_ratio = by_target.get(plan.latency_target) if plan.budget == "latency" else None
@@ -142,6 +142,7 @@ def _recorded(
         blocks=_removed(opened, choice) if params.depth else UNSET,
         head_dimensions=True if params.head_dimensions else UNSET,
         limits=params.limits or UNSET,
+        floors=params.floors or UNSET,
         by_hand=(*sorted(params.widths or ()), *(params.removed_blocks or ())) or UNSET,
         tried=choice.tried or UNSET,
     )

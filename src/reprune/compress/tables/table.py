@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from reprune.compress.tables.grid import Grid
+from reprune.compress.tables.grid import Grid, with_stairs
 from reprune.compress.tables.sites import Site
 from reprune.core.artifacts import Fact
 from reprune.core.documents import decode_json, digest_of
@@ -93,13 +93,14 @@ class OperatorTable(Fact, kw_only=True):
     def grids(self) -> dict[str, Grid]:
         """By question, the time at any lengths."""
         full = {site.question: site.full for site in self.sites}
-        return {
+        found = {
             one.question: Grid(
                 full=full[one.question],
                 points={(point.inputs, point.outputs): point.us for point in one.points},
             )
             for one in self.times
         }
+        return with_stairs(found)
 
 
 class Tables(Fact, kw_only=True):
