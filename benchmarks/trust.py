@@ -5,8 +5,9 @@ Parts, each of which can be run alone and adds its figures to those in the file 
     pack        the conformance pack (tests/conformance), every case
     monotonic   100,000 random mutations of receipts, policies and a verdict that are refused
     fields      every field of these, and of every part of a verdict, deleted, nulled, doubled, reordered
-    swaps       files swapped at every look that promote takes, and around every call of the registry
-    boundaries  artefacts swapped after each step of the pipeline, and before gate and promote
+    swaps_files, swaps_champion, swaps_calls, swaps_stored
+                files swapped at every look that promote takes, and around every call of the registry
+                (tests/swap_plans.py)
     vectors     Project Wycheproof's signatures and JSONTestSuite's files (tests/vectors.py)
     racer       1,000 promotions beside a process that swaps files all the time
     crash       all crash states of the store (tests/core/crash_states.py)
@@ -43,6 +44,7 @@ from tests.conformance.table import attacks
 from tests.registry.promotion import copy_repository, next_generation, promoted, ready
 
 Figures = dict[str, float]
+Part = Callable[[Path, bool], Figures]
 MUST_BE_ZERO = (
     "must_refuse_wrong",
     "must_accept_wrong",
@@ -87,7 +89,7 @@ def main() -> int:
             rows += [{"part": name, "seconds": round(time.monotonic() - began, 1), **found}]
             rows[-1]["quick"] = given.quick
             print(table([rows[-1]], list(rows[-1])), flush=True)
-    figures |= _mutants()
+    figures |= _summed(figures) | _mutants()
     if given.json:
         write(given.json, result(figures, rows))
     if given.verify:
@@ -170,33 +172,36 @@ def _refused(folder: Path) -> tuple[list[monotonic.Refused], monotonic.Blocked]:
     return [*documents, base.manifest()], base
 
 
-def swap_files(folder: Path, quick: bool) -> Figures:
-    """Each kind of swap at each moment that can show it."""
-    template, other, root = *_pair(folder), folder / "played"
-    second = copy_repository(template, folder / "second")
-    promoted(second)
-    next_generation(second, dense_version="2")
-    every = 20 if quick else 1
-    found: Figures = {}
-    whole = swap_plans.Counted()
-    for name, play in {
-        "files": lambda: swap_plans.files(template, other, root, every=every),
-        "champion": lambda: swap_plans.champion(second, root, every=every),
-        "calls": lambda: swap_plans.calls(template, second, other, root, every=every),
-        "stored": lambda: swap_plans.stored(template, root, every=every),
-    }.items():
-        part = play()
-        print(
-            f"swaps, {name}: {part.tried}, {part.refused} refused, wrong: {part.wrong}", flush=True
-        )
-        found[f"swaps_{name}"] = part.tried
-        whole += part
+def _swapping(play: Callable[[Path, Path, Path, Path, int], swap_plans.Counted]) -> Part:
+    """`play` gets a judged repository, another one, one with a champion, a place to play, and how many of
+    the cases to take: every so many.
+    """
+
+    def part(folder: Path, quick: bool) -> Figures:
+        template, other = _pair(folder)
+        second = copy_repository(template, folder / "second")
+        promoted(second)
+        next_generation(second, dense_version="2")
+        name = folder.name
+        found = play(template, other, second, folder / "played", 20 if quick else 1)
+        for words in found.wrong:
+            print(f"{name}: {words}")
+        return {
+            name: found.tried,
+            f"{name}_kinds": len(found.kinds),
+            f"{name}_refused": found.refused,
+            f"{name}_promoted": len(found.wrong),
+        }
+
+    return part
+
+
+def _summed(figures: Figures) -> Figures:
+    """All swaps together."""
+    parts = [name for name in PARTS if name.startswith("swaps_") and name in figures]
     return {
-        **found,
-        "swaps": whole.tried,
-        "swap_kinds": len(whole.kinds),
-        "swaps_refused": whole.refused,
-        "swaps_promoted": len(whole.wrong),
+        f"swaps{what}": sum(figures[f"{name}{what}"] for name in parts)
+        for what in ("", "_refused", "_promoted")
     }
 
 
@@ -227,11 +232,24 @@ def crash_states(_: Path, __: bool) -> Figures:
     return dict(counts)
 
 
-PARTS: dict[str, Callable[[Path, bool], Figures]] = {
+PARTS: dict[str, Part] = {
     "pack": pack,
     "monotonic": mutate,
     "fields": break_fields,
-    "swaps": swap_files,
+    "swaps_files": _swapping(
+        lambda template, other, _, root, every: swap_plans.files(template, other, root, every=every)
+    ),
+    "swaps_champion": _swapping(
+        lambda _, __, second, root, every: swap_plans.champion(second, root, every=every)
+    ),
+    "swaps_calls": _swapping(
+        lambda template, other, second, root, every: swap_plans.calls(
+            template, second, other, root, every=every
+        )
+    ),
+    "swaps_stored": _swapping(
+        lambda template, _, __, root, every: swap_plans.stored(template, root, every=every)
+    ),
     "vectors": answer_vectors,
     "racer": race,
     "crash": crash_states,

@@ -1,8 +1,8 @@
 """Which swaps are tried when, and what may come of each (see tests.swaps for how one is done).
 
 `files`     artefacts, policy, params, task and lock, at each moment at which promote looks at the repository
-`champion`  the champion that serves, at each moment at which promote looks at the registry
-`calls`     champion, anchor, policy, lock and params, before and after each call of the registry
+`champion`  the champion that serves, at each moment at which promote looks at it, or lists where it lies
+`calls`     champion, anchor, policy and lock, before and after each call of the registry
 `stored`    each registered file, at each moment at which promote reads it back
 
 A run of moments at which promote works on its own copies, or in another place, is tried once, at its first:
@@ -75,21 +75,15 @@ def files(template: Path, other: Path, root: Path, *, every: int = 1) -> Counted
 def champion(second: Path, root: Path, *, every: int = 1) -> Counted:
     """Moved, marked or taken away by somebody else before promote's last look at it: refused, every time."""
     whole = swaps.promoted_with(second, root, at=0, swap=None)
-    last = {
-        "aliases.json": swaps.last_look(whole),
-        **{
-            name: swaps.last_read(whole, f"registry/{swaps.COMPRESSED}/1/{name}")
-            for name in ("files/receipt.dsse.json", "version.json")
-        },
-    }
-    looks = _looking(whole, lambda name: name.startswith("registry/") and ".draft" not in name)
     found = Counted(moments=len(whole.moments))
-    cases = [
-        (kind, at, swap)
-        for kind, swap in swaps.champion_kinds().items()
-        for at in looks
-        if at <= last[swaps.TOUCHED[kind]]
-    ]
+    cases = []
+    for kind, swap in swaps.champion_kinds().items():
+        touched = f"registry/{swaps.COMPRESSED}/{swaps.TOUCHED[kind]}"
+        folder = touched.rpartition("/files/")[0] or str(Path(touched).parent)
+        shows = (touched, folder, f"registry/{swaps.COMPRESSED}")
+        last = swaps.last_read(whole, touched)
+        looks = _looking(whole, lambda name, shows=shows: name in shows)  # type: ignore[misc]
+        cases += [(kind, at, swap) for at in looks if at <= last]
     for kind, at, swap in _some(cases, every):
         came = swaps.promoted_with(second, root, at=at, swap=swap)
         found.add(

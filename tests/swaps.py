@@ -44,7 +44,7 @@ LOOKS = (
     "os.rmdir",
     "os.link",
 )
-CALLS = ("versions", "versions_from", "fetch", "register", "alias", "set_alias", "set_tags")
+CALLS = ("versions", "fetch", "register", "alias", "set_alias", "set_tags")
 
 
 @dataclass
@@ -290,13 +290,13 @@ def at_rest(root: Path) -> list[str]:
     )
 
 
-# What a swap of the champion changes, below the registered model or its version.
+# What a swap of the champion changes, in the folder of the registered model.
 TOUCHED = {
     "another champion": "aliases.json",
     "no champion": "aliases.json",
-    "the champion's receipt": "files/receipt.dsse.json",
-    "the champion's marks": "version.json",
-    "the champion itself": "version.json",
+    "the champion's receipt": "1/files/receipt.dsse.json",
+    "the champion's marks": "1/version.json",
+    "the champion itself": "1/version.json",
 }
 # Refused at whatever call before the last look at this alias.
 MOVED = {"another champion": "champion", "another anchor": "anchor"}
@@ -321,7 +321,7 @@ def call_kinds(other: Path) -> dict[str, Swap]:
         "another champion": aliased("77"),
         "another anchor": aliased("77", "anchor"),
         "the candidate's number as champion": aliased("2"),
-        **{name: known[name] for name in ("the policy", "the lock", "the params", "the verdict")},
+        **{name: known[name] for name in ("the policy", "the lock")},
     }
 
 

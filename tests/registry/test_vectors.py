@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from reprune.core.errors import ReceiptInvalid
+from reprune.registry.keys import public_key
 from tests import vectors
 
 
@@ -21,6 +23,23 @@ def test_ed25519() -> None:
     assert wrong == []
     assert sum(each.number <= 151 for each in every) == 151
     assert all(each.says != "acceptable" for each in every if each.number <= 151)
+
+
+def test_nobody_signs_for_a_key_of_small_order() -> None:
+    """The eight points, with either sign and in every form that stands for them, are no keys at all."""
+    told = {each.key for each in vectors.signatures("ed25519") if 152 <= each.number <= 159}
+    prime = 2**255 - 19
+    ys = {int.from_bytes(bytes.fromhex(key), "little") % 2**255 for key in told} | {
+        prime,
+        prime + 1,
+    }
+    assert len(ys) == 7
+    for y in ys:
+        for sign in (0, 1 << 255):
+            with pytest.raises(ReceiptInvalid, match="small order"):
+                public_key((y + sign).to_bytes(32, "little").hex())
+    small = [each for each in vectors.signatures("ed25519") if 152 <= each.number <= 159]
+    assert not any(vectors.counts(each) for each in small)
 
 
 def test_p256() -> None:
