@@ -17,6 +17,8 @@ from reprune.judge.evidence import ArmTimes, Unit
 from reprune.judge.latency import Look, Sequential, unit_ratio
 from reprune.judge.latency_rules import latency_drafts, sample, what_decides
 from reprune.judge.memory_rules import memory_drafts
+from reprune.judge.objective import exceedance
+from reprune.judge.tail_rules import objective_drafts, tail_drafts
 from reprune.judge.throughput import mean_ratio
 from reprune.judge.throughput_rules import throughput_drafts
 from tests.building import edit, make_engine, make_policy
@@ -379,3 +381,129 @@ def test_ratios_of_units_have_nine_digits() -> None:
     assert unit_ratio(one, "dense") == 0.333333333
     assert mean_ratio(one, "dense") == 0.333333333
     assert mean_ratio(one, "candidate", "dense") == 3.0
+
+
+# --- slow calls ----------------------------------------------------------------------------------
+
+TWENTY = [
+    unit(index, NS) for index in range(20)
+]  # 240 calls an arm, a sixth of them ten times as long
+TAIL = {"percentile": 90, "units": 20, "vs_parent": {"max_ratio": 0.6}, "vs_champion": {}}
+
+
+def tails(units: Sequence[Unit], target: str = "a", **rules: Any) -> list[Draft]:
+    given = policy(latency={"tail": {**TAIL, **rules}})
+    return tail_drafts(units, target, given, ARMS, 0.025, "seed")
+
+
+@pytest.mark.parametrize(("target", "required"), [("a", True), ("b", False)])
+def test_tails_in_full(target: str, required: bool) -> None:
+    """The p90 in milliseconds, in units that are all alike: no width at all."""
+    found = tails(TWENTY, target)
+    assert [told(draft) for draft in found] == [
+        ("latency.tail.vs_parent", "dense", target, required, "ratio", "at most"),
+        ("latency.tail.vs_champion", "champion", target, required, "ratio", "at most"),
+    ]
+    assert [numbers(draft) for draft in found] == [
+        (40.0, 20.0, 0.5, 0.5, 0.5, 0.6, 20),
+        (20.0, 20.0, 1.0, 1.0, 1.0, 1.05, 20),
+    ]
+    assert [decided(draft) for draft in found] == [(True, 1.0, None)] * 2
+    assert "(limits 0.5 to 0.5, 20 units)" in found[0].facts
+    assert [draft.rule for draft in tails(TWENTY, vs_parent=None)] == ["latency.tail.vs_champion"]
+    none = policy(latency={"tail": {"vs_anchor": {}}})
+    assert tail_drafts(TWENTY, "a", none, ARMS, 0.025, "seed") == []
+    assert tail_drafts(TWENTY, "a", policy(), ARMS, 0.025, "seed") == []
+    assert tail_drafts(TWENTY, "a", policy(latency={}), ARMS, 0.025, "seed") == []
+
+
+def test_tails_at_the_limit_and_above() -> None:
+    assert tails(TWENTY, vs_parent={"max_ratio": 0.5})[0].holds
+    assert tails(TWENTY, vs_parent={"max_ratio": 0.5 - 1e-12})[0].holds
+    above = tails(TWENTY, vs_parent={"max_ratio": 0.49})[0]
+    assert not above.holds
+    assert above.p_harm is not None
+    assert above.p_harm < 0.002
+    assert tails(TWENTY, vs_parent={"max_ratio": 1 / 3})[0].limit == 0.333333333
+
+
+@pytest.mark.parametrize(("target", "required"), [("a", True), ("b", False)])
+def test_tails_with_too_little(target: str, required: bool) -> None:
+    """Too few units, or too few calls in them: not looked at, and it says what is missing."""
+    found = tails(TWENTY[:19], target)
+    assert [told(draft) for draft in found] == [
+        ("latency.tail.vs_parent", "dense", target, required, "ratio", "at most"),
+        ("latency.tail.vs_champion", "champion", target, required, "ratio", "at most"),
+    ]
+    assert [numbers(d) for d in found] == [(*[None] * 5, 0.6, 0), (*[None] * 5, 1.05, 0)]
+    assert [decided(draft) for draft in found] == [(False, 1.0, "inconclusive")] * 2
+    assert found[0].decide == "1 more unit on this machine."
+    assert tails(TWENTY[:18])[0].decide == "2 more units on this machine."
+    assert tails(TWENTY[:19], vs_parent={"max_ratio": 1 / 3})[0].limit == 0.333333333
+
+
+def thinned(arm: str, calls: int) -> list[Unit]:
+    """Twenty units in which the arm has so many calls in all."""
+    kept = [edit(one, f"arms.{arm}.blocks_ns", ((1,),)) for one in TWENTY]
+    return [edit(kept[0], f"arms.{arm}.blocks_ns", ((1,) * (calls - 19),)), *kept[1:]]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_percentile_takes_enough_calls_of_each_arm(arm: str) -> None:
+    """64 for the p90; those of later units do not count, nor those of arms that no rule names."""
+    assert tails(thinned(arm, 64))[0].sure is None
+    few = tails([*thinned(arm, 63), unit(20, NS)])
+    assert few[0].sure == "inconclusive"
+    assert few[0].decide.startswith("At least 64 calls of each arm (there are 63)")
+    assert tails(thinned("champion", 63), vs_champion=None)[0].sure is None
+
+
+def test_later_units_do_not_count_for_tails() -> None:
+    slow = [unit(20 + index, {**NS, "candidate": 9_000_000}) for index in range(20)]
+    assert tails([*TWENTY, *slow])[0].change == 0.5
+    given = policy(latency={"objective": {"max_ms": 5.0, "units": 20, "percentile": 50}})
+    (found,) = objective_drafts([*TWENTY, *slow], "a", given, 0.025)
+    assert found.change == 0.166666667
+
+
+@pytest.mark.parametrize(("target", "required"), [("a", True), ("b", False)])
+def test_an_objective_in_full(target: str, required: bool) -> None:
+    """A sixth of the calls lasts 20 ms, the others 2 ms; half of them may last longer than 5 ms."""
+    given = policy(latency={"objective": {"max_ms": 5.0, "units": 20, "percentile": 50}})
+    (found,) = objective_drafts(TWENTY, target, given, 0.025)
+    assert told(found) == ("latency.objective", "absolute", target, required, "share", "at most")
+    known = exceedance(TWENTY, 5.0, 50, 0.025)
+    assert numbers(found) == (None, 2.0, 0.166666667, known.low, known.high, 0.5, 20)
+    assert decided(found) == (True, known.p_harm, None)
+    tight = policy(latency={"objective": {"max_ms": 5.0, "units": 20, "percentile": 90}})
+    (broken,) = objective_drafts(TWENTY, target, tight, 0.025)
+    assert (broken.holds, broken.limit) == (False, 0.1)
+    assert broken.p_harm is not None
+    assert broken.p_harm < 0.025
+    assert broken.decide.startswith("It was decided once")
+    (early,) = objective_drafts(TWENTY[:18], target, given, 0.025)
+    assert told(early) == told(found)
+    assert numbers(early) == (*[None] * 5, 0.5, 0)
+    assert decided(early) == (False, 1.0, "inconclusive")
+    assert early.decide == "2 more units on this machine."
+    assert objective_drafts(TWENTY, target, policy(), 0.025) == []
+    assert objective_drafts(TWENTY, target, policy(latency={}), 0.025) == []
+
+
+def test_slow_calls_in_words() -> None:
+    """What was seen, and what there was too little for."""
+    given = policy(latency={"objective": {"max_ms": 5.0, "units": 20, "percentile": 50}})
+    (found,) = objective_drafts(TWENTY, "a", given, 0.025)
+    (early,) = objective_drafts(TWENTY[:18], "a", given, 0.025)
+    assert found.short == "16.67 % of the calls last longer than 5 ms"
+    assert early.short == "how many calls last too long was not judged yet"
+    assert "40 of 240 calls of the candidate in 20 units lasted longer than 5 ms" in found.facts
+    assert "calls longer than 5 ms are counted once, at 20 units" in early.facts
+    thin, full = tails(TWENTY[:19])[0], tails(TWENTY)[0]
+    assert (
+        "there is too little for it; the policy demands a p90 that is at least 1.67x" in thin.facts
+    )
+    assert "90 of 100 calls of the candidate end within 20 ms" in full.facts
+    two = tail_drafts(TWENTY, "a", policy(latency={"tail": TAIL}), ARMS, 1e-9, "seed")[0]
+    assert (two.low, two.high, two.holds) == (None, None, False)
+    assert "(no interval can be given, 20 units)" in two.facts

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--function", default="", help="its mutants alone; nothing is written")
     parser.add_argument("--json", type=Path, metavar="FILE", help="add the counts to this file")
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="of the quickest tests, for each mutant"
+        "--seconds", type=float, default=30.0, help="of the quickest tests, for each mutant"
     )
     parser.add_argument("--source", default="src", help="where the modules lie")
     given = parser.parse_args(argv)

@@ -178,11 +178,11 @@ class _Walk:
     def _removed(self, body: list[ast.stmt], index: int, place: _Place) -> Iterator[Mutant]:
         node = body[index]
         gone = (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Await)) or (
-            isinstance(node, ast.Raise | ast.AugAssign | ast.Delete)
+            isinstance(node, ast.Raise | ast.AugAssign)
         )
         if gone:
             yield self._mutant(body, index, ast.Pass(), place, f"{_short(node)} => pass")
-        if isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
+        if isinstance(node, ast.Return) and node.value is not None and not _is_empty(node.value):
             none = ast.Return(value=ast.Constant(value=None))
             yield self._mutant(body, index, none, place, f"{_short(node)} => return None")
 
@@ -403,8 +403,9 @@ def _head(node: ast.stmt) -> range:
     return range(node.lineno, max(end, node.lineno + 1))
 
 
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _is_empty(node: ast.expr) -> bool:
+    """None, or what is as false as None: the type checker tells these apart."""
+    return isinstance(node, ast.Constant) and not node.value
 
 
 def _is_type(node: ast.stmt) -> bool:

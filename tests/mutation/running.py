@@ -219,7 +219,7 @@ def run(
     *,
     only: str = "",
     source: str = "src",
-    seconds: float = 10.0,
+    seconds: float = 30.0,
 ) -> dict[str, list[Result]]:
     """What became of every mutant of the modules, by the tests in these files and folders.
 

@@ -143,7 +143,7 @@ def _log_memory_clock(block: Conditions) -> float | None:
 def _uneven_speed(series: Series, log_reading: Reading) -> str:
     """As `_uneven_share` for the logarithm of a speed, by medians: single pulses are often disturbed."""
     for baseline in series.baselines:
-        found = [rounded(value) for value in differences(series.units, baseline, log_reading)]
+        found = differences(series.units, baseline, log_reading)
         interval = median_interval(found, series.tail) if found else None
         if interval and _outside(interval, series.half_margin):
             low, high = (math.exp(end) for end in interval)
