@@ -43,6 +43,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/registry/test_promote_refuses.py",
     ),
     "reprune.steps.promote": (
+        "tests/registry/test_promote_pieces.py",
         "tests/registry/test_promote.py",
         "tests/registry/test_fence.py",
         "tests/registry/test_override.py",
