@@ -1,7 +1,7 @@
 """Every mutant of a module: the syntax tree with one small thing changed, and a name that outlives edits.
 
 What only people read is left alone: docstrings, annotations, texts with a space in them, what is given to
-a name in TEXT (`words=...`), and the message of an error that is raised.
+a name in TEXT (`words=...`), and the message of an error that is raised. So is `strict=True` of a zip.
 """
 
 from __future__ import annotations
@@ -25,12 +25,17 @@ TEXT = frozenset(
         "message",
         "help",
         "noun",
+        "_OPENING",
+        "_DRY",
+        "_ENDING",
         "where",
         "fix",
     }
 )
 # Arguments of errors that are no sentences.
 CODES = frozenset({"reason", "code"})
+# Keywords that only stop a mistake of ours earlier.
+_CHECKS = frozenset({"strict"})
 _COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
     ast.LtE: (ast.Lt, ast.Gt),
@@ -247,7 +252,7 @@ class _Walk:
 
     def _arguments(self, node: ast.Call, place: _Place) -> Iterator[Mutant]:
         for keyword in node.keywords:
-            if keyword.arg not in TEXT:
+            if keyword.arg not in TEXT | _CHECKS:
                 at = place.within(around=keyword)
                 yield from self._expression(keyword, "value", keyword.value, at)
 
@@ -267,7 +272,7 @@ class _Walk:
 
     def _keywords(self, node: ast.Call, place: _Place) -> Iterator[Mutant]:
         for index, keyword in enumerate(node.keywords):
-            if keyword.arg is None or keyword.arg in TEXT:
+            if keyword.arg is None or keyword.arg in TEXT | _CHECKS:
                 continue
             called = ast.unparse(node.func)
             change = f"{called}({keyword.arg}={_short(keyword.value)}) => {called}()"

@@ -23,7 +23,7 @@ from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import coverage
 import pytest
@@ -32,6 +32,7 @@ from _pytest.runner import runtestprotocol
 from tests.mutation.mutants import Mutant, mutants
 
 Fate = Literal["killed", "survived", "not run"]
+Functions: TypeAlias = dict[tuple[str, int], list[FunctionType]]
 # Which tests killed what: they are tried first the next time. Only speed depends on it.
 CACHE = Path("mutants")
 _BROKEN = 99  # the child's exit code where the runner itself failed
@@ -93,7 +94,13 @@ class Plugin:
         _warm(session.items)
         _forget()
         for module in self.modules:
-            self.results[module] = list(self._module(module, items, reach))
+            importlib.import_module(module)
+        functions = _functions()
+        # A collection in a child would touch, and so copy, every object of the parent.
+        gc.collect()
+        gc.freeze()
+        for module in self.modules:
+            self.results[module] = list(self._module(module, items, reach, functions))
         return True
 
     def _reach(self, session: pytest.Session, items: dict[str, pytest.Item]) -> Reach:
@@ -126,14 +133,19 @@ class Plugin:
             kept.write_text(json.dumps({"seconds": reach.seconds, "lines": reach.lines}))
         return reach
 
-    def _module(self, module: str, items: dict[str, pytest.Item], reach: Reach) -> Iterator[Result]:
+    def _module(
+        self,
+        module: str,
+        items: dict[str, pytest.Item],
+        reach: Reach,
+        loaded: dict[str, Functions],
+    ) -> Iterator[Result]:
         path = importlib.util.find_spec(module).origin  # type: ignore[union-attr]
         assert path is not None
         text = Path(path).read_text()
         memory = CACHE / f"killers-{module}.json"
         killers: dict[str, str] = json.loads(memory.read_text()) if memory.exists() else {}
-        importlib.import_module(module)
-        functions = _functions(path)
+        functions = loaded.get(path, {})
         cold = reach.of_files([path, *_importers(module)])
         self._control(text, path, sorted(cold & items.keys()), reach)
         tree = ast.parse(text)
@@ -178,7 +190,7 @@ class Plugin:
         path: str,
         items: list[pytest.Item],
         reach: Reach,
-        functions: dict[tuple[str, int], list[FunctionType]],
+        functions: Functions,
     ) -> Result:
         if not items:
             return Result(mutant=mutant, fate="not run")
@@ -232,10 +244,11 @@ def _live_or_die(
     path: str,
     items: list[pytest.Item],
     reach: Reach,
-    functions: dict[tuple[str, int], list[FunctionType]],
+    functions: Functions,
     pipe: int,
 ) -> None:
     """The child: ends with 0 where every test passes, 1 where one fails; says which test it ran last."""
+    gc.disable()
     try:
         mutant.apply()
         code = compile(ast.fix_missing_locations(tree), path, "exec")
@@ -274,7 +287,7 @@ def _passes(item: pytest.Item, later: pytest.Item | None) -> bool:
     return not any(report.failed for report in reports)
 
 
-def _exchange(code: CodeType, functions: dict[tuple[str, int], list[FunctionType]]) -> bool:
+def _exchange(code: CodeType, functions: Functions) -> bool:
     """Gives the loaded functions the mutated code. False where that cannot be told apart for sure."""
     changed = False
     for inner in _codes(code):
@@ -329,13 +342,14 @@ class _MutatedLoader(SourceFileLoader, Loader):
         exec(self.code, module.__dict__)
 
 
-def _functions(path: str) -> dict[tuple[str, int], list[FunctionType]]:
-    """The functions of the file that are alive, whoever holds them, by name and first line."""
-    found: dict[tuple[str, int], list[FunctionType]] = {}
+def _functions() -> dict[str, Functions]:
+    """The functions that are alive, whoever holds them, by file, and there by name and first line."""
+    found: dict[str, Functions] = {}
     for one in gc.get_objects():
-        if isinstance(one, FunctionType) and one.__code__.co_filename == path:
+        if isinstance(one, FunctionType):
             code = one.__code__
-            found.setdefault((code.co_qualname, code.co_firstlineno), []).append(one)
+            of_file = found.setdefault(code.co_filename, {})
+            of_file.setdefault((code.co_qualname, code.co_firstlineno), []).append(one)
     return found
 
 
