@@ -50,7 +50,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "reprune.steps.staging": ("tests/registry/test_staging.py",),
     "reprune.steps.override": ("tests/registry/test_override.py",),
-    "reprune.steps.waiving": ("tests/registry/test_override.py",),
+    "reprune.steps.waiving": ("tests/registry/test_waiving.py",),
 }
 
 
