@@ -75,7 +75,12 @@ def test_the_desk_is_the_repositorys(root: Path, desk: Desk) -> None:
     assert desk.say.words == ["hello"]  # type: ignore[attr-defined]
 
 
-OTHERS = (("uri: registry", "uri: registry, workspace: team"), ("name: digits", "name: letters"))
+OTHERS = (
+    ("uri: registry", "uri: registry, workspace: team"),
+    ("name: digits", "name: letters"),
+    # Written one behind the other, these are the names of the desk all the same.
+    ("name: digits\n", "name: defaultdigits\n"),
+)
 
 
 def test_one_at_a_time_moves_one_model(desk: Desk, tmp_path: Path, served: Path) -> None:
@@ -199,7 +204,7 @@ def test_a_record_is_a_version_of_its_own(desk: Desk, tmp_path: Path, kind: Any)
     assert record.statement == statement
     assert record.signer == desk.authority.signer.public_key.keyid
     assert record.raw == (folder / receipts.RECEIPT_FILE).read_bytes()
-    assert info.name == COMPRESSED
+    assert (info.name, info.stamp) == (COMPRESSED, "")
     assert info.tags == records.record_tags(record)
     found = desk.registry.versions(COMPRESSED)[-1]
     assert (found.version, found.tags) == (info.version, info.tags)
