@@ -54,6 +54,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/registry/test_fence.py",
         "tests/registry/test_override.py",
     ),
+    "reprune.steps.fencing": ("tests/registry/test_fencing.py",),
     "reprune.steps.staging": ("tests/registry/test_staging.py",),
     "reprune.steps.override": ("tests/registry/test_override.py",),
     "reprune.steps.waiving": ("tests/registry/test_waiving.py",),
