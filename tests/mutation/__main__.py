@@ -38,7 +38,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "reprune.core.documents": ("tests/core/test_documents.py", "tests/core/test_strict_json.py"),
     "reprune.registry.sets": ("tests/registry/test_sets.py",),
     "reprune.steps.checking": ("tests/registry/test_check_receipt.py",),
-    "reprune.steps.rollback": ("tests/registry/test_rollback.py",),
+    "reprune.steps.rollback": ("tests/registry/test_rollback_rules.py",),
     "reprune.steps.adopt": ("tests/registry/test_adopt.py",),
     "reprune.steps.adoptable": ("tests/registry/test_adopt.py",),
     "reprune.registry.links": ("tests/registry/test_chain_reading.py",),

@@ -17,7 +17,7 @@ from reprune.core.policy import POLICY_FILE
 from reprune.registry import attestations, receipts
 from reprune.registry.receipted import read_receipt
 from reprune.registry.tags import PROMOTED
-from reprune.steps.promote import RECEIPTS, PromoteResult, _promotes, _same, _words
+from reprune.steps.promote import PromoteResult, _promotes, _same, _words
 from reprune.steps.promoter import read_promoter
 from tests.registry.promotion import (
     COMPRESSED,
@@ -59,7 +59,7 @@ def test_the_local_receipt_says_what_was_done(root: Path) -> None:
     signed = read_receipt(registry_of(root), info)
     stated = signed.statement.predicate
     digest = signed.digest.removeprefix("sha256:")
-    assert result.artifact.path == root / RECEIPTS / digest[:24]
+    assert result.artifact.path == root / ".reprune/receipts" / digest[:24]
     kept = store.read(result.artifact.path, Receipt)
     manifest = kept.manifest
     assert (manifest.producer.step, manifest.parents) == ("promote", {"verdict": stated.verdict})
