@@ -56,10 +56,8 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/registry/test_promote_refuses.py",
     ),
     "reprune.steps.promote": (
+        "tests/registry/test_deciding.py",
         "tests/registry/test_promote_pieces.py",
-        "tests/registry/test_promote.py",
-        "tests/registry/test_fence.py",
-        "tests/registry/test_override.py",
     ),
     "reprune.steps.fencing": ("tests/registry/test_fencing.py",),
     "reprune.steps.staging": ("tests/registry/test_staging.py",),
