@@ -21,15 +21,11 @@ from tests.mutation.running import Result, run
 # The tests that are asked, by the first package that fits.
 TESTS: dict[str, tuple[str, ...]] = {
     "reprune.judge": ("tests/judge",),
-    "reprune.steps.acceptance": (
-        "tests/registry/test_acceptance.py",
-        "tests/registry/test_promote_refuses.py",
-    ),
+    "reprune.steps.acceptance": ("tests/registry/test_acceptance.py",),
     "reprune.steps.minimum_policy": ("tests/registry/test_minimum_policy.py",),
     "reprune.registry.receipts": (
         "tests/registry/test_receipts.py",
         "tests/registry/test_keys.py",
-        "tests/registry/test_check_receipt.py",
     ),
     "reprune.registry.compressed": ("tests/registry/test_compressed.py",),
     "reprune.registry.judged": ("tests/registry/test_compressed.py",),
