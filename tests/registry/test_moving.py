@@ -17,6 +17,7 @@ from reprune.registry.links import read_link
 from reprune.registry.protocol import VersionInfo
 from reprune.registry.receipted import read_receipt
 from reprune.registry.tags import PROMOTED, RECORD, tags_of
+from reprune.steps.anchor import move_anchor
 from reprune.steps.moving import (
     MAX_TEXT,
     Desk,
@@ -98,6 +99,12 @@ def test_one_at_a_time_moves_one_model(desk: Desk, tmp_path: Path, served: Path)
         (other / "registry").symlink_to(desk.root / "registry")
         with at_the_desk(other, what="a promote", now=0.0, say=print):
             pass
+
+
+def test_the_anchor_is_moved_at_the_same_desk(desk: Desk) -> None:
+    """Who moves the anchor waits for whoever moves the champion."""
+    with pytest.raises(Busy, match="a promote of 'digits' is running"):
+        move_anchor(desk.root, version="1", by="Ada", reason="why")
 
 
 def test_what_is_stored_is_what_the_receipt_lists(desk: Desk, root: Path) -> None:
