@@ -32,10 +32,10 @@ TEXT = frozenset(
         "fix",
     }
 )
-# Keywords that only stop a mistake of ours earlier.
-_CHECKS = frozenset({"strict"})
 # Arguments of errors that are no sentences.
 CODES = frozenset({"reason", "code"})
+# Keywords that only stop a mistake of ours earlier.
+_CHECKS = frozenset({"strict"})
 _COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
     ast.LtE: (ast.Lt, ast.Gt),
@@ -180,7 +180,7 @@ class _Walk:
         gone = (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Await)) or (
             isinstance(node, ast.Raise | ast.AugAssign)
         )
-        if gone:
+        if gone and not _is_said(node):
             yield self._mutant(body, index, ast.Pass(), place, f"{_short(node)} => pass")
         if isinstance(node, ast.Return) and node.value is not None and not _is_empty(node.value):
             none = ast.Return(value=ast.Constant(value=None))
@@ -408,10 +408,19 @@ def _is_empty(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and not node.value
 
 
+def _is_said(node: ast.stmt) -> bool:
+    """Whether the statement does nothing but tell a person how far it is."""
+    called = (
+        node.value.func if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
+    )
+    return called is not None and ast.unparse(called).split(".")[-1] == "say"
+
+
 def _is_type(node: ast.stmt) -> bool:
-    """Whether a name for a type is made, which only checkers read."""
+    """Whether it names a type, or what a module shows: only checkers read that."""
     if isinstance(node, ast.Assign):
-        return ast.unparse(node.value).startswith("TypeVar(")
+        shown = ast.unparse(node.targets[0]) == "__all__"
+        return shown or ast.unparse(node.value).startswith("TypeVar(")
     return isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias"
 
 

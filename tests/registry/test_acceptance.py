@@ -310,6 +310,16 @@ def test_the_recorded_judgement_is_the_one_that_is_made_again(stand: Stand, fiel
         stand.judged(verdict=replace(verdict, manifest=manifest))
 
 
+def test_another_procedure_is_not_known(stand: Stand) -> None:
+    """It is not judged again by this one: refused, whatever the samples give."""
+    verdict = stand.staged.verdict
+    judgement = msgspec.structs.replace(verdict.manifest.judgement, procedure="0")
+    manifest = msgspec.structs.replace(verdict.manifest, judgement=judgement)
+    with refused("procedure_unknown", "judged by procedure '0'") as caught:
+        stand.judged(verdict=replace(verdict, manifest=manifest))
+    assert caught.value.where == str(verdict.path)
+
+
 # --- what may move the champion ------------------------------------------------------------------
 
 

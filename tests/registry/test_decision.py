@@ -78,6 +78,9 @@ def test_what_is_not_known_is_left_out(stand: Stand) -> None:
     quality = other(stand.case.evidence.quality, times=("2024-05", "2026-01", "2025-12"))
     assert decided(stand.case).waiver is UNSET
     assert decided(stand.case).newest_time is UNSET
+    for dry_run in (True, False, UNSET):
+        case = replace(stand.case, judgement=other(stand.case.judgement, dry_run=dry_run))
+        assert decided(case).dry_run is dry_run
     case = replace(stand.case, evidence=other(stand.case.evidence, quality=quality))
     assert decided(case).newest_time == "2026-01"
     nothing = replace(stand.case, evidence=other(stand.case.evidence, targets=()))

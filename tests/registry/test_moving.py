@@ -17,6 +17,7 @@ from reprune.registry.links import read_link
 from reprune.registry.protocol import VersionInfo
 from reprune.registry.receipted import read_receipt
 from reprune.registry.tags import PROMOTED, RECORD, tags_of
+from reprune.steps.anchor import move_anchor
 from reprune.steps.moving import (
     MAX_TEXT,
     Desk,
@@ -75,7 +76,12 @@ def test_the_desk_is_the_repositorys(root: Path, desk: Desk) -> None:
     assert desk.say.words == ["hello"]  # type: ignore[attr-defined]
 
 
-OTHERS = (("uri: registry", "uri: registry, workspace: team"), ("name: digits", "name: letters"))
+OTHERS = (
+    ("uri: registry", "uri: registry, workspace: team"),
+    ("name: digits", "name: letters"),
+    # Written one behind the other, these are the names of the desk all the same.
+    ("name: digits\n", "name: defaultdigits\n"),
+)
 
 
 def test_one_at_a_time_moves_one_model(desk: Desk, tmp_path: Path, served: Path) -> None:
@@ -93,6 +99,12 @@ def test_one_at_a_time_moves_one_model(desk: Desk, tmp_path: Path, served: Path)
         (other / "registry").symlink_to(desk.root / "registry")
         with at_the_desk(other, what="a promote", now=0.0, say=print):
             pass
+
+
+def test_the_anchor_is_moved_at_the_same_desk(desk: Desk) -> None:
+    """Who moves the anchor waits for whoever moves the champion."""
+    with pytest.raises(Busy, match="a promote of 'digits' is running"):
+        move_anchor(desk.root, version="1", by="Ada", reason="why")
 
 
 def test_what_is_stored_is_what_the_receipt_lists(desk: Desk, root: Path) -> None:
@@ -199,7 +211,7 @@ def test_a_record_is_a_version_of_its_own(desk: Desk, tmp_path: Path, kind: Any)
     assert record.statement == statement
     assert record.signer == desk.authority.signer.public_key.keyid
     assert record.raw == (folder / receipts.RECEIPT_FILE).read_bytes()
-    assert info.name == COMPRESSED
+    assert (info.name, info.stamp) == (COMPRESSED, "")
     assert info.tags == records.record_tags(record)
     found = desk.registry.versions(COMPRESSED)[-1]
     assert (found.version, found.tags) == (info.version, info.tags)

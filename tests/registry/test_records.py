@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from reprune.core.errors import ReceiptInvalid
@@ -116,7 +117,6 @@ def test_a_record_is_read_with_and_without_keys(desk: Desk, kind: Any) -> None:
         (adopted, {"bundle": "sha256:" + "1" * 64}),
         (adopted, {"adopted_from": "the moon"}),
     ],
-    ids=str,
 )
 def test_tags_do_not_say_otherwise(desk: Desk, kind: Any, tags: dict[str, str]) -> None:
     """Each of them is as the record says, and the refusal names it."""
@@ -133,8 +133,6 @@ def test_tags_do_not_say_otherwise(desk: Desk, kind: Any, tags: dict[str, str]) 
 def test_a_record_is_of_this_registry(desk: Desk, kind: Any, changes: dict[str, str]) -> None:
     """One that was copied from another registry, workspace or model is none of this one."""
     statement = kind(desk)
-    import msgspec
-
     other = msgspec.structs.replace(
         statement, predicate=msgspec.structs.replace(statement.predicate, **changes)
     )

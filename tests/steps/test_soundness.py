@@ -402,6 +402,17 @@ def test_starts_are_those_of_each_arm(
     assert all("The starts of ort-cpu" in words for _, words in found)
 
 
+def test_one_target_without_starts_hides_no_other(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "starts").mkdir()
+    (tmp_path / "starts" / "a.json").write_bytes(b"{}")
+    (first,) = run.measured.manifest.targets
+    made = with_files(run, "starts/a.json").benchmark(
+        targets=(first, other(first, target="b", starts="starts/a.json"))
+    )
+    made = made.but(benchmarks=[replace(made.measured, folder=tmp_path)])
+    assert "starts" in replace(made, targets=run.targets * 2).codes()
+
+
 # --- examples ------------------------------------------------------------------------------------
 
 
@@ -468,15 +479,21 @@ def test_records_are_of_the_columns_that_are_named(run: Run, key: str) -> None:
 
 
 def test_records_are_told_in_order(run: Run) -> None:
-    found = run.recorded(columns=("b", "a")).told()
+    """By their keys; the columns of each have no order."""
+    arms = {**run.measured.manifest.arms, "champion": "x", "anchor": "y"}
+    more = dict.fromkeys(("champion@ort-cpu", "anchor@ort-cpu"), run.quality.arms["dense"])
+    whole = run.benchmark(arms=arms).with_quality(arms={**run.quality.arms, **more})
+    found = whole.recorded(columns=("b", "a")).told()
     assert [words.split()[3] for _, words in found] == [
+        "anchor@ort-cpu",
         "candidate@ort-cpu",
+        "champion@ort-cpu",
         "dense",
         "dense@ort-cpu",
     ]
-    two = ArmRecords(columns={"b": (), "a": ()})
-    arms = dict.fromkeys(run.quality.arms, two)
-    assert run.recorded(columns=("a", "b")).with_quality(arms=arms).told() == []
+    for columns in ({"b": (), "a": ()}, {"a": (), "b": ()}):
+        same = dict.fromkeys(run.quality.arms, ArmRecords(columns=columns))
+        assert run.recorded(columns=("b", "a")).with_quality(arms=same).told() == []
 
 
 def sourced(run: Run, here: int | None, there: int | None) -> Run:
@@ -507,6 +524,15 @@ def test_sources_are_those_of_the_split(
     """All of them; a part of them where examples were left out."""
     assert sourced(run, here, there).codes() == codes
     assert sourced(left_out(run), here, there).codes() == some
+
+
+def test_one_benchmark_that_left_examples_out_is_enough(run: Run) -> None:
+    """Then the sources of the split need not all be there."""
+    made = sourced(run, 3, 4)
+    some = replace(made.measured, manifest=left_out(run).measured.manifest)
+    for both in ([made.measured, some], [some, made.measured]):
+        found = replace(made.but(benchmarks=both), targets=run.targets * 2)
+        assert "sources" not in found.codes()
 
 
 def test_sources_are_told_in_words(run: Run) -> None:

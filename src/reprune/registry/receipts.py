@@ -34,8 +34,6 @@ __all__ = [
 
 RECEIPT_FILE = "receipt.dsse.json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:reprune:promotion:v1"
 MAX_RECEIPT_BYTES = 16_000_000
 
 Hex: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
