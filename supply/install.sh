@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Makes the environment FOLDER hold what is locked, and Reprune itself, editable:
+#
+#   supply/install.sh FOLDER           everything that is locked, for development
+#   supply/install.sh FOLDER EXTRAS    what these extras of Reprune take (local,kfp)
+#
+# pip takes a file only if its digest is in constraints.lock, resolves nothing, and builds what comes as
+# sources alone with the locked tools. By environment: PYTHON makes the environment if there is none;
+# TORCH=any takes whichever build of torch pip finds, by version and not by digest, with what it asks for
+# (PyPI's for Linux brings CUDA); else the build for CPUs that the lock names.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+folder="${1:?names the folder of an environment}"
+extras="${2:-}"
+python="$folder/bin/python"
+test -x "$python" || "${PYTHON:-python3}" -m venv "$folder"
+
+aside="$(mktemp -d)"
+trap 'rm -rf "$aside"' EXIT
+
+part() { "$python" supply/closure.py constraints.lock supply/packages.json; } # of the names on stdin
+locked() { "$python" -m pip install --require-hashes --no-deps --no-build-isolation -r "$1"; }
+
+printf '%s\n' editables hatchling setuptools | part >"$aside/builders.lock"
+if [ -n "$extras" ]; then
+  "$python" images/needs.py pyproject.toml "$extras" | part >"$aside/wanted.lock"
+else
+  cp constraints.lock "$aside/wanted.lock"
+fi
+
+locked "$aside/builders.lock"
+# torch goes first, alone: then nothing pulls in another build.
+if grep -q '^torch==' "$aside/wanted.lock"; then
+  if [ "${TORCH:-cpu}" = any ]; then
+    "$python" -m pip install -c constraints.txt torch
+  elif ! locked supply/torch-cpu.lock; then
+    cat >&2 <<MESSAGE
+install: the locked CPU build of torch could not be installed. It is not on PyPI: tell pip of PyTorch's own
+index of CPU builds (PIP_EXTRA_INDEX_URL, or a folder in PIP_FIND_LINKS). If there is none for this Python
+or machine in supply/torch-cpu.lock, TORCH=any takes what pip finds.
+MESSAGE
+    exit 1
+  fi
+fi
+locked "$aside/wanted.lock"
+"$python" -m pip install --no-deps --no-build-isolation -e .
