@@ -6,11 +6,13 @@ Offline: whether a digest is the right one, pip says at each install.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,36 @@ def test_a_part_of_the_lock_is_closed(wanted: list[str]) -> None:
         for name, entry in {**locked(MAIN), **locked(constraints_litert())}.items()
         if name in names
     }
+
+
+def wheel(folder: Path, word: str) -> Path:
+    """A wheel of one module that says that word."""
+    path = folder / "sample-1.0-py3-none-any.whl"
+    info = "sample-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("sample.py", f"WORD = {word!r}\n")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: sample\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def test_another_file_under_the_same_version_is_refused(tmp_path: Path) -> None:
+    """As `supply/install.sh` calls pip: what was locked comes in, what replaced it does not."""
+    (options,) = re.findall(r"pip (install --require.*) -r", constraints("supply/install.sh"))
+    good_wheel = wheel(tmp_path, "good")
+    digest = hashlib.sha256(good_wheel.read_bytes()).hexdigest()
+    packages: Packages = {"sample": {"files": {good_wheel.name: digest}}}
+    (tmp_path / "a.lock").write_text(lock_text("sample==1.0\n", packages))
+    run = [sys.executable, "-m", "pip", *options.split(), "-r", str(tmp_path / "a.lock")]
+    run += ["--no-index", "--find-links", str(tmp_path), "--target", str(tmp_path / "into")]
+    good = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert good.returncode == 0, good.stderr
+    wheel(tmp_path, "evil")
+    bad = subprocess.run([*run, "--upgrade"], capture_output=True, text=True, check=False)
+    assert bad.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in bad.stderr
+    assert "good" in (tmp_path / "into" / "sample.py").read_text()
 
 
 def constraints_litert() -> str:
