@@ -6,8 +6,9 @@
 #
 # pip takes a file only if its digest is in constraints.lock, resolves nothing, and builds what comes as
 # sources alone with the locked tools. By environment: PYTHON makes the environment if there is none;
-# TORCH=any takes whichever build of torch pip finds, by version and not by digest, with what it asks for
-# (PyPI's for Linux brings CUDA); else the build for CPUs that the lock names.
+# TORCH is the build of torch: `cpu`, which is on PyTorch's own index; `any`, which is PyPI's, by digest too
+# but with the libraries that it asks for by version alone (CUDA's, on Linux); without it, cpu where pip
+# finds that and any where not.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -32,15 +33,20 @@ fi
 locked "$aside/builders.lock"
 # torch goes first, alone: then nothing pulls in another build.
 if grep -q '^torch==' "$aside/wanted.lock"; then
-  if [ "${TORCH:-cpu}" = any ]; then
-    "$python" -m pip install -c constraints.txt torch
-  elif ! locked supply/torch-cpu.lock; then
+  torch="${TORCH:-}"
+  if [ "$torch" != any ] && ! locked supply/torch-cpu.lock; then
     cat >&2 <<MESSAGE
 install: the locked CPU build of torch could not be installed. It is not on PyPI: tell pip of PyTorch's own
-index of CPU builds (PIP_EXTRA_INDEX_URL, or a folder in PIP_FIND_LINKS). If there is none for this Python
-or machine in supply/torch-cpu.lock, TORCH=any takes what pip finds.
+index of CPU builds (PIP_EXTRA_INDEX_URL, or a folder in PIP_FIND_LINKS), or say TORCH=any.
 MESSAGE
-    exit 1
+    if [ "$torch" = cpu ]; then exit 1; fi
+    echo "install: taking PyPI's build instead; on Linux it brings gigabytes of CUDA's libraries" >&2
+    torch=any
+  fi
+  if [ "$torch" = any ]; then
+    sed -n '/^torch==/,/[^\\]$/p' constraints.lock >"$aside/torch.lock"
+    locked "$aside/torch.lock"
+    "$python" -m pip install -c constraints.txt torch
   fi
 fi
 locked "$aside/wanted.lock"

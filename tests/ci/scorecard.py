@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tests.ci.test_workflows import WRITES as WRITTEN
 from tests.ci.workflows import load
 
 # The repository: path to content. What `reprune init --ci` writes lies below `written/`.
@@ -30,21 +31,15 @@ MAGIC = {
 COMPILED = re.compile(
     r"\.(so|dll|dylib|exe|o|a|lib|class|jar|pyc|pyo|wasm|whl|egg|deb|rpm|msi|iso)$"
 )
-# What each job may write; a line more here is a decision.
-WRITES = {
+# What each job may write; a line more here is a decision. Of what we write, test_workflows.py says it.
+WRITES: dict[str, set[str]] = {
     ".github/workflows/ci.yml:check": set(),
     ".github/workflows/codeql.yml:analyse": {"security-events"},
     ".github/workflows/release.yml:build": set(),
     ".github/workflows/release.yml:attest": {"id-token", "attestations"},
     ".github/workflows/release.yml:release": {"contents"},
     ".github/workflows/release.yml:publish": {"id-token"},
-    "written/reprune-update.yml:update": {"contents", "pull-requests", "actions"},
-    "written/reprune-judge.yml:look": {"checks", "pull-requests"},
-    "written/reprune-judge.yml:measure": set(),
-    "written/reprune-judge.yml:tell": {"contents", "pull-requests", "checks"},
-    "written/reprune-fork.yml:tell": {"pull-requests", "checks"},
-    "written/reprune-promote.yml:promote": set(),
-    "written/reprune-promote.yml:sweep": {"checks"},
+    **{f"written/reprune-{where.replace('/', '.yml:')}": what for where, what in WRITTEN.items()},
 }
 # What anybody outside can put words into.
 FOREIGN = re.compile(
@@ -54,7 +49,7 @@ FOREIGN = re.compile(
 UNTRUSTED_TRIGGERS = {"pull_request_target", "workflow_run", "issue_comment", "issues"}
 # Installs that name no digest, and why: where, what, reason.
 BY_VERSION = (
-    ("supply/install.sh", "-c constraints.txt torch", "TORCH=any: a build that no lock has"),
+    ("supply/install.sh", "-c constraints.txt torch", "CUDA's libraries, where there is no CPU build"),
     ("supply/install.sh", "--no-deps --no-build-isolation -e .", "it is this repository"),
     ("images/", "--no-deps --no-build-isolation --prefix /out /build/reprune", "it is this repository"),
     ("images/tensorrt.Containerfile", "-c /build/constraints.txt", "CUDA: only the nodes' owner can tell"),
