@@ -38,13 +38,17 @@ class Matrix(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 
 def judged(folder: Path, actual: list[int], answer: list[int]) -> Artifact[Verdict]:
     """A verdict whose candidate recorded classes."""
+    return recorded(folder, {"actual": actual, "answer": answer})
+
+
+def recorded(folder: Path, columns: dict[str, list[int]]) -> Artifact[Verdict]:
+    """A verdict whose candidate has these records."""
     with store.drafting(folder / "made") as draft:
         plain = write_verdict(BLOCKED, folder / "plain")
         for name in plain.manifest.payload:
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             (draft / name).write_bytes(plain.file(name).read_bytes())
         (draft / "samples" / "0").mkdir(parents=True, exist_ok=True)
-        columns = {"actual": actual, "answer": answer}
         save_file(
             {
                 f"candidate@ort-cpu/{name}": np.asarray(values, dtype=np.int64)
@@ -71,6 +75,28 @@ def test_the_confusion_matrix_is_as_the_ui_demands(tmp_path: Path) -> None:
     matrix = msgspec.convert(metadata["confusionMatrix"], Matrix)
     assert [one.display_name for one in matrix.annotation_specs] == ["0", "2", "7"]
     assert [one.row for one in matrix.rows] == [[1, 1, 0], [1, 2, 0], [0, 1, 0]]
+
+
+def test_each_member_of_a_set_that_has_classes_is_in_the_matrix(tmp_path: Path) -> None:
+    """Under its own name, and never confused with another member's."""
+    columns = {
+        "signs.actual": [3, 3, 5],
+        "signs.answer": [3, 5, 5],
+        "lanes.actual": [0, 1, 1],
+        "lanes.answer": [1, 1, 1],
+        "depth.value": [7, 7, 7],
+        "odd.factual": [1, 1, 1],
+    }
+    metadata = logged(recorded(tmp_path, columns), tmp_path)
+    matrix = msgspec.convert(metadata["confusionMatrix"], Matrix)
+    names = [one.display_name for one in matrix.annotation_specs]
+    assert names == ["lanes.0", "lanes.1", "signs.3", "signs.5"]
+    assert [one.row for one in matrix.rows] == [
+        [0, 1, 0, 0],
+        [0, 2, 0, 0],
+        [0, 0, 1, 1],
+        [0, 0, 0, 1],
+    ]
 
 
 def test_a_matrix_that_nobody_can_look_at_is_left_out(tmp_path: Path) -> None:

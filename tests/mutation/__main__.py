@@ -21,6 +21,44 @@ from tests.mutation.running import Result, run
 # The tests that are asked, by the first package that fits.
 TESTS: dict[str, tuple[str, ...]] = {
     "reprune.judge": ("tests/judge",),
+    "reprune.steps.acceptance": ("tests/registry/test_acceptance.py",),
+    "reprune.steps.minimum_policy": ("tests/registry/test_minimum_policy.py",),
+    "reprune.registry.receipts": (
+        "tests/registry/test_receipts.py",
+        "tests/registry/test_keys.py",
+    ),
+    "reprune.registry.compressed": ("tests/registry/test_compressed.py",),
+    "reprune.registry.judged": ("tests/registry/test_compressed.py",),
+    "reprune.core.accepted": ("tests/core/test_lock.py",),
+    "reprune.core.lock": ("tests/core/test_lock.py",),
+    "reprune.core.documents": ("tests/core/test_documents.py", "tests/core/test_strict_json.py"),
+    "reprune.registry.sets": ("tests/registry/test_sets.py",),
+    "reprune.steps.checking": ("tests/registry/test_check_receipt.py",),
+    "reprune.steps.rollback": ("tests/registry/test_rollback_rules.py",),
+    "reprune.steps.adopt": ("tests/registry/test_adopt.py",),
+    "reprune.steps.adoptable": ("tests/registry/test_adopt.py",),
+    "reprune.registry.links": ("tests/registry/test_chain_reading.py",),
+    "reprune.registry.receipted": ("tests/registry/test_chain_reading.py",),
+    "reprune.registry.standing": ("tests/registry/test_chain_reading.py",),
+    "reprune.registry.keys": ("tests/registry/test_keys.py",),
+    "reprune.registry.attestations": ("tests/registry/test_attestations.py",),
+    "reprune.steps.signers": ("tests/registry/test_keys.py",),
+    "reprune.steps.soundness": ("tests/steps/test_soundness.py",),
+    "reprune.steps.moving": ("tests/registry/test_moving.py",),
+    "reprune.registry.records": ("tests/registry/test_records.py",),
+    "reprune.steps.decision": ("tests/registry/test_decision.py",),
+    "reprune.steps.promoter": (
+        "tests/registry/test_keys.py",
+        "tests/registry/test_promote_refuses.py",
+    ),
+    "reprune.steps.promote": (
+        "tests/registry/test_deciding.py",
+        "tests/registry/test_promote_pieces.py",
+    ),
+    "reprune.steps.fencing": ("tests/registry/test_fencing.py",),
+    "reprune.steps.staging": ("tests/registry/test_staging.py",),
+    "reprune.steps.override": ("tests/registry/test_override.py",),
+    "reprune.steps.waiving": ("tests/registry/test_waiving.py",),
 }
 
 

@@ -28,8 +28,12 @@ TEXT = frozenset(
         "_OPENING",
         "_DRY",
         "_ENDING",
+        "where",
+        "fix",
     }
 )
+# Arguments of errors that are no sentences.
+CODES = frozenset({"reason", "code"})
 # Keywords that only stop a mistake of ours earlier.
 _CHECKS = frozenset({"strict"})
 _COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -152,8 +156,9 @@ class _Walk:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return  # a docstring, or `...`
         if isinstance(node, ast.Raise):
+            yield from self._codes(node, place)
             return
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+        if _is_type(node):
             return
         if isinstance(node, ast.AugAssign):
             yield from self._augmented(node, place)
@@ -175,11 +180,19 @@ class _Walk:
         gone = (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Await)) or (
             isinstance(node, ast.Raise | ast.AugAssign)
         )
-        if gone:
+        if gone and not _is_said(node):
             yield self._mutant(body, index, ast.Pass(), place, f"{_short(node)} => pass")
         if isinstance(node, ast.Return) and node.value is not None and not _is_empty(node.value):
             none = ast.Return(value=ast.Constant(value=None))
             yield self._mutant(body, index, none, place, f"{_short(node)} => return None")
+
+    def _codes(self, node: ast.Raise, place: _Place) -> Iterator[Mutant]:
+        """Of an error that is raised, what programs read: its reason."""
+        keywords = node.exc.keywords if isinstance(node.exc, ast.Call) else []
+        for keyword in keywords:
+            if keyword.arg in CODES:
+                at = place.within(around=keyword)
+                yield from self._expression(keyword, "value", keyword.value, at)
 
     def _augmented(self, node: ast.AugAssign, place: _Place) -> Iterator[Mutant]:
         other = _COMPUTED.get(type(node.op))
@@ -393,6 +406,22 @@ def _head(node: ast.stmt) -> range:
 def _is_empty(node: ast.expr) -> bool:
     """None, or what is as false as None: the type checker tells these apart."""
     return isinstance(node, ast.Constant) and not node.value
+
+
+def _is_said(node: ast.stmt) -> bool:
+    """Whether the statement does nothing but tell a person how far it is."""
+    called = (
+        node.value.func if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
+    )
+    return called is not None and ast.unparse(called).split(".")[-1] == "say"
+
+
+def _is_type(node: ast.stmt) -> bool:
+    """Whether it names a type, or what a module shows: only checkers read that."""
+    if isinstance(node, ast.Assign):
+        shown = ast.unparse(node.targets[0]) == "__all__"
+        return shown or ast.unparse(node.value).startswith("TypeVar(")
+    return isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias"
 
 
 def _is_text(node: ast.Assign | ast.AnnAssign) -> bool:

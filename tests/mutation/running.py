@@ -91,6 +91,7 @@ class Plugin:
         reach = self._reach(session, items)
         if self.failed:
             return True
+        _warm(session.items)
         _forget()
         for module in self.modules:
             importlib.import_module(module)
@@ -112,10 +113,12 @@ class Plugin:
         seen = coverage.Coverage(data_file=None, config_file=False, source=[self.source])
         reach = Reach()
         seen.start()
+        # What a session's fixtures made stays for the next test, and for the mutants.
+        later = [*list(items.values())[1:], session.items[0]]
         for count, (name, item) in enumerate(items.items()):
             seen.switch_context(name)
             began = time.process_time()
-            if not _passes(item, None):
+            if not _passes(item, later[count]):
                 self.failed.append(name)
             reach.seconds[name] = time.process_time() - began
             if count % 100 == 99:
@@ -256,7 +259,9 @@ def _live_or_die(
             passes = _again(code, path, [item.nodeid for item in items])
             os.write(pipe, b"imported again")
             os._exit(0 if passes else 1)
-        for item, later in zip(items, [*items[1:], None], strict=True):
+        # What is left from before the fork; it does not belong to the mutant.
+        items[0].session._setupstate.teardown_exact(items[0])
+        for item, later in zip(items, [*items[1:], items[0]], strict=True):
             os.write(pipe, f"\n{item.nodeid}".encode())
             signal.setitimer(signal.ITIMER_PROF, 3 + 10 * reach.seconds[item.nodeid])
             if not _passes(item, later):
@@ -264,6 +269,17 @@ def _live_or_die(
         os._exit(0)
     finally:
         os._exit(_BROKEN)
+
+
+def _warm(items: Sequence[pytest.Item]) -> None:
+    """Runs so many tests that every fixture of the session is there, for all children to use."""
+    made: set[str] = set()
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+        wanted = {name for name, found in fixtures.items() if found[-1].scope == "session"}
+        if wanted - made and len(items) > 1:
+            made |= wanted
+            _passes(item, items[0] if item is not items[0] else items[1])
 
 
 def _passes(item: pytest.Item, later: pytest.Item | None) -> bool:

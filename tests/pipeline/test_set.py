@@ -1,4 +1,7 @@
-"""Three models and one budget: a set goes through every step, and a retrained member through all again."""
+"""Three models and one budget: a set goes through every step, and a retrained member through all again.
+
+Through DVC first, then through the pipeline `perception`, as a cluster would run it.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,58 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipelines.perception.pipeline import make
 from reprune.core import store
-from reprune.core.artifacts import ModelBundle, Plan, Verdict
+from reprune.core.artifacts import MemberWeights, ModelBundle, Plan, Verdict
 from reprune.core.lock import read_lock
 from reprune.core.params import read_params
+from reprune.core.step import run
+from reprune.doors.kfp.options import Options
+from reprune.doors.local import STAGES
+from reprune.doors.steps import read_documents
 from reprune.registry.open import open_registry
+from reprune.steps import get_step
+from tests.component_run import registered
+from tests.kubeflow import PLACES, QUIET, handed_on, latest_run, subprocess_runner, texts
 from tests.pipeline.test_mnist import use_example
-from tests.repository import Repository, make_repository
+from tests.repository import Repository, inside, make_repository
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, *QUIET]
 
 MEMBERS = {"depth": "depth-net", "detector": "detector", "segmenter": "segmenter"}
+# Where `perception` leaves what other pipelines leave elsewhere.
+SET_PLACES = PLACES | {
+    "dense": "fetch-set/dense",
+    "previous": "fetch-set/previous",
+    "profile": "for-loop-2-iteration-0/profile/profiled",
+    "sensitivity": "sensitivity-merge/table",
+    "engines": "for-loop-4-iteration-0/build/engines",
+    "benchmark": "for-loop-4-iteration-0/benchmark/measured",
+}
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """The example with fewer frames and members that were hardly trained: what they lose is allowed."""
-    made = make_repository(tmp_path_factory.mktemp("set") / "repo")
+    made = small_set(tmp_path_factory.mktemp("set") / "repo")
+    made.repro()
+    return made
+
+
+def small_set(root: Path, prepared: Callable[[Repository], object] | None = None) -> Repository:
+    """The repository of the example, with a lock of its members' first versions; `prepared` is called on
+    it before those are made.
+    """
+    made = make_repository(root)
     use_example(made, "perception")
+    if prepared is not None:
+        prepared(made)
     frames = made.root / "task" / "frames.py"
     text = frames.read_text()
     counts = '"train": 1200, "tune": 150, "calibration": 150, "eval": 400'
@@ -50,7 +82,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     for member in MEMBERS:
         train_member(made, member, seed=1)
     made.update()
-    made.repro()
     return made
 
 
@@ -126,3 +157,89 @@ def test_members_under_other_names_than_the_task_has_are_told(
     assert updated.returncode == 2
     assert "finder" in updated.stderr
     assert "the task has depth, detector, segmenter" in updated.stderr
+
+
+def through_the_pipeline(repository: Repository, out: Path) -> None:
+    """One run of `perception` to its end. Raises RuntimeError if it failed."""
+    with subprocess_runner(repository, out):
+        make(Options(retries=0))(
+            **texts(repository),
+            members=[{"name": "detector", "read_secret": "its-own"}]
+            + [{"name": name} for name in ("segmenter", "depth")],
+            shards=["0/2", "1/2"],
+        )
+
+
+def made_again(repository: Repository, folder: Path, out: Path, names: tuple[str, ...]) -> None:
+    """Each of `names` as the command line makes it of what the run in `folder` made before it."""
+    stages = {stage.out: stage for stage in STAGES}
+    with inside(repository.root):
+        documents = read_documents()
+        for name in names:
+            stage = stages[name]
+            step = get_step(stage.step)
+            many = {given.name for given in step.inputs if given.many}
+            inputs: dict[str, Path | list[Path]] = {}
+            for given, place in stage.inputs.items():
+                path = folder / SET_PLACES[place]
+                inputs[given] = [path] if given in many else path
+            run(step, inputs, documents, out / name, say=lambda _: None)
+            theirs = folder / SET_PLACES[name]
+            for path in store.files(out / name):
+                there = theirs / path.relative_to(out / name)
+                assert path.read_bytes() == there.read_bytes(), f"{name}: {path.name}"
+
+
+def test_a_set_with_one_member_that_got_worse_is_blocked(
+    repository: Repository, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Through `perception`: each member is fetched apart, judged by its own rules, and the first that is not
+    good enough is why all of them stay; the champion too.
+    """
+    repository.edit(
+        "policy.yaml", lambda given: given["quality"]["segmenter.dice"].update(floor=0.999)
+    )
+    repository.update()
+    before = registered(repository.root).champion
+    capfd.readouterr()
+    with pytest.raises(RuntimeError, match="promote"):
+        through_the_pipeline(repository, tmp_path / "out")
+    folder = latest_run(tmp_path / "out")
+    parts = [
+        store.read(folder / f"for-loop-1-iteration-{number}/fetch-member/weights", MemberWeights)
+        for number in range(3)
+    ]
+    assert [part.manifest.member for part in parts] == ["detector", "segmenter", "depth"]
+    judgement = store.read(folder / SET_PLACES["verdict"], Verdict).manifest.judgement
+    assert judgement.outcome == "block"
+    told = {rule.rule: rule.outcome for rule in judgement.rules}
+    assert {rule for rule, outcome in told.items() if outcome != "pass"} == {"segmenter.dice.floor"}
+    said = [line.strip() for line in capfd.readouterr().out.splitlines() if line.strip()]
+    last = [line for line in said if "registered as version" in line]
+    assert last, said[-20:]
+    assert judgement.reasons[0] in last[-1]
+    assert "segmenter.dice" in last[-1]
+    assert "segmenter.dice" in (folder / "report" / "html").read_text(encoding="utf-8")
+    assert registered(repository.root).champion == before
+    made_again(repository, folder, tmp_path / "again", ("dense", "verdict", "report"))
+
+
+@pytest.mark.deep
+def test_a_set_whose_members_are_all_good_enough_is_promoted_as_one(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """Through `perception`: one version; whatever holds no time is the command line's, to the bit."""
+    repository.edit(
+        "policy.yaml", lambda given: given["quality"]["segmenter.dice"].pop("floor", None)
+    )
+    repository.update()
+    before = registered(repository.root).champion
+    through_the_pipeline(repository, tmp_path / "out")
+    folder = latest_run(tmp_path / "out")
+    receipt = handed_on(folder, "promote")["receipt"]
+    assert receipt["promoted"] is True
+    after = registered(repository.root).champion
+    assert after is not None
+    assert after != before
+    names = ("dense", "data", "sensitivity", "plan", "pruned", "verdict", "report")
+    made_again(repository, folder, tmp_path / "again", names)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from reprune.core.artifacts import Benchmark, Manifest, ModelBundle, Profile, Report, Verdict
 from reprune.core.store import Artifact
@@ -17,6 +17,10 @@ from reprune.report.viewers import in_frame, untagged
 
 # A larger matrix is a picture of nothing, and travels inside the artifact's metadata.
 MOST_CATEGORIES = 50
+
+
+# A class, and before it the member of a set whose class it is with its dot, or nothing.
+Kind: TypeAlias = tuple[str, int]
 
 
 class Page(Protocol):
@@ -56,13 +60,16 @@ def show_metrics(made: Artifact[Any], metrics: Scalars) -> None:
 
 
 def show_confusion(verdict: Artifact[Verdict], matrix: Matrix) -> None:
-    """Logs the candidate's confusion matrix on the first target; nothing where records are no classes."""
+    """Logs the candidate's confusion matrix on the first target; nothing where records are no classes.
+
+    Of a set it is that of each member that has classes, side by side, under the members' names.
+    """
     counted = _confusion(verdict)
     kinds = sorted({kind for pair in counted for kind in pair})
     if not kinds or len(kinds) > MOST_CATEGORIES:
         return
     rows = [[counted[actual, answer] for answer in kinds] for actual in kinds]
-    matrix.log_confusion_matrix([str(kind) for kind in kinds], rows)
+    matrix.log_confusion_matrix([f"{member}{kind}" for member, kind in kinds], rows)
 
 
 def show_pages(report: Artifact[Report], html: Page, markdown: Page) -> None:
@@ -101,7 +108,7 @@ def _scalars(made: Artifact[Any]) -> Iterator[tuple[str, float]]:
         yield from ((name, value) for name, value in values.items() if not isinstance(value, str))
 
 
-def _confusion(verdict: Artifact[Verdict]) -> Counter[tuple[int, int]]:
+def _confusion(verdict: Artifact[Verdict]) -> Counter[tuple[Kind, Kind]]:
     """How often each (actual, answer) came: of the first benchmark that recorded both for the candidate."""
     from reprune.steps.samples import RECORDS_FILE, read_records
 
@@ -109,6 +116,18 @@ def _confusion(verdict: Artifact[Verdict]) -> Counter[tuple[int, int]]:
         if not name.startswith("samples/") or not name.endswith(f"/{RECORDS_FILE}"):
             continue
         for key, columns in sorted(read_records(verdict.file(name)).items()):
-            if key.startswith("candidate") and {"actual", "answer"} <= set(columns):
-                return Counter(zip(columns["actual"], columns["answer"], strict=True))
+            if key.startswith("candidate") and (counted := _counted(columns)):
+                return counted
     return Counter()
+
+
+def _counted(columns: Mapping[str, Sequence[int]]) -> Counter[tuple[Kind, Kind]]:
+    counted: Counter[tuple[Kind, Kind]] = Counter()
+    for name, actual in sorted(columns.items()):
+        # As `actual`, or of a set's member as `member.actual`.
+        member = name.removesuffix("actual")
+        if not name.endswith("actual") or (member and not member.endswith(".")):
+            continue
+        for pair in zip(actual, columns.get(f"{member}answer", ()), strict=False):
+            counted[(member, pair[0]), (member, pair[1])] += 1
+    return counted
