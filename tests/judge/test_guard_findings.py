@@ -183,9 +183,8 @@ def test_a_guard_that_tripped_undoes_passes_alone() -> None:
 
 def test_the_guard_on_accelerators_is_asked_where_one_was_recorded() -> None:
     plain = series([unit(0, told={"candidate": [QUIET]})])
-    with_one = series(
-        [unit(0), unit(1, told={"dense": [msgspec.structs.replace(QUIET, device=DEVICE)]})]
-    )
+    one_block = {"dense": [msgspec.structs.replace(QUIET, device=DEVICE)], "candidate": [QUIET]}
+    with_one = series([unit(0, told={"dense": [QUIET]}), unit(1, told=one_block)])
     names = ["control", "waiting", "stolen", "clock", "device", "interval", "units"]
     without = [name for name in names if name != "device"]
     assert [one.guard for one in target_guards([plain], RULES)] == without
