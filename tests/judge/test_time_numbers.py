@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from reprune.judge.builds import build_problems, builds_of, over_builds, turn_problems
+from reprune.judge.builds import build_notes, build_problems, builds_of, over_builds, turn_problems
 from reprune.judge.distributions import critical
 from reprune.judge.evidence import CONTROL, ArmTimes, BatchUnits, Unit
 from reprune.judge.latency import (
@@ -364,6 +364,28 @@ def test_builds_that_were_made_are_timed() -> None:
     assert problems_of({"candidate": 2, "dense": 3}, [0, 1, 2]) == [
         "Of a there are not as many builds of each arm: 3 of the candidate, 4 of the dense model."
     ]
+
+
+def test_builds_of_other_targets_are_theirs() -> None:
+    """One target's engines were built three times; the other's once, and it is complete."""
+    evidence = make_evidence(
+        targets={"b": 0.5, "a": 0.5}, examples=20, errors=5, units=0, arms=("candidate", "dense")
+    )
+    for place, one in enumerate(evidence.engines):
+        if one.target == "a":
+            evidence = edit(evidence, f"engines.{place}.copies", ("x", "y"))
+    assert list(build_problems(evidence.targets[0], evidence)) == []
+    timed = edit(evidence.targets[0], "units", tuple(built(0, 0, 0)))
+    assert list(build_problems(timed, evidence)) == []
+
+
+def test_a_reader_is_told_of_several_builds() -> None:
+    """Of the targets that build their own engines alone."""
+    evidence = make_evidence(targets={"a": 0.5, "b": 0.5}, examples=20, errors=5, units=1)
+    assert list(build_notes(evidence)) == []
+    several = edit(evidence, "targets.1.units", tuple(built(0, 1, 2, 0)))
+    (note,) = build_notes(several)
+    assert note.startswith("b builds its own engines, so 3 builds of each arm were timed")
 
 
 def test_builds_of_a_target_without_engines_are_none() -> None:
