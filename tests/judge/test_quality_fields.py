@@ -668,3 +668,11 @@ def test_values_and_levels_of_arms_have_nine_digits() -> None:
     effect *= (critical(0.05, 1) / critical(0.05, None)) ** 2
     right, n = 20 / effect, 30 / effect
     assert two.interval(0.05)[0] == rounded(beta_quantile(0.05, right, n - right + 1))
+
+
+def test_what_is_assumed_of_few_flips() -> None:
+    """0.5 where they balance, 14 more where all are losses, however few; spread below one flip counts."""
+    assert assumed_differing(1, 0) == assumed_differing(9, 0) == 14.5
+    assert assumed_differing(0.5, 0) == 7.5
+    assert assumed_differing(3, 3) == assumed_differing(0, 4) == assumed_differing(0, 0) == 0.5
+    assert design_effect([10, 10], [0.0, 0.0], 0.2, 3.0) == pytest.approx(30.0 / 3.2)

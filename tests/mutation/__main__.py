@@ -71,6 +71,14 @@ _BY_HAND = tuple(
 # The tests that are asked, by module or by the package around it.
 TESTS: dict[str, tuple[str, ...]] = {
     **{f"reprune.judge.{name}": _BY_HAND for name in _JUDGE},
+    **{
+        f"reprune.judge.{name}": (
+            "tests/judge/test_known_answers.py",
+            "tests/judge/test_paired_scores.py",
+            "tests/judge/test_quality_fields.py",
+        )
+        for name in ("binary", "paired")
+    },
     "reprune.judge": ("tests/judge",),
     "reprune.steps.acceptance": ("tests/registry/test_acceptance.py",),
     "reprune.steps.minimum_policy": ("tests/registry/test_minimum_policy.py",),
