@@ -5,12 +5,15 @@ Parts, each of which can be run alone and adds its figures to those in the file 
     pack        the conformance pack (tests/conformance), every case
     monotonic   100,000 random mutations of receipts, policies and a verdict that are refused
     fields      every field of these, and of every part of a verdict, deleted, nulled, doubled, reordered
-    swaps       files swapped at every opening while promote runs; the alias moved before its last look
+    swaps       files swapped at every look that promote takes, and around every call of the registry
+    boundaries  artefacts swapped after each step of the pipeline, and before gate and promote
+    vectors     Project Wycheproof's signatures and JSONTestSuite's files (tests/vectors.py)
     racer       1,000 promotions beside a process that swaps files all the time
     crash       all crash states of the store (tests/core/crash_states.py)
 
-`--quick` takes a part of each. `--mutants FILE` adds what `mutmut results` printed. Nothing here has a
-margin: every `*_wrong`, `*_passed` and `*_promoted` must be 0, and the exit code says whether they are.
+`--quick` takes a part of each. What mutation testing counted is added from `mutation*.json` beside the
+results, where it lies there. Nothing here has a margin: every `*_wrong`, `*_passed` and `*_promoted` must be
+0, and the exit code says whether they are.
 """
 
 from __future__ import annotations
@@ -24,14 +27,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.common import committed, options, result, table, write
+from benchmarks.common import RESULTS, committed, options, result, table, write
+from reprune.core import plugins
 from reprune.registry.receipts import RECEIPT_FILE
 from reprune.steps.promoter import read_promoter
-from tests import monotonic, swaps
+from tests import monotonic, swap_plans, swaps, vectors
 from tests.chain import Story
 from tests.conformance.__main__ import results
 from tests.conformance.table import attacks
@@ -47,6 +52,10 @@ MUST_BE_ZERO = (
     "race_promoted",
     "crash_states_wrong",
     "crash_states_lost",
+    "ed25519_valid_refused",
+    "ed25519_invalid_taken",
+    "p256_invalid_taken",
+    "json_must_refuse_wrong",
     "surviving_mutants",
 )
 
@@ -66,6 +75,8 @@ def main() -> int:
         mock.patch.dict(os.environ, {"REPRUNE_WORK": str(Path(folder) / "work")}),
         # Nothing here pulls the plug; the crash states count every fsync by themselves.
         mock.patch.object(os, "fsync", return_value=None),
+        # What is installed stays so; asking again each time would be half of what a promote takes.
+        mock.patch.object(plugins, "entry_points", lru_cache(plugins.entry_points)),
     ):
         os.environ.pop("REPRUNE_PROMOTER", None)
         for name in chosen:
@@ -76,8 +87,7 @@ def main() -> int:
             rows += [{"part": name, "seconds": round(time.monotonic() - began, 1), **found}]
             rows[-1]["quick"] = given.quick
             print(table([rows[-1]], list(rows[-1])), flush=True)
-    if given.mutants:
-        figures["surviving_mutants"] = given.mutants.read_text().count("survived")
+    figures |= _mutants()
     if given.json:
         write(given.json, result(figures, rows))
     if given.verify:
@@ -87,9 +97,19 @@ def main() -> int:
     return 1 if wrong else 0
 
 
+def _mutants(folder: Path = RESULTS) -> Figures:
+    """Surviving, equivalent and all mutants of the committed runs; nothing without one."""
+    found: Figures = {}
+    for path in sorted(folder.glob("mutation*.json")):
+        counted = json.loads(path.read_text())["figures"]
+        for name in ("surviving_mutants", "mutants", "equivalent_mutants"):
+            if name in counted:
+                found[name] = found.get(name, 0) + counted[name]
+    return found
+
+
 def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PARTS", help=f"of {','.join(PARTS)}, with commas")
-    parser.add_argument("--mutants", type=Path, metavar="FILE", help="what `mutmut results` said")
 
 
 def _verified(figures: Figures) -> int:
@@ -151,24 +171,38 @@ def _refused(folder: Path) -> tuple[list[monotonic.Refused], monotonic.Blocked]:
 
 
 def swap_files(folder: Path, quick: bool) -> Figures:
-    """Each kind of swap at each opening, and the champion's alias at each before the last look."""
+    """Each kind of swap at each moment that can show it."""
     template, other, root = *_pair(folder), folder / "played"
-    whole = swaps.promoted_with(template, root, at=0, swap=None)
-    tried, refused, wrong = 0, 0, 0
-    for swap in swaps.kinds(other).values():
-        for at in range(1, len(whole.opened) + 1, 20 if quick else 1):
-            came = swaps.promoted_with(template, root, at=at, swap=swap)
-            tried, refused = tried + 1, refused + bool(came.refused)
-            wrong += came.served is not None and came.served != whole.served
     second = copy_repository(template, folder / "second")
     promoted(second)
     next_generation(second, dense_version="2")
-    last = swaps.last_look(swaps.promoted_with(second, root, at=0, swap=None))
-    for at in range(1, last + 1, 20 if quick else 1):
-        came = swaps.promoted_with(second, root, at=at, swap=swaps.aliased("77"))
-        tried, refused = tried + 1, refused + bool(came.refused)
-        wrong += not came.refused or bool(came.served)
-    return {"swaps": tried, "swaps_refused": refused, "swaps_promoted": wrong}
+    every = 20 if quick else 1
+    found: Figures = {}
+    whole = swap_plans.Counted()
+    for name, play in {
+        "files": lambda: swap_plans.files(template, other, root, every=every),
+        "champion": lambda: swap_plans.champion(second, root, every=every),
+        "calls": lambda: swap_plans.calls(template, second, other, root, every=every),
+        "stored": lambda: swap_plans.stored(template, root, every=every),
+    }.items():
+        part = play()
+        print(
+            f"swaps, {name}: {part.tried}, {part.refused} refused, wrong: {part.wrong}", flush=True
+        )
+        found[f"swaps_{name}"] = part.tried
+        whole += part
+    return {
+        **found,
+        "swaps": whole.tried,
+        "swap_kinds": len(whole.kinds),
+        "swaps_refused": whole.refused,
+        "swaps_promoted": len(whole.wrong),
+    }
+
+
+def answer_vectors(_: Path, __: bool) -> Figures:
+    """All of them, always."""
+    return vectors.count()
 
 
 def race(folder: Path, quick: bool) -> Figures:
@@ -198,6 +232,7 @@ PARTS: dict[str, Callable[[Path, bool], Figures]] = {
     "monotonic": mutate,
     "fields": break_fields,
     "swaps": swap_files,
+    "vectors": answer_vectors,
     "racer": race,
     "crash": crash_states,
 }

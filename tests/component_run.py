@@ -29,6 +29,7 @@ from safetensors.numpy import load_file, save_file
 from reprune.core import store
 from reprune.core.artifacts import WEIGHTS
 from reprune.core.documents import digest_of
+from reprune.core.errors import EXIT_INPUT
 from reprune.core.lock import LOCK_FILE
 from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.policy import POLICY_FILE
@@ -70,7 +71,7 @@ _JUDGED = {"candidate": _CANDIDATE, "chosen": _CHOSEN, "table": _TABLE}
 WIRING: dict[str, dict[str, str | list[str]]] = {
     "fetch_model": {},
     "validate_data": {"dense": _DENSE, "previous": _PREVIOUS},
-    "profile": {**_MODEL},
+    "profile": {**_MODEL, "previous": _PREVIOUS},
     "sensitivity_analysis": {**_MODEL, "previous": _PREVIOUS},
     "sensitivity_shard": {**_MODEL},
     "sensitivity_merge": {**_MODEL, "previous": _PREVIOUS, "shards": _SHARDS},
@@ -102,6 +103,8 @@ WIRING: dict[str, dict[str, str | list[str]]] = {
         "report": _REPORT,
     },
 }
+# What a set has beside these: see tests/doors/test_kfp_members.py.
+OF_SETS = {"choose_member", "fetch_member", "fetch_set"}
 ON_MACHINES = ("profile", "build", "benchmark")
 IN_PARTS = (*ON_MACHINES, "sensitivity_shard")
 # What a run is made of, in the order in which it is made; promotion is left to the tests.
@@ -134,6 +137,23 @@ class Ended:
     @property
     def last(self) -> str:
         return self.said.rstrip().rpartition("\n")[2]
+
+
+def complaints(ended: Ended, out: Path, names: str = "") -> list[str]:
+    """What of the law a refused call does not keep."""
+    found = []
+    if ended.code != EXIT_INPUT:
+        found.append(f"exit code {ended.code}")
+    if not ended.last.startswith("error: ") or "To fix: " not in ended.last:
+        found.append(f"last line: {ended.last!r}")
+    if names not in ended.last:
+        found.append(f"does not name {names}: {ended.last!r}")
+    if "Traceback" in ended.said:
+        found.append(ended.said)
+    left = [str(path) for path in out.rglob("*") if path.is_file()]
+    if left:
+        found.append(f"left {left}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,12 @@
 
 from kfp import dsl
 
-from components.benchmark import benchmark
-from components.build import build
-from components.choose_machine import choose_machine
-from components.distill import distill
 from components.fetch_model import fetch_model
-from components.gate import gate
-from components.plan import plan
-from components.profile import profile
-from components.promote import promote
-from components.prune import prune
-from components.report import report
 from components.sensitivity_analysis import sensitivity_analysis
 from components.validate_data import validate_data
+from pipelines.flow import Flow, Known, candidates, judged, profiles
 from reprune.doors.kfp.options import DEFAULT, Options
-from reprune.doors.kfp.tasks import on_machine, reading, settled, with_data, workspace, writing
+from reprune.doors.kfp.tasks import reading, workspace
 
 
 def make(options: Options = DEFAULT):
@@ -62,97 +53,24 @@ def make(options: Options = DEFAULT):
             trainer: Where distill.processes run, as a text; empty: in the task of distill.
         """
         texts = {"lock": lock, "params": params, "policy": policy, "workspace": volume}
-
-        def control(task, *, retried=True):
-            return settled(task, control_image, options, retried=retried)
-
-        def compress(task):
-            return with_data(settled(task, compress_image, options), data_secret, options)
-
-        def measuring(task, place, *, retried=True):
-            settled(task, place["image"], options, retried=retried)
-            return on_machine(with_data(task, data_secret, options), place)
-
-        fetched = reading(control(fetch_model(**texts)), read_secret)
+        flow = Flow(
+            options=options,
+            texts=texts,
+            machines=machines,
+            control_image=control_image,
+            compress_image=compress_image,
+            data_secret=data_secret,
+        )
+        fetched = reading(flow.control(fetch_model(**texts)), read_secret)
         model = {"dense": fetched.outputs["dense"]}
         past = {"previous": fetched.outputs["previous"]}
-        data = {"data": compress(validate_data(**texts, **model, **past)).outputs["data"]}
-        with dsl.ParallelFor(machines, parallelism=1) as machine:
-            place = control(
-                choose_machine(params=params, machine=machine, image=compress_image)
-            ).outputs
-            profiled = profile(**texts, **model, **data, machine=place["name"])
-            measuring(profiled, place)
-        analysed = compress(sensitivity_analysis(**texts, **model, **data, **past))
+        data = {"data": flow.compress(validate_data(**texts, **model, **past)).outputs["data"]}
+        profiled = profiles(flow, model, past, data)
+        analysed = flow.compress(sensitivity_analysis(**texts, **model, **data, **past))
         table = {"table": analysed.outputs["table"]}
-        planned = compress(
-            plan(
-                **texts,
-                **model,
-                **past,
-                **table,
-                profiles=dsl.Collected(profiled.outputs["profiled"]),
-            )
-        )
-        chosen = {"chosen": planned.outputs["chosen"]}
-        pruned = compress(prune(**texts, **model, **data, **chosen)).outputs["pruned"]
-        distilled = compress(
-            distill(
-                **texts,
-                **data,
-                **past,
-                student=pruned,
-                teacher=fetched.outputs["dense"],
-                trainer=trainer,
-            )
-        )
-        candidate = {"candidate": distilled.outputs["candidate"]}
-        with dsl.ParallelFor(machines, parallelism=1) as machine:
-            place = control(
-                choose_machine(params=params, machine=machine, image=compress_image)
-            ).outputs
-            built = build(**texts, **candidate, **model, **past, **data, machine=place["name"])
-            measuring(built, place)
-            timed = benchmark(
-                **texts,
-                **model,
-                **past,
-                **data,
-                engines=built.outputs["engines"],
-                machine=place["name"],
-            )
-            # Every look at the sealed examples is counted, so that none is repeated unasked.
-            measuring(timed, place, retried=False)
-        # Compiling changes a Collected, so each task that takes one gets its own.
-        judged = control(
-            gate(
-                **texts,
-                **candidate,
-                **model,
-                **past,
-                **data,
-                **chosen,
-                **table,
-                pruned=pruned,
-                profiles=dsl.Collected(profiled.outputs["profiled"]),
-                engines=dsl.Collected(built.outputs["engines"]),
-                benchmarks=dsl.Collected(timed.outputs["measured"]),
-            )
-        )
-        verdict = {"verdict": judged.outputs["verdict"]}
-        written = control(report(**texts, **verdict)).outputs["written"]
-        # Not behind a condition: a verdict that does not pass fails this task, and so the run.
-        promoted = promote(
-            **texts,
-            **verdict,
-            **candidate,
-            **chosen,
-            **table,
-            profiles=dsl.Collected(profiled.outputs["profiled"]),
-            engines=dsl.Collected(built.outputs["engines"]),
-            report=written,
-        )
-        writing(control(promoted, retried=False), write_secret, promoter_secret)
+        known = Known(model=model, past=past, data=data, table=table, profiled=profiled)
+        made = candidates(flow, known, trainer)
+        judged(flow, known, made, (write_secret, promoter_secret))
 
     return continuous_compression
 

@@ -143,10 +143,10 @@ def test_an_unsound_pipeline_is_not_written(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A careless edit of pipelines/ ends compilation with the rule that it breaks."""
-    file = copy / "pipelines" / NAME / "pipeline.py"
+    file = copy / "pipelines" / "flow.py"
     text = file.read_text()
-    assert "retried=False), write_secret" in text
-    file.write_text(text.replace("retried=False), write_secret", "retried=True), write_secret"))
+    assert "retried=False), *secrets" in text
+    file.write_text(text.replace("retried=False), *secrets", "retried=True), *secrets"))
     monkeypatch.chdir(tmp_path)
     assert main(["compile", "--out", "made"]) == RepruneError.exit_code
     assert "promote: repeats promote when it fails" in capsys.readouterr().err

@@ -141,6 +141,26 @@ WRONG = {
         ('"candidate": candidate', '"candidate": verdict'),
         "does not hand over verdict, candidate",
     ),
+    "a member's shard is dropped": (
+        "fetch_member",
+        ("Place(workspace=workspace, shard=shard)", "Place(workspace=workspace)"),
+        "takes shard, and passes it on to nothing",
+    ),
+    "the members are dropped": (
+        "fetch_set",
+        ("dense, previous, members, workspace", "dense, previous, workspace"),
+        "does not pass on members",
+    ),
+    "one member for all": (
+        "fetch_set",
+        ("members: dsl.Input[list[dsl.Artifact]]", "members: dsl.Input[dsl.Artifact]"),
+        "'members' is Input[Artifact], not Input[list[Artifact]]",
+    ),
+    "the fetches of a set are swapped": (
+        "fetch_set",
+        ("policy), dense, previous", "policy), previous, dense"),
+        "does not fill 'dense'",
+    ),
     "the fetches are swapped": (
         "fetch_model",
         ("policy), dense, previous", "policy), previous, dense"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -19,19 +20,46 @@ from reprune.doors.kfp.wiring import check_wiring
 
 Spec = dict[str, Any]
 Mutation = Callable[[Spec, Spec], None]
+# Of every pipeline that judges, and of the one for sets alone.
 MUTATIONS: dict[str, tuple[Mutation, str]] = {}
+OF_SETS: dict[str, tuple[Mutation, str]] = {}
+# The mutations call tasks as continuous_compression does; what they call something else elsewhere.
+ALIKE = {
+    "continuous_compression": {},
+    "perception": {
+        "for-loop-1": "for-loop-members",
+        "for-loop-3": "for-loop-shards",
+        "for-loop-2": "for-loop-1",
+        "for-loop-4": "for-loop-2",
+        "fetch-set": "fetch-model",
+    },
+}
+CALLED = {"perception": ("fetch_model", "fetch_set")}
+
+
+@pytest.fixture(scope="module", params=ALIKE)
+def pipeline(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def documents() -> list[Spec]:
-    return compile_package("continuous_compression").documents
+def documents(pipeline: str) -> list[Spec]:
+    """The compiled pipeline, its tasks called as those that do the same in continuous_compression."""
+    text = json.dumps(compile_package(pipeline).documents)
+    for old, new in ALIKE[pipeline].items():
+        assert old in text
+        assert new not in text, "two tasks would get one name"
+        text = text.replace(old, new)
+    found: list[Spec] = json.loads(text)
+    assert check_package(found) == []
+    return found
 
 
-def mutation(expected: str) -> Callable[[Mutation], Mutation]:
+def mutation(expected: str, kind: str = "judging") -> Callable[[Mutation], Mutation]:
     """A change to the compiled pipeline and a piece of what the check must then say."""
 
     def add(change: Mutation) -> Mutation:
-        MUTATIONS[change.__name__] = (change, expected)
+        (OF_SETS if kind == "set" else MUTATIONS)[change.__name__] = (change, expected)
         return change
 
     return add
@@ -397,15 +425,91 @@ def no_pipeline_at_all(spec: Spec, platform: Spec) -> None:
     spec.clear()
 
 
+MEMBERS = "comp-for-loop-members"
+
+
+@mutation("gives members the parameter 'write_secret' where they name no secret", "set")
+def members_with_the_write_secret(spec: Spec, platform: Spec) -> None:
+    given = tasks(spec)["for-loop-members"]["inputs"]["parameters"]
+    given["pipelinechannel--read_secret"]["componentInputParameter"] = "write_secret"
+
+
+@mutation("gives members the constant 'mine' where they name no secret", "set")
+def members_with_a_fixed_secret(spec: Spec, platform: Spec) -> None:
+    given = tasks(spec, MEMBERS)["choose-member"]["inputs"]["parameters"]
+    given["read_secret"] = {"runtimeValue": {"constant": "mine"}}
+
+
+@mutation("fetch-member: does not mount the secret of the member", "set")
+def a_member_without_a_secret(spec: Spec, platform: Spec) -> None:
+    del settings(platform, "exec-fetch-member")["secretAsEnv"]
+
+
+@mutation("fetch-member: mounts read_secret, which fetch_member may not have", "set")
+def a_member_with_the_runs_secret(spec: Spec, platform: Spec) -> None:
+    mount = settings(platform, "exec-fetch-member")["secretAsEnv"][0]
+    name = "pipelinechannel--read_secret"
+    mount["secretNameParameter"] = {"componentInputParameter": name}
+
+
+@mutation("fetch-member: mounts the secret of another member", "set")
+def a_member_with_anothers_secret(spec: Spec, platform: Spec) -> None:
+    _second(spec, platform, "choose-member", MEMBERS)
+    task = tasks(spec, MEMBERS)["fetch-member"]
+    given = task["inputs"]["parameters"]["shard"]["taskOutputParameter"]
+    given["producerTask"] = "choose-member-2"
+    task["dependentTasks"].append("choose-member-2")
+
+
+@mutation("mounts the output 'shard' of for-loop-members/choose-member", "set")
+def a_member_with_its_number_for_a_secret(spec: Spec, platform: Spec) -> None:
+    mount = _secret(platform, "exec-fetch-member")
+    mount["taskOutputParameter"]["outputParameterKey"] = "shard"
+
+
+@mutation("takes its member from the constant '0/3', which chooses none", "set")
+def the_same_member_each_time(spec: Spec, platform: Spec) -> None:
+    given = tasks(spec, MEMBERS)["fetch-member"]["inputs"]["parameters"]
+    given["shard"] = {"runtimeValue": {"constant": "0/3"}}
+
+
+@mutation("for-loop-members/fetch-member: runs in the parameter 'compress_image'", "set")
+def members_fetched_beside_user_code(spec: Spec, platform: Spec) -> None:
+    given = tasks(spec)["for-loop-members"]["inputs"]["parameters"]
+    given["pipelinechannel--control_image"]["componentInputParameter"] = "compress_image"
+
+
+@mutation("fetch-model: is not given 'members'", "set")
+def a_set_of_nothing(spec: Spec, platform: Spec) -> None:
+    del tasks(spec)["fetch-model"]["inputs"]["artifacts"]["members"]
+
+
+@mutation("takes 'members' from 'measured' of sensitivity_shard, which is no member", "set")
+def shards_joined_as_members(spec: Spec, platform: Spec) -> None:
+    joined = _second(spec, platform, "fetch-model")
+    shards = artifact(spec, "sensitivity-merge", "shards")
+    joined["inputs"]["artifacts"]["members"] = copy.deepcopy(shards)
+    joined["dependentTasks"].append("for-loop-shards")
+
+
+@mutation("takes another 'table' than gate judged", "set")
+def another_table_than_was_judged(spec: Spec, platform: Spec) -> None:
+    _second(spec, platform, "sensitivity-merge")
+    tasks(spec)["promote"]["inputs"]["artifacts"]["table"] = taken("sensitivity-merge-2", "table")
+    tasks(spec)["promote"]["dependentTasks"].append("sensitivity-merge-2")
+
+
 def _secret(platform: Spec, label: str) -> Spec:
     return settings(platform, label)["secretAsEnv"][0]["secretNameParameter"]
 
 
-def _second(spec: Spec, platform: Spec, name: str, dag: str = "") -> None:
+def _second(spec: Spec, platform: Spec, name: str, dag: str = "") -> Spec:
     """A task beside the one called `name` that does the same, as kfp would compile it."""
     there = tasks(spec, dag)
     there[f"{name}-2"] = copy.deepcopy(there[name])
     there[f"{name}-2"]["taskInfo"]["name"] = f"{name}-2"
+    made: Spec = there[f"{name}-2"]
+    return made
 
 
 @pytest.mark.parametrize("name", names())
@@ -415,10 +519,8 @@ def test_our_pipelines_are_sound(name: str) -> None:
     compile_package(name, Options(workspace="5Gi", data_claim="data", retries=0))
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_a_mutation_is_found(name: str, documents: list[Spec]) -> None:
-    """Each change of the wiring is found, and said in the words that name it."""
-    change, expected = MUTATIONS[name]
+def found_out(change: Mutation, expected: str, documents: list[Spec]) -> None:
+    """The change is found, and said in the words that name it."""
     changed = copy.deepcopy(documents)
     change(*changed)
     assert changed != documents
@@ -428,10 +530,24 @@ def test_a_mutation_is_found(name: str, documents: list[Spec]) -> None:
         refuse("mutant", check_package(changed))
 
 
-def test_every_mutation_is_another_one(documents: list[Spec]) -> None:
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mutation_is_found(name: str, pipeline: str, documents: list[Spec]) -> None:
+    """In every pipeline that judges."""
+    change, expected = MUTATIONS[name]
+    found_out(change, expected.replace(*CALLED.get(pipeline, ("", ""))), documents)
+
+
+@pytest.mark.parametrize("name", OF_SETS)
+@pytest.mark.parametrize("pipeline", ["perception"], indirect=True, scope="module")
+def test_a_mutation_of_the_members_is_found(name: str, documents: list[Spec]) -> None:
+    found_out(*OF_SETS[name], documents)
+
+
+def test_every_mutation_is_another_one(pipeline: str, documents: list[Spec]) -> None:
     """No two of them change the same thing, so that the count means what it says."""
     seen = []
-    for change, _ in MUTATIONS.values():
+    changes = [*MUTATIONS.values(), *(OF_SETS.values() if pipeline == "perception" else ())]
+    for change, _ in changes:
         changed = copy.deepcopy(documents)
         change(*changed)
         assert changed not in seen, change.__name__
@@ -485,7 +601,7 @@ def rewired(documents: list[Spec], kind: str, only: tuple[str, ...] = ()) -> tup
     return count, missed
 
 
-LEAST = {"continuous_compression": 300, "sharded_sensitivity": 10}
+LEAST = {"continuous_compression": 300, "perception": 400, "sharded_sensitivity": 10}
 
 
 @pytest.mark.parametrize("name", names())

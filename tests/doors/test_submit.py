@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ from securesystemslib.signer import CryptoSigner
 from reprune.core.artifacts import Waiver
 from reprune.core.errors import InputError
 from reprune.core.lock import LOCK_FILE, lock_text, read_lock
+from reprune.core.step import Documents
 from reprune.doors import submit
 from reprune.doors.cli import main
+from reprune.doors.kfp.catalogue import catalogue_folder
 from reprune.doors.progress import changes, summary, telling
 from reprune.doors.submission import PIPELINE, Request, prepare
 from reprune.orchestrate import wait as waiting
@@ -497,6 +500,56 @@ def test_our_own_pipeline_takes_what_is_sent(repository: Repository) -> None:
     assert shipped.parameters["machines"][0]["image"] == default
     request = replace(request, image=IMAGE)
     assert prepare(repository.documents, request).parameters["compress_image"] == IMAGE
+
+
+@pytest.fixture
+def perception(tmp_path: Path) -> Documents:
+    """Those of a set, whose package is the one that comes with Reprune."""
+    stand.write_set(tmp_path / "set", {"depth": "depth-net", "detector": "detector"})
+    weights = stand.write_weights(tmp_path / "weights.safetensors")
+    made = stand.documents(tmp_path / "set", weights)
+    (made.root / LOCK_FILE).write_text(lock_text(made.lock))
+    return made
+
+
+def test_a_set_goes_through_the_pipeline_for_sets(perception: Documents) -> None:
+    """With every member; who gives members a secret of their own names all of them."""
+    plain = prepare(perception, Request(experiment="e"))
+    assert plain.pipeline_spec["pipelineInfo"]["name"] == "perception"
+    assert plain.parameters["members"] == [{"name": "depth"}, {"name": "detector"}]
+    own = [{"name": "detector", "read_secret": "detector-read"}, {"name": "depth"}]
+    request = Request(experiment="e", settings=(f"members={json.dumps(own)}",))
+    assert prepare(perception, request).parameters["members"] == own
+    single = catalogue_folder() / "pipelines" / PIPELINE / f"{PIPELINE}.yaml"
+    other = prepare(perception, Request(experiment="e", pipeline=single))
+    assert "members" not in other.parameters
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ('[{"name": "depth"}]', "the member 'detector' is left out"),
+        ('[{"name": "depth"}, {"name": "detecter"}]', "no member 'detecter'; did you mean"),
+        ('[{"name": "depth"}, {"name": "depth"}]', "the member 'depth' stands there twice"),
+        ('[{"name": "depth", "secret": "x"}]', "unknown field `secret`"),
+        ('["depth", "detector"]', "Expected `object`"),
+        ("{}", "is a list, not dict"),
+        ("[]", "the member 'depth' is left out"),
+    ],
+)
+def test_members_that_are_not_those_of_the_set_are_refused(
+    perception: Documents, members: str, says: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        prepare(perception, Request(experiment="e", settings=(f"members={members}",)))
+
+
+def test_the_pipeline_for_sets_takes_no_model_of_its_own(repository: Repository) -> None:
+    """It would have nothing to fetch."""
+    package = catalogue_folder() / "pipelines" / "perception" / "perception.yaml"
+    with pytest.raises(InputError, match="names no members") as raised:
+        prepare(repository.documents, Request(experiment="e", pipeline=package))
+    assert "continuous_compression" in raised.value.fix
 
 
 @pytest.mark.parametrize("file", ["params.yaml", "policy.yaml", "task/digits.py"])

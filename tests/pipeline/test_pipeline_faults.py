@@ -28,11 +28,13 @@ from reprune.doors.kfp.run import Texts
 from tests.artefact_faults import faults_of
 from tests.component_run import (
     ARTEFACTS,
+    OF_SETS,
     WIRING,
     Ended,
     Given,
     Run,
     call,
+    complaints,
     component_of,
     copied,
     copy_project,
@@ -79,23 +81,6 @@ def places(tmp_path: Path) -> Iterator[Path]:
     return (tmp_path / f"row-{number}" for number in count())
 
 
-def complaints(ended: Ended, out: Path, names: str = "") -> list[str]:
-    """What of the law a refused call does not keep."""
-    found = []
-    if ended.code != EXIT_INPUT:
-        found.append(f"exit code {ended.code}")
-    if not ended.last.startswith("error: ") or "To fix: " not in ended.last:
-        found.append(f"last line: {ended.last!r}")
-    if names not in ended.last:
-        found.append(f"does not name {names}: {ended.last!r}")
-    if "Traceback" in ended.said:
-        found.append(ended.said)
-    left = [str(path) for path in out.rglob("*") if path.is_file()]
-    if left:
-        found.append(f"left {left}")
-    return found
-
-
 def some(rows: Collection[T], number: int, seed: str) -> list[T]:
     """All of `rows`, or as many as are run each time; the seed spreads them over the inputs."""
     return list(rows) if EVERY else random.Random(seed).sample(list(rows), number)
@@ -121,7 +106,7 @@ def test_the_rows_are_all_inputs_of_all_components() -> None:
     """The table of this module and the signatures of the components name the same inputs."""
     folder = Path(__file__).resolve().parents[2] / "components"
     names = {path.parent.name for path in folder.glob("*/component.py")} - {"choose_machine"}
-    assert set(WIRING) == names
+    assert set(WIRING) == names - OF_SETS
     for name, wiring in WIRING.items():
         inputs = component_of(name).component_spec.inputs
         declared = {

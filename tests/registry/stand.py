@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,13 @@ def write_repository(root: Path, params: str = PARAMS) -> None:
     (root / "policy.yaml").write_text(POLICY)
     (root / "task" / "__init__.py").write_text("")
     (root / "task" / "digits.py").write_text(TASK)
+
+
+def write_set(root: Path, members: Mapping[str, str]) -> None:
+    """The same, of a set: no member has a version yet."""
+    write_repository(root, f"{PARAMS}members: {json.dumps(dict(members))}\n")
+    code = root / "task" / "digits.py"
+    code.write_text(f"{code.read_text()}    members = {tuple(members)}\n")
 
 
 def documents(root: Path, weights: Path, **changes: object) -> Documents:

@@ -14,19 +14,27 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from reprune.core import store
-from reprune.core.artifacts import ModelBundle
-from reprune.core.errors import CheckpointError, DocumentError, StaleLock, VersionNotFound
+from reprune.core.artifacts import MemberWeights, ModelBundle
+from reprune.core.errors import (
+    ChainBroken,
+    CheckpointError,
+    DocumentError,
+    InputError,
+    StaleLock,
+    VersionNotFound,
+)
 from reprune.core.lock import label_of, read_lock
 from reprune.core.params import read_params
 from reprune.core.policy import read_policy
-from reprune.core.step import Documents, run
+from reprune.core.step import Documents, for_shard, run
 from reprune.registry.dense import register_dense
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry, VersionInfo
 from reprune.registry.sets import find_members, join_weights, parts_of, set_versions
 from reprune.steps.fetch import fetch_dense
+from reprune.steps.fetch_members import fetch_member, join_members
 from reprune.steps.update import update
-from tests.registry.stand import write_repository
+from tests.registry.stand import write_repository, write_set
 
 MEMBERS = {"depth": "depth-net", "detector": "detector"}
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
@@ -35,12 +43,7 @@ names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A repository of a set, without any dense version."""
-    write_repository(tmp_path)
-    path = tmp_path / "params.yaml"
-    given = yaml.safe_load(path.read_text()) | {"members": MEMBERS}
-    path.write_text(yaml.safe_dump(given))
-    code = tmp_path / "task" / "digits.py"
-    code.write_text(code.read_text() + '    members = ("depth", "detector")\n')
+    write_set(tmp_path, MEMBERS)
     return tmp_path
 
 
@@ -194,6 +197,84 @@ def test_a_member_that_was_swapped_is_no_longer_the_locked_one(
     save_file({"first.weight": np.full((2, 3), 9.0, np.float32)}, file)
     with pytest.raises(StaleLock, match="other weights under this version"):
         run(fetch_dense, {}, opened(root), root / "dense", say=lambda _: None)
+
+
+def apart(root: Path, which: str, folder: str = "") -> Path:
+    """One member, fetched on its own."""
+    out = root / (folder or f"member-{which.replace('/', '-of-')}")
+    run(for_shard(fetch_member, which), {}, opened(root), out, say=lambda _: None)
+    return out
+
+
+def joined(root: Path, members: list[Path], out: Path) -> ModelBundle:
+    run(join_members, {"members": members}, opened(root), out, say=lambda _: None)
+    return store.read(out, ModelBundle).manifest
+
+
+def test_members_fetched_apart_make_the_same_bundle(source: Registry, root: Path) -> None:
+    """In any order, byte for byte, its producer and parents too; each part holds one member alone."""
+    train(source, root, "depth-net", 1.0)
+    train(source, root, "detector", 2.0)
+    update(root)
+    run(fetch_dense, {}, opened(root), root / "whole", say=lambda _: None)
+    parts = [apart(root, "1/2"), apart(root, "0/2")]
+    kinds = [store.read(part, MemberWeights).manifest for part in parts]
+    assert [(each.member, each.model, each.version) for each in kinds] == [
+        ("detector", "detector", "1"),
+        ("depth", "depth-net", "1"),
+    ]
+    joined(root, parts, root / "joined")
+    for path in store.files(root / "whole"):
+        name = path.relative_to(root / "whole")
+        assert (root / "joined" / name).read_bytes() == path.read_bytes(), name
+    assert len(store.files(root / "joined")) == len(store.files(root / "whole"))
+
+
+def test_members_that_do_not_make_the_locked_set_are_refused(source: Registry, root: Path) -> None:
+    """One missing, one twice, one of another version, and one that lies about which it is."""
+    for model in MEMBERS.values():
+        train(source, root, model, 1.0)
+    update(root)
+    depth, detector = apart(root, "0/2"), apart(root, "1/2")
+    train(source, root, "detector", 2.0)
+    update(root)
+    newer = apart(root, "1/2", "newer")
+    out = root / "out"
+    for members, said in (
+        ([depth], "the member 'detector' is missing"),
+        ([depth, newer, depth], "the member 'depth' is given twice"),
+        ([depth, detector], "'detector' is not what the lock pins for it, detector version 2"),
+    ):
+        with pytest.raises(ChainBroken, match=said):
+            joined(root, members, out)
+        assert not out.exists()
+    found = store.read(newer, MemberWeights)
+    with store.drafting(root / "liar") as draft:
+        save_file({"first.weight": np.full((2, 3), 3.0, np.float32)}, draft / "weights.safetensors")
+        store.write(
+            draft,
+            found.manifest,
+            step="fetch-member",
+            parents={},
+            out=root / "liar",
+            knobs=found.manifest.producer.knobs,
+        )
+    with pytest.raises(ChainBroken, match="'detector' is not what the lock pins"):
+        joined(root, [depth, root / "liar"], out)
+    joined(root, [newer, depth], out)
+
+
+def test_a_member_is_one_of_as_many_as_the_lock_pins(source: Registry, root: Path) -> None:
+    """No other count, and nothing of what is no set."""
+    for model in MEMBERS.values():
+        train(source, root, model)
+    lock = update(root).lock
+    with pytest.raises(InputError, match="the lock pins 2 members, and this is one of 3"):
+        apart(root, "0/3")
+    single = msgspec.structs.replace(lock.dense, members=msgspec.UNSET)
+    documents = replace(opened(root), lock=msgspec.structs.replace(lock, dense=single))
+    with pytest.raises(InputError, match="is one model, and has no members"):
+        run(for_shard(fetch_member, "0/1"), {}, documents, root / "out", say=lambda _: None)
 
 
 def test_a_lock_whose_members_were_edited_is_refused(source: Registry, root: Path) -> None:

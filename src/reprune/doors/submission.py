@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from reprune.core.errors import EXIT_DONE, InputError, RegistryError, RunFailed
 from reprune.core.lock import LOCK_FILE
@@ -14,6 +15,7 @@ from reprune.core.step import Documents
 from reprune.doors.cluster import machines_parameter
 from reprune.doors.commands import OUTCOME_EXIT
 from reprune.doors.kfp.catalogue import catalogue_folder
+from reprune.doors.kfp.members import MEMBERS, check_members, every_member
 from reprune.orchestrate.described import SUCCEEDED, Run
 from reprune.orchestrate.endpoint import Endpoint
 from reprune.orchestrate.listing import about
@@ -34,6 +36,8 @@ from reprune.registry.open import open_registry
 TEXTS = {"lock": LOCK_FILE, "params": PARAMS_FILE, "policy": POLICY_FILE}
 IMAGE = "compress_image"
 PIPELINE = "continuous_compression"
+# What a set runs through, whose members are fetched each on its own.
+SET_PIPELINE = "perception"
 # The flag that gives each of these parameters.
 FLAGS = {"machines": "--machines", IMAGE: "--image", "control_image": "--control-image"}
 
@@ -73,7 +77,7 @@ def prepare(
     `texts` are those of the three files, where they are not to be read below the root. Raises
     InputError or DocumentError naming the parameter, the machine or the file.
     """
-    package = read_package(request.pipeline or package_file(documents.root))
+    package = read_package(request.pipeline or package_file(documents))
     given: dict[str, object] = dict(texts or _texts(documents.root))
     image = request.image
     if request.machines is not None and not image:
@@ -101,22 +105,38 @@ def prepare(
         experiment=request.experiment,
         pipeline_spec=package.spec,
         platform_spec=package.platform,
-        parameters=check_parameters(package.spec, given),
+        parameters=_parameters(documents, package.spec, given),
         description=about(lock.name, lock.dense.version, lock.digest),
         service_account=request.service_account,
     )
+
+
+def _parameters(
+    documents: Documents, spec: Mapping[str, Any], given: dict[str, object]
+) -> dict[str, Any]:
+    """What is sent: with every member of a set, where the pipeline takes them and nobody named them."""
+    known = documents.params.members or {}
+    if MEMBERS in declared_parameters(spec):
+        given = {MEMBERS: every_member(known)} | given
+    parameters = check_parameters(spec, given)
+    if MEMBERS in parameters:
+        check_members(parameters[MEMBERS], known)
+    return parameters
 
 
 def _texts(root: Path) -> dict[str, str]:
     return {name: (root / file).read_text(encoding="utf-8") for name, file in TEXTS.items()}
 
 
-def package_file(root: Path) -> Path:
-    """What `reprune compile` wrote into the repository; else the package as it comes with Reprune."""
-    written = root / f"{PIPELINE}.yaml"
+def package_file(documents: Documents) -> Path:
+    """What `reprune compile` wrote into the repository; else the package as it comes with Reprune: for a set
+    another one than for a model of its own.
+    """
+    name = SET_PIPELINE if documents.params.members else PIPELINE
+    written = documents.root / f"{name}.yaml"
     if written.exists():
         return written
-    return catalogue_folder() / "pipelines" / PIPELINE / f"{PIPELINE}.yaml"
+    return catalogue_folder() / "pipelines" / name / f"{name}.yaml"
 
 
 def unpinned(submission: Submission) -> tuple[str, ...]:

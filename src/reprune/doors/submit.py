@@ -112,7 +112,8 @@ def _what_arguments(parser: argparse.ArgumentParser) -> None:
         "--pipeline",
         metavar="FILE",
         type=Path,
-        help="what `reprune compile` wrote (default: continuous_compression.yaml here, or as it is shipped)",
+        help="what `reprune compile` wrote (default: continuous_compression.yaml here, or as it is shipped; "
+        "of a set: perception.yaml)",
     )
     what.add_argument(
         "--machines", metavar="FILE", type=Path, help="where each `machine` of params.yaml is"

@@ -6,6 +6,8 @@ from reprune.core.step import Step, load_step
 
 STEPS: dict[str, str] = {
     "fetch-dense": "reprune.steps.fetch:fetch_dense",
+    "fetch-member": "reprune.steps.fetch_members:fetch_member",
+    "join-members": "reprune.steps.fetch_members:join_members",
     "fetch-previous": "reprune.steps.fetch:fetch_previous",
     "validate": "reprune.steps.validate:validate",
     "profile": "reprune.steps.profile:profile",
@@ -21,8 +23,8 @@ STEPS: dict[str, str] = {
     "report": "reprune.steps.report:report",
 }
 
-# Steps that `dvc repro` does not run: `sensitivity` in shards, by which one machine would gain nothing.
-BESIDE = frozenset({"sensitivity-shard", "sensitivity-merge"})
+# Steps that `dvc repro` does not run: others in parts, by which one machine would gain nothing.
+BESIDE = frozenset({"fetch-member", "join-members", "sensitivity-shard", "sensitivity-merge"})
 
 
 def get_step(name: str) -> Step:

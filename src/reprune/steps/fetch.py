@@ -54,16 +54,16 @@ def fetch_dense(
     Raises VersionNotFound, StaleLock if weights or task are not the locked ones, PickleRefused,
     NonFiniteWeights or CheckpointError.
     """
-    _check_names(lock, registry, name)
+    check_names(lock, registry, name)
     source = open_registry(registry, ctx.root)
     ctx.say(f"fetching {name} version {lock.dense.version} from {source.identity}")
-    with _clean(ctx.work / "draft") as draft:
+    with clean_folder(ctx.work / "draft") as draft:
         if lock.dense.members is UNSET:
             ref = MemberRef(name=name, version=lock.dense.version, weights=lock.dense.weights)
-            _take_version(source, ref, registry, draft, ctx.out / WEIGHTS, ctx)
+            take_version(source, ref, registry, draft, ctx.out / WEIGHTS, ctx)
         else:
             _take_members(source, lock.dense, registry, draft, ctx)
-    _copy_task(lock, task, ctx)
+    copy_task(lock, task, ctx)
     fact = TaskFact(entry=task, digest=lock.task, data_version=lock.data_version)
     return ModelBundle(
         name=name, dense_version=lock.dense.version, task=fact, members=lock.dense.members
@@ -80,9 +80,14 @@ def _take_members(
         folder = draft / member
         folder.mkdir()
         taken[member] = draft / f"{member}.safetensors"
-        _take_version(source, ref, registry, folder, taken[member], ctx)
-    join_weights(taken, ctx.out / WEIGHTS)
-    if store.file_digest(ctx.out / WEIGHTS) != dense.weights:
+        take_version(source, ref, registry, folder, taken[member], ctx)
+    join_locked(taken, dense, ctx.out / WEIGHTS)
+
+
+def join_locked(parts: Mapping[str, Path], dense: DenseRef, out: Path) -> None:
+    """Writes the weights of all members as those of one model, which `dense` must pin. Raises StaleLock."""
+    join_weights(parts, out)
+    if store.file_digest(out) != dense.weights:
         raise StaleLock(
             "the members' weights together are not those that the lock names for the set",
             where="reprune.lock.yaml (dense)",
@@ -90,7 +95,7 @@ def _take_members(
         )
 
 
-def _take_version(
+def take_version(
     source: Registry,
     ref: MemberRef,
     registry: params.Registry,
@@ -127,7 +132,7 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
     was promoted. What is fetched was signed by a key of the promoter, where its configuration can be
     reached, or else of `registry.trusted_keys`, where there are any.
     """
-    _check_names(lock, registry, name)
+    check_names(lock, registry, name)
     source = open_registry(registry, ctx.root)
     champion = compressed.champion(source, name)
     anchor = compressed.anchor(source, name)
@@ -233,7 +238,8 @@ def check_champion(
     )
 
 
-def _check_names(lock: Lock, registry: params.Registry, name: str) -> None:
+def check_names(lock: Lock, registry: params.Registry, name: str) -> None:
+    """Returns only if the lock was written for this model in this registry. Raises StaleLock."""
     pairs = (
         ("name", lock.name, name),
         ("registry", lock.registry, registry.uri),
@@ -249,7 +255,7 @@ def _check_names(lock: Lock, registry: params.Registry, name: str) -> None:
             )
 
 
-def _copy_task(lock: Lock, entry: str, ctx: Context) -> None:
+def copy_task(lock: Lock, entry: str, ctx: Context) -> None:
     """Copies the task's files to task/<package>/** and proves that the copy is what the lock names."""
     folder = task_folder(entry, ctx.root)
     if task_digest(entry, ctx.root) == lock.task:
@@ -276,7 +282,7 @@ def _take_bundle(source: Registry, holder: Holder, out: Path) -> None:
 
 
 @contextmanager
-def _clean(folder: Path) -> Iterator[Path]:
+def clean_folder(folder: Path) -> Iterator[Path]:
     """An empty folder that only we may enter; gone afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     with store.disk_errors(folder):

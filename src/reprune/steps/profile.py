@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET, UnsetType, structs
 
-from reprune.core.artifacts import DataReport, ModelBundle, Profile
+from reprune.core.artifacts import DataReport, ModelBundle, Previous, Profile
 from reprune.core.lock import Name
 from reprune.core.machine import this_machine
-from reprune.core.params import BuildParams, ProfileParams, Target
+from reprune.core.params import BuildParams, GenerationsParams, ProfileParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.runtimes.base import Runtime, cannot_run_here
+from reprune.steps.known_times import earlier_table
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 from reprune.steps.target_demands import refuse_unoffered
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 def profile(
     dense: Artifact[ModelBundle],
     data: Artifact[DataReport],
+    previous: Artifact[Previous],
     targets: dict[Name, Target],
     profile: ProfileParams,
+    generations: GenerationsParams | UnsetType,
     seed: int,
     threads: int,
     ctx: Context,
@@ -37,7 +40,9 @@ def profile(
     """Counts parameters and MACs of the dense model, and times it and its operators on each target.
 
     With `profile.tables` it builds the model at other widths as well, and measures what each of its layers
-    takes there: `tables.json`. A killed run goes on where it was.
+    takes there: `tables.json`. With `generations.reuse` the champion's tables are used again where machine,
+    runtime and architecture are the same and a few of their cuts, timed again, come out as they did; the
+    manifest says which happened and why. A killed run goes on where it was.
 
     Targets that this machine is not (`run`, `kit`, an emulation) are not timed, and that is said.
     Raises DataRefused, ChainBroken for data of another model, BuildError for a target that it
@@ -56,7 +61,7 @@ def profile(
     from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
     from reprune.runtimes.base import get_runtime
     from reprune.runtimes.isolated import build_within
-    from reprune.steps.tabling import Timed, facts, tables_of
+    from reprune.steps.tabling import Timed, tables_of
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -81,18 +86,24 @@ def profile(
         )
         ctx.say(f"{name}: {measured[-1].latency_us:.0f} us a call of {target.batch_size}")
         if profile.tables:
-            subject = Timed(name=name, target=target, shapes=shapes, profile=measured[-1])
+            subject = Timed(
+                name=name,
+                target=target,
+                shapes=shapes,
+                profile=measured[-1],
+                earlier=earlier_table(previous, dense, name, generations),
+            )
             table = tables_of(dense, subject, profile.tables, seed=seed, threads=threads, ctx=ctx)
             tables += [table] if table else []
     if profile.tables:
-        write_tables(ctx.out / TABLES_FILE, tables)
+        write_tables(ctx.out / TABLES_FILE, [one.table for one in tables])
     return Profile(
         cost=counted.cost,
         layers=counted.layers,
         uncounted=counted.uncounted,
         machine=this_machine(threads),
         targets=tuple(measured),
-        tables=facts(tables) if profile.tables else UNSET,
+        tables=tuple(one.fact for one in tables) if profile.tables else UNSET,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +54,31 @@ def test_a_retrained_member_starts_a_run_of_the_set(stage: Stage, kfp: KfpServer
     assert {member: ref.name for member, ref in lock.dense.members.items()} == MEMBERS
     assert sweeper(0)[1]
     assert len(kfp.runs) == 1
+
+
+NAMED = [{"name": "detector", "read_secret": "its-own"}, {"name": "depth"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({}, [{"name": "depth"}, {"name": "detector"}]),
+        ({"settings": {"members": json.dumps(NAMED)}}, NAMED),
+    ],
+)
+def test_a_run_of_a_set_is_one_of_the_pipeline_for_sets(
+    stage: Stage, kfp: KfpServer, given: dict[str, Any], sent: list[dict[str, str]]
+) -> None:
+    """Where nobody named another package: every member is among its parameters, with its own secret."""
+    config = json.loads(stage.file.read_text()) | {"runs": {"perception": given}}
+    stage.file.write_text(json.dumps(config))
+    stage.train("detector")
+    stage.train("depth-net")
+    assert make_sweeper(stage.settings())(0)[1]
+    (run,) = kfp.runs.values()
+    spec = run.body["pipeline_spec"]["pipeline_spec"]
+    assert spec["pipelineInfo"]["name"] == "perception"
+    assert run.body["runtime_config"]["parameters"]["members"] == sent
 
 
 def test_what_was_registered_meanwhile_is_superseded(stage: Stage, kfp: KfpServer) -> None:

@@ -28,9 +28,16 @@ SHOWN = {
     "html": "HTML",
     "markdown": "Markdown",
 }
-FETCHED = {"dense": "fetch-dense", "previous": "fetch-previous"}
+# By the call that reads the registry: each output of the component, and the step that makes it.
+FETCHED = {
+    "run_fetch": {"dense": "fetch-dense", "previous": "fetch-previous"},
+    "run_fetch_set": {"dense": "join-members", "previous": "fetch-previous"},
+}
 # Components that run no step: they read texts alone, and hand on parameters.
-PLAIN = {"choose": "reprune.doors.kfp.machines"}
+PLAIN = {
+    "choose": "reprune.doors.kfp.machines",
+    "choose_member": "reprune.doors.kfp.members",
+}
 
 
 def check_components(folder: Path) -> list[Finding]:
@@ -54,8 +61,8 @@ def check_components(folder: Path) -> list[Finding]:
 
 def steps_called(component: Component) -> set[str]:
     """The steps that the component's one call runs."""
-    if component.call == "run_fetch":
-        return set(FETCHED.values())
+    if component.call in FETCHED:
+        return set(FETCHED[component.call].values())
     return {component.step} if component.step in STEPS else set()
 
 
@@ -84,8 +91,8 @@ def _check(component: Component, name: str) -> Iterator[str]:
         yield f"takes {', '.join(sorted(unused))}, and passes it on to nothing"
     if component.call == "run_component":
         yield from _check_step(component)
-    elif component.call == "run_fetch":
-        yield from _check_fetch(component)
+    elif component.call in FETCHED:
+        yield from _check_fetch(component, FETCHED[component.call])
     elif component.call == "run_promote":
         yield from _check_promote(component)
     else:
@@ -139,8 +146,14 @@ def _check_step(component: Component) -> Iterator[str]:
 
 
 def _check_input(component: Component, name: str, kind: str, *, many: bool) -> Iterator[str]:
+    yield from _check_type(component, name, component.inputs[name], kind, many)
+
+
+def _check_type(
+    component: Component, name: str, parameter: str, kind: str, many: bool
+) -> Iterator[str]:
     wanted = f"Input[{f'list[{kind}]' if many else kind}]"
-    found = component.parameters.get(component.inputs[name], Parameter("nothing", optional=False))
+    found = component.parameters.get(parameter, Parameter("nothing", optional=False))
     if found.type != wanted:
         yield f"'{name}' is {found.type}, not {wanted}"
 
@@ -174,13 +187,18 @@ def _check_place(component: Component) -> Iterator[str]:
         yield "does not pass on the workspace"
 
 
-def _check_fetch(component: Component) -> Iterator[str]:
-    for position, (name, step) in enumerate(FETCHED.items(), start=1):
+def _check_fetch(component: Component, outputs: Mapping[str, str]) -> Iterator[str]:
+    """run_fetch(texts, *outputs, *inputs, workspace): what the steps take and make, in this order."""
+    for position, (name, step) in enumerate(outputs.items(), start=1):
         if component.positional[position : position + 1] != (name,):
             yield f"does not fill '{name}'"
         yield from _check_output(component, name, get_step(step))
-    if component.positional[3:] != ("workspace",):
-        yield "does not pass on the workspace"
+    inputs = [given for step in outputs.values() for given in get_step(step).inputs]
+    wanted = (*(given.name for given in inputs), "workspace")
+    if component.positional[1 + len(outputs) :] != wanted:
+        yield f"does not pass on {', '.join(wanted[:-1]) or 'the workspace'}, and the workspace last"
+    for given in inputs:
+        yield from _check_type(component, given.name, given.name, kfp_type(given.kind), given.many)
 
 
 def _check_promote(component: Component) -> Iterator[str]:

@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-RUNS = ("run_component", "run_fetch", "run_promote")
+RUNS = ("run_component", "run_fetch", "run_fetch_set", "run_promote")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from reprune.doors.kfp.findings import Finding
 from reprune.doors.kfp.graph import Graph, Leaf, Source
 from reprune.doors.local import STAGES
 
-# Which step a component runs; `fetch_model` runs both fetches, `promote` is a command.
+# Which step a component runs; `fetch_model` and `fetch_set` run two fetches, `promote` is a command.
 STEP_OF = {
     "validate_data": "validate",
     "profile": "profile",
@@ -28,8 +28,9 @@ STEP_OF = {
 }
 # The artefacts, by their names in the local pipeline, and the outputs that may be them.
 MADE_BY: dict[str, set[tuple[str, str]]] = {
-    "dense": {("fetch_model", "dense")},
-    "previous": {("fetch_model", "previous")},
+    "dense": {("fetch_model", "dense"), ("fetch_set", "dense")},
+    "previous": {("fetch_model", "previous"), ("fetch_set", "previous")},
+    "member": {("fetch_member", "weights")},
     "data": {("validate_data", "data")},
     "profile": {("profile", "profiled")},
     "sensitivity": {("sensitivity_analysis", "table"), ("sensitivity_merge", "table")},
@@ -53,7 +54,9 @@ PROMOTED = {
     "report": "report",
 }
 # Steps that the local pipeline has no stage for.
-BESIDE = {
+BESIDE: dict[str, dict[str, str]] = {
+    "fetch_member": {},
+    "fetch_set": {"members": "member"},
     "sensitivity_shard": {"dense": "dense", "data": "data"},
     "sensitivity_merge": {
         "dense": "dense",

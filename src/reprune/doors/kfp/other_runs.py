@@ -16,6 +16,7 @@ from reprune.core.artifacts import (
     AnyManifest,
     Benchmark,
     DataReport,
+    MemberWeights,
     ModelBundle,
     Previous,
     Verdict,
@@ -66,9 +67,9 @@ def _pairs(name: str, manifest: AnyManifest, documents: Documents) -> Iterator[P
     if producer.step in STEPS:
         wanted = knobs_digest(get_step(producer.step), documents.params)
         yield f"what params.yaml says to the step '{producer.step}'", wanted, producer.knobs
-    if isinstance(manifest, ModelBundle | Previous | Verdict):
+    if isinstance(manifest, ModelBundle | MemberWeights | Previous | Verdict):
         yield "the name of its model", lock.name, manifest.name
-    if isinstance(manifest, ModelBundle | Previous | Benchmark | Verdict):
+    if isinstance(manifest, ModelBundle | MemberWeights | Previous | Benchmark | Verdict):
         yield "its dense version", lock.dense.version, manifest.dense_version
     if isinstance(manifest, ModelBundle | DataReport):
         yield "its task", lock.task, manifest.task.digest

@@ -60,6 +60,8 @@ class Place:
 
 
 NOWHERE = Place()
+# The parameter that lists what a list of artefacts is of; the others are of machines.
+LOOPS = {"members": "members", "shards": "shards"}
 AGAIN = "run the task again; if it fails again, report it with the lines above"
 # What to do about an error that does not say so itself.
 ADVICE: tuple[tuple[type[RepruneError], str], ...] = (
@@ -83,6 +85,21 @@ def run_fetch(texts: Texts, dense: Handed, previous: Handed, workspace: str = ""
     """Runs both steps that read the registry, so that one component alone needs its secret."""
     place = Place(workspace=workspace)
     run_component("fetch-dense", texts, {}, dense, place)
+    run_component("fetch-previous", texts, {}, previous, place)
+
+
+def run_fetch_set(
+    texts: Texts,
+    dense: Handed,
+    previous: Handed,
+    members: Sequence[Handed],
+    workspace: str = "",
+) -> None:
+    """As `run_fetch`, of a set whose members were fetched before it: of the registry it reads what the set
+    promoted, and none of the members' models.
+    """
+    place = Place(workspace=workspace)
+    run_component("join-members", texts, {"members": members}, dense, place)
     run_component("fetch-previous", texts, {}, previous, place)
 
 
@@ -190,7 +207,7 @@ def _paths(name: str, value: Handed | Sequence[Handed], workspace: str) -> tuple
         raise InputError(
             "nothing was handed on",
             where=f"input '{name}'",
-            fix="give the pipeline's parameter `machines` at least one entry",
+            fix=f"give the pipeline's parameter `{LOOPS.get(name, 'machines')}` at least one entry",
         )
     return tuple(resolved(Path(each.path), workspace) for each in handed)
 

@@ -19,14 +19,35 @@ TEXTS = ("lock", "params", "policy")
 # What reads the clock of a machine, or builds for it: two at a time would disturb each other.
 MEASURING = ("profile", "build", "tensorrt_build", "benchmark")
 # What touches the registry or decides; it never loads the user's code.
-CONTROL = ("fetch_model", "choose_machine", "gate", "report", "promote")
+CONTROL = (
+    "fetch_model",
+    "choose_member",
+    "fetch_member",
+    "fetch_set",
+    "choose_machine",
+    "gate",
+    "report",
+    "promote",
+)
 # A second look at the sealed examples must be asked for, and a failed promotion is mostly a verdict.
 NEVER_REPEATED = ("benchmark", "promote")
+# What `choose_member` hands on: a member's own secret, else the run's.
+MEMBERS_SECRET = "the secret of the member"
 # Parameters of the pipeline whose values name secrets, by the only component that may mount them.
-SECRETS = {"fetch_model": {"read_secret"}, "promote": {"write_secret", "promoter_secret"}}
+SECRETS = {
+    "fetch_model": {"read_secret"},
+    "fetch_member": {MEMBERS_SECRET},
+    "fetch_set": {"read_secret"},
+    "promote": {"write_secret", "promoter_secret"},
+}
 # What every other component may mount: it runs the user's code, which reads the user's data.
 DATA_SECRETS = {"data_secret"}
-MUST_MOUNT = {"fetch_model": {"read_secret"}, "promote": {"write_secret"}}
+MUST_MOUNT = {
+    "fetch_model": {"read_secret"},
+    "fetch_set": {"read_secret"},
+    "fetch_member": {MEMBERS_SECRET},
+    "promote": {"write_secret"},
+}
 DECIDING = ("gate", "report", "promote")
 
 _PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\[['\"]([^'\"]+)['\"]\]\}\}")
@@ -42,6 +63,7 @@ def check_wiring(spec: Mapping[str, Any], platform: Mapping[str, Any]) -> list[F
         found += _check_surroundings(graph, leaf)
         found += _check_image(graph, leaf, spec)
         found += _check_secrets(graph, leaf, platform)
+    found += _check_members(graph)
     found += _check_workspace(graph)
     found += _check_defaults(spec)
     return found
@@ -157,8 +179,7 @@ def _check_secrets(graph: Graph, leaf: Leaf, platform: Mapping[str, Any]) -> Ite
     for mount in (*executor.get("secretAsEnv", []), *executor.get("secretAsVolume", [])):
         given = mount.get("secretNameParameter", {})
         if "componentInputParameter" in given or "taskOutputParameter" in given:
-            source = graph.follow("parameters", leaf.path[:-1], given)
-            mounted.add(source.name if source.kind == "parameter" else _words(source))
+            mounted.add(_secret(graph, leaf, graph.follow("parameters", leaf.path[:-1], given)))
         else:
             fixed = mount.get("secretName") or given.get("runtimeValue", {}).get("constant")
             mounted.add(f"the secret '{fixed}', by a fixed name")
@@ -167,6 +188,32 @@ def _check_secrets(graph: Graph, leaf: Leaf, platform: Mapping[str, Any]) -> Ite
         yield Finding(leaf.where, f"mounts {name}, which {leaf.function} may not have")
     for name in sorted(MUST_MOUNT.get(leaf.function, set()) - mounted):
         yield Finding(leaf.where, f"does not mount {name}")
+
+
+def _secret(graph: Graph, leaf: Leaf, source: Source) -> str:
+    """What the source of a secret's name is called where it is allowed, or forbidden."""
+    if source.kind == "parameter":
+        return source.name
+    for chooser in graph.called("choose_member"):
+        if source == Source("output", chooser.path, "read_secret"):
+            mine = graph.source("parameters", leaf, "shard")
+            if mine == Source("output", chooser.path, "shard"):
+                return MEMBERS_SECRET
+            return "the secret of another member"
+    return _words(source)
+
+
+def _check_members(graph: Graph) -> Iterator[Finding]:
+    """Each member is one of the list, and has the run's own secret where it has none; no other one."""
+    for leaf in graph.called("choose_member"):
+        secret = graph.source("parameters", leaf, "read_secret")
+        if not _is_parameter(secret, "read_secret"):
+            yield Finding(leaf.where, f"gives members {_words(secret)} where they name no secret")
+    for leaf in graph.called("fetch_member"):
+        shard = graph.source("parameters", leaf, "shard")
+        choosers = [Source("output", each.path, "shard") for each in graph.called("choose_member")]
+        if shard not in choosers:
+            yield Finding(leaf.where, f"takes its member from {_words(shard)}, which chooses none")
 
 
 def _check_workspace(graph: Graph) -> Iterator[Finding]:

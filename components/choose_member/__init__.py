@@ -1,0 +1,3 @@
+from components.choose_member.component import choose_member
+
+__all__ = ["choose_member"]

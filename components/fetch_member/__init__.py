@@ -1,0 +1,3 @@
+from components.fetch_member.component import fetch_member
+
+__all__ = ["fetch_member"]

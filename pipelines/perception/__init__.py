@@ -1,0 +1,3 @@
+from pipelines.perception.pipeline import perception
+
+__all__ = ["perception"]
