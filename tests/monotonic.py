@@ -32,11 +32,11 @@ from reprune.steps.minimum_policy import at_least
 from reprune.steps.promoter import Authority, read_promoter
 from reprune.steps.staging import Staged, stage
 from tests.fault_fields import Steps, at, drop, put
-from tests.fault_tables import PARTS
 from tests.faults import Forged, dumped, opened, rebuilt, signed
 from tests.registry.promotion import NOW_S, evidence, registry_of
 
 TWICE = "@@twice"
+EVIDENCE = "evidence.json"
 MALLORY = CryptoSigner.generate_ed25519()
 Passes = Callable[[bytes], bool]
 MINIMUM = """{"targets": {"ort-cpu": "required"}, "alpha": 0.05, "size": {"vs_parent": {"max_ratio": 0.8}},
@@ -209,11 +209,12 @@ def every_field_signed(refused: Refused) -> Iterator[tuple[str, bool]]:
 
 
 def every_part(base: Blocked, folder: Path, *, every: int = 1) -> Iterator[tuple[str, bool]]:
-    """Each field of each part of the verdict, with the directory's digests corrected, or all of them, down
-    to the judgement, as if the whole run had been like that.
+    """Each field of each document in the verdict's folder, in two folders each time: one whose digests are
+    corrected and that claims to have passed, and one that was made again down to the judgement, as if the
+    whole run had been like that.
     """
     number = 0
-    for part in [each for each in PARTS if _held(base.forged, each)]:
+    for part in [*base.forged.ancestors, *documents(base.forged)]:
         document = base.forged.value(part)
         for path in paths(document):
             for how, text in broken(document, path):
@@ -224,24 +225,41 @@ def every_part(base: Blocked, folder: Path, *, every: int = 1) -> Iterator[tuple
                 yield name, _part_passes(base, part, text, folder)
 
 
-def _held(forged: Forged, part: str) -> bool:
-    return part in forged.ancestors or part in forged.files
+def documents(forged: Forged) -> list[str]:
+    """The files beside the ancestors that are JSON: all but the records."""
+    return [name for name in forged.files if name.endswith(".json")]
+
+
+def claimed(forged: Forged) -> Forged:
+    """The same, and its manifest says that it passed."""
+    told = {**forged.manifest["judgement"], "outcome": "pass", "reasons": []}
+    forged.manifest = {**forged.manifest, "judgement": told}
+    return forged
 
 
 def _part_passes(base: Blocked, part: str, text: bytes, folder: Path) -> bool:
-    forged = base.forged.copy()
+    """What does not pass when it is judged again is refused by its own words, whatever promote says."""
+    try:
+        forged = _with(base.forged, part, text)
+        if base.passes(signed(claimed(forged), folder / "signed")):
+            return True
+        if part == EVIDENCE:
+            # Made again, it is the evidence that the samples give.
+            return False
+        again = _with(base.forged, part, text)
+        return rebuilt(again, folder / "rebuilt") == "pass" and base.passes(folder / "rebuilt")
+    except (RepruneError, ValueError, KeyError, TypeError, AttributeError):
+        # No verdict can be made of it at all.
+        return False
+
+
+def _with(base: Forged, part: str, text: bytes) -> Forged:
+    forged = base.copy()
     if part in forged.ancestors:
         forged.ancestors[part] = json.loads(text)
     else:
         forged.files[part] = text
-    try:
-        if base.passes(signed(forged, folder / "signed")):
-            return True
-        rebuilt(forged, folder / "rebuilt")
-        return base.passes(folder / "rebuilt")
-    except (RepruneError, ValueError, KeyError, TypeError, AttributeError):
-        # No verdict can be made of it at all.
-        return False
+    return forged
 
 
 # --- at random -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ def profile(
     policy: str,
     dense: dsl.Input[dsl.Model],
     data: dsl.Input[dsl.Dataset],
+    previous: dsl.Input[dsl.Artifact],
     profiled: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     machine: str = "",
@@ -25,6 +26,7 @@ def profile(
         policy: The text of policy.yaml.
         dense: The dense version, with the task archived beside its weights.
         data: The data contract's outcome and the digests of the splits.
+        previous: The champion with what promote stored beside it, or none.
         profiled: What the dense model costs, counted and measured.
         metrics: Scalars for the UI.
         machine: Whose targets to measure, as params.yaml names it; empty: all of them.
@@ -33,5 +35,5 @@ def profile(
     from reprune.doors.kfp.run import Place, Texts, run_component
 
     texts = Texts(lock, params, policy)
-    inputs = {"dense": dense, "data": data}
+    inputs = {"dense": dense, "data": data, "previous": previous}
     run_component("profile", texts, inputs, profiled, Place(machine, workspace), metrics=metrics)

@@ -65,7 +65,7 @@ def make(options: Options = DEFAULT):
         model = {"dense": fetched.outputs["dense"]}
         past = {"previous": fetched.outputs["previous"]}
         data = {"data": flow.compress(validate_data(**texts, **model, **past)).outputs["data"]}
-        profiled = profiles(flow, model, data)
+        profiled = profiles(flow, model, past, data)
         analysed = flow.compress(sensitivity_analysis(**texts, **model, **data, **past))
         table = {"table": analysed.outputs["table"]}
         known = Known(model=model, past=past, data=data, table=table, profiled=profiled)

@@ -83,7 +83,7 @@ def make(options: Options = DEFAULT):
         model = {"dense": fetched.outputs["dense"]}
         past = {"previous": fetched.outputs["previous"]}
         data = {"data": flow.compress(validate_data(**texts, **model, **past)).outputs["data"]}
-        profiled = profiles(flow, model, data)
+        profiled = profiles(flow, model, past, data)
         # Nothing here reads a clock, so that all shards may run at once.
         with dsl.ParallelFor(shards) as shard:
             measured = flow.compress(sensitivity_shard(**texts, **model, **data, shard=shard))

@@ -407,7 +407,8 @@ def test_latency_tables_know_the_head_dimensions_that_a_plan_may_cut(
     """The knob of profile.tables reaches what is measured: every group of the sensitivity has terms."""
     params = PARAMS.replace("depth: true", "head_dimensions: true").replace(": 64", ": 1")
     params += "profile: {calls: 10, tables: {builds: 1, rounds: 1, head_dimensions: true}}\n"
-    inputs = {"dense": ground / "dense", "data": ground / "data"}
+    names = ("dense", "data", "previous")
+    inputs = {name: ground / name for name in names}
     run(get_step("profile"), inputs, documents_of(ground, params), tmp_path / "p", say=quiet)
     dense = store.read(ground / "dense", ModelBundle)
     groups = open_dense(dense, seed=0, threads=1, head_dimensions=True).groups

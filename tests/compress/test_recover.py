@@ -409,3 +409,32 @@ class BypassTask(DigitsTask):
 class EmptyTask(DigitsTask):
     def batches(self, split, **order):
         return iter(()) if split == "train" else super().batches(split, **order)
+
+
+def recovered_with(params, work, say=quiet):
+    return recover(lesson(), params, seed=5, work=work, say=say)
+
+
+def test_training_stops_where_epochs_gain_nothing_and_a_killed_run_stops_there_too(tmp_path):
+    """With hardly a learning rate only the batch norms learn, and soon nothing does."""
+    params = DistillParams(epochs=12, learning_rate=1e-7, patience=2, rate="constant")
+    whole = recovered_with(params, tmp_path / "whole")
+    assert whole.recovery.stopped
+    assert "without a gain in the last 2 (distill.patience)" in whole.recovery.stopped
+    count = len(whole.recovery.epochs)
+    assert 3 <= count < 12
+    for epochs in (1, count - 1):
+        said = []
+
+        def dies(text, epochs=epochs, said=said):
+            said.append(text)
+            if text.startswith(f"recovery: epoch {epochs} "):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            recovered_with(params, tmp_path / f"{epochs}", say=dies)
+        resumed = recovered_with(params, tmp_path / f"{epochs}")
+        assert resumed.recovery == whole.recovery
+        assert same_weights(resumed.module, whole.module)
+    long = DistillParams(epochs=count + 1, learning_rate=1e-7, rate="constant")
+    assert len(recovered_with(long, tmp_path / "long").recovery.epochs) == count + 1

@@ -89,6 +89,7 @@ def test_no_library_in_an_image_reports_home(name: str) -> None:
 
 
 def test_what_images_install_is_pinned() -> None:
+    """By digest, out of the lock; what only its user's nodes can decide (CUDA), by version."""
     pinned = {
         re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower()
         for line in Path("constraints.txt").read_text().splitlines()
@@ -96,8 +97,29 @@ def test_what_images_install_is_pinned() -> None:
     lines = Path("images/registry.txt").read_text().splitlines()
     assert {line.lower() for line in lines if not line.startswith("#")} <= pinned
     for name in OURS:
-        installs = text(name).count("pip install --") - text(name).count(" --no-deps ")
-        assert installs == text(name).count("-c /build/constraints.txt") > 0
+        installs = re.findall(r"pip install [^&|;\n]*", text(name).replace("\\\n", " "))
+        hashed = [line for line in installs if " --require-hashes --no-deps " in line]
+        own = [line for line in installs if line.rstrip().endswith("/build/reprune")]
+        versions = [line for line in installs if "-c /build/constraints.txt" in line]
+        assert len(hashed) >= 3
+        assert all("--no-index" in line and "--no-build-isolation" in line for line in own)
+        assert (len(own), len(versions)) == (1, 2 if name == "tensorrt" else 0)
+        assert len(installs) == len(hashed) + len(own) + len(versions)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_image_installs_a_part_of_the_lock(name: str) -> None:
+    """What its extras and the registry's client take, whole, with the build of torch it is for."""
+    (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", text(name), re.MULTILINE)
+    run = [sys.executable, "images/needs.py", "pyproject.toml", extras]
+    needs = subprocess.check_output(run, text=True) + Path("images/registry.txt").read_text()
+    (without,) = set(re.findall(r"packages.json( --without [\w -]+)? < /needs.txt", text(name)))
+    closure = [sys.executable, "supply/closure.py", "constraints.lock", "supply/packages.json"]
+    locked = subprocess.check_output([*closure, *without.split()], input=needs, text=True)
+    names = set(re.findall(r"^([\w.-]+)==", locked, re.MULTILINE))
+    assert {"msgspec", "kfp", "mlflow-skinny"} <= names
+    assert ("torch" in names) == (name == "compress") == ("torch-cpu.lock" in text(name))
+    assert not {"dvc", "pytest", "pygit2"} & names
 
 
 def test_extras_of_ours_are_followed() -> None:
@@ -132,3 +154,5 @@ def test_an_image_is_built_from_all_that_a_wheel_is_made_of(name: str) -> None:
     assert copied == parts
     let_through = Path(".dockerignore").read_text().splitlines()
     assert {f"!{part}" for part in parts} <= set(let_through)
+    sent = re.findall(r"^COPY (?!--from)(.*) \S+$", text(name), re.MULTILINE)
+    assert {f"!{each}" for line in sent for each in line.split()} <= set(let_through)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -203,6 +204,24 @@ def test_an_accelerator_whose_clock_favours_an_arm_trips() -> None:
         assert_tripped(of_units(uneven), "device", "was not the same for all arms")
     silent = with_conditions(units, lambda u, *_: {} if u.index == 2 else device())
     assert_tripped(of_units(silent), "device", "did not answer in 8 blocks")
+
+
+def test_an_accelerator_that_tells_nothing_is_said_to() -> None:
+    """Its sessions timed themselves, and no driver told of it: the reader must know; nothing trips."""
+    units = with_conditions(make_units(8, RATIOS))
+    on_device = tuple(msgspec.structs.replace(unit, clock="CUDA events") for unit in units)
+    found = of_units(on_device)
+    assert (found.outcome, guard(found, "device").outcome) == ("pass", "unknown")
+    assert "does not tell the state of the accelerator" in guard(found, "device").words
+
+
+def test_units_by_different_clocks_are_an_error() -> None:
+    """A graph that was captured in some units only: what calls cost then is not one quantity."""
+    units = with_conditions(make_units(8, RATIOS))
+    mixed = (msgspec.structs.replace(units[0], clock="CUDA events"), *units[1:])
+    found = of_units(mixed)
+    assert found.outcome == "error"
+    assert "different clocks (CUDA events; host, each call)" in found.headline
 
 
 def test_too_wide_an_interval_waits_and_then_trips() -> None:

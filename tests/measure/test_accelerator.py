@@ -12,6 +12,7 @@ import pytest
 from reprune.core.errors import BuildError, MissingExtra
 from reprune.core.params import Target
 from reprune.judge.evidence import DeviceConditions
+from reprune.measure import accelerator
 from reprune.measure.accelerator import read_device, throttle_names, watched_gpu
 
 
@@ -130,6 +131,17 @@ def test_a_gpu_that_cannot_be_watched_is_no_evidence(monkeypatch: pytest.MonkeyP
     ):
         pass
     assert "reprune[nvidia]" in caught.value.fix
+
+
+def test_a_jetson_is_measured_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its driver has none: what is not told is unknown, and the benchmark goes on."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(accelerator, "is_jetson", lambda: True)
+    with watched_gpu(gpu_runtime("GPU-1"), Target()) as read:
+        assert read is not None
+        assert read() is None
+    with watched_gpu(gpu_runtime(""), Target()) as read:
+        assert read is None
 
 
 def test_nothing_is_loaded_for_a_target_without_a_gpu() -> None:

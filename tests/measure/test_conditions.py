@@ -17,7 +17,14 @@ from reprune.core.errors import BuildError
 from reprune.core.params import BenchmarkParams, Target
 from reprune.judge.evidence import CONTROL, Conditions, Unit
 from reprune.measure import conditions
-from reprune.measure.calls import HOST_CLOCK, Shape, common_clock, run_calls, timed_calls
+from reprune.measure.calls import (
+    HOST_CLOCK,
+    Shape,
+    common_clock,
+    run_calls,
+    settled_clock,
+    timed_calls,
+)
 from reprune.measure.conditions import (
     begin_block,
     end_block,
@@ -189,6 +196,31 @@ def test_a_session_with_its_own_clock_is_timed_by_it() -> None:
     assert session.ran == 2 * 3 + 2 * 4
     with pytest.raises(BuildError, match="timed 2 calls where 3"):
         timed_calls(OnDevice(short=1), shapes, 3)
+
+
+class Capturable(OnDevice):
+    """It replays a graph of inputs of at most `most` numbers."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__("replayed")
+        self.most = most
+
+    def captures(self, inputs: Any) -> bool:
+        return self.clock == "replayed" and len(inputs[0]) <= self.most
+
+    def uncapture(self) -> None:
+        self.clock = "launched"
+
+
+def test_what_one_arm_cannot_capture_none_does() -> None:
+    """One shape of one arm is enough; all arms are then timed by the same clock, and it is named."""
+    shapes = [Shape(inputs=(np.zeros(n),), weight=0.5) for n in (1, 5)]
+    able, unable = Capturable(9), Capturable(4)
+    assert settled_clock([able, unable], shapes[:1]) == "replayed"
+    assert settled_clock([able, unable], shapes) == "launched"
+    assert (able.clock, unable.clock) == ("launched", "launched")
+    with pytest.raises(BuildError, match="device events; launched"):
+        settled_clock([Capturable(4), OnDevice()], shapes)
 
 
 def test_arms_timed_by_different_clocks_are_refused() -> None:

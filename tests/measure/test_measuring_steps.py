@@ -334,7 +334,7 @@ def test_strangers_and_refused_data_are_refused(world: World) -> None:
     with pytest.raises(ChainBroken, match="the candidate comes from tiny 2"):
         world.step("build", "x", **(inputs | {"candidate": "candidate-2"}))
     with pytest.raises(DataRefused):
-        world.step("profile", "x", dense="dense", data="data-failed")
+        world.step("profile", "x", dense="dense", data="data-failed", previous="previous")
     with pytest.raises(DataRefused):
         world.benchmark(data="data-failed")
     assert not world.path("x").exists()
@@ -512,7 +512,9 @@ def test_a_killed_benchmark_leaves_nothing_but_its_attempt(world: World) -> None
 
 def test_a_profile_counts_and_measures(world: World) -> None:
     """Cost by layer as counted, latency and operators for each target, on this machine."""
-    made = world.step("profile", "profile", dense="dense", data="data").manifest
+    made = world.step(
+        "profile", "profile", dense="dense", data="data", previous="previous"
+    ).manifest
     assert made.cost.macs == 16 * 256 + 256 * 256 + 256 * 3
     assert [(layer.layer, layer.macs) for layer in made.layers if layer.macs] == [
         ("0", 16 * 256),
@@ -537,7 +539,7 @@ def test_a_runtime_that_may_crash_is_profiled_in_a_process_of_its_own(
     targets = {"here": Target(), "there": Target(run="ssh device reprune {args}")}
     params = msgspec.structs.replace(PARAMS, targets=targets)
     made = world.step(
-        "profile", "profile-apart", dense="dense", data="data", params=params
+        "profile", "profile-apart", dense="dense", data="data", previous="previous", params=params
     ).manifest
     (only,) = made.targets
     assert (only.target, only.operators) == ("here", ())

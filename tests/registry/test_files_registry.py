@@ -135,6 +135,17 @@ def test_a_number_taken_by_another_writer_is_not_overwritten(
     assert len(files.versions("digits")) == 3
 
 
+def test_a_number_that_an_alias_names_is_not_given_again(
+    files: FilesRegistry, folder: Folder
+) -> None:
+    """Who deletes the champion's folder does not make the next version the champion."""
+    files.register("digits", folder(), {})
+    files.set_alias("digits", "champion", "1")
+    shutil.rmtree(files.folder / "digits" / "1")
+    assert files.register("digits", folder(), {}) == "2"
+    assert files.alias("digits", "champion") == "1"
+
+
 def test_a_link_in_a_version_is_refused(
     files: FilesRegistry, folder: Folder, tmp_path: Path
 ) -> None:

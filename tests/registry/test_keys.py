@@ -199,9 +199,41 @@ def test_the_signature_binds_the_type_of_the_payload() -> None:
         verify(canonical(told) + b"\n", [P_SIGNER.public_key], where="r")
 
 
+@pytest.mark.parametrize(
+    ("r", "s", "lower"),
+    [
+        (1, 1, 1),
+        (1, P256_ORDER - 1, 1),
+        (P256_ORDER - 1, 7, 7),
+        (1, P256_ORDER // 2, P256_ORDER // 2),
+        (1, P256_ORDER // 2 + 1, P256_ORDER // 2),
+        (0, 1, None),
+        (1, 0, None),
+        (P256_ORDER, 1, None),
+        (1, P256_ORDER, None),
+        (P256_ORDER + 1, P256_ORDER + 1, None),
+    ],
+)
+def test_the_lower_s_of_numbers_below_the_order(r: int, s: int, lower: int | None) -> None:
+    """Both between 1 and the curve's order; anything else is no signature, nor is what is no DER."""
+    found = lowered(encode_dss_signature(r, s))
+    assert found == (b"" if lower is None else encode_dss_signature(r, lower))
+    assert lowered(b"no signature") == b""
+
+
+def test_a_point_lies_on_the_curve() -> None:
+    """33 bytes that look like a point and are none are no key."""
+    with pytest.raises(ReceiptInvalid, match="no P-256 point"):
+        public_key("02" + "f" * 64)
+
+
 def test_no_form_is_known_of_other_schemes() -> None:
     """A scheme that is not listed has no form that counts."""
-    assert not one_form(b"x" * 64, SimpleNamespace(scheme="rsassa-pss-sha256"))  # type: ignore[arg-type]
+    low = encode_dss_signature(1, 1)
+    for scheme in ("rsassa-pss-sha256", "ecdsa-sha2-nistp384"):
+        key: Any = SimpleNamespace(scheme=scheme)
+        assert not one_form(b"x" * 64, key)
+        assert not one_form(low, key)
     assert lowered(b"x" * 64) == b""
 
 

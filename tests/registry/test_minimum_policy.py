@@ -133,7 +133,9 @@ def test_every_leaf_counts(path: tuple[Any, ...], value: Any) -> None:
     """
     weaker = moved(path, value, weaker=True)
     if weaker != TREE:
-        assert at_least(decoded(weaker), MINIMUM), path
+        name = ".".join(path).replace("looks", "looks (the first)")
+        found = at_least(decoded(weaker), MINIMUM)
+        assert any(words.startswith(f"{name} ") for words in found), (path, found)
     assert at_least(decoded(moved(path, value, weaker=False)), MINIMUM) == [], path
 
 
@@ -194,6 +196,72 @@ def test_the_words_of_what_is_weaker(
     """A dry run is never weaker, for it promotes nothing; a guard that is off is, where it is wanted."""
     weaker = at_least(decoded(TREE | found), decoded(TREE | minimum))
     assert weaker == [] if not words else words in weaker
+
+
+def test_what_is_weaker_is_told_in_a_fixed_order() -> None:
+    """By name, whatever order the files have: the same policy is refused in the same words."""
+    metrics = {name: {"floor": 0.9} for name in ("top5", "accuracy", "iou")}
+    minimum = decoded(TREE | {"quality": metrics})
+    poor = decoded(TREE | {"quality": {}, "targets": {"other": "required"}})
+    assert at_least(poor, minimum) == [
+        "targets.jetson is missing, not advisory",
+        "targets.ort-cpu is missing, not required",
+        "quality.accuracy.floor is missing",
+        "quality.iou.floor is missing",
+        "quality.top5.floor is missing",
+    ]
+    slices = TREE["quality"]["accuracy"]["slices"] | {"required": ["night", "fog", "rain", "day"]}
+    wanted = replaced(TREE, ("quality", "accuracy", "slices"), slices)
+    assert at_least(MINIMUM, decoded(wanted)) == [
+        f"quality.accuracy.slices.required lacks '{each}'" for each in ("day", "fog", "rain")
+    ]
+
+
+def test_parity_is_compared_for_each_precision() -> None:
+    """The bounds of one precision are its own: what another has does not stand in for it."""
+    parity = {"max_abs": 0.001, "min_cosine": 0.9, "min_agreement": 0.9}
+    minimum = decoded(TREE | {"parity": parity | {"by_precision": {"int8": parity}}})
+    for field, other in (("max_abs", 0.1), ("min_cosine", 0.5), ("min_agreement", 0.5)):
+        weak = parity | {"by_precision": {"int8": parity | {field: other}}}
+        (words,) = at_least(decoded(TREE | {"parity": weak}), minimum)
+        assert words.startswith(f"parity.by_precision.int8.{field} is {other:g}")
+        weak = parity | {field: other, "by_precision": {"int8": parity}}
+        found = at_least(decoded(TREE | {"parity": weak}), minimum)
+        assert [words for words in found if "int8" in words] == []
+        assert len([words for words in found if words.startswith(f"parity.{field} ")]) == 1
+    loose = decoded(TREE | {"parity": parity | {"max_abs": None}})
+    assert "parity.max_abs is missing" in at_least(loose, minimum)
+    assert at_least(loose, loose) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("quality", "accuracy", "floor"), None),
+        (("quality", "accuracy", "slices"), None),
+        (("quality", "accuracy", "vs_parent", "max_error_ratio"), None),
+        (("memory", "ceiling_bytes"), None),
+        (("size", "ceiling_bytes"), None),
+        (("latency", "tail"), None),
+        (("latency", "objective"), None),
+        (("latency",), None),
+        (("throughput",), None),
+        (("memory",), None),
+        (("size",), None),
+        (("quality", "accuracy"), {"floor": 0.9}),
+        (("quality",), {"accuracy": {"floor": 0.9}, "iou": {"floor": 0.5}}),
+    ],
+    ids=str,
+)
+def test_what_the_minimum_does_not_ask_for_may_be_missing(
+    path: tuple[Any, ...], value: Any
+) -> None:
+    """Of a minimum without a rule, nothing is missing: not in a policy without it, nor in one with it."""
+    tree = TREE if path == ("quality",) else replaced(TREE, path, value)
+    little = decoded(tree)
+    assert at_least(little, little) == []
+    if path != ("quality",):
+        assert at_least(MINIMUM, little) == []
 
 
 def test_another_percentile_is_another_demand() -> None:

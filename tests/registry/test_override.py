@@ -54,7 +54,7 @@ BLOCKED = Story(candidate_wrong=70)
 RULES = ("accuracy.vs_parent on ort-cpu", "accuracy.floor on ort-cpu")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def blocked_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a blocked verdict, made once; copy it."""
     with pytest.MonkeyPatch.context() as patched:
@@ -166,6 +166,27 @@ def test_verdicts_that_cannot_be_overridden(
     reencode(folder, judgement=msgspec.to_builtins(judgement) | changes)
     with pytest.raises(OverrideRefused, match=words):
         asked(root)
+
+
+def test_a_verdict_without_a_candidate_is_not_overridden(root: Path) -> None:
+    """An entry for nothing would be one that nobody can read any more."""
+    folder = root / "artifacts/verdict"
+    parents = dict(store.read(folder, Verdict).manifest.parents)
+    parents.pop("candidate")
+    reencode(folder, parents=parents)
+    with pytest.raises(OverrideRefused, match="names no candidate") as caught:
+        asked(root)
+    assert caught.value.where == str(folder)
+    assert not (root / OVERRIDES_FILE).exists()
+
+
+def test_words_have_a_largest_length(root: Path) -> None:
+    """As long as the file allows, and not a letter more; spaces are single."""
+    assert asked(root, reason=f"  {'x' * 999}\n ").entry.reason == "x" * 999
+    assert asked(root, reason="y" * 1000).entry.reason == "y" * 1000
+    assert len(read_overrides(root / OVERRIDES_FILE).overrides) == 2
+    with pytest.raises(OverrideRefused, match="longer than 1000"):
+        asked(root, reason="y" * 1001)
 
 
 def test_an_overridden_block_becomes_champion(root: Path) -> None:

@@ -20,11 +20,13 @@ from reprune.core.artifacts import Waiver
 from reprune.core.documents import canonical
 from reprune.core.errors import ReceiptInvalid
 from reprune.registry.receipts import (
+    MAX_RECEIPT_BYTES,
     Decision,
     Receipted,
     Statement,
     chain_gaps,
     decode,
+    decode_payload,
     public_key,
     sign,
     subject_digests,
@@ -213,6 +215,46 @@ def test_nobody_without_the_key_makes_a_second_file(name: str) -> None:
     assert json.loads(SAME[name])["payload"] == envelope()["payload"]
     with pytest.raises(ReceiptInvalid):
         verify(SAME[name], [SIGNER.public_key], where="r")
+
+
+def test_files_are_listed_by_name_however_many(tmp_path: Path) -> None:
+    """In the order of their names and each once; any other order, and one given twice, is refused."""
+    names = [f"bundle/{index:02}" for index in range(40)]
+    told = subjects(dict.fromkeys(reversed(names), DIGEST))
+    assert [each.name for each in told] == names
+    whole = Statement(subject=told, predicate=statement().predicate)
+    assert verify(sign(whole, SIGNER), [SIGNER.public_key], where="r").statement == whole
+    for wrong in (told[1:] + told[:1], told[:1] + told):
+        other = Statement(subject=wrong, predicate=statement().predicate)
+        with pytest.raises(ReceiptInvalid, match="one canonical form"):
+            decode(sign(other, SIGNER), where="r")
+
+
+@pytest.mark.parametrize("read", [decode, decode_payload])
+def test_a_receipt_has_a_largest_size(read: Any) -> None:
+    """At the limit it is looked at; one byte more, and it is not."""
+    with pytest.raises(ReceiptInvalid, match="is larger than 16000000 bytes"):
+        read(b" " * (MAX_RECEIPT_BYTES + 1), where="r")
+    with pytest.raises(ReceiptInvalid, match="JSON"):
+        read(b" " * MAX_RECEIPT_BYTES, where="r")
+
+
+def test_the_payload_is_read_whatever_it_is_of() -> None:
+    """Its bytes as they were signed, of a kind that nobody knows too; what is no envelope is refused."""
+    assert decode_payload(RAW, where="r") == canonical(statement())
+    assert decode_payload(repacked(b"anything"), where="r") == b"anything"
+    for raw in (b"{}", b"[", written(envelope() | {"more": 1})):
+        with pytest.raises(ReceiptInvalid) as caught:
+            decode_payload(raw, where="here")
+        assert caught.value.where.startswith("here")
+
+
+@pytest.mark.parametrize("sig", ["\u00e9", "A", "AA=", "AA", "A A=", "!!!!", "AAAA\n"])
+def test_a_signature_is_base64(sig: str) -> None:
+    """Of its letters alone, padded, with nothing between them."""
+    raw = written(with_signature(sig=sig))
+    with pytest.raises(ReceiptInvalid, match="base64"):
+        verify(raw, [SIGNER.public_key], where="r")
 
 
 def test_the_payload_has_one_base64() -> None:

@@ -8,11 +8,17 @@ from pathlib import Path
 import msgspec
 
 from reprune.core.artifacts import (
+    CutCheck,
     JointTrial,
     KnownRecovery,
     Previous,
+    Profile,
+    RateChoice,
     RowCheck,
+    TableFact,
     TableReuse,
+    TimesReuse,
+    TriedRate,
     VerdictSummary,
 )
 from reprune.report.facts import ReportFacts
@@ -21,9 +27,11 @@ from reprune.report.markdown import render_markdown
 from reprune.report.taken_over import (
     difficulty,
     quality_trend,
+    rate_words,
     recovery_words,
     table_words,
     taken_over,
+    times_words,
 )
 from tests.report.scenes import PASSED
 from tests.report.verdicts import facts
@@ -61,6 +69,13 @@ def told_of(tmp_path: Path, *drops: float) -> ReportFacts:
     return replace(given, previous=before)
 
 
+def tabled(profile: Profile) -> Profile:
+    """The profile with tables that were measured."""
+    reuse = TimesReuse(how="measured", why="another runtime", full_builds=24)
+    fact = TableFact(target="cpu", key="sha256:1", builds=24, error=0.01, reuse=reuse)
+    return msgspec.structs.replace(profile, tables=(fact,))
+
+
 def test_a_table_says_whose_it_is_and_what_that_saved():
     assert "conv2 measured again" in table_words(REUSED, 6_000)
     assert "saved 42" in table_words(REUSED, 6_000)
@@ -70,11 +85,39 @@ def test_a_table_says_whose_it_is_and_what_that_saved():
     assert "for the champion does worse" in told
 
 
+def test_latency_tables_say_whose_they_are_and_what_that_saved():
+    check = CutCheck(widths={"a": 8}, before=0.5, now=0.51, moved=0.03)
+    reuse = TimesReuse(
+        how="reused", why="2 cuts hold", age=3, source="sha256:1", checked=(check, check), full_builds=24
+    )  # fmt: skip
+    told = times_words("cpu", reuse).replace("\u00a0", " ")
+    assert told == (
+        "Latency tables of cpu: the champion's, 3 generations old: 2 cuts hold. It saved 22 of 24 engines."
+    )
+    reuse = TimesReuse(how="measured", why="another runtime", full_builds=24)
+    told = times_words("cpu", reuse).replace("\u00a0", " ")
+    assert told == "Latency tables of cpu: measured with 24 engines, for another runtime."
+
+
 def test_recovery_says_its_epochs_and_its_second_teacher():
     known = KnownRecovery(champion="c", asked=8, epochs=5, needed=5)
     assert "5 of 8 epochs" in recovery_words(known)
     assert "taught" not in recovery_words(known)
     assert "25" in recovery_words(msgspec.structs.replace(known, second="c", weight=0.25))
+
+
+def test_a_learning_rate_says_where_it_comes_from_unless_it_was_given():
+    tried = tuple(TriedRate(learning_rate=rate, tune_loss=0.1) for rate in (0.003, 0.01, 0.03))
+    rate = RateChoice(learning_rate=0.01, how="tried", optimizer="sgd", tried=tried, examples=3_000)
+    (told,) = rate_words(rate)
+    assert "0.01, the best on tune of 3 that were tried" in told
+    assert "with 3" in told
+    (told,) = rate_words(msgspec.structs.replace(rate, how="champion", age=2))
+    assert (
+        told.replace("\u00a0", " ")
+        == "Learning rate: 0.01, the champion's, found 2 generations ago."
+    )
+    assert rate_words(msgspec.structs.replace(rate, how="given")) == []
 
 
 def test_every_form_of_the_report_tells_it_and_nothing_where_nobody_asked(tmp_path):
@@ -91,15 +134,17 @@ def test_every_form_of_the_report_tells_it_and_nothing_where_nobody_asked(tmp_pa
         given,
         table=msgspec.structs.replace(given.table, reuse=REUSED, cost=6_000),
         plan=msgspec.structs.replace(given.plan, tried=tried),
+        profiles=(tabled(given.profiles[0]),),
     )
-    assert "the champion's were kept" in taken_over(asked)[1][0]
+    assert "Latency tables of cpu" in taken_over(asked)[1][0]
+    assert "the champion's were kept" in taken_over(asked)[2][0]
     for render in (render_markdown, render_html):
         assert "2 generations old" in render(asked).replace("\u00a0", " ")
         assert "Taken over" in render(asked)
         assert "Taken over" not in render(given)
     fresh = msgspec.structs.replace(tried, known={"other": 1}, fresh=widths)
     other = replace(asked, plan=msgspec.structs.replace(given.plan, tried=fresh))
-    assert "fresh ones were taken" in taken_over(other)[1][0]
+    assert "fresh ones were taken" in taken_over(other)[2][0]
 
 
 def test_a_model_that_gets_harder_is_told_with_when_the_gate_would_block(tmp_path):

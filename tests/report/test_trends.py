@@ -76,3 +76,17 @@ def test_a_table_that_was_measured_says_why_and_none_says_nothing() -> None:
         "sensitivity measured whole: there is no champion yet"
     ]
     assert made_words(generation(1, 0.0, 0.5)) == []
+
+
+def test_latency_tables_say_whose_they_are_and_what_they_took() -> None:
+    made = Made(times="reused", times_why="they hold", builds=2, full_builds=24)
+    assert [
+        one.replace("\u00a0", " ") for one in made_words(generation(1, 0.0, 0.5, made=made))
+    ] == ["the champion's latency tables, checked; 2 of 24 engines built for them"]
+    made = Made(times="measured", times_why="of another kind of machine", builds=24, full_builds=24)
+    assert made_words(generation(1, 0.0, 0.5, made=made)) == [
+        "latency tables measured: of another kind of machine"
+    ]
+    # What the sensitivity says already is not said twice.
+    both = Made(table="measured", why="no champion", times="measured", times_why="no champion")
+    assert len(made_words(generation(1, 0.0, 0.5, made=both))) == 1

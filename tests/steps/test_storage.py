@@ -26,6 +26,7 @@ from reprune.report import storage as told_forms
 from reprune.report.engines import engines_section
 from reprune.report.facts import ReportFacts
 from reprune.report.html import render_html
+from reprune.report.markdown import render_markdown
 from reprune.runtimes.sparse import FORMS, storage_lines
 from tests.measure.test_measuring_steps import (
     PARAMS,
@@ -162,3 +163,14 @@ def test_without_masks_there_is_no_such_table(told: ReportFacts) -> None:
     (engines,) = told.engines
     plain = replace(told, engines=(msgspec.structs.replace(engines, storage=UNSET),))
     assert "Run lengths" not in render_html(plain)
+    assert "zeros" not in render_markdown(plain)
+
+
+def test_the_markdown_tells_the_smallest_file_and_sells_no_speed(told: ReportFacts) -> None:
+    """In the part on how it was measured; one sentence a model, whatever the number of machines."""
+    twice = replace(told, engines=(*told.engines, *told.engines))
+    (line,) = [one for one in render_markdown(twice).splitlines() if "zeros stored" in one]
+    assert line.startswith("- Were its zeros stored compactly, pruned v3 would come to ")
+    for dtype in ("fp32", "fp16", "int8"):
+        assert f" in {dtype} (" in line
+    assert line.endswith("nothing says that zeros are faster.")

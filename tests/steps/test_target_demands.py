@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 
+from reprune.core.artifacts import TargetProfile
 from reprune.core.errors import InputError
 from reprune.core.params import PlanParams, Target
 from reprune.core.policy import LatencyRules, MaxRatio, Policy
 from reprune.runtimes import base
 from reprune.runtimes.base import Capabilities, get_runtime
 from reprune.steps.looking import required_here
-from reprune.steps.target_demands import aligned, alignment, demands, refuse_untimed
+from reprune.steps.target_demands import (
+    aligned,
+    alignment,
+    demands,
+    gains,
+    refuse_unoffered,
+    refuse_untimed,
+)
 
 
 class Sparse:
@@ -76,3 +86,33 @@ def test_every_built_in_runtime_tells_what_it_can() -> None:
         assert can.precisions
         assert set(can.alignment) <= set(can.precisions), name
         assert can.extra
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "offered"),
+    [
+        (Target(precision="fp16"), "onnxruntime has no precision fp16", "fp32, int8"),
+        (Target(device="gpu:0"), "onnxruntime has no device gpu", "cpu"),
+        (Target(runtime="edgetpu", precision="fp32"), "edgetpu has no precision fp32", "int8"),
+    ],
+)
+def test_what_a_runtime_does_not_offer_is_refused_before_work_is_spent(
+    target: Target, words: str, offered: str
+) -> None:
+    """With the key in params.yaml and what there is instead."""
+    with pytest.raises(InputError, match=words) as caught:
+        refuse_unoffered({"good": Target(), "bad": target})
+    assert caught.value.where.startswith("params.yaml (targets.bad.")
+    assert caught.value.fix == f"use one of: {offered}"
+    refuse_unoffered({"a": Target(), "b": Target(runtime="tensorrt", device="dla:1")})
+
+
+@pytest.mark.parametrize(("over", "gain"), [(0.7, True), (0.98, False), (1.3, False)])
+def test_int8_in_fp16_is_compared_with_fp16(over: float, gain: bool) -> None:
+    """Not with fp32, against which fp16 alone would have gained most of it."""
+    plain = TargetProfile(target="a", runtime="x", batch_size=1, latency_us=1.0, operators=())
+    half = msgspec.structs.replace(plain, target="jetson", over_fp16=over)
+    profile = SimpleNamespace(targets=(plain, half))
+    (words,) = gains([profile])  # type: ignore[list-item]
+    assert words.startswith(f"jetson: int8-fp16 takes {over:.2f} of the time of fp16")
+    assert ("ask for fp16" in words) is not gain

@@ -148,6 +148,27 @@ class RecoveryEpoch(Fact, kw_only=True):
     learning_rate: float
 
 
+class TriedRate(Fact, kw_only=True):
+    """The loss on `tune` after a short recovery at a learning rate; None where it diverged."""
+
+    learning_rate: float
+    tune_loss: float | None
+
+
+class RateChoice(Fact, kw_only=True):
+    """The learning rate of a recovery: "given" in params.yaml, the "champion"'s, or the best of those that
+    were "tried" for an epoch each, which took `examples`. `optimizer` is what it is for; `age` counts the
+    generations since it was given or tried.
+    """
+
+    learning_rate: float
+    how: Literal["given", "champion", "tried"]
+    optimizer: str
+    age: int = 0
+    tried: tuple[TriedRate, ...] = ()
+    examples: int = 0
+
+
 class KnownRecovery(Fact, kw_only=True):
     """What a recovery began with of the champion's: `asked` epochs became `epochs`, of which the champion
     had needed `needed`. `second` is the digest of the champion where it taught too, with `weight`.
@@ -165,7 +186,8 @@ class Recovery(Fact, kw_only=True):
     """Recovery fine-tuning: `examples` counts those forwarded and backwarded, the teacher's included.
 
     `stopped` says in words why it ended before its last epoch, where it did; `known` what was taken over
-    from the champion's recovery.
+    from the champion's recovery; `rate` where its learning rate comes from, unless the task brings an
+    optimiser of its own.
     """
 
     epochs: tuple[RecoveryEpoch, ...]
@@ -174,6 +196,7 @@ class Recovery(Fact, kw_only=True):
     teacher: str
     stopped: str | UnsetType = UNSET
     known: KnownRecovery | UnsetType = UNSET
+    rate: RateChoice | UnsetType = UNSET
 
 
 class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
@@ -329,25 +352,69 @@ class OperatorTime(Fact, kw_only=True):
 
 
 class TargetProfile(Fact, kw_only=True):
-    """`latency_us` is the median of whole calls, batch as given; operators are timed in the runtime."""
+    """`latency_us` is the median of whole calls, batch as given; operators are timed in the runtime.
+
+    `over_fp16`, of a target in int8-fp16, is its time over that of the same model all in fp16: what int8
+    buys there. Against fp32 most of the gain would be that of fp16.
+    """
 
     target: str
     runtime: str
     batch_size: int
     latency_us: float
     operators: tuple[OperatorTime, ...]
+    over_fp16: float | UnsetType = UNSET
+
+
+class CutCheck(Fact, kw_only=True):
+    """One cut that the champion's latency tables were made from, built and timed again: its latency over the
+    dense model's `before` and `now`, and by what share of their time its layers' times `moved`.
+    """
+
+    widths: dict[str, int]
+    before: float
+    now: float
+    moved: float
+
+    @property
+    def off(self) -> float:
+        """The larger of both changes, as a share."""
+        return max(abs(self.now / self.before - 1.0), self.moved)
+
+
+class TimesReuse(Fact, kw_only=True):
+    """Where a target's latency tables come from. "reused": they are those of `source` (a Profile's digest),
+    measured `age` generations ago; "measured": all is new. `why` says so in words.
+
+    `checked` are the cuts that were timed again: all that this generation built if they are "reused".
+    `full_builds` is how many engines the tables were made from.
+    """
+
+    how: Literal["reused", "measured"]
+    why: str
+    age: int = 0
+    source: str = ""
+    checked: tuple[CutCheck, ...] = ()
+    full_builds: int = 0
+
+    @property
+    def built(self) -> int:
+        """How many engines this generation built for the tables, beside the dense model's."""
+        return len(self.checked) if self.how == "reused" else self.full_builds
 
 
 class TableFact(Fact, kw_only=True):
     """That a target's latency tables are in the payload. `key` is the digest of the question they answer
     (architecture, machine kind, runtime and how it runs); `builds` engines were timed for them, and their
-    fit misses those engines' whole calls by the share `error` (a median).
+    fit misses those engines' whole calls by the share `error` (a median). `reuse`, where it was asked for,
+    says whether it was an earlier generation that measured them.
     """
 
     target: str
     key: str
     builds: int
     error: float
+    reuse: TimesReuse | UnsetType = UNSET
 
 
 class OperatorShares(Fact, kw_only=True):
@@ -605,7 +672,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
 
     With `head_dimensions` the dimensions of attention heads are among the groups. `tried` is how the
     champion's widths did against fresh ones on this model, where both were cut. `limits` are budgets
-    beside the first one; the groups and blocks in `by_hand` were set by a person.
+    beside the first one, and `floors` what each member's cuts might add to the predicted loss at most; the
+    groups and blocks in `by_hand` were set by a person.
     """
 
     allocator: str
@@ -618,6 +686,7 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     sparsity: SparsityPlan | UnsetType = UNSET
     head_dimensions: bool | UnsetType = UNSET
     limits: dict[str, float] | UnsetType = UNSET
+    floors: dict[str, float] | UnsetType = UNSET
     by_hand: tuple[str, ...] | UnsetType = UNSET
     tried: JointTrial | UnsetType = UNSET
 

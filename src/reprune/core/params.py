@@ -159,8 +159,9 @@ class PlanParams(Document, kw_only=True):
     "latency" plans by the profile's tables where there are any.
 
     `limits` are further budgets beside the first one, as fractions of the dense model's: "macs",
-    "params", "bytes", "latency@<target>". `widths` and `removed_blocks` are set by hand: those groups
-    have these widths, and exactly those blocks go.
+    "params", "bytes", "latency@<target>". `floors`, in a set, say by member how much its cuts may add to the
+    set's loss at most, as plan.yaml predicts it (`members`: `predicted_loss`). `widths` and
+    `removed_blocks` are set by hand: those groups have these widths, and exactly those blocks go.
 
     Allocators that try (search, amc, evolutionary, netadapt) measure the loss of joint cuts on
     `evaluation_examples` of `tune` (1000), at most `evaluations` times (100). For an allocator that adds
@@ -186,6 +187,7 @@ class PlanParams(Document, kw_only=True):
     evaluation_examples: Count | UnsetType = UNSET
     search: SearchParams | UnsetType = UNSET
     limits: dict[str, Share] | UnsetType = UNSET
+    floors: dict[Name, Annotated[float, Meta(ge=0.0, le=1e9)]] | UnsetType = UNSET
     widths: dict[str, int] | UnsetType = UNSET
     removed_blocks: tuple[str, ...] | UnsetType = UNSET
 
@@ -250,7 +252,9 @@ class DistillParams(Document, kw_only=True):
     itself, as it came ("self") or as its moving average ("ema").
 
     The learning rate rises over `warmup_epochs`, is held until `hold_epochs`, and falls along a cosine
-    unless `rate` is constant. A task's own `optimizer` wins over `optimizer`. `ema` is the decay of a
+    unless `rate` is constant. `learning_rate: auto` takes the champion's, where `generations.reuse` is on and
+    that is known for this optimiser; else the distill step tries some for an epoch each and takes the best on
+    `tune`. A task's own `optimizer` wins over `optimizer`, and over `learning_rate`. `ema` is the decay of a
     moving average that is then judged and returned instead of the weights (0: none). Parameters whose
     names fit a pattern in `freeze` are not trained. `clip_norm` 0 does not clip. The teacher's outputs
     are kept where they fit `teacher_cache_bytes` and the task's `train` is not augmented.
@@ -261,14 +265,16 @@ class DistillParams(Document, kw_only=True):
     ("torchrun --nproc-per-node {processes} {args}"). Each keeps a teacher cache of its own.
 
     `bar` is the loss on `tune` to reach, or `bar_ratio` times the dense model's, whichever is lower
-    (0: none): training stops when even an optimistic look at its curve cannot reach it. With
+    (0: none): training stops when even an optimistic look at its curve cannot reach it. With `patience` it
+    also stops after so many epochs without a gain on `tune`; on a cosine the last epochs gain most, so that a
+    small one gives those away. With
     `quantize` the model trains, and is judged, with weights and activations rounded to that; what is
     returned are its float weights.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=10_000)] = 4
     optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
-    learning_rate: Positive = 0.01
+    learning_rate: Positive | Literal["auto"] = 0.01
     warmup_epochs: Annotated[float, Meta(ge=0.0)] = 0.5
     hold_epochs: Annotated[float, Meta(ge=0.0)] = 0.0
     rate: Literal["cosine", "constant"] = "cosine"
@@ -289,6 +295,7 @@ class DistillParams(Document, kw_only=True):
     teacher_cache_bytes: Annotated[int, Meta(ge=0)] = 268_435_456
     bar: Annotated[float, Meta(ge=0.0)] = 0.0
     bar_ratio: Annotated[float, Meta(ge=0.0)] = 0.0
+    patience: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
     quantize: Literal["none", "int8", "int4"] = "none"
     precision: Literal["no", "fp16", "bf16"] = "no"
     processes: Annotated[int, Meta(ge=1, le=1024)] = 1
@@ -352,7 +359,9 @@ class GenerationsParams(Document, kw_only=True):
     measured anew where they moved more than retraining moves them, or the champion does worse on this
     generation's data, with a chance of `false_alarm` where nothing changed; where the old table's plan
     loses more than `tolerance` (a share of examples answered rightly) against the new one's; and in every
-    generation number `cold_every` since that was last done.
+    generation number `cold_every` since that was last done. Its latency tables are used again where machine,
+    runtime and knobs are the same, and cuts that are timed again come out within `latency_tolerance` (a
+    share, 0.1) of what they were.
 
     With `try_champion` the champion's widths and fresh ones are both cut and compared on `tune`; the
     champion's are kept unless they lose more than `tolerance`. Recovery takes the epochs in which the
@@ -370,6 +379,7 @@ class GenerationsParams(Document, kw_only=True):
     try_champion: bool = True
     epochs_within: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.02
     champion_weight: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    latency_tolerance: Annotated[float, Meta(gt=0.0, lt=1.0)] | UnsetType = UNSET
 
 
 class CiParams(Document, kw_only=True):
@@ -478,9 +488,21 @@ def _check_plan(params: Params, path: Path) -> None:
                 where=f"{path} (plan.limits)",
                 fix=f"use one of: {', '.join(known)}",
             )
-    if plan.method != "channels" and any((plan.limits, plan.widths, plan.removed_blocks)):
+    members = params.members or {}
+    for name in plan.floors or ():
+        if name not in members:
+            raise DocumentError(
+                f"there is no member '{name}'; {nearest(name, members)}"
+                if members
+                else f"'{name}' is no member: this is no set",
+                where=f"{path} (plan.floors)",
+                fix=f"use one of: {', '.join(members)}" if members else "take plan.floors out",
+            )
+    given = (plan.limits, plan.floors, plan.widths, plan.removed_blocks)
+    if plan.method != "channels" and any(given):
         raise DocumentError(
-            f"limits, widths and removed_blocks are about channels, and plan.method is {plan.method}",
+            "limits, floors, widths and removed_blocks are about channels, and plan.method is "
+            f"{plan.method}",
             where=f"{path} (plan)",
             fix="take them out, or set plan.method to channels",
         )

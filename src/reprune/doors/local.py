@@ -32,7 +32,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("dense", "fetch-dense"),
     Stage("previous", "fetch-previous"),
     Stage("data", "validate", {"dense": "dense", "previous": "previous"}),
-    Stage("profile", "profile", _MODEL),
+    Stage("profile", "profile", {**_MODEL, "previous": "previous"}),
     Stage("sensitivity", "sensitivity", {**_MODEL, "previous": "previous"}),
     Stage(
         "plan",

@@ -25,6 +25,7 @@ from reprune.judge.numeric import rounded
 from reprune.judge.words import ARM_NAMES, count
 
 FEWEST_BUILDS = 3
+_ALIKE = 1e-9  # a standard error of logarithms that nine digits of a ratio do not show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def over_builds(
     """The analysis of the module's head; `level` is the error on either side."""
     values = [
         median(math.log(r) for r, build in zip(ratios, builds, strict=True) if build == one)
-        for one in sorted(set(builds))
+        for one in set(builds)
     ]
     k = len(values)
     mean = math.fsum(values) / k
@@ -59,11 +60,12 @@ def over_builds(
         return OverBuilds(ratio=rounded(math.exp(mean)))
     error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (k - 1) / k)
     reach = critical(level, k - 1) * error
-    above = rounded(mean - math.log(limit))
-    # Builds that are alike to the last digit leave no doubt; nine digits of a logarithm are enough.
-    p_harm = tail(above / error, k - 1) if rounded(error) > 0 else float(above <= 0)
+    ratio = rounded(math.exp(mean))
+    p_harm = float(ratio <= rounded(limit))  # builds that are alike leave no doubt
+    if error > _ALIKE:
+        p_harm = tail((mean - math.log(limit)) / error, k - 1)
     return OverBuilds(
-        ratio=rounded(math.exp(mean)),
+        ratio=ratio,
         low=rounded(math.exp(mean - reach)),
         high=rounded(math.exp(mean + reach)),
         p_harm=rounded(p_harm),
@@ -78,7 +80,7 @@ def turn_problems(units: Sequence[Unit]) -> Iterator[str]:
         return
     taken = [found.pop() for found in builds]
     turns = max(taken, default=0) + 1
-    if min(taken, default=0) < 0 or taken != [unit.index % turns for unit in units]:
+    if turns < 1 or taken != [unit.index % turns for unit in units]:
         yield "the builds were not run in turn"
 
 
@@ -102,7 +104,7 @@ def build_problems(target: TargetEvidence, evidence: Evidence) -> Iterator[str]:
         )
     for units in (target.units, *(other.units for other in target.throughput)):
         run = {arm.build or 0 for unit in units for arm in unit.arms.values()}
-        if run and len(run) != min(k, len(units)):
+        if len(run) != min(k, len(units)):
             yield f"On {target.target}, {count(len(run), 'build')} ran, and {k} were made."
 
 

@@ -145,8 +145,6 @@ def _example_problems(quality: QualityEvidence) -> Iterator[str]:
 
 
 def _text_problems(quality: QualityEvidence) -> Iterator[str]:
-    if quality.times is not None and len(quality.times) != len(quality.ids):
-        yield f"The times name {len(quality.times)} examples of {len(quality.ids)}."
     if not all(quality.ids) or not all(quality.sources or ()) or not all(quality.times or ()):
         yield "An example's id, source or time is empty."
 

@@ -17,7 +17,7 @@ from reprune.judge.conditions import (
     stolen_share,
     waited_share,
 )
-from reprune.judge.evidence import Conditions, DeviceConditions
+from reprune.judge.evidence import HOST_CLOCK, Conditions, DeviceConditions
 from reprune.judge.guards import (
     Finding,
     Guard,
@@ -143,7 +143,7 @@ def _log_memory_clock(block: Conditions) -> float | None:
 def _uneven_speed(series: Series, log_reading: Reading) -> str:
     """As `_uneven_share` for the logarithm of a speed, by medians: single pulses are often disturbed."""
     for baseline in series.baselines:
-        found = [rounded(value) for value in differences(series.units, baseline, log_reading)]
+        found = differences(series.units, baseline, log_reading)
         interval = median_interval(found, series.tail) if found else None
         if interval and _outside(interval, series.half_margin):
             low, high = (math.exp(end) for end in interval)
@@ -156,8 +156,10 @@ def device_guard(series: Series, rules: GuardRules) -> Finding:
     del rules  # a shared or throttled accelerator is never trusted
     blocks = [block for unit in series.units for block in blocks_of(unit)]
     states = [block.device for block in blocks if block.device is not None]
+    if not series.units:
+        return nothing_yet(series, None)
     if not states:
-        return _untold(series, None, "the state of an accelerator")
+        return _untold(series, None, "the state of the accelerator that timed its calls itself")
     trouble = _device_trouble(series, states, len(blocks) - len(states))
     if trouble:
         return Finding(
@@ -199,12 +201,11 @@ def _untold(series: Series, limit: float | None, what: str) -> Finding:
 
 
 def target_guards(series: Sequence[Series], rules: GuardRules) -> list[GuardResult]:
-    """All guards on a target; that on an accelerator only where one was recorded."""
+    """All guards on a target; that on an accelerator only where one was recorded, or timed the calls."""
     recorded = any(
-        block.device is not None
+        unit.clock != HOST_CLOCK or any(block.device is not None for block in blocks_of(unit))
         for one in series
         for unit in one.units
-        for block in blocks_of(unit)
     )
     chosen = {name: guard for name, guard in GUARDS.items() if recorded or name != "device"}
     return judge_guards(series, rules, chosen)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from reprune.core.artifacts import Outcome, RuleResult
+from reprune.judge.distributions import holm
 from reprune.judge.numeric import rounded
 
 
@@ -47,6 +49,21 @@ _ENDING: dict[Outcome, str] = {
     "inconclusive": "this is not decided",
     "error": "the rule cannot be judged",
 }
+
+
+def decide_all(drafts: Sequence[Draft], alpha: float) -> list[RuleResult]:
+    """The results of a verdict's rules: Holm over the required ones, and over the others by themselves."""
+    adjusted = [1.0] * len(drafts)
+    for required in (True, False):
+        family = [
+            (place, draft.p_harm)
+            for place, draft in enumerate(drafts)
+            if draft.required == required and draft.p_harm is not None
+        ]
+        p_values = holm([p_harm for _, p_harm in family])
+        for (place, _), p_value in zip(family, p_values, strict=True):
+            adjusted[place] = p_value
+    return [decide(draft, p, alpha) for draft, p in zip(drafts, adjusted, strict=True)]
 
 
 def decide(draft: Draft, p_adjusted: float, alpha: float) -> RuleResult:

@@ -12,6 +12,8 @@ from reprune.core.machine import Machine
 
 # A second session of the dense model in every unit: whatever it differs by is not the model.
 CONTROL = "control"
+# Unit.clock where calls are timed from outside: one reading before and one after each call.
+HOST_CLOCK = "host, each call"
 
 
 class DeviceConditions(Fact, kw_only=True):
@@ -68,18 +70,29 @@ class Unit(Fact, kw_only=True):
     started_s: float
     load: float
     arms: dict[str, ArmTimes]
-    clock: str = "host, each call"
+    clock: str = HOST_CLOCK
+
+
+class Phases(Fact, kw_only=True):
+    """What a call on an accelerator is made of, by its own clock: copies in, computing, copies out."""
+
+    h2d_us: float
+    compute_us: float
+    d2h_us: float
 
 
 class Start(Fact, kw_only=True):
     """One fresh process: how long the engine took to load and its first call to return, and the peak of
     resident bytes beyond what the process had before. Shown beside the verdict, never judged but for
     the memory. The engine file was read just before, so that it came from memory and not from the disk.
+    `phases` is there where the session can tell; so is `clock`, by which it times its calls.
     """
 
     load_ns: int
     first_call_ns: int
     peak_bytes: int
+    phases: Phases | UnsetType = UNSET
+    clock: str | UnsetType = UNSET
 
 
 class BatchUnits(Fact, kw_only=True):

@@ -18,8 +18,12 @@ _COSINE_SLACK = 1e-6  # a computed cosine may exceed 1 by rounding
 
 
 def impossible(units: Sequence[Unit]) -> list[str]:
-    """Why these units cannot have been measured; empty where they can. Each reason once."""
-    return list(dict.fromkeys(words for unit in units for words in _of_unit(unit)))
+    """Why these units cannot have been measured, or not together; empty where they can. Each reason once."""
+    found = list(dict.fromkeys(words for unit in units for words in _of_unit(unit)))
+    clocks = sorted({unit.clock for unit in units})
+    if len(clocks) > 1:
+        found.append(f"units were timed by different clocks ({'; '.join(clocks)})")
+    return found
 
 
 def impossible_parity(parity: Parity) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -26,8 +27,8 @@ class Setting:
     target: str
     required: bool
     alpha: float
-    relative: bool = True
-    reach: float = 1.0
+    relative: bool
+    reach: float
 
     def signed(self, loss: float) -> float:
         """A loss as a change of the metric."""
@@ -147,11 +148,16 @@ def what_decides(compared: Comparison, test: MarginTest, alpha: float) -> str:
         )
     distance = abs(test.limit - compared.loss)
     reach = (critical(alpha, None) + _POWER_Z) * compared.spread
-    needed = (reach / distance) ** 2 if distance * 1e4 > reach else 1e8
-    if needed >= 1e8:
+    needed = _needed(reach, distance)
+    if needed is None:
         return f"The loss lies on the limit: no number of {noun}s would decide it."
     more = roughly(max(needed - compared.units, 1.0))
     return f"About {count(more, f'more {noun}')}, if the loss stays as it is."
+
+
+def _needed(reach: float, distance: float) -> float | None:
+    """How many units make `reach`, which is that of one, as short as the distance; None above 1e8."""
+    return None if distance * 1e4 <= reach else (reach / distance) ** 2
 
 
 def _floor_draft(setting: Setting, floor: float, level: Level) -> Draft:
@@ -192,9 +198,9 @@ def _what_decides_floor(floor: float, level: Level, alpha: float) -> str:
     if not level.trusted:
         return f"At least {MIN_UNITS} independent examples or sources; there are {level.units}."
     distance = abs(level.value - floor)
-    reach = critical(alpha, None) + _POWER_Z
-    needed = floor * (1 - floor) * (reach / distance) ** 2 if distance > 1e-4 else 1e8
-    if needed >= 1e8:
+    reach = (critical(alpha, None) + _POWER_Z) * math.sqrt(floor * (1 - floor))
+    needed = _needed(reach, distance)
+    if needed is None:
         return "The value lies on the floor: no number of examples would decide it."
     more = roughly(max(needed - level.examples, 1.0))
     return f"About {count(more, 'more example')}, if the value stays as it is."

@@ -16,7 +16,9 @@ from reprune.judge.weighted import MOST_WEIGHT, of_everything
 def metric_problems(
     name: str, metric: Metric, keys: Sequence[str], quality: QualityEvidence
 ) -> Iterator[str]:
-    """Sentences about the records of the arm keys; columns must be as long as there are examples."""
+    """Sentences about the records of the arm keys; columns must be as long as there are examples, and
+    there must be some.
+    """
     tables: dict[str, Columns] = {}
     for key in keys:
         records = quality.arms.get(key)
@@ -80,10 +82,12 @@ def _parts_problem(metric: Metric, parts: Integers, sources: Sequence[str] | Non
 
 
 def _largest_sum(amounts: Integers, sources: Sequence[str] | None) -> int:
-    """The largest sum that a resample of the units can have: one of them, drawn every time."""
+    """The largest sum that a resample of the units, of which there are some, can have: one of them, drawn
+    every time.
+    """
     if sources is None:
-        return len(amounts) * int(amounts.max(initial=0))
+        return len(amounts) * int(amounts.max())
     whole: dict[str, int] = {}
     for source, amount in zip(sources, amounts.tolist(), strict=True):
         whole[source] = whole.get(source, 0) + amount
-    return len(whole) * max(whole.values(), default=0)
+    return len(whole) * max(whole.values())

@@ -101,9 +101,7 @@ def _result(
         change=setting.signed(one.compared.loss),
         low=-setting.reach if low is None else low,
         high=setting.reach if high is None else high,
-        detectable=min(
-            setting.reach, _detectable(one.compared, rules.max_drop, setting.alpha, how)
-        ),
+        detectable=_detectable(one.compared, rules.max_drop, setting, how),
         required=one.label in rules.required,
     )
 
@@ -129,20 +127,22 @@ def _small(
     )
 
 
-def _detectable(compared: Comparison, margin: float, alpha: float, how: tuple[int, bool]) -> float:
+def _detectable(
+    compared: Comparison, margin: float, setting: Setting, how: tuple[int, bool]
+) -> float:
     """The smallest true loss that would be called harm with a chance of 80 %, were it the only one.
 
     For 0/1 records a loss brings its own noise: at least d (1 - d).
     """
     slices, binary = how
-    reach = (critical(alpha / slices, None) + _POWER_Z) / math.sqrt(compared.units)
+    reach = (critical(setting.alpha / slices, None) + _POWER_Z) / math.sqrt(compared.units)
     variance = compared.spread**2
 
     def missed(loss: float) -> bool:
         own = loss * (1.0 - loss) if binary else 0.0
         return loss - margin < reach * math.sqrt(max(variance, own))
 
-    return rounded(halve(missed, margin, max(2.0, margin)))
+    return rounded(halve(missed, min(margin, setting.reach), setting.reach))
 
 
 def _draft(

@@ -36,8 +36,8 @@ from reprune.core.policy import Policy
 from reprune.judge.checks import find_metrics, find_problems
 from reprune.judge.condition_guards import target_guards
 from reprune.judge.consequence import BLOCKS_UNDECIDED, consequence, holding, opening
-from reprune.judge.distributions import alpha_of_attempt, holm
-from reprune.judge.drafts import Draft, decide
+from reprune.judge.distributions import alpha_of_attempt
+from reprune.judge.drafts import Draft, decide_all
 from reprune.judge.engine_rules import engines_by_place, parity_drafts, size_drafts
 from reprune.judge.evidence import Evidence
 from reprune.judge.guards import doubted
@@ -74,7 +74,7 @@ def judge(evidence: Evidence, policy: Policy) -> Judgement:
     series = _time_series(evidence, policy, alpha)
     guards = {target: target_guards(series[target], policy.guards) for target in policy.targets}
     drafts, slices = _measure(evidence, policy, metrics, alpha, _time_drafts(series, guards))
-    results = _decide(drafts, alpha)
+    results = decide_all(drafts, alpha)
     outcome = _outcome(results)
     deciding = [result for result in results if result.required and result.outcome == outcome]
     reasons = tuple(result.words for result in deciding)
@@ -142,20 +142,6 @@ def _measure(
         drafts += memory_drafts(memory[target], target, policy, arms)
         drafts += parity_drafts(engines, policy, target, arms)
     return drafts, slices
-
-
-def _decide(drafts: Sequence[Draft], alpha: float) -> list[RuleResult]:
-    adjusted = [1.0] * len(drafts)
-    for required in (True, False):
-        family = [
-            place
-            for place, draft in enumerate(drafts)
-            if draft.required == required and draft.p_harm is not None
-        ]
-        p_values = holm([drafts[place].p_harm or 0.0 for place in family])
-        for place, p_value in zip(family, p_values, strict=True):
-            adjusted[place] = p_value
-    return [decide(draft, p, alpha) for draft, p in zip(drafts, adjusted, strict=True)]
 
 
 def _outcome(results: Sequence[RuleResult]) -> Outcome:

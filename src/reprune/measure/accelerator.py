@@ -15,6 +15,7 @@ from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.judge.evidence import DeviceConditions
 from reprune.runtimes.base import NvidiaRuntime, Runtime
+from reprune.runtimes.jetson import is_jetson
 
 DeviceReader: TypeAlias = Callable[[], DeviceConditions | None]
 
@@ -37,12 +38,17 @@ _IDLE = 0x001
 def watched_gpu(runtime: Runtime, target: Target) -> Iterator[DeviceReader | None]:
     """A function that reads the GPU of `target`'s sessions; None, and NVML untouched, where they use none.
 
+    On a Jetson board, whose driver has no NVML or half of it, the function tells nothing, which the judge
+    says; its power mode and clocks stand in what `build` found. Elsewhere:
     Raises MissingExtra where a runtime uses a GPU and nvidia-ml-py is not installed, BuildError
     where the driver does not know the GPU: numbers of a GPU that nobody watched are no evidence.
     """
     uuid = runtime.gpu_uuid(target) if isinstance(runtime, NvidiaRuntime) else ""
     if not uuid:
         yield None
+        return
+    if is_jetson():
+        yield lambda: None
         return
     nvml = require("pynvml", "nvidia")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reprune.core.errors import BuildError
-from reprune.runtimes.base import DeviceTimed, Session
+from reprune.judge.evidence import HOST_CLOCK
+from reprune.runtimes.base import Capturing, DeviceTimed, Session
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
-
-# Unit.clock where calls are timed from outside: one reading before and one after each call.
-HOST_CLOCK = "host, each call"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +24,19 @@ class Shape:
 
     inputs: tuple[Array, ...]
     weight: float
+
+
+def settled_clock(sessions: Collection[Session], shapes: Sequence[Shape]) -> str:
+    """The convention by which calls of all `sessions` on all `shapes` are timed from now on.
+
+    Where one call of one session cannot be captured into a graph, none of any session is. Raises
+    BuildError as common_clock does.
+    """
+    able = [session for session in sessions if isinstance(session, Capturing)]
+    if not all(session.captures(shape.inputs) for session in able for shape in shapes):
+        for session in able:
+            session.uncapture()
+    return common_clock(sessions)
 
 
 def common_clock(sessions: Iterable[Session]) -> str:

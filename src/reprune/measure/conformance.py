@@ -26,7 +26,7 @@ from reprune.core.errors import BuildError, RepruneError
 from reprune.core.machine import this_machine
 from reprune.core.params import Target
 from reprune.core.policy import ParityRules
-from reprune.measure.calls import Shape, common_clock, timed_calls
+from reprune.measure.calls import Shape, settled_clock, timed_calls
 from reprune.measure.promises import CAN_RUN, Check, Conformance
 from reprune.runtimes.base import Session, Source, get_runtime
 from reprune.runtimes.isolated import build_within
@@ -267,11 +267,12 @@ def _misshapen(made: _Made) -> str:
 def _timed(made: _Made) -> str:
     session = made.open()
     shape = Shape(inputs=(small_inputs(made.target.batch_size),), weight=1.0)
+    clock = settled_clock([session], [shape])
     taken = timed_calls(session, [shape], CALLS)
     if len(taken) != CALLS or min(taken) <= 0:
         raise BuildError(f"{CALLS} calls took {taken}")
     meaning = "" if made.runtime.capabilities.latency else "; says nothing about the device"
-    return f"by {common_clock([session])}{meaning}"
+    return f"by {clock}{meaning}"
 
 
 def _cosine(one: Array, other: Array) -> float:

@@ -30,14 +30,13 @@ from reprune.measure.device_job import (
     job_digest,
 )
 from reprune.measure.foreign_arrays import read_npz
+from reprune.measure.foreign_results import MAX_OUTPUT_BYTES, check_apart, weigh
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 RESULT_FILE = "result.json"
 SCHEMA = 1
-# All outputs of one result: a million examples of a thousand classes in float.
-MAX_OUTPUT_BYTES = 4 * 2**30
 # A clock that is further off than this dates its evidence wrongly.
 MAX_SKEW_S = 600.0
 
@@ -91,6 +90,7 @@ def read_result(folder: Path, job: DeviceJob, *, now: float) -> DeviceResult:
     BuildError for a device whose clock is off or that runs another Reprune version.
     """
     path = folder / RESULT_FILE
+    weigh(folder)
     try:
         raw = read_bounded(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -109,6 +109,8 @@ def read_result(folder: Path, job: DeviceJob, *, now: float) -> DeviceResult:
     check_files(folder, result.files, but=(RESULT_FILE,))
     _check_clock(result, job, now, str(path))
     _check_parts(result, job, str(path))
+    # Only then is anything parsed that is more than a list of names: by somebody else, first.
+    check_apart(folder)
     for timing, file in zip(job.timings, result.units, strict=True):
         _check_units(read_result_units(folder, file), timing, result, str(folder / file))
     return result

@@ -27,7 +27,8 @@ from reprune.core.store import write_bytes
 from reprune.judge.evidence import CONTROL, Start, Unit
 from reprune.measure.device_job import DeviceJob, Timing, job_digest, read_job
 from reprune.measure.device_outputs import OutputsSpec
-from reprune.measure.device_results import MAX_OUTPUT_BYTES, Compiled, DeviceResult, seal_result
+from reprune.measure.device_results import Compiled, DeviceResult, seal_result
+from reprune.measure.foreign_results import MAX_OUTPUT_BYTES
 from reprune.measure.hostlock import host_lock, to_stderr
 from reprune.measure.starts import StartSpec
 from reprune.measure.unit import UnitSpec

@@ -12,7 +12,7 @@ import numpy as np
 
 from reprune.core.params import Target
 from reprune.judge.evidence import ArmTimes
-from reprune.measure.calls import Shape, run_calls, timed_calls
+from reprune.measure.calls import Shape, run_calls, settled_clock, timed_calls
 from reprune.measure.hostlock import host_lock
 from reprune.measure.unit import Bench, BlockPlan, take_unit
 from reprune.runtimes.base import Runtime, Session
@@ -60,5 +60,6 @@ def _block_time(arm: ArmTimes) -> float:
 def time_call_us(session: Session, inputs: Sequence[Array], calls: int) -> float:
     """The median of `calls` calls, after a tenth as many. The caller holds the host's measurement lock."""
     shape = (Shape(inputs=tuple(inputs), weight=1.0),)
+    settled_clock([session], shape)
     run_calls(session, shape, calls // 10 + 1)
     return median(timed_calls(session, shape, calls)) / 1e3

@@ -1,5 +1,7 @@
 """How an engine begins, each time in a fresh process: load time, first call, peak memory. Imports no torch.
 
+On an accelerator also what a call is made of: copies in, computing, copies out.
+
 Memory is the host's, as the kernel counts it for the process: pages of the engine file that were
 read, buffers of the runtime, weights in the form that it keeps them. What lies on a GPU is not in it.
 
@@ -20,17 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from reprune.core.children import answer, ask, refuse_orphan
+from reprune.core.errors import BuildError
 from reprune.core.params import Target
-from reprune.judge.evidence import Start
-from reprune.measure.calls import read_shapes, run_calls, write_shapes
+from reprune.judge.evidence import Phases, Start
+from reprune.measure.calls import Shape, read_shapes, run_calls, settled_clock, write_shapes
 from reprune.measure.hostlock import host_lock, to_stderr
 from reprune.measure.latency import LatencyJob
-from reprune.runtimes.base import get_runtime
+from reprune.runtimes.base import DeviceTimed, Phased, Session, get_runtime
 
 # The first call allocates; later ones may still grow a runtime's pools.
 CALLS = 5
+PHASE_CALLS = 50
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
@@ -154,12 +159,28 @@ def _measure(spec: StartSpec) -> Start:
     loaded = time.perf_counter_ns()
     session.run(main.inputs)
     answered = time.perf_counter_ns()
+    clock = settled_clock([session], shapes)
     run_calls(session, shapes, CALLS)
     return Start(
         load_ns=loaded - begin,
         first_call_ns=answered - loaded,
         peak_bytes=needed(before, resident(), was_reset=was_reset),
+        phases=_phases(session, main),
+        clock=clock if isinstance(session, DeviceTimed) else UNSET,
     )
+
+
+def _phases(session: Session, shape: Shape) -> Phases | UnsetType:
+    """Of calls of the shape that most of the traffic has. Raises BuildError for phases left out."""
+    if not isinstance(session, Phased):
+        return UNSET
+    told = session.phase_us(shape.inputs, PHASE_CALLS)
+    try:
+        return Phases(h2d_us=told["h2d"], compute_us=told["compute"], d2h_us=told["d2h"])
+    except KeyError as error:
+        raise BuildError(
+            f"a session tells no phase {error}", fix="let phase_us return h2d, compute and d2h"
+        ) from error
 
 
 def _bytes(field: str) -> int:

@@ -25,7 +25,7 @@ from reprune.core.children import answer, refuse_orphan
 from reprune.core.params import Target
 from reprune.judge.evidence import ArmTimes, Conditions, Unit
 from reprune.measure.accelerator import DeviceReader, watched_gpu
-from reprune.measure.calls import Shape, common_clock, read_shapes, run_calls, timed_calls
+from reprune.measure.calls import Shape, read_shapes, run_calls, settled_clock, timed_calls
 from reprune.measure.conditions import (
     begin_block,
     end_block,
@@ -98,7 +98,7 @@ def take_unit(bench: Bench, engines: Mapping[str, Path], seed: int) -> Taken:
     sessions = {
         arm: bench.runtime.open(engines[arm], bench.target) for arm in creation_order(arms, seed)
     }
-    clock = common_clock(sessions.values())
+    clock = settled_clock(sessions.values(), bench.shapes)
     warmed = {
         arm: warm_up(sessions[arm], bench.shapes, bench.blocks) for arm in warming_order(arms, seed)
     }

@@ -134,7 +134,10 @@ class FilesRegistry:
                 _copy_durably(folder, draft / FILES, self.limits)
                 content = _Version(tags=dict(tags), stamp=secrets.token_hex(16))
                 store.write_bytes(draft / VERSION, _version_bytes(content))
-                return _place(draft, model)
+                # A number that an alias names is not free, whatever became of its version: what is new
+                # would serve without anybody having moved the alias.
+                named = [int(each) for each in self._aliases(name).values() if _NUMBER.match(each)]
+                return _place(draft, model, above=max(named, default=0))
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
 
@@ -305,11 +308,13 @@ def _copy_durably(source: Path, destination: Path, limits: Limits) -> None:
     durable.fsync_folders(destination)
 
 
-def _place(draft: Path, model: Path) -> str:
-    """Renames the draft to the next free number; another writer may take the same one first."""
+def _place(draft: Path, model: Path, *, above: int) -> str:
+    """Renames the draft to the next number that is free and larger than `above`; another writer may take
+    the same one first.
+    """
     for _ in range(_ATTEMPTS):
         numbers = [int(path.name) for path in model.iterdir() if _NUMBER.match(path.name)]
-        version = str(max(numbers, default=0) + 1)
+        version = str(max([above, *numbers]) + 1)
         try:
             draft.rename(model / version)
         except OSError:

@@ -34,7 +34,9 @@ class Figure(Fact, kw_only=True):
 class Made(Fact, kw_only=True):
     """How a version was made. `table` is where its sensitivity's rows come from ("" where nobody asked), for
     `why`; it took `cost` examples, of `full_cost` that measuring all took last. Recovery took `epochs` of
-    `asked`. `kept` is the share of each group that the plan left, `rise` the rise in loss that it predicted.
+    `asked`. `times` is where its latency tables come from, for `times_why`, which took `builds` engines, of
+    `full_builds` that measuring all of them takes. `kept` is the share of each group that the plan left,
+    `rise` the rise in loss that it predicted.
     """
 
     table: Literal["", "reused", "measured"] = ""
@@ -43,6 +45,10 @@ class Made(Fact, kw_only=True):
     full_cost: int = 0
     epochs: int | None = None
     asked: int | None = None
+    times: Literal["", "reused", "measured"] = ""
+    times_why: str = ""
+    builds: int = 0
+    full_builds: int = 0
     kept: dict[str, float] = {}
     rise: float | None = None
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from itertools import count, takewhile
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -20,8 +21,10 @@ from reprune.core.artifacts import (
     Manifest,
     ModelBundle,
     Plan,
+    Profile,
     RuleResult,
     Sensitivity,
+    TimesReuse,
     Verdict,
 )
 from reprune.core.documents import digest_of
@@ -285,6 +288,7 @@ def _made(registry: Registry, info: VersionInfo, receipt: Receipted) -> Made | N
         return None
     reuse = table.reuse or None
     known = bundle.recovery.known or None if bundle.recovery is not None else None
+    times = _times_reuse(registry, info, receipt)
     return Made(
         table=reuse.how if reuse else "",
         why=reuse.why if reuse else "",
@@ -292,9 +296,34 @@ def _made(registry: Registry, info: VersionInfo, receipt: Receipted) -> Made | N
         full_cost=reuse.full_cost if reuse else table.cost or 0,
         epochs=known.epochs if known else None,
         asked=known.asked if known else None,
+        times=_how(times),
+        times_why=times[0].why if times else "",
+        builds=sum(one.built for one in times),
+        full_builds=sum(one.full_builds for one in times),
         kept={item.group: item.keep / item.width for item in plan.groups if item.width},
         rise=plan.predicted.loss_increase,
     )
+
+
+def _times_reuse(registry: Registry, info: VersionInfo, receipt: Receipted) -> list[TimesReuse]:
+    """Where the latency tables in its profiles come from; nothing of those that cannot be read."""
+    listed = subject_digests(receipt.statement)
+    found: list[TimesReuse] = []
+    parts = (f"profile/{number}" for number in count())
+    for part in takewhile(lambda part: f"{part}/{store.MANIFEST}" in listed, parts):
+        try:
+            profile = _manifest(registry, info, receipt, part, Profile)
+        except ArtifactError:
+            continue
+        found += [one.reuse for one in profile.tables or () if one.reuse]
+    return found
+
+
+def _how(times: Sequence[TimesReuse]) -> Literal["", "reused", "measured"]:
+    """What is told of several: that they were reused where one of them at least was."""
+    if not times:
+        return ""
+    return "reused" if any(one.how == "reused" for one in times) else "measured"
 
 
 def _is_quality(one: RuleResult) -> bool:

@@ -22,13 +22,19 @@ P256 = "ecdsa-sha2-nistp256"
 SCHEMES = (ED25519, P256)
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
+# The y of the eight points of Ed25519 whose order divides 8, and those of them that are written twice:
+# everybody can sign for such a "key". The highest bit is the sign of x.
+_PRIME = 2**255 - 19
+_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_SMALL = frozenset({0, 1, _PRIME - 1, _PRIME, _PRIME + 1, _ORDER_8, _PRIME - _ORDER_8})
+
 PublicKey: TypeAlias = Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|0[23][0-9a-f]{64})$")]
 
 
 def public_key(value: PublicKey) -> SSlibKey:
     """The key that `value` stands for: 32 bytes in hex of Ed25519, 33 (a compressed point) of P-256.
 
-    Raises ReceiptInvalid.
+    Raises ReceiptInvalid; also for a point of small order, which stands for anybody.
     """
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -39,6 +45,11 @@ def public_key(value: PublicKey) -> SSlibKey:
         if len(raw) == 33:
             point = EllipticCurvePublicKey.from_encoded_point(SECP256R1(), raw)
             return SSlibKey.from_crypto(point)
+        if int.from_bytes(raw, "little") & (2**255 - 1) in _SMALL:
+            raise ReceiptInvalid(
+                f"{value[:16]}... is a point of small order: everybody can sign for it",
+                fix="take it out of `trusted_keys`, and find out who put it there",
+            )
         return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(raw))
     except ValueError as error:
         raise ReceiptInvalid(

@@ -9,7 +9,6 @@ of a signed statement: its digest is that of the file's bytes. Each receipt name
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +34,6 @@ __all__ = [
 
 RECEIPT_FILE = "receipt.dsse.json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:reprune:promotion:v1"
 MAX_RECEIPT_BYTES = 16_000_000
 
 Hex: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -219,7 +216,8 @@ def verify_statement(
             where=where,
             fix="see `trusted_keys` in the promoter's config.yaml",
         ) from error
-    return statement, digest, min(accepted)
+    (signer,) = accepted
+    return statement, digest, signer
 
 
 class Linked(Protocol):
@@ -294,10 +292,10 @@ def _decode(raw: bytes, kind: type[S], where: str) -> tuple[S, str, _Envelope]:
 
 def _unbase64(text: str, where: str) -> bytes:
     try:
-        found = base64.b64decode(text.encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
+        found = base64.b64decode(text)
+    except ValueError as error:
         raise ReceiptInvalid("holds something that is not base64", where=where) from error
-    # The bits that the last letter has over are nobody's: they must be 0.
+    # Nothing between the letters, and the bits that the last one has over are nobody's: they must be 0.
     if base64.b64encode(found).decode() != text:
         raise ReceiptInvalid("holds base64 that is not in its one form", where=where)
     return found

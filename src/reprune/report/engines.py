@@ -35,6 +35,9 @@ def engines_section(facts: ReportFacts) -> Section | None:
     starts = _start_rows(facts, built)
     if starts:
         content.append(_start_table(starts))
+    phases = _phase_rows(facts, built)
+    if phases:
+        content.append(_phase_table(phases))
     content += storage_tables(facts)
     differing = [one for one in built if one.worst_layers]
     content += [
@@ -100,6 +103,32 @@ def _start_table(rows: list[list[Safe]]) -> Safe:
     return html_table(
         "How engines begin, in fresh processes; the file was in memory", head, rows, numbers=1
     )
+
+
+def _phase_rows(facts: ReportFacts, built: Sequence[EngineFact]) -> list[list[Safe]]:
+    """Medians over fresh processes, of engines whose sessions time themselves on an accelerator."""
+    rows = []
+    for one in built:
+        starts = facts.starts.get(one.target, {}).get(one.arm, ())
+        told = [start.phases for start in starts if start.phases]
+        clocks = {start.clock for start in starts if start.clock}
+        if told or clocks:
+            parts = [(each.h2d_us, each.compute_us, each.d2h_us) for each in told]
+            medians = [median(values) for values in zip(*parts, strict=True)]
+            rows.append(
+                [
+                    _name(facts, one),
+                    tag("bdi", esc(words.listing(sorted(clocks)), 160)),
+                    *(esc(words.milliseconds(us / 1e3)) for us in medians),
+                    *[esc("")] * (3 - len(medians)),
+                ]
+            )
+    return rows
+
+
+def _phase_table(rows: list[list[Safe]]) -> Safe:
+    head = ["Engine", "Calls are timed by", "Inputs in", "Computing", "Outputs out"]
+    return html_table("What a call on the accelerator is made of", head, rows, numbers=2)
 
 
 def _layers_figure(facts: ReportFacts, one: EngineFact, place: int) -> svg.Figure:

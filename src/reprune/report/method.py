@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from msgspec import UNSET
 
+from reprune.judge.evidence import HOST_CLOCK
 from reprune.judge.words import waived
 from reprune.report import advice, words
 from reprune.report.facts import ReportFacts
 from reprune.report.measured import flips
 from reprune.report.phrases import Code, Phrase, sentence
+from reprune.report.storage import storage_phrases
 
 
 def method_lines(facts: ReportFacts) -> list[Phrase]:
@@ -18,6 +20,7 @@ def method_lines(facts: ReportFacts) -> list[Phrase]:
     return [
         *_quality(facts),
         *_latency(facts),
+        *storage_phrases(facts),
         *_looks(facts),
         *_uses(facts),
         *[sentence(note) for note in notes(facts)],
@@ -66,12 +69,14 @@ def _latency(facts: ReportFacts) -> Iterator[Phrase]:
         return
     for given in facts.evidence.targets:
         processes = len({unit.process for unit in given.units})
+        clocks = sorted({unit.clock for unit in given.units} - {HOST_CLOCK})
+        timed = f"; calls are timed by {words.listing(clocks)}" if clocks else ""
         yield (
             "Latency on ",
             Code(given.target),
             f": {words.plural(len(given.units), 'unit')} of freshly made sessions, interleaved, in "
             f"{words.plural(processes, 'process', 'processes')}; batch {given.batch_size}; "
-            f"{given.machine.accelerator or given.machine.cpu}, {given.machine.os}.",
+            f"{given.machine.accelerator or given.machine.cpu}, {given.machine.os}{timed}.",
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from reprune.core.artifacts import Outcome
-from reprune.registry.generations import Figure, Generation, State
+from reprune.registry.generations import Figure, Generation, Made, State
 from reprune.report import words
 from reprune.report.cells import NOTHING, UNITS
 from reprune.report.columns import clipped
@@ -78,7 +78,13 @@ def said(each: Generation) -> list[str]:
 def made_words(each: Generation) -> list[str]:
     """What it took over from its champion's generation, and what that saved."""
     made = each.made
-    if made is None or not made.table:
+    if made is None:
+        return []
+    return _table_words(made) + _times_words(made)
+
+
+def _table_words(made: Made) -> list[str]:
+    if not made.table:
         return []
     epochs = "" if made.epochs is None else f"; {made.epochs} of {made.asked} epochs"
     if made.table == "measured":
@@ -88,6 +94,15 @@ def made_words(each: Generation) -> list[str]:
     return [
         f"the champion's sensitivity, checked; saved {words.big(saved)} examples{share}{epochs}"
     ]
+
+
+def _times_words(made: Made) -> list[str]:
+    if made.times == "measured" and made.times_why != made.why:
+        return [f"latency tables measured: {visible(made.times_why, MOST_TEXT)}"]
+    if made.times != "reused":
+        return []
+    took = f"{made.builds} of {words.plural(made.full_builds, 'engine')}"
+    return [f"the champion's latency tables, checked; {took} built for them"]
 
 
 def _of_people(each: Generation) -> list[str]:

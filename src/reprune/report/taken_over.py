@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from reprune.core.artifacts import JointTrial, KnownRecovery, Plan, RuleResult, TableReuse
+from reprune.core.artifacts import (
+    JointTrial,
+    KnownRecovery,
+    Plan,
+    RateChoice,
+    RuleResult,
+    TableReuse,
+    TimesReuse,
+)
 from reprune.judge.trend import Trend, trend
 from reprune.report import words
 from reprune.report.facts import ReportFacts
@@ -14,14 +22,22 @@ SOON = 8
 
 
 def taken_over(facts: ReportFacts) -> list[Phrase]:
-    """A sentence each on the table, the widths and recovery; empty where nothing was asked for."""
+    """A sentence each on the tables, the widths and recovery; empty where nothing was asked for."""
     found: list[str] = []
     if facts.table is not None and facts.table.reuse:
         found.append(table_words(facts.table.reuse, facts.table.cost or 0))
+    found += [
+        times_words(one.target, one.reuse)
+        for profile in facts.profiles
+        for one in profile.tables or ()
+        if one.reuse
+    ]
     if facts.plan is not None and facts.plan.tried:
         found.append(_widths_words(facts.plan, facts.plan.tried))
     if facts.recovery is not None and facts.recovery.known:
         found.append(recovery_words(facts.recovery.known))
+    if facts.recovery is not None and facts.recovery.rate:
+        found += rate_words(facts.recovery.rate)
     return [(one,) for one in found]
 
 
@@ -42,6 +58,18 @@ def table_words(reuse: TableReuse, cost: int) -> str:
     )
 
 
+def times_words(target: str, reuse: TimesReuse) -> str:
+    """Whose latency tables of the target were planned by, why, and how many engines that took or saved."""
+    if reuse.how == "measured":
+        built = words.plural(reuse.full_builds, "engine")
+        return f"Latency tables of {target}: measured with {built}, for {reuse.why}."
+    age = words.plural(reuse.age, "generation")
+    return (
+        f"Latency tables of {target}: the champion's, {age} old: {reuse.why}. It saved "
+        f"{max(0, reuse.full_builds - reuse.built)} of {words.plural(reuse.full_builds, 'engine')}."
+    )
+
+
 def recovery_words(known: KnownRecovery) -> str:
     """How many epochs recovery took of those that it might, and who taught."""
     taught = f"; the champion taught {words.percent(known.weight, 0)} of it" if known.second else ""
@@ -49,6 +77,19 @@ def recovery_words(known: KnownRecovery) -> str:
         f"Recovery: {known.epochs} of {words.plural(known.asked, 'epoch')}, for the champion needed "
         f"{known.needed}{taught}."
     )
+
+
+def rate_words(rate: RateChoice) -> list[str]:
+    """Where the learning rate comes from; nothing of one that was given."""
+    if rate.how == "given":
+        return []
+    if rate.how == "champion":
+        since = words.plural(rate.age, "generation")
+        return [f"Learning rate: {rate.learning_rate:g}, the champion's, found {since} ago."]
+    return [
+        f"Learning rate: {rate.learning_rate:g}, the best on tune of {len(rate.tried)} that were tried "
+        f"for an epoch each, with {words.big(rate.examples)} examples."
+    ]
 
 
 def difficulty(facts: ReportFacts) -> list[Phrase]:

@@ -34,6 +34,8 @@ RUNTIMES: Mapping[str, str] = {
     "microcontroller": "reprune.runtimes.microcontroller.runtime:Microcontroller",
 }
 
+# Words of BuildFact.details that must be the same for all arms of a target, where they are told.
+EQUAL_DETAILS = ("TF32", "profile")
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.
 Binding: TypeAlias = dict[str, str]
 
@@ -100,14 +102,36 @@ class DeviceTimed(Session, Protocol):
 
     `clock` names the convention, copies of inputs and outputs included or not, in words that stand in
     the evidence and the report ("CUDA events around a captured graph, without copies"). All arms of
-    a unit must have the same: a session that cannot capture its graph says another `clock`, or is
-    none of these, and the benchmark refuses to compare it.
+    a unit must have the same, or the benchmark refuses to compare them (see Capturing).
     """
 
     clock: str
 
     def call_ns(self, inputs: Sequence[Array], calls: int) -> Sequence[int]:
         """Runs `calls` calls, one after the other, and gives the duration of each in ns."""
+
+
+@runtime_checkable
+class Capturing(DeviceTimed, Protocol):
+    """A DeviceTimed session that replays captured graphs, and can do without.
+
+    Where the calls of one arm cannot be captured, those of no arm are: what would be compared is how
+    calls are launched, and not the models.
+    """
+
+    def captures(self, inputs: Sequence[Array]) -> bool:
+        """Whether calls on such inputs are replayed from a graph, which is captured now."""
+
+    def uncapture(self) -> None:
+        """From now on calls are launched one by one, and `clock` says so."""
+
+
+@runtime_checkable
+class Phased(DeviceTimed, Protocol):
+    """A DeviceTimed session that tells copies of inputs and outputs from computing."""
+
+    def phase_us(self, inputs: Sequence[Array], calls: int) -> Mapping[str, float]:
+        """Medians in us over `calls` calls: "h2d" (inputs to the device), "compute", "d2h" (outputs back)."""
 
 
 class Runtime(Protocol):

@@ -68,7 +68,7 @@ class Torch:
         program = require("reprune.runtimes.pytorch_program", EXTRA)
         exported = program.exported(source, target.precision, device)
         write_bytes(destination, program.program_bytes(exported, program.signatures_of(source)))
-        return BuildFact()
+        return _fact(target)
 
     def open(self, engine: Path, target: Target) -> Session:
         """A fresh session. Raises BuildError for a file it cannot load."""
@@ -131,7 +131,7 @@ class TorchCompiled:
                     aside.replace(destination)
                 finally:
                     aside.unlink(missing_ok=True)
-        return BuildFact()
+        return _fact(target)
 
     def open(self, engine: Path, target: Target) -> Session:
         """A fresh session; nothing is compiled. Raises BuildError for a file it cannot load."""
@@ -263,6 +263,10 @@ def _gpu_uuid(target: Target) -> str:
         return ""
     about = require("torch", EXTRA).cuda.get_device_properties(_device(target))
     return f"GPU-{str(about.uuid).removeprefix('GPU-')}"
+
+
+def _fact(target: Target) -> BuildFact:
+    return BuildFact(details={"TF32": "off"}) if _is_gpu(target) else BuildFact()
 
 
 def _version() -> str:

@@ -40,8 +40,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The `options` of a TensorRT target.
 
     `workspace_mb` bounds what a tactic may use; `max_batch_size` is the largest batch that one call
-    takes (larger ones are split); `tf32` lets fp32 be rounded to 10 bits in products. `timing_cache` is
-    "" (one of this machine's own), "none", or the sha256 that pins it. More than `max_fallbacks` layers
+    takes (larger ones are split); `tf32` lets products in fp32 be rounded to 10 bits. `timing_cache` is ""
+    (one of this machine's own), "none", or the sha256 that pins it. More than `max_fallbacks` layers
     on the GPU are an error of a DLA target. `copies` counts the copies of inputs and outputs into
     the times; `graph` false times launches one by one. `compute_capability` is what an RTX engine is
     built for ("8.6"; empty: what the machine has, or every one that is supported).
@@ -127,7 +127,13 @@ def build_plan(trt: Any, order: Order) -> tuple[bytes, BuildFact]:
             f"TensorRT cannot build an engine: {log.errors()}",
             fix="see which layer it names; a larger workspace_mb or another precision may help",
         )
-    details = {"network layers": str(network.num_layers)}
+    options = read_options(order.target)
+    least, usual, largest = batches(order.target, options)
+    details = {
+        "network layers": str(network.num_layers),
+        "TF32": "on" if options.tf32 else "off",
+        "profile": f"{least} to {largest} examples, usually {usual}",
+    }
     if order.cache is not None:
         details["timing cache"] = keep(config, order.cache)
     content = bytes(plan)
@@ -195,7 +201,7 @@ def _configure(trt: Any, builder: Any, config: Any, network: Any, order: Order) 
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.builder_optimization_level is not None:
         config.builder_optimization_level = options.builder_optimization_level
-    if target.precision == "fp32" and not options.tf32:
+    if not options.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     if order.sparsity == "2:4":
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)

@@ -109,6 +109,18 @@ class TensorRTSession:
             taken.append(max(1, round(self._between(0, 1) * NS_A_MS)))
         return taken
 
+    def captures(self, inputs: Sequence[Array]) -> bool:
+        """As Capturing promises. False for good once a call could not be captured."""
+        self._captured = self._captured and self._try_capture(self._timed_batch(inputs))
+        return self._captured
+
+    def uncapture(self) -> None:
+        """As Capturing promises."""
+        self._captured = False
+        if self._graph is not None:
+            self._cuda.cudaGraphExecDestroy(self._graph[1])
+            self._graph = None
+
     def phase_us(self, inputs: Sequence[Array], calls: int) -> dict[str, float]:
         """Medians in us of what a call is made of: "h2d" (copies in), "compute", "d2h" (copies out)."""
         batch = self._prepare(inputs)
@@ -217,8 +229,8 @@ class TensorRTSession:
                 fix="give it arrays of the shapes that it was exported with",
             )
 
-    def _prepare(self, inputs: Sequence[Array]) -> int:
-        """Brings inputs that are to be timed onto the device and warms up; how many examples they are."""
+    def _timed_batch(self, inputs: Sequence[Array]) -> int:
+        """How many examples the inputs are. Raises BuildError for more or fewer than one call takes."""
         self._check(inputs)
         batch = len(inputs[0])
         if not self._least <= batch <= self._largest:
@@ -226,6 +238,11 @@ class TensorRTSession:
                 f"the engine runs {self._least} to {self._largest} examples in a call, not {batch}",
                 fix="name the batch size in the target (batch_size, throughput_batch_sizes) and build again",
             )
+        return batch
+
+    def _prepare(self, inputs: Sequence[Array]) -> int:
+        """Brings inputs that are to be timed onto the device and warms up; how many examples they are."""
+        batch = self._timed_batch(inputs)
         self._fill(inputs, batch)
         self._copy(batch, inputs=True)
         if self._captured and not self._try_capture(batch):

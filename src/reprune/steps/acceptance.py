@@ -275,19 +275,22 @@ def _refuse_anchor(reason: str, what: str, registry: Registry) -> NoReturn:
 
 
 def _check_judged(staged: Staged, evidence: Evidence) -> None:
-    """What was handed in is, digest by digest, what the gate judged."""
+    """What was handed in is, digest by digest, what the gate judged.
+
+    The verdict was judged again before: it names each of these, and one at least of what are several.
+    """
     from reprune.steps.gate import ancestor
 
     parents = staged.verdict.manifest.parents
     handed: dict[str, tuple[Sequence[Artifact[Manifest]], list[str]]] = {
-        "candidate": ([staged.candidate], [parents.get("candidate", "")]),
-        "plan": ([staged.plan], [parents.get("chosen", "")]),
-        "table": ([staged.table], [parents.get("table", "")]),
+        "candidate": ([staged.candidate], [parents["candidate"]]),
+        "plan": ([staged.plan], [parents["chosen"]]),
+        "table": ([staged.table], [parents["table"]]),
         "engines": (staged.engines, _listed(parents, "engines")),
         "profiles": (staged.profiles, _listed(parents, "profiles")),
     }
     for what, (found, judged) in handed.items():
-        if [each.digest for each in found] != judged or not found:
+        if [each.digest for each in found] != judged:
             reason = f"{what}_not_judged"
             for each in found:
                 if each.digest not in judged:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import UNSET
 
-from reprune.core.artifacts import WEIGHTS, Engines, Manifest, TargetSamples
+from reprune.core.artifacts import WEIGHTS, Engines, Manifest, Profile, TargetSamples
 from reprune.core.documents import digest_of
 from reprune.core.step import knobs_digest
 from reprune.judge.evidence import (
@@ -191,13 +191,14 @@ def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
         (grounds.data, "dense", "dense"),
         (grounds.data, "previous", "previous"),
     ]
-    # Both may take over what the champion's generation learnt. Before they could, they had no such
+    # These may take over what the champion's generation learnt. Before they could, they had no such
     # parent, and verdicts of that time are still computed again.
     links += [
         (child, "previous", "previous")
         for child, took in (
             (grounds.table, grounds.table.reuse),
             (grounds.candidate, _known(grounds)),
+            *((profile, _tables_reused(profile)) for profile in grounds.profiles),
         )
         if "previous" in child.parents or took is not UNSET
     ]
@@ -227,6 +228,11 @@ def _chain_problems(grounds: Grounds) -> Iterator[Problem]:
         for arm in sorted({*expected, *measured.manifest.arms}):
             if measured.manifest.arms.get(arm) != expected.get(arm):
                 yield Problem(code="arm", words=f"A benchmark measured another {arm}, or none.")
+
+
+def _tables_reused(profile: Profile) -> object:
+    """What a profile says of where its latency tables come from; UNSET where nobody asked."""
+    return next((one.reuse for one in profile.tables or () if one.reuse is not UNSET), UNSET)
 
 
 def _known(grounds: Grounds) -> object:

@@ -17,6 +17,7 @@ from reprune.core.store import Artifact
 from reprune.steps.arms import open_arms
 from reprune.steps.looking import check_reach
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
+from reprune.steps.target_demands import refuse_unoffered
 
 if TYPE_CHECKING:
     from reprune.steps.arms import ArmModel
@@ -44,6 +45,7 @@ def build(
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
     check_reach(targets)
+    refuse_unoffered(targets)
     # torch is imported here, after the cheap refusals: the command line loads this module for help.
     import torch
 

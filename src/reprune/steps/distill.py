@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from reprune.compress.training.workers import Order, train_by, train_elsewhere, train_here
-from reprune.core.artifacts import DataReport, ModelBundle, Previous
+from reprune.core.artifacts import (
+    DataReport,
+    KnownRecovery,
+    ModelBundle,
+    Previous,
+    RateChoice,
+    Recovery,
+)
 from reprune.core.errors import ChainBroken, InputError, RepruneError
 from reprune.core.params import DistillParams, GenerationsParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
 from reprune.steps.known_recovery import known_recovery
+from reprune.steps.learning_rate import chosen_rate
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 if TYPE_CHECKING:
@@ -37,7 +46,8 @@ def distill(
 ) -> ModelBundle:
     """Trains the student with its teacher's logits and keeps the best epoch on `tune`.
 
-    With `generations.reuse` it takes as many epochs as the champion needed, and the champion may teach too.
+    With `generations.reuse` it takes as many epochs as the champion needed, and the champion may teach too;
+    where the learning rate is "auto", the champion's, or else the best of some that are tried.
     Weights that are masked stay zero through every step, and their masks stay beside them.
     Resumes where a killed run stopped. With `distill.processes` above 1 it trains in so many. The result
     is a bundle like the student's, with `recovery` and the marks of the examples that it and a champion
@@ -75,21 +85,28 @@ def distill(
         teacher_digest=teacher.digest,
         second=known.second,
     )
-    held = [MaskShaper(masks=dict(pupil.masks))] if pupil.masks else []
-    if distill.processes > 1 and distill.epochs:
+
+    def train(params: DistillParams, work: Path) -> Recovered:
+        held = [MaskShaper(masks=dict(pupil.masks))] if pupil.masks else []
+        if params.processes == 1 or not params.epochs:
+            return recover(lesson, params, seed=seed, work=work, say=ctx.say, shapers=held)
         order = Order(
             student=str(student.path.resolve()),
             teacher=str(teacher.path.resolve()),
-            params=distill,
+            params=params,
             seed=seed,
             threads=threads,
-            work=str(ctx.work.resolve()),
+            work=str(work.resolve()),
             second=str((previous.path / "champion").resolve()) if known.second else "",
             second_weight=known.second.weight if known.second else 0.0,
         )
-        recovered = _recover_together(lesson, order, ctx, held)
-    else:
-        recovered = recover(lesson, distill, seed=seed, work=ctx.work, say=ctx.say, shapers=held)
+        return _recover_together(lesson, order, ctx, held)
+
+    own = getattr(pupil.task, "optimizer", None)
+    rate = UNSET if own is not None else chosen_rate(distill, previous, generations, train, ctx)
+    if rate is not UNSET:
+        distill = replace(distill, learning_rate=rate.learning_rate)
+    recovered = train(distill, ctx.work)
     save_bundle(ctx.out, recovered.module, pupil.architecture, student, pupil.masks)
     marks = together(data.file(TRAINED_ON).read_bytes(), known.marks)
     write_bytes(ctx.out / TRAINED_ON, marks)
@@ -99,8 +116,16 @@ def distill(
         task=student.manifest.task,
         members=student.manifest.members,
         surgery=student.manifest.surgery,
-        recovery=replace(recovered.recovery, known=known.fact),
+        recovery=_told(recovered.recovery, known.fact, rate),
     )
+
+
+def _told(
+    recovery: Recovery, known: KnownRecovery | UnsetType, rate: RateChoice | UnsetType
+) -> Recovery:
+    """The recovery with what it began with, and with the examples that choosing it took."""
+    tried = rate.examples if rate else 0
+    return replace(recovery, known=known, rate=rate, examples=recovery.examples + tried)
 
 
 def _recover_together(

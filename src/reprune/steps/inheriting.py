@@ -87,8 +87,10 @@ def stored_part(previous: Artifact[Previous], part: str, kind: type[M]) -> Artif
         return None
 
 
-def age_of(previous: Previous, table: Sensitivity) -> int:
-    """How many generations lie between the one that measured all of the champion's table and this one."""
+def age_of(previous: Previous, before: int) -> int:
+    """How many generations lie between the one that measured something and this one, where it was `before`
+    generations old in the champion's.
+    """
     since: list[str] = []
     versions = [one.compressed_version for one in previous.history]
     champion = previous.champion
@@ -96,7 +98,7 @@ def age_of(previous: Previous, table: Sensitivity) -> int:
         later = previous.history[versions.index(champion.version) + 1 :]
         since = [one.dense_version for one in later]
     others = set(since) - {previous.dense_version}
-    return (table.reuse.age if table.reuse else 0) + len(others) + 1
+    return before + len(others) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ def _inherited(
     if table is None or table.manifest.basis != work.basis:
         other = "the champion's table is of other groups, cuts, criterion or repairs"
         return "the registry holds no table of the champion's" if table is None else other
-    age = age_of(previous.manifest, table.manifest)
+    age = age_of(previous.manifest, table.manifest.reuse.age if table.manifest.reuse else 0)
     if age >= params.cold_every:
         return f"that was last done {age} generations ago (generations.cold_every)"
     plan = stored_part(previous, "plan", Plan)

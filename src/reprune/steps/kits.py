@@ -32,6 +32,7 @@ from reprune.measure.device_results import (
     read_result_starts,
     read_result_units,
 )
+from reprune.measure.foreign_results import weigh
 from reprune.runtimes.sidecar import open_engine
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def import_result(root: Path, folder: Path, *, kit: Path | None, now: float) -> 
             place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place, prefix=".import-") as scratch:
             aside = Path(scratch, RESULT)
+            weigh(folder)
             with disk_errors(aside):
                 # What is checked is the copy, which nobody else changes.
                 shutil.copytree(folder, aside, symlinks=True)

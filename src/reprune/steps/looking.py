@@ -20,6 +20,7 @@ from reprune.core.machine import Machine
 from reprune.core.params import BenchmarkParams, Target
 from reprune.core.policy import Policy
 from reprune.core.store import Artifact
+from reprune.runtimes.base import EQUAL_DETAILS
 from reprune.steps.refusals import refuse_strangers
 
 if TYPE_CHECKING:
@@ -75,6 +76,25 @@ def refuse_unfit(
             where=str(engines.path),
             fix="run build and benchmark on one machine, with the same `threads`",
         )
+    refuse_unequal(engines)
+
+
+def refuse_unequal(engines: Artifact[Engines]) -> None:
+    """Raises ChainBroken where the arms of a target were built with another TF32 state or profile."""
+    for name, facts in facts_by_target(engines).items():
+        for key in EQUAL_DETAILS:
+            told = {
+                one.arm: one.built.details[key]
+                for one in facts
+                if one.built and key in one.built.details
+            }
+            if len(set(told.values())) > 1:
+                raise ChainBroken(
+                    f"the engines for '{name}' differ in what must be the same for all arms: {key} is "
+                    + ", ".join(f"{value} ({arm})" for arm, value in sorted(told.items())),
+                    where=str(engines.path),
+                    fix="empty the engine cache (.reprune/work/engines) and run build again",
+                )
 
 
 def required_here(targets: Mapping[str, Target], policy: Policy) -> list[tuple[str, Target]]:

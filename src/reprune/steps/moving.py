@@ -83,15 +83,16 @@ def mark_outgoing(desk: Desk, serving: str | None) -> None:
     A promotion that was cut short between alias and mark would look, once the alias has moved on, as if
     it had never been. What has no receipt of ours that could promote it is left as it is.
     """
-    for info in known_versions(desk.registry, desk.compressed):
-        if info.version != serving or PROMOTED in info.tags:
-            continue
-        try:
-            link = links.read_link(desk.registry, info, desk.authority.keys)
-        except ReceiptInvalid:
-            continue
-        if not isinstance(link, records.RollbackRecord) and link.statement.predicate.promotes:
-            desk.registry.set_tags(desk.compressed, info.version, {PROMOTED: link.digest})
+    versions = known_versions(desk.registry, desk.compressed)
+    info = next((each for each in versions if each.version == serving), None)
+    if info is None or PROMOTED in info.tags:
+        return
+    try:
+        link = links.read_link(desk.registry, info, desk.authority.keys)
+    except ReceiptInvalid:
+        return
+    if not isinstance(link, records.RollbackRecord) and link.statement.predicate.promotes:
+        desk.registry.set_tags(desk.compressed, info.version, {PROMOTED: link.digest})
 
 
 @overload

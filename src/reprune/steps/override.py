@@ -65,7 +65,7 @@ def override(root: Path, verdict: Path, request: Request, *, now: float) -> Over
         expires=_expiry(request.expires, now),
         rules=rules,
         verdict=judged.digest,
-        candidate=judged.manifest.parents.get("candidate", ""),
+        candidate=judged.manifest.parents["candidate"],
         policy=judged.manifest.policy,
     )
     path = root / OVERRIDES_FILE
@@ -82,6 +82,8 @@ def override(root: Path, verdict: Path, request: Request, *, now: float) -> Over
 def _overridable(judged: Artifact[Verdict]) -> tuple[str, ...]:
     """The rules that an override of this verdict can name; there is at least one."""
     judgement, where = judged.manifest.judgement, str(judged.path)
+    if "candidate" not in judged.manifest.parents:
+        _refuse("names no candidate, so no gate wrote it", where, "run `dvc repro` again")
     if judgement.outcome == "pass":
         _refuse("passed: there is nothing to override", where, "run `reprune promote`")
     if judgement.outcome == "error":

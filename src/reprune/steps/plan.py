@@ -32,7 +32,7 @@ from reprune.steps.plan_prior import prior_for_people
 from reprune.steps.plan_trials import with_trials
 from reprune.steps.plan_words import for_people, how_to_edit, with_joint
 from reprune.steps.refusals import refuse_strangers
-from reprune.steps.target_demands import aligned, demands
+from reprune.steps.target_demands import aligned, demands, gains
 from reprune.steps.trying import comparing
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def plan(
     _refuse_other_criterion(table, prune)
     before = _agreed_cost(profiles)
     plan = aligned(plan, targets)
-    wishes = list(demands(plan, targets))
+    wishes = [*demands(plan, targets), *gains(each.manifest for each in profiles)]
     for wish in wishes:
         ctx.say(f"plan: {wish}")
     if masks_weights(plan):
@@ -85,7 +85,7 @@ def plan(
     from reprune.compress.planning.choose import choose
 
     tables = forecasts(profiles, plan, targets, options.full, threads)
-    options = replace(options, forecasts=tables)
+    options = replace(options, forecasts=tables, floors=plan.floors or {})
     asked = {name: targets[name] for name in latency_targets(plan)}
     with timers(opened, asked, seed, ctx.say) as by_target:
         time_ratio = by_target.get(plan.latency_target) if plan.budget == "latency" else None
@@ -142,6 +142,7 @@ def _recorded(
         blocks=_removed(opened, choice) if params.depth else UNSET,
         head_dimensions=True if params.head_dimensions else UNSET,
         limits=params.limits or UNSET,
+        floors=params.floors or UNSET,
         by_hand=(*sorted(params.widths or ()), *(params.removed_blocks or ())) or UNSET,
         tried=choice.tried or UNSET,
     )

@@ -13,9 +13,13 @@ from reprune.core.params import PlanParams, Target
 from reprune.core.store import Artifact
 from reprune.runtimes.base import cannot_run_here, get_runtime
 from reprune.steps.opening import Dense
+from reprune.steps.plan_trials import TRYING
 
 if TYPE_CHECKING:
     from reprune.compress.planning.terms import Rungs, Terms
+
+# Allocators that plan a latency budget by tables, where there are any; to the others MACs stand for it.
+BY_TABLES = ("latency", *TRYING)
 
 TimeRatio: TypeAlias = Callable[[Mapping[str, int]], float]
 
@@ -40,7 +44,7 @@ def forecasts(
     Raises CompressionError for a limit on a target without tables, and for tables of another kind of
     machine than the one that times the target, ChainBroken for two profiles with different ones.
     """
-    by_tables = params.allocator == "latency" and params.latency_model != "in-model"
+    by_tables = params.allocator in BY_TABLES and params.latency_model != "in-model"
     found: dict[str, Callable[[Rungs], Terms]] = {}
     for name in latency_targets(params):
         budget = params.budget == "latency" and name == params.latency_target

@@ -48,6 +48,7 @@ def members_for_people(
     return {
         "members": {
             member: {
+                **({"floor": options.floors[member]} if member in options.floors else {}),
                 "macs_left": _short(share.left),
                 "predicted_loss": _short(share.rise),
                 "predicted_loss_alone": {

@@ -63,4 +63,4 @@ def _champions(result: Plan, previous: Artifact[Previous]) -> Achieved | None:
 
 def _question(plan: Plan) -> list[object]:
     groups = [(item.group, item.width) for item in plan.groups]
-    return [groups, plan.budget, plan.fraction, plan.limits, plan.head_dimensions]
+    return [groups, plan.budget, plan.fraction, plan.limits, plan.floors, plan.head_dimensions]

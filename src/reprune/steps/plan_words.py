@@ -68,6 +68,7 @@ def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
         "budget": plan.budget,
         "fraction": plan.fraction,
         **({} if plan.limits is UNSET else {"limits": dict(plan.limits)}),
+        **({} if plan.floors is UNSET else {"floors": dict(plan.floors)}),
         **({} if plan.by_hand is UNSET else {"by_hand": list(plan.by_hand)}),
         **removed,
         "groups": {

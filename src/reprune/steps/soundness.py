@@ -97,7 +97,7 @@ def _engines(grounds: Grounds) -> Iterator[Problem]:
     """What was measured is, fact by fact, what was built, from the weights that lie beside it."""
     built = {canonical(fact) for engines in grounds.engines for fact in engines.engines}
     weights = {
-        arm: bundle.payload.get(WEIGHTS, "")
+        arm: bundle.payload.get(WEIGHTS)
         for arm, bundle in (("candidate", grounds.candidate), ("dense", grounds.dense))
     }
     for measured in grounds.benchmarks:
@@ -258,8 +258,8 @@ def _examples(grounds: Grounds, quality: QualityEvidence) -> Iterator[Problem]:
 
 def _dropped(recorded: Recorded) -> tuple[int, int]:
     """How many examples were left out at the least and at the most: arms may share some of them."""
-    counts = [count or 0 for count in (recorded.dropped or {}).values()]
-    return (min(counts) if min(counts, default=0) < 0 else max(counts, default=0)), sum(counts)
+    counts = [count or 0 for count in (recorded.dropped or {}).values()] or [0]
+    return (min(counts) if min(counts) < 0 else max(counts)), sum(counts)
 
 
 def _census(quality: QualityEvidence, split: SplitFact, *, whole: bool) -> Iterator[Problem]:

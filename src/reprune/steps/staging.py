@@ -69,7 +69,7 @@ class Staged:
         """Relative path to `sha256:<hex>` of every file that will be registered."""
         return {
             path.relative_to(self.folder).as_posix(): store.file_digest(path)
-            for path in sorted(self.folder.rglob("*"))
+            for path in self.folder.rglob("*")
             if path.is_file()
         }
 

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
 from reprune.compress.structure.alignment import alignments
-from reprune.compress.tables.looking import Subject, measure_operators
+from reprune.compress.tables.inherited import Earlier, knobs_digest, taken_over
+from reprune.compress.tables.looking import Begun, Subject, begun, completed
 from reprune.compress.tables.table import OperatorTable, TableKey
 from reprune.compress.tables.timers import Place, timer_for
-from reprune.core.artifacts import ModelBundle, TableFact, TargetProfile
+from reprune.core.artifacts import ModelBundle, TableFact, TargetProfile, TimesReuse
 from reprune.core.errors import CompressionError
 from reprune.core.machine import this_machine
 from reprune.core.params import TableParams, Target
@@ -29,12 +33,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """A target that was timed here as it is, and with what inputs."""
+    """A target that was timed here as it is, and with what inputs. `earlier` are tables of it that may still
+    hold, or why there are none; UNSET where nobody asked.
+    """
 
     name: str
     target: Target
     shapes: Sequence[Shape]
     profile: TargetProfile
+    earlier: Earlier | str | UnsetType = UNSET
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tabled:
+    """A target's table, and where it comes from, if that was asked."""
+
+    table: OperatorTable
+    reuse: TimesReuse | UnsetType
+
+    @property
+    def fact(self) -> TableFact:
+        """What the manifest says of it."""
+        table = self.table
+        return TableFact(
+            target=table.target,
+            key=table.key.digest,
+            builds=table.builds,
+            error=table.error,
+            reuse=self.reuse,
+        )
 
 
 def tables_of(  # the bundle, the target, the knobs and where it is told
@@ -45,9 +72,10 @@ def tables_of(  # the bundle, the target, the knobs and where it is told
     seed: int,
     threads: int,
     ctx: Context,
-) -> OperatorTable | None:
-    """The target's latency tables, for the workload's commonest shape; None, and why is said, where there
-    is nothing to cut or the runtime may end the process that times it. Raises BuildError.
+) -> Tabled | None:
+    """The target's latency tables, for the workload's commonest shape: the earlier ones where they still
+    hold. None, and why is said, where there is nothing to cut or the runtime may end the process that
+    times it. Raises BuildError.
     """
     runtime = get_runtime(timed.target.runtime)
     if runtime.capabilities.may_crash:
@@ -83,18 +111,29 @@ def tables_of(  # the bundle, the target, the knobs and where it is told
         seed=seed,
     )
     engine = place.built(f"{timed.name}-whole", source(opened.module))
-    table = measure_operators(
+    started = begun(
         _subject(opened, timed, params),
         timer_for(place, opened.module, engine),
         key,
-        params,
-        dense_us=timed.profile.latency_us,
-        work=ctx.work,
-        say=ctx.say,
+        ctx.work,
+        ctx.say,
     )
-    for note in table.notes:
+    found = _tabled(started, timed, params)
+    if found.reuse is not UNSET:
+        verb = "are used again" if found.reuse.how == "reused" else "were measured"
+        ctx.say(f"{timed.name}: the latency tables {verb}: {found.reuse.why}")
+    for note in found.table.notes:
         ctx.say(f"{timed.name}: {note}")
-    return table
+    return found
+
+
+def _tabled(started: Begun, timed: Timed, params: TableParams) -> Tabled:
+    knobs, dense_us = knobs_digest(timed.target, params), timed.profile.latency_us
+    if timed.earlier is UNSET:
+        table = completed(started, params.builds, dense_us)
+        return Tabled(table=replace(table, knobs=knobs), reuse=UNSET)
+    table, reuse = taken_over(started, timed.earlier, knobs, params.builds, dense_us)
+    return Tabled(table=table, reuse=reuse)
 
 
 def table_key(
@@ -115,14 +154,6 @@ def table_key(
         threads=target.threads,
         inputs=tuple(tuple(shape) for shape in shapes),
         questions=questions,
-    )
-
-
-def facts(tables: Sequence[OperatorTable]) -> tuple[TableFact, ...]:
-    """What the manifest says of them."""
-    return tuple(
-        TableFact(target=table.target, key=table.key.digest, builds=table.builds, error=table.error)
-        for table in tables
     )
 
 

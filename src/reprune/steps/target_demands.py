@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from msgspec import structs
+from msgspec import UNSET, structs
 
+from reprune.core.artifacts import Profile
 from reprune.core.errors import InputError
 from reprune.core.params import PlanParams, Target
 from reprune.core.policy import Policy
@@ -14,6 +15,8 @@ from reprune.runtimes.base import get_runtime
 
 # plan.round_to: whatever the targets want.
 FROM_TARGETS = 0
+# Above this share of the time of fp16, what int8 saves is lost in the noise of a quick look.
+NO_GAIN = 0.98
 
 
 def aligned(params: PlanParams, targets: Mapping[str, Target]) -> PlanParams:
@@ -41,6 +44,34 @@ def demands(params: PlanParams, targets: Mapping[str, Target]) -> Iterator[str]:
             yield _zeros(
                 name, target, "unstructured" if params.method == "weights" else params.pattern
             )
+
+
+def gains(profiles: Iterable[Profile]) -> Iterator[str]:
+    """What int8 buys over fp16 on each target where that was measured; there is no other fair rival."""
+    for one in (target for profile in profiles for target in profile.targets):
+        if one.over_fp16 is not UNSET:
+            advice = "" if one.over_fp16 < NO_GAIN else ": int8 buys nothing there, ask for fp16"
+            yield (
+                f"{one.target}: int8-fp16 takes {one.over_fp16:.2f} of the time of fp16 (dense model, a "
+                f"quick look){advice}"
+            )
+
+
+def refuse_unoffered(targets: Mapping[str, Target]) -> None:
+    """Raises InputError for a target whose runtime has not its precision or device, before work is spent."""
+    for name, target in sorted(targets.items()):
+        can = get_runtime(target.runtime).capabilities
+        kind = target.device.partition(":")[0]
+        for asked, offered, key in (
+            (target.precision, can.precisions, "precision"),
+            (kind, ("", *can.devices), "device"),
+        ):
+            if asked not in offered:
+                raise InputError(
+                    f"{target.runtime} has no {key} {asked}",
+                    where=f"params.yaml (targets.{name}.{key})",
+                    fix=f"use one of: {', '.join(filter(None, offered))}",
+                )
 
 
 def refuse_untimed(required_here: Iterable[tuple[str, Target]], policy: Policy) -> None:

@@ -62,12 +62,10 @@ class Problem:
 
     `blocks` are the options among them that are whole blocks (rungs 0 and 1), each with the groups
     inside it: where a block is gone, the widths of those change neither cost nor loss.
-    `terms`, where they are known, are `cost` as a sum of small tables, and `others` are the budgets
-    beside it. `evaluate`, for allocators that try, measures the loss increase of a joint cut on tune;
-    `tries` says how often, and what else such allocators may know.
     `terms`, where they are known, are `cost` as a sum of small tables, `dense` is the whole model's, and
-    `others` are the budgets beside it (see Limit). `evaluate`, for allocators that try, measures the
-    loss increase of a joint cut on tune.
+    `others` are the budgets beside it (see Limit). `floors` bound parts of the predicted rise, which grow as
+    groups are cut. `evaluate`, for allocators that try, measures the loss increase of a joint cut on
+    tune; `tries` says how often, and what else such allocators may know.
     """
 
     rungs: Mapping[str, tuple[int, ...]]
@@ -79,6 +77,7 @@ class Problem:
     terms: Terms | None = None
     dense: float | None = None
     others: tuple[Limit, ...] = ()
+    floors: tuple[Limit, ...] = ()
     evaluate: Callable[[Widths], float] | None = None
     tries: Tries | None = None
 
@@ -101,6 +100,14 @@ class Problem:
     def fits(self, widths: Widths) -> bool:
         """Whether no budget is exceeded."""
         return all(limit.fits(widths) for limit in self.limits)
+
+    def spares(self, widths: Widths) -> bool:
+        """Whether every floor is kept."""
+        return all(floor.fits(widths) for floor in self.floors)
+
+    def allows(self, widths: Widths) -> bool:
+        """Whether no budget is exceeded and every floor is kept."""
+        return self.fits(widths) and self.spares(widths)
 
     def load(self, widths: Widths) -> float:
         """What a search lowers until the widths fit: the cost, or with several budgets the sum of their
@@ -164,12 +171,24 @@ def allocated(name: str, problem: Problem) -> Allocated:
             f"the allocator '{name}' exceeded its budget",
             fix="correct the allocator, or use another one",
         )
+    _refuse_below_floors(name, problem, widths)
     chosen = {group: widths[group] for group in problem.rungs}
     for block, groups in problem.blocks.items():
         if chosen[block] == 0:
             # What they are set to costs and loses nothing there.
             chosen |= {group: problem.rungs[group][-1] for group in groups}
     return Allocated(widths=chosen, gap=gap)
+
+
+def _refuse_below_floors(name: str, problem: Problem, widths: Widths) -> None:
+    for floor in problem.floors:
+        if not floor.fits(widths):
+            raise CompressionError(
+                f"the allocator '{name}' takes more from {floor.name} than its floor allows: its cuts are "
+                f"predicted to add {floor.cost(widths):.4g} to the loss, and {floor.most:.4g} is allowed",
+                where="params.yaml (plan.floors)",
+                fix="set plan.allocator to sensitivity or latency, which keep to floors, or raise this one",
+            )
 
 
 def _refuse_unreachable(problem: Problem) -> None:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from reprune.core.params import PlanParams
 
 
+# What two plans must have been asked alike for the one's widths to be an answer to the other.
+QUESTION = ("allocator", "budget", "fraction", "limits", "floors")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """Widths for every group, 0 or 1 for the key of every block, and what is expected of them. `tried` is
@@ -59,8 +63,9 @@ def choose(
     as good.
 
     A latency budget is met by search over fractions of the MACs, or of the latency that
-    `options.times` predicts; it needs `time_ratio`. With the allocator "latency", and for latency
-    limits, tables are planned by, timed and corrected (closing.close). The champion's
+    `options.times` predicts; it needs `time_ratio`. With the allocator "latency", for latency limits, and
+    where `options.forecasts` know the budget's target, tables are planned by, timed and corrected
+    (closing.close). The champion's
     widths are kept when its plan was made for the same groups, allocator, budget and fraction, they
     still fit, and they are predicted to lose no more than one standard error of the prediction above
     the fresh ones: below that the sensitivity cannot tell the two apart, and generations of the same
@@ -69,9 +74,10 @@ def choose(
 
     Raises CompressionError where the budget cannot be met.
     """
+    by_table = params.budget == "latency" and params.latency_target in options.forecasts
     options = _forecasting(options, params, say)
     kept = _champion_widths(options, params, champion)
-    goals = _goals(options, params, time_ratio)
+    goals = _goals(options, params, time_ratio) if by_table or _by_tables(params) else {}
     trials = max(1, params.latency_trials - (kept is not None))
     if goals:
         found = _closed(options, params, goals, trials, say)
@@ -134,14 +140,17 @@ def _forecasting(options: Options, params: PlanParams, say: Callable[[str], None
     return replace(options, forecasts={**options.forecasts, target: forecast})
 
 
+def _by_tables(params: PlanParams) -> bool:
+    """Whether latencies are planned by tables, or what stands for them, whatever is forecast."""
+    limits = any(name.startswith(LATENCY) for name in params.limits or ())
+    return limits or params.allocator == "latency"
+
+
 def _goals(options: Options, params: PlanParams, time_ratio: TimeRatio | None) -> dict[str, Goal]:
-    """The latencies that are planned by tables; none where the budget is searched for, or is no latency."""
+    """The latencies among the budgets, to be planned by tables."""
     budgets = _budgets(params)
-    latencies = [name for name in budgets if name.startswith(LATENCY)]
-    if params.allocator != "latency" and not any(name in latencies for name in params.limits or ()):
-        return {}
     goals = {}
-    for name in latencies:
+    for name in (name for name in budgets if name.startswith(LATENCY)):
         target = name.removeprefix(LATENCY)
         limit = options.limit(name, 1.0)
         goals[name] = Goal(
@@ -232,8 +241,7 @@ def _champion_widths(
     """The champion's widths where its plan answered the same question and they are still allowed."""
     if champion is None:
         return None
-    asked = (champion.allocator, champion.budget, champion.fraction, champion.limits or {})
-    if asked != (params.allocator, params.budget, params.fraction, params.limits or {}):
+    if any(getattr(champion, name) != getattr(params, name) for name in QUESTION):
         return None
     widths = {item.group: item.keep for item in champion.groups}
     removed = {block_key(block) for block in champion.blocks or ()}
@@ -246,6 +254,5 @@ def _champion_widths(
     if any(widths[name] not in rungs for name, rungs in options.rungs.items()):
         return None
     counted = {n: f for n, f in _budgets(params).items() if not n.startswith(LATENCY)}
-    if not all(options.limit(unit, share).fits(widths) for unit, share in counted.items()):
-        return None
-    return widths
+    fits = all(options.limit(unit, share).fits(widths) for unit, share in counted.items())
+    return widths if fits and options.problem("macs", 1.0).spares(widths) else None

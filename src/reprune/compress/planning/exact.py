@@ -21,7 +21,7 @@ ROUNDING = 1e-13
 
 def by_exact(problem: Problem) -> Allocated:
     """The widths with the least sum of predicted rises (ties broken as by_sensitivity does) that meet
-    every limit, and how far from the best they could be at most.
+    every limit and floor, and how far from the best they could be at most.
 
     Under one limit whose tables link few options at a time it is found by elimination, with no gap;
     else by integer programming in limited time. Where that ends with a gap, by_sensitivity's answer is
@@ -34,7 +34,8 @@ def by_exact(problem: Problem) -> Allocated:
         return Allocated(widths=problem.full, gap=0.0)
     losses = dict(zip(problem.rungs, tie_broken(problem), strict=True))
     free = [losses[name] for name in names]
-    levels = _eliminated(problem, names, free) if len(problem.limits) == 1 else None
+    single = len(problem.limits) == 1 and not problem.floors
+    levels = _eliminated(problem, names, free) if single else None
     if levels is not None and problem.fits(_widths(problem, names, levels)):
         return Allocated(widths=_widths(problem, names, levels), gap=0.0)
     return _programmed(problem, names, free)
@@ -66,18 +67,22 @@ def _eliminated(
 
 
 def _programmed(problem: Problem, names: list[str], losses: Sequence[Sequence[float]]) -> Allocated:
-    limits = [(*_tables(limit, problem, names), limit.most) for limit in problem.limits]
+    bounds = (*problem.limits, *problem.floors)
+    limits = [(*_tables(limit, problem, names), limit.most) for limit in bounds]
     answer = programmed(
         Programme(losses=losses, limits=limits),
-        lambda levels: problem.fits(_widths(problem, names, levels)),
+        lambda levels: problem.allows(_widths(problem, names, levels)),
     )
     if answer.impossible:
+        floors = "".join(f", the floor of {floor.name}" for floor in problem.floors)
         raise CompressionError(
             "no allowed widths meet all limits at once: "
-            + ", ".join(limit.name for limit in problem.limits),
+            + ", ".join(limit.name for limit in problem.limits)
+            + floors,
             where="params.yaml (plan)",
-            fix="raise plan.fraction or one of plan.limits, or allow narrower layers with a smaller "
-            "plan.min_keep or plan.round_to",
+            fix="raise plan.fraction or one of plan.limits"
+            + (" or plan.floors" if floors else "")
+            + ", or allow narrower layers with a smaller plan.min_keep or plan.round_to",
         )
     found = [] if answer.levels is None else [answer.levels]
 

@@ -23,15 +23,22 @@ def by_sensitivity(problem: Problem) -> dict[str, int]:
     seen); and the uniform allocation. With blocks, two more without those that lose least for what
     they save: a block and the widths inside it cannot be exchanged in one step. Each is improved until
     no single group can be widened, and no pair exchanged, for a lower sum; the best one is returned,
-    so it never predicts more loss than uniform. Deterministic. It needs no tables (see exact.by_exact for
-    what proves its answer with them), and the curves are known less exactly than this search finds.
+    so it never predicts more loss than uniform. Every floor is kept on the way. Deterministic. It needs
+    no tables (see exact.by_exact for what proves its answer with them), and the curves are known less
+    exactly than this search finds.
+
+    Raises CompressionError where no cut that the floors allow leads to the budget.
     """
     names = list(problem.rungs)
     losses = tie_broken(problem)
     full = _levels(problem, problem.full)
-    starts = [_greedy(problem, losses, full), *_without_blocks(problem, losses)]
+    begins: list[list[int] | None] = [_greedy(problem, losses, full)]
+    begins += _without_blocks(problem, losses)
     if problem.fits(at_share(problem, Fraction(0))):
-        starts.append(_levels(problem, uniform(problem)))
+        begins.append(_levels(problem, uniform(problem)))
+    starts = [start for start in begins if start is not None and _spares(problem, start)]
+    if not starts:
+        raise _below_floors(problem)
     best = min(
         (_improve(problem, losses, start) for start in starts),
         key=lambda levels: _total(losses, levels),
@@ -67,6 +74,10 @@ def _fits(problem: Problem, levels: Sequence[int]) -> bool:
     return problem.fits(_widths(problem, levels))
 
 
+def _spares(problem: Problem, levels: Sequence[int]) -> bool:
+    return not problem.floors or problem.spares(_widths(problem, levels))
+
+
 def _widths(problem: Problem, levels: Sequence[int]) -> dict[str, int]:
     return {
         group: rungs[level]
@@ -92,12 +103,17 @@ def _without_blocks(
     levels = [*full]
     for _, index in sorted(prices):
         levels[index] = 0
-        starts.append(_greedy(problem, losses, levels))
+        found = _greedy(problem, losses, levels) if _spares(problem, levels) else None
+        starts += [found] if found is not None else []
     return sorted(starts, key=lambda start: _total(losses, start))[:best]
 
 
-def _greedy(problem: Problem, losses: Sequence[Sequence[float]], start: Sequence[int]) -> list[int]:
-    """From `start`, the cheapest cut for its saving until the limit is met (it can be: see allocate)."""
+def _greedy(
+    problem: Problem, losses: Sequence[Sequence[float]], start: Sequence[int]
+) -> list[int] | None:
+    """From `start`, the cheapest cut for its saving until the limit is met (it can be: see allocate); None
+    where every cut that is left falls below a floor.
+    """
     rungs = list(problem.rungs.values())
     below = [_hull_below(widths, loss) for widths, loss in zip(rungs, losses, strict=True)]
     levels = [*start]
@@ -114,14 +130,39 @@ def _greedy(problem: Problem, losses: Sequence[Sequence[float]], start: Sequence
         for index, level in enumerate(levels):
             if level == 0:
                 continue
-            trial = [*levels]
-            trial[index] = below[index][level]
+            trial = _cut(problem, levels, index, (below[index][level], level - 1))
+            if trial is None:
+                continue
             after = _cost(problem, trial)
             rise = losses[index][trial[index]] - losses[index][level]
             price = rise / (cost - after) if after < cost else math.inf
             steps.append((price, index, after, trial))
+        if not steps:
+            return None
         _, _, cost, levels = min(steps, key=lambda step: step[:2])
     return levels
+
+
+def _cut(
+    problem: Problem, levels: Sequence[int], index: int, targets: Sequence[int]
+) -> list[int] | None:
+    """`levels` with `index` at the first of `targets` that keeps every floor; None for none."""
+    for target in targets:
+        trial = [*levels]
+        trial[index] = target
+        if _spares(problem, trial):
+            return trial
+    return None
+
+
+def _below_floors(problem: Problem) -> CompressionError:
+    named = ", ".join(f"{floor.name} ({floor.most:.4g})" for floor in problem.floors)
+    budgets = ", ".join(limit.name for limit in problem.limits)
+    return CompressionError(
+        f"no cut that the floors of {named} allow leads to the budget of {budgets}",
+        where="params.yaml (plan.floors)",
+        fix="raise a floor or plan.fraction; plan.yaml shows what each member gives up without floors",
+    )
 
 
 def _hull_below(widths: Sequence[int], loss: Sequence[float]) -> list[int]:
@@ -194,7 +235,7 @@ def _widened(
         if other == index:
             continue
         paid = _largest_fitting(problem, trial, other)
-        if paid is None:
+        if paid is None or not _spares(problem, paid):
             continue
         net = gain - (losses[other][paid[other]] - losses[other][levels[other]])
         if net > 0.0 and (best is None or net > best[0]):

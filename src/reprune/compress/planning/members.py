@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reprune.compress.planning.allocate import Problem, Widths, allocate
+from reprune.compress.planning.allocate import Limit, Problem, Widths, allocate
 from reprune.compress.planning.costs import block_key
+from reprune.compress.planning.terms import Term, Terms
 from reprune.core.artifacts import LayerProfile
 from reprune.core.errors import CompressionError
 
+ROUNDING = 1e-12
 # The shares of a member's own cost at which its predicted loss is told.
 SHARES = (0.8, 0.6, 0.5, 0.4, 0.3)
 
@@ -37,6 +39,34 @@ def own_costs(layers: Sequence[LayerProfile], members: Sequence[str]) -> dict[st
         member: sum(layer.macs for layer in layers if layer.layer.startswith(f"{member}."))
         for member in members
     }
+
+
+def floors_of(problem: Problem, floors: Mapping[str, float]) -> tuple[Limit, ...]:
+    """A limit for each member in `floors`: what its cuts are predicted to add to the set's loss."""
+    return tuple(_floor(problem, member, most) for member, most in floors.items())
+
+
+def _floor(problem: Problem, member: str, most: float) -> Limit:
+    mine = {name: rungs for name, rungs in problem.rungs.items() if belongs(name, member)}
+
+    def rise(widths: Widths) -> float:
+        return rise_of(problem, {name: width for name, width in widths.items() if name in mine})
+
+    terms = Terms(
+        constant=0.0,
+        terms=tuple(
+            Term(
+                options=(name,),
+                values={
+                    (rung,): value for rung, value in zip(rungs, problem.rises[name], strict=True)
+                },
+            )
+            for name, rungs in mine.items()
+        ),
+        full={name: rungs[-1] for name, rungs in problem.rungs.items()},
+    )
+    # A sum in another order must not miss a floor that is met exactly.
+    return Limit(name=member, cost=rise, most=most * (1.0 + ROUNDING), terms=terms)
 
 
 def member_shares(

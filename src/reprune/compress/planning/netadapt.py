@@ -25,7 +25,8 @@ def by_adaptation(problem: Problem) -> dict[str, int]:
     Deterministic.
     """
     looks = Looks(problem)
-    for start in starts(problem)[:1]:
+    # Its own way knows no floors: the start that keeps them is looked at too.
+    for start in starts(problem)[: None if problem.floors else 1]:
         looks.rise(start)
     options = [name for name, rungs in problem.rungs.items() if len(rungs) > 1]
     steps = max(min(STEPS, looks.left), looks.left // max(len(options), 1), 1)

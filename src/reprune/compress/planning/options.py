@@ -12,6 +12,7 @@ from reprune.compress.planning.cost_terms import cost_terms
 from reprune.compress.planning.costs import CostModel
 from reprune.compress.planning.curves import Curve
 from reprune.compress.planning.latency import Widths
+from reprune.compress.planning.members import floors_of
 from reprune.compress.planning.terms import Rungs, Terms
 from reprune.core.errors import CompressionError
 
@@ -35,6 +36,7 @@ class Options:
     those keys to the groups inside. `times`, where it was measured, predicts latency.
     `forecasts` predict it by target, in any unit, as tables over rungs, and `timers` measure it there as
     a share of the dense model's. `whole` are the full widths where a rung was set by hand.
+    `floors` are the most that members' cuts may add to the predicted loss.
     `evaluate` and `tries` are what allocators that try are given.
     """
 
@@ -46,6 +48,7 @@ class Options:
     forecasts: Mapping[str, Callable[[Rungs], Terms]] = field(default_factory=dict)
     timers: Mapping[str, TimeRatio] = field(default_factory=dict)
     whole: Mapping[str, int] | None = None
+    floors: Mapping[str, float] = field(default_factory=dict)
     evaluate: Callable[[Widths], float] | None = None
     tries: Tries | None = None
     _limits: dict[tuple[str, bool], Limit] = field(
@@ -143,7 +146,7 @@ class Options:
         their fractions; units as in `limit`.
         """
         first = self.limit(budget, fraction, tables=tables)
-        return Problem(
+        found = Problem(
             rungs=self.rungs,
             rises={
                 name: tuple(self.curves[name].at(keep) for keep in rungs)
@@ -161,3 +164,4 @@ class Options:
                 self.limit(unit, share, tables=tables) for unit, share in (others or {}).items()
             ),
         )
+        return replace(found, floors=floors_of(found, self.floors))

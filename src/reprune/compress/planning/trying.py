@@ -95,7 +95,7 @@ class Looks:
                 return None
             self._seen[key] = self._evaluate(whole)
         rise = self._seen[key]
-        if (self.best is None or rise < self.best_rise) and self._problem.fits(whole):
+        if (self.best is None or rise < self.best_rise) and self._problem.allows(whole):
             self.best, self.best_rise = whole, rise
         return rise
 
@@ -145,9 +145,9 @@ def starts(problem: Problem) -> list[dict[str, int]]:
 
 
 def allowed(problem: Problem, widths: Widths) -> bool:
-    """Whether these are widths of the problem, and fit."""
+    """Whether these are widths of the problem, and within its budgets and floors."""
     known = all(widths.get(name) in rungs for name, rungs in problem.rungs.items())
-    return known and problem.fits(widths)
+    return known and problem.allows(widths)
 
 
 def onto_budget(problem: Problem, wish: Widths) -> dict[str, int]:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from reprune.compress.tables.grid import Grid, grid_of
+from reprune.compress.tables.grid import Grid, grid_of, with_stairs
 from reprune.compress.tables.sites import AxisParts, Lengths, Site
+from reprune.compress.tables.stairs import steps_between
 
 Rungs = Mapping[str, tuple[int, ...]]
 Observed = Mapping[str, Mapping[Lengths, Sequence[float]]]
@@ -21,6 +22,9 @@ TOLERANCE = 0.003
 # What is still unknown of an interval between neighbours at most, in shares of their difference: a
 # stair may lie anywhere in it, but rarely at its very end.
 STAIR = 0.5
+# The same where a staircase that other layers show says where the time rises: with one step in the interval
+# by how much, too, with more of them not quite.
+KNOWN_STEP, KNOWN_STEPS = 0.02, 0.1
 # Points inside are nearly the product of the edges: this share of it is unknown.
 INSIDE = 0.15
 
@@ -72,11 +76,13 @@ def next_widths(sites: Sequence[Site], rungs: Rungs, observed: Observed) -> dict
 
 def _wishes(sites: Sequence[Site], rungs: Rungs, observed: Observed) -> list[Wish]:
     asked = Counter(site.question for site in sites)
-    grids = {
-        site.question: grid_of(site.full, observed[site.question])
-        for site in sites
-        if site.question in observed
-    }
+    grids = with_stairs(
+        {
+            site.question: grid_of(site.full, observed[site.question])
+            for site in sites
+            if site.question in observed
+        }
+    )
     total = sum(grids[site.question].points[site.full] for site in sites) or 1.0
     found: list[Wish] = []
     for site in sites:
@@ -115,12 +121,13 @@ def _along_edge(  # one axis of one layer, and what is known of it
     if least not in edge:
         return [wish(least, corner)]
     found = []
-    known = sorted(edge)
-    for low, high in pairwise(known):
+    for low, high in pairwise(sorted(edge)):
         between = [length for length in reachable if low < length < high]
         if between:
             middle = min(between, key=lambda length: (abs(2 * length - low - high), length))
-            found.append(wish(middle, STAIR * abs(edge[high] - edge[low])))
+            steps = steps_between(low, high, grid.steps[axis])
+            unknown = {0: STAIR, 1: KNOWN_STEP}.get(steps, KNOWN_STEPS)
+            found.append(wish(middle, unknown * abs(edge[high] - edge[low])))
     return found
 
 

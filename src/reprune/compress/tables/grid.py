@@ -8,12 +8,12 @@ inside say how far the product of the two is off.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from reprune.compress.tables.sites import Lengths
+from reprune.compress.tables.stairs import FLAT, along, kind_of, stairs_of
 
 # Below it a time is the clock's noise, and a ratio of two such times means nothing.
 LEAST_US = 0.05
@@ -21,15 +21,18 @@ LEAST_US = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """`points` are measured microseconds; `full` is among them."""
+    """`points` are measured microseconds; `full` is among them. `steps` are how wide the stairs are along
+    each axis (see stairs), 1 where none are known.
+    """
 
     full: Lengths
     points: Mapping[Lengths, float]
+    steps: tuple[int, int] = FLAT
 
     def __call__(self, lengths: Lengths) -> float:
         """Microseconds at these lengths: as measured at a measured point; between those along an edge
-        linear; inside the product of both edges over the corner, corrected as the nearest measured points
-        inside say. Beyond the smallest measured length the smallest one's.
+        in known stairs, else linear; inside the product of both edges over the corner, corrected as the
+        nearest measured points inside say. Beyond the smallest measured length the smallest one's.
         """
         if lengths in self.points:
             return self.points[lengths]
@@ -56,7 +59,7 @@ class Grid:
 
     def _product(self, lengths: Lengths) -> float:
         corner = max(self.points[self.full], LEAST_US)
-        first, second = (_along(self.edge(axis), lengths[axis]) for axis in (0, 1))
+        first, second = (along(self.edge(axis), lengths[axis], self.steps[axis]) for axis in (0, 1))
         return first * second / corner
 
     def _correction(self, lengths: Lengths) -> float:
@@ -83,12 +86,9 @@ def grid_of(full: Lengths, observed: Mapping[Lengths, Sequence[float]]) -> Grid:
     return Grid(full=full, points={point: median(found) for point, found in observed.items()})
 
 
-def _along(edge: Sequence[tuple[int, float]], length: int) -> float:
-    places = [place for place, _ in edge]
-    at = bisect_right(places, length)
-    if at == 0:
-        return edge[0][1]
-    if at == len(edge):
-        return edge[-1][1]
-    (low, below), (high, above) = edge[at - 1], edge[at]
-    return below + (above - below) * (length - low) / (high - low)
+def with_stairs(grids: Mapping[str, Grid]) -> dict[str, Grid]:
+    """The grids, by question, with the stairs that some of them show in all of their like."""
+    seen = stairs_of({name: (grid.edge(0), grid.edge(1)) for name, grid in grids.items()})
+    return {
+        name: replace(grid, steps=seen.get(kind_of(name), FLAT)) for name, grid in grids.items()
+    }

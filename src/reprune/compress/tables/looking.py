@@ -24,6 +24,7 @@ from reprune.compress.tables.table import (
     Point,
     QuestionTimes,
     TableKey,
+    TimedCut,
     questions_digest,
 )
 from reprune.core import store
@@ -103,26 +104,41 @@ def measure_operators(  # noqa: PLR0913  # what, by whom, for how long, and wher
     `key` gives the table's key for the digest of its questions; `dense_us` is what a whole call of the
     dense model takes. Raises BuildError.
     """
-    book = _Book(subject, timer, work, key(_asked(subject)).digest, say)
-    book.look({}, params.builds)
+    return completed(begun(subject, timer, key, work, say), params.builds, dense_us)
+
+
+def begun(
+    subject: Subject,
+    timer: Timer,
+    key: Callable[[str], TableKey],
+    work: Path,
+    say: Callable[[str], None],
+) -> Begun:
+    """The dense model looked at, and so what is to be asked. Raises BuildError."""
+    book = Book(subject, timer, work, key(_asked(subject)).digest, say)
+    dense = book.look({})
     sites = sites_of(
-        subject.module,
-        subject.groups,
-        subject.example_inputs,
-        book.looks[0].seen.kinds,
-        subject.blocks,
+        subject.module, subject.groups, subject.example_inputs, dense.seen.kinds, subject.blocks
     )
-    asked = key(questions_digest(sites))
+    return Begun(book=book, sites=sites, key=key(questions_digest(sites)))
+
+
+def completed(begun: Begun, builds: int, dense_us: float) -> OperatorTable:
+    """The table from the looks there are and as many more as tell something, at most `builds` in all.
+    Raises BuildError.
+    """
+    book, sites, subject = begun.book, begun.sites, begun.book.subject
     rungs = rungs_of(subject.groups, subject.steps)
-    while len(book.looks) <= params.builds:
+    while len(book.looks) <= builds:
         observed = observed_of(sites, [(look.widths, look.seen.shares) for look in book.looks])
         widths = next_widths(sites, rungs, observed)
-        if widths is None or not book.look(widths, params.builds):
+        if widths is None or book.known(widths) is not None:
             break
-    return _table(subject, sites, book.looks, asked, dense_us)
+        book.look(widths, f" of at most {builds}")
+    return _table(subject, sites, book.looks, begun.key, dense_us)
 
 
-class _Book:
+class Book:
     """The looks so far, each written down as it ends; begins with those of a run that was killed."""
 
     def __init__(
@@ -135,18 +151,34 @@ class _Book:
         self.say = say
         self.looks = _read(self.path, key)
 
-    def look(self, widths: dict[str, int], most: int) -> bool:
-        """Looks at these widths, unless that was done; whether it had not been."""
-        if any(look.widths == widths for look in self.looks):
-            return False
+    def known(self, widths: Widths) -> Look | None:
+        """The look at these widths, where there was one."""
+        return next((look for look in self.looks if look.widths == widths), None)
+
+    def look(self, widths: dict[str, int], told: str = "") -> Look:
+        """The look at these widths, now unless there was one. Raises BuildError."""
+        known = self.known(widths)
+        if known is not None:
+            return known
         seen = self.timer.look(cut_to(self.subject, widths))
-        self.looks = (*self.looks, Look(widths=widths, seen=seen))
+        found = Look(widths=widths, seen=seen)
+        self.looks = (*self.looks, found)
         store.write_bytes(self.path, msgspec.json.encode(Progress(key=self.key, looks=self.looks)))
-        self.say(
-            f"{self.subject.name}: build {len(self.looks) - 1} of at most {most} for the tables: "
-            f"{seen.whole:.3f} of the dense latency"
-        )
-        return True
+        if widths:
+            self.say(
+                f"{self.subject.name}: build {len(self.looks) - 1}{told} for the tables: "
+                f"{seen.whole:.3f} of the dense latency"
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A table that is begun: the dense model was looked at, `sites` are its layers, `key` is the table's."""
+
+    book: Book
+    sites: tuple[Site, ...]
+    key: TableKey
 
 
 def cut_to(subject: Subject, widths: Widths) -> nn.Module:
@@ -215,6 +247,7 @@ def _table(
         widths={group.name: group.width for group in subject.groups},
         blocks=tuple(block.name for block in subject.blocks),
         notes=tuple(_notes(subject, sites)),
+        cuts=tuple(TimedCut(widths=look.widths, whole=look.seen.whole) for look in looks[1:]),
     )
 
 

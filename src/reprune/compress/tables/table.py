@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from reprune.compress.tables.grid import Grid
+from reprune.compress.tables.grid import Grid, with_stairs
 from reprune.compress.tables.sites import Site
 from reprune.core.artifacts import Fact
 from reprune.core.documents import decode_json, digest_of
@@ -52,6 +52,15 @@ class QuestionTimes(Fact, kw_only=True):
     points: tuple[Point, ...]
 
 
+class TimedCut(Fact, kw_only=True):
+    """A cut that was built and timed: its latency over the dense model's. Every layer's time at its lengths
+    there is among the points.
+    """
+
+    widths: dict[str, int]
+    whole: float
+
+
 class OperatorTable(Fact, kw_only=True):
     """A target's times by layer and lengths, and what a whole call takes beside them.
 
@@ -60,7 +69,9 @@ class OperatorTable(Fact, kw_only=True):
     `builds` engines were built and timed; `error` is the median of what the fit is off there, as a share.
     `steps`: a group's widths were timed at multiples of its step, and hold nowhere else. `widths` are
     all groups of the model and `blocks` all that can be removed, also those that no timed layer depends
-    on: they cost nothing here. `notes` say what of the dependence on widths is not in the tables.
+    on: they cost nothing here. `notes` say what of the dependence on widths is not in the tables. `cuts`
+    were built, and `knobs` is the digest of how (inherited.knobs_digest): "" in older tables, which no later
+    generation uses again.
     """
 
     target: str
@@ -76,17 +87,20 @@ class OperatorTable(Fact, kw_only=True):
     widths: dict[str, int] = {}
     blocks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    cuts: tuple[TimedCut, ...] = ()
+    knobs: str = ""
 
     def grids(self) -> dict[str, Grid]:
         """By question, the time at any lengths."""
         full = {site.question: site.full for site in self.sites}
-        return {
+        found = {
             one.question: Grid(
                 full=full[one.question],
                 points={(point.inputs, point.outputs): point.us for point in one.points},
             )
             for one in self.times
         }
+        return with_stairs(found)
 
 
 class Tables(Fact, kw_only=True):

@@ -25,7 +25,7 @@ from reprune.compress.training.lesson import Lesson, identity_of, not_finite, on
 from reprune.compress.training.optimizer_state import give_moments
 from reprune.compress.training.quantization import FakeQuantizer
 from reprune.compress.training.rates import build_optimizer, freeze, rate_at, without_dropout
-from reprune.compress.training.reach import bar_of, out_of_reach
+from reprune.compress.training.reach import bar_of, out_of_reach, without_gain
 from reprune.compress.training.shaping import Moment, recalibrating, settled
 from reprune.compress.training.shares import PROBED_BATCHES, check_crew, check_shares, share_of
 from reprune.compress.training.teaching import TEACHERS, Teaching, second_of, teacher_of
@@ -176,14 +176,15 @@ class Pupil:
         """Why training ends here although epochs are left, in words; empty: it goes on."""
         losses = [epoch.tune_loss for epoch in self.epochs]
         left = self.params.epochs - len(losses)
-        if self.bar is None or not left or not settled(self.shapers):
+        if not left or not settled(self.shapers):
             return ""
-        if not out_of_reach(losses, left, self.bar):
-            return ""
-        return (
-            f"after epoch {len(losses)} of {self.params.epochs}: the loss on tune was "
-            f"{min(losses):.4f} at best, and the bar of {self.bar:.4f} out of reach"
-        )
+        after = f"after epoch {len(losses)} of {self.params.epochs}: the loss on tune was "
+        if self.bar is not None and out_of_reach(losses, left, self.bar):
+            return f"{after}{min(losses):.4f} at best, and the bar of {self.bar:.4f} out of reach"
+        idle = without_gain(losses)
+        if self.params.patience is not UNSET and idle >= self.params.patience:
+            return f"{after}{min(losses):.4f} at best, without a gain in the last {idle} (distill.patience)"
+        return ""
 
     def recovery(self) -> Recovery:
         return Recovery(

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Task
 
 
+# Where the search for a learning rate begins, by optimiser; what is trained before there is a search, in
+# cuts of several stages, takes these.
+USUAL = {"sgd": 0.01, "adam": 3e-4, "adamw": 3e-4}
+
+
+def base_rate(params: DistillParams) -> float:
+    """The learning rate of the params; the usual one of their optimiser for "auto"."""
+    return USUAL[params.optimizer] if params.learning_rate == "auto" else params.learning_rate
+
+
 def rate_at(progress_epochs: float, params: DistillParams) -> float:
     """The share of the base learning rate after `progress_epochs`: linear warm-up, hold, cosine to 0.
 
@@ -58,7 +68,7 @@ def build_optimizer(task: Task, student: nn.Module, params: DistillParams) -> to
     if build is not None:
         found: torch.optim.Optimizer = build(trainable)
         return found
-    rate, decay = params.learning_rate, params.weight_decay
+    rate, decay = base_rate(params), params.weight_decay
     if params.optimizer == "adamw":
         return torch.optim.AdamW(trainable, lr=rate, weight_decay=decay)
     if params.optimizer == "adam":

@@ -1,4 +1,4 @@
-"""The loss that a recovery must come down to, and whether it still can."""
+"""When a recovery ends before its last epoch: its bar is out of reach, or nothing is gained any more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 # An epoch says little; the last of a cosine fall more steeply than those before them.
 MIN_EPOCHS = 3
 STEEPER = 2.0
+# A gain is at least this share of all that was gained: a curve that flattens out falls a little for ever.
+GAIN = 0.01
 
 
 def bar_of(params: DistillParams, dense_loss: float) -> float | None:
@@ -37,3 +39,16 @@ def out_of_reach(losses: Sequence[float], remaining: int, bar: float) -> bool:
         for index in range(max(first, 1), len(losses))
     ]
     return best - remaining * STEEPER * max(0.0, *gains) > bar
+
+
+def without_gain(losses: Sequence[float]) -> int:
+    """How many epochs at the end brought no gain. `losses` are those on `tune`, epoch by epoch; the first one
+    is a gain.
+    """
+    best, idle = float("inf"), 0
+    for loss in losses:
+        gained = best == float("inf") or best - loss > GAIN * (losses[0] - best)
+        idle = 0 if gained else idle + 1
+        # A small fall is no gain, but many of them in a row add up to one.
+        best = loss if gained else best
+    return idle

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
 from torch import nn
 
 from reprune.compress.training.checkpoint import State, read_state, write_state
@@ -55,8 +56,9 @@ def recover(
     that went through a model: student, teacher (once each where its answers are kept), and the looks
     at `tune`.
 
-    Where `params` set a bar, training stops as soon as it is out of reach (see compress.training.reach), and
-    `Recovery.stopped` says so; the best epoch is returned all the same.
+    Where `params` set a bar, training stops as soon as it is out of reach, and with `patience` where epochs
+    gain nothing any more (see compress.training.reach); `Recovery.stopped` says so. The best epoch is
+    returned all the same.
 
     With `params.quantize` the losses on `tune` are those of simulated integers (training.quantization).
 
@@ -118,7 +120,8 @@ def recovered(
     kept = read_state(work / CHECKPOINT)
     if kept is None or kept.progress.identity != identity_of(lesson, params, seed, shapers):
         return None
-    if len(kept.progress.epochs) < params.epochs and kept.progress.bar is None:
+    endless = kept.progress.bar is None and params.patience is UNSET
+    if len(kept.progress.epochs) < params.epochs and endless:
         return None
     pupil = Pupil.start(lesson, params, seed, shapers)
     resume(pupil, kept)

@@ -1,0 +1,160 @@
+"""What a receipt says of a case: each field where it comes from, and figures that mean what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from msgspec import UNSET
+from msgspec.structs import replace as other
+
+from reprune import __version__
+from reprune.core.artifacts import Waiver
+from reprune.judge.evidence import ArmRecords
+from reprune.registry.receipts import Decision
+from reprune.steps.acceptance import Case
+from reprune.steps.decision import decision
+from tests.registry.test_acceptance import ZERO, Stand, stand
+
+__all__ = ["stand"]
+WAIVER = Waiver(
+    by="A", reason="r", expires="2026-12-24", rules=("a",), verdict="", candidate="", policy=""
+)
+
+
+def decided(case: Case, **changes: Any) -> Decision:
+    given: dict[str, Any] = {
+        "registry": "the registry",
+        "predecessor": None,
+        "now": 12.9,
+        "valid_for_days": 3.0,
+    }
+    return decision(case, "sha256:" + "b" * 64, **(given | changes))
+
+
+def test_every_field_comes_from_the_case(stand: Stand) -> None:
+    """Or from who asks: the registry, the chain, the clock, the terms."""
+    case = stand.case
+    found = decided(case, predecessor=ZERO, waiver=WAIVER)
+    manifest, lock, judgement = case.verdict.manifest, case.lock, case.judgement
+    assert case.measured_until_s is not None
+    assert found == Decision(
+        registry="the registry",
+        workspace=lock.workspace,
+        name="digits",
+        outcome="pass",
+        reasons=judgement.reasons,
+        attempt=1,
+        dense_version="1",
+        dense_weights=lock.dense.weights,
+        champion=manifest.champion,
+        bundle="sha256:" + "b" * 64,
+        verdict=case.verdict.digest,
+        lock=lock.digest,
+        policy=lock.policy,
+        procedure=judgement.procedure,
+        eval_digest=case.evidence.quality.eval_digest,
+        machines=("box-a",),
+        predecessor=ZERO,
+        reprune=__version__,
+        measured_until_s=int(case.measured_until_s),
+        signed_at_s=12,
+        latency_ratio=found.latency_ratio,
+        quality_drop=found.quality_drop,
+        flips=found.flips,
+        waiver=WAIVER,
+        dry_run=judgement.dry_run,
+        samples=case.samples,
+        valid_for_days=3.0,
+    )
+    assert found.latency_ratio == pytest.approx(0.6, abs=0.05)
+    assert found.quality_drop == pytest.approx(1 / 450)
+    assert found.flips == pytest.approx(1 / 450)
+
+
+def test_what_is_not_known_is_left_out(stand: Stand) -> None:
+    """No override, no time of an example, no unit, no time before 1970."""
+    quality = other(stand.case.evidence.quality, times=("2024-05", "2026-01", "2025-12"))
+    assert decided(stand.case).waiver is UNSET
+    assert decided(stand.case).newest_time is UNSET
+    for dry_run in (True, False, UNSET):
+        case = replace(stand.case, judgement=other(stand.case.judgement, dry_run=dry_run))
+        assert decided(case).dry_run is dry_run
+    case = replace(stand.case, evidence=other(stand.case.evidence, quality=quality))
+    assert decided(case).newest_time == "2026-01"
+    nothing = replace(stand.case, evidence=other(stand.case.evidence, targets=()))
+    found = decided(nothing, now=-5.0)
+    assert (found.measured_until_s, found.signed_at_s, found.flips) == (0, 0, None)
+    (first,) = stand.case.evidence.targets
+    early = tuple(other(unit, started_s=-9.0) for unit in first.units)
+    case = replace(
+        stand.case, evidence=other(stand.case.evidence, targets=(other(first, units=early),))
+    )
+    assert decided(case).measured_until_s == 0
+
+
+def with_rules(case: Case, *rules: tuple[str, str, float | None]) -> Case:
+    one = case.judgement.rules[0]
+    made = tuple(other(one, rule=n, direction=d, change=c) for n, d, c in rules)  # type: ignore[arg-type]
+    return replace(case, judgement=other(case.judgement, rules=made))
+
+
+def test_figures_are_those_of_the_rules_about_the_parent(stand: Stand) -> None:
+    """The first of its name; a loss is positive, whichever way the metric counts."""
+    case = stand.case
+    assert decided(with_rules(case)).latency_ratio is None
+    assert decided(with_rules(case)).quality_drop is None
+    ratio = [("latency.vs_champion", "at most", 1.5), ("latency.vs_parent", "at most", 0.5)]
+    assert (
+        decided(with_rules(case, *ratio, ("latency.vs_parent", "at most", 2.0))).latency_ratio
+        == 0.5
+    )
+    up = ("accuracy.vs_parent", "at least", -0.25)
+    assert decided(with_rules(case, up)).quality_drop == 0.25
+    assert decided(with_rules(case, ("accuracy.vs_parent", "at most", 0.5))).quality_drop == 0.5
+    none = ("accuracy.vs_parent", "at least", None)
+    assert decided(with_rules(case, none)).quality_drop is None
+    assert decided(with_rules(case, none, up)).quality_drop == 0.25
+    assert decided(with_rules(case, ("accuracy.floor", "at least", 0.9))).quality_drop is None
+
+
+def test_the_first_metric_by_name_is_told(stand: Stand) -> None:
+    rules = stand.case.policy.quality["accuracy"]
+    names = ("zeta", "beta", "alpha", "gamma", "delta")
+    policy = other(stand.case.policy, quality=dict.fromkeys(names, rules))
+    case = replace(stand.case, policy=policy)
+    told = [(f"{name}.vs_parent", "at most", float(i)) for i, name in enumerate(names)]
+    assert decided(with_rules(case, *told)).quality_drop == 2.0
+    assert decided(with_rules(case, *told[:2])).quality_drop == 1.0
+
+
+def with_records(case: Case, **arms: dict[str, tuple[int, ...]]) -> Case:
+    """The arms `candidate` and `dense`, over as many examples as the first column has."""
+    records = {
+        {"candidate": "candidate@ort-cpu"}.get(name, name): ArmRecords(columns=columns)
+        for name, columns in arms.items()
+    }
+    count = len(next(iter(next(iter(arms.values())).values()))) if arms else 0
+    quality = other(case.evidence.quality, arms=records, ids=tuple(str(i) for i in range(count)))
+    return replace(case, evidence=other(case.evidence, quality=quality))
+
+
+def test_flips_are_examples_whose_record_differs(stand: Stand) -> None:
+    """In any column, each once; of the first target by name, where both arms have the same columns."""
+    case = stand.case
+    dense = {"a": (1, 1, 1, 1), "b": (0, 0, 0, 0)}
+    mine = {"a": (1, 0, 1, 0), "b": (0, 0, 1, 1)}
+    assert decided(with_records(case, candidate=mine, dense=dense)).flips == 0.75
+    assert decided(with_records(case, candidate=dense, dense=dense)).flips == 0.0
+    assert decided(with_records(case, candidate={"a": (1,)}, dense=dense)).flips is None
+    assert decided(with_records(case, candidate=mine)).flips is None
+    assert decided(with_records(case, dense=dense)).flips is None
+    assert decided(with_records(case, candidate={"a": ()}, dense={"a": ()})).flips is None
+    both = with_records(case, candidate=mine, dense=dense)
+    (first,) = case.evidence.targets
+    for name in ("zzz", "ort-gpu"):
+        evidence = other(both.evidence, targets=(other(first, target=name), first))
+        assert decided(replace(both, evidence=evidence)).flips == 0.75
+    evidence = other(both.evidence, targets=(first, other(first, target="a")))
+    assert decided(replace(both, evidence=evidence)).flips is None
