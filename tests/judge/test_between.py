@@ -62,6 +62,41 @@ def test_a_factor_is_of_ratios() -> None:
     assert factor(Estimate(value=0.0), Estimate(value=1.0)) is None
 
 
+def test_an_estimate_is_bounded_by_either_end() -> None:
+    assert Estimate(value=1.0, low=0.5).bounded
+    assert Estimate(value=1.0, high=1.5).bounded
+    assert not Estimate(value=1.0).bounded
+
+
+def test_gaps_and_factors_have_nine_digits() -> None:
+    one, two = Estimate(value=1.0, low=0.7, high=1.3), Estimate(value=1 / 3, low=0.3, high=0.36)
+    gap, times = difference(one, two), factor(one, two)
+    assert times is not None
+    assert (gap.value, times.value) == (-0.666666667, 0.333333333)
+    for number in (gap.low, gap.high, times.low, times.high):
+        assert number is not None
+        assert number == float(f"{number:.9g}")
+
+
+def test_a_factor_needs_values_above_zero_and_takes_such_ends() -> None:
+    """An end at or below 0, or none, leaves open what it would have made."""
+    one = Estimate(value=1.0, low=0.5, high=2.0)
+    for nothing in (0.0, -1.0):
+        assert factor(one, Estimate(value=nothing)) is None
+        assert factor(Estimate(value=nothing), one) is None
+    for end in (None, 0.0, -1.0):
+        low = factor(one, Estimate(value=1.0, low=end, high=2.0))
+        high = factor(one, Estimate(value=1.0, low=0.5, high=end))
+        assert low is not None
+        assert high is not None
+        assert (low.low is None, low.high is None) == (True, False)
+        assert (high.low is None, high.high is None) == (False, True)
+    alike = factor(one, one)
+    assert alike is not None
+    assert alike.high == pytest.approx(2 ** math.sqrt(2), rel=1e-8)
+    assert alike.low == pytest.approx(2 ** -math.sqrt(2), rel=1e-8)
+
+
 def test_it_covers_as_often_as_the_two_intervals_do() -> None:
     """Two means of normal values with their 95 % intervals: the true gap is inside 95 times in 100."""
     chance = random.Random(5)

@@ -183,14 +183,15 @@ def test_a_guard_that_tripped_undoes_passes_alone() -> None:
 
 def test_the_guard_on_accelerators_is_asked_where_one_was_recorded() -> None:
     plain = series([unit(0, told={"candidate": [QUIET]})])
-    with_one = series(
-        [unit(0), unit(1, told={"dense": [msgspec.structs.replace(QUIET, device=DEVICE)]})]
-    )
+    one_block = {"dense": [msgspec.structs.replace(QUIET, device=DEVICE)], "candidate": [QUIET]}
+    with_one = series([unit(0, told={"dense": [QUIET]}), unit(1, told=one_block)])
     names = ["control", "waiting", "stolen", "clock", "device", "interval", "units"]
     without = [name for name in names if name != "device"]
     assert [one.guard for one in target_guards([plain], RULES)] == without
     assert [one.guard for one in target_guards([plain, with_one], RULES)] == names
     assert target_guards([], RULES) == []
+    alone = series([unit(0), msgspec.structs.replace(unit(1), clock="its own")])
+    assert [one.guard for one in target_guards([plain, alone], RULES)] == names
 
 
 # --- control -------------------------------------------------------------------------------------
@@ -480,7 +481,10 @@ def test_an_accelerator_that_ran_alone_is_trusted() -> None:
     assert found.words == "On a, the accelerator ran alone at 1500 to 1500 MHz."
     varied = device_guard(on_device(clock_mhz=1400), RULES)
     assert varied.words == "On a, the accelerator ran alone at 1400 to 1500 MHz."
-    assert state(device_guard(series([unit(0)]), RULES)) == ("unknown", None, None)
+    silent = device_guard(series([unit(0)]), RULES)
+    assert state(silent) == ("unknown", None, None)
+    assert "does not tell the state of the accelerator" in silent.words
+    assert "no look has been taken yet" in device_guard(series([]), RULES).words
     for harmless in ("", "none", "Idle", "GPU_IDLE", "applications_clocks_setting"):
         assert state(device_guard(on_device(throttle=(harmless,)), RULES))[0] == "ok"
 

@@ -304,6 +304,14 @@ def test_conditions_are_told_block_by_block() -> None:
     assert unit_after("arms.dense.conditions", lambda _: _told(QUIET, QUIET)) == []
 
 
+def test_units_are_timed_by_one_clock() -> None:
+    units = [
+        edit(unit, "clock", clock) for unit, clock in zip(make_units(6, {}), "fdbace", strict=True)
+    ]
+    assert impossible(units) == ["units were timed by different clocks (a; b; c; d; e; f)"]
+    assert impossible(units[:1] * 2) == []
+
+
 def test_each_reason_is_told_once() -> None:
     units = [edit(unit, "process", -1) for unit in make_units(3, {"dense": 1.0})]
     units[2] = edit(units[2], "load", -1.0)

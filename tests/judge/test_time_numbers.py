@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from reprune.judge.builds import build_problems, builds_of, over_builds, turn_problems
+from reprune.judge.distributions import critical
 from reprune.judge.evidence import CONTROL, ArmTimes, BatchUnits, Unit
 from reprune.judge.latency import (
     Look,
@@ -20,7 +21,7 @@ from reprune.judge.latency import (
     too_wide,
 )
 from reprune.judge.median import median_interval, median_rank, sign_test
-from reprune.judge.objective import crowding, exceedance
+from reprune.judge.objective import Exceedance, crowding, exceedance
 from reprune.judge.sessions import session_effect
 from reprune.judge.throughput import log_mean_time, typical_rate
 from reprune.judge.trend import ALPHA, EXACT, LEAST, Trend, trend
@@ -39,7 +40,7 @@ def unit(index: int, **arms: ArmTimes) -> Unit:
 
 def paired(index: int, first: float, second: float) -> Unit:
     """The control's typical call over the dense model's is e^first, then e^second, to 1e-9."""
-    dense = 10**10
+    dense = 10**10 * (index + 1)
     calls = [round(dense * math.exp(each)) for each in (first, second)]
     return unit(
         index,
@@ -50,8 +51,8 @@ def paired(index: int, first: float, second: float) -> Unit:
 
 def test_the_components_of_variance_of_sessions() -> None:
     """Differences of sessions of +-0.1 over units, of blocks of +-0.04: by the formulas of the docstring."""
-    whole = [0.1, -0.1] * 4
-    within = [0.04, 0.04, -0.04, -0.04] * 2
+    whole = [0.4, 0.2] * 4
+    within = [0.24, 0.24, 0.16, 0.16] * 2
     units = [
         paired(i, w + d / 2, w - d / 2) for i, (w, d) in enumerate(zip(whole, within, strict=True))
     ]
@@ -408,6 +409,28 @@ def test_an_objective_counts_calls_beyond_the_bound() -> None:
     assert (
         exceedance(units, 90.0, 99, 0.025).p_harm < 0.01 < exceedance(units, 90.0, 90, 0.025).p_harm
     )
+
+
+def test_what_crowded_calls_are_worth() -> None:
+    """Six slow calls, all in one of four units: as many as their effect and Student's quantiles leave.
+
+    Beyond a bound that no call exceeds nothing is crowded, but beyond the candidate's own median it is.
+    """
+    slow, fast = times([9_000_000] * 6 + [1_000_000] * 4), times([1_000_000] * 10)
+    units = [unit(i, candidate=slow if i == 0 else fast) for i in range(4)]
+    effect = crowding([10] * 4, [6, 0, 0, 0])
+    known = critical(0.025, 39) / critical(0.025, 3)
+    worth = 40 / effect * known**2
+    assert 1.0 < worth < 10.0
+    for bound in (20.0, 5.0):
+        assert exceedance(units, bound, 50, 0.025).worth == pytest.approx(worth, rel=1e-8)
+    at_most = exceedance(units, 20.0, 90, 0.025)
+    assert at_most.typical_ms == 9.0
+    assert at_most.worth == pytest.approx(40 * known**2, rel=1e-8)
+    many = [unit(i, candidate=times([k * 20 + i + 1 for k in range(10)])) for i in range(20)]
+    assert exceedance(many, 1.0, 95, 0.025).typical_ms == 190 / 1e6
+    third = Exceedance(calls=3, beyond=1, worth=3, low=0, high=1, p_harm=1, typical_ms=1)
+    assert third.share == 0.333333333
 
 
 # --- trends --------------------------------------------------------------------------------------

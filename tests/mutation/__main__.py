@@ -18,8 +18,57 @@ from pathlib import Path
 from tests.mutation.equivalent import read
 from tests.mutation.running import Result, run
 
-# The tests that are asked, by the first package that fits.
+# What decides in the judge: quick tests with known answers kill all of its mutants.
+_JUDGE = [
+    "between",
+    "builds",
+    "checks",
+    "comparisons",
+    "condition_guards",
+    "conditions",
+    "consequence",
+    "decided",
+    "drafts",
+    "engine_rules",
+    "evidence",
+    "family",
+    "grouping",
+    "guards",
+    "latency",
+    "latency_rules",
+    "median",
+    "memory_rules",
+    "numeric",
+    "objective",
+    "possible",
+    "quality",
+    "record_checks",
+    "series",
+    "sessions",
+    "slices",
+    "tail_rules",
+    "throughput",
+    "throughput_rules",
+    "trend",
+    "verdict",
+]
+_BY_HAND = tuple(
+    f"tests/judge/test_{name}.py"
+    for name in (
+        "between",
+        "drafts",
+        "guard_findings",
+        "outcomes",
+        "policy_rules",
+        "problems",
+        "quality_fields",
+        "rule_fields",
+        "time_numbers",
+    )
+)
+# The tests that are asked, by module or by the package around it.
 TESTS: dict[str, tuple[str, ...]] = {
+    **{f"reprune.judge.{name}": _BY_HAND for name in _JUDGE},
     "reprune.judge": ("tests/judge",),
     "reprune.steps.acceptance": ("tests/registry/test_acceptance.py",),
     "reprune.steps.minimum_policy": ("tests/registry/test_minimum_policy.py",),
@@ -107,7 +156,7 @@ def modules_of(name: str, source: Path) -> list[str]:
 def tests_of(modules: Sequence[str]) -> list[str]:
     found: list[str] = []
     for module in modules:
-        known = [tests for package, tests in TESTS.items() if module.startswith(package)]
+        known = [tests for name, tests in TESTS.items() if f"{module}.".startswith(f"{name}.")]
         if not known:
             raise SystemExit(f"no tests are named for {module}: give --tests")
         found += [one for one in known[0] if one not in found]
