@@ -10,7 +10,7 @@ import pytest
 from msgspec import UNSET
 
 from reprune.core.artifacts import Waiver
-from reprune.core.errors import ChampionForeign, ChampionLost, PayloadCorrupt
+from reprune.core.errors import ChampionForeign, ChampionLost, PayloadCorrupt, ReceiptInvalid
 from reprune.core.lock import ChampionRef
 from reprune.registry import compressed
 from reprune.registry.compressed import (
@@ -397,4 +397,16 @@ def test_what_a_run_came_to(held: Memory) -> None:
     dry = judged(held, "digits", sha("3"))
     assert dry is not None
     assert (dry.dry_run, dry.waived_by, dry.promoted, dry.reasons) == (True, None, False, ("fine",))
+    assert judged(held, "digits", sha("1")) == found
     assert compressed.BUNDLE_PART == "bundle"
+
+
+def test_a_run_that_was_cut_short_is_told(held: Memory) -> None:
+    """It passed, nobody serves, and that is no lost champion; torn receipts are told as that."""
+    held.judge(**one("1"))
+    found = judged(held, "digits", sha("1"))
+    assert found is not None
+    assert (found.promoted, found.champion) == (False, None)
+    held.retag("1", **{"reprune.outcome": "block"})
+    with pytest.raises(ReceiptInvalid, match="contradicts its tags"):
+        judged(held, "digits", sha("1"))
