@@ -21,7 +21,10 @@ from tests.mutation.running import Result, run
 # The tests that are asked, by the first package that fits.
 TESTS: dict[str, tuple[str, ...]] = {
     "reprune.judge": ("tests/judge",),
-    "reprune.steps.acceptance": ("tests/registry/test_acceptance.py",),
+    "reprune.steps.acceptance": (
+        "tests/registry/test_acceptance.py",
+        "tests/registry/test_deciding.py",
+    ),
     "reprune.steps.minimum_policy": ("tests/registry/test_minimum_policy.py",),
     "reprune.registry.receipts": (
         "tests/registry/test_receipts.py",

@@ -345,6 +345,23 @@ def test_a_champion_that_was_rolled_back_is_not_marked(table: Table) -> None:
     assert PROMOTED not in table.held.info("1").tags
 
 
+def test_a_torn_chain_is_refused(table: Table) -> None:
+    """Before anything is registered: a receipt that follows one which is not there."""
+    block = {"signer": table.signer, "outcome": "block", "dense_version": "9"}
+    table.held.judge(**block, verdict=sha("1"), lock=sha("1"))
+    table.held.judge(**block, verdict=sha("2"), lock=sha("2"), predecessor=sha("e"))
+    with refused("receipts_missing"):
+        table.decide()
+    assert len(table.held.held) == 2
+
+
+def test_more_attempts_on_record_are_refused(table: Table) -> None:
+    block = {"signer": table.signer, "outcome": "block", "dense_version": "1"}
+    table.held.judge(**block, verdict=sha("1"), lock=sha("1"))
+    with refused("attempt_understated"):
+        table.decide()
+
+
 # --- between the registration and the alias ------------------------------------------------------
 
 
