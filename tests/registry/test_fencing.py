@@ -136,6 +136,16 @@ def test_what_came_after_the_accepted_one_holds_up_nobody(held: Memory, desk: De
     asked(desk)
 
 
+def test_what_came_before_the_accepted_one_is_asked_about(held: Memory, desk: Desk) -> None:
+    """It may have been ours, and the one that counts; somebody else's between them holds up nobody."""
+    held.judge(lock=LOCK, verdict=sha("c"), signer=STRANGER)
+    held.judge(lock=LOCK, verdict=sha("b"))
+    held.judge(lock=LOCK, verdict=sha("a"))
+    held.retag("2", **{"reprune.receipt": sha("0")})
+    with refused("receipt_gone", "version 2 says"):
+        asked(desk, registered="3")
+
+
 def test_a_tag_without_a_receipt_holds_up_nobody(held: Memory, desk: Desk) -> None:
     """Junk that somebody tagged with a lock, and that never had a receipt."""
     held.add({"file": b"x"}, {"reprune.lock": LOCK})
