@@ -95,6 +95,9 @@ def test_what_was_registered_must_be_shown(held: Memory, desk: Desk) -> None:
 def test_what_a_stranger_signed_decides_nothing(held: Memory, desk: Desk) -> None:
     held.judge(lock=LOCK, verdict=sha("b"), signer=STRANGER)
     asked(desk)
+    held.judge(lock=LOCK, verdict=sha("c"), signer=STRANGER)
+    held.retag("2", **{"reprune.outcome": "block"})
+    asked(desk)
     info = held.judge(lock=LOCK, verdict=sha("a"))
     asked(desk, registered=info.version)
 
