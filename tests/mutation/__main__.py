@@ -70,7 +70,10 @@ _BY_HAND = tuple(
 TESTS: dict[str, tuple[str, ...]] = {
     **{f"reprune.judge.{name}": _BY_HAND for name in _JUDGE},
     "reprune.judge": ("tests/judge",),
-    "reprune.steps.acceptance": ("tests/registry/test_acceptance.py",),
+    "reprune.steps.acceptance": (
+        "tests/registry/test_acceptance.py",
+        "tests/registry/test_deciding.py",
+    ),
     "reprune.steps.minimum_policy": ("tests/registry/test_minimum_policy.py",),
     "reprune.registry.receipts": (
         "tests/registry/test_receipts.py",
