@@ -18,7 +18,8 @@ from reprune.steps.promote import promote
 from tests.chain import Chain
 from tests.registry.promotion import NOW_S, copy_repository, evidence
 from tests.repository import Repository
-from tests.swaps import Swap, flipped, replaced, served
+from tests.swap_kinds import flipped, replaced
+from tests.swaps import Swap, served
 
 PROMOTE = "promote"
 PROMOTED = ("verdict", "candidate", "engines", "plan", "profile", "sensitivity")

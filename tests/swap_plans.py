@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from reprune.registry.receipts import RECEIPT_FILE
-from tests import swaps
+from tests import swap_kinds, swaps
 from tests.swaps import Came, Swap
 
 OWN = (".reprune/work/", "registry/")
@@ -57,10 +57,10 @@ def files(template: Path, other: Path, root: Path, *, every: int = 1) -> Counted
     whole = swaps.promoted_with(template, root, at=0, swap=None)
     assert whole.served, whole.refused
     looks = _looking(whole, lambda name: not name.startswith(OWN))
-    cases = [(kind, at, swap) for kind, swap in swaps.kinds(other).items() for at in looks]
+    cases = [(kind, at, swap) for kind, swap in swap_kinds.kinds(other).items() for at in looks]
     singles = [
-        (f"a byte of {path}", at, swaps.flipped(path))
-        for path in swaps.at_rest(template)
+        (f"a byte of {path}", at, swap_kinds.flipped(path))
+        for path in swap_kinds.at_rest(template)
         for at, name in enumerate(whole.moments, start=1)
         if name == path
     ]
@@ -77,8 +77,8 @@ def champion(second: Path, root: Path, *, every: int = 1) -> Counted:
     whole = swaps.promoted_with(second, root, at=0, swap=None)
     found = Counted(moments=len(whole.moments))
     cases = []
-    for kind, swap in swaps.champion_kinds().items():
-        touched = f"registry/{swaps.COMPRESSED}/{swaps.TOUCHED[kind]}"
+    for kind, swap in swap_kinds.champion_kinds().items():
+        touched = f"registry/{swaps.COMPRESSED}/{swap_kinds.TOUCHED[kind]}"
         folder = touched.rpartition("/files/")[0] or str(Path(touched).parent)
         shows = (touched, folder, f"registry/{swaps.COMPRESSED}")
         last = swaps.last_read(whole, touched)
@@ -108,13 +108,13 @@ def calls(template: Path, second: Path, other: Path, root: Path, *, every: int =
         found.moments += len(whole.moments)
         cases = [
             (kind, at, swap)
-            for kind, swap in swaps.call_kinds(other).items()
+            for kind, swap in swap_kinds.call_kinds(other).items()
             for at in range(1, len(whole.moments) + 1)
-            if kind not in swaps.MOVED or at <= swaps.last_look(whole, swaps.MOVED[kind])
+            if kind not in swap_kinds.MOVED or at <= swaps.last_look(whole, swap_kinds.MOVED[kind])
         ]
         for kind, at, swap in _some(cases, every):
             came = swaps.promoted_with(repository, root, at=at, swap=swap, at_calls=True)
-            if kind in swaps.MOVED:
+            if kind in swap_kinds.MOVED:
                 wrong = not came.refused or came.served == whole.served
             else:
                 # An alias that names no version serves nothing.
@@ -131,7 +131,7 @@ def stored(template: Path, root: Path, *, every: int = 1) -> Counted:
     """
     whole = swaps.promoted_with(template, root, at=0, swap=None)
     cases = [
-        (f"a registered byte of {_part(name)}", at, swaps.flipped(name))
+        (f"a registered byte of {_part(name)}", at, swap_kinds.flipped(name))
         for at, name in enumerate(whole.moments[: whole.before_alias], start=1)
         if name.startswith(STORED)
     ]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp import local
@@ -42,12 +44,17 @@ RUN = ("docker", "run", "--rm", "--network", "none", "--read-only")
 
 @dataclass(frozen=True)
 class Project:
-    """`root` is the pipeline's root, with the registry and the promoter's key; images are the project's."""
+    """`root` is the pipeline's root, with the registry and the promoter's key; images are the project's.
+
+    `made` is the pipeline, which takes `more` beside what all take.
+    """
 
     repository: Repository
     root: Path
     control: str
     compress: str
+    made: Callable[..., Any] = make
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> Path:
         """One run of the pipeline to its end; returns its folder. Raises RuntimeError if it failed."""
@@ -64,8 +71,9 @@ class Project:
         before = set(self.root.iterdir())
         started = time.monotonic()
         try:
-            make(Options(retries=0))(
+            self.made(Options(retries=0))(
                 **texts(self.repository),
+                **self.more,
                 machines=[{"name": "", "image": self.compress}],
                 control_image=self.control,
                 compress_image=self.compress,
@@ -88,26 +96,38 @@ def project(
     """What `reprune init` writes, its Containerfile built on each of our images, one dense version."""
     root = tmp_path_factory.mktemp("containers")
     made = make_repository(root / "repo")
-    out = root / "root"
-    out.mkdir()
     made.edit("policy.yaml", lambda policy: (policy.clear(), policy.update(POLICY)))
     made.edit("params.yaml", lambda params: params["distill"].update(epochs=1))
-    # The one place that is in every container, and can be written there.
-    made.edit("params.yaml", lambda params: params["registry"].update(uri=str(out / "registry")))
     (made.root / "requirements.txt").write_text(f"{EXTRA}\n")
-    shutil.move(made.root / ".reprune" / "promoter", out / "promoter")
+    out = rooted(made)
     made.train(seed=1, epochs=3)
     made.update()
+    return Project(made, out, **built(made, images, "digits"))
+
+
+def rooted(made: Repository) -> Path:
+    """The pipeline's root, beside the repository: the one place that is in every container, and can be
+    written there. From now on the registry and the promoter's key are in it.
+    """
+    out = made.root.with_name("root")
+    out.mkdir()
+    made.edit("params.yaml", lambda params: params["registry"].update(uri=str(out / "registry")))
+    shutil.move(made.root / ".reprune" / "promoter", out / "promoter")
+    return out
+
+
+def built(made: Repository, images: Images, name: str) -> dict[str, str]:
+    """The project's images, by which of ours each is built on."""
     names = {}
     for ours in ("control", "compress"):
-        names[ours] = f"localhost/digits/{ours}:test"
+        names[ours] = f"localhost/{name}/{ours}:test"
         call(
             *(images.docker, "build", "--network=host", *images.secrets),
             *("--build-arg", f"BASE={getattr(images, ours)}", "-t", names[ours]),
             *("-f", str(made.root / "Containerfile"), str(made.root)),
             env={**os.environ, "DOCKER_BUILDKIT": "1"},
         )
-    return Project(made, out, **names)
+    return names
 
 
 @pytest.fixture(scope="module")

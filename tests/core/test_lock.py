@@ -51,7 +51,8 @@ def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
         path.write_text(lock_text(made))
         assert read_lock(path) == made
         assert made.digest == digest_of(made)
-    text = lock_text(lock(data_version="v " * 400))
+    text = lock_text(lock(data_version="v " * 900 + "v"))
+    assert f"\ndata_version: {'v ' * 900}v\n" in text
     assert text.startswith("# Written by `reprune update`. Its digest names the run")
     lines = text.splitlines()
     assert [line.partition(":")[0] for line in lines if line[0] not in " #-"] == [

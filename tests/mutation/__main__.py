@@ -80,7 +80,10 @@ TESTS: dict[str, tuple[str, ...]] = {
         for name in ("binary", "paired")
     },
     "reprune.judge": ("tests/judge",),
-    "reprune.steps.acceptance": ("tests/registry/test_acceptance.py",),
+    "reprune.steps.acceptance": (
+        "tests/registry/test_acceptance.py",
+        "tests/registry/test_deciding.py",
+    ),
     "reprune.steps.minimum_policy": ("tests/registry/test_minimum_policy.py",),
     "reprune.registry.receipts": (
         "tests/registry/test_receipts.py",

@@ -389,12 +389,11 @@ def test_strangers_are_told_in_order(stand: Stand) -> None:
         )
         for name in "dgbaecf"
     )
+    evidence = msgspec.structs.replace(stand.case.evidence, targets=targets)
+    assert replace(stand.case, evidence=evidence).machines == tuple("abcdefg")
     promoter = msgspec.structs.replace(stand.authority.promoter, machines=("a", "z"))
     with refused("machine_not_trusted", r"\['b', 'c', 'd', 'e', 'f', 'g'\]"):
-        stand.accepted(
-            evidence=msgspec.structs.replace(stand.case.evidence, targets=targets),
-            authority=replace(stand.authority, promoter=promoter),
-        )
+        stand.accepted(evidence=evidence, authority=replace(stand.authority, promoter=promoter))
 
 
 def test_the_minimum_policy_is_the_promoters(stand: Stand) -> None:

@@ -95,6 +95,7 @@ def test_the_first_verdict_of_a_lock_counts(held: Memory) -> None:
     assert unchecked is not None
     assert unchecked.info.version == "2"
     assert accepted_for(held, versions, sha("7"), KEYS) is None
+    held.add({"file": b"x"}, {})
     assert taken_locks(held, "digits") == {lock, sha("9")}
     assert taken_locks(held, "letters") == frozenset()
 
@@ -183,11 +184,36 @@ def test_a_link_that_a_stranger_holds_is_there(held: Memory) -> None:
 
 
 def test_a_record_before_the_version_is_there(held: Memory) -> None:
-    """A promote that overlapped names a record from before the champion."""
+    """A promote that overlapped names a record from before the champion, and from before what that names."""
     held.roll("1", None)
-    held.judge(predecessor=held.digest("1"))
+    held.roll("1", None, predecessor=held.digest("1"))
+    held.judge(predecessor=held.digest("2"))
     held.judge(verdict=sha("7"), predecessor=held.digest("1"))
-    assert gaps_since(held, "digits", "2", KEYS) == ()
+    assert gaps_since(held, "digits", "3", KEYS) == ()
+    held.drop("1")
+    assert len(gaps_since(held, "digits", "3", KEYS)) == 1
+
+
+def test_who_we_do_not_trust_tells_of_no_gap(held: Memory) -> None:
+    """A stranger can name whatever they like as what was there."""
+    held.judge()
+    held.judge(signer=STRANGER, verdict=sha("2"), predecessor=sha("e"))
+    assert gaps_since(held, "digits", "1", KEYS) == ()
+    assert gaps_since(held, "digits", "", KEYS) == ()
+
+
+def test_junk_with_the_tag_of_a_receipt_hides_none(held: Memory) -> None:
+    """Before the real one, and before real records."""
+    held.judge()
+    held.judge(verdict=sha("2"), predecessor=held.digest("1"))
+    held.judge(verdict=sha("3"), predecessor=held.digest("2"))
+    held.judge(verdict=sha("4"), predecessor=held.digest("1"))
+    held.add({"file": b"x"}, {RECEIPT: held.digest("1")})
+    held.held.insert(0, held.held.pop())
+    assert gaps_since(held, "digits", "3", KEYS) == ()
+    held.add({"file": b"x"}, {RECORD: sha("0"), "reprune.record_kind": "rollback"})
+    held.roll("1", "9")
+    assert numbers(records(held, "digits")) == ["7"]
 
 
 def test_a_deleted_link_is_a_gap(held: Memory) -> None:
@@ -281,6 +307,13 @@ def test_a_rollback_to_something_newer_says_nothing_of_older_ones(held: Memory) 
     held.roll("3", "1")
     assert stands(held, "2") == ""
     assert stands(held, "1") == "rolled back"
+
+
+def test_a_rollback_to_or_from_what_is_gone_counts(held: Memory) -> None:
+    """A version that was deleted is no newer one: what it was returned past was passed over."""
+    three(held)
+    held.roll("gone", "lost")
+    assert [stands(held, each) for each in "123"] == ["passed over"] * 3
 
 
 def test_a_record_counts_once(held: Memory) -> None:

@@ -10,7 +10,7 @@ import pytest
 from msgspec import UNSET
 
 from reprune.core.artifacts import Waiver
-from reprune.core.errors import ChampionForeign, ChampionLost, PayloadCorrupt
+from reprune.core.errors import ChampionForeign, ChampionLost, PayloadCorrupt, ReceiptInvalid
 from reprune.core.lock import ChampionRef
 from reprune.registry import compressed
 from reprune.registry.compressed import (
@@ -149,6 +149,15 @@ def test_a_champion_that_receipts_name_was_there(held: Memory) -> None:
     assert (caught.value.where, "backup" in caught.value.fix) == ("memory", True)
 
 
+def test_what_passed_and_is_there_is_named_first(held: Memory) -> None:
+    """Where receipts name a champion and a version that passed is still there, that one is the way back."""
+    held.judge(**one("1"))
+    named = ChampionRef(version="1", bundle=sha("a"), receipt=held.digest("1"))
+    held.judge(**one("2", outcome="block", champion=named))
+    with pytest.raises(ChampionLost, match="but 1 of its versions passed"):
+        champion(held, "digits")
+
+
 def test_an_alias_on_what_is_gone_or_not_ours(held: Memory) -> None:
     """Lost where the version is gone; foreign where it has no receipt, or one that does not promote."""
     held.judge(**one("1"))
@@ -206,6 +215,7 @@ def test_attempts_are_verdicts_on_record(held: Memory) -> None:
     held.judge(**one("1", dense_version="3"))
     held.judge(**one("2", dense_version="4", attempt=9))
     assert attempts(held, "digits", "3") == 1
+    held.adopt(dense_version="3")
     held.judge(**one("1", dense_version="3", outcome="block"))
     assert attempts(held, "digits", "3") == 1
     held.judge(**one("3", dense_version="3"))
@@ -244,6 +254,15 @@ def test_uses_are_verdicts_given_on_the_same_examples(held: Memory) -> None:
     assert uses(held, "letters") == {}
 
 
+def test_one_version_without_the_tag_counts_through_its_receipt(held: Memory) -> None:
+    """Alone, too; a tag without a verdict is none of ours."""
+    held.judge(**one("1", eval_digest="b"))
+    held.retag("1", **{"reprune.eval": None})
+    assert uses(held, "digits") == {"b": 1}
+    held.add({"file": b"x"}, {"reprune.eval": "z"})
+    assert uses(held, "digits") == {"b": 1}
+
+
 def test_history_is_long_and_keeps_what_was_overridden(held: Memory) -> None:
     """The newest ones, oldest first; besides those, every override, and the one that is asked for."""
     held.judge(**one("1", outcome="block", waiver=WAIVER))
@@ -279,6 +298,9 @@ def test_a_line_of_history(held: Memory) -> None:
         assert getattr(told, field) == getattr(decision, field), field
     assert (told.compressed_version, told.promoted, told.waiver) == ("1", True, UNSET)
     assert summary(info, receipt, None).promoted is False
+    waived = held.judge(**one("9", outcome="block", waiver=WAIVER))
+    assert summary(waived, compressed.read_receipt(held, waived), None).waiver == WAIVER
+    held.drop(waived.version)
     held.judge(**one("2"))
     held.judge(**one("3", outcome="block"))
     held.retag("2", **{"reprune.promoted": "x"})
@@ -314,7 +336,17 @@ def test_a_part_is_brought_as_the_receipt_lists_it(held: Memory, tmp_path: Path)
         if path.is_file()
     }
     assert found == {"a": b"alpha", "b/c": b"beta"}
-    assert not fetch_part(held, holder, "report", tmp_path / "none")
+    assert fetch_part(held, holder, "report", tmp_path / "none") is False
+    asked: list[str] = []
+    inner = held.fetch
+
+    def fetch(name: str, version: str, destination: Path, *, part: str = "") -> None:
+        asked.append(part)
+        inner(name, version, destination, part=part)
+
+    held.fetch = fetch  # type: ignore[method-assign]
+    assert fetch_part(held, holder, "plan", tmp_path / "plan") is True
+    assert asked == ["plan"]
     assert not (tmp_path / "none").exists()
     for change in ({"bundle/a": b"other"}, {"bundle/more": b"x"}, {"bundle/a": None}):
         files = {k: v for k, v in {**held.held[0][1], **change}.items() if v is not None}
@@ -365,4 +397,16 @@ def test_what_a_run_came_to(held: Memory) -> None:
     dry = judged(held, "digits", sha("3"))
     assert dry is not None
     assert (dry.dry_run, dry.waived_by, dry.promoted, dry.reasons) == (True, None, False, ("fine",))
+    assert judged(held, "digits", sha("1")) == found
     assert compressed.BUNDLE_PART == "bundle"
+
+
+def test_a_run_that_was_cut_short_is_told(held: Memory) -> None:
+    """It passed, nobody serves, and that is no lost champion; torn receipts are told as that."""
+    held.judge(**one("1"))
+    found = judged(held, "digits", sha("1"))
+    assert found is not None
+    assert (found.promoted, found.champion) == (False, None)
+    held.retag("1", **{"reprune.outcome": "block"})
+    with pytest.raises(ReceiptInvalid, match="contradicts its tags"):
+        judged(held, "digits", sha("1"))

@@ -14,10 +14,22 @@ import pytest
 from msgspec.structs import replace as other
 
 from reprune.core.errors import ChampionForeign, ChampionMoved, PromotionRefused
-from reprune.core.overrides import OVERRIDES_FILE, Override, Overrides, overrides_text
+from reprune.core.overrides import (
+    OVERRIDES_FILE,
+    Override,
+    Overrides,
+    overrides_text,
+    read_overrides,
+)
+from reprune.registry.attestations import (
+    EVAL_FILE,
+    VERIFIED_FILE,
+    EvalStatement,
+    VerifiedStatement,
+)
 from reprune.registry.protocol import VersionInfo
 from reprune.registry.receipted import read_receipt
-from reprune.registry.receipts import RECEIPT_FILE
+from reprune.registry.receipts import RECEIPT_FILE, subject_digests, verify_statement
 from reprune.registry.tags import PROMOTED, WAIVER
 from reprune.steps.acceptance import Case
 from reprune.steps.moving import Desk
@@ -144,6 +156,37 @@ def test_a_pass_is_registered_and_serves(table: Table) -> None:
     assert RECEIPT_FILE in files
     assert table.held.aliases == {"champion": "1"}
     assert info.tags[PROMOTED] == result.receipt
+    kept = result.artifact
+    digest = result.receipt.removeprefix("sha256:")
+    assert kept.path == table.desk.root / ".reprune/receipts" / digest[:24]
+    assert (kept.path / RECEIPT_FILE).read_bytes() == receipt.raw
+    assert kept.manifest.payload == {RECEIPT_FILE: result.receipt}
+    assert kept.manifest.producer.step == "promote"
+    assert kept.manifest.parents == {"verdict": table.case.verdict.digest}
+
+
+@pytest.mark.parametrize("minimum", [False, True])
+def test_what_serves_is_said_for_others(table: Table, minimum: bool) -> None:
+    """Bundle and engines, and nothing that only judged them; a minimum only where there was one."""
+    if minimum:
+        promoter = other(table.desk.authority.promoter, minimum_policy=table.case.policy)
+        table.desk = replace(table.desk, authority=replace(table.desk.authority, promoter=promoter))
+    table.decide()
+    info, files = table.held.held[0]
+    listed = subject_digests(read_receipt(table.held, info).statement)
+    serves = {
+        name: digest
+        for name, digest in listed.items()
+        if name.split("/")[0] in ("bundle", "engines")
+    }
+    assert {name.split("/")[0] for name in serves} == {"bundle", "engines"}
+    keys = table.desk.authority.keys
+    for name, kind in ((EVAL_FILE, EvalStatement), (VERIFIED_FILE, VerifiedStatement)):
+        said = verify_statement(files[name], kind, keys, where=name)[0]
+        assert subject_digests(said) == serves
+        assert name in listed
+    properties = said.predicate.properties  # type: ignore[attr-defined]
+    assert ("REPRUNE_MINIMUM_POLICY_MET" in properties) is minimum
 
 
 def test_doing_it_again_is_told_as_done(table: Table) -> None:
@@ -242,6 +285,15 @@ def test_an_override_that_was_cut_short_is_completed(table: Table) -> None:
         table.decide(case)
 
 
+def test_an_accepted_override_tells_of_no_stale_one(table: Table) -> None:
+    table.allow()
+    path = table.desk.root / OVERRIDES_FILE
+    (entry,) = read_overrides(path).overrides
+    path.write_text(overrides_text(Overrides(overrides=(entry, other(entry, verdict=sha("0"))))))
+    assert table.decide(table.blocked()).promoted
+    assert not any("another verdict" in line for line in table.said)
+
+
 def test_another_override_is_another_version(table: Table) -> None:
     """What was registered under one is not promoted under another."""
     case = table.blocked()
@@ -317,11 +369,13 @@ def test_what_a_person_took_back_does_not_return(
     if not match:
         assert table.decide().promoted
         return
-    with refused("rolled_back", match) as caught:
-        table.decide()
-    assert caught.value.where == f"memory: {MODEL}"
-    assert "rollback --to 1" in caught.value.fix
-    assert table.held.aliases == {}
+    for alias in ({}, {"champion": "0"}):
+        table.held.aliases = dict(alias)
+        with refused("rolled_back", match) as caught:
+            table.decide()
+        assert caught.value.where == f"memory: {MODEL}"
+        assert "rollback --to 1" in caught.value.fix
+        assert table.held.aliases == alias
 
 
 def test_a_block_that_was_gone_back_past_is_no_matter(table: Table) -> None:
@@ -335,6 +389,37 @@ def test_a_block_that_was_gone_back_past_is_no_matter(table: Table) -> None:
     assert table.decide(case).already_done
 
 
+def test_a_block_hides_no_override_that_was_taken_back(table: Table) -> None:
+    """Of several versions with one verdict each is asked about."""
+    case = table.blocked()
+    table.allow()
+    table.decide(case)
+    table.held.aliases.clear()
+    table.held.roll("9", "1", signer=table.signer, predecessor=table.held.digest("1"))
+    table.held.judge(
+        signer=table.signer, verdict=case.verdict.digest, lock=case.lock.digest, outcome="block"
+    )
+    with refused("rolled_back", "version 1 has this verdict"):
+        table.decide(case)
+
+
+@pytest.mark.parametrize("reason", ["lock_taken", "not_listed"])
+def test_a_block_is_looked_for_after_it_was_registered(table: Table, reason: str) -> None:
+    """It moves nothing, and is the accepted verdict of its lock all the same, or is refused."""
+
+    def act(version: str) -> None:
+        if reason == "not_listed":
+            table.held.drop(version)
+            return
+        lock = table.case.lock.digest
+        table.held.judge(signer=table.signer, lock=lock, verdict=sha("c"), outcome="block")
+        table.held.held.insert(0, table.held.held.pop())
+
+    table.after_register(act)
+    with refused(reason):
+        table.decide(table.blocked())
+
+
 def test_a_champion_that_was_rolled_back_is_not_marked(table: Table) -> None:
     """The alias names it by hand, without a mark: it is looked at before it is believed."""
     table.decide()
@@ -343,6 +428,23 @@ def test_a_champion_that_was_rolled_back_is_not_marked(table: Table) -> None:
     with pytest.raises(ChampionForeign, match="was rolled back"):
         table.decide()
     assert PROMOTED not in table.held.info("1").tags
+
+
+def test_a_torn_chain_is_refused(table: Table) -> None:
+    """Before anything is registered: a receipt that follows one which is not there."""
+    block = {"signer": table.signer, "outcome": "block", "dense_version": "9"}
+    table.held.judge(**block, verdict=sha("1"), lock=sha("1"))
+    table.held.judge(**block, verdict=sha("2"), lock=sha("2"), predecessor=sha("e"))
+    with refused("receipts_missing"):
+        table.decide()
+    assert len(table.held.held) == 2
+
+
+def test_more_attempts_on_record_are_refused(table: Table) -> None:
+    block = {"signer": table.signer, "outcome": "block", "dense_version": "1"}
+    table.held.judge(**block, verdict=sha("1"), lock=sha("1"))
+    with refused("attempt_understated"):
+        table.decide()
 
 
 # --- between the registration and the alias ------------------------------------------------------
@@ -405,25 +507,37 @@ def test_what_changes_meanwhile_is_seen(later: Table, what: str) -> None:
     assert PROMOTED not in later.held.info("2").tags
 
 
-def test_a_lock_that_is_taken_while_it_is_read_back_is_seen(later: Table) -> None:
-    """The last look asks for the lock as well: what is shown only then still counts."""
-    inner, count = later.held.fetch, 0
+@pytest.mark.parametrize("reason", ["lock_taken", "not_listed"])
+def test_what_is_shown_while_it_is_read_back_is_seen(table: Table, reason: str) -> None:
+    """The last look asks for the lock as well: what is shown, or hidden, only then still counts."""
+    inner, count = table.held.fetch, 0
 
     def fetch(name: str, version: str, destination: Path, *, part: str = "") -> None:
         nonlocal count
         inner(name, version, destination, part=part)
-        if version == "2" and not part and not count:
-            count += 1
-            later.held.judge(
-                signer=later.signer, lock=later.case.lock.digest, verdict=sha("c"), outcome="block"
-            )
-            later.held.held.insert(1, later.held.held.pop())
+        if version != "1" or part or count:
+            return
+        count += 1
+        if reason == "not_listed":
+            table.held.drop("1")
+        else:
+            lock = table.case.lock.digest
+            table.held.judge(signer=table.signer, lock=lock, verdict=sha("c"), outcome="block")
+            table.held.held.insert(0, table.held.held.pop())
 
-    later.held.fetch = fetch  # type: ignore[method-assign]
-    with refused("lock_taken"):
-        later.decide()
+    table.held.fetch = fetch  # type: ignore[method-assign]
+    with refused(reason):
+        table.decide()
     assert count == 1
-    assert later.held.aliases == {"champion": "1"}
+    assert table.held.aliases == {}
+
+
+def test_what_is_rolled_back_before_it_served_does_not(table: Table) -> None:
+    """A person was quicker: between the registration and the alias."""
+    table.after_register(lambda version: table.held.roll("9", version, signer=table.signer))
+    with refused("rolled_back"):
+        table.decide()
+    assert table.held.aliases == {}
 
 
 def test_the_next_one_follows_and_marks_who_served(later: Table) -> None:

@@ -95,6 +95,9 @@ def test_what_was_registered_must_be_shown(held: Memory, desk: Desk) -> None:
 def test_what_a_stranger_signed_decides_nothing(held: Memory, desk: Desk) -> None:
     held.judge(lock=LOCK, verdict=sha("b"), signer=STRANGER)
     asked(desk)
+    held.judge(lock=LOCK, verdict=sha("c"), signer=STRANGER)
+    held.retag("2", **{"reprune.outcome": "block"})
+    asked(desk)
     info = held.judge(lock=LOCK, verdict=sha("a"))
     asked(desk, registered=info.version)
 
@@ -134,6 +137,16 @@ def test_what_came_after_the_accepted_one_holds_up_nobody(held: Memory, desk: De
     held.judge(lock=sha("9"), verdict=sha("9"))
     held.retag("3", **{"reprune.receipt": sha("0")})
     asked(desk)
+
+
+def test_what_came_before_the_accepted_one_is_asked_about(held: Memory, desk: Desk) -> None:
+    """It may have been ours, and the one that counts; somebody else's between them holds up nobody."""
+    held.judge(lock=LOCK, verdict=sha("c"), signer=STRANGER)
+    held.judge(lock=LOCK, verdict=sha("b"))
+    held.judge(lock=LOCK, verdict=sha("a"))
+    held.retag("2", **{"reprune.receipt": sha("0")})
+    with refused("receipt_gone", "version 2 says"):
+        asked(desk, registered="3")
 
 
 def test_a_tag_without_a_receipt_holds_up_nobody(held: Memory, desk: Desk) -> None:

@@ -17,7 +17,7 @@ from reprune.core.policy import POLICY_FILE
 from reprune.registry import attestations, receipts
 from reprune.registry.receipted import read_receipt
 from reprune.registry.tags import PROMOTED
-from reprune.steps.promote import PromoteResult, _promotes, _same, _words
+from reprune.steps.promote import RECEIPTS, PromoteResult, _promotes, _same, _words
 from reprune.steps.promoter import read_promoter
 from tests.registry.promotion import (
     COMPRESSED,
@@ -200,6 +200,7 @@ def test_what_is_promoted(stand: Stand, outcome: Any, waived: bool, dry_run: Any
 
 
 def test_a_version_is_the_same_under_the_same_override() -> None:
+    assert Path(".reprune/receipts") == RECEIPTS
     info: Any = None
     for made in (UNSET, WAIVER):
         raw = statement(waiver=made)

@@ -11,6 +11,7 @@ from reprune import __version__
 from reprune.core.artifacts import Waiver
 from reprune.core.errors import (
     ChampionMoved,
+    InputError,
     PromotionRefused,
     ReceiptInvalid,
     VersionNotFound,
@@ -127,6 +128,67 @@ def test_doing_it_again_is_told_as_done(root: Path, held: Memory) -> None:
         again = back(root, to)
         assert (again.already_done, again.record, again.before) == (True, first.record, "2")
     assert len(held.held) == 3
+    assert held.info("1").tags[PROMOTED] == "x"
+
+
+def test_who_was_named_is_asked_again(root: Path, held: Memory) -> None:
+    """Another version than the last record's, or another champion since: a record of its own."""
+    two(held)
+    back(root)
+    result = back(root, "2")
+    assert (result.version, result.before, result.record_version) == ("2", "1", "4")
+    judge(held, "5", champion=ref(held, "2"))
+    held.aliases["champion"] = "5"
+    result = back(root)
+    assert (result.version, result.before, result.record_version) == ("2", "5", "6")
+
+
+def test_a_person_says_who_and_why(root: Path, held: Memory) -> None:
+    two(held)
+    for by, reason, flag in (("", "why", "--by"), ("Ada", " ", "--reason")):
+        with pytest.raises(InputError, match=f"{flag} must say something"):
+            rollback(root, to=None, by=by, reason=reason, now=0.0, say=lambda _: None)
+
+
+def test_where_nothing_was_registered_there_is_nothing_before(root: Path, held: Memory) -> None:
+    with refused("nothing_before"):
+        back(root)
+    with pytest.raises(VersionNotFound):
+        back(root, "1")
+    assert held.held == []
+
+
+def test_who_is_gone_back_from_is_marked(root: Path, held: Memory) -> None:
+    """A promotion that was cut short after the alias moved: it was champion, and is marked so."""
+    two(held)
+    held.retag("2", **{PROMOTED: None})
+    back(root)
+    assert held.info("2").tags[PROMOTED] == held.digest("2")
+
+
+@pytest.mark.parametrize("what", ["bytes", "chain"])
+def test_a_record_is_completed_only_onto_what_is_whole(root: Path, held: Memory, what: str) -> None:
+    """The bytes are read back again, and the chain looked at, before the alias moves."""
+    two(held)
+    back(root)
+    held.aliases["champion"] = "2"
+    if what == "bytes":
+        held.held[0][1]["more"] = b"x"
+    else:
+        judge(held, "4", champion=ref(held, "2"), predecessor=sha("e"))
+        held.held.insert(2, held.held.pop())
+    with refused({"bytes": "stored_differs", "chain": "chain_broken"}[what]):
+        back(root)
+    assert held.aliases["champion"] == "2"
+
+
+def test_what_was_champion_is_returned_to_by_name(root: Path, held: Memory) -> None:
+    """Though it was rolled back: a person names it, and it was champion once; also while nobody is."""
+    two(held)
+    back(root)
+    held.aliases.clear()
+    result = back(root, "2")
+    assert (result.version, result.before) == ("2", None)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +393,39 @@ def test_one_that_was_under_way_is_no_gap(root: Path, held: Memory) -> None:
     judge(held, "4", predecessor=sha("e"))
     held.aliases["champion"] = "4"
     assert back(root, "2").version == "2"
+
+
+def test_a_gap_before_the_target_is_no_matter(root: Path, held: Memory) -> None:
+    """What it followed may be gone; and what nobody we trust signed tells of no gap."""
+    judge(held, "1")
+    judge(held, "2", predecessor=sha("e"))
+    judge(held, "3", champion=ref(held, "2"))
+    held.judge(signer=STRANGER, verdict=sha("8"), lock=sha("8"), predecessor=sha("f"))
+    held.aliases["champion"] = "3"
+    assert back(root).version == "2"
+
+
+def test_only_the_first_of_all_excuses_what_is_gone(root: Path, held: Memory) -> None:
+    """What another one before the target followed, and is gone, is a gap where a later one names it."""
+    judge(held, "1")
+    judge(held, "2", predecessor=sha("e"))
+    judge(held, "3")
+    judge(held, "4", champion=ref(held, "3"), predecessor=sha("e"))
+    held.aliases["champion"] = "4"
+    with refused("chain_broken"):
+        back(root)
+
+
+def test_an_adopted_champion_has_a_record_to_name(root: Path, held: Memory) -> None:
+    two(held)
+    adopted = held.adopt(predecessor=held.digest("2"))
+    held.retag(adopted.version, **MARK)
+    held.aliases["champion"] = adopted.version
+    result = back(root, "1")
+    record = read_record(held, held.info(result.record_version), keys=KEYS)
+    assert isinstance(record, RollbackRecord)
+    assert record.statement.predicate.before_receipt == held.digest(adopted.version)
+    assert held.info(adopted.version).tags[ROLLED_BACK] == record.digest
 
 
 def test_the_target_is_read_back(root: Path, held: Memory) -> None:

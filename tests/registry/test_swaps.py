@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from reprune.core import plugins
-from tests import swap_plans, swaps
+from tests import swap_kinds, swap_plans, swaps
 from tests.chain import Story
 from tests.registry.promotion import copy_repository, next_generation, promoted, ready
 
@@ -66,10 +66,10 @@ def test_nothing_that_was_not_judged_is_promoted(template: Path, other: Path, pl
     found = swap_plans.files(template, other, played, every=EVERY)
     assert found.wrong == []
     assert found.refused > found.tried // 3, "few swaps were ever seen: they do nothing"
-    read = {f"a byte of {path}" for path in swaps.at_rest(template / "artifacts/verdict")}
+    read = {f"a byte of {path}" for path in swap_kinds.at_rest(template / "artifacts/verdict")}
     assert len(read) > 15
     assert {name.replace("artifacts/verdict/", "") for name in found.kinds} >= read
-    assert set(found.kinds) >= set(swaps.kinds(other))
+    assert set(found.kinds) >= set(swap_kinds.kinds(other))
     say(found)
 
 
@@ -77,7 +77,7 @@ def test_a_champion_that_moved_voids_the_decision(second: Path, played: Path) ->
     """Moved, marked or taken away by somebody else before the last look: nothing is promoted over it."""
     found = swap_plans.champion(second, played, every=EVERY)
     assert found.wrong == []
-    assert found.refused == found.tried >= len(swaps.champion_kinds())
+    assert found.refused == found.tried >= len(swap_kinds.champion_kinds())
     say(found)
 
 
@@ -87,7 +87,7 @@ def test_around_each_call_of_the_registry(
     """Champion, anchor, policy, lock, params and verdict."""
     found = swap_plans.calls(template, second, other, played, every=EVERY)
     assert found.wrong == []
-    assert set(found.kinds) == set(swaps.call_kinds(other))
+    assert set(found.kinds) == set(swap_kinds.call_kinds(other))
     say(found)
 
 
@@ -110,7 +110,7 @@ def test_a_swap_that_went_through_would_be_seen(template: Path, played: Path) ->
     """The measure is no rubber stamp: other bytes in the registry are told from those that were judged."""
     root = played
     judged = swaps.judged_files(template, root)
-    swaps.flipped("registry/digits-compressed/1/files/bundle/weights.safetensors")(root)
+    swap_kinds.flipped("registry/digits-compressed/1/files/bundle/weights.safetensors")(root)
     assert swaps.served(root) != judged
 
 

@@ -181,7 +181,9 @@ def test_int8_in_fp16_is_timed_beside_fp16(world: World) -> None:
     """By profile, side by side in one process; the plan tells what int8 buys there."""
     target = Target(runtime="tensorrt", device="gpu", precision="int8-fp16")
     params = msgspec.structs.replace(GPU_PARAMS, targets={"gpu": target})
-    made = world.step("profile", "profile", params=params, dense="dense", data="data")
+    made = world.step(
+        "profile", "profile", params=params, dense="dense", data="data", previous="previous"
+    )
     (told,) = made.manifest.targets
     assert told.over_fp16 > 0
     (words,) = gains([made.manifest])

@@ -110,5 +110,5 @@ def fresh_look(lock: Lock, taken: Container[str]) -> Lock:
 def lock_text(lock: Lock) -> str:
     """The YAML text of a lock: fields in their order, one a line, so that a diff reads well."""
     header = "# Written by `reprune update`. Its digest names the run: edit nothing here by hand.\n"
-    body = yaml.safe_dump(msgspec.to_builtins(lock), sort_keys=False, width=1000)
+    body = yaml.safe_dump(msgspec.to_builtins(lock), sort_keys=False, width=float("inf"))
     return header + body

@@ -157,7 +157,8 @@ def attempts(registry: Registry, name: str, dense_version: str, *, besides: str 
             break
         judged.add(verdict)
         number = info.tags.get(ATTEMPT, "")
-        highest = max(highest, int(number) if number.isdecimal() else 0)
+        if number.isdecimal():
+            highest = max(highest, int(number))
     return max(len(judged), highest)
 
 

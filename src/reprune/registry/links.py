@@ -54,7 +54,7 @@ def links(
     begun = not since
     for info in known_versions(registry, compressed_name(name)):
         begun = begun or info.version == since
-        if not begun or (RECEIPT not in info.tags and RECORD not in info.tags):
+        if not begun:
             continue
         try:
             found.append((info, read_link(registry, info, keys)))

@@ -10,7 +10,7 @@ from reprune.core.errors import ReceiptInvalid
 from reprune.registry.protocol import Registry, VersionInfo, known_versions
 from reprune.registry.receipts import Receipted, decode, verify
 from reprune.registry.stored import compressed_name, place, receipt_bytes, refuse_stranger
-from reprune.registry.tags import LOCK, MARKS, RECEIPT, TAGS, VERDICT, tags_of
+from reprune.registry.tags import LOCK, MARKS, RECEIPT, TAGS, tags_of
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
@@ -69,7 +69,7 @@ def _judged(
     registry: Registry, versions: Sequence[VersionInfo], lock: str, keys: Sequence[Key] | None
 ) -> Iterator[Registered]:
     for info in versions:
-        if info.tags.get(LOCK) != lock or VERDICT not in info.tags:
+        if info.tags.get(LOCK) != lock:
             continue
         try:
             receipt = read_receipt(registry, info)

@@ -6,7 +6,7 @@ can delete a tag, and can sign nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 from reprune.core.documents import canonical
@@ -39,12 +39,12 @@ def standing(
     returned to an older version while none as new as this one was champion. Without `tags` only what is
     signed counts. A record counts once, where it first lies: a copy of it says nothing.
     """
-    order = {info.version: at for at, info in enumerate(versions)}
-    at = order.get(version)
-    if at is None:
+    numbers = [info.version for info in versions]
+    if version not in numbers:
         return ""
+    at = numbers.index(version)
     found: Standing = "rolled back" if tags and ROLLED_BACK in versions[at].tags else ""
-    seen: set[bytes] = set()
+    newer, seen = frozenset(numbers[at + 1 :]), set[bytes]()
     for info in versions[at + 1 :]:
         told = _rollback(registry, info, keys)
         if told is None:
@@ -52,7 +52,7 @@ def standing(
                 found = "rolled back"
         elif (once := canonical(told)) not in seen:
             seen.add(once)
-            found = _after(found, told, version, order)
+            found = _after(found, told, version, newer)
     return found
 
 
@@ -86,16 +86,15 @@ def _refuse(registry: Registry, info: VersionInfo, what: str) -> NoReturn:
     )
 
 
-def _after(found: Standing, told: Rollback, version: str, order: dict[str, int]) -> Standing:
-    """Where `version` stands after this rollback, if it stood at `found` before."""
-    at = order[version]
+def _after(found: Standing, told: Rollback, version: str, newer: Collection[str]) -> Standing:
+    """Where `version` stands after this rollback, if it stood at `found` before; `newer` came after it."""
     if told.version == version:
         return "returned to"
     if told.before == version:
         return "rolled back"
-    if order.get(told.version, -1) > at:
+    if told.version in newer:
         return found
-    if told.before is not None and order.get(told.before, -1) > at:
+    if told.before in newer:
         return "rolled back"
     return found if found == "rolled back" else "passed over"
 

@@ -68,8 +68,8 @@ class PromoteResult:
     reasons: tuple[str, ...]
     words: str
     artifact: Artifact[Receipt]
-    waived_by: str | None = None
-    dry_run: bool = False
+    waived_by: str | None
+    dry_run: bool
 
 
 def promote(
