@@ -145,6 +145,7 @@ EMPTY_HERE = {
     "EngineFact.worst_layers": "as LayerError",
     "EngineFact.copies": "only of targets that are rebuilt on their device (tests/steps/test_builds.py)",
     "ArmTimes.build": "as EngineFact.copies",
+    "Unit.board": "only of boards whose mode can be set (tests/judge/test_boards.py)",
     "Engines.storage": "only of masked models; shown, and judged nowhere",
     "StorageFact.*": "as Engines.storage",
     "EngineFact.machine": "only of targets on another device",

@@ -225,6 +225,34 @@ def test_a_measuring_process_ends_when_the_benchmark_is_gone(probe: Any) -> None
     assert b"is gone" in done.stdout
 
 
+def test_a_board_is_asked_how_it_is_set_before_every_unit(
+    probe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mode may change between two units of one process; elsewhere nothing is asked, nothing told."""
+    tool = tmp_path / "bin" / "nvpmodel"
+    tool.parent.mkdir()
+    asked = tmp_path / "asked"
+    # Its words as nvpmodel has them; the mode is another one each time.
+    tool.write_text(
+        f"#!/bin/sh\necho >> {asked}\nn=$(wc -l < {asked})\n"
+        'echo "NV Power Mode: MODE_$n"\necho "$n"\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
+    write_inputs(tmp_path / "x.npz", SHAPES[0].inputs)
+    spec = UnitSpec(
+        parent=os.getppid(), process=0, target=probe.target,
+        engines={arm: str(probe.engine(arm)) for arm in ARMS}, shapes=(str(tmp_path / "x.npz"),),
+        weights=(1.0,), units=((0, 1), (1, 2)),
+        blocks=BlockPlan(block_ms=1.0, min_calls=5, discard_calls=1, warmup_seconds=0.0),
+    )  # fmt: skip
+    assert [one.board for one in unit._take_all(spec)] == [msgspec.UNSET] * 2
+    assert not asked.exists()
+    monkeypatch.setattr(unit, "is_jetson", lambda: True)
+    modes = [{"jetson power_mode": f"MODE_{n} ({n})"} for n in (1, 2)]
+    assert [one.board for one in unit._take_all(spec)] == modes
+
+
 class Clock:
     """A clock that only sessions move; it stands in for the time module of what measures."""
 

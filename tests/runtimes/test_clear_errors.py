@@ -21,10 +21,13 @@ from reprune.core.params import Target
 from reprune.measure.conformance import small_net, small_source
 from reprune.runtimes.base import RUNTIMES, get_runtime
 from reprune.runtimes.isolated import build_within
+from tests.litert_environment import converter_python
 
 # Those of ours, and those whose library is not asked for a version.
 WITHOUT_LIBRARY = {"microcontroller"}
-BUILT = ("onnxruntime", "openvino", "torch", "microcontroller", "executorch")
+BUILT = (
+    "onnxruntime", "openvino", "torch", "torch-compiled", "microcontroller", "executorch", "litert",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(set(RUNTIMES) - WITHOUT_LIBRARY))
@@ -83,6 +86,7 @@ def test_a_full_disk_is_said_and_the_engine_that_was_there_stays(
     """Nothing half-written is left beside it either."""
     pytest.importorskip("executorch") if name == "executorch" else None
     runtime = get_runtime(name)
+    target = Target(runtime=name, python=converter_python() if name == "litert" else "")
     folder = tmp_path / "disk"
     folder.mkdir()
     destination = folder / f"net{runtime.suffix}"
@@ -90,7 +94,7 @@ def test_a_full_disk_is_said_and_the_engine_that_was_there_stays(
     module = small_net()
     Full(folder, monkeypatch)
     with pytest.raises(DiskFull) as caught:
-        build_within(runtime, small_source(module), Target(runtime=name), destination, seconds=300)
+        build_within(runtime, small_source(module), target, destination, seconds=300)
     assert str(folder) in caught.value.where
     assert caught.value.fix
     monkeypatch.undo()

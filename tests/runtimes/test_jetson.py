@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reprune.runtimes.jetson import is_jetson, jetson_details, jetson_state
+from reprune.runtimes.jetson import is_jetson, jetson_details, jetson_setting, jetson_state
 
 NVPMODEL = """NV Power Mode: MAXN
 0
@@ -53,6 +53,22 @@ def test_clocks_are_locked_only_if_all_of_them_are(least: int, gpu: int, clocks:
     """One unit that may change its clock is enough to change a latency."""
     texts = board(CLOCKS.format(least=least, gpu=gpu))
     assert jetson_state(lambda command: texts[command[0]])["clocks"] == clocks
+
+
+def test_the_setting_is_what_the_build_tells_of_it() -> None:
+    """The same words for mode and clocks, so that a benchmark's can be compared; nothing that moves."""
+    texts = board(CLOCKS.format(least=115200, gpu=306000000))
+    asked: list[str] = []
+
+    def ask(command: list[str]) -> str:
+        asked.append(command[0])
+        return texts[command[0]]
+
+    setting = jetson_setting(ask)
+    assert setting == {"jetson power_mode": "MAXN (0)", "jetson clocks": "free"}
+    assert setting.items() <= jetson_details(jetson_state(lambda one: texts[one[0]])).items()
+    assert asked == ["nvpmodel", "jetson_clocks"]
+    assert jetson_setting(lambda _: None) == {}
 
 
 def test_what_cannot_be_asked_is_none() -> None:

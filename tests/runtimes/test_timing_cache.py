@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from reprune.core.errors import BuildError
+from reprune.core.params import Target
+from reprune.runtimes.cuda import Gpu
+from reprune.runtimes.tensorrt import TensorRT, tensorrt
+from reprune.runtimes.tensorrt_build import Options
 from reprune.runtimes.timing_cache import CachePlan, attach, cache_path, keep
 
 FACTS = {"library": "10.16", "GPU": "Orin", "driver": "540.4"}
@@ -51,6 +55,18 @@ def test_a_cache_is_found_by_all_that_it_depends_on(tmp_path: Path) -> None:
     paths = {cache_path(tmp_path, FACTS), cache_path(tmp_path, {**FACTS, "driver": "540.5"})}
     paths.add(cache_path(tmp_path, dict(reversed(FACTS.items()))))
     assert len(paths) == 2
+
+
+def test_products_in_fp32_and_in_tf32_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured with the rounded products allowed says nothing where they are not."""
+    monkeypatch.setattr(TensorRT, "version", lambda _: "10.16")
+    gpu = Gpu(index=0, name="GPU", uuid="GPU-0", compute_capability="9.0", driver="570")
+    plans = [
+        tensorrt()._cache(Target(runtime="tensorrt"), Options(tf32=tf32), gpu)
+        for tf32 in (True, False)
+    ]
+    assert None not in plans
+    assert len({plan.path for plan in plans if plan}) == 2
 
 
 def test_what_one_build_learns_the_next_one_is_told(tmp_path: Path) -> None:

@@ -130,6 +130,20 @@ def test_the_key_is_what_the_engine_is_made_of(tmp_path: Path, work: Path) -> No
     assert len(cached(work)) == 3
 
 
+def test_an_engine_of_older_code_of_ours_is_built_again(
+    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime's revision is in the key and in the sidecar, whatever the library's version."""
+    _, before = made(tmp_path / "a")
+    can = OnnxRuntime.capabilities
+    newer = msgspec.structs.replace(can, revision=can.revision + 1)
+    monkeypatch.setattr(OnnxRuntime, "capabilities", newer)
+    _, after = made(tmp_path / "b")
+    assert len(cached(work)) == 2
+    assert before.runtime_version == after.runtime_version
+    assert before.source != after.source
+
+
 def test_a_cache_in_the_way_costs_only_time(tmp_path: Path, work: Path) -> None:
     work.mkdir()
     (work / "engines").write_text("a file where the folder would be")

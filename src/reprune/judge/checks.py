@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from reprune.core.artifacts import Parity
 from reprune.core.errors import UnknownName
 from reprune.core.policy import Policy
+from reprune.judge.boards import board_problems
 from reprune.judge.bootstrap import EXACT
 from reprune.judge.builds import build_problems
 from reprune.judge.evidence import Evidence, QualityEvidence, TargetEvidence
@@ -76,6 +77,7 @@ def _target_problems(evidence: Evidence, policy: Policy) -> Iterator[str]:
             yield f"The latency samples of {target.target} cannot be used: {words}."
         yield from _throughput_problems(target, evidence)
         yield from build_problems(target, evidence)
+        yield from board_problems(target, evidence)
         if target.target in policy.targets:
             yield from memory_problems(target, policy, evidence.arms)
 

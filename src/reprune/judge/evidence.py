@@ -59,7 +59,8 @@ class Unit(Fact, kw_only=True):
 
     `process` numbers the fresh process it ran in; `started_s` is Unix time, used only for the age of
     the evidence. `load` is the machine's 1-minute load average when it began. `arms` may hold CONTROL
-    beside the judged arms. `clock` names how calls were timed.
+    beside the judged arms. `clock` names how calls were timed. `board` is how a board that can be set
+    (a Jetson) was set when the unit began, by the names of BuildFact.details (judge.boards).
     """
 
     index: int
@@ -69,6 +70,7 @@ class Unit(Fact, kw_only=True):
     load: float
     arms: dict[str, ArmTimes]
     clock: str = HOST_CLOCK
+    board: dict[str, str] | UnsetType = UNSET
 
 
 class Phases(Fact, kw_only=True):

@@ -39,7 +39,7 @@ def watched_gpu(runtime: Runtime, target: Target) -> Iterator[DeviceReader | Non
     """A function that reads the GPU of `target`'s sessions; None, and NVML untouched, where they use none.
 
     On a Jetson board, whose driver has no NVML or half of it, the function tells nothing, which the judge
-    says; its power mode and clocks stand in what `build` found. Elsewhere:
+    says; its power mode and clocks stand in what `build` found and in every unit. Elsewhere:
     Raises MissingExtra where a runtime uses a GPU and nvidia-ml-py is not installed, BuildError
     where the driver does not know the GPU: numbers of a GPU that nobody watched are no evidence.
     """

@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import msgspec
+from msgspec import UNSET
 
 from reprune.core.children import answer, refuse_orphan
 from reprune.core.params import Target
@@ -34,6 +35,7 @@ from reprune.measure.conditions import (
     stolen_share,
 )
 from reprune.runtimes.base import Runtime, Session, get_runtime
+from reprune.runtimes.jetson import is_jetson, jetson_setting
 
 STABLE_WITHIN = 0.02
 STABLE_BLOCKS = 3
@@ -225,6 +227,7 @@ def _take_all(spec: UnitSpec) -> tuple[Unit, ...]:
         for index, seed in spec.units:
             refuse_orphan(spec.parent)
             started, load = time.time(), os.getloadavg()[0]
+            board = jetson_setting() if is_jetson() else UNSET
             # A collection in the middle of a call would be charged to the arm that happens to run.
             gc.collect()
             gc.disable()
@@ -240,6 +243,7 @@ def _take_all(spec: UnitSpec) -> tuple[Unit, ...]:
                     load=round(load, 2),
                     arms=of_build(taken.arms, build) if spec.copies else taken.arms,
                     clock=taken.clock,
+                    board=board,
                 )
             )
     return tuple(units)

@@ -50,7 +50,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     a file for another machine). `devices` are the words that Target.device may begin with, its usual
     one first. `modules` are what must be installed, from `extra`; `converter` those that only `build`
     needs, in the environment of Target.python where that is named. `may_crash`: its library has been seen
-    to end the process, so that steps run it in one of its own (runtimes.guarded).
+    to end the process, so that steps run it in one of its own (runtimes.guarded). `revision` is raised with
+    every change of our own code that makes another engine of the same source: older ones are built again.
     """
 
     precisions: tuple[Precision, ...]
@@ -64,6 +65,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     alignment: dict[Precision, int] = {}
     latency: bool = True
     may_crash: bool = False
+    revision: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,20 @@ def jetson_state(ask: Ask | None = None) -> dict[str, str | None]:
     }
 
 
+def jetson_setting(ask: Ask | None = None) -> dict[str, str]:
+    """Power mode and clocks alone, which stay as they were set, named as `jetson_details` names them: what
+    must be as it was when an engine was built. Asks neither for heat nor for load, which takes seconds.
+    """
+    ask = ask or _run
+    mode, shown = ask(["nvpmodel", "-q"]), ask(["jetson_clocks", "--show"])
+    return jetson_details(
+        {
+            "power_mode": None if mode is None else _mode(mode),
+            "clocks": dict(_clocks(shown or ""))["clocks"],
+        }
+    )
+
+
 def jetson_details(state: dict[str, str | None]) -> dict[str, str]:
     """What is known of `state`, as BuildFact.details hold it."""
     return {f"jetson {name}": value for name, value in state.items() if value is not None}

@@ -105,6 +105,8 @@ class TensorRT:
             sparsity=() if library.ahead_of_time else ("2:4",),
             alignment={"fp32": 8, "fp16": 8, "int8": 32, "int8-fp16": 32},
             may_crash=True,
+            # 2: TF32 is off in every precision unless it is asked for.
+            revision=2,
         )
 
     def version(self) -> str:
@@ -270,6 +272,7 @@ class TensorRT:
             "workspace": str(options.workspace_mb),
             "device": target.device.partition(":")[0] or "gpu",
             "precision": target.precision,
+            "TF32": str(options.tf32),
             "pinned": str(pinned),
         }
         return CachePlan(

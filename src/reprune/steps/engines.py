@@ -213,9 +213,12 @@ def made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: Wo
 
 
 def source_digest(target: Target, runtime: Runtime, shop: Workshop) -> str:
-    """Over everything that an engine is built with besides its bundle (Sidecar.source)."""
+    """Over everything that an engine is built with besides its bundle, our own code's revision included
+    (Sidecar.source).
+    """
     knobs = structs.replace(shop.params, parity_examples=1, max_seconds=1.0, cache=True)
-    return digest_of([_essence(target, runtime), shop.examples, knobs, __version__])
+    code = [__version__, runtime.capabilities.revision]
+    return digest_of([_essence(target, runtime), shop.examples, knobs, code])
 
 
 def model_source(model: ArmModel, target: Target, params: BuildParams) -> Source:
