@@ -81,10 +81,9 @@ test-fast: env $(LITERT_STAMP) helm actionlint ## run the tests that take second
 	$(TEST) -m "not slow" -n 2 $(PYTEST_ARGS)
 
 # REPRUNE_DEEP=1 is read by the tests: containers, kills, large counts of mutants and examples.
-test-deep: env $(LITERT_STAMP) chromium helm axe ## run the suite at full depth, then mutation testing of the judge
+test-deep: env $(LITERT_STAMP) chromium helm axe ## run all at full depth, then mutation testing of what decides
 	REPRUNE_DEEP=1 $(TEST) --timeout=3600 $(PYTEST_ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/mutmut run
-	$(BIN)/mutmut results
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation
 
 test-containers: env ## build the images without a registry, and run the pipeline in them (root; ~5 GB)
 	@.ci/docker.sh install

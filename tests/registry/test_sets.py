@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_letters, digits
 
 import msgspec
 import numpy as np
@@ -37,7 +38,11 @@ from reprune.steps.update import update
 from tests.registry.stand import write_repository, write_set
 
 MEMBERS = {"depth": "depth-net", "detector": "detector"}
-names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+names = st.builds(
+    str.__add__,
+    st.sampled_from(ascii_letters + digits),
+    st.text(ascii_letters + digits + "._-", max_size=20),
+)
 
 
 @pytest.fixture
