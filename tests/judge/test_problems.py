@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 
 from reprune.core.artifacts import Parity
+from reprune.core.documents import canonical
+from reprune.core.errors import DocumentError
 from reprune.core.policy import Policy
 from reprune.judge.bootstrap import EXACT
 from reprune.judge.checks import find_metrics, find_problems
-from reprune.judge.evidence import BatchUnits, Conditions, Evidence
+from reprune.judge.evidence import BatchUnits, Conditions, Evidence, decode_units
 from reprune.judge.latency import unit_problems
 from reprune.judge.memory_rules import memory_problems
 from reprune.judge.metrics import ACCURACY, SHARE, Metric
 from reprune.judge.possible import LATEST_S, impossible, impossible_parity
 from reprune.judge.record_checks import metric_problems
+from reprune.judge.verdict import judge
 from reprune.judge.weighted import MOST_WEIGHT
 from tests.building import edit, make_evidence, make_policy, make_quality, make_units
 
@@ -309,7 +312,33 @@ def test_units_are_timed_by_one_clock() -> None:
         edit(unit, "clock", clock) for unit, clock in zip(make_units(6, {}), "fdbace", strict=True)
     ]
     assert impossible(units) == ["units were timed by different clocks (a; b; c; d; e; f)"]
+    assert impossible(units[:2]) == ["units were timed by different clocks (d; f)"]
     assert impossible(units[:1] * 2) == []
+
+
+def test_units_are_read_as_they_were_written() -> None:
+    """The control's name is part of the file format; a fault names the file that it is in."""
+    units = make_units(2, {"dense": 1.0})
+    assert list(units[0].arms) == ["candidate", "dense", "control"]
+    assert decode_units(canonical(units)) == units
+    with pytest.raises(DocumentError, match=r"^units"):
+        decode_units(b"{}")
+    with pytest.raises(DocumentError, match=r"^latency/cpu\.json"):
+        decode_units(b"{}", name="latency/cpu.json")
+
+
+def test_what_evidence_leaves_out_is_unknown() -> None:
+    """Not a first use, no newer examples, no warnings, no overrides."""
+    told = {
+        name: getattr(GOOD, name)
+        for name in Evidence.__struct_fields__
+        if name not in ("uses", "champion_newest", "contract", "waivers")
+    }
+    bare = Evidence(**told)
+    assert (bare.uses, bare.champion_newest, bare.contract, bare.waivers) == (0, None, (), ())
+    assert problems(bare) == []
+    words = judge(bare, policy()).notes[0]
+    assert words == "Nobody knows how often this eval split has been judged on."
 
 
 def test_each_reason_is_told_once() -> None:

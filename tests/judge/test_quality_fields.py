@@ -13,13 +13,22 @@ from msgspec import UNSET
 from reprune.core.policy import Margin, Policy, SliceRules
 from reprune.judge.binary import BinaryComparison, BinaryLevel, compare_binary
 from reprune.judge.comparisons import MarginTest
-from reprune.judge.distributions import critical
+from reprune.judge.distributions import beta_quantile, critical, tail
 from reprune.judge.evidence import QualityEvidence
 from reprune.judge.examples import read_examples
 from reprune.judge.family import PARENT
 from reprune.judge.grouping import TOGETHER, divide
 from reprune.judge.metrics import ACCURACY, SHARE, Metric
 from reprune.judge.numeric import rounded
+from reprune.judge.paired import (
+    ASSUMED,
+    assumed_differing,
+    design_effect,
+    error_ratio_limits,
+    error_ratio_z,
+    tango_upper,
+    tango_z,
+)
 from reprune.judge.quality import (
     Setting,
     flips_in_words,
@@ -589,3 +598,81 @@ def test_the_spread_of_one_example() -> None:
     assert none.spread == pytest.approx(math.sqrt(0.01))
     one = replace(some, lost=100, gained=0)
     assert one.spread == pytest.approx(math.sqrt(1.0 / 100))
+
+
+CLUSTERS = np.array([[5, 2, 0, 1], [7, 1, 3, 2], [4, 0, 0, 0], [9, 4, 1, 3]])
+ALIKE = BinaryComparison(
+    examples=25, baseline=0.6, candidate=0.5, lost=7, gained=4, both_wrong=6, clusters=CLUSTERS
+)
+SIZES = [5, 7, 4, 9]
+
+
+def effect_of(weights: tuple[float, float, float], assumed: float) -> float:
+    """The design effect of weighted flips, written out from the table of sources."""
+    totals = [float(sum(w * n for w, n in zip(weights, row[1:], strict=True))) for row in CLUSTERS]
+    squares = sum(n * w * w for n, w in zip((7, 4, 6), weights, strict=True))
+    return design_effect(SIZES, totals, squares, assumed)
+
+
+def test_the_spread_of_one_source() -> None:
+    effect = effect_of((1.0, -1.0, 0.0), assumed_differing(7, 4))
+    variance = 11 / 25 - (3 / 25) ** 2
+    assert ALIKE.spread == pytest.approx(math.sqrt(variance * effect * 4 / 25))
+
+
+def test_the_drop_of_sources() -> None:
+    """Each limit has its own design effect, and Student's t has a degree less than there are sources."""
+    t = critical(0.05, 3)
+    up = effect_of((1.0, -1.0, 0.0), assumed_differing(7, 4))
+    down = effect_of((1.0, -1.0, 0.0), assumed_differing(4, 7))
+    found = ALIKE.drop_test(0.1, 0.05)
+    assert found.kind == "drop"
+    assert found.high == rounded(tango_upper(7 / up, 4 / up, 25 / up, t))
+    assert found.low == rounded(-tango_upper(4 / down, 7 / down, 25 / down, t))
+    assert found.p_harm == rounded(tail(tango_z(7 / down, 4 / down, 25 / down, 0.1), 3))
+    two = replace(ALIKE, clusters=CLUSTERS[:2])
+    wide = design_effect([5, 7], [2.0, -2.0], 11, assumed_differing(7, 4))
+    upper = tango_upper(7 / wide, 4 / wide, 25 / wide, critical(0.05, 1))
+    assert two.drop_test(0.1, 0.05).high == rounded(min(1.0, upper))
+
+
+def test_the_error_ratio_of_sources() -> None:
+    for ratio in (1.25, 2.0):
+        effect = effect_of((1.0, -ratio, 1.0 - ratio), ASSUMED)
+        table = 7 / effect, 4 / effect, 6 / effect, 8 / effect
+        found = ALIKE.error_test(ratio, 0.05)
+        low, high = error_ratio_limits(*table, critical(0.05, 3))
+        assert found.kind == "errors"
+        assert found.limit == rounded((ratio - 1) * 0.4)
+        assert found.low == pytest.approx(max(-1.0, (low - 1) * 0.4))
+        assert found.high == pytest.approx(min(1.0, (high - 1) * 0.4))
+        assert found.p_harm == pytest.approx(tail(error_ratio_z(*table, ratio), 3))
+    perfect = replace(ALIKE, gained=0, both_wrong=0, clusters=None)
+    test = perfect.error_test(1.25, 0.05)
+    assert (test.kind, test.limit) == ("errors", 0.0)
+    assert test.high == perfect.drop_test(0.3, 0.05).high
+
+
+def test_values_and_levels_of_arms_have_nine_digits() -> None:
+    third = np.array([1, 0, 0])
+    assert compare_binary(third, third, None).candidate == 0.333333333
+    by_source = compare_binary(third, third, np.array([0, 0, 1])).clusters
+    assert by_source is not None
+    assert by_source.dtype == np.int64
+    level = BinaryLevel(examples=30, right=20)
+    shown = [*level.interval(0.05), level.p_below(0.8), level.value]
+    assert shown == [float(f"{number:.9g}") for number in shown]
+    clusters = np.array([[20, 15], [10, 5]])
+    two = BinaryLevel(examples=30, right=20, clusters=clusters)
+    effect = design_effect([20, 10], [15.0, 5.0], 20)
+    effect *= (critical(0.05, 1) / critical(0.05, None)) ** 2
+    right, n = 20 / effect, 30 / effect
+    assert two.interval(0.05)[0] == rounded(beta_quantile(0.05, right, n - right + 1))
+
+
+def test_what_is_assumed_of_few_flips() -> None:
+    """0.5 where they balance, 14 more where all are losses, however few; spread below one flip counts."""
+    assert assumed_differing(1, 0) == assumed_differing(9, 0) == 14.5
+    assert assumed_differing(0.5, 0) == 7.5
+    assert assumed_differing(3, 3) == assumed_differing(0, 4) == assumed_differing(0, 0) == 0.5
+    assert design_effect([10, 10], [0.0, 0.0], 0.2, 3.0) == pytest.approx(30.0 / 3.2)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from reprune.core.artifacts import EngineFact, LayerError
-from reprune.core.policy import Policy
+from reprune.core.policy import LatencyObjective, Policy
 from reprune.judge.drafts import Draft
 from reprune.judge.engine_rules import engines_by_place, parity_drafts, size_drafts
 from reprune.judge.evidence import ArmTimes, Unit
@@ -18,7 +18,7 @@ from reprune.judge.latency import Look, Sequential, unit_ratio
 from reprune.judge.latency_rules import latency_drafts, sample, what_decides
 from reprune.judge.memory_rules import memory_drafts
 from reprune.judge.objective import exceedance
-from reprune.judge.tail_rules import objective_drafts, tail_drafts
+from reprune.judge.tail_rules import _objective_draft, objective_drafts, tail_drafts
 from reprune.judge.throughput import mean_ratio
 from reprune.judge.throughput_rules import throughput_drafts
 from tests.building import edit, make_engine, make_policy
@@ -507,3 +507,34 @@ def test_slow_calls_in_words() -> None:
     two = tail_drafts(TWENTY, "a", policy(latency={"tail": TAIL}), ARMS, 1e-9, "seed")[0]
     assert (two.low, two.high, two.holds) == (None, None, False)
     assert "(no interval can be given, 20 units)" in two.facts
+
+
+def test_what_is_drawn_follows_from_seed_and_target() -> None:
+    """The same for the same; other units for another seed, and for another target."""
+    uneven = [unit(i, {**NS, "candidate": 2_000_000 + 70_001 * (i * i % 13)}) for i in range(20)]
+    given = policy(latency={"tail": TAIL})
+
+    def interval(target: str, seed: str) -> tuple[float | None, float | None]:
+        found = tail_drafts(uneven, target, given, ARMS, 0.025, seed)[0]
+        return found.low, found.high
+
+    def p_harm(target: str, seed: str) -> float | None:
+        tight = policy(latency={"tail": {**TAIL, "vs_parent": {"max_ratio": 0.66}}})
+        return tail_drafts(uneven, target, tight, ARMS, 0.025, seed)[0].p_harm
+
+    assert interval("a", "x") == interval("a", "x")
+    drawn = [p_harm("a", "x"), p_harm("a", "y"), p_harm("b", "x")]
+    assert drawn == [p_harm("a", "x"), p_harm("a", "y"), p_harm("b", "x")]
+    assert len(set(drawn)) == 3
+
+
+def test_slow_calls_are_told_in_nine_digits() -> None:
+    odd = [unit(i, {**NS, "candidate": 1_234_567_891}) for i in range(20)]
+    assert tails(odd)[0].candidate_value == 12345.6789
+
+
+def test_an_objective_that_is_met_exactly_is_met() -> None:
+    rule = LatencyObjective(max_ms=5.0, percentile=90, units=20)
+    for high, holds in ((0.1, True), (0.100000001, False)):
+        met = replace(exceedance(TWENTY, 5.0, 90, 0.025), high=high)
+        assert _objective_draft(rule, met, ("a", True), 0.025, 0).holds is holds

@@ -8,8 +8,9 @@ from statistics import NormalDist
 from typing import Any
 
 import pytest
+from scipy import stats
 
-from reprune.judge.builds import build_problems, builds_of, over_builds, turn_problems
+from reprune.judge.builds import build_notes, build_problems, builds_of, over_builds, turn_problems
 from reprune.judge.distributions import critical
 from reprune.judge.evidence import CONTROL, ArmTimes, BatchUnits, Unit
 from reprune.judge.latency import (
@@ -196,6 +197,8 @@ def test_a_look_over_builds_is_that_of_the_builds() -> None:
     ):
         held = Sequential(looks=(6, 9, 12), alpha=alpha, rules=2)
         assert follow(ratios, 0.9, held, builds).blocks is blocks
+    two = follow([2.0] * 6, 3.0, plan, [0, 1] * 3)
+    assert (two.high, two.passes) == (None, False)
     assert follow([2.0] * 6, 2.0 - 1e-12, plan, builds).passes
     assert not follow([2.0] * 6, 2.0 - 1e-6, plan, builds).passes
 
@@ -363,6 +366,28 @@ def test_builds_that_were_made_are_timed() -> None:
     ]
 
 
+def test_builds_of_other_targets_are_theirs() -> None:
+    """One target's engines were built three times; the other's once, and it is complete."""
+    evidence = make_evidence(
+        targets={"b": 0.5, "a": 0.5}, examples=20, errors=5, units=0, arms=("candidate", "dense")
+    )
+    for place, one in enumerate(evidence.engines):
+        if one.target == "a":
+            evidence = edit(evidence, f"engines.{place}.copies", ("x", "y"))
+    assert list(build_problems(evidence.targets[0], evidence)) == []
+    timed = edit(evidence.targets[0], "units", tuple(built(0, 0, 0)))
+    assert list(build_problems(timed, evidence)) == []
+
+
+def test_a_reader_is_told_of_several_builds() -> None:
+    """Of the targets that build their own engines alone."""
+    evidence = make_evidence(targets={"a": 0.5, "b": 0.5}, examples=20, errors=5, units=1)
+    assert list(build_notes(evidence)) == []
+    several = edit(evidence, "targets.1.units", tuple(built(0, 1, 2, 0)))
+    (note,) = build_notes(several)
+    assert note.startswith("b builds its own engines, so 3 builds of each arm were timed")
+
+
 def test_builds_of_a_target_without_engines_are_none() -> None:
     evidence = make_evidence(targets={"a": 0.5}, examples=20, errors=5, units=0)
     bare = edit(evidence, "engines", ())
@@ -431,6 +456,33 @@ def test_what_crowded_calls_are_worth() -> None:
     assert exceedance(many, 1.0, 95, 0.025).typical_ms == 190 / 1e6
     third = Exceedance(calls=3, beyond=1, worth=3, low=0, high=1, p_harm=1, typical_ms=1)
     assert third.share == 0.333333333
+
+
+def test_the_limits_of_a_share_are_those_of_independent_calls() -> None:
+    """Clopper and Pearson's, and the binomial tail, of as many calls as they are worth."""
+    units = [
+        unit(i, candidate=times([1_234_567_891 * (k * 10 + i + 1) for k in range(10)]))
+        for i in range(10)
+    ]
+    bound = 1_234.567891 * 90.5
+    found = exceedance(units, bound, 95, 0.025)
+    known = critical(0.025, 99) / critical(0.025, 9)
+    worth = 100 * known**2
+    seen = 0.1 * worth
+    assert (found.beyond, found.worth) == (10, pytest.approx(worth, rel=1e-8))
+    assert found.low == pytest.approx(
+        float(stats.beta.ppf(0.025, seen, worth - seen + 1)), rel=1e-7
+    )
+    high = float(stats.beta.ppf(0.975, seen + 1, worth - seen))
+    assert found.high == pytest.approx(high, rel=1e-7)
+    p_harm = float(stats.beta.cdf(0.05, seen, worth - seen + 1))
+    assert found.p_harm == pytest.approx(p_harm, rel=1e-7)
+    shown = [found.low, found.high, found.p_harm, found.typical_ms, found.worth]
+    assert shown == [float(f"{number:.9g}") for number in shown]
+    one = exceedance(units, 1_234.567891 * 99.5, 95, 0.025)
+    few = 0.01 * worth
+    assert 0.0 < few < 1.0
+    assert one.p_harm == 1.0
 
 
 # --- trends --------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Mutation testing: `python -m tests.mutation reprune.judge.verdict` (a module, or a package for all of it).
+"""Mutation testing: `python -m tests.mutation reprune.judge.verdict` (a module, or a package for all of it;
+without any, all that decides a promotion).
 
 Each mutant changes one thing of a module and must make a test fail, or be listed in `equivalent/` with the
 reason why none can. The exit code is 1 where one survives that is not listed, and where one is listed that
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -69,6 +71,14 @@ _BY_HAND = tuple(
 # The tests that are asked, by module or by the package around it.
 TESTS: dict[str, tuple[str, ...]] = {
     **{f"reprune.judge.{name}": _BY_HAND for name in _JUDGE},
+    **{
+        f"reprune.judge.{name}": (
+            "tests/judge/test_known_answers.py",
+            "tests/judge/test_paired_scores.py",
+            "tests/judge/test_quality_fields.py",
+        )
+        for name in ("binary", "paired")
+    },
     "reprune.judge": ("tests/judge",),
     "reprune.steps.acceptance": (
         "tests/registry/test_acceptance.py",
@@ -118,7 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("modules", nargs="+", help="modules or packages, as imported")
+    parser.add_argument(
+        "modules", nargs="*", help="modules or packages, as imported (default: all named in TESTS)"
+    )
     parser.add_argument("--tests", nargs="+", help="the tests to ask (default: by package)")
     parser.add_argument("--function", default="", help="its mutants alone; nothing is written")
     parser.add_argument("--json", type=Path, metavar="FILE", help="add the counts to this file")
@@ -127,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--source", default="src", help="where the modules lie")
     given = parser.parse_args(argv)
+    if not given.modules:
+        return everything(Path(given.source), ["--json", str(given.json)] if given.json else [])
     began = time.monotonic()
     modules = [one for name in given.modules for one in modules_of(name, Path(given.source))]
     tests = given.tests or tests_of(modules)
@@ -145,6 +159,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.json and not given.function:
         record(given.json, counts)
     return 1 if wrong else 0
+
+
+def everything(source: Path, options: Sequence[str]) -> int:
+    """All modules that TESTS names, each set of tests in a process of its own; 1 if one of them fails."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, tests in TESTS.items():
+        if (source / f"{name.replace('.', '/')}.py").exists():
+            groups.setdefault(tests, []).append(name)
+    command = [sys.executable, "-m", "tests.mutation"]
+    codes = [subprocess.call([*command, *modules, *options]) for modules in groups.values()]
+    return 1 if any(codes) else 0
 
 
 def modules_of(name: str, source: Path) -> list[str]:

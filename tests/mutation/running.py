@@ -259,6 +259,8 @@ def _live_or_die(
             passes = _again(code, path, [item.nodeid for item in items])
             os.write(pipe, b"imported again")
             os._exit(0 if passes else 1)
+        # One that waits for what never comes uses no processor at all.
+        signal.alarm(60 + int(50 * sum(reach.seconds[item.nodeid] for item in items)))
         # What is left from before the fork; it does not belong to the mutant.
         items[0].session._setupstate.teardown_exact(items[0])
         for item, later in zip(items, [*items[1:], items[0]], strict=True):

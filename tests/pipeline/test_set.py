@@ -77,7 +77,7 @@ def small_set(root: Path, prepared: Callable[[Repository], object] | None = None
         name: {"vs_parent": {"max_drop": 0.9, "max_error_ratio": None}}
         for name in ("detector.f1", "segmenter.dice", "depth.mae")
     }
-    made.edit("policy.yaml", lambda given: given.update(quality=rules, looks=[8]))
+    made.edit("policy.yaml", lambda given: given.update(quality=rules, looks=[5]))
     made.edit("policy.yaml", lambda given: given.pop("latency"))
     for member in MEMBERS:
         train_member(made, member, seed=1)

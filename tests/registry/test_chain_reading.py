@@ -344,6 +344,7 @@ def test_a_tag_is_enough_until_a_record_returns(held: Memory) -> None:
     three(held)
     held.retag("2", **{"reprune.rolled_back": "x"})
     assert (stands(held, "2"), stands(held, "2", tags=False)) == ("rolled back", "")
+    assert standing(held, held.versions(MODEL), "2", KEYS) == "rolled back"
     held.roll("2", "3")
     assert stands(held, "2") == "returned to"
 

@@ -33,7 +33,7 @@ from reprune.registry.receipts import RECEIPT_FILE, subject_digests, verify_stat
 from reprune.registry.tags import PROMOTED, WAIVER
 from reprune.steps.acceptance import Case
 from reprune.steps.moving import Desk
-from reprune.steps.promote import PromoteResult, _decide
+from reprune.steps.promote import PromoteResult, _decide, _keep
 from reprune.steps.promoter import OverrideTerms
 from reprune.steps.staging import Staged
 from tests.registry.memory import MODEL, STRANGER, Memory, sha
@@ -187,6 +187,19 @@ def test_what_serves_is_said_for_others(table: Table, minimum: bool) -> None:
         assert name in listed
     properties = said.predicate.properties  # type: ignore[attr-defined]
     assert ("REPRUNE_MINIMUM_POLICY_MET" in properties) is minimum
+
+
+def test_the_receipt_is_kept_here(table: Table) -> None:
+    """As an artefact of its own, by its digest, with what became of it."""
+    info = table.held.judge(outcome="block")
+    receipt = read_receipt(table.held, info)
+    kept = _keep(table.desk, table.case, info, receipt, "3")
+    name = receipt.digest.removeprefix("sha256:")[:24]
+    assert kept.path == table.desk.root / ".reprune/receipts" / name
+    assert (kept.path / RECEIPT_FILE).read_bytes() == receipt.raw
+    assert kept.manifest.producer.step == "promote"
+    assert kept.manifest.parents == {"verdict": table.case.verdict.digest}
+    assert (kept.manifest.champion_after, kept.manifest.promoted) == ("3", False)
 
 
 def test_doing_it_again_is_told_as_done(table: Table) -> None:

@@ -21,6 +21,7 @@ from reprune.core.documents import canonical
 from reprune.core.errors import ReceiptInvalid
 from reprune.registry.receipts import (
     MAX_RECEIPT_BYTES,
+    RECEIPT_FILE,
     Decision,
     Receipted,
     Statement,
@@ -77,6 +78,7 @@ RAW = sign(statement(), SIGNER)
 
 def test_what_was_signed_is_what_is_read() -> None:
     """Signing and verifying is identity, names the signer, and the same statement has the same bytes."""
+    assert RECEIPT_FILE == "receipt.dsse.json"
     found = verify(RAW, [SIGNER.public_key], where="r")
     assert found.statement == statement()
     assert found.signer == SIGNER.public_key.keyid

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import UNSET, UnsetType
 
 from reprune.core.artifacts import EngineFact, Expectation, Fact, PowerFact, Waiver
@@ -175,9 +173,6 @@ class Evidence(Fact, kw_only=True):
     champion_newest: str | None = None
     contract: tuple[Expectation, ...] = ()
     waivers: tuple[Waiver, ...] = ()
-
-
-LatencyOutcome = Literal["pass", "block", "inconclusive"]
 
 
 def decode_units(raw: bytes, *, name: str = "units") -> tuple[Unit, ...]:

@@ -65,7 +65,7 @@ def exceedance(units: Sequence[Unit], max_ms: float, percentile: int, alpha: flo
         worth=rounded(worth),
         low=rounded(beta_quantile(alpha, seen, worth - seen + 1)),
         high=rounded(beta_quantile(1 - alpha, seen + 1, worth - seen)),
-        p_harm=rounded(1.0 - binomial_cdf(seen - 1, worth, allowed)) if seen > 0 else 1.0,
+        p_harm=rounded(1.0 - binomial_cdf(seen - 1, worth, allowed)),
         typical_ms=rounded(own / NS_A_MS),
     )
 

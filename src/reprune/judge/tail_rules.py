@@ -28,7 +28,7 @@ def tail_drafts(
     """One draft a tail rule whose baseline is among `arms`. The units have no problems."""
     rules = None if policy.latency is None else policy.latency.tail
     limits = tail_limits(policy, arms)
-    if rules is None or not limits:
+    if rules is None:
         return []
     required = policy.targets[target] == "required"
     lacking = _lacking(units, rules, [baseline.arm for baseline, _ in limits])
