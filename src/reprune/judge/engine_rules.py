@@ -136,6 +136,9 @@ def _parity_draft(engine: EngineFact, rules: ParityBounds, required: bool) -> Dr
     if broken and engine.worst_layers:
         worst = ", ".join(f"{one.layer} ({one.relative:.2g})" for one in engine.worst_layers)
         seen += f"; the layers that differ most, relatively: {worst}"
+    elif broken and not engine.file.endswith(".onnx"):
+        # Of an ONNX file without them it is not known that they could not be told.
+        seen += f"; which layers differ cannot be told for engines of {engine.runtime}"
     return Draft(
         rule="parity",
         baseline=engine.arm,
