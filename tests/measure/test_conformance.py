@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from reprune.core.errors import BuildError, UnknownName
 from reprune.core.params import Target
@@ -156,6 +157,21 @@ def test_a_missing_proof_is_made_once_and_a_failed_one_is_an_error(
     assert "reprune doctor --selftest a" in caught.value.fix
     with pytest.raises(BuildError, match="unproven on this machine, and its selftest cannot run"):
         demand_proof([("c", Target(runtime="nothing"))], said.append)
+
+
+def test_a_proof_of_older_code_of_ours_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's version may be the same: it is our adapter that is proven."""
+    monkeypatch.setenv("REPRUNE_WORK", str(tmp_path))
+    demand_proof([("a", Target())], lambda _: None)
+    version = OnnxRuntime().version()
+    assert proof_of(Target(), version) is not None
+    can = OnnxRuntime.capabilities
+    monkeypatch.setattr(
+        OnnxRuntime, "capabilities", structs.replace(can, revision=can.revision + 1)
+    )
+    assert proof_of(Target(), version) is None
 
 
 def test_a_runtime_that_is_not_there_is_no_finding() -> None:

@@ -25,9 +25,12 @@ SELFTEST_SECONDS = 600.0
 
 
 def proof_path(runtime: str, version: str, *, kind: str = "") -> Path:
-    """Where the selftests of that runtime on this kind of machine (or `kind`) are kept."""
+    """Where the selftests of that runtime on this kind of machine (or `kind`) are kept: of its library's
+    version and of our adapter's revision.
+    """
     kind = kind or this_machine(1).kind
-    name = re.sub(r"[^\w.+-]", "_", f"{runtime}-{version}")
+    revision = get_runtime(runtime).capabilities.revision
+    name = re.sub(r"[^\w.+-]", "_", f"{runtime}-{version}-r{revision}")
     return work_root() / "selftests" / kind.removeprefix("sha256:")[:32] / f"{name}.json"
 
 
@@ -60,7 +63,7 @@ def selftest(target: Target, *, every: bool, apart: bool) -> Conformance:
 
 def demand_proof(targets: Iterable[tuple[str, Target]], say: Callable[[str], None]) -> None:
     """Afterwards the adapter of each target that runs on this machine is proven here: an older selftest
-    of the same runtime version holds, a missing one is made now.
+    of the same runtime version and revision holds, a missing one is made now.
 
     Raises BuildError, naming the promise that was broken, for one that fails or cannot run.
     """
