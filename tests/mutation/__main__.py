@@ -137,16 +137,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="of the quickest tests, for each mutant"
     )
+    parser.add_argument(
+        "--more",
+        action="store_true",
+        help="also what an `except` catches, and conditions that always or never hold",
+    )
     parser.add_argument("--source", default="src", help="where the modules lie")
     given = parser.parse_args(argv)
     if not given.modules:
-        return everything(Path(given.source), ["--json", str(given.json)] if given.json else [])
+        options = ["--json", str(given.json)] if given.json else []
+        return everything(Path(given.source), [*options, *(["--more"] if given.more else [])])
     began = time.monotonic()
     modules = [one for name in given.modules for one in modules_of(name, Path(given.source))]
     tests = given.tests or tests_of(modules)
     sys.path[:0] = [str(Path.cwd()), str(Path(given.source).resolve())]
-    found = run(modules, tests, only=given.function, source=given.source, seconds=given.seconds)
-    listed = read()
+    found = run(
+        modules,
+        tests,
+        only=given.function,
+        source=given.source,
+        seconds=given.seconds,
+        more=given.more,
+    )
+    listed = read(more=given.more)
     counts, wrong = {}, 0
     for module, results in found.items():
         counts[module], words = judged(results, listed.get(module, {}), whole=not given.function)
