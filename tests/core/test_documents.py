@@ -237,6 +237,7 @@ ROOT = "known keys here: either, listed, name, named, numbers, one, pair"
         ("either:\n  more: a\n  siz: 1\n", "p:3 (either.siz)", KNOWN),
         ("pair:\n- siz: 1\n- 2\n", "p:2 (pair.0.siz)", ""),
         ("name: a\none: 3\n", "p:2 (one)", ""),
+        ("one:\n  siz:\n    1\n", "p:2 (one.siz)", KNOWN),
         ("\n- a\n", "p:2", ""),
         ("a", "p:1", ""),
     ],

@@ -375,3 +375,45 @@ def test_a_variable_that_is_not_set_is_named(
     with pytest.raises(PromotionRefused) as caught:
         signers.open_signer("env:OUR_KEY", tmp_path)
     assert (caught.value.reason, caught.value.where) == ("key_missing", "$OUR_KEY")
+
+
+def test_a_new_promoter_is_this_users_alone(tmp_path: Path) -> None:
+    """Folder, key and configuration; what is there already stays as it is."""
+    path = make_promoter(tmp_path)
+    folder = tmp_path / ".reprune/promoter"
+    assert path == folder / "config.yaml"
+    modes = {each.name: each.stat().st_mode & 0o777 for each in (folder, *folder.iterdir())}
+    assert modes == {"promoter": 0o700, "key.pem": 0o600, "config.yaml": 0o600}
+    found = read_promoter(tmp_path)
+    assert (found.promoter.key, found.promoter.trusted_keys) == ("key.pem", ())
+    key = (folder / "key.pem").read_bytes()
+    path.write_text(
+        f"{path.read_text()}max_valid_for_days: 3\n".replace("max_valid_for_days: 14\n", "")
+    )
+    folder.chmod(0o755)
+    assert make_promoter(tmp_path) == path
+    assert (folder / "key.pem").read_bytes() == key
+    assert read_promoter(tmp_path).promoter.max_valid_for_days == 3
+    assert folder.stat().st_mode & 0o777 == 0o700
+    path.unlink()
+    make_promoter(tmp_path)
+    assert read_promoter(tmp_path).signer.public_key == found.signer.public_key
+
+
+def test_the_configuration_may_lie_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a variable says; without one, and nothing in its place, nobody can sign."""
+    monkeypatch.delenv("REPRUNE_PROMOTER", raising=False)
+    make_promoter(tmp_path / "other")
+    with pytest.raises(PromotionRefused) as caught:
+        read_promoter(tmp_path)
+    assert caught.value.reason == "promoter_missing"
+    assert caught.value.where == str(tmp_path / ".reprune/promoter/config.yaml")
+    elsewhere = tmp_path / "other/.reprune/promoter/config.yaml"
+    monkeypatch.setenv("REPRUNE_PROMOTER", str(elsewhere))
+    assert read_promoter(tmp_path).keys == read_promoter(tmp_path / "none").keys
+    elsewhere.unlink()
+    with pytest.raises(PromotionRefused) as caught:
+        read_promoter(tmp_path)
+    assert caught.value.where == str(elsewhere)
