@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprune.core.documents import canonical, decode_json, decode_yaml, digest_of, strict_json
+from reprune.core.documents import (
+    Document,
+    canonical,
+    decode_json,
+    decode_yaml,
+    digest_of,
+    read_bounded,
+    read_yaml,
+    strict_json,
+)
 from reprune.core.errors import DocumentError
 from reprune.core.lock import Lock, lock_text
 from reprune.core.params import Params, read_params
@@ -184,3 +198,186 @@ def test_json_errors_name_the_path() -> None:
     with pytest.raises(DocumentError) as caught:
         decode_json(b'{"name":"a","task":"a:b","plan":{"fraction":3}}', Params, name="x.json")
     assert caught.value.where == "x.json (plan.fraction)"
+
+
+# --- where an error points, exactly --------------------------------------------------------------
+
+
+class Inner(Document):
+    size: int = 1
+    more: str = ""
+
+
+class Outer(Document):
+    name: str = ""
+    one: Inner = Inner()
+    listed: tuple[Inner, ...] = ()
+    named: dict[str, Inner] = {}
+    either: Inner | None = None
+    pair: tuple[Inner, int] = (Inner(), 1)
+    numbers: tuple[int, ...] = ()
+
+
+KNOWN = "known keys here: more, size"
+ROOT = "known keys here: either, listed, name, named, numbers, one, pair"
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "fix"),
+    [
+        ("nam: a\n", "p:1 (nam)", ROOT),
+        ("name: a\none:\n  more: x\n  siz: 1\n", "p:4 (one.siz)", KNOWN),
+        ("one:\n  more: x\n  size: a\n", "p:3 (one.size)", ""),
+        ("listed:\n- size: 1\n- more: x\n  siz: 1\n", "p:4 (listed.1.siz)", KNOWN),
+        ("listed:\n- size: 1\n- more: x\n", "", ""),
+        ("numbers:\n- 1\n- a\n- 3\n", "p:3 (numbers.1)", ""),
+        ("numbers: [1, 2,\n  a]\n", "p:2 (numbers.2)", ""),
+        ("named:\n  a: {}\n  b:\n    siz: 1\n", "p:4 (named.*.siz)", KNOWN),
+        ("named:\n  b:\n    size: x\n", "p:3 (named.*.size)", ""),
+        ("either:\n  more: a\n  siz: 1\n", "p:3 (either.siz)", KNOWN),
+        ("pair:\n- siz: 1\n- 2\n", "p:2 (pair.0.siz)", ""),
+        ("name: a\none: 3\n", "p:2 (one)", ""),
+        ("one:\n  siz:\n    1\n", "p:2 (one.siz)", KNOWN),
+        ("\n- a\n", "p:2", ""),
+        ("a", "p:1", ""),
+    ],
+)
+def test_an_error_points_to_one_place(text: str, where: str, fix: str) -> None:
+    """File, line and path; and a key that is not known names those that are, of that place."""
+    if not where:
+        decode_yaml(text, Outer, name="p")
+        return
+    with pytest.raises(DocumentError) as caught:
+        decode_yaml(text, Outer, name="p")
+    assert (caught.value.where, caught.value.fix) == (where, fix)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "where"),
+    [
+        ("a:\n  siz: 1\n", dict[str, Inner], "p:2 (*.siz)"),
+        ("a:\n  more: x\nb:\n  siz: 1\nc: {}\n", dict[str, Inner], "p:4 (*.siz)"),
+        ("a:\n  size: 1\nb:\n  size: x\nc: {}\n", dict[str, Inner], "p:1 (*.size)"),
+        ("b: 50\na: [1,\n  x]\nc: 5\n", dict[str, tuple[int, ...] | int], "p:3 (*.1)"),
+        ("a: [1]\nb:\n  siz: 1\n", dict[str, Inner | tuple[int, ...]], "p:3 (*.siz)"),
+        ("numbers:\n- a\nname: x\n", Outer, "p:2 (numbers.0)"),
+        ("one:\n  siz: 1\nname: x\n", Outer, "p:2 (one.siz)"),
+    ],
+)
+def test_of_keys_that_nobody_names_the_one_that_has_it(text: str, kind: Any, where: str) -> None:
+    """The library does not say under which key a value is wrong: if several could be meant, none is."""
+    with pytest.raises(DocumentError) as caught:
+        decode_yaml(text, kind, name="p")
+    assert caught.value.where == where
+
+
+def test_a_digest_is_over_the_bytes_with_sorted_keys() -> None:
+    wanted = hashlib.sha256(b'{"a":[2.5],"b":1}').hexdigest()
+    assert digest_of({"b": 1, "a": [2.5]}) == f"sha256:{wanted}"
+
+
+def test_json_has_no_lines() -> None:
+    """The path alone, and none for the whole; a number of the wrong kind says which was wanted."""
+    for raw, where, what in (
+        (b'{"one":{"siz":1}}', "p (one.siz)", "unknown key 'siz'; did you mean 'size'?"),
+        (b'{"pair":[{"siz":1},1]}', "p (pair.0.siz)", "unknown key 'siz'"),
+        (b"[]", "p", "Expected `object`, got `array`"),
+        (b'{"one":{"size":"a"}}', "p (one.size)", "Expected `int`, got `str`"),
+        (b'{"b":1,"a":1,"a":1}', "p", "the key 'a' stands there twice"),
+    ):
+        with pytest.raises(DocumentError) as caught:
+            decode_json(raw, Outer, name="p")
+        assert (caught.value.where, caught.value.what) == (where, what)
+
+
+def test_what_json_allows_and_no_text_holds_is_not_valid() -> None:
+    with pytest.raises(DocumentError, match="is not valid JSON") as caught:
+        decode_json(b'{"name":"\\ud800"}', Outer, name="p")
+    assert caught.value.where == "p"
+
+
+def test_yaml_that_is_none_is_told_in_its_own_words() -> None:
+    """With the line where the parser stopped, if it says so."""
+    with pytest.raises(DocumentError) as caught:
+        decode_yaml("name: [a\n", Outer, name="p")
+    assert caught.value.where == "p:2"
+    assert caught.value.what == ("is not valid YAML: expected ',' or ']', but got '<stream end>'")
+    with pytest.raises(DocumentError) as caught:
+        decode_yaml(b"\xff", Outer, name="p")
+    assert caught.value.where == "p"
+    assert caught.value.what.startswith("is not valid YAML: unacceptable character")
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "fix"),
+    [
+        ("a: 1\nb: &x 2\nc: *x\n", "p:2", "write the value out"),
+        ("a: 1\nb: [&x 2, *x]\n", "p:2", "write the value out"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", "p:4", "delete one of them"),
+        ("a: 1\nb:\n- c: 1\n  c: 2\n", "p:4", "delete one of them"),
+    ],
+)
+def test_what_yaml_lets_pass_is_refused_where_it_stands(text: str, where: str, fix: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        decode_yaml(text, dict, name="p")
+    assert (caught.value.where, caught.value.fix) == (where, fix)
+
+
+def test_yaml_may_be_so_deep_and_so_large() -> None:
+    """One more of either is refused: 64 steps below the top, a million bytes."""
+    for begin, end in (("[", "]"), ("{a: ", "}")):
+        decode_yaml(begin * 64 + "1" + end * 64, object, name="p")
+        with pytest.raises(DocumentError, match="nested too deeply") as caught:
+            decode_yaml(begin * 65 + "1" + end * 65, object, name="p")
+        assert caught.value.where == "p"
+    with pytest.raises(DocumentError, match="is not valid YAML"):
+        decode_yaml(b"\xff" * 1_000_000, object, name="p")
+    with pytest.raises(DocumentError, match="is larger than 1000000 bytes"):
+        decode_yaml(b"\xff" * 1_000_001, object, name="p")
+
+
+def test_json_may_be_so_deep_and_so_large() -> None:
+    """And is counted as deep only by what is open at once."""
+    with pytest.raises(DocumentError, match="is not valid JSON"):
+        strict_json(b"[" * 64 + b"[]", name="p")
+    with pytest.raises(DocumentError, match="nested more than 64 deep"):
+        strict_json(b"[" * 65 + b"[]", name="p")
+    with pytest.raises(DocumentError, match="is not valid JSON"):
+        strict_json(b"\xff" * 64_000_000, name="p")
+    with pytest.raises(DocumentError, match="is larger than 64000000 bytes"):
+        strict_json(b"\xff" * 64_000_001, name="p")
+
+
+def test_a_folder_is_no_document(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match="cannot be read: Is a directory") as caught:
+        read_yaml(tmp_path, Outer)
+    assert caught.value.where == str(tmp_path)
+    (tmp_path / "p").write_text("nam: a\n")
+    with pytest.raises(DocumentError) as caught:
+        read_yaml(tmp_path / "p", Outer)
+    assert caught.value.where == f"{tmp_path / 'p'}:1 (nam)"
+
+
+def test_a_file_is_read_only_up_to_its_limit(tmp_path: Path) -> None:
+    """Not through a link, not of a pipe or a folder, and nothing stays open."""
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    assert read_bounded(path, max_bytes=5) == b"12345"
+    (tmp_path / "link").symlink_to(path)
+    os.mkfifo(tmp_path / "pipe")
+    before = len(os.listdir("/proc/self/fd"))
+    for name, limit, what in (
+        ("a", 4, "is larger than 4 bytes"),
+        ("link", 9, "cannot be read: "),
+        ("pipe", 9, "is not a file"),
+        ("", 9, "is not a file"),
+        ("a\0", 9, "cannot be read: "),
+    ):
+        place = tmp_path / name
+        with pytest.raises(DocumentError, match=what) as caught:
+            read_bounded(place, max_bytes=limit)
+        assert caught.value.where == str(place)
+    assert len(os.listdir("/proc/self/fd")) == before
+    for missing, error in (("none", FileNotFoundError), ("a/b", NotADirectoryError)):
+        with pytest.raises(error):
+            read_bounded(tmp_path / missing)

@@ -95,10 +95,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "reprune.core.lock": ("tests/core/test_lock.py",),
     "reprune.core.documents": ("tests/core/test_documents.py", "tests/core/test_strict_json.py"),
     "reprune.registry.sets": ("tests/registry/test_sets.py",),
-    "reprune.steps.checking": ("tests/registry/test_check_receipt.py",),
+    "reprune.steps.checking": ("tests/registry/test_check_rules.py",),
     "reprune.steps.rollback": ("tests/registry/test_rollback_rules.py",),
-    "reprune.steps.adopt": ("tests/registry/test_adopt.py",),
-    "reprune.steps.adoptable": ("tests/registry/test_adopt.py",),
+    "reprune.steps.adopt": ("tests/registry/test_adopt_rules.py",),
+    "reprune.steps.adoptable": ("tests/registry/test_adopt_rules.py",),
     "reprune.registry.links": ("tests/registry/test_chain_reading.py",),
     "reprune.registry.receipted": ("tests/registry/test_chain_reading.py",),
     "reprune.registry.standing": ("tests/registry/test_chain_reading.py",),
@@ -109,10 +109,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "reprune.steps.moving": ("tests/registry/test_moving.py",),
     "reprune.registry.records": ("tests/registry/test_records.py",),
     "reprune.steps.decision": ("tests/registry/test_decision.py",),
-    "reprune.steps.promoter": (
-        "tests/registry/test_keys.py",
-        "tests/registry/test_promote_refuses.py",
-    ),
+    "reprune.steps.promoter": ("tests/registry/test_keys.py",),
     "reprune.steps.promote": (
         "tests/registry/test_deciding.py",
         "tests/registry/test_promote_pieces.py",
@@ -137,16 +134,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="of the quickest tests, for each mutant"
     )
+    parser.add_argument(
+        "--more",
+        action="store_true",
+        help="also what an `except` catches, and conditions that always or never hold",
+    )
     parser.add_argument("--source", default="src", help="where the modules lie")
     given = parser.parse_args(argv)
     if not given.modules:
-        return everything(Path(given.source), ["--json", str(given.json)] if given.json else [])
+        options = ["--json", str(given.json)] if given.json else []
+        return everything(Path(given.source), [*options, *(["--more"] if given.more else [])])
     began = time.monotonic()
     modules = [one for name in given.modules for one in modules_of(name, Path(given.source))]
     tests = given.tests or tests_of(modules)
     sys.path[:0] = [str(Path.cwd()), str(Path(given.source).resolve())]
-    found = run(modules, tests, only=given.function, source=given.source, seconds=given.seconds)
-    listed = read()
+    found = run(
+        modules,
+        tests,
+        only=given.function,
+        source=given.source,
+        seconds=given.seconds,
+        more=given.more,
+    )
+    listed = read(more=given.more)
     counts, wrong = {}, 0
     for module, results in found.items():
         counts[module], words = judged(results, listed.get(module, {}), whole=not given.function)

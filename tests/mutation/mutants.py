@@ -2,6 +2,9 @@
 
 What only people read is left alone: docstrings, annotations, texts with a space in them, what is given to
 a name in TEXT (`words=...`), and the message of an error that is raised. So is `strict=True` of a zip.
+
+With `more`, every condition is also replaced by True and by False, and what an `except` catches by nothing,
+by all but one of its types, and by Exception.
 """
 
 from __future__ import annotations
@@ -86,9 +89,9 @@ class Mutant:
         return f"{self.function}: {self.change}"
 
 
-def mutants(tree: ast.Module) -> list[Mutant]:
+def mutants(tree: ast.Module, *, more: bool = False) -> list[Mutant]:
     """All mutants of the module, in the order of its lines. Names are unique: a repeated one is numbered."""
-    found = sorted(_Walk().module(tree), key=lambda one: one.line)
+    found = sorted(_Walk(more).module(tree), key=lambda one: one.line)
     seen: Counter[str] = Counter()
     named = []
     for one in found:
@@ -122,6 +125,9 @@ class _Place:
 
 
 class _Walk:
+    def __init__(self, more: bool) -> None:
+        self.more = more
+
     def module(self, tree: ast.Module) -> Iterator[Mutant]:
         yield from self._block(tree.body, _Place())
 
@@ -217,6 +223,8 @@ class _Walk:
             if isinstance(value, ast.expr):
                 yield from self._expression(values, index, value, place)
             elif isinstance(value, ast.ExceptHandler | ast.match_case):
+                if self.more and isinstance(value, ast.ExceptHandler):
+                    yield from self._caught(value, place)
                 yield from self._block(value.body, place.within(around=None))
             elif isinstance(value, ast.AST):
                 yield from self._inside(value, place)
@@ -267,8 +275,25 @@ class _Walk:
 
     def _condition(self, node: Any, key: str, place: _Place) -> Iterator[Mutant]:
         test = getattr(node, key)
+        if self.more and not isinstance(test, ast.Constant):
+            for value in (True, False):
+                change = f"when {_short(test)} => when {value}"
+                yield self._mutant(node, key, ast.Constant(value=value), place, change)
         if not isinstance(test, ast.Compare | ast.UnaryOp | ast.BoolOp | ast.Constant):
             yield self._mutant(node, key, _negated(test), place, f"if {_short(test)} => if not")
+
+    def _caught(self, node: ast.ExceptHandler, place: _Place) -> Iterator[Mutant]:
+        if node.type is None:
+            return
+        types = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+        others: list[ast.expr] = [_tuple([])]
+        if len(types) > 1:
+            others += [_tuple([*types[:at], *types[at + 1 :]]) for at in range(len(types))]
+        if ast.unparse(node.type) not in ("Exception", "BaseException"):
+            others.append(ast.Name(id="Exception", ctx=ast.Load()))
+        for other in others:
+            change = f"except {_short(node.type)} => except {_short(other)}"
+            yield self._mutant(node, "type", other, place, change)
 
     def _keywords(self, node: ast.Call, place: _Place) -> Iterator[Mutant]:
         for index, keyword in enumerate(node.keywords):
@@ -378,6 +403,10 @@ def _calls(node: ast.Call) -> Iterator[ast.expr]:
         first = node.args[0]
         listed = ast.Call(func=ast.Name(id="list", ctx=ast.Load()), args=[first], keywords=[])
         yield listed if name in ("sorted", "reversed") else first
+
+
+def _tuple(types: list[ast.expr]) -> ast.expr:
+    return ast.Tuple(elts=types, ctx=ast.Load())
 
 
 def _negated(node: ast.expr) -> ast.expr:

@@ -65,8 +65,11 @@ class Reach:
 class Plugin:
     """Runs mutants instead of tests; `results` holds what became of those of each module."""
 
-    def __init__(self, modules: Sequence[str], only: str, source: str, seconds: float) -> None:
+    def __init__(
+        self, modules: Sequence[str], only: str, source: str, seconds: float, more: bool
+    ) -> None:
         self.modules, self.only, self.source, self.seconds = modules, only, source, seconds
+        self.more = more
         self.results: dict[str, list[Result]] = {}
         self.failed: list[str] = []
         self._out = os.dup(2)  # pytest takes the first one
@@ -150,7 +153,7 @@ class Plugin:
         self._control(text, path, sorted(cold & items.keys()), reach)
         tree = ast.parse(text)
         began, count, survived = time.monotonic(), 0, 0
-        for mutant in mutants(tree):
+        for mutant in mutants(tree, more=self.more):
             if self.only and not mutant.function.startswith(self.only):
                 continue
             count += 1
@@ -220,6 +223,7 @@ def run(
     only: str = "",
     source: str = "src",
     seconds: float = 30.0,
+    more: bool = False,
 ) -> dict[str, list[Result]]:
     """What became of every mutant of the modules, by the tests in these files and folders.
 
@@ -228,7 +232,7 @@ def run(
 
     Raises RuntimeError where the tests fail without mutants, or cannot be collected.
     """
-    plugin = Plugin(modules, only, source, seconds)
+    plugin = Plugin(modules, only, source, seconds, more)
     options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", "--no-header", "--no-summary"]
     code = pytest.main([*options, *tests], plugins=[plugin])
     if plugin.failed:

@@ -103,6 +103,51 @@ def test_the_runner_finds_the_planted_survivors(tmp_path: Path) -> None:
     assert killers["ends: n > 0 => n <= 0"] == "test_tiny.py::test_ends"
 
 
+MORE = """
+def size(text, sizes):
+    try:
+        found = sizes[int(text)]
+    except (ValueError, KeyError):
+        return None
+    if found < 0:
+        found = 0
+    return found if found else 1
+"""
+MORE_TESTS = """
+from small import size
+
+
+def test_size():
+    assert size("1", {1: 7}) == 7
+    assert size("x", {}) is None
+    assert size("1", {1: 0}) == 1
+"""
+
+
+@pytest.mark.slow  # it starts another pytest
+def test_more_finds_what_is_caught_for_nothing(tmp_path: Path) -> None:
+    """No test misses a number, or gives one below 0: nor sees that such a condition never holds."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "small.py").write_text(MORE)
+    (tmp_path / "test_small.py").write_text(MORE_TESTS)
+    command = ["-m", "tests.mutation", "small", "--tests", "test_small.py", "--more"]
+    ran = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    wrong = [line.split(": ", 2)[2] for line in ran.stdout.splitlines() if ": size: " in line]
+    assert [one for one in wrong if "except" in one or "when" in one] == [
+        "size: except (ValueError, KeyError) => except (ValueError,) (survived)",
+        "size: except (ValueError, KeyError) => except Exception (survived)",
+        "size: when found < 0 => when False (survived)",
+    ]
+
+
 def test_what_people_read_is_not_mutated() -> None:
     text = """
 def f(n):
@@ -146,7 +191,12 @@ def test_a_listed_mutant_must_be_there_and_live() -> None:
 
 
 def test_every_listed_mutant_exists_and_has_a_reason() -> None:
-    for module, listed in read().items():
+    """Each among the mutants that it is of: those of `--more` are no others."""
+    usual = read()
+    for module, listed in read(more=True).items():
         path = ROOT / "src" / f"{module.replace('.', '/')}.py"
-        names = {one.name for one in mutants(ast.parse(path.read_text()))}
+        plain = {one.name for one in mutants(ast.parse(path.read_text()))}
+        names = {one.name for one in mutants(ast.parse(path.read_text()), more=True)}
+        assert plain <= names
+        assert set(usual.get(module, {})) <= plain
         assert set(listed) <= names

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.hazmat.primitives.asymmetric.utils import (
     decode_dss_signature,
     encode_dss_signature,
@@ -21,7 +21,7 @@ from securesystemslib.signer import CryptoSigner, Signature, SSlibKey
 
 from reprune.core import plugins
 from reprune.core.documents import canonical
-from reprune.core.errors import PromotionRefused, ReceiptInvalid
+from reprune.core.errors import DocumentError, PromotionRefused, ReceiptInvalid
 from reprune.registry.keys import P256_ORDER, key_text, lowered, one_form, public_key
 from reprune.registry.receipts import sign, verify
 from reprune.steps import signers
@@ -329,3 +329,91 @@ def test_a_signer_that_fails_signs_nothing(tmp_path: Path, text: str) -> None:
     with pytest.raises(PromotionRefused) as caught:
         signers.sign(statement(), authority.signer, authority.keys)
     assert caught.value.reason == "signing_failed"
+    assert caught.value.where == ("" if text == "down" else "the statement just signed")
+
+
+def test_what_a_configuration_leaves_out_is_strict(tmp_path: Path) -> None:
+    """Evidence of two weeks, nobody who may override, no key but its own."""
+    config(tmp_path, "key.pem")
+    path = tmp_path / ".reprune/promoter/config.yaml"
+    path.write_text("key: key.pem\n")
+    found = read_promoter(tmp_path)
+    assert (found.promoter.schema, found.promoter.max_valid_for_days) == (1, 14.0)
+    assert (found.promoter.overrides.allowed_by, found.promoter.hooks) == ((), ())
+    assert found.keys == (found.signer.public_key,)
+    hook = "{name: ops, kind: slack, url: https://a.test/}"
+    path.write_text(f"key: key.pem\nhooks: [{hook}, {hook}]\n")
+    with pytest.raises(DocumentError, match="two hooks called 'ops'"):
+        read_promoter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"no key", "cannot be used"),
+        (pem(ec.generate_private_key(ec.SECP384R1())), "neither Ed25519 nor P-256"),
+        (pem(x25519.X25519PrivateKey.generate()), "neither Ed25519 nor P-256"),
+    ],
+)
+def test_a_text_that_is_no_key_of_ours_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, words: str
+) -> None:
+    """The file or the variable; what can be done is in the words themselves."""
+    (tmp_path / "mine.pem").write_bytes(text)
+    monkeypatch.setenv("OUR_KEY", text.decode())
+    for named, where in (("mine.pem", str(tmp_path / "mine.pem")), ("env:OUR_KEY", "$OUR_KEY")):
+        with pytest.raises(PromotionRefused, match=words) as caught:
+            signers.open_signer(named, tmp_path)
+        found = caught.value
+        assert (found.reason, found.where, found.fix) == ("key_unreadable", where, "")
+
+
+def test_a_variable_that_is_not_set_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OUR_KEY", raising=False)
+    with pytest.raises(PromotionRefused) as caught:
+        signers.open_signer("env:OUR_KEY", tmp_path)
+    assert (caught.value.reason, caught.value.where) == ("key_missing", "$OUR_KEY")
+
+
+def test_a_new_promoter_is_this_users_alone(tmp_path: Path) -> None:
+    """Folder, key and configuration; what is there already stays as it is."""
+    path = make_promoter(tmp_path)
+    folder = tmp_path / ".reprune/promoter"
+    assert path == folder / "config.yaml"
+    modes = {each.name: each.stat().st_mode & 0o777 for each in (folder, *folder.iterdir())}
+    assert modes == {"promoter": 0o700, "key.pem": 0o600, "config.yaml": 0o600}
+    found = read_promoter(tmp_path)
+    assert (found.promoter.key, found.promoter.trusted_keys) == ("key.pem", ())
+    key = (folder / "key.pem").read_bytes()
+    path.write_text(
+        f"{path.read_text()}max_valid_for_days: 3\n".replace("max_valid_for_days: 14\n", "")
+    )
+    folder.chmod(0o755)
+    assert make_promoter(tmp_path) == path
+    assert (folder / "key.pem").read_bytes() == key
+    assert read_promoter(tmp_path).promoter.max_valid_for_days == 3
+    assert folder.stat().st_mode & 0o777 == 0o700
+    path.unlink()
+    make_promoter(tmp_path)
+    assert read_promoter(tmp_path).signer.public_key == found.signer.public_key
+
+
+def test_the_configuration_may_lie_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a variable says; without one, and nothing in its place, nobody can sign."""
+    monkeypatch.delenv("REPRUNE_PROMOTER", raising=False)
+    make_promoter(tmp_path / "other")
+    with pytest.raises(PromotionRefused) as caught:
+        read_promoter(tmp_path)
+    assert caught.value.reason == "promoter_missing"
+    assert caught.value.where == str(tmp_path / ".reprune/promoter/config.yaml")
+    elsewhere = tmp_path / "other/.reprune/promoter/config.yaml"
+    monkeypatch.setenv("REPRUNE_PROMOTER", str(elsewhere))
+    assert read_promoter(tmp_path).keys == read_promoter(tmp_path / "none").keys
+    elsewhere.unlink()
+    with pytest.raises(PromotionRefused) as caught:
+        read_promoter(tmp_path)
+    assert caught.value.where == str(elsewhere)

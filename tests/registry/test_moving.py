@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from reprune.core.errors import Busy, InputError, PromotionRefused
+from reprune.core import store
+from reprune.core.errors import Busy, InputError, PromotionRefused, RegistryUnreachable
 from reprune.registry import receipts, records
 from reprune.registry.links import read_link
 from reprune.registry.protocol import VersionInfo
@@ -169,6 +170,27 @@ def test_who_is_replaced_is_marked(desk: Desk) -> None:
     desk.registry.set_tags(COMPRESSED, passed.version, {PROMOTED: "kept"})
     mark_outgoing(desk, passed.version)
     assert marks(desk)[passed.version] == "kept"
+
+
+def test_what_could_not_be_read_is_no_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry that is away, or a disk that fails, is neither "not ours" nor "other bytes"."""
+    passed = untagged(desk, verdict=ZERO)
+    link = read_receipt(desk.registry, passed)
+
+    def away(*_: object, **__: object) -> None:
+        raise RegistryUnreachable("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(desk.registry), "fetch", away)
+        with pytest.raises(RegistryUnreachable):
+            mark_outgoing(desk, passed.version)
+        with pytest.raises(RegistryUnreachable):
+            check_stored(desk.registry, passed, link)
+    monkeypatch.setattr(
+        store, "file_digest", lambda _: (_ for _ in ()).throw(OSError(5, "bad disk"))
+    )
+    with pytest.raises(OSError, match="bad disk"):
+        check_stored(desk.registry, first(desk), read_receipt(desk.registry, first(desk)))
 
 
 def test_what_a_stranger_signed_is_not_marked(desk: Desk) -> None:

@@ -145,6 +145,8 @@ def test_what_no_promoter_could_accept_is_not_written(
     with pytest.raises(OverrideRefused, match=words) as caught:
         asked(root, **changes)
     assert caught.value.fix
+    # It is what was typed that is wrong, not a place.
+    assert caught.value.where == ""
     assert not (root / OVERRIDES_FILE).exists()
 
 

@@ -392,3 +392,15 @@ def test_a_bad_public_key_is_refused(value: str, tmp_path: Path) -> None:
     """A key that is no key is an error that says so, not a crash."""
     with pytest.raises(ReceiptInvalid):
         public_key(value)
+
+
+def test_a_fault_of_a_key_is_not_a_bad_signature() -> None:
+    """A key whose library breaks says nothing about who signed."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the library is broken")
+
+    real = SIGNER.public_key
+    key: Any = SimpleNamespace(keyid=real.keyid, scheme=real.scheme, verify_signature=broken)
+    with pytest.raises(RuntimeError, match="is broken"):
+        verify(RAW, [key], where="r")

@@ -221,6 +221,27 @@ def test_an_alias_that_did_not_move_is_moved(root: Path, held: Memory) -> None:
     assert len(held.held) == 3
 
 
+def test_a_champion_of_a_third_hand_is_gone_back_from(root: Path, held: Memory) -> None:
+    """Moved by hand since, onto neither of the two that the record names: a record of its own."""
+    two(held)
+    judge(held, "3", champion=ref(held, "2"))
+    held.aliases["champion"] = "3"
+    assert back(root).record_version == "4"
+    held.aliases["champion"] = "1"
+    result = back(root, "2")
+    assert (result.version, result.before, result.record_version) == ("2", "1", "5")
+
+
+def test_what_is_gone_needs_no_mark(root: Path, held: Memory) -> None:
+    """The alias names it already, and there is no version to mark: nothing is left to do."""
+    two(held)
+    first = back(root)
+    held.drop("1")
+    again = back(root)
+    assert (again.already_done, again.record) == (True, first.record)
+    assert [info.version for info, _ in held.held] == ["2", "3"]
+
+
 def test_one_is_not_completed_onto_another_receipt(root: Path, held: Memory) -> None:
     """What the record named has been exchanged: by another that we signed, too."""
     judge(held, "1")

@@ -105,6 +105,16 @@ def test_the_newest_of_each_or_those_that_are_named(source: Registry, root: Path
         find_members(source, MEMBERS, "detector=9")
 
 
+def test_members_have_one_order() -> None:
+    """By their names, however they were given; and of several unknown ones the first is told."""
+    registry = Listed({f"model-{n}": [1.0] for n in range(30)})
+    members = {f"m{n:02}": f"model-{n}" for n in reversed(range(30))}
+    assert list(find_members(registry, members)) == sorted(members)  # type: ignore[arg-type]  # lists only
+    unknown = label_of({f"x{n:02}": "1" for n in range(30)})
+    with pytest.raises(VersionNotFound, match="no member 'x00'"):
+        find_members(registry, members, unknown)  # type: ignore[arg-type]  # as above
+
+
 class Listed:
     """As much of a registry as versions of a set need: lists of given times."""
 
@@ -115,7 +125,9 @@ class Listed:
 
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         return tuple(
-            VersionInfo(name=name, version=str(n), tags={}, stamp=f"{name}{n}", registered_s=at)
+            VersionInfo(
+                name=name, version=str(n), tags={"a": "b"}, stamp=f"{name}{n}", registered_s=at
+            )
             for n, at in enumerate(self.times.get(name, []), start=1)
         )
 
@@ -130,6 +142,7 @@ def test_each_registration_of_a_member_is_a_version_of_the_set() -> None:
         ("depth=2+detector=2", 5.0),
     ]
     assert {each.name for each in found} == {"perception"}
+    assert all(each.tags == {} for each in found)
     assert not set_versions(Listed({"detector": [1.0]}), "perception", MEMBERS)  # type: ignore[arg-type]  # as above
 
 
@@ -320,6 +333,35 @@ def test_joined_weights_keep_every_bit(tmp_path: Path, odd: type[np.generic]) ->
     for name, tensor in first.items():
         assert np.array_equal(found[f"one.{name}"], tensor)
     assert np.array_equal(found["two.a"], np.arange(5, dtype=np.float64))
+
+
+@pytest.mark.parametrize("member", ["a", "ab", "abc", "abcd", "abcde"])
+def test_the_data_begins_on_a_multiple_of_eight(tmp_path: Path, member: str) -> None:
+    """As the format wants it, with no more spaces than that takes."""
+    save_file({"w": np.ones(3, np.float32)}, tmp_path / "one.safetensors")
+    join_weights({member: tmp_path / "one.safetensors"}, tmp_path / "all.safetensors")
+    raw = (tmp_path / "all.safetensors").read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = raw[8 : 8 + size]
+    assert size % 8 == 0
+    assert 0 <= size - len(header.rstrip()) < 8
+    assert len(raw) == 8 + size + 12
+
+
+def test_tensors_lie_as_their_offsets_say(tmp_path: Path) -> None:
+    """Not in the order in which a header names them."""
+    header = (
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},'
+        b'"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    )
+    header += b" " * (-len(header) % 8)
+    data = np.array([1.0, 2.0], np.float32).tobytes()
+    part = tmp_path / "one.safetensors"
+    part.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    assert load_file(part)["b"] == 1.0
+    join_weights({"one": part}, tmp_path / "all.safetensors")
+    found = load_file(tmp_path / "all.safetensors")
+    assert (found["one.a"], found["one.b"]) == (2.0, 1.0)
 
 
 def test_together_they_have_the_limits_of_one_model(

@@ -208,33 +208,44 @@ def _explain(message: str, kind: Any, node: yaml.Node | None, name: str) -> NoRe
 
 
 def _line_of(node: yaml.Node | None, steps: list[str]) -> int | None:
-    """The line of the deepest node on the path; `*` stands for any key (msgspec does not say which)."""
-    if node is None:
-        return None
-    children: list[tuple[int, yaml.Node]] = []
+    return None if node is None else _followed(node, steps)[1]
+
+
+def _followed(node: yaml.Node, steps: list[str]) -> tuple[int, int]:
+    """How many of the steps lead on below the node, and the line to which the last of them leads.
+
+    `*` stands for any key (msgspec does not say which): for the one that leads furthest; and if several
+    do, the line is that of the node.
+    """
+    here = node.start_mark.line + 1
+    found = [(0, here)]
+    for line, child in _below(node, steps):
+        taken, deeper = _followed(child, steps[1:])
+        found.append((taken + 1, deeper if taken else line))
+    most = max(taken for taken, _ in found)
+    lines = [line for taken, line in found if taken == most]
+    return most, lines[0] if len(lines) == 1 else here
+
+
+def _below(node: yaml.Node, steps: list[str]) -> list[tuple[int, yaml.Node]]:
+    """Where the first step can lead, each with the line of its key."""
     if steps and isinstance(node, yaml.MappingNode):
-        children = [
+        return [
             (key.start_mark.line + 1, value)
             for key, value in node.value
             if steps[0] in ("*", key.value)
         ]
-    elif steps and isinstance(node, yaml.SequenceNode) and steps[0].isdigit():
-        children = [(item.start_mark.line + 1, item) for item in node.value[int(steps[0]) :][:1]]
-    if not children:
-        return node.start_mark.line + 1
-    below = [(line, _line_of(child, steps[1:])) for line, child in children]
-    line, deeper = max(below, key=lambda pair: pair[1] or 0)
-    return deeper if len(steps) > 1 and deeper else line
+    if steps and isinstance(node, yaml.SequenceNode) and steps[0].isdigit():
+        return [(item.start_mark.line + 1, item) for item in node.value[int(steps[0]) :][:1]]
+    return []
 
 
 def _fields_at(kind: Any, steps: list[str]) -> set[str]:
     """The keys that may stand at `steps` inside `kind`: of every struct that the path can mean."""
-    types = [msgspec.inspect.type_info(kind)]
-    for step in [*steps, ""]:
-        types = [inner for outer in types for inner in _members(outer)]
-        if step == "":
-            break
-        types = [inner for outer in types for inner in _children(outer, step)]
+    types = _members(msgspec.inspect.type_info(kind))
+    for step in steps:
+        children = [child for outer in types for child in _children(outer, step)]
+        types = [inner for child in children for inner in _members(child)]
     return {
         field.encode_name
         for kind_info in types
