@@ -79,6 +79,22 @@ TESTS: dict[str, tuple[str, ...]] = {
         )
         for name in ("binary", "paired")
     },
+    **{
+        f"reprune.judge.{name}": (
+            "tests/judge/test_metric_numbers.py",
+            "tests/judge/test_metric_digits.py",
+            "tests/judge/test_metrics_known.py",
+        )
+        for name in (
+            "answers",
+            "association",
+            "calibration",
+            "detections",
+            "metrics",
+            "ranking",
+            "weighted",
+        )
+    },
     "reprune.judge": ("tests/judge",),
     "reprune.steps.acceptance": (
         "tests/registry/test_acceptance.py",
