@@ -22,17 +22,21 @@ from reprune.judge.bootstrap import (
     unit_weights,
     upper_limit,
 )
-from reprune.judge.numeric import rounded, seed_number
+from reprune.judge.distributions import critical, tail
+from reprune.judge.numeric import halve, rounded, seed_number
 from reprune.judge.percentiles import (
     Pool,
     expanded_limits,
     least_calls,
     p_within,
     percentile_of,
+    pooled,
     resampled_percentiles,
+    tail_ratios,
 )
 from reprune.judge.ratios import Resampled
 from reprune.judge.replicated import Replicated
+from tests.judge.test_tails import units_of
 
 T = scipy.stats.t
 NORMAL = scipy.stats.norm
@@ -101,6 +105,7 @@ def test_sums_are_refused_from_the_first_that_may_not_be_exact() -> None:
             resampled_sums([np.ones((2, 1)), np.full((2, 1), sign * EXACT // 2)], "s")
         assert resampled_sums([np.full((2, 1), sign * (EXACT // 2 - 1))], "s")[0][0, 0] < EXACT
     assert EXACT == 2**53
+    assert resampled_sums([np.zeros((3, 0), dtype=np.int64)], "s")[0].shape == (RESAMPLES, 0)
 
 
 def skewness(values: np.ndarray) -> float:
@@ -237,9 +242,71 @@ def test_resampled_percentiles_are_those_of_the_drawn_calls(calls: int) -> None:
     weights[:, owners[0]] += 1
     for percentile in (1, 50, 90, 99):
         found = resampled_percentiles(pool, percentile, weights)
+        assert found.dtype == np.dtype("int64")
         for row, one in zip(weights, found, strict=True):
             drawn = np.sort(np.repeat(values, row[owners].astype(int)))
             assert one == drawn[math.ceil(Fraction(percentile * len(drawn), 100)) - 1]
+
+
+def test_ratios_of_percentiles_share_their_draws() -> None:
+    """Of pooled calls of both blocks; limits and p-values by their own replicates, rounded."""
+    rng = np.random.default_rng(5)
+    calls = {arm: rng.integers(1000, 9000, (9, 8)) for arm in ("candidate", "dense", "champion")}
+    units = units_of(**calls)
+    weights = unit_weights("seed", 9)
+    pools = {arm: pooled(units, arm) for arm in calls}
+    for arm, pool in pools.items():
+        assert pool.calls.tolist() == np.sort(calls[arm].reshape(-1)).tolist()
+        assert calls[arm][pool.owners[5]].tolist().count(pool.calls[5]) >= 1
+        assert np.bincount(pool.owners).tolist() == [8] * 9
+        assert pool.units == 9
+        assert pool.calls.dtype == pool.owners.dtype == np.dtype("int64")
+    limits = [("champion", 1.0), ("dense", 0.9)]
+    found = tail_ratios(units, 80, limits, 0.05, "seed")
+    for one, (arm, limit) in zip(found, limits, strict=True):
+        mine, base = percentile_of(pools["candidate"], 80), percentile_of(pools[arm], 80)
+        drawn = [resampled_percentiles(pools[name], 80, weights) for name in ("candidate", arm)]
+        replicates = drawn[0] / drawn[1]
+        low, high = expanded_limits(replicates, 9, 0.05)
+        assert low is not None
+        assert high is not None
+        assert one.ratio == rounded(mine / base)
+        assert (one.low, one.high) == (rounded(low), rounded(high))
+        assert one.p_harm == p_within(replicates, 9, limit)
+        assert one.values == (mine, base)
+        assert {type(each) for each in one.values} == {float}
+    none = tail_ratios(units[:1], 80, limits, 0.05, "seed")
+    assert [(one.low, one.high, one.p_harm) for one in none] == [(None, None, 1.0)] * 2
+
+
+def test_equal_calls_keep_the_order_of_their_units() -> None:
+    calls = np.random.default_rng(8).integers(0, 3, (300, 4))
+    pool = pooled(units_of(candidate=calls), "candidate")
+    owners = np.repeat(np.arange(300), 4)
+    order = np.lexsort((owners, calls.reshape(-1)))
+    assert pool.owners.tolist() == owners[order].tolist()
+    thousand = Pool(calls=np.arange(1000), owners=np.zeros(1000, dtype=np.int64), units=1)
+    assert [percentile_of(thousand, p) for p in (1, 50, 99)] == [9, 499, 989]
+
+
+@pytest.mark.parametrize("place", [1, 2, 700])
+def test_the_rank_of_a_percentile_limit_is_not_lost_to_rounding(place: int) -> None:
+    """Below a whole rank is the one before, unless by less than nine digits tell."""
+    for share, rank in ((1 + 1e-7, place), (1 - 1e-7, place - 1), (1 - 1e-12, place)):
+        alpha = halve(lambda a, w=place * share: level_of(a) < w, 1e-9, 0.45)
+        ends = (SKEWED[rank - 1], SKEWED[-rank]) if rank else (None, None)
+        assert expanded_limits(SKEWED, 30, alpha) == ends
+
+
+def level_of(alpha: float) -> float:
+    return tail(math.sqrt(30 / 29) * critical(alpha, 29), None) * (RESAMPLES + 1)
+
+
+def test_what_lies_at_the_limit_is_within_it() -> None:
+    for at in (1.0, 1 + 1e-9):
+        replicates = np.where(FLAT < 100, at, 2.0)
+        z = NORMAL.isf(101 / (RESAMPLES + 1)) * math.sqrt(59 / 60)
+        assert p_within(replicates, 60, 1.0) == pytest.approx(T.sf(z, 59), rel=1e-8)
 
 
 def test_calls_that_a_percentile_takes() -> None:
@@ -255,24 +322,24 @@ def test_ratios_by_hand() -> None:
     """Values, replicates, where they are defined, and each example's own mark."""
     parts = {
         "numerator": np.array([1, 0, 3]),
-        "denominator": np.array([2, 0, 4]),
-        "numerator_sums": np.array([4, 0, 6]),
-        "denominator_sums": np.array([6, 0, 8]),
+        "denominator": np.array([1, 0, 4]),
+        "numerator_sums": np.array([4, 0, 1]),
+        "denominator_sums": np.array([6, 0, 1]),
     }
     more = Resampled(**parts, higher_is_better=True)
     less = Resampled(**parts, higher_is_better=False)
-    assert (more.examples, more.value, more.goodness) == (3, 4 / 6, 4 / 6)
-    assert (less.value, less.goodness) == (4 / 6, 1 - 4 / 6)
+    assert (more.examples, more.value, more.goodness) == (3, 4 / 5, 4 / 5)
+    assert (less.value, less.goodness) == (4 / 5, 1 - 4 / 5)
     assert (more.best, more.worst, more.leverage, more.noise) == (1.0, 0.0, 1.0, 0.0)
-    for one, expected in ((more, [4 / 6, 0.0, 6 / 8]), (less, [1 - 4 / 6, 1.0, 1 - 6 / 8])):
+    for one, expected in ((more, [4 / 6, 0.0, 1.0]), (less, [1 - 4 / 6, 1.0, 0.0])):
         values, defined = one.replicates()
         assert values.tolist() == expected
         assert defined.tolist() == [True, False, True]
         raw = one.raw()
         assert np.isnan(raw[1])
         assert raw[[0, 2]].tolist() == [expected[0], expected[2]]
-    assert more.marks().tolist() == [0.5, 0.0, 0.75]
-    assert less.marks().tolist() == [-0.5, 0.0, -0.75]
+    assert more.marks().tolist() == [1.0, 0.0, 0.75]
+    assert less.marks().tolist() == [-1.0, 0.0, -0.75]
     nothing = Resampled(
         **{**parts, "numerator": np.zeros(1), "denominator": np.zeros(1)}, higher_is_better=True
     )

@@ -95,6 +95,32 @@ TESTS: dict[str, tuple[str, ...]] = {
             "weighted",
         )
     },
+    **{
+        f"reprune.judge.{name}": (
+            "tests/judge/test_bootstrap_digits.py",
+            "tests/judge/test_resampled_digits.py",
+            "tests/judge/test_scores_known.py",
+        )
+        for name in (
+            "bootstrap",
+            "examples",
+            "percentiles",
+            "ratios",
+            "replicated",
+            "resampled",
+            "resampling",
+            "scores",
+            "studentised",
+        )
+    },
+    **{
+        f"reprune.judge.{name}": (
+            "tests/judge/test_distributions.py",
+            "tests/judge/test_power.py",
+            "tests/judge/test_power_digits.py",
+        )
+        for name in ("distributions", "power")
+    },
     "reprune.judge": ("tests/judge",),
     "reprune.steps.acceptance": (
         "tests/registry/test_acceptance.py",
