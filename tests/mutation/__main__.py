@@ -79,6 +79,48 @@ TESTS: dict[str, tuple[str, ...]] = {
         )
         for name in ("binary", "paired")
     },
+    **{
+        f"reprune.judge.{name}": (
+            "tests/judge/test_metric_numbers.py",
+            "tests/judge/test_metric_digits.py",
+            "tests/judge/test_metrics_known.py",
+        )
+        for name in (
+            "answers",
+            "association",
+            "calibration",
+            "detections",
+            "metrics",
+            "ranking",
+            "weighted",
+        )
+    },
+    **{
+        f"reprune.judge.{name}": (
+            "tests/judge/test_bootstrap_digits.py",
+            "tests/judge/test_resampled_digits.py",
+            "tests/judge/test_scores_known.py",
+        )
+        for name in (
+            "bootstrap",
+            "examples",
+            "percentiles",
+            "ratios",
+            "replicated",
+            "resampled",
+            "resampling",
+            "scores",
+            "studentised",
+        )
+    },
+    **{
+        f"reprune.judge.{name}": (
+            "tests/judge/test_distributions.py",
+            "tests/judge/test_power.py",
+            "tests/judge/test_power_digits.py",
+        )
+        for name in ("distributions", "power")
+    },
     "reprune.judge": ("tests/judge",),
     "reprune.steps.acceptance": (
         "tests/registry/test_acceptance.py",

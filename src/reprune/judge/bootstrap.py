@@ -88,7 +88,7 @@ def lower_limit(replicates: Floats, units: int, alpha: float) -> float | None:
         return None
     level = tail(sixth + reach / (1.0 - sixth * reach), None)
     rank = int(rounded(level * (RESAMPLES + 1)))
-    return float(np.sort(replicates)[rank - 1]) if rank >= 1 else None
+    return float(np.sort(replicates)[rank - 1]) if 1 <= rank <= RESAMPLES else None
 
 
 def upper_limit(replicates: Floats, units: int, alpha: float) -> float | None:
