@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from reprune.core.artifacts import BuildFact, Judgement
 from reprune.core.documents import canonical
+from reprune.judge.boards import board_problems
 from reprune.judge.evidence import BatchUnits, Evidence, Unit, decode_units
 from reprune.judge.verdict import judge
 from reprune.judge.words import ARM_NAMES
@@ -98,3 +99,39 @@ def test_a_machine_without_a_setting_writes_what_it_wrote_before() -> None:
     assert b"board" not in canonical(target.units)
     told = on_board(target.units, SET)
     assert decode_units(canonical(told)) == told
+
+
+def problems(found: Evidence) -> list[str]:
+    (target,) = found.targets
+    return list(board_problems(target, found))
+
+
+def test_engines_of_another_target_say_nothing_of_this_board() -> None:
+    whole = evidence(SET, SET)
+    (first, *_) = whole.engines
+    details = {**SET, MODE: "30W (3)"}
+    elsewhere = replace(first, target="another", built=BuildFact(details=details))
+    assert problems(replace(whole, engines=(*whole.engines, elsewhere))) == []
+
+
+def test_without_a_unit_there_is_nothing_to_compare() -> None:
+    whole = evidence(SET, SET)
+    (target,) = whole.targets
+    assert problems(replace(whole, targets=(replace(target, units=()),))) == []
+
+
+def test_words_do_not_depend_on_the_order_of_engines() -> None:
+    """Arms and settings are told in the order of their names."""
+    whole = evidence({}, SET)
+    (first, *_) = whole.engines
+    modes = {f"arm-{place}": f"{15 + 5 * (place // 2)}W" for place in range(8)}
+    engines = [
+        replace(first, arm=arm, built=BuildFact(details={MODE: mode}))
+        for arm, mode in modes.items()
+    ]
+    told = problems(replace(whole, engines=tuple(engines)))
+    assert told == problems(replace(whole, engines=tuple(engines[::-1])))
+    assert [words.partition(")")[0].rpartition("power mode was ")[2] for words in told] == [
+        f"{15 + 5 * pair}W when engines were built (of arm-{2 * pair}, arm-{2 * pair + 1}"
+        for pair in range(4)
+    ]

@@ -170,3 +170,9 @@ def test_margins_are_proposed_in_half_points() -> None:
     assert propose_margin(1, 1.0, 0.05) == 1.0
     assert propose_margin(1, 0.0, 2e-30) == 0.995
     assert propose_margin(1, 0.0, 2e-60) == 1.0
+
+
+def test_a_proposed_margin_is_written_as_a_person_would() -> None:
+    """41 steps of half a point are 0.205, and not what a product of floats makes of it."""
+    assert 41 * MARGIN_STEP != 0.205
+    assert propose_margin(32, 0.05, 0.05) == 0.205

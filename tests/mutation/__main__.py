@@ -121,6 +121,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         )
         for name in ("distributions", "power")
     },
+    "reprune.judge.boards": ("tests/judge/test_boards.py",),
     "reprune.judge": ("tests/judge",),
     "reprune.steps.acceptance": (
         "tests/registry/test_acceptance.py",
