@@ -88,6 +88,14 @@ def test_the_exact_allocator_is_best_among_what_floors_allow(
     assert rise_of(problem, found) <= best + 0.01 * (1.0 + best)
 
 
+@pytest.mark.parametrize("eye", [1e-300, 1e-49, 1e-12])
+def test_a_floor_next_to_nothing_leaves_the_member_whole(eye: float) -> None:
+    """In units of such a floor one channel costs more than a solver can compute with."""
+    found = allocate("latency", replace(floored(eye=eye), limit=7.0))
+    assert found["eye.0"] == 4
+    assert found["nose.0"] < 4
+
+
 @settings(max_examples=50, deadline=None)
 @given(problems())
 def test_greedy_search_never_falls_below_a_floor(made: tuple[Problem, dict[str, float]]) -> None:

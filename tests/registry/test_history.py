@@ -192,7 +192,7 @@ def test_nothing_but_receipts_and_manifests_is_fetched(
     assert opened is history_module.open_registry
     told(root)
     receipts, others = asked.count("receipt.dsse.json"), set(asked) - {"receipt.dsse.json"}
-    parts = ("verdict", "sensitivity", "plan", "bundle")
+    parts = ("verdict", "sensitivity", "plan", "bundle", "profile/0")
     assert others == {f"{part}/manifest.json" for part in parts}
     asked.clear()
     told(root)

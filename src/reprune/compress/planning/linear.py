@@ -15,6 +15,8 @@ from reprune.compress.planning.elimination import Floats
 SECONDS = 60.0
 # The solver's absolute gap is 1e-6 and cannot be set: the objective is scaled to about this.
 OBJECTIVE = 1e4
+# In units of its limit a coefficient may be this large: beyond it the solver calls what is possible impossible.
+LARGEST = 1e6
 # Answers that fit only within the solver's tolerance are excluded one by one, so many of them.
 MOST_EXCLUDED = 20
 
@@ -121,8 +123,11 @@ class _Columns:
     def _limit(
         self, constant: float, tables: Sequence[tuple[tuple[int, ...], Floats]], most: float
     ) -> None:
-        """One row in units of the limit, so that the solver's tolerance is a share of it."""
-        unit = abs(most) or 1.0
+        """One row in units of the limit, so that the solver's tolerance is a share of it; but no coefficient
+        is larger than LARGEST, which the solver could not compute with.
+        """
+        top = max((float(np.abs(table).max(initial=0.0)) for _, table in tables), default=0.0)
+        unit = max(abs(most), top / LARGEST) or 1.0
         row: dict[int, float] = {}
         for options, table in tables:
             first = self._entry(options)
