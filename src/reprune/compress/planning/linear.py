@@ -15,7 +15,7 @@ from reprune.compress.planning.elimination import Floats
 SECONDS = 60.0
 # The solver's absolute gap is 1e-6 and cannot be set: the objective is scaled to about this.
 OBJECTIVE = 1e4
-# In units of its limit a coefficient may be this large: beyond it the solver calls what is possible impossible.
+# In units of its limit a coefficient may be this large; beyond it the solver calls the possible impossible.
 LARGEST = 1e6
 # Answers that fit only within the solver's tolerance are excluded one by one, so many of them.
 MOST_EXCLUDED = 20
