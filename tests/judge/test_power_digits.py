@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from reprune.judge import distributions
+from reprune.judge import distributions, power
 from reprune.judge.distributions import (
     alpha_of_attempt,
     beta_cdf,
@@ -176,3 +176,10 @@ def test_a_proposed_margin_is_written_as_a_person_would() -> None:
     """41 steps of half a point are 0.205, and not what a product of floats makes of it."""
     assert 41 * MARGIN_STEP != 0.205
     assert propose_margin(32, 0.05, 0.05) == 0.205
+
+
+def test_a_chance_that_is_just_what_is_wanted_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    level = alpha_of_attempt(0.05, 1)
+    chance = pass_chance(examples=200, flips=0.05, drop=0.0, margin=0.04, alpha=level)
+    monkeypatch.setattr(power, "WANTED_POWER", chance)
+    assert propose_margin(200, 0.05, 0.05) == 0.04
