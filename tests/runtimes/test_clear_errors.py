@@ -79,7 +79,14 @@ class Full:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize(
+    "name",
+    # What compiles or converts for long does so in the deep tier.
+    [
+        pytest.param(name, marks=pytest.mark.deep) if name in {"litert", "torch-compiled"} else name
+        for name in BUILT
+    ],
+)
 def test_a_full_disk_is_said_and_the_engine_that_was_there_stays(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
