@@ -324,3 +324,13 @@ def test_the_page_of_licences_is_fresh() -> None:
 
 def test_names_are_compared_as_indexes_do() -> None:
     assert canonical("Ruamel.yaml") == canonical("ruamel_YAML") == "ruamel-yaml"
+
+
+def test_the_page_counts_what_is_locked() -> None:
+    """Docs/trust.md, row S1, after every change of a pin."""
+    counts = {name: len(pins((ROOT / name).read_text())) for name in LOCKS}
+    everything, known = sum(counts.values()), len(PACKAGES)
+    page = (ROOT / "docs" / "trust.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith("| S1 |"))
+    assert f"{everything} of {everything} pins by digest" in row
+    assert f"{known} of {known} packages" in row
