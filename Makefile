@@ -118,7 +118,7 @@ lock: ## write the locks and docs/licences.md again, after a change of constrain
 lint: env ## check format, style, types and import directions
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/mypy --strict src
+	$(BIN)/mypy --strict src benchmarks
 	$(BIN)/lint-imports
 
 # A download and a browser need no core: they come beside the types, which need one.

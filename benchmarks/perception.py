@@ -59,10 +59,9 @@ def main() -> None:
     for seed in range(QUICK_SEEDS if given.quick else SEEDS):
         rows.append(one_seed(seed))
         print(json.dumps(rows[-1]), flush=True)
-        result = _result(rows)
         if given.json:
-            common.write(given.json, result)
-    print(json.dumps(result["figures"], indent=1))
+            common.write(given.json, _result(rows))
+    print(json.dumps(_result(rows)["figures"], indent=1))
 
 
 def _result(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ all three; `--verify` trains the row of our first point, seed 0, again and compa
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -26,7 +27,8 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.jobs import Pack, is_done, read_job, run_jobs, unpack
-from benchmarks.resnet20_jobs import CONFIG, jobs_of, read_config, work
+from benchmarks.resnet20_jobs import CONFIG, jobs_of, name_of, read_config, work
+from reprune.core.store import write_bytes
 
 NAME = "resnet20_cifar10"
 QUICK_EXAMPLES = 2560
@@ -57,14 +59,13 @@ def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) 
     if options.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     load()  # decoded once, before there are several processes
-    if options.unpack:
-        unpack(options.unpack, folder / "jobs")
     jobs = jobs_of(
         config,
         device=options.device,
         judge="tune" if options.quick else options.judge,
         examples=QUICK_EXAMPLES if options.quick else None,
     )
+    begin(config, folder, options, for_training=True)
     if options.only:
         jobs = [job for job in jobs if job.name.startswith(tuple(options.only.split(",")))]
     outcome = run_jobs(
@@ -80,8 +81,7 @@ def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) 
 
 
 def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
-    if options.unpack:
-        unpack(options.unpack, folder / "jobs")
+    begin(config, folder, options)
     from benchmarks.cifar import CifarTask, load
     from benchmarks.cifar_models import DENSE_WIDTHS, ResNet20
     from benchmarks.timing import build_engines, shapes_name, time_engines
@@ -100,6 +100,7 @@ def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace
 def report(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
     from benchmarks.resnet20_report import summary, text
 
+    begin(config, folder, options)
     rows = trained(config, folder / "jobs")
     found = summary(config, rows, folder)
     result = common.result(
@@ -109,11 +110,37 @@ def report(config: Mapping[str, Any], folder: Path, options: argparse.Namespace)
         notes=found["notes"],
         trained_on=sorted({row["device"] for row in rows}),
         judged_on=sorted({row["judged_on"] for row in rows}),
+        trained=rows,
     )
     print(text(result))
     if options.json:
         common.write(options.json, result)
     return 0
+
+
+def begin(
+    config: Mapping[str, Any],
+    folder: Path,
+    options: argparse.Namespace,
+    *,
+    for_training: bool = False,
+) -> None:
+    """Lays what `--unpack` names into the jobs' folder: a pack, or the rows of a result.
+
+    A result holds no weights. For training, a seed that lacks a row begins again with its dense model.
+    """
+    if options.unpack is None:
+        return
+    if options.unpack.suffix != ".json":
+        unpack(options.unpack, folder / "jobs")
+        return
+    rows = {name_of(row): row for row in json.loads(options.unpack.read_text())["trained"]}
+    names = {job.name for job in jobs_of(config, device="cpu", judge="eval", examples=None)}
+    lacking = {name.rpartition("-")[2] for name in names - rows.keys()} if for_training else set()
+    for name, row in rows.items():
+        there = folder / "jobs" / f"{name}.json"
+        if not there.exists() and not (row["arm"] == "dense" and str(row["seed"]) in lacking):
+            write_bytes(there, (json.dumps(row, indent=1) + "\n").encode())
 
 
 def trained(config: Mapping[str, Any], jobs: Path) -> list[dict[str, Any]]:
@@ -164,7 +191,7 @@ def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--judge", default="eval", choices=("eval", "tune"))
     parser.add_argument("--pack", type=Path, help="one zip file of all results, for bringing home")
-    parser.add_argument("--unpack", type=Path, help="begin with what such a file holds")
+    parser.add_argument("--unpack", type=Path, help="begin with such a file, or a result's rows")
     parser.add_argument("--stop-after", type=float, help="seconds after which no training begins")
     parser.add_argument("--only", help="only trainings whose names begin so, separated by commas")
     parser.add_argument("--processes", type=int, default=12, help="fresh processes for latency")

@@ -27,6 +27,8 @@ from reprune.core.params import DistillParams, PruneParams
 from reprune.measure.profile import count_cost
 
 CONFIG = Path(__file__).parent / "configs" / "resnet20_plans.json"
+# Arms of the product: their points are widths.
+WIDTHS_GIVEN = ("ours", "macs")
 
 
 def read_config(path: Path = CONFIG) -> dict[str, Any]:
@@ -49,6 +51,12 @@ def jobs_of(
             given = {**shared, "arm": arm, "point": point, "seed": seed}
             found.append(Job(name=f"{arm}-{point}-{seed}", given=given, needs=(dense,)))
     return found
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """The name of the job that left `row`."""
+    point = "" if row["arm"] == "dense" else f"{row['point']}-"
+    return f"{row['arm']}-{point}{row['seed']}"
 
 
 def _in_order(config: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -128,7 +136,7 @@ def cut_arm(
     dense: ResNet20, arm: str, point: str, task: CifarTask, config: Mapping[str, Any], seed: int
 ) -> nn.Module:
     asked = config["points"][arm][point]
-    if arm == "ours":
+    if arm in WIDTHS_GIVEN:
         return our_resnet20(dense, asked, task, PruneParams(**config["cut"]), seed)
     return stock_resnet20(dense, arm, asked, task, examples=config["cut"]["examples"], seed=seed)
 

@@ -67,7 +67,7 @@ def plans(dense: ResNet20, task: CifarTask, work: Path) -> dict[str, list[int]]:
     groups, blocks = find_groups(dense, example, ()), find_blocks(dense, example, ()).blocks
     cost = cost_model(dense, groups, count_cost(dense, example), blocks)
     subject = Subject(
-        task=task, module=dense, groups=groups, cost=cost, blocks=removables(task, dense)
+        task=task, module=dense, groups=groups, cost=cost, blocks=removables(dense, blocks, cost)
     )
     measured = measure(subject, SENSITIVITY, PRUNE, seed=0, work=work, say=_say)
     inside = {block_key(block.name): groups_inside(groups, [block.name]) for block in blocks}

@@ -20,9 +20,17 @@ from reprune.measure.profile import count_cost
 from reprune.task.protocol import Batch, Split, Task
 
 CALIBRATION = 1000
-RESNET_DENSE = DistillParams(epochs=2, learning_rate=0.01, warmup_epochs=0.0, weight=0.0)
+RESNET_DENSE = DistillParams(
+    epochs=2, learning_rate=0.01, warmup_epochs=0.0, weight=0.0, precision="bf16"
+)
 RESNET_RECOVERY = DistillParams(
-    epochs=2, learning_rate=0.03, warmup_epochs=0.5, weight=0.9, temperature=4.0, features=1.0
+    epochs=2,
+    learning_rate=0.03,
+    warmup_epochs=0.5,
+    weight=0.9,
+    temperature=4.0,
+    features=1.0,
+    precision="bf16",
 )
 
 

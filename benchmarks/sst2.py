@@ -170,7 +170,7 @@ class MiniLm(nn.Module):
         super().__init__()
         # Positions are absolute; naming that is refused by newer versions of the library.
         fields = {name: value for name, value in config.items() if name not in _UNKNOWN}
-        settings = BertConfig(**fields, attn_implementation="eager")
+        settings = BertConfig(**(fields | {"attn_implementation": "eager"}))
         self.bert = BertModel(settings, add_pooling_layer=False)
         self.head = nn.Linear(settings.hidden_size, 2)
 

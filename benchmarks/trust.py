@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -78,7 +79,7 @@ def main() -> int:
         # Nothing here pulls the plug; the crash states count every fsync by themselves.
         mock.patch.object(os, "fsync", return_value=None),
         # What is installed stays so; asking again each time would be half of what a promote takes.
-        mock.patch.object(plugins, "entry_points", lru_cache(plugins.entry_points)),
+        mock.patch.object(plugins, "entry_points", lru_cache(entry_points)),
     ):
         os.environ.pop("REPRUNE_PROMOTER", None)
         for name in chosen:

@@ -91,7 +91,7 @@ class MnistTask:
     def records(
         self, outputs: tuple[Tensor, ...], batch: Batch
     ) -> Mapping[str, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-        return {"correct": (outputs[0].argmax(1) == batch.targets).numpy().astype(np.int64)}
+        return {"correct": outputs[0].argmax(1).eq(batch.targets).numpy().astype(np.int64)}
 
     def workload(self) -> Sequence[Work]:
         return [Work(inputs=self.example_inputs(1), weight=1.0)]

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from reprune.core.params import BenchmarkParams, Target
 from reprune.judge.evidence import CONTROL, Unit
+from reprune.measure.calls import Shape
 from reprune.measure.latency import LatencyJob, take_units
-from reprune.measure.unit import Shape
 
 Floats: TypeAlias = NDArray[np.float64]
 

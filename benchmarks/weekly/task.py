@@ -78,7 +78,7 @@ class WeeklyTask:
             )
 
     def records(self, outputs: tuple[Tensor, ...], batch: Batch) -> dict[str, Any]:
-        return {"correct": (outputs[0].argmax(1) == batch.targets).numpy().astype(np.int64)}
+        return {"correct": outputs[0].argmax(1).eq(batch.targets).numpy().astype(np.int64)}
 
     def workload(self) -> list[Work]:
         return [Work(inputs=self.example_inputs(1), weight=1.0)]

@@ -1,10 +1,12 @@
 """Rows, figures and claims of the ResNet-20 benchmark, from made-up trainings and timings."""
 
+import argparse
 import json
 
 import pytest
 
 from benchmarks.cifar_models import DENSE_WIDTHS
+from benchmarks.resnet20_cifar10 import begin
 from benchmarks.resnet20_jobs import jobs_of, read_config
 from benchmarks.resnet20_report import DENSE, summary, text
 from benchmarks.timing import shapes_name, speedup
@@ -136,3 +138,37 @@ def test_the_pinned_configuration_fits_the_model_and_has_curves():
     for widths in config["points"]["ours"].values():
         assert all(0 <= width <= full for width, full in zip(widths, DENSE_WIDTHS, strict=True))
     assert set(config["first"]) <= set(config["points"]["ours"])
+
+
+def begun(tmp_path, kept, **more):
+    config = {"seeds": 2, "points": {"ours": {"p1": []}}, "first": []}
+    (tmp_path / "kept.json").write_text(json.dumps({"trained": kept}))
+    options = argparse.Namespace(unpack=tmp_path / "kept.json")
+    begin(config, tmp_path, options, **more)
+    return sorted(path.stem for path in (tmp_path / "jobs").glob("*.json"))
+
+
+def test_a_run_goes_on_from_the_rows_of_a_result(tmp_path):
+    kept = [
+        *trained("dense", "dense", DENSE_WIDTHS, [87.0] * 2),
+        *trained("ours", "p1", OURS, [86.0]),
+    ]
+    assert begun(tmp_path, kept) == ["dense-0", "dense-1", "ours-p1-0"]
+    assert json.loads((tmp_path / "jobs" / "ours-p1-0.json").read_text()) == kept[2]
+
+
+def test_a_seed_that_lacks_a_row_begins_with_its_dense_model_because_a_result_holds_no_weights(
+    tmp_path,
+):
+    kept = [
+        *trained("dense", "dense", DENSE_WIDTHS, [87.0] * 2),
+        *trained("ours", "p1", OURS, [86.0]),
+    ]
+    assert begun(tmp_path, kept, for_training=True) == ["dense-0", "ours-p1-0"]
+
+
+def test_what_is_there_already_is_not_replaced(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "ours-p1-0.json").write_text("{}")
+    begun(tmp_path, trained("ours", "p1", OURS, [86.0]))
+    assert (tmp_path / "jobs" / "ours-p1-0.json").read_text() == "{}"
