@@ -1,4 +1,4 @@
-"""Plans that follow measured latency, part "prediction": latency tables against what cut models really take.
+"""Plans that follow measured latency: what the tables say against what cut models really take.
 
     python -m benchmarks.latency_plans [--models resnet20,chain,mobilenetv2,unet] [--batches 1,32]
                                        [--precisions fp32,int8] [--out DIR] [--json FILE]
@@ -10,6 +10,10 @@ model. Of all pairs of plans of a model whose measured times are within 5 % of e
 predicted in the measured order; and the same of those whose order the measurement itself is sure of.
 `--quick` takes ResNet-20 and the chain at batch 1, fp32, with few plans. `--verify` measures the
 committed result's first row again. What is built lies in `--out` and is not built twice.
+
+Whether such plans are also better ones is measured where they are trained: the committed result of
+`benchmarks.resnet20_cifar10`, most of whose points are planned by latency, gives `accuracy_margin_low_*`
+(at equal measured speed) and `speedup_at_equal_accuracy_*`.
 """
 
 from __future__ import annotations
@@ -301,7 +305,20 @@ def _cases(options: argparse.Namespace, folder: Path) -> list[Case]:
 
 
 def _result(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return common.result(figures(rows), rows, note=NOTE)
+    trained = trained_figures("resnet20", common.committed("resnet20_cifar10")["figures"])
+    return common.result(figures(rows) | trained, rows, note=NOTE)
+
+
+def trained_figures(model: str, committed: Mapping[str, float]) -> dict[str, float]:
+    """What the benchmark that trains `model` found of plans by latency against each rival."""
+    found = {}
+    for name, value in committed.items():
+        if name.startswith("margin_low_") and not name.startswith("margin_low_at"):
+            found[f"accuracy_margin_low_{model}_{name.removeprefix('margin_low_')}"] = value
+        elif name.startswith("speedup_at_equal_accuracy"):
+            bar = name.removeprefix("speedup_at_equal_accuracy")
+            found[f"speedup_at_equal_accuracy_{model}{bar}"] = value
+    return found
 
 
 NOTE = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -49,6 +50,7 @@ def summary(config: Mapping[str, Any], trained: Sequence[Row], folder: Path) -> 
         if ours is None:
             continue
         figures |= _figures(ours, "", suffix)
+        figures[f"speedup_at_equal_accuracy{suffix}"] = faster_at_equal_accuracy(rows, ours)
         notes += _missed(ours, bar)
         gaps = {arm: _gaps(trained, ours, row) for arm, row in chosen.items()}
         for arm, row in chosen.items():
@@ -56,6 +58,8 @@ def summary(config: Mapping[str, Any], trained: Sequence[Row], folder: Path) -> 
             notes += _missed(row, bar)
             words = f"ours {ours['point']} above {arm} {row['point']} at {bar}x"
             claims.append(common.Claim(words=words, differences=gaps[arm]))
+            if len(gaps[arm]) > 1:
+                figures[f"margin_low_{arm}{suffix}"] = common.lower_limit(gaps[arm])
         if chosen:
             rival = max(chosen, key=lambda arm: float(chosen[arm]["accuracy"]))
             figures[f"margin_low{suffix}"] = common.lower_limit(gaps[rival])
@@ -118,6 +122,34 @@ def _point(
             ]
             found[f"processes_batch{size}"] = len(taken)
     return found
+
+
+def faster_at_equal_accuracy(rows: Sequence[Row], ours: Row) -> float:
+    """How many times as fast `ours` is as any other arm with its accuracy, between two points of an arm's
+    curve by a straight line. Every arm's curve begins with the dense model, whose speed is 1.
+    """
+    others = {row["arm"] for row in rows} - {OURS, "dense"}
+    wanted = float(ours["accuracy"])
+    fastest = max((_fastest(_curve_points(rows, arm), wanted) for arm in others), default=1.0)
+    return float(ours["speedup_batch1"]) / fastest
+
+
+def _curve_points(rows: Sequence[Row], arm: str) -> list[tuple[float, float]]:
+    """(speed, accuracy) of the arm's points and the dense model, the slowest first."""
+    return sorted(
+        (1.0 if row["arm"] == "dense" else row["speedup_batch1"], row["accuracy"])
+        for row in rows
+        if row["arm"] == "dense" or (row["arm"] == arm and "speedup_batch1" in row)
+    )
+
+
+def _fastest(points: Sequence[tuple[float, float]], wanted: float) -> float:
+    """The greatest speed on the line through `points` whose accuracy is at least `wanted`; 1 if none is."""
+    found = [1.0, *(speed for speed, accuracy in points if accuracy >= wanted)]
+    for (slow, high), (fast, low) in pairwise(points):
+        if high >= wanted > low:
+            found.append(slow + (fast - slow) * (high - wanted) / (high - low))
+    return max(found)
 
 
 def _best(rows: Sequence[Row], arm: str, bar: float, *, by: str) -> Row | None:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.cifar_models import DENSE_WIDTHS
 from benchmarks.resnet20_cifar10 import begin
 from benchmarks.resnet20_jobs import jobs_of, read_config
-from benchmarks.resnet20_report import DENSE, summary, text
+from benchmarks.resnet20_report import DENSE, faster_at_equal_accuracy, summary, text
 from benchmarks.timing import shapes_name, speedup
 
 OURS, STOCK, SLOW = (0, *DENSE_WIDTHS[1:]), (8, *DENSE_WIDTHS[1:]), (12, *DENSE_WIDTHS[1:])
@@ -138,6 +138,21 @@ def test_the_pinned_configuration_fits_the_model_and_has_curves():
     for widths in config["points"]["ours"].values():
         assert all(0 <= width <= full for width, full in zip(widths, DENSE_WIDTHS, strict=True))
     assert set(config["first"]) <= set(config["points"]["ours"])
+
+
+def test_speed_at_equal_accuracy_is_over_the_fastest_peer_between_its_points():
+    """The peer passes 86 halfway from 1.2 to 1.4; a second peer is never as good."""
+    rows = [
+        {"arm": "dense", "accuracy": 87.0},
+        {"arm": "ours", "accuracy": 86.0, "speedup_batch1": 1.95},
+        {"arm": "tp_uniform", "accuracy": 86.5, "speedup_batch1": 1.2},
+        {"arm": "tp_uniform", "accuracy": 85.5, "speedup_batch1": 1.4},
+        {"arm": "tp_global", "accuracy": 80.0, "speedup_batch1": 1.1},
+    ]
+    assert faster_at_equal_accuracy(rows, rows[1]) == pytest.approx(1.5)
+    assert faster_at_equal_accuracy(rows[:2], rows[1]) == pytest.approx(1.95)
+    # As good as the dense model: no peer of that accuracy is faster than it.
+    assert faster_at_equal_accuracy(rows, rows[1] | {"accuracy": 87.0}) == pytest.approx(1.95)
 
 
 def begun(tmp_path, kept, **more):
