@@ -77,7 +77,7 @@ KNOBS: dict[str, Any] = {
     "distill": {"epochs": 8, "learning_rate": 0.02, "temperature": 4.0, "weight": 0.5},
     "targets": {"cpu": {}},
 }
-WARM = {"generations": {"reuse": True}}
+WARM = {"generations": {"reuse": True, "champion_start": True}}
 
 
 def noisy(images: Tensor) -> Tensor:

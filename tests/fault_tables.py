@@ -69,6 +69,7 @@ TOLD = {
     "RowCheck.*": "as Sensitivity",
     "JointTrial.*": "as Plan",
     "KnownRecovery.*": "as Recovery",
+    "ChampionStart.*": "as Recovery",
     "CutPoint.*": "as Sensitivity",
     "Profile.*": "what the plan was made from; latency is measured again by the benchmark",
     "LayerProfile.*": "as Profile",

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from reprune.core.artifacts import (
+    ChampionStart,
     CutCheck,
     JointTrial,
     KnownRecovery,
@@ -104,6 +105,18 @@ def test_recovery_says_its_epochs_and_its_second_teacher():
     assert "5 of 8 epochs" in recovery_words(known)
     assert "taught" not in recovery_words(known)
     assert "25" in recovery_words(msgspec.structs.replace(known, second="c", weight=0.25))
+
+
+def test_recovery_says_that_it_began_with_the_champion_and_only_where_it_did():
+    start = ChampionStart(taken=True, champion_loss=0.125, cut_loss=0.5, cost=600)
+    known = KnownRecovery(champion="c", asked=8, epochs=2, needed=5, start=start)
+    told = recovery_words(known).replace("\u00a0", " ")
+    assert told == (
+        "Recovery: 2 of 8 epochs, begun with the champion's weights (loss on tune 0.125, of the cut model "
+        "0.5)."
+    )
+    stayed = msgspec.structs.replace(known, start=msgspec.structs.replace(start, taken=False))
+    assert "begun" not in recovery_words(stayed)
 
 
 def test_a_learning_rate_says_where_it_comes_from_unless_it_was_given():

@@ -10,10 +10,16 @@ import msgspec
 import pytest
 import torch
 import yaml
+from msgspec import UNSET
+from safetensors.torch import load_file, save
 
+from reprune.compress.bundle import load_bundle
 from reprune.core import store
 from reprune.core.artifacts import (
+    ChampionStart,
     DataReport,
+    JointTrial,
+    KnownRecovery,
     ModelBundle,
     Plan,
     Previous,
@@ -24,10 +30,11 @@ from reprune.core.artifacts import (
     VerdictSummary,
 )
 from reprune.core.lock import ChampionRef
+from reprune.core.params import DistillParams, GenerationsParams
 from reprune.core.step import run
 from reprune.steps import get_step
 from reprune.steps.inheriting import IN_SHARDS, NO_CHAMPION, age_of, in_shards
-from reprune.steps.known_recovery import epochs_needed
+from reprune.steps.known_recovery import epochs_needed, epochs_taken
 from reprune.task.trained_on import TRAINED_ON
 from tests.compress.small_digits import DigitsTask, trained
 from tests.compress.test_steps_plan import (
@@ -109,9 +116,11 @@ def made(
     return run(get_step(step), inputs, documents, root / out, say=say)
 
 
-def fetched(ground: Path, out: Path, *, unmarked: bool = False, **changes: Any) -> Path:
+def fetched(
+    ground: Path, out: Path, *, unmarked: bool = False, weights: bytes = b"", **changes: Any
+) -> Path:
     """What fetch brings of the first generation; `changes` are of its stored manifests, by part. An
-    `unmarked` champion does not say what it was made with.
+    `unmarked` champion does not say what it was made with; a changed one may have other `weights`.
     """
     if unmarked:
         changes = {"champion": {}, **changes}
@@ -125,6 +134,8 @@ def fetched(ground: Path, out: Path, *, unmarked: bool = False, **changes: Any) 
                 files = {file: (source / file).read_bytes() for file in held.payload}
                 if unmarked and part == "champion":
                     del files[TRAINED_ON]
+                if weights and part == "champion":
+                    files["weights.safetensors"] = weights
                 edited = msgspec.structs.replace(held, payload={}, parents={}, **changes[part])
                 with store.drafting(draft / part) as inner:
                     for file, content in files.items():
@@ -366,6 +377,104 @@ def test_recovery_takes_the_epochs_that_the_champion_needed_and_its_advice(groun
     assert len(plain.epochs) == 4
 
 
+def distilled(ground, tmp_path, knobs: dict[str, Any], say=quiet, **changes: Any):
+    """The second generation's candidate; its cut keeps the champion's widths unless `knobs` say else."""
+    root = second(ground, tmp_path)
+    previous = fetched(ground, tmp_path / "previous", **changes)
+    for step, out in (("sensitivity", "table"), ("plan", "plan"), ("prune", "pruned")):
+        made(root, step, out, KNOBS | knobs, previous)
+    return made(root, "distill", "candidate", KNOBS | knobs, previous, say)
+
+
+STARTED = {"generations": {"examples": 300, "champion_start": True}}
+FROZEN = {"distill": {"epochs": 4, "learning_rate": 1e-12}}
+
+
+def test_recovery_can_begin_with_the_champion_and_is_then_a_quarter_as_long(ground, tmp_path):
+    """With a learning rate of nearly nothing the candidate is the champion, so it was the start."""
+    champion = store.read(ground / "first/candidate", ModelBundle)
+    told: list[str] = []
+    made_of = distilled(ground, tmp_path, STARTED | FROZEN, told.append)
+    recovery = made_of.manifest.recovery
+    assert recovery.known.start.taken
+    assert recovery.known.start.champion_loss < recovery.known.start.cut_loss
+    assert recovery.known.start.cost == 2 * 300
+    assert (recovery.known.asked, recovery.known.epochs, len(recovery.epochs)) == (4, 1, 1)
+    assert any("begins with the champion" in line for line in told)
+    # What it was made with is what both were made with.
+    assert made_of.file(TRAINED_ON).read_bytes() == b"a first!" + b"second !" + b"shared !"
+    old, new = load_bundle(champion), load_bundle(made_of)
+    assert new.architecture == old.architecture
+    for name, parameter in new.module.named_parameters():
+        assert torch.allclose(parameter, dict(old.module.named_parameters())[name], atol=1e-5), name
+    # What it says of the cut is this generation's.
+    pruned = store.read(tmp_path / "second/pruned", ModelBundle)
+    assert made_of.manifest.surgery == pruned.manifest.surgery
+
+
+def test_processes_begin_with_the_champion_too(ground, tmp_path):
+    two = {"distill": {"epochs": 4, "learning_rate": 1e-12, "processes": 2}}
+    made_of = distilled(ground, tmp_path, STARTED | two)
+    assert made_of.manifest.recovery.known.start.taken
+    old = dict(
+        load_bundle(store.read(ground / "first/candidate", ModelBundle)).module.named_parameters()
+    )
+    for name, parameter in load_bundle(made_of).module.named_parameters():
+        assert torch.allclose(parameter, old[name], atol=1e-5), name
+
+
+def test_a_champion_of_another_shape_is_no_start(ground, tmp_path):
+    told: list[str] = []
+    deeper = {"plan": {"fraction": 0.3, "round_to": 4}}
+    made_of = distilled(ground, tmp_path, STARTED | deeper, told.append)
+    assert made_of.manifest.recovery.known.start is msgspec.UNSET
+    assert len(made_of.manifest.recovery.epochs) >= 2
+    assert any("has another shape" in line for line in told)
+
+
+def test_a_champion_that_is_worse_on_this_data_is_no_start(ground, tmp_path):
+    """Its weights are those of a cut that was never repaired."""
+    bare = store.read(ground / "first/pruned", ModelBundle)
+    broken = {
+        name: torch.zeros_like(tensor)
+        for name, tensor in load_file(bare.file("weights.safetensors")).items()
+    }
+    made_of = distilled(ground, tmp_path, STARTED, champion={}, weights=save(broken))
+    start = made_of.manifest.recovery.known.start
+    assert not start.taken
+    assert start.champion_loss > start.cut_loss
+    assert made_of.file(TRAINED_ON).read_bytes() == MARKS["second"]
+
+
+def test_what_a_recovery_needed_is_no_guide_for_one_that_begins_elsewhere():
+    """From the champion: a quarter at least, more while its last epoch gained; from a cut after that: all."""
+    taken = ChampionStart(taken=True, champion_loss=0.1, cut_loss=1.0, cost=1)
+    short = KnownRecovery(champion="c", asked=8, epochs=2, needed=6, start=taken)
+    cold, gaining = recovery_of(1.0, 0.5, 0.3, 0.2, 0.1, 0.0), recovery_of(1.0, 0.5, known=short)
+    still = recovery_of(0.5, 0.5, known=short)
+    params, knobs = DistillParams(epochs=8), GenerationsParams(epochs_within=0.02)
+    assert epochs_taken(cold, params, knobs, from_champion=True) == (2, 6)
+    assert epochs_taken(gaining, params, knobs, from_champion=True) == (3, 3)
+    assert epochs_taken(still, params, knobs, from_champion=True) == (2, 2)
+    assert epochs_taken(still, params, knobs, from_champion=False)[0] == 8
+    assert epochs_taken(cold, params, knobs, from_champion=False) == (6, 6)
+    always = GenerationsParams(epochs_within=0.0)
+    assert epochs_taken(cold, params, always, from_champion=True)[0] == 8
+
+
+@pytest.mark.parametrize(("worse", "chance", "holds"), [
+    (0.005, UNSET, True), (0.013, UNSET, False), (0.013, 0.05, True), (0.020, 0.05, False),
+    (0.013, 0.5, False),
+])  # fmt: skip
+def test_known_widths_are_refused_by_mistake_as_seldom_as_is_asked(worse, chance, holds):
+    """One standard error is 0.01, and 0.002 are allowed: 5 % of equals show 1.645 errors beyond it."""
+    trial = JointTrial(
+        known={}, fresh={}, unit="share", worse=worse, standard_error=0.01, allowed=0.002, examples=500,
+        cost=1, chance=chance,
+    )  # fmt: skip
+    assert trial.holds is holds
+
+
 def test_a_champion_that_does_not_say_what_it_was_made_with_does_not_teach(ground, tmp_path):
     root = second(ground, tmp_path)
     bare = fetched(ground, tmp_path / "bare", unmarked=True)
@@ -388,8 +497,6 @@ def recovery_of(*losses: float, **more: Any) -> Recovery:
 
 
 def test_the_epochs_needed_are_those_that_gained_nearly_all():
-    from reprune.core.artifacts import KnownRecovery
-
     assert epochs_needed(recovery_of(1.0, 0.5, 0.21, 0.2, 0.2), 0.05) == 3
     assert epochs_needed(recovery_of(1.0, 0.5, 0.3, 0.2), 0.05) == 4
     assert epochs_needed(recovery_of(0.2), 0.05) == 1

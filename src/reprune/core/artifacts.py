@@ -10,6 +10,7 @@ canonical bytes, so that the digests of older manifests stay what they were.
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import ClassVar, Literal, TypeAlias, dataclass_transform
 
 import msgspec
@@ -169,9 +170,22 @@ class RateChoice(Fact, kw_only=True):
     examples: int = 0
 
 
+class ChampionStart(Fact, kw_only=True):
+    """Both that a recovery could begin with, by their losses on the same examples of `tune`: the cut model
+    and the champion, which is of the same shape. It began with the champion where that is `taken`.
+    `cost` counts examples forwarded.
+    """
+
+    taken: bool
+    champion_loss: float
+    cut_loss: float
+    cost: int
+
+
 class KnownRecovery(Fact, kw_only=True):
     """What a recovery began with of the champion's: `asked` epochs became `epochs`, of which the champion
-    had needed `needed`. `second` is the digest of the champion where it taught too, with `weight`.
+    had needed `needed`. `second` is the digest of the champion where it taught too, with `weight`; `start`
+    says whether training began with its weights, where that was asked for and possible.
     """
 
     champion: str
@@ -180,6 +194,7 @@ class KnownRecovery(Fact, kw_only=True):
     needed: int
     second: str = ""
     weight: float = 0.0
+    start: ChampionStart | UnsetType = UNSET
 
 
 class Recovery(Fact, kw_only=True):
@@ -508,7 +523,8 @@ class JointTrial(Fact, kw_only=True):
 
     `known` and `fresh` are the champion's widths and new ones by group; `worse` is what the known ones
     lose against the fresh, with its paired standard error: in `unit` "share" of examples answered wrongly,
-    else in "loss". `allowed` is what may be lost; `cost` counts examples forwarded.
+    else in "loss". `allowed` is what may be lost, which a trial denies by mistake with `chance`; `cost`
+    counts examples forwarded.
     """
 
     known: dict[str, int]
@@ -520,10 +536,15 @@ class JointTrial(Fact, kw_only=True):
     examples: int
     cost: int
 
+    chance: float | UnsetType = UNSET
+
     @property
     def holds(self) -> bool:
-        """Whether the known widths are as good: what is lost beyond one standard error is allowed."""
-        return self.worse - self.standard_error <= self.allowed
+        """Whether the known widths may be as good: False for `chance` of those that lose just what is
+        allowed (in older trials for those that lose more than one standard error beyond it).
+        """
+        errors = 1.0 if self.chance is UNSET else NormalDist().inv_cdf(1.0 - self.chance)
+        return self.worse - errors * self.standard_error <= self.allowed
 
 
 class TableReuse(Fact, kw_only=True):

@@ -357,17 +357,19 @@ class GenerationsParams(Document, kw_only=True):
     The champion's sensitivity is used again after a spot check on `examples` of `tune`: the share `near`
     of the groups whose choice would flip first, and as many at random, are measured again. Everything is
     measured anew where they moved more than retraining moves them, or the champion does worse on this
-    generation's data, with a chance of `false_alarm` where nothing changed; where the old table's plan
-    loses more than `tolerance` (a share of examples answered rightly) against the new one's; and in every
-    generation number `cold_every` since that was last done. Its latency tables are used again where machine,
-    runtime and knobs are the same, and cuts that are timed again come out within `latency_tolerance` (a
-    share, 0.1) of what they were.
+    generation's data, with a chance of `false_alarm` where nothing changed; where, but for the same chance,
+    the old table's plan loses more than `tolerance` (a share of examples answered rightly) against the new
+    one's; and in every generation number `cold_every` since that was last done. Its latency tables are used
+    again where machine, runtime and knobs are the same, and cuts that are timed again come out within
+    `latency_tolerance` (a share, 0.1) of what they were.
 
     With `try_champion` the champion's widths and fresh ones are both cut and compared on `tune`; the
-    champion's are kept unless they lose more than `tolerance`. Recovery takes the epochs in which the
-    champion's came within `epochs_within` of all that it gained, and at least half of those of `distill`
-    (0: all of them). `champion_weight` is the share of what is learnt from teachers that is learnt from the
-    champion.
+    champion's are kept unless they lose more than `tolerance`, but for the same chance. Recovery takes the
+    epochs in which the champion's came within `epochs_within` of all that it gained, and at least half of
+    those of `distill` (0: all of them). `champion_weight` is the share of what is learnt from teachers that
+    is learnt from the champion. With `champion_start` training begins with the champion's weights where it
+    has the shape of the cut model and less loss on `examples` of `tune`; at least a quarter of the epochs are
+    taken then.
     """
 
     reuse: bool = True
@@ -379,6 +381,7 @@ class GenerationsParams(Document, kw_only=True):
     try_champion: bool = True
     epochs_within: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.02
     champion_weight: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    champion_start: bool | UnsetType = UNSET
     latency_tolerance: Annotated[float, Meta(gt=0.0, lt=1.0)] | UnsetType = UNSET
 
 

@@ -73,6 +73,12 @@ def times_words(target: str, reuse: TimesReuse) -> str:
 def recovery_words(known: KnownRecovery) -> str:
     """How many epochs recovery took of those that it might, and who taught."""
     taught = f"; the champion taught {words.percent(known.weight, 0)} of it" if known.second else ""
+    if known.start and known.start.taken:
+        return (
+            f"Recovery: {known.epochs} of {words.plural(known.asked, 'epoch')}, begun with the champion's "
+            f"weights (loss on tune {known.start.champion_loss:.4g}, of the cut model "
+            f"{known.start.cut_loss:.4g}){taught}."
+        )
     return (
         f"Recovery: {known.epochs} of {words.plural(known.asked, 'epoch')}, for the champion needed "
         f"{known.needed}{taught}."

@@ -46,8 +46,9 @@ def distill(
 ) -> ModelBundle:
     """Trains the student with its teacher's logits and keeps the best epoch on `tune`.
 
-    With `generations.reuse` it takes as many epochs as the champion needed, and the champion may teach too;
-    where the learning rate is "auto", the champion's, or else the best of some that are tried.
+    With `generations.reuse` it takes as many epochs as the champion needed, and the champion may teach too,
+    or be what training begins with. Where the learning rate is "auto", it is the champion's, or else the best
+    of some that are tried.
     Weights that are masked stay zero through every step, and their masks stay beside them.
     Resumes where a killed run stopped. With `distill.processes` above 1 it trains in so many. The result
     is a bundle like the student's, with `recovery` and the marks of the examples that it and a champion
@@ -75,12 +76,13 @@ def distill(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     pupil, dense = load_bundle(student), load_bundle(teacher)
-    known = known_recovery(previous, dense, distill, generations, ctx.say)
+    known = known_recovery(previous, pupil, dense, distill, generations, seed, ctx.say)
     if known.fact is not UNSET:
         distill = replace(distill, epochs=known.fact.epochs)
+    start = known.start or pupil
     lesson = Lesson(
         task=pupil.task,
-        student=pupil.module,
+        student=start.module,
         teacher=dense.module,
         teacher_digest=teacher.digest,
         second=known.second,
@@ -91,7 +93,7 @@ def distill(
         if params.processes == 1 or not params.epochs:
             return recover(lesson, params, seed=seed, work=work, say=ctx.say, shapers=held)
         order = Order(
-            student=str(student.path.resolve()),
+            student=str((previous.path / "champion" if known.start else student.path).resolve()),
             teacher=str(teacher.path.resolve()),
             params=params,
             seed=seed,
@@ -107,7 +109,7 @@ def distill(
     if rate is not UNSET:
         distill = replace(distill, learning_rate=rate.learning_rate)
     recovered = train(distill, ctx.work)
-    save_bundle(ctx.out, recovered.module, pupil.architecture, student, pupil.masks)
+    save_bundle(ctx.out, recovered.module, start.architecture, student, pupil.masks)
     marks = together(data.file(TRAINED_ON).read_bytes(), known.marks)
     write_bytes(ctx.out / TRAINED_ON, marks)
     return ModelBundle(
@@ -125,7 +127,8 @@ def _told(
 ) -> Recovery:
     """The recovery with what it began with, and with the examples that choosing it took."""
     tried = rate.examples if rate else 0
-    return replace(recovery, known=known, rate=rate, examples=recovery.examples + tried)
+    looked = known.start.cost if known and known.start else 0
+    return replace(recovery, known=known, rate=rate, examples=recovery.examples + tried + looked)
 
 
 def _recover_together(

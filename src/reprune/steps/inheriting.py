@@ -255,7 +255,7 @@ def _trial(
     problem = _problem(found, fresh)
     was = _planned(found, problem) or _allocated(_problem(found, found.table.manifest))
     now = _allocated(problem)
-    return None if was == now else spot.compare(was, now, params.tolerance)
+    return None if was == now else spot.compare(was, now, params.tolerance, params.false_alarm)
 
 
 def _planned(found: _Inherited, problem: Problem) -> dict[str, int] | None:

@@ -1,4 +1,4 @@
-"""What recovery takes over from the champion's: how many epochs it needed, and the champion as a teacher."""
+"""What recovery takes over from the champion's: epochs, the champion as a teacher, and as a start."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from reprune.core.artifacts import KnownRecovery, ModelBundle, Previous, Recover
 from reprune.core.errors import InputError
 from reprune.core.params import DistillParams, GenerationsParams
 from reprune.core.store import Artifact
+from reprune.steps.champion_start import champion_start
 from reprune.steps.inheriting import stored_part
 from reprune.task.trained_on import TRAINED_ON
 
@@ -23,24 +24,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """`fact` is what the result says of it; UNSET where nothing is taken over. `marks` are those of the
-    examples that the second teacher was made with, as the result was then too (see task.trained_on).
+    """`fact` is what the result says of it; UNSET where nothing is taken over. `second` is the champion where
+    it teaches, `start` where training begins with it. `marks` are then those of the examples that it was
+    made with, as the result is too (see task.trained_on).
     """
 
     fact: KnownRecovery | UnsetType = UNSET
     second: Second | None = None
+    start: LoadedModel | None = None
     marks: bytes = b""
 
 
 def known_recovery(
     previous: Artifact[Previous],
+    pupil: LoadedModel,
     dense: LoadedModel,
     distill: DistillParams,
     generations: GenerationsParams | UnsetType,
+    seed: int,
     say: Callable[[str], None],
 ) -> Known:
-    """What this recovery begins with of the champion's. Nothing where it is not asked for, there is no
-    champion, or it was not trained.
+    """What this recovery of `pupil` begins with of the champion's. Nothing where it is not asked for, there
+    is no champion, or it was not trained.
     """
     champion = None
     if generations is not UNSET and generations.reuse and distill.epochs:
@@ -48,14 +53,21 @@ def known_recovery(
     recovery = champion.manifest.recovery if champion is not None else None
     if generations is UNSET or champion is None or recovery is None or not recovery.epochs:
         return Known()
-    needed = len(recovery.epochs)
-    if generations.epochs_within:
-        needed = epochs_needed(recovery, generations.epochs_within)
-    # One lucky early epoch must not starve a recovery: never fewer than half.
-    least = math.ceil(distill.epochs / 2) if generations.epochs_within else distill.epochs
-    epochs = min(max(needed, least), distill.epochs)
-    second = _second(champion, dense, generations.champion_weight, say)
+    wanted = bool(generations.champion_weight or generations.champion_start)
+    loaded = _loaded(champion, dense, say) if wanted else None
+    start = None
+    if loaded is not None and generations.champion_start:
+        start = champion_start(pupil, loaded, generations, seed, say)
+    began = loaded if start is not None and start.taken else None
+    epochs, needed = epochs_taken(recovery, distill, generations, from_champion=began is not None)
     say(f"recovery: {epochs} of {distill.epochs} epochs, for the champion needed {needed}")
+    second = None
+    if loaded is not None and generations.champion_weight:
+        from reprune.compress.training.lesson import Second
+
+        second = Second(
+            module=loaded.module, digest=champion.digest, weight=generations.champion_weight
+        )
     return Known(
         fact=KnownRecovery(
             champion=champion.digest,
@@ -64,10 +76,34 @@ def known_recovery(
             needed=needed,
             second=second.digest if second else "",
             weight=second.weight if second else 0.0,
+            start=start or UNSET,
         ),
         second=second,
-        marks=champion.file(TRAINED_ON).read_bytes() if second else b"",
+        start=began,
+        marks=champion.file(TRAINED_ON).read_bytes() if second or began else b"",
     )
+
+
+def epochs_taken(
+    recovery: Recovery,
+    distill: DistillParams,
+    generations: GenerationsParams,
+    *,
+    from_champion: bool,
+) -> tuple[int, int]:
+    """How many epochs to take, and how many the champion needed. What a recovery from a champion's weights
+    needed says nothing of one from a cut model, nor the other way round.
+    """
+    within = generations.epochs_within
+    needed = epochs_needed(recovery, within) if within else len(recovery.epochs)
+    if not within:
+        return distill.epochs, needed
+    # One lucky early epoch must not starve a recovery.
+    least = math.ceil(distill.epochs / (4 if from_champion else 2))
+    before = recovery.known or None
+    if from_champion == bool(before is not None and before.start and before.start.taken):
+        return min(max(needed, least), distill.epochs), needed
+    return least if from_champion else distill.epochs, needed
 
 
 def epochs_needed(recovery: Recovery, within: float) -> int:
@@ -85,23 +121,17 @@ def epochs_needed(recovery: Recovery, within: float) -> int:
     return next(number for number, loss in enumerate(losses, start=1) if loss <= best + room)
 
 
-def _second(
-    champion: Artifact[ModelBundle],
-    dense: LoadedModel,
-    weight: float,
-    say: Callable[[str], None],
-) -> Second | None:
-    """The champion, where it is to teach, answers as the dense model does and says what it was made with."""
-    if not weight:
-        return None
+def _loaded(
+    champion: Artifact[ModelBundle], dense: LoadedModel, say: Callable[[str], None]
+) -> LoadedModel | None:
+    """The champion, where it answers as the dense model does and says what it was made with."""
     if TRAINED_ON not in champion.manifest.payload:
         say(
-            "recovery: the champion does not teach, for its bundle does not say which examples it was made "
-            f"with (it has no {TRAINED_ON}), and they must not judge what it teaches"
+            "recovery: nothing is learnt from the champion, for its bundle does not say which examples it "
+            f"was made with (it has no {TRAINED_ON}), and they must not judge what comes of it"
         )
         return None
     from reprune.compress.bundle import load_bundle
-    from reprune.compress.training.lesson import Second
     from reprune.measure.outputs import run_module
     from reprune.task.load import guarded
 
@@ -115,10 +145,12 @@ def _second(
             for model in (loaded, dense)
         )
     except (InputError, RuntimeError, ValueError, TypeError) as error:
-        say(f"recovery: the champion does not teach, for it cannot be run here: {error}")
+        say(f"recovery: nothing is learnt from the champion, for it cannot be run here: {error}")
         return None
     same = mine == theirs and loaded.task.preprocess_digest == dense.task.preprocess_digest
     if not same:
-        say("recovery: the champion does not teach, for its outputs or preprocessing are others")
+        say(
+            "recovery: nothing is learnt from the champion, for its outputs or preprocessing are others"
+        )
         return None
-    return Second(module=loaded.module, digest=champion.digest, weight=weight)
+    return loaded

@@ -45,12 +45,12 @@ def comparing(
         examples=generations.examples,
         blocks=opened.blocks,
     )
-    tolerance = generations.tolerance
+    tolerance, chance = generations.tolerance, generations.false_alarm
 
     def compare(known: Mapping[str, int], fresh: Mapping[str, int]) -> JointTrial:
         done = table.reuse.trial if table.reuse else None
         if done is not None and (done.known, done.fresh) == (dict(known), dict(fresh)):
             return replace(done, cost=0)
-        return spot.compare(known, fresh, tolerance)
+        return spot.compare(known, fresh, tolerance, chance)
 
     return compare

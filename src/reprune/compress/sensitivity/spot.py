@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 # What a rise of the loss by a share of itself stands for in examples answered wrongly: `build` allows
 # 0.005 of the one or 0.02 of the other, so a tolerance in examples is four times as much in loss.
 LOSS_FOR_SHARE = 4.0
-# Repairing a whole plan runs the calibration examples twice for each layer: half of all that a check costs.
-REPAIR_EXAMPLES = 128
+# Repairing a whole plan runs the calibration examples twice for each layer: with twice as many it would be
+# half of all that a check costs.
+REPAIR_EXAMPLES = 64
 PIECE = 32
 
 
@@ -90,11 +91,12 @@ class Spot:
         return paired_increase(bounded(self.losses(module), self.base.mean), self.base)
 
     def compare(
-        self, known: Mapping[str, int], fresh: Mapping[str, int], tolerance: float
+        self, known: Mapping[str, int], fresh: Mapping[str, int], tolerance: float, chance: float
     ) -> JointTrial:
         """Both whole cuts on the same examples: by examples answered wrongly where records tell that, else
         by loss, of which `tolerance` allows LOSS_FOR_SHARE times as large a share. Blocks by their keys. Both
-        are repaired from REPAIR_EXAMPLES at most, as neither is what pruning will make of it.
+        are repaired from REPAIR_EXAMPLES at most, as neither is what pruning will make of it. The known cut
+        is refused by mistake with `chance`.
         """
         before, modules = self.spent, [self._whole(known), self._whole(fresh)]
         wrong = [self._wrong(module) for module in modules]
@@ -114,6 +116,7 @@ class Spot:
             allowed=allowed,
             examples=sum(len(batch) for batch in self.batches),
             cost=self.spent - before,
+            chance=chance,
         )
 
     def _cutting(self) -> CutTrial:
