@@ -423,6 +423,14 @@ def test_processes_begin_with_the_champion_too(ground, tmp_path):
         assert torch.allclose(parameter, old[name], atol=1e-5), name
 
 
+def test_processes_try_learning_rates_too(ground, tmp_path):
+    """Each trial trains in a folder of its own, where its processes leave what they learnt."""
+    two = {"distill": {"epochs": 1, "learning_rate": "auto", "processes": 2}}
+    recovery = distilled(ground, tmp_path, two).manifest.recovery
+    assert recovery.rate.how == "tried"
+    assert len(recovery.rate.tried) >= 3
+
+
 def test_a_champion_of_another_shape_is_no_start(ground, tmp_path):
     told: list[str] = []
     deeper = {"plan": {"fraction": 0.3, "round_to": 4}}

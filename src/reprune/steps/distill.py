@@ -28,6 +28,7 @@ from reprune.steps.learning_rate import chosen_rate
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 
 if TYPE_CHECKING:
+    from reprune.compress.masks.choosing import Masks
     from reprune.compress.training.recover import Lesson, Recovered
     from reprune.compress.training.shaping import Shaper
 
@@ -56,21 +57,12 @@ def distill(
     Raises DataRefused; ChainBroken for a student that was not cut from this teacher, or whose task is
     another; CompressionError where training diverges.
     """
-    _refuse_one_of_several()
-    refuse_failed_data(data)
-    refuse_strangers(teacher, {"student": student, "data report": data})
-    if student.manifest.task.digest != teacher.manifest.task.digest:
-        raise ChainBroken(
-            "student and teacher carry different task code",
-            where=f"{student.path} and {teacher.path}",
-            fix="run `prune` again",
-        )
+    _refuse(student, teacher, data)
     # torch is imported here, after the cheap refusals: the command line loads this module for help.
     import torch
 
     from reprune.compress.bundle import load_bundle, save_bundle
-    from reprune.compress.masks.shaper import MaskShaper
-    from reprune.compress.training.recover import Lesson, recover
+    from reprune.compress.training.recover import Lesson
     from reprune.task.trained_on import TRAINED_ON, together
 
     torch.set_num_threads(threads)
@@ -79,7 +71,7 @@ def distill(
     known = known_recovery(previous, pupil, dense, distill, generations, seed, ctx.say)
     if known.fact is not UNSET:
         distill = replace(distill, epochs=known.fact.epochs)
-    start = known.start or pupil
+    start, champion = known.start or pupil, str((previous.path / "champion").resolve())
     lesson = Lesson(
         task=pupil.task,
         student=start.module,
@@ -87,22 +79,20 @@ def distill(
         teacher_digest=teacher.digest,
         second=known.second,
     )
+    order = Order(
+        student=champion if known.start else str(student.path.resolve()),
+        teacher=str(teacher.path.resolve()),
+        params=distill,
+        seed=seed,
+        threads=threads,
+        work=str(ctx.work.resolve()),
+        second=champion if known.second else "",
+        second_weight=known.second.weight if known.second else 0.0,
+    )
 
     def train(params: DistillParams, work: Path) -> Recovered:
-        held = [MaskShaper(masks=dict(pupil.masks))] if pupil.masks else []
-        if params.processes == 1 or not params.epochs:
-            return recover(lesson, params, seed=seed, work=work, say=ctx.say, shapers=held)
-        order = Order(
-            student=str((previous.path / "champion" if known.start else student.path).resolve()),
-            teacher=str(teacher.path.resolve()),
-            params=params,
-            seed=seed,
-            threads=threads,
-            work=str(work.resolve()),
-            second=str((previous.path / "champion").resolve()) if known.second else "",
-            second_weight=known.second.weight if known.second else 0.0,
-        )
-        return _recover_together(lesson, order, ctx, held)
+        asked = replace(order, params=params, work=str(work.resolve()))
+        return _trained(lesson, asked, pupil.masks, ctx)
 
     own = getattr(pupil.task, "optimizer", None)
     rate = UNSET if own is not None else chosen_rate(distill, previous, generations, train, ctx)
@@ -122,6 +112,33 @@ def distill(
     )
 
 
+def _refuse(
+    student: Artifact[ModelBundle], teacher: Artifact[ModelBundle], data: Artifact[DataReport]
+) -> None:
+    """What can be refused before anything is loaded."""
+    _refuse_one_of_several()
+    refuse_failed_data(data)
+    refuse_strangers(teacher, {"student": student, "data report": data})
+    if student.manifest.task.digest != teacher.manifest.task.digest:
+        raise ChainBroken(
+            "student and teacher carry different task code",
+            where=f"{student.path} and {teacher.path}",
+            fix="run `prune` again",
+        )
+
+
+def _trained(lesson: Lesson, order: Order, masks: Masks, ctx: Context) -> Recovered:
+    """The lesson as the order says, here or in its processes."""
+    from reprune.compress.masks.shaper import MaskShaper
+    from reprune.compress.training.recover import recover
+
+    held = [MaskShaper(masks=dict(masks))] if masks else []
+    params, work = order.params, Path(order.work)
+    if params.processes == 1 or not params.epochs:
+        return recover(lesson, params, seed=order.seed, work=work, say=ctx.say, shapers=held)
+    return _recover_together(lesson, order, ctx, held)
+
+
 def _told(
     recovery: Recovery, known: KnownRecovery | UnsetType, rate: RateChoice | UnsetType
 ) -> Recovery:
@@ -138,7 +155,8 @@ def _recover_together(
     from reprune.compress.training.recover import recovered
 
     def found() -> Recovered | None:
-        return recovered(lesson, order.params, seed=order.seed, work=ctx.work, shapers=shapers)
+        work = Path(order.work)
+        return recovered(lesson, order.params, seed=order.seed, work=work, shapers=shapers)
 
     done = found()
     if done is not None:
