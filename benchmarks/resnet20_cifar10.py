@@ -8,8 +8,9 @@ One dense model a seed, made by two epochs of fine-tuning from the public weight
 two epochs of recovery with the product's own distillation (the same for all arms, data order included),
 judged on the test set. Speed is that of one thread of ONNX Runtime against the dense model, the median
 over fresh processes; the graph rewrite of shortcuts is applied to all arms. What is cut is pinned in
-`configs/resnet20_plans.json`: p are the product's plans (`benchmarks.resnet20_plan`), h were put together
-by hand from what each cut saves. Which of our points stands for a speed is chosen on the held-out part of
+`configs/resnet20_plans.json`: of ours, l are the product's plans by latency (`benchmarks.resnet20_plan`, on
+the machine of the committed result), h were put together by hand from what each cut saves; `macs` are the
+product's plans by MACs alone. Which of our points stands for a speed is chosen on the held-out part of
 train. Each part goes on where it was cut off. Without `--part` all three run. `--quick` is a small run of
 all three; `--verify` trains the row of our first point, seed 0, again and compares.
 """
