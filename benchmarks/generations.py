@@ -2,12 +2,14 @@
 
     python -m benchmarks.generations --quick
     python -m benchmarks.generations --json benchmarks/results/generations.json
+    python -m benchmarks.generations --model resnet20 --json benchmarks/results/generations_resnet20.json
 
-Every week the data grow, the dense model is trained again from other random weights, and the real steps
-sensitivity, plan, prune and distill compress it twice: cold, as if nothing had gone before, and warm, with
-the generation before as champion (the same first one for both). Costs are examples: forwarded 1, backwarded 2
-more; the criterion, the checks and the teacher are in. Analysis is sensitivity and plan. Accuracy is of the
-candidate on MNIST's own test set, which nothing else reads.
+Every week the data grow, the dense model is trained again (on MNIST from other random weights, on CIFAR-10
+from the public ones), and the real steps sensitivity, plan, prune and distill compress it twice: cold, as if
+nothing had gone before, and warm, with the generation before as champion (the same first one for both), with
+whose weights recovery may begin. Costs are examples: forwarded 1, backwarded 2 more; criterion, checks
+and teacher are in. Analysis is sensitivity and plan. Accuracy is of the candidate on the data's own test
+set, which nothing else reads.
 
 Then last week's champion meets weeks that are not like it (noise, inverted, shifted by pixels), with a dense
 model trained on those: `shift_detected` is the share of them whose table was measured anew, `false_remeasure`
@@ -18,6 +20,7 @@ of `generations` were chosen on other seeds than these.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -32,13 +35,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import common
-from benchmarks.weekly import task as weekly
+from benchmarks.weekly.retrained import FOLDER, RETRAINED, Retrained
+from benchmarks.weekly.task import WEEK
 from reprune.compress.bundle import load_bundle, stored_tensors
 from reprune.core import store
 from reprune.core.artifacts import (
@@ -62,42 +65,10 @@ from reprune.task.trained_on import TRAINED_ON
 
 NAME = "generations"
 WEEKS = 5
-FIRST, GROWTH = 2000, 100
-SPLITS = {"tune": 1000, "calibration": 300}
-DENSE_EPOCHS, DENSE_RATE = 4, 2e-3
 # Seeds below were looked at while the defaults of `generations` were chosen.
-FIRST_SEED = 10
+FIRST_SEED = 20
 NOTHING = "sha256:" + "0" * 64
-KNOBS: dict[str, Any] = {
-    "name": "weekly",
-    "task": "weekly.task:WeeklyTask",
-    "sensitivity": {"examples": 1000},
-    "plan": {"fraction": 0.4, "round_to": 4},
-    "prune": {"examples": 256},
-    "distill": {"epochs": 8, "learning_rate": 0.02, "temperature": 4.0, "weight": 0.5},
-    "targets": {"cpu": {}},
-}
 WARM = {"generations": {"reuse": True, "champion_start": True}}
-
-
-def noisy(images: Tensor) -> Tensor:
-    seeded = torch.Generator().manual_seed(7)
-    return (images + 0.4 * torch.randn(images.shape, generator=seeded)).clamp(0.0, 1.0)
-
-
-def inverted(images: Tensor) -> Tensor:
-    return 1.0 - images
-
-
-def moved(images: Tensor) -> Tensor:
-    return torch.roll(images, (3, 3), (2, 3))
-
-
-SHIFTS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "noise": noisy,
-    "inverted": inverted,
-    "moved": moved,
-}
 
 
 def main() -> None:
@@ -105,11 +76,11 @@ def main() -> None:
     given = common.options(__doc__, _arguments)
     torch.set_num_threads(1)
     if given.verify:
-        raise SystemExit(_verify())
+        raise SystemExit(_verify(RETRAINED[given.model]))
     seeds = given.seeds or (3 if given.quick else common.MIN_SEEDS)
     rows: list[dict[str, Any]] = []
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        for row in rows_of(seed):
+        for row in rows_of(RETRAINED[given.model], seed):
             rows.append(row)
             print(json.dumps(row), flush=True)
         if given.json:  # what is done so far stands, should this be stopped
@@ -122,12 +93,14 @@ def main() -> None:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--model", choices=sorted(RETRAINED), default="mnist")
 
 
-def _verify() -> int:
+def _verify(retrained: Retrained) -> int:
     """Runs the committed result's first seed again: the same tables must be used again, at the same cost."""
-    held = [row for row in common.committed(NAME)["rows"] if row["seed"] == FIRST_SEED]
-    found = list(rows_of(FIRST_SEED))
+    name = NAME if retrained.name == "mnist" else f"{NAME}_{retrained.name}"
+    held = [row for row in common.committed(name)["rows"] if row["seed"] == FIRST_SEED]
+    found = list(rows_of(retrained, FIRST_SEED))
     keys = ("week", "shift", "how", "analysis", "total")
     same = [[row[key] for key in keys] for row in held] == [
         [row[key] for key in keys] for row in found
@@ -136,22 +109,24 @@ def _verify() -> int:
     return 0 if same else 1
 
 
-def rows_of(seed: int) -> Iterator[dict[str, Any]]:
+def rows_of(retrained: Retrained, seed: int) -> Iterator[dict[str, Any]]:
     """One row a week, then one a shifted week."""
     with _folder() as root:
         first: Generation | None = None
         champion: Generation | None = None
         for number in range(1, WEEKS + 1):
-            week = Week(root=root / f"{number}", seed=seed, number=number)
+            week = Week(retrained=retrained, root=root / f"{number}", seed=seed, number=number)
             week.begin()
-            cold = week.compressed("cold", None, KNOBS)
-            warm = cold if champion is None else week.compressed("warm", champion, KNOBS | WARM)
+            cold = week.compressed("cold", None, {})
+            warm = cold if champion is None else week.compressed("warm", champion, WARM)
             first, champion = first or cold, warm
             yield _row(week, first, cold, warm)
-        for name in SHIFTS:
-            week = Week(root=root / name, seed=seed, number=WEEKS + 1, shift=name)
+        for name in retrained.shifts:
+            week = Week(
+                retrained=retrained, root=root / name, seed=seed, number=WEEKS + 1, shift=name
+            )
             week.begin()
-            table = week.table("warm", champion, KNOBS | WARM)
+            table = week.table("warm", champion, WARM)
             yield _told(week, table)
 
 
@@ -211,6 +186,7 @@ class Generation:
 class Week:
     """The data and the dense model of one week; with `shift`, of one that is not like those before."""
 
+    retrained: Retrained
     root: Path
     seed: int
     number: int
@@ -218,13 +194,13 @@ class Week:
 
     @property
     def size(self) -> int:
-        return FIRST + GROWTH * (self.number - 1)
+        return self.retrained.first + self.retrained.growth * (self.number - 1)
 
     def begin(self) -> None:
         """Writes the week's file, trains the dense model, and leaves what the steps begin with."""
         self.root.mkdir(parents=True)
         np.savez(self.root / "data.npz", **self._arrays())
-        os.environ[weekly.WEEK] = str(self.root / "data.npz")
+        os.environ[WEEK] = str(self.root / "data.npz")
         dense = self._bundle(self._trained())
         report = DataReport(
             task=dense.manifest.task, passed=True, expectations=(), splits={}, power=()
@@ -289,11 +265,11 @@ class Week:
             given: (self.root if name in shared else self.root / arm) / name
             for given, name in places.items()
         }
-        os.environ[weekly.WEEK] = str(self.root / "data.npz")
+        os.environ[WEEK] = str(self.root / "data.npz")
         run(
             get_step(step),
             inputs,
-            _documents(self.root, knobs),
+            self._documents(knobs),
             self.root / arm / out,
             say=lambda _: None,
         )
@@ -324,27 +300,27 @@ class Week:
 
     def _arrays(self) -> dict[str, Any]:
         """Random parts of MNIST's training set: train grows, the others are new every week."""
-        images, labels = _mnist("train")
-        shift = SHIFTS.get(self.shift, lambda image: image)
+        images, labels = self.retrained.images("train")
+        shift = self.retrained.shifts.get(self.shift, lambda image: image)
         order = np.random.default_rng([self.seed, 0]).permutation(len(labels))
         rows = {"train": order[: self.size]}
         at = 10_000 + self.number * 2_000
-        for split, count in SPLITS.items():
+        for split, count in self.retrained.splits.items():
             rows[split], at = order[at : at + count], at + count
-        return {
-            f"{split}_{kind}": values[chosen].numpy()
-            for split, chosen in rows.items()
-            for kind, values in (("x", shift(images)), ("y", labels))
-        }
+        arrays = {}
+        for split, chosen in rows.items():
+            arrays[f"{split}_x"] = shift(images[chosen]).numpy()
+            arrays[f"{split}_y"] = labels[chosen].numpy()
+        return arrays
 
     def _trained(self) -> nn.Module:
         torch.manual_seed(1_000 * self.seed + self.number)
-        task = weekly.WeeklyTask()
-        module = task.model()
-        optimizer = torch.optim.Adam(module.parameters(), DENSE_RATE)
-        steps = DENSE_EPOCHS * -(-self.size // weekly.BATCH)
+        task = self._task()
+        module = self.retrained.begin().train()
+        optimizer = self.retrained.optimizer(module)
+        steps = self.retrained.epochs * -(-self.size // task.batch_size)
         rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for epoch in range(DENSE_EPOCHS):
+        for epoch in range(self.retrained.epochs):
             for batch in task.batches("train", epoch=epoch, seed=self.seed):
                 optimizer.zero_grad()
                 task.loss(module, batch, torch.Generator()).backward()
@@ -358,12 +334,12 @@ class Week:
             save_file(stored_tensors(module), draft / "weights.safetensors")
             package = draft / "task" / "weekly"
             package.mkdir(parents=True)
-            for file in ("__init__.py", "task.py"):
-                shutil.copyfile(Path(weekly.__file__).parent / file, package / file)
+            for file in self.retrained.files:
+                shutil.copyfile(FOLDER / file, package / file)
             manifest = ModelBundle(
                 name="weekly",
                 dense_version=f"{self.number}",
-                task=TaskFact(entry=KNOBS["task"], digest=NOTHING, data_version="weekly"),
+                task=TaskFact(entry=self.retrained.entry, digest=NOTHING, data_version="weekly"),
             )
             return store.write(draft, manifest, step="fetch-dense", parents={}, out=out)
 
@@ -381,10 +357,39 @@ class Week:
             store.write(draft, manifest, step=name, parents=parents, out=out)
 
     def _accuracy(self, module: nn.Module) -> float:
-        images, labels = _mnist("test")
+        """On the whole test set, as the task gives it."""
+        images, labels = self.retrained.images("test")
+        np.savez(self.root / "test.npz", test_x=images.numpy(), test_y=labels.numpy())
+        os.environ[WEEK] = str(self.root / "test.npz")
+        right = 0
         with torch.no_grad():
-            found = torch.cat([module(part).argmax(1) for part in images.split(1000)])
-        return float((found == labels).float().mean())
+            for batch in self._task().batches("test", epoch=0, seed=0):
+                right += int((module(*batch.inputs).argmax(1) == batch.targets).sum())
+        (self.root / "test.npz").unlink()
+        return right / len(labels)
+
+    def _task(self) -> Any:
+        module, _, name = self.retrained.entry.partition(":")
+        return getattr(importlib.import_module(f"benchmarks.{module}"), name)()
+
+    def _documents(self, knobs: Mapping[str, Any]) -> Documents:
+        lock = Lock(
+            reprune="0",
+            registry="files",
+            workspace="default",
+            name="weekly",
+            dense=DenseRef(version="1", weights=NOTHING),
+            champion="none",
+            targets=("cpu",),
+            params=NOTHING,
+            policy=NOTHING,
+            task=NOTHING,
+            data_version="weekly",
+        )
+        policy = Policy(targets={"cpu": "required"})
+        named = {"name": "weekly", "task": self.retrained.entry, "targets": {"cpu": {}}}
+        params = msgspec.convert(named | dict(self.retrained.knobs) | dict(knobs), Params)
+        return Documents(root=self.root, params=params, policy=policy, lock=lock)
 
 
 def _row(week: Week, first: Generation, cold: Generation, warm: Generation) -> dict[str, Any]:
@@ -417,37 +422,6 @@ def _told(week: Week, table: Sensitivity) -> dict[str, Any]:
         "analysis": table.cost or 0,
         "total": None,
     }
-
-
-def _documents(root: Path, knobs: dict[str, Any]) -> Documents:
-    lock = Lock(
-        reprune="0",
-        registry="files",
-        workspace="default",
-        name="weekly",
-        dense=DenseRef(version="1", weights=NOTHING),
-        champion="none",
-        targets=("cpu",),
-        params=NOTHING,
-        policy=NOTHING,
-        task=NOTHING,
-        data_version="weekly",
-    )
-    policy = Policy(targets={"cpu": "required"})
-    params = msgspec.convert(knobs, Params)
-    return Documents(root=root, params=params, policy=policy, lock=lock)
-
-
-def _mnist(split: str) -> tuple[Tensor, Tensor]:
-    if split not in _HELD:
-        with np.load(common.data("mnist.npz")) as held:
-            images = torch.from_numpy(held[f"{split}_x"]).float().div(255.0)[:, None]
-            labels = torch.from_numpy(held[f"{split}_y"]).long()
-        _HELD[split] = F.avg_pool2d(images, 2), labels
-    return _HELD[split]
-
-
-_HELD: dict[str, tuple[Tensor, Tensor]] = {}
 
 
 @contextmanager

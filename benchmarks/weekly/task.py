@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class Net(nn.Module):
 class WeeklyTask:
     """`train` is shuffled by (seed, epoch); the other splits come in their file's order."""
 
+    batch_size = BATCH
     data_version = "weekly"
     preprocess_digest = "sha256:" + "0" * 64
     input_names = ("image",)
@@ -68,8 +69,8 @@ class WeeklyTask:
         rows = np.arange(len(labels))
         if split == "train":
             rows = np.random.default_rng([seed, epoch]).permutation(rows)
-        for first in range(start * BATCH, len(rows), BATCH):
-            chosen = rows[first : first + BATCH]
+        for first in range(start * self.batch_size, len(rows), self.batch_size):
+            chosen = rows[first : first + self.batch_size]
             yield Batch(
                 inputs=(images[chosen],),
                 targets=labels[chosen],
@@ -84,7 +85,7 @@ class WeeklyTask:
         return [Work(inputs=self.example_inputs(1), weight=1.0)]
 
 
-@cache
+@lru_cache(maxsize=2)
 def week(path: str) -> dict[str, tuple[Tensor, Tensor]]:
     """By split, images in [0, 1] and labels."""
     with np.load(path) as held:
