@@ -140,6 +140,21 @@ def test_the_pinned_configuration_fits_the_model_and_has_curves():
     assert set(config["first"]) <= set(config["points"]["ours"])
 
 
+def test_ours_is_a_point_that_all_seeds_have_and_a_peer_may_be_one_that_few_have(tmp_path):
+    timed(tmp_path)
+    few = [
+        *rows(),
+        *trained("ours", "p2", OURS, [99.0]),
+        *trained("tp_uniform", "few", STOCK, [85.0]),
+    ]
+    found = summary(CONFIG, few, tmp_path)
+    assert found["figures"]["accuracy"] == pytest.approx(86.2)
+    assert found["figures"]["tp_uniform_accuracy"] == 85.0
+    # One seed has no limit, and JSON has no infinity.
+    assert "margin_low" not in found["figures"]
+    json.dumps(found["figures"], allow_nan=False)
+
+
 def test_speed_at_equal_accuracy_is_over_the_fastest_peer_between_its_points():
     """The peer passes 86 halfway from 1.2 to 1.4; a second peer is never as good."""
     rows = [
