@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 from torch import nn
 
 from reprune.compress.training.checkpoint import read_state
@@ -88,6 +89,7 @@ def test_the_best_epoch_by_tune_loss_is_kept(tmp_path):
     losses = {epoch.epoch: epoch.tune_loss for epoch in done.recovery.epochs}
     best = done.recovery.best_epoch
     assert losses[best] == min(losses.values())
+    assert done.recovery.start_loss is UNSET
     assert tune_loss(done.module) == pytest.approx(losses[best], rel=1e-6)
 
 
@@ -97,6 +99,7 @@ def test_a_recovery_that_only_harms_keeps_the_student_as_it_came(tmp_path):
     params = DistillParams(epochs=1, learning_rate=3.0, warmup_epochs=0.0, weight=0.0)
     done = recover(lesson(student=student), params, seed=0, work=tmp_path, say=quiet)
     assert done.recovery.best_epoch == 0
+    assert done.recovery.start_loss == pytest.approx(tune_loss(student), rel=1e-6)
     assert same_weights(done.module, student)
 
 

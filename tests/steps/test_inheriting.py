@@ -423,6 +423,19 @@ def test_processes_begin_with_the_champion_too(ground, tmp_path):
         assert torch.allclose(parameter, old[name], atol=1e-5), name
 
 
+def test_a_champion_that_no_epoch_made_better_is_asked_about_new_data_too(ground, tmp_path):
+    """Such a one is what its recovery began with, and that had a loss as well."""
+    held = store.read(ground / "first/candidate", ModelBundle).manifest.recovery
+    kept = msgspec.structs.replace(held, best_epoch=0, start_loss=held.epochs[-1].tune_loss)
+    same = warm_table(ground, tmp_path / "same", champion={"recovery": kept}).reuse
+    assert same.how == "reused"
+    assert same.p_champion > 0.05
+    # The lower its loss was then, the less likely is that of now.
+    better = msgspec.structs.replace(kept, start_loss=kept.start_loss / 100)
+    worse = warm_table(ground, tmp_path / "worse", champion={"recovery": better}).reuse
+    assert worse.p_champion < same.p_champion
+
+
 def test_processes_try_learning_rates_too(ground, tmp_path):
     """Each trial trains in a folder of its own, where its processes leave what they learnt."""
     two = {"distill": {"epochs": 1, "learning_rate": "auto", "processes": 2}}

@@ -200,6 +200,7 @@ class KnownRecovery(Fact, kw_only=True):
 class Recovery(Fact, kw_only=True):
     """Recovery fine-tuning: `examples` counts those forwarded and backwarded, the teacher's included.
 
+    `start_loss` is that on `tune` of what training began with, where no epoch beat it (`best_epoch` 0).
     `stopped` says in words why it ended before its last epoch, where it did; `known` what was taken over
     from the champion's recovery; `rate` where its learning rate comes from, unless the task brings an
     optimiser of its own.
@@ -209,6 +210,7 @@ class Recovery(Fact, kw_only=True):
     best_epoch: int
     examples: int
     teacher: str
+    start_loss: float | UnsetType = UNSET
     stopped: str | UnsetType = UNSET
     known: KnownRecovery | UnsetType = UNSET
     rate: RateChoice | UnsetType = UNSET

@@ -236,6 +236,8 @@ def _champion_p(found: _Inherited, spot: Spot, ctx: Context) -> float | None:
     if recovery is None:
         return None
     before = [one.tune_loss for one in recovery.epochs if one.epoch == recovery.best_epoch]
+    if not before and recovery.start_loss is not UNSET:
+        before = [recovery.start_loss]
     if not before:
         return None
     try:

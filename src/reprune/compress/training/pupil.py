@@ -187,11 +187,13 @@ class Pupil:
         return ""
 
     def recovery(self) -> Recovery:
+        kept = self.epochs and not self.best_epoch and math.isfinite(self.best_loss)
         return Recovery(
             epochs=tuple(self.epochs),
             best_epoch=self.best_epoch,
             examples=self.examples,
             teacher=TEACHERS.get(self.params.teacher, self.lesson.teacher_digest),
+            start_loss=self.best_loss if kept else UNSET,
             stopped=self.stopped or UNSET,
         )
 
