@@ -22,7 +22,13 @@ from reprune.compress.tables.design import next_widths, observed_of
 from reprune.compress.tables.fitting import fitted
 from reprune.compress.tables.grid import grid_of
 from reprune.compress.tables.layer_terms import terms_of
-from reprune.compress.tables.looking import Seen, Subject, cut_to, measure_operators
+from reprune.compress.tables.looking import (
+    Seen,
+    Subject,
+    by_the_clock,
+    cut_to,
+    measure_operators,
+)
 from reprune.compress.tables.sites import AxisParts, Part, Site, rungs_of, sites_of, timed_layers
 from reprune.compress.tables.table import (
     OperatorTable,
@@ -484,3 +490,13 @@ def test_a_real_target_is_measured_at_every_rung(
     terms = terms_of(table, rungs)
     assert all(terms(widths) < 4 * terms({}) for widths in every_cut(rungs))
     assert min(terms(widths) for widths in every_cut(rungs)) < terms({})
+
+
+def test_shares_of_a_profile_are_scaled_to_the_call_by_the_clock() -> None:
+    """A profile that came out 8 % high, of a call that takes 0.6 of the dense one's."""
+    seen = Seen(shares={"a": 0.54, "b": 0.108}, whole=0.6, dense_us=900.0, kinds={"a": ("Conv",)})
+    found = by_the_clock(seen)
+    assert found.shares == pytest.approx({"a": 0.5, "b": 0.1})
+    assert (found.whole, found.dense_us, found.kinds) == (0.6, 900.0, {"a": ("Conv",)})
+    assert by_the_clock(found).shares == pytest.approx(found.shares)
+    assert by_the_clock(Seen(shares={}, whole=0.6, dense_us=1.0)).shares == {}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-# How much of a call may follow its layers' times. Above 1 a profiler's own clock costs every operator a
-# little, which no narrower layer saves; beyond these limits it is noise in a few calls.
+# How much of a call may follow its layers' times: all of it where they were scaled to calls, less where
+# layers were called alone. Beyond these limits it is noise in a few calls.
 FOLLOWS = (0.6, 1.4)
 # Looks that save less than this share say nothing about how savings add up.
 SAVES = 0.02

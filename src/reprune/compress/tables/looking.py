@@ -12,6 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from reprune.compress.structure.architecture import apply
 from reprune.compress.structure.equality import architecture_of
@@ -53,7 +54,8 @@ class Timer(Protocol):
 
 class Seen(Fact, kw_only=True):
     """`shares` are the layers' times over the sum of the dense model's in the same minutes, `whole` a
-    whole call over one of the dense model's; `dense_us` is that sum.
+    whole call over one of the dense model's; `dense_us` is that sum. Shares that come from a profile of the
+    whole model add up to `whole` (see by_the_clock).
     """
 
     shares: dict[str, float]
@@ -211,6 +213,19 @@ def seen_of(
         dense_us=median(sums),
         kinds={one.layer: one.kinds for one in rounds[0][1]},
     )
+
+
+def by_the_clock(seen: Seen) -> Seen:
+    """The same with shares that add up to `whole`: a profiler tells where the time of a call goes, the clock
+    how much that is.
+
+    Between sessions of one engine the sum of its operators' times was seen to differ by 8 %, its calls by
+    1 %; and the profiler's own clock costs each operator a little, which no narrower layer saves.
+    """
+    summed = sum(seen.shares.values())
+    scale = seen.whole / summed if summed else 1.0
+    shares = {layer: share * scale for layer, share in seen.shares.items()}
+    return replace(seen, shares=shares)
 
 
 def _table(

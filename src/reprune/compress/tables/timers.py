@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from reprune.compress.tables.looking import Seen, Timer, layers_to_time, seen_of
+from reprune.compress.tables.looking import Seen, Timer, by_the_clock, layers_to_time, seen_of
 from reprune.core.params import BuildParams, Target
 from reprune.measure.hostlock import host_lock
 from reprune.measure.quick import quick_ratio, time_call_us
@@ -98,7 +98,7 @@ class InModel:
                 ]
                 rounds.append((both[0], both[1]))
         whole = 1.0 if engine == self.engine else place.ratio(engine, self.engine)
-        return seen_of(rounds, whole)
+        return by_the_clock(seen_of(rounds, whole))
 
 
 @dataclass(frozen=True, kw_only=True)
