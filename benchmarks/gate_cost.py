@@ -71,15 +71,13 @@ def _measured(folder: Path, sources: bool, times: int) -> list[dict[str, Any]]:
 
 
 def cpu(function: Callable[[], T], times: int) -> tuple[float, T]:
-    """The least CPU seconds of `times` (at least 1) calls, and what the last of them gave."""
-    best = math.inf
-    while True:
+    """The least CPU seconds of `times` calls, and what the last of them gave."""
+    calls = []
+    for _ in range(times):
         start = time.process_time()
         found = function()
-        best = min(best, time.process_time() - start)
-        times -= 1
-        if times <= 0:
-            return best, found
+        calls.append((time.process_time() - start, found))
+    return min(spent for spent, _ in calls), calls[-1][1]
 
 
 def large(folder: Path, *, sources: bool, examples: int = 10_000, units: int = 120) -> Path:

@@ -299,7 +299,7 @@ class Week:
             store.write(draft, manifest, step="fetch-previous", parents={}, out=out)
 
     def _arrays(self) -> dict[str, Any]:
-        """Random parts of MNIST's training set: train grows, the others are new every week."""
+        """Random parts of the data's training set: train grows, the others are new every week."""
         images, labels = self.retrained.images("train")
         shift = self.retrained.shifts.get(self.shift, lambda image: image)
         order = np.random.default_rng([self.seed, 0]).permutation(len(labels))

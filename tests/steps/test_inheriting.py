@@ -454,11 +454,11 @@ def test_a_champion_of_another_shape_is_no_start(ground, tmp_path):
 
 
 def test_a_champion_that_is_worse_on_this_data_is_no_start(ground, tmp_path):
-    """Its weights are those of a cut that was never repaired."""
-    bare = store.read(ground / "first/pruned", ModelBundle)
+    """All its weights are 0."""
+    champion = store.read(ground / "first/candidate", ModelBundle)
     broken = {
         name: torch.zeros_like(tensor)
-        for name, tensor in load_file(bare.file("weights.safetensors")).items()
+        for name, tensor in load_file(champion.file("weights.safetensors")).items()
     }
     made_of = distilled(ground, tmp_path, STARTED, champion={}, weights=save(broken))
     start = made_of.manifest.recovery.known.start
