@@ -386,7 +386,11 @@ def distilled(ground, tmp_path, knobs: dict[str, Any], say=quiet, **changes: Any
     return made(root, "distill", "candidate", KNOBS | knobs, previous, say)
 
 
-STARTED = {"generations": {"examples": 300, "champion_start": True}}
+# The cut is not repaired, so that which of both has less loss is no matter of a machine's rounding.
+STARTED = {
+    "generations": {"examples": 300, "champion_start": True},
+    "prune": {"examples": 100, "criterion": "l1", "compensate": False},
+}
 FROZEN = {"distill": {"epochs": 4, "learning_rate": 1e-12}}
 
 
@@ -397,7 +401,7 @@ def test_recovery_can_begin_with_the_champion_and_is_then_a_quarter_as_long(grou
     made_of = distilled(ground, tmp_path, STARTED | FROZEN, told.append)
     recovery = made_of.manifest.recovery
     assert recovery.known.start.taken
-    assert recovery.known.start.champion_loss < recovery.known.start.cut_loss
+    assert 1.2 * recovery.known.start.champion_loss < recovery.known.start.cut_loss
     assert recovery.known.start.cost == 2 * 300
     assert (recovery.known.asked, recovery.known.epochs, len(recovery.epochs)) == (4, 1, 1)
     assert any("begins with the champion" in line for line in told)
