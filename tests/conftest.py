@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -51,6 +52,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
             del item.config.stash[SHARED]
         os.close(turnstile)
         os.close(room)
+
+
+@pytest.fixture(autouse=True)
+def float32_training() -> Iterator[None]:
+    """Fails the test that trains in another precision in the tests' own process: Accelerate would refuse
+    float32 to every test after it.
+    """
+    yield
+    state = sys.modules.get("accelerate.state")
+    left = {} if state is None else state.AcceleratorState._shared_state
+    precision = left.get("_mixed_precision", "no")
+    if precision != "no":
+        left.clear()
+        pytest.fail(f"trained in {precision}: use precision 'no', or a process of its own")
 
 
 @pytest.fixture(scope="session")
