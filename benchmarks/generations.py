@@ -14,7 +14,8 @@ set, which nothing else reads.
 Then last week's champion meets weeks that are not like it (noise, inverted, shifted by pixels), with a dense
 model trained on those: `shift_detected` is the share of them whose table was measured anew, `false_remeasure`
 the share of the unshifted weeks 2 to 5 for which it was. The constants of the check and the defaults
-of `generations` were chosen on other seeds than these.
+of `generations` were chosen on other seeds than these. With --work, a run that was stopped goes on at the
+seed that it was in.
 """
 
 from __future__ import annotations
@@ -79,10 +80,8 @@ def main() -> None:
         raise SystemExit(_verify(RETRAINED[given.model]))
     seeds = given.seeds or (3 if given.quick else common.MIN_SEEDS)
     rows: list[dict[str, Any]] = []
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        for row in rows_of(RETRAINED[given.model], seed):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+    for seed in range(given.first, given.first + seeds):
+        rows += kept_rows(RETRAINED[given.model], seed, given.work)
         if given.json:  # what is done so far stands, should this be stopped
             common.write(given.json, concluded(rows))
     content = concluded(rows)
@@ -93,6 +92,8 @@ def main() -> None:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--first", type=int, default=FIRST_SEED, help="the first seed")
+    parser.add_argument("--work", type=Path, help="where a whole seed's rows are kept and found")
     parser.add_argument("--model", choices=sorted(RETRAINED), default="mnist")
 
 
@@ -107,6 +108,21 @@ def _verify(retrained: Retrained) -> int:
     ]
     print("the same" if same else json.dumps([held, found], indent=1))
     return 0 if same else 1
+
+
+def kept_rows(retrained: Retrained, seed: int, work: Path | None) -> list[dict[str, Any]]:
+    """One seed's rows, printed as they come; with `work`, those that are kept there, or to be."""
+    path = work / f"{retrained.name}-{seed}.json" if work else None
+    if path and path.exists():
+        found: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+        return found
+    rows = []
+    for row in rows_of(retrained, seed):
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    if path:
+        common.write(path, {"rows": rows})
+    return rows
 
 
 def rows_of(retrained: Retrained, seed: int) -> Iterator[dict[str, Any]]:

@@ -120,7 +120,13 @@ RESNET20 = Retrained(
         "sensitivity": {"examples": 500},
         "plan": {"fraction": 0.5, "round_to": 8},
         "prune": {"examples": 256},
-        "distill": {"epochs": 8, "learning_rate": 0.03, "temperature": 4.0, "weight": 0.9},
+        "distill": {
+            "epochs": 8,
+            "learning_rate": 0.03,
+            "temperature": 4.0,
+            "weight": 0.9,
+            "precision": "bf16",
+        },
     },
     shifts={"noise": noisy, "inverted": inverted, "moved": moved(8)},
 )
