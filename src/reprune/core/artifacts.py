@@ -658,17 +658,21 @@ class Tried(Fact, kw_only=True):
 
 class LatencyPrediction(Fact, kw_only=True):
     """The latency on one target as a share of the dense model's: what a table said of the plan, what was
-    measured of it when it was cut, built and timed (None: not where it was planned), and the factor on
-    the table's saving that the plan was made with, after the trials before it.
+    measured of it when it was cut, built and timed (None: not where it was planned, it is predicted only),
+    and the factor on the table's saving that the plan was made with, after the trials before it. Where no
+    table is, what stood for it (MACs, or savings in the model) forecasts. `trials` plans were timed there,
+    of at most `most`.
     """
 
     forecast: float
     measured: float | None
     correction: float
+    trials: int | UnsetType = UNSET
+    most: int | UnsetType = UNSET
 
 
 class Prediction(Fact, kw_only=True):
-    """What the plan expects; `latency_ratio` is None where the budget is not a latency.
+    """What the plan expects; `latency_ratio` is None where the budget is not a latency, or was not timed.
 
     `loss_increase` is the sum over groups and blocks. Where joint cuts were checked, `joint_loss_increase`
     is what such a sum came to there, and `joint_rank_correlation` how well sums ranked them.

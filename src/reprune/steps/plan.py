@@ -26,7 +26,7 @@ from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
-from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, timers
+from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, not_timed, timers
 from reprune.steps.plan_members import members_for_people
 from reprune.steps.plan_prior import prior_for_people
 from reprune.steps.plan_trials import with_trials
@@ -84,17 +84,12 @@ def plan(
     options = _by_hand(opened, free, plan, ctx)
     from reprune.compress.planning.choose import choose
 
-    tables = forecasts(profiles, plan, targets, options.full, threads)
+    untimed = not_timed(profiles, plan, targets, threads)
+    tables = forecasts(profiles, plan, targets, options.full, untimed)
     options = replace(options, forecasts=tables, floors=plan.floors or {})
     asked = {name: targets[name] for name in latency_targets(plan)}
-    with timers(opened, asked, seed, ctx.say) as by_target:
+    with timers(opened, asked, untimed, seed, ctx) as by_target:
         time_ratio = by_target.get(plan.latency_target) if plan.budget == "latency" else None
-        if plan.budget == "latency" and time_ratio is None:
-            raise CompressionError(
-                f"a latency budget is measured, and '{plan.latency_target}' cannot be timed here",
-                where="params.yaml (plan.latency_target)",
-                fix="plan on that machine, or set a limit in plan.limits, which tables predict",
-            )
         if time_ratio is not None and plan.latency_model == "in-model":
             options = replace(options, times=_times(free, time_ratio, ctx))
         options = replace(options, timers=by_target)

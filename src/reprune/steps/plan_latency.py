@@ -10,6 +10,7 @@ from reprune.core.artifacts import Profile
 from reprune.core.errors import ChainBroken, CompressionError
 from reprune.core.machine import Machine, this_machine
 from reprune.core.params import PlanParams, Target
+from reprune.core.step import Context
 from reprune.core.store import Artifact
 from reprune.runtimes.base import cannot_run_here, get_runtime
 from reprune.steps.opening import Dense
@@ -31,36 +32,103 @@ def latency_targets(params: PlanParams) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*first, *limits]))
 
 
+def not_timed(
+    profiles: list[Artifact[Profile]],
+    params: PlanParams,
+    targets: Mapping[str, Target],
+    threads: int,
+) -> dict[str, str]:
+    """Which of the latency targets are not timed here, and why: what this machine cannot time, and what was
+    profiled on machines of other kinds alone.
+    """
+    here = this_machine(threads)
+    found = {}
+    for name in latency_targets(params):
+        reason = untimed_here(targets[name]) or _profiled_elsewhere(profiles, name, here)
+        if reason:
+            found[name] = reason
+    return found
+
+
+def _profiled_elsewhere(profiles: list[Artifact[Profile]], name: str, here: Machine) -> str:
+    """What profiled it, where that were machines of other kinds only; "" else, and where nothing did."""
+    machines = [
+        profile.manifest.machine for profile in profiles if _timed_by(profile.manifest, name)
+    ]
+    if not machines or any(machine.kind == here.kind for machine in machines):
+        return ""
+    return (
+        f"it was profiled on another kind of machine: {_described(machines[0])} there, "
+        f"{_described(here)} here"
+    )
+
+
+def _timed_by(profile: Profile, name: str) -> bool:
+    return any(one.target == name for one in (*profile.targets, *(profile.tables or ())))
+
+
 def forecasts(
     profiles: list[Artifact[Profile]],
     params: PlanParams,
     targets: Mapping[str, Target],
     full: Mapping[str, int],
-    threads: int,
+    untimed: Mapping[str, str],
 ) -> dict[str, Callable[[Rungs], Terms]]:
     """By target, its latency in microseconds as the profiles' operator tables have it; `full` are the widths
-    of the dense model. A latency budget is left out where the params plan it by something else.
+    of the dense model, `untimed` what is not timed here and why. A latency budget is left out where it is
+    timed, and the params plan it by something else.
 
-    Raises CompressionError for a limit on a target without tables, and for tables of another kind of
-    machine than the one that times the target, ChainBroken for two profiles with different ones.
+    Raises CompressionError for what nothing predicts: a limit on a target without tables, and a budget that
+    is not timed either; ChainBroken for two profiles with tables of different kinds of machine.
     """
     by_tables = params.allocator in BY_TABLES and params.latency_model != "in-model"
     found: dict[str, Callable[[Rungs], Terms]] = {}
     for name in latency_targets(params):
         budget = params.budget == "latency" and name == params.latency_target
-        if budget and not by_tables:
+        if budget and not by_tables and name not in untimed:
             continue
         having = [p for p in profiles if any(t.target == name for t in p.manifest.tables or ())]
         if having:
-            _refuse_other_machines(having, name, targets[name], threads)
+            _refuse_two_kinds(having, name)
             found[name] = _forecast(having[0], name, full)
         elif not budget:
             raise CompressionError(
                 f"nothing predicts the latency on '{name}': no profile has its operator tables",
-                where="params.yaml (plan.limits)",
-                fix="set profile.tables and run `reprune profile` again where that target is timed",
+                where=f"params.yaml (plan.limits.latency@{name})",
+                fix=_how_to_predict(targets[name], "take the limit out"),
+            )
+        elif name in untimed:
+            raise CompressionError(
+                f"a latency budget is timed or predicted, and '{name}' can be neither: it is not timed, "
+                f"{untimed[name]}; and no profile has its operator tables",
+                where="params.yaml (plan.latency_target)",
+                fix=_how_to_predict(targets[name], "set plan.budget to macs or params")
+                + _how_to_time(targets[name]),
             )
     return found
+
+
+def _how_to_predict(target: Target, instead: str) -> str:
+    """What of `profile.tables` would help, or `instead`, where profile makes no tables of the target."""
+    can = get_runtime(target.runtime).capabilities
+    reason = ""
+    if target.run or target.kit or not can.latency:
+        reason = "a target that profile does not time"
+    elif can.may_crash:
+        reason = f"{target.runtime}, which runs in a process of its own"
+    if reason:
+        return f"{instead}: profile makes no tables of {reason}"
+    return (
+        "set profile.tables and run `reprune profile` again on the target's kind of machine, or "
+        f"{instead}"
+    )
+
+
+def _how_to_time(target: Target) -> str:
+    """Where a budget can be timed, if anywhere."""
+    if target.run or target.kit or not get_runtime(target.runtime).capabilities.latency:
+        return ""
+    return "; or run `reprune plan` on that kind of machine, which times it"
 
 
 def _forecast(
@@ -91,9 +159,7 @@ def _forecast(
     return forecast
 
 
-def _refuse_other_machines(
-    having: list[Artifact[Profile]], name: str, target: Target, threads: int
-) -> None:
+def _refuse_two_kinds(having: list[Artifact[Profile]], name: str) -> None:
     first = having[0].manifest.machine
     for other in having[1:]:
         if other.manifest.machine.kind != first.kind:
@@ -103,14 +169,6 @@ def _refuse_other_machines(
                 where=f"{having[0].path} and {other.path}",
                 fix="give plan the one of the machine that the target is",
             )
-    here = this_machine(threads)
-    if not untimed_here(target) and here.kind != first.kind:
-        raise CompressionError(
-            f"the operator tables of '{name}' were measured on another kind of machine than this one, "
-            f"which times the plan: {_described(first)} there, {_described(here)} here",
-            where=str(having[0].path),
-            fix="run `reprune profile` on this machine, or plan on the one of the tables",
-        )
 
 
 def _described(machine: Machine) -> str:
@@ -120,32 +178,35 @@ def _described(machine: Machine) -> str:
 
 @contextmanager
 def timers(
-    opened: Dense, targets: Mapping[str, Target], seed: int, say: Callable[[str], None]
+    opened: Dense,
+    targets: Mapping[str, Target],
+    untimed: Mapping[str, str],
+    seed: int,
+    ctx: Context,
 ) -> Iterator[dict[str, TimeRatio]]:
-    """What measures a latency ratio on each of `targets`; those that this machine is not are named and left
-    out.
+    """What measures a latency ratio on each of `targets`; those that are `untimed` are named with the reason
+    and left out. What was measured is kept in the work folder, and not measured again by a run that goes on.
     """
-    if not targets:
+    for name, reason in untimed.items():
+        ctx.say(f"plan: {name} is not timed, only predicted: {reason}")
+    if targets.keys() <= untimed.keys():
         yield {}
         return
+    from reprune.compress.planning.kept_times import kept
     from reprune.compress.planning.latency import Bench, timing
 
     with ExitStack() as stack:
         found = {}
-        for name, target in targets.items():
-            reason = untimed_here(target)
-            if reason:
-                say(f"plan: {name} is not timed, only predicted: {reason}")
-                continue
+        for name in (name for name in targets if name not in untimed):
             bench = Bench(
                 task=opened.task,
                 module=opened.module,
                 groups=opened.groups,
-                target=target,
+                target=targets[name],
                 seed=seed,
                 blocks=opened.blocks,
             )
-            found[name] = stack.enter_context(timing(bench))
+            found[name] = kept(stack.enter_context(timing(bench)), name, ctx.work)
         yield found
 
 

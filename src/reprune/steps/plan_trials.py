@@ -82,7 +82,8 @@ def with_trials(
     cuts, sums that were checked near the budget: refitted where that makes them good enough, else
     given up for the allocator "search" with the evaluations that are left.
 
-    Raises MissingExtra where "search" may be needed and Optuna is not installed.
+    Raises MissingExtra where "search" is to choose and Optuna is not installed. What was measured until then
+    is kept, and not measured again once it is.
     """
     from reprune.compress.planning.evaluated import EXAMPLES, Bed, Evaluator, importance, shapes
     from reprune.compress.planning.trying import EVALUATIONS, Tries
@@ -104,7 +105,7 @@ def with_trials(
         return replace(asked, options=replace(options, tries=tries))
     if plan.allocator not in TRYING and not sums:
         return asked
-    if sums or plan.allocator == "search":
+    if plan.allocator == INSTEAD:
         require("optuna", "search")
     evaluator = Evaluator(
         bed=bed,
@@ -124,6 +125,7 @@ def with_trials(
             f"plan: not additive here: '{INSTEAD}' chooses instead of '{plan.allocator}', with "
             f"{evaluator.left} evaluations"
         )
+        require("optuna", "search")
     # Every timing of a latency is a run of the allocator.
     timed = plan.budget == "latency" or any("@" in name for name in plan.limits or ())
     runs = plan.latency_trials + 2 if timed else 1
@@ -148,14 +150,15 @@ def with_trials(
 def _checked(
     options: Options, plan: PlanParams, seed: int, evaluator: Evaluator, ctx: Context
 ) -> tuple[Options, Quality | None]:
-    """The options with refitted curves where that helped. A latency budget is taken as one of MACs here,
-    and latency limits are left out: where exactly the joint cuts lie does not matter.
+    """The options with refitted curves where that helped. The joint cuts lie near the plan's own limits,
+    latencies as tables have them; a latency budget that nothing predicts is taken as one of MACs.
     """
     from reprune.compress.planning.quality import ROUND, checked
 
-    unit = "macs" if plan.budget == "latency" else plan.budget
-    counted = {name: most for name, most in (plan.limits or {}).items() if "@" not in name}
-    problem = replace(options.problem(unit, plan.fraction, counted), evaluate=evaluator)
+    problem = replace(
+        options.problem(_budget_unit(options, plan), plan.fraction, plan.limits or {}),
+        evaluate=evaluator,
+    )
     most = min(evaluator.most, max(evaluator.most // 2, ROUND))
     quality = checked(problem, most=most, seed=seed, say=ctx.say)
     if quality is None:
@@ -173,6 +176,15 @@ def _checked(
         for name, curve in options.curves.items()
     }
     return replace(options, curves=curves), quality
+
+
+def _budget_unit(options: Options, plan: PlanParams) -> str:
+    """The budget's unit for Options.limit, before anything stands for a latency that no table knows."""
+    if plan.budget != "latency":
+        return plan.budget
+    if plan.latency_target in options.forecasts:
+        return f"latency@{plan.latency_target}"
+    return "macs" if options.times is None else "latency"
 
 
 def _tied(evaluator: Evaluator, widths: Mapping[str, int], best: Mapping[str, int]) -> bool:

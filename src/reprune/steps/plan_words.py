@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from reprune.core.artifacts import JointCheck, Plan, Prediction
+from reprune.core.artifacts import JointCheck, LatencyPrediction, Plan, Prediction
 from reprune.core.params import PlanParams
 from reprune.core.step import Context
 from reprune.steps.plan_trials import trials_for_people
@@ -99,7 +99,9 @@ def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
 
 
 def _latencies_for_people(plan: Plan) -> dict[str, Any]:
-    """By target: what the table said, what was measured, and how the table was corrected to plan this."""
+    """By target: what the table said, what was measured, how the table was corrected to plan this, and how
+    many plans were timed for it.
+    """
     latencies = plan.predicted.latencies
     if latencies is UNSET:
         return {}
@@ -107,12 +109,21 @@ def _latencies_for_people(plan: Plan) -> dict[str, Any]:
         "latency": {
             target: {
                 "by_table": _short(one.forecast),
-                "measured": _short(one.measured) if one.measured is not None else "not here",
+                "measured": _short(one.measured)
+                if one.measured is not None
+                else "not here: predicted only",
                 "saving_corrected_by": _short(one.correction),
+                **_timed_for_people(one),
             }
             for target, one in latencies.items()
         }
     }
+
+
+def _timed_for_people(one: LatencyPrediction) -> dict[str, str]:
+    if one.trials is UNSET or one.most is UNSET:
+        return {}
+    return {"plans_timed": f"{one.trials} of at most {one.most}"}
 
 
 def _gap_for_people(predicted: Prediction) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from reprune.compress.planning.allocate import Allocated, allocate, allocated, least_cost
+from reprune.compress.planning.allocate import Allocated, Limit, allocate, allocated, least_cost
 from reprune.compress.planning.closing import Goal, Latency, close
 from reprune.compress.planning.cost_terms import cost_terms
 from reprune.compress.planning.costs import block_key
@@ -42,7 +43,7 @@ class Choice:
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """Widths, the gap that the allocator left, the measured ratio of a latency budget, and by limit what is
-    known of the latencies that tables predicted.
+    known of the latencies.
     """
 
     widths: dict[str, int]
@@ -74,6 +75,11 @@ def choose(
 
     Raises CompressionError where the budget cannot be met.
     """
+    taken: Counter[str] = Counter()
+    if time_ratio is not None:
+        time_ratio = _counted(time_ratio, params.latency_target, taken)
+    timers = {name: _counted(time, name, taken) for name, time in options.timers.items()}
+    options = replace(options, timers=timers)
     by_table = params.budget == "latency" and params.latency_target in options.forecasts
     options = _forecasting(options, params, say)
     kept = _champion_widths(options, params, champion)
@@ -89,17 +95,31 @@ def choose(
         tolerance = predicted_error(options.curves, found.widths)
         tried = compare(kept, found.widths) if compare is not None else None
         if tried.holds if tried is not None else loss <= fresh_loss + tolerance:
-            again = _kept(kept, goals, params, time_ratio)
+            again = _kept(kept, goals, options, params, time_ratio)
             if again is not None:
                 say(
                     f"plan: keeps the champion's widths; predicted loss {loss:.4f} against "
                     f"{fresh_loss:.4f} (standard error {tolerance:.4f})"
                 )
                 found = again
-    return Choice(widths=found.widths, prediction=_prediction(options, found), tried=tried)
+    most = trials + (kept is not None)
+    return Choice(
+        widths=found.widths, prediction=_prediction(options, found, taken, most), tried=tried
+    )
 
 
-def _prediction(options: Options, found: Found) -> Prediction:
+def _counted(time_ratio: TimeRatio, target: str, taken: Counter[str]) -> TimeRatio:
+    def ratio(widths: Widths) -> float:
+        taken[target] += 1
+        return time_ratio(widths)
+
+    return ratio
+
+
+def _prediction(
+    options: Options, found: Found, taken: Counter[str], most: int
+) -> Prediction:
+    """`taken` are the plans that were timed, by target, `most` how many might have been."""
     cost = options.cost(found.widths)
     return Prediction(
         params=cost.params,
@@ -109,7 +129,11 @@ def _prediction(options: Options, found: Found) -> Prediction:
         optimality_gap=UNSET if found.gap is None else found.gap,
         latencies={
             name.removeprefix(LATENCY): LatencyPrediction(
-                forecast=one.forecast, measured=one.measured, correction=one.correction
+                forecast=one.forecast,
+                measured=one.measured,
+                correction=one.correction,
+                trials=taken[name.removeprefix(LATENCY)],
+                most=most,
             )
             for name, one in found.latencies.items()
         }
@@ -201,8 +225,8 @@ def _fresh(
         problem = options.problem(params.budget, params.fraction, others, tables=exact)
         answer = allocated(params.allocator, problem)
         return Found(widths=answer.widths, gap=answer.gap)
-    by = "macs" if options.times is None else "latency"
-    whole = options.limit(by, 1.0)
+    whole = _stand_in(options)
+    by = whole.name
     narrowest = options.problem(by, 1.0).least
     found = search(
         lambda fraction: allocate(params.allocator, options.problem(by, fraction, others)),
@@ -211,26 +235,40 @@ def _fresh(
         least=whole.cost(narrowest) / (whole.dense or 1.0),
         trials=trials,
     )
-    return Found(widths=found.widths, ratio=found.ratio)
+    return _searched(options, params, found.widths, found.ratio)
+
+
+def _stand_in(options: Options) -> Limit:
+    """What a latency budget is searched along: what was timed in the model, or else the MACs."""
+    return options.limit("macs" if options.times is None else "latency", 1.0)
+
+
+def _searched(
+    options: Options, params: PlanParams, widths: dict[str, int], ratio: float
+) -> Found:
+    one = Latency(forecast=_stand_in(options).share(widths), measured=ratio, correction=1.0)
+    return Found(widths=widths, ratio=ratio, latencies={LATENCY + params.latency_target: one})
 
 
 def _kept(
     widths: dict[str, int],
     goals: Mapping[str, Goal],
+    options: Options,
     params: PlanParams,
     time_ratio: TimeRatio | None,
 ) -> Found | None:
     """The champion's widths, timed; None where they are too slow now."""
     if not goals:
-        ratio = time_ratio(widths) if time_ratio else None
-        slow = ratio is not None and ratio > params.fraction
-        return None if slow else Found(widths=widths, ratio=ratio)
+        if time_ratio is None:
+            return Found(widths=widths)
+        ratio = time_ratio(widths)
+        return None if ratio > params.fraction else _searched(options, params, widths, ratio)
     latencies = {}
     for name, goal in goals.items():
-        forecast, ratio = goal.forecast(widths), goal.time(widths) if goal.time else None
-        if (forecast if ratio is None else ratio) > goal.fraction * (1.0 + ROUNDING):
+        forecast, measured = goal.forecast(widths), goal.time(widths) if goal.time else None
+        if (forecast if measured is None else measured) > goal.fraction * (1.0 + ROUNDING):
             return None
-        latencies[name] = Latency(forecast=forecast, measured=ratio, correction=1.0)
+        latencies[name] = Latency(forecast=forecast, measured=measured, correction=1.0)
     budget = latencies.get(LATENCY + params.latency_target) if params.budget == "latency" else None
     return Found(widths=widths, ratio=budget.measured if budget else None, latencies=latencies)
 

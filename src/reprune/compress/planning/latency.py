@@ -6,13 +6,14 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from reprune.compress.structure.blocks import Block
     from reprune.compress.structure.groups import Group
@@ -120,8 +121,9 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
     """A function from widths (and 0 for the keys of blocks that go) to the latency of the model cut to
     them over the dense model's.
 
-    Both are built with the target's runtime and timed side by side; the dense one is built once. The
-    channels of the smallest l1 norm go: which ones does not matter for time. Raises BuildError.
+    Both are built with the target's runtime and timed side by side; the dense one is built once, when
+    something is timed. The channels of the smallest l1 norm go: which ones does not matter for time. The
+    function raises BuildError.
     """
     from reprune.compress.importance import channel_scores, lowest_removed
     from reprune.compress.planning.costs import block_key
@@ -133,7 +135,6 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
     from reprune.runtimes.base import get_runtime
 
     by_norm = PruneParams(criterion="l1")
-    scores = channel_scores(bench.task, bench.module, bench.groups, by_norm, bench.seed)
     runtime = get_runtime(bench.target.runtime)
     inputs = bench.task.example_inputs(bench.target.batch_size)
     with tempfile.TemporaryDirectory(prefix="reprune-plan-") as folder:
@@ -144,17 +145,23 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
             runtime.build(source, bench.target, engine)
             return engine
 
-        dense = built("dense", bench.module)
+        @cache
+        def dense() -> Path:
+            return built("dense", bench.module)
+
+        @cache
+        def scores() -> dict[str, Tensor]:
+            return channel_scores(bench.task, bench.module, bench.groups, by_norm, bench.seed)
 
         def ratio(widths: Widths) -> float:
             kept = {
-                name: lowest_removed(scores[name], keep)
+                name: lowest_removed(scores()[name], keep)
                 for name, keep in widths.items()
-                if name in scores
+                if name in scores()
             }
             gone = [block for block in bench.blocks if widths.get(block_key(block.name)) == 0]
             cut = apply(bench.module, architecture_of(bench.module, bench.groups, kept, gone))
             engine = built("cut", cut)
-            return quick_ratio(runtime, engine, dense, bench.target, inputs, seed=bench.seed)
+            return quick_ratio(runtime, engine, dense(), bench.target, inputs, seed=bench.seed)
 
         yield ratio

@@ -131,7 +131,7 @@ class Options:
         raise CompressionError(
             f"nothing predicts the latency on '{target}': no profile has its operator tables",
             where="params.yaml (plan.limits)",
-            fix="set profile.tables and run `reprune profile` again where that target is timed",
+            fix="take the limit out, or give plan a profile that has them",
         )
 
     def problem(
