@@ -100,3 +100,55 @@ def test_too_few_evaluations_check_nothing(ground, tmp_path):  # noqa: F811  the
     predicted = make_plan(ground, tmp_path, params).manifest.predicted
     assert not predicted.additivity
     assert (predicted.tried.evaluations, predicted.tried.allocator) == (1, "sensitivity")
+
+
+def answering(monkeypatch, outcome: str) -> list:
+    """Sums are said to be so, and nothing is measured for it; the problems that were asked about."""
+    from reprune.compress.planning import quality
+
+    asked = []
+
+    def checked(problem, **_):
+        asked.append(problem)
+        return quality.Quality(plans=8, before=0.5, after=None, outcome=outcome, weights={})
+
+    monkeypatch.setattr(quality, "checked", checked)
+    return asked
+
+
+def test_optuna_is_asked_for_when_sums_failed_and_not_before(ground, tmp_path, monkeypatch):  # noqa: F811
+    """Where they add up, nobody needs it."""
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    params = params_of(allocator="sensitivity", evaluations=10, evaluation_examples=100)
+    answering(monkeypatch, "additive")
+    assert make_plan(ground, tmp_path / "a", params).manifest.predicted.tried.evaluations == 1
+    answering(monkeypatch, "not-additive")
+    with pytest.raises(MissingExtra, match="optuna"):
+        make_plan(ground, tmp_path / "b", params)
+
+
+def test_sums_are_checked_near_the_limits_of_the_plan(ground, tmp_path, monkeypatch):  # noqa: F811
+    """A latency is the tables'; where nothing predicts it, MACs stand for the budget."""
+    from tests.compress.test_plan_by_hand import profile_with_tables
+
+    asked = answering(monkeypatch, "additive")
+    knobs = {
+        "allocator": "latency",
+        "evaluations": 8,
+        "evaluation_examples": 50,
+        "budget": "latency",
+        "latency_target": "cpu",
+        "fraction": 0.7,
+        "limits": {"params": 0.9},
+    }
+    tables = [profile_with_tables(ground, tmp_path / "profile", "Babbage 1")]
+    made = make_plan(ground, tmp_path, params_of(**knobs), profiles=tables).manifest
+    limits = {"macs": 0.8, "latency@cpu": 0.7}
+    limited = {"allocator": "sensitivity", "budget": "params", "limits": limits}
+    make_plan(ground, tmp_path / "l", params_of(**{**knobs, **limited}), profiles=tables)
+    budget, limit = asked
+    assert [one.name for one in budget.limits] == ["latency@cpu", "params"]
+    assert budget.limit == pytest.approx(0.7 * budget.dense)
+    assert made.predicted.latencies["cpu"].forecast <= 0.7 * (1 + 1e-12)
+    assert limit.unit == "params"
+    assert {one.name for one in limit.others} == {"macs", "latency@cpu"}
