@@ -201,6 +201,8 @@ def _explain(message: str, kind: Any, node: yaml.Node | None, name: str) -> NoRe
         what = f"unknown key '{field}'" + (f"; {nearest(field, known)}" if known else "")
         fix = f"known keys here: {', '.join(sorted(known))}" if known else ""
         steps = [*steps, field]
+    elif node is not None:
+        fix = _allowed_at(kind, steps)
     line = _line_of(node, steps)
     where = f"{name}:{line}" if line else name
     inside = ".".join(steps)
@@ -242,16 +244,47 @@ def _below(node: yaml.Node, steps: list[str]) -> list[tuple[int, yaml.Node]]:
 
 def _fields_at(kind: Any, steps: list[str]) -> set[str]:
     """The keys that may stand at `steps` inside `kind`: of every struct that the path can mean."""
+    return {
+        field.encode_name
+        for kind_info in _types_at(kind, steps)
+        if isinstance(kind_info, msgspec.inspect.StructType)
+        for field in kind_info.fields
+    }
+
+
+def _types_at(kind: Any, steps: list[str]) -> list[msgspec.inspect.Type]:
     types = _members(msgspec.inspect.type_info(kind))
     for step in steps:
         children = [child for outer in types for child in _children(outer, step)]
         types = [inner for child in children for inner in _members(child)]
-    return {
-        field.encode_name
-        for kind_info in types
-        if isinstance(kind_info, msgspec.inspect.StructType)
-        for field in kind_info.fields
+    return types
+
+
+def _allowed_at(kind: Any, steps: list[str]) -> str:
+    """What a word or a number at `steps` inside `kind` may be; "" where its type alone says all."""
+    words: list[str] = []
+    numbers: list[str] = []
+    for one in _types_at(kind, steps):
+        if isinstance(one, msgspec.inspect.LiteralType):
+            words += map(str, one.values)
+        elif isinstance(one, msgspec.inspect.IntType | msgspec.inspect.FloatType):
+            what = "a number" if isinstance(one, msgspec.inspect.FloatType) else "a whole number"
+            numbers += [what + bounds for bounds in [_bounds(one)] if bounds]
+    allowed = [f"use {one}" for one in numbers]
+    if words:
+        allowed.append(f"use {'one of: ' if len(words) > 1 else ''}{', '.join(sorted(words))}")
+    return ", or ".join(allowed)
+
+
+def _bounds(number: msgspec.inspect.IntType | msgspec.inspect.FloatType) -> str:
+    bounds = {
+        "above": number.gt,
+        "of at least": number.ge,
+        "below": number.lt,
+        "of at most": number.le,
     }
+    said = [f"{word} {value:g}" for word, value in bounds.items() if value is not None]
+    return f" {' and '.join(said)}" if said else ""
 
 
 def _members(info: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:

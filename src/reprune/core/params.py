@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import DocumentError, nearest
 from reprune.core.lock import Name
+from reprune.core.plan_checks import check_choice, planned_by_tables
 
 PARAMS_FILE = "params.yaml"
 # What `plan.limits` may bound, beside latency@<target>.
@@ -461,6 +462,7 @@ def read_params(path: Path) -> Params:
             fix="set prune.schedule.kind, for example to cubic, or take steps and epochs out",
         )
     _check_plan(params, path)
+    check_choice(params, path)
     _check_head_dimensions(params, path)
     latency_target = params.plan.latency_target
     if params.plan.budget == "latency" and latency_target not in params.targets:
@@ -521,11 +523,12 @@ def _check_plan(params: Params, path: Path) -> None:
 def _check_head_dimensions(params: Params, path: Path) -> None:
     """Refuses a plan by latency tables that will not know what it may cut."""
     plan, tables = params.plan, params.profile.tables
-    by_tables = plan.allocator == "latency" and plan.latency_model != "in-model"
-    asked = any("@" in name for name in plan.limits or ()) or (
-        plan.budget == "latency" and by_tables
-    )
-    if plan.head_dimensions and asked and tables and not tables.head_dimensions:
+    if (
+        plan.head_dimensions
+        and planned_by_tables(plan)
+        and tables
+        and not tables.head_dimensions
+    ):
         raise DocumentError(
             "head dimensions are to be cut, and the latency tables that the plan is made by will know "
             "whole heads only",

@@ -40,6 +40,11 @@ def lookup(group: str, name: str, builtins: Mapping[str, str]) -> Any:
     return getattr(import_module(module), attribute)
 
 
+def registered(group: str) -> set[str]:
+    """The names that installed packages add to `group`. Nothing of them is imported."""
+    return {point.name for point in entry_points(group=f"reprune.{group}")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """Whose code a third-party name stands for. `digest` is the sha256 of the module's file."""

@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
 from reprune.core.documents import digest_of
 from reprune.core.params import GenerationsParams, PlanParams, PruneParams, SensitivityParams
+from reprune.core.plugins import lookup
 from reprune.core.step import Context
 from reprune.core.store import Artifact
 from reprune.steps.masking import mask_work, masks_weights
@@ -51,7 +52,8 @@ def open_work(
 ) -> Work:
     """The dense model's cuts, or masks where `plan.method` masks weights, ready to be measured.
 
-    Raises DataRefused, ChainBroken for data of another model, CompressionError where nothing can be cut.
+    Raises DataRefused, ChainBroken for data of another model, UnknownName for an allocator that `plan` would
+    not find after all that was measured for it, CompressionError where nothing can be cut.
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
@@ -59,10 +61,13 @@ def open_work(
     if masks_weights(plan):
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
         return mask_work(whole, knobs.sensitivity, plan, prune, seed)
+    from reprune.compress.planning.allocate import ALLOCATORS
     from reprune.compress.planning.costs import cost_model
     from reprune.compress.sensitivity.measure import Subject, removables
     from reprune.measure.profile import count_cost
 
+    # Asked here as well as by plan: before all the work that plan would find to be for nothing.
+    lookup("allocators", plan.allocator, ALLOCATORS)
     opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
     refuse_no_choice(opened, plan)
     counted = count_cost(opened.module, opened.task.example_inputs(1))

@@ -1,0 +1,142 @@
+"""What of `params.yaml` a plan could not obey, or would never read: refused when the file is read.
+
+A knob that does nothing is a wish that nobody granted; and whatever only `plan` would refuse has cost a
+profile and a sensitivity by then.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reprune.core.errors import DocumentError
+from reprune.core.plugins import registered
+
+if TYPE_CHECKING:
+    from reprune.core.params import Params, PlanParams
+
+# The allocators that come with Reprune: those that add up single cuts, those that try joint ones, and those
+# that look at neither. Packages may add more (entry points of `reprune.allocators`).
+SUMS = ("sensitivity", "latency")
+TRYING = ("search", "amc", "evolutionary", "netadapt")
+BLIND = ("uniform", "global")
+ALLOCATORS = (*SUMS, *TRYING, *BLIND)
+# So alike are two words of which one may be the other misspelt.
+ALIKE = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wrong:
+    what: str
+    key: str
+    fix: str
+
+
+def check_choice(params: Params, path: Path) -> None:
+    """Raises DocumentError for knobs of `plan` that are misspelt, cannot be obeyed, or do nothing beside the
+    others.
+    """
+    for wrong in _wrongs(params):
+        raise DocumentError(wrong.what, where=f"{path} ({wrong.key})", fix=wrong.fix)
+
+
+def planned_by_tables(plan: PlanParams) -> bool:
+    """Whether latency tables, where there are any, say what this plan's latencies are."""
+    limited = any("@" in name for name in plan.limits or ())
+    by_tables = plan.allocator in ("latency", *TRYING) and plan.latency_model != "in-model"
+    return limited or (plan.budget == "latency" and by_tables)
+
+
+def _wrongs(params: Params) -> Iterator[_Wrong]:
+    plan = params.plan
+    meant = _misspelt(plan.allocator)
+    if meant:
+        yield _Wrong(
+            what=f"there is no allocator called '{plan.allocator}'; did you mean '{meant}'?",
+            key="plan.allocator",
+            fix=f"use one of: {', '.join(sorted({*ALLOCATORS, *registered('allocators')}))}",
+        )
+    for name, width in (plan.widths or {}).items():
+        if width < 1:
+            yield _Wrong(
+                what=f"{name} cannot have {width} channels",
+                key=f"plan.widths.{name}",
+                fix="set at least 1, or take the line out",
+            )
+    if plan.removed_blocks and not plan.depth:
+        yield _Wrong(
+            what="blocks are named that are to go, and plan.depth is off, so that none is measured",
+            key="plan.removed_blocks",
+            fix="set plan.depth to true, or take plan.removed_blocks out",
+        )
+    tables = params.profile.tables
+    if tables and planned_by_tables(plan) and plan.round_to % tables.step:
+        yield _Wrong(
+            what=f"widths are to be multiples of {plan.round_to}, and the latency tables that the plan is "
+            f"made by will know multiples of {tables.step}",
+            key="plan.round_to",
+            fix="set it to a multiple of profile.tables.step, or set that to "
+            f"{plan.round_to}, or to what divides it",
+        )
+    yield from _idle_latency(plan)
+    yield from _idle_trials(plan)
+
+
+def _idle_latency(plan: PlanParams) -> Iterator[_Wrong]:
+    if plan.budget == "latency":
+        return
+    for key, given in (
+        ("latency_target", plan.latency_target),
+        ("latency_model", plan.latency_model if plan.latency_model != "macs" else ""),
+    ):
+        if given:
+            yield _Wrong(
+                what=f"{given} is asked for a latency budget, and plan.budget is {plan.budget}",
+                key=f"plan.{key}",
+                fix="set plan.budget to latency, or take it out",
+            )
+
+
+def _idle_trials(plan: PlanParams) -> Iterator[_Wrong]:
+    """Evaluations are for allocators that try, and for the sums that are checked by them; those of a package
+    get none. How "search" looks matters where it is, or may become, the one that chooses.
+    """
+    checked = plan.allocator in SUMS and bool(plan.evaluations)
+    for key in ("evaluations", "evaluation_examples"):
+        if getattr(plan, key) and not checked and plan.allocator not in TRYING:
+            summed = plan.allocator in SUMS
+            yield _Wrong(
+                what=f"the allocator '{plan.allocator}' measures no joint cuts"
+                + (" unless plan.evaluations is set" if summed else ", so that this does nothing"),
+                key=f"plan.{key}",
+                fix=f"set plan.evaluations too, or take plan.{key} out"
+                if summed
+                else f"take it out, or set plan.allocator to one of: {', '.join(SUMS + TRYING)}",
+            )
+    if plan.search and plan.allocator != "search" and not checked:
+        yield _Wrong(
+            what=f"this is how the allocator 'search' looks, and '{plan.allocator}' chooses",
+            key="plan.search",
+            fix="set plan.allocator to search"
+            + (
+                ", or plan.evaluations, with which search may take over"
+                if plan.allocator in SUMS
+                else ""
+            )
+            + ", or take it out",
+        )
+
+
+def _misspelt(name: str) -> str:
+    """The allocator that `name` seems to mean, where nothing here is called that; "" else.
+
+    Any other unknown name may be of a package that only the image which plans has: there `sensitivity` looks
+    it up, before it measures anything.
+    """
+    if name in ALLOCATORS or any(name in one or one in name for one in ALLOCATORS):
+        return ""
+    close = difflib.get_close_matches(name, ALLOCATORS, n=1, cutoff=ALIKE)
+    return close[0] if close and name not in registered("allocators") else ""
