@@ -172,6 +172,28 @@ def test_a_budget_out_of_reach_names_the_smallest_fraction(ground, tmp_path):
         make_plan(ground, tmp_path, PARAMS.replace("round_to: 4", "round_to: 64"))
 
 
+def test_widths_suit_the_targets_precision_unasked(ground, tmp_path):
+    """int8 packs 16 channels where fp32 packs 8; a number that is asked for is obeyed, and warned about."""
+    unasked = PARAMS.replace("fraction: 0.5, round_to: 4", "fraction: 0.8")
+    kept = {
+        precision: {
+            item.keep
+            for item in make_plan(
+                ground,
+                tmp_path / precision,
+                unasked.replace("cpu: {", f"cpu: {{precision: {precision}, "),
+            ).manifest.groups
+        }
+        for precision in ("fp32", "int8")
+    }
+    assert all(keep % 8 == 0 for keep in kept["fp32"])
+    assert kept["int8"] == {16}
+    narrow = unasked.replace("cpu: {", "cpu: {runtime: qnn, precision: int8, ")
+    with pytest.raises(CompressionError, match="to a multiple of 32 channels") as refused:
+        make_plan(ground, tmp_path / "narrow", narrow)
+    assert "plan.round_to to less than 32" in refused.value.fix
+
+
 def test_artefacts_of_another_model_are_refused(ground, tmp_path):
     """A plan needs the table and profiles of its own dense model, one cost and one criterion."""
     other = write_bundle(tmp_path / "other", trained(DigitsTask(), epochs=1))
@@ -405,7 +427,7 @@ def options(*, error: float) -> Options:
             total = sum(widths.get(name, 64) for name in "ab")
             return Cost(params=total, macs=total, bytes=4 * total)
 
-    return Options.of(fit_curves(groups), Sum(), PlanParams())  # type: ignore[arg-type]
+    return Options.of(fit_curves(groups), Sum(), PlanParams(round_to=8))  # type: ignore[arg-type]
 
 
 def plan_of(widths, *, allocator="sensitivity", budget="macs", fraction=0.5) -> Plan:

@@ -46,6 +46,26 @@ def test_zero_means_what_suits_every_target(targets: dict[str, Target]) -> None:
     assert aligned(PlanParams(round_to=5), targets).round_to == 5
 
 
+@pytest.mark.parametrize(
+    ("target", "multiple"),
+    [
+        (Target(), 8),
+        (Target(precision="int8"), 16),
+        (Target(runtime="tensorrt", precision="int8"), 32),
+        (Target(runtime="qnn", precision="int8"), 32),
+        (Target(runtime="coreml"), 8),
+        (Target(runtime="executorch"), 8),
+        (Target(runtime="edgetpu", precision="int8"), 8),
+    ],
+)
+def test_by_default_widths_suit_the_precision_and_are_never_odd(
+    target: Target, multiple: int
+) -> None:
+    """In fp32 as before there was a wish to follow: multiples of 8."""
+    assert aligned(PlanParams(), {"one": target}).round_to == multiple
+    assert not list(demands(aligned(PlanParams(), {"one": target}), {"one": target}))
+
+
 def test_a_target_that_wants_other_multiples_is_named(targets: dict[str, Target]) -> None:
     (wish,) = demands(PlanParams(round_to=8), targets)
     assert wish.startswith("other: sparse in fp32 is fastest")

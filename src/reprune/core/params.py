@@ -148,8 +148,8 @@ class SearchParams(Document, kw_only=True):
 
 
 class PlanParams(Document, kw_only=True):
-    """`fraction` of the dense `budget` that may be left; widths are multiples of `round_to` (0: of what
-    the targets' runtimes are fastest with).
+    """`fraction` of the dense `budget` that may be left; widths are multiples of `round_to` (0: of 8 and of
+    what each target's runtime is fastest with in its precision).
 
     `min_keep` is the least share of a group that any allocator may leave. `method` is what is taken
     away: channels (with `depth` whole blocks too, with `head_dimensions` the dimensions of attention
@@ -179,7 +179,7 @@ class PlanParams(Document, kw_only=True):
     allocator: str = "sensitivity"
     budget: Literal["macs", "params", "latency"] = "macs"
     fraction: Share = 0.5
-    round_to: Annotated[int, Meta(ge=0, le=256)] = 8
+    round_to: Annotated[int, Meta(ge=0, le=256)] = 0
     min_keep: Share = 0.125
     latency_target: str = ""
     latency_trials: Annotated[int, Meta(ge=1, le=20)] = 5

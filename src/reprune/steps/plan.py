@@ -289,9 +289,10 @@ def _say_uncut(opened: Dense, options: Options, params: PlanParams, ctx: Context
     whole = [name for name, rungs in options.rungs.items() if len(rungs) == 1]
     if len(whole) == len(options.rungs):
         raise CompressionError(
-            "no group is wide enough to be cut to a multiple of plan.round_to",
+            f"no group is wide enough to be cut to a multiple of {params.round_to} channels",
             where="params.yaml (plan.round_to, plan.min_keep)",
-            fix="set a smaller plan.round_to or plan.min_keep",
+            fix=f"set plan.round_to to less than {params.round_to} (0, the default, is what the targets are "
+            "fastest with), or a smaller plan.min_keep",
         )
     if whole:
         ctx.say(f"plan: too narrow to be cut with these params: {', '.join(whole)}")

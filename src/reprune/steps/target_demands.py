@@ -13,17 +13,18 @@ from reprune.core.params import PlanParams, Target
 from reprune.core.policy import Policy
 from reprune.runtimes.base import get_runtime
 
-# plan.round_to: whatever the targets want.
+# plan.round_to: whatever the targets want, and a multiple of what nearly every runtime's kernels like.
 FROM_TARGETS = 0
+USUAL = 8
 # Above this share of the time of fp16, what int8 saves is lost in the noise of a quick look.
 NO_GAIN = 0.98
 
 
 def aligned(params: PlanParams, targets: Mapping[str, Target]) -> PlanParams:
-    """`params` with a number in `round_to`: where it is 0, the least that suits every target."""
+    """`params` with a number in `round_to`: where it is 0, the least multiple of 8 that suits every target."""
     if params.round_to != FROM_TARGETS:
         return params
-    return structs.replace(params, round_to=math.lcm(*map(alignment, targets.values())))
+    return structs.replace(params, round_to=math.lcm(USUAL, *map(alignment, targets.values())))
 
 
 def alignment(target: Target) -> int:
@@ -38,7 +39,7 @@ def demands(params: PlanParams, targets: Mapping[str, Target]) -> Iterator[str]:
         if params.method == "channels" and params.round_to % wanted:
             yield (
                 f"{name}: {target.runtime} in {target.precision} is fastest where channel counts are "
-                f"multiples of {wanted}, and plan.round_to is {params.round_to}"
+                f"multiples of {wanted}, and plan.round_to is {params.round_to} (0 follows the targets)"
             )
         if params.method != "channels":
             yield _zeros(
