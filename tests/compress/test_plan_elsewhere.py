@@ -56,7 +56,7 @@ def profile_elsewhere(ground: Path, out: Path) -> Path:
 def test_what_another_kind_of_machine_was_profiled_for_is_predicted_only(
     ground, tmp_path, timed_as_the_table_says, knobs
 ):
-    """By its tables, whatever allocates; the limit holds as they have it, and all that is said and recorded."""
+    """By its tables, whatever allocates; the limit holds as they have it; that is said and recorded."""
     profile = profile_with_tables(ground, tmp_path / "profile", "Babbage 1")
     plan, shown, said = planned(ground, tmp_path, with_plan(knobs, fraction="0.7"), [profile])
     assert not timed_as_the_table_says
@@ -86,7 +86,11 @@ def test_without_tables_it_can_be_neither_timed_nor_predicted(
 @pytest.mark.parametrize(
     ("target", "words", "timed"),
     [
-        (Target(runtime="tensorrt"), "tables of tensorrt, which runs in a process of its own", True),
+        (
+            Target(runtime="tensorrt"),
+            "tables of tensorrt, which runs in a process of its own",
+            True,
+        ),
         (Target(runtime="microcontroller"), "a target that profile does not time", False),
         (Target(run="ssh board reprune {args}"), "a target that profile does not time", False),
         (Target(kit=True), "a target that profile does not time", False),

@@ -523,12 +523,7 @@ def _check_plan(params: Params, path: Path) -> None:
 def _check_head_dimensions(params: Params, path: Path) -> None:
     """Refuses a plan by latency tables that will not know what it may cut."""
     plan, tables = params.plan, params.profile.tables
-    if (
-        plan.head_dimensions
-        and planned_by_tables(plan)
-        and tables
-        and not tables.head_dimensions
-    ):
+    if plan.head_dimensions and planned_by_tables(plan) and tables and not tables.head_dimensions:
         raise DocumentError(
             "head dimensions are to be cut, and the latency tables that the plan is made by will know "
             "whole heads only",

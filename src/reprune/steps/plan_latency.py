@@ -10,11 +10,11 @@ from reprune.core.artifacts import Profile
 from reprune.core.errors import ChainBroken, CompressionError
 from reprune.core.machine import Machine, this_machine
 from reprune.core.params import PlanParams, Target
+from reprune.core.plan_checks import TRYING
 from reprune.core.step import Context
 from reprune.core.store import Artifact
 from reprune.runtimes.base import cannot_run_here, get_runtime
 from reprune.steps.opening import Dense
-from reprune.steps.plan_trials import TRYING
 
 if TYPE_CHECKING:
     from reprune.compress.planning.terms import Rungs, Terms
@@ -64,7 +64,8 @@ def _profiled_elsewhere(profiles: list[Artifact[Profile]], name: str, here: Mach
 
 
 def _timed_by(profile: Profile, name: str) -> bool:
-    return any(one.target == name for one in (*profile.targets, *(profile.tables or ())))
+    timed = [one.target for one in profile.targets]
+    return name in (*timed, *(one.target for one in profile.tables or ()))
 
 
 def forecasts(

@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from reprune.core.artifacts import Additivity, Plan, Prediction, Tried
 from reprune.core.params import PlanParams, PruneParams
+from reprune.core.plan_checks import SUMS, TRYING
 from reprune.core.step import Context
 from reprune.steps.opening import Dense
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from reprune.compress.planning.options import Options
     from reprune.compress.planning.quality import Quality
 
-# Allocators that measure joint cuts, and those that add up single ones.
-TRYING = ("search", "amc", "evolutionary", "netadapt")
-SUMS = ("sensitivity", "latency")
 # What takes the place of sums that are not to be trusted.
 INSTEAD = "search"
 

@@ -21,7 +21,7 @@ NO_GAIN = 0.98
 
 
 def aligned(params: PlanParams, targets: Mapping[str, Target]) -> PlanParams:
-    """`params` with a number in `round_to`: where it is 0, the least multiple of 8 that suits every target."""
+    """`params` with a number in `round_to`: where it is 0, the least multiple of 8 that suits all targets."""
     if params.round_to != FROM_TARGETS:
         return params
     return structs.replace(params, round_to=math.lcm(USUAL, *map(alignment, targets.values())))

@@ -116,9 +116,7 @@ def _counted(time_ratio: TimeRatio, target: str, taken: Counter[str]) -> TimeRat
     return ratio
 
 
-def _prediction(
-    options: Options, found: Found, taken: Counter[str], most: int
-) -> Prediction:
+def _prediction(options: Options, found: Found, taken: Counter[str], most: int) -> Prediction:
     """`taken` are the plans that were timed, by target, `most` how many might have been."""
     cost = options.cost(found.widths)
     return Prediction(
@@ -243,9 +241,7 @@ def _stand_in(options: Options) -> Limit:
     return options.limit("macs" if options.times is None else "latency", 1.0)
 
 
-def _searched(
-    options: Options, params: PlanParams, widths: dict[str, int], ratio: float
-) -> Found:
+def _searched(options: Options, params: PlanParams, widths: dict[str, int], ratio: float) -> Found:
     one = Latency(forecast=_stand_in(options).share(widths), measured=ratio, correction=1.0)
     return Found(widths=widths, ratio=ratio, latencies={LATENCY + params.latency_target: one})
 
