@@ -364,7 +364,7 @@ def test_limits_of_nothing_are_refused_when_the_file_is_read(tmp_path, knobs, me
 def test_tables_that_will_not_know_head_dimensions_are_refused_at_once(tmp_path, knobs, refused):
     """Where a plan would be made by them: before anything is measured for nothing."""
     path = tmp_path / "params.yaml"
-    wanted = with_plan(f"head_dimensions: true, {knobs}") + "profile: {tables: {%s}}\n"
+    wanted = with_plan(f"head_dimensions: true, {knobs}") + "profile: {tables: {step: 4, %s}}\n"
     path.write_text(wanted % "builds: 2")
     if refused:
         with pytest.raises(DocumentError, match="will know whole heads only") as caught:
