@@ -38,7 +38,7 @@ from reprune.core.artifacts import (
     TaskFact,
 )
 from reprune.core.documents import decode_yaml
-from reprune.core.errors import ChainBroken, CompressionError, DataRefused
+from reprune.core.errors import ChainBroken, CompressionError, DataRefused, UnknownName
 from reprune.core.lock import ChampionRef, DenseRef, Lock
 from reprune.core.machine import this_machine
 from reprune.core.params import Params, PlanParams
@@ -192,6 +192,16 @@ def test_widths_suit_the_targets_precision_unasked(ground, tmp_path):
     with pytest.raises(CompressionError, match="to a multiple of 32 channels") as refused:
         make_plan(ground, tmp_path / "narrow", narrow)
     assert "plan.round_to to less than 32" in refused.value.fix
+
+
+def test_an_allocator_that_plan_would_not_find_is_refused_before_anything_is_measured(
+    ground, tmp_path
+):
+    """sensitivity runs where plan will, and knows the names that plan knows."""
+    documents = documents_of(ground, PARAMS.replace("plan: {", "plan: {allocator: theirs, "))
+    inputs = {"dense": ground / "dense", "data": ground / "data", "previous": ground / "previous"}
+    with pytest.raises(UnknownName, match="no allocators called 'theirs'"):
+        run(get_step("sensitivity"), inputs, documents, tmp_path / "table", say=quiet)
 
 
 def test_artefacts_of_another_model_are_refused(ground, tmp_path):
