@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprune.compress.paired import BatchLosses
-from reprune.compress.planning.allocate import Problem, allocate
+from reprune.compress.planning.allocate import Limit, Problem, allocate
 from reprune.compress.sensitivity.reuse import (
     COMMON,
     OWN,
@@ -184,3 +185,24 @@ def test_a_spliced_table_is_the_old_one_but_for_what_was_measured():
         )
         assert all(cut.macs == 7 + cut.keep for cut in group.cuts)
     assert (blocks[0].loss_increase, blocks[0].standard_error) == (0.6, 0.02)
+
+
+def test_of_several_budgets_the_one_that_is_used_up_sets_the_price():
+    """The first budget, which asks nothing, counts alike what the other one counts a hundredfold."""
+    rises = {"small": (2.0, 1.0, 0.0), "large": (120.0, 60.0, 0.0), "middle": (9.0, 3.0, 0.0)}
+    sizes = {"small": 1.0, "large": 100.0, "middle": 10.0}
+    full = dict.fromkeys(rises, 3)
+
+    def size(widths):
+        return sum(sizes[name] * width for name, width in {**full, **widths}.items())
+
+    def count(widths):
+        return float(sum({**full, **widths}.values()))
+
+    widths = {"small": 3, "large": 3, "middle": 2}
+    free = Problem(rungs=dict.fromkeys(rises, (1, 2, 3)), rises=rises, cost=count, limit=900.0)
+    params = Limit(name="params", cost=size, most=size(widths))
+    bound = dataclasses.replace(free, others=(params,))
+    alone = dataclasses.replace(free, cost=size, limit=params.most)
+    assert nearest(bound, widths) == nearest(alone, widths)
+    assert nearest(bound, widths) != nearest(free, widths)

@@ -185,7 +185,8 @@ class ChampionStart(Fact, kw_only=True):
 class KnownRecovery(Fact, kw_only=True):
     """What a recovery began with of the champion's: `asked` epochs became `epochs`, of which the champion
     had needed `needed`. `second` is the digest of the champion where it taught too, with `weight`; `start`
-    says whether training began with its weights, where that was asked for and possible.
+    says whether training began with its weights, where that was asked for and possible. `age` counts the
+    generations since a recovery took nothing over (not said in older ones).
     """
 
     champion: str
@@ -195,6 +196,7 @@ class KnownRecovery(Fact, kw_only=True):
     second: str = ""
     weight: float = 0.0
     start: ChampionStart | UnsetType = UNSET
+    age: int | UnsetType = UNSET
 
 
 class Recovery(Fact, kw_only=True):
@@ -700,7 +702,9 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     With `head_dimensions` the dimensions of attention heads are among the groups. `tried` is how the
     champion's widths did against fresh ones on this model, where both were cut. `limits` are budgets
     beside the first one, and `floors` what each member's cuts might add to the predicted loss at most; the
-    groups and blocks in `by_hand` were set by a person.
+    groups and blocks in `by_hand` were set by a person. Widths that an allocator chose are multiples of
+    what `round_to` means for their group (see compress.structure.alignment). `age` counts the generations
+    since widths were chosen without looking at a champion's; UNSET where none were looked at.
     """
 
     allocator: str
@@ -716,6 +720,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     floors: dict[str, float] | UnsetType = UNSET
     by_hand: tuple[str, ...] | UnsetType = UNSET
     tried: JointTrial | UnsetType = UNSET
+    round_to: int | UnsetType = UNSET
+    age: int | UnsetType = UNSET
 
 
 class Parity(Fact, kw_only=True):

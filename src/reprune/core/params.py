@@ -370,7 +370,8 @@ class GenerationsParams(Document, kw_only=True):
     those of `distill` (0: all of them). `champion_weight` is the share of what is learnt from teachers that
     is learnt from the champion. With `champion_start` training begins with the champion's weights where it
     has the shape of the cut model and less loss on `examples` of `tune`; at least a quarter of the epochs are
-    taken then.
+    taken then. In every generation number `cold_every` since that was last so, the champion's widths are not
+    looked at, and recovery takes nothing over.
     """
 
     reuse: bool = True

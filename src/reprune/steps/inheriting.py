@@ -24,9 +24,9 @@ from reprune.core.params import GenerationsParams
 from reprune.core.step import Context
 from reprune.core.store import MANIFEST, Artifact, M
 from reprune.steps.measuring import CutWork, Work
+from reprune.steps.spot_question import champions_widths, planned, problem_of
 
 if TYPE_CHECKING:
-    from reprune.compress.planning.allocate import Problem
     from reprune.compress.sensitivity.reuse import Moved
     from reprune.compress.sensitivity.spot import Spot
 
@@ -202,8 +202,8 @@ def _rows(found: _Inherited, params: GenerationsParams, spot: Spot) -> tuple[Row
     from reprune.compress.sensitivity.reuse import nearest, row_of, units_to_check
 
     old = found.table.manifest
-    problem = _problem(found, old)
-    widths = _allocated(problem)
+    problem = problem_of(found.work, old, found.plan)
+    widths = planned(problem)
     ranked = nearest(problem, widths)
     units = units_to_check(old, ranked, widths, near=params.near, seed=found.seed)
     rows = []
@@ -253,63 +253,13 @@ def _champion_p(found: _Inherited, spot: Spot, ctx: Context) -> float | None:
 def _trial(
     found: _Inherited, fresh: Sensitivity, spot: Spot, params: GenerationsParams
 ) -> JointTrial | None:
-    """The old table's plan against the new one's; None where they are the same."""
-    problem = _problem(found, fresh)
-    was = _planned(found, problem) or _allocated(_problem(found, found.table.manifest))
-    now = _allocated(problem)
+    """The old table's plan against the new one's, both asked alike; None where they are the same."""
+    problem = problem_of(found.work, fresh, found.plan)
+    was = champions_widths(problem, found.work.knobs.plan, found.plan) or planned(
+        problem_of(found.work, found.table.manifest, found.plan)
+    )
+    now = planned(problem)
     return None if was == now else spot.compare(was, now, params.tolerance, params.false_alarm)
-
-
-def _planned(found: _Inherited, problem: Problem) -> dict[str, int] | None:
-    """The widths that were planned from the old table, which the champion has; None where they answer
-    another question.
-    """
-    from reprune.compress.planning.costs import block_key
-
-    if found.plan is None:
-        return None
-    gone = {block_key(block) for block in found.plan.blocks or ()}
-    widths = {item.group: item.keep for item in found.plan.groups}
-    widths |= {name: int(name not in gone) for name in problem.blocks}
-    fits = widths.keys() == problem.rungs.keys() and all(
-        widths[name] in rungs for name, rungs in problem.rungs.items()
-    )
-    return widths if fits and problem.fits(widths) else None
-
-
-def _problem(found: _Inherited, table: Sensitivity) -> Problem:
-    """The question that a plan answers, asked of `table`. A latency budget is asked as the MACs that the
-    champion's plan came to: no clock is read here.
-    """
-    from reprune.compress.planning.curves import fit_blocks, fit_curves
-    from reprune.compress.planning.options import Options
-    from reprune.compress.structure.alignment import alignments
-    from reprune.compress.structure.blocks import groups_inside
-
-    subject, plan = found.work.subject, found.work.knobs.plan
-    plan = replace(plan, round_to=plan.round_to or 8)
-    keys = fit_blocks(table.blocks or ())
-    names = [block.block for block in table.blocks or ()]
-    options = Options.of(
-        fit_curves(table.groups) | keys,
-        subject.cost,
-        plan,
-        alignments(subject.module, subject.groups, plan.round_to),
-        {key: groups_inside(subject.groups, [name]) for key, name in zip(keys, names, strict=True)},
-    )
-    budget, fraction = plan.budget, plan.fraction
-    if budget == "latency":
-        budget = "macs"
-        if found.plan is not None and found.plan.before.macs:
-            fraction = found.plan.predicted.macs / found.plan.before.macs
-    return options.problem(budget, fraction)
-
-
-def _allocated(problem: Problem) -> dict[str, int]:
-    """The least loss within the budget; as little as can be left where nothing is within it."""
-    from reprune.compress.planning.allocate import allocate
-
-    return allocate("sensitivity", problem) if problem.fits(problem.least) else problem.least
 
 
 def _why(wrong: list[str], change: Moved, trial: JointTrial | None, rows: int) -> str:

@@ -14,7 +14,7 @@ from reprune.core.errors import InputError
 from reprune.core.params import DistillParams, GenerationsParams
 from reprune.core.store import Artifact
 from reprune.steps.champion_start import champion_start
-from reprune.steps.inheriting import stored_part
+from reprune.steps.inheriting import age_of, stored_part
 from reprune.task.trained_on import TRAINED_ON
 
 if TYPE_CHECKING:
@@ -45,13 +45,21 @@ def known_recovery(
     say: Callable[[str], None],
 ) -> Known:
     """What this recovery of `pupil` begins with of the champion's. Nothing where it is not asked for, there
-    is no champion, or it was not trained.
+    is no champion, it was not trained, or the last recovery that took nothing over is
+    `generations.cold_every` generations old.
     """
     champion = None
     if generations is not UNSET and generations.reuse and distill.epochs:
         champion = stored_part(previous, "champion", ModelBundle)
     recovery = champion.manifest.recovery if champion is not None else None
     if generations is UNSET or champion is None or recovery is None or not recovery.epochs:
+        return Known()
+    age = age_of(previous.manifest, (recovery.known.age or 0) if recovery.known else 0)
+    if age >= generations.cold_every:
+        say(
+            f"recovery: nothing is taken over from the champion's, as was last so {age} generations ago "
+            "(generations.cold_every)"
+        )
         return Known()
     wanted = bool(generations.champion_weight or generations.champion_start)
     loaded = _loaded(champion, dense, say) if wanted else None
@@ -77,6 +85,7 @@ def known_recovery(
             second=second.digest if second else "",
             weight=second.weight if second else 0.0,
             start=start or UNSET,
+            age=age,
         ),
         second=second,
         start=began,

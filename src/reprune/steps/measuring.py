@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import UNSET, UnsetType
@@ -80,17 +80,26 @@ def open_work(
         cost=cost,
         blocks=removables(opened.module, blocks, cost),
     )
-    return CutWork(subject=subject, knobs=knobs, blocks=blocks, entry=dense.manifest.task.entry)
+    return CutWork(
+        subject=subject,
+        knobs=knobs,
+        blocks=blocks,
+        entry=dense.manifest.task.entry,
+        reasons={**opened.skipped, **opened.kept_blocks},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CutWork:
-    """The work of cuts. `blocks` are the subject's, as they are removed; `entry` is the task's."""
+    """The work of cuts. `blocks` are the subject's, as they are removed; `entry` is the task's; `reasons`
+    say why layers that are no groups, and blocks that may not go, are left alone.
+    """
 
     subject: Subject
     knobs: Knobs
     blocks: tuple[Block, ...]
     entry: str
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def basis(self) -> str:

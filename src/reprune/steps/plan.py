@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, structs
 
 from reprune.core import store
 from reprune.core.artifacts import (
@@ -33,7 +33,7 @@ from reprune.steps.plan_trials import with_trials
 from reprune.steps.plan_words import for_people, how_to_edit, with_joint
 from reprune.steps.refusals import refuse_strangers
 from reprune.steps.target_demands import aligned, demands, gains
-from reprune.steps.trying import comparing
+from reprune.steps.trying import comparing, known_plan
 
 if TYPE_CHECKING:
     from reprune.compress.planning.choose import Choice
@@ -59,7 +59,8 @@ def plan(
 ) -> Plan:
     """Chooses the width of every group under the budget, and says what it predicts.
 
-    With `generations.try_champion` the champion's widths and fresh ones are both cut and compared.
+    With `generations.try_champion` the champion's widths and fresh ones are both cut and compared; in every
+    generation number `cold_every` the champion's widths are not looked at.
     With `plan.depth` it also chooses which blocks go. Where `plan.method` masks weights, chooses how
     many of each tensor instead. Widths and blocks that a person set are obeyed. Writes `plan.yaml`, the
     same for people. Raises ChainBroken for artefacts of another model, CompressionError where a
@@ -93,8 +94,9 @@ def plan(
         if time_ratio is not None and plan.latency_model == "in-model":
             options = replace(options, times=_times(free, time_ratio, ctx))
         options = replace(options, timers=by_target)
-        compare = comparing(opened, options, table.manifest, generations, prune, seed)
-        trial = with_trials(options, opened, plan, prune, seed, _champion_plan(previous), ctx)
+        champion, age = known_plan(previous, generations, ctx)
+        compare = comparing(opened, options, table.manifest, generations, prune, seed, ctx)
+        trial = with_trials(options, opened, plan, prune, seed, champion, ctx)
         choice = choose(trial.options, trial.params, time_ratio, trial.champion, ctx.say, compare)
     result = _recorded(
         plan,
@@ -108,6 +110,7 @@ def plan(
             choice.widths,
         ),
     )
+    result = structs.replace(result, age=age)
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
     described = for_people(result, trial.options, choice)
@@ -140,6 +143,7 @@ def _recorded(
         floors=params.floors or UNSET,
         by_hand=(*sorted(params.widths or ()), *(params.removed_blocks or ())) or UNSET,
         tried=choice.tried or UNSET,
+        round_to=params.round_to,
     )
 
 
@@ -296,10 +300,3 @@ def _say_uncut(opened: Dense, options: Options, params: PlanParams, ctx: Context
         )
     if whole:
         ctx.say(f"plan: too narrow to be cut with these params: {', '.join(whole)}")
-
-
-def _champion_plan(previous: Artifact[Previous]) -> Plan | None:
-    """The plan that the champion was made by, if there is one and it was stored."""
-    if previous.manifest.champion is None or "plan/manifest.json" not in previous.manifest.payload:
-        return None
-    return store.read(previous.path / "plan", Plan).manifest

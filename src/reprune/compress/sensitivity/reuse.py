@@ -69,8 +69,11 @@ def nearest(problem: Problem, widths: Widths) -> list[str]:
 
 
 def _prices(problem: Problem, widths: Widths) -> tuple[dict[str, float], dict[str, float]]:
-    """Loss for cost of each option's next step down, and of the last one that was taken."""
-    base = problem.cost(widths)
+    """Loss for cost of each option's next step down, and of the last one that was taken. Of several budgets
+    the one that is used up furthest counts: the others ask nothing there.
+    """
+    cost = max(problem.limits, key=lambda limit: limit.cost(widths) / (limit.most or 1.0)).cost
+    base = cost(widths)
     down: dict[str, float] = {}
     up: dict[str, float] = {}
     for name, rungs in problem.rungs.items():
@@ -78,7 +81,7 @@ def _prices(problem: Problem, widths: Widths) -> tuple[dict[str, float], dict[st
         for steps, other in ((down, at - 1), (up, at + 1)):
             if not 0 <= other < len(rungs):
                 continue
-            moved = abs(problem.cost({**widths, name: rungs[other]}) - base)
+            moved = abs(cost({**widths, name: rungs[other]}) - base)
             if moved > 0.0:
                 steps[name] = abs(rises[other] - rises[at]) / moved
     return down, up
