@@ -279,6 +279,58 @@ def test_masks_grow_on_a_schedule_and_end_exactly(world: World, plan: str, crite
     assert all(torch.equal(candidate.masks[n], mask) for n, mask in loaded.masks.items())
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        # The density falls to 0.2 by the same factor at each of 4 cuts: at once, and at each epoch's end.
+        ("kind: exponential, steps: 4", [1 - 0.2 ** (cut / 4) for cut in (2, 3, 4, 4)]),
+        # TF-MOT's PolynomialDecay(0.2, 0.8, begin_step=6, end_step=18, power=2, frequency=3), at step
+        # 6, 12, 18 and 24.
+        (
+            "kind: polynomial, steps: 4, initial: 0.2, begin: 0.25, end: 0.75, power: 2, regrow: true",
+            [0.2, 0.8 - 0.6 * 0.25, 0.8, 0.8],
+        ),
+        ("kind: constant, begin: 0.5", [0.0, 0.8, 0.8, 0.8]),
+    ],
+)
+def test_params_reach_what_a_schedule_is_made_of(
+    world: World, schedule: str, expected: list[float]
+) -> None:
+    """Four epochs of 6 steps; the plan of 0.8 is exact at the end."""
+    prune = f"criterion: magnitude, schedule: {{{schedule}, epochs: 4}}"
+    bundle = world.prune(params("method: weights, sparsity: 0.8, scope: local", prune, ADAM))
+    sparsity = store.read(world.root / "plan", Plan).manifest.sparsity
+    surgery = bundle.manifest.surgery
+    assert surgery is not None
+    assert surgery.stages is not UNSET
+    assert sparsity is not UNSET
+    size = sum(item.size for item in sparsity.tensors)
+    reached = [stage.share * sparsity.zeros / size for stage in surgery.stages]
+    assert reached == pytest.approx(expected, abs=1e-3)
+    assert surgery.stages[-1].zeros == sparsity.zeros
+    verify_masks(load_bundle(bundle).module, load_bundle(bundle).masks, sparsity)
+
+
+def test_masked_weights_come_back_where_the_schedule_says_so(world: World) -> None:
+    """Nothing else differs, and other weights are left in the end."""
+    learning = "distill: {learning_rate: 0.1, optimizer: adam, warmup_epochs: 0, epochs: 1}\n"
+    kept = []
+    for regrow in ("false", "true"):
+        prune = f"criterion: magnitude, {SCHEDULE.replace('}', f', regrow: {regrow}}}')}"
+        bundle = world.prune(params("method: weights, sparsity: 0.8", prune, learning))
+        kept.append(torch.cat([mask.flatten() for mask in load_bundle(bundle).masks.values()]))
+    assert int(kept[0].sum()) == int(kept[1].sum())
+    assert not torch.equal(kept[0], kept[1])
+
+
+def test_a_schedule_that_begins_above_the_plan_is_refused(world: World) -> None:
+    prune = "criterion: magnitude, schedule: {kind: cubic, steps: 3, epochs: 1, initial: 0.85}"
+    with pytest.raises(
+        CompressionError, match=r"begins at a sparsity of 0\.85, the plan's is 0\.7998"
+    ):
+        world.prune(params("method: weights, sparsity: 0.8", prune))
+
+
 def test_a_killed_growth_ends_in_the_same_artefact(world: World) -> None:
     """The work folder alone is what is left; the epoch in which it was killed is not taken twice."""
     text = params("method: weights, sparsity: 0.8", f"criterion: magnitude-adam, {SCHEDULE}", ADAM)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -128,6 +129,25 @@ def test_a_schedule_ends_at_the_plan_and_says_what_each_stage_left(tmp_path):
     assert accuracy(DigitsTask(), done.module) > 0.7
     # Each stage: an epoch of student and teacher, and two looks at tune and one more.
     assert done.surgery.examples == 3 * (2 * 900 + 3 * 300)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shares"),
+    [
+        # Of 40 channels 10 are left: the density falls to a half by half of the way.
+        ("exponential", [0.5 / 0.75, 1.0]),
+        ("polynomial", [0.75, 1.0]),
+        ("constant", [1.0, 1.0]),
+    ],
+)
+def test_a_stage_says_what_part_of_the_plan_is_done(tmp_path, kind, shares):
+    plan = course(kind=kind, steps=2, epochs=0.0)
+    if kind == "polynomial":
+        schedule = msgspec.structs.replace(plan.prune.schedule, power=2.0)
+        plan = replace(plan, prune=msgspec.structs.replace(plan.prune, schedule=schedule))
+        assert list(stage_widths(plan, 1).values()) == [7, round(24 - 18 * 0.75)]
+    stages = cut_in_stages(plan, tmp_path).surgery.stages
+    assert [stage.share for stage in stages] == pytest.approx(shares)
 
 
 def test_a_killed_schedule_goes_on_to_the_same_bits(tmp_path):

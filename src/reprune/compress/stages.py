@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET
 from torch import nn
 
 from reprune.compress.paired import batch_losses
@@ -21,7 +22,7 @@ from reprune.compress.training.checkpoint import read_state
 from reprune.compress.training.lesson import Lesson, identity_of
 from reprune.compress.training.optimizer_state import Moments, moments_of, slice_moments
 from reprune.compress.training.recover import CHECKPOINT, recover
-from reprune.compress.training.schedule import sparsity_at
+from reprune.compress.training.schedule import share_at, sparsity_at
 from reprune.core.artifacts import GroupCut, PruneStage, Surgery
 from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError
@@ -113,7 +114,10 @@ def stage_widths(course: Course, number: int) -> dict[str, int]:
     for group in course.groups:
         keep = course.widths.get(group.name, group.width)
         sparsity = sparsity_at(
-            schedule.kind, number / schedule.steps, final=1.0 - keep / group.width
+            schedule.kind,
+            number / schedule.steps,
+            final=1.0 - keep / group.width,
+            power=_power(course),
         )
         between = round(group.width * (1.0 - sparsity))
         widths[group.name] = keep if number == schedule.steps else max(keep, between)
@@ -148,7 +152,7 @@ def _stage(
     schedule = course.prune.schedule
     stage = PruneStage(
         epoch=schedule.epochs * number / schedule.steps,
-        share=sparsity_at(schedule.kind, number / schedule.steps, final=1.0),
+        share=_share(course, number),
         macs=cost.macs,
         params=cost.params,
         zeros=0,
@@ -164,6 +168,23 @@ def _stage(
         stage=stage,
         examples=examples + tune.examples,
     )
+
+
+def _power(course: Course) -> float | None:
+    power = course.prune.schedule.power
+    return None if power is UNSET else power
+
+
+def _share(course: Course, number: int) -> float:
+    """The part of the plan that the schedule has done after cut `number`, of all groups' channels
+    together.
+    """
+    schedule = course.prune.schedule
+    channels = sum(group.width for group in course.groups)
+    left = sum(course.widths.get(group.name, group.width) for group in course.groups)
+    removed = (channels - left) / max(1, channels)
+    done = number / schedule.steps
+    return share_at(schedule.kind, done, final=removed, power=_power(course))
 
 
 def _groups_now(course: Course, number: int, module: nn.Module) -> list[Group]:
@@ -207,7 +228,7 @@ def _learn(
     course: Course, module: nn.Module, moments: Moments, number: int, folder: Path
 ) -> tuple[nn.Module, int]:
     """The module after its part of the schedule's epochs, and the examples that took."""
-    params = _stage_params(course, number)
+    params = stage_params(course, number)
     if not params.epochs:
         return module, 0
     lesson = Lesson(
@@ -222,7 +243,8 @@ def _learn(
     return done.module, done.recovery.examples
 
 
-def _stage_params(course: Course, number: int) -> DistillParams:
+def stage_params(course: Course, number: int) -> DistillParams:
+    """How cut `number` is recovered from: for its share of the epochs, rounded to whole ones."""
     schedule = course.prune.schedule
     ends = [round(schedule.epochs * stage / schedule.steps) for stage in (number - 1, number)]
     first = number == 1 or not ends[0]
@@ -236,7 +258,7 @@ def _stage_params(course: Course, number: int) -> DistillParams:
 
 def _left_over(course: Course, module: nn.Module, folder: Path, number: int) -> Moments:
     """What the optimiser of the stage remembered at its end; nothing where it did not train."""
-    params = _stage_params(course, number)
+    params = stage_params(course, number)
     state = read_state(folder / CHECKPOINT) if params.epochs else None
     return {} if state is None else moments_of(state, course.task, module, params)
 

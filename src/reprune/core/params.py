@@ -197,11 +197,24 @@ class ScheduleParams(Document, kw_only=True):
     """How a cut is spread over recovery training: `steps` cuts over `epochs`; see compress.training.schedule.
 
     One-shot takes no training of its own (`steps` and `epochs` stay 1 and 0): recovery is the distill step's.
+    Epochs are whole ones; channels need one for each of the `steps`, which is what they recover in.
+
+    Masks have more of it. `begin` and `end` are shares of the training: from `begin` on `initial` of the
+    weights are masked, from `end` on as many as the plan says, and the `steps` cuts lie between at equal
+    distances. Where neither is given the first cut is made at once, and the last is followed by as much
+    training as the others; but `polynomial` and `constant`, whose values are those of TF-MOT's schedules,
+    run from 0 to 1 then. With `regrow` a masked weight comes back, as it was, where it outranks another
+    at a later cut. `power` (3) is the exponent of `polynomial`.
     """
 
     kind: str = "one-shot"
     steps: Annotated[int, Meta(ge=1, le=100_000)] = 1
     epochs: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
+    initial: Annotated[float, Meta(ge=0.0, lt=1.0)] | UnsetType = UNSET
+    begin: Annotated[float, Meta(ge=0.0, lt=1.0)] | UnsetType = UNSET
+    end: Share | UnsetType = UNSET
+    power: Annotated[float, Meta(gt=0.0, le=100.0)] | UnsetType = UNSET
+    regrow: bool | UnsetType = UNSET
 
 
 class SparseLearningParams(Document, kw_only=True):

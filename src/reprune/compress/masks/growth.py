@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET
 
 from reprune.compress.losses import first_batches, mean_loss
 from reprune.compress.masks.choosing import tensor_sparsity, verify_masks, zeros_for
@@ -16,7 +18,7 @@ from reprune.compress.masks.masked import Masked, cost_of, tell
 from reprune.compress.masks.shaper import CRITERIA, Criterion, MaskShaper
 from reprune.compress.training.lesson import Lesson
 from reprune.compress.training.recover import Recovered, recover
-from reprune.compress.training.schedule import sparsity_at
+from reprune.compress.training.schedule import share_at
 from reprune.core.artifacts import PruneStage, Surgery
 from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError, TaskError
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from reprune.core.params import DistillParams, PruneParams, ScheduleParams
     from reprune.task.protocol import Task
 
+# Begin and end as TF-MOT's do: over the whole training, unless told otherwise.
+AS_TF_MOT = ("constant", "polynomial")
 # Of one weight every norm is its magnitude.
 SAME_AS_MAGNITUDE = ("l1", "l2")
 
@@ -49,15 +53,14 @@ class MaskCourse:
 def grow_masks(course: MaskCourse, work: Path) -> Masked:
     """A copy of the course's module, masked in `schedule.steps` cuts over `schedule.epochs` of training.
 
-    Cut number k is made at the share (k - 1) / steps of the training (the first after its first
-    step), so that the last is followed by recovery too; weights are ranked anew at each one. Training
-    is as `distill` says, at a constant rate after the warm-up: the falling rate is the distill step's.
+    When the cuts are made says `share_of`; weights are ranked anew at each one. Training is as
+    `distill` says, at a constant rate after the warm-up: the falling rate is the distill step's.
     Of the epochs after the last cut the one with the least loss on `tune` is kept, and its masks are
     exactly the plan. `surgery.stages` has an entry an epoch.
 
     A killed run goes on from `work` and ends, on a CPU, in the same bits. The module is not changed.
     Raises CompressionError for a criterion that cannot rank in training, for a schedule without
-    epochs, and what training raises.
+    epochs or that begins above the plan, and what training raises.
     """
     criterion = _criterion(course.prune.criterion)
     schedule = course.prune.schedule
@@ -71,12 +74,13 @@ def grow_masks(course: MaskCourse, work: Path) -> Masked:
     batches = sum(1 for _ in course.task.batches("train", epoch=0, seed=course.seed))
     if not batches:
         raise TaskError("the split 'train' is empty", where="batches()", fix="give it examples")
-    share = share_of(schedule, batches * epochs)
+    share = share_of(schedule, batches * epochs, final=_sparsity(course.plan, schedule))
     shaper = MaskShaper(
         plan=course.plan,
         share=share,
         share_name=digest_of(schedule),
         criterion=criterion,
+        regrow=bool(schedule.regrow),
         recalibrate=course.prune.recalibrate,
     )
     recovered = recover(
@@ -100,14 +104,51 @@ def grow_masks(course: MaskCourse, work: Path) -> Masked:
     return Masked(module=recovered.module, masks=masks, surgery=surgery)
 
 
-def share_of(schedule: ScheduleParams, steps: int) -> Callable[[int], float]:
-    """The part of a plan that is masked once `done` of `steps` optimiser steps are taken: 1 at the end."""
+def share_of(schedule: ScheduleParams, steps: int, *, final: float) -> Callable[[int], float]:
+    """The part of a plan of sparsity `final` that is masked once `done` of `steps` optimiser steps are
+    taken: 1 at the end.
+
+    From the step at `schedule.begin` on, `schedule.initial` of the weights are masked, from the one at
+    `schedule.end` on as many as the plan says, and `schedule.steps` cuts at equal distances lead from
+    one to the other: the sparsity of TF-MOT's schedules of that begin_step and end_step, whose
+    frequency is this distance. A cut between two steps comes after the second.
+
+    Where neither is given the schedule began one distance before the training, and ends one before its
+    end: cut k is made at (k - 1) / schedule.steps of the training, the first after its first step, and
+    the last is followed by as much recovery as the others. (The kinds of TF-MOT run from 0 to 1 then.)
+    """
+    if schedule.begin is UNSET and schedule.end is UNSET and schedule.kind not in AS_TF_MOT:
+        distance = Fraction(steps, schedule.steps)
+        first, begin, end = 1, -distance, steps - distance
+    else:
+        first = round(steps * (schedule.begin or 0.0))
+        begin = Fraction(first)
+        end = Fraction(round(steps * (1.0 if schedule.end is UNSET else schedule.end)))
+    power = None if schedule.power is UNSET else schedule.power
 
     def share(done: int) -> float:
-        cut = min(done * schedule.steps // steps + 1, schedule.steps)
-        return sparsity_at(schedule.kind, cut / schedule.steps, final=1.0)
+        if done < first:
+            return 0.0
+        over = 1.0
+        if done < end:
+            over = (done - begin) * schedule.steps // (end - begin) / schedule.steps
+        return share_at(
+            schedule.kind, over, final=final, initial=schedule.initial or 0.0, power=power
+        )
 
     return share
+
+
+def _sparsity(plan: SparsityPlan, schedule: ScheduleParams) -> float:
+    """The plan's. Raises CompressionError where the schedule begins above it."""
+    found = plan.zeros / max(1, sum(item.size for item in plan.tensors))
+    if (schedule.initial or 0.0) > found:
+        raise CompressionError(
+            f"the schedule begins at a sparsity of {schedule.initial}, the plan's is {found:.4g}",
+            where="params.yaml (prune.schedule.initial)",
+            fix="set it lower, or plan.sparsity higher",
+        )
+    return found
 
 
 def _criterion(name: str) -> Criterion:

@@ -41,9 +41,10 @@ class MaskShaper:
     """A Shaper (compress.training.shaping) that holds `masks`, or with a `plan` grows them until they are it.
 
     `share(done)` is the part of the plan in [0, 1] that is masked once `done` optimiser steps are
-    taken; it is looked at after every `every` steps, and after the last step of all the plan is
-    whole, whatever it says (`share_name` tells it from others in a checkpoint). From then on the masks
-    stay. Each look ranks the weights anew:
+    taken; it is looked at before the first step (where the criterion can rank without gradients), after
+    every `every` steps, and after the last step of all the plan is whole, whatever it says (`share_name`
+    tells it from others in a checkpoint). From then on the masks stay. Each look that finds another
+    share than the last ranks the weights anew:
     - magnitude: |w|; magnitude-adam: w^2 sqrt(v) of the optimiser's own v;
     - taylor: |w g|, the mean over the steps since the last look;
     - movement: -w g, summed from the first step on (Sanh et al., arXiv:2005.07683, section 4).
@@ -118,6 +119,11 @@ class MaskShaper:
                 self._scores[name] = torch.zeros_like(weight)
             if self.plan is not None and not module.get_parameter(name).requires_grad:
                 self._refuse_frozen(name)
+        if not self.settled and self._can_rank(optimizer):
+            share = self._share(0)
+            # On a resume this finds none but dead weights: as many and more are masked by then.
+            if share > 0.0:
+                self._rank(module, optimizer, share)
         self._renew()
         self._hold(module, optimizer)
         self._fresh = True  # the optimiser may be given a state to begin with after this
@@ -147,12 +153,9 @@ class MaskShaper:
         if not self.settled:
             done = moment.step + 1
             last = done >= moment.steps
-            share = 1.0 if last else self.share(done)
-            if not 0.0 <= share <= 1.0:
-                raise CompressionError(f"the schedule's share after {done} steps is {share}")
+            share = 1.0 if last else self._share(done)
             due = last or (self._can_rank(optimizer) and (share >= 1.0 or done % self.every == 0))
-            # The same share of what is alive is what is masked already.
-            if due and share > 0.0 and (self.regrow or share != self._done):
+            if due and share > 0.0 and share != self._done:
                 self._rank(module, optimizer, share)
         self._hold(module, optimizer)
 
@@ -191,6 +194,12 @@ class MaskShaper:
                 parts[part][name] = tensor.to(parts[part][name].device).clone()
         self._renew()
         self._done, self._steps = float(state[SHARE]), int(state[GATHERED_STEPS])
+
+    def _share(self, done: int) -> float:
+        share = self.share(done)
+        if not 0.0 <= share <= 1.0:
+            raise CompressionError(f"the schedule's share after {done} steps is {share}")
+        return share
 
     def _rank(self, module: nn.Module, optimizer: torch.optim.Optimizer, share: float) -> None:
         if self.plan is None:

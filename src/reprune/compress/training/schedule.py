@@ -1,7 +1,8 @@
 """How much is pruned when: sparsity as a pure function of training progress, by name.
 
-`sparsity_at` is what gradual masks and staged cuts call. The functions named after TensorFlow Model
-Optimization give the values that its schedules give, step for step, for recipes that are written so.
+`sparsity_at` is what gradual masks and staged cuts are made of. The functions named after TensorFlow
+Model Optimization are its schedules, as it writes them: what `polynomial` and `constant` of
+`prune.schedule` are held to.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SCHEDULES: dict[str, str] = {
     "exponential": "reprune.compress.training.schedule:exponential",
     "iterative": "reprune.compress.training.schedule:linear",
     "one-shot": "reprune.compress.training.schedule:constant",
-    "polynomial": "reprune.compress.training.schedule:cubic",
+    "polynomial": "reprune.compress.training.schedule:polynomial",
 }
 
 
@@ -30,13 +31,20 @@ class Schedule(Protocol):
 
 
 def sparsity_at(
-    kind: str, progress: float, *, final: float, initial: float = 0.0, steps: int = 0
+    kind: str,
+    progress: float,
+    *,
+    final: float,
+    initial: float = 0.0,
+    steps: int = 0,
+    power: float | None = None,
 ) -> float:
     """The sparsity that the schedule `kind` asks for; a plug-in of `reprune.schedules` may be one.
 
     `progress` is the share of the schedule that is over: below 0 the sparsity is `initial`, from 1 on
     it is exactly `final`, in between it never falls and stays within the two. With `steps` > 0 it
     rises at `steps` instants only (at progress 1/steps, 2/steps, ... 1), as an iterative cut does.
+    `power` is for the kind `polynomial`.
 
     Raises UnknownName for a kind that nobody registered, InputError where not 0 <= initial <= final <= 1.
     """
@@ -53,7 +61,21 @@ def sparsity_at(
     if steps > 0:
         # A tiny push, so that progress k/steps, which floats may put just below it, counts as done.
         progress = math.floor(progress * steps * (1.0 + 1e-12) + 1e-12) / steps
-    return min(max(schedule(progress, initial=initial, final=final), initial), final)
+    more = {} if power is None else {"power": power}
+    return min(max(schedule(progress, initial=initial, final=final, **more), initial), final)
+
+
+def share_at(
+    kind: str, progress: float, *, final: float, initial: float = 0.0, power: float | None = None
+) -> float:
+    """How much of a plan that removes the share `final` is done: `sparsity_at` as a part of `final`.
+
+    Exactly 1 once the schedule is over. It is not the sparsity of a plan that removes everything: an
+    exponential schedule has no way there.
+    """
+    if final <= 0.0:
+        return 1.0  # there is nothing to do
+    return sparsity_at(kind, progress, final=final, initial=initial, power=power) / final
 
 
 def stage_sparsities(kind: str, steps: int, *, final: float) -> tuple[float, ...]:
@@ -80,7 +102,7 @@ def cubic(progress: float, *, initial: float, final: float) -> float:
     return polynomial(progress, initial=initial, final=final, power=3.0)
 
 
-def polynomial(progress: float, *, initial: float, final: float, power: float) -> float:
+def polynomial(progress: float, *, initial: float, final: float, power: float = 3.0) -> float:
     """s_f + (s_i - s_f)(1 - p)^power."""
     return final + (initial - final) * math.pow(1.0 - progress, power)
 
