@@ -21,7 +21,7 @@ from reprune.compress.ladder import prune_channels
 from reprune.compress.planning.curves import Curve
 from reprune.compress.planning.options import Options
 from reprune.compress.sensitivity.subject import keeps
-from reprune.compress.stages import Course, cut_in_stages
+from reprune.compress.stages import Course, cut_in_stages, stage_params
 from reprune.compress.structure.alignment import alignments
 from reprune.compress.structure.blocks import Block
 from reprune.compress.structure.equality import architecture_of
@@ -135,12 +135,94 @@ def test_a_normalizer_that_changes_nothing_is_told(model_task: Callable[..., obj
 def test_a_schedule_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
     """Steps and epochs without a kind would be forgotten silently."""
     path = tmp_path / "params.yaml"
-    text = "name: a\ntask: task.digits:DigitsTask\nprune: {schedule: {steps: 3, epochs: 2"
+    text = "name: a\ntask: task.digits:DigitsTask\nprune: {schedule: {steps: 3, epochs: 3"
     path.write_text(text + "}}\n")
     with pytest.raises(DocumentError, match="one-shot cut has no steps"):
         read_params(path)
     path.write_text(text + ", kind: cubic}}\n")
     assert read_params(path).prune.schedule.steps == 3
+
+
+MASKS = "plan: {method: weights, sparsity: 0.6}\n"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "plan", "where", "what"),
+    [
+        ("begin: 0.5", MASKS, "prune.schedule)", "one-shot cut has no steps"),
+        ("regrow: true", MASKS, "prune.schedule)", "one-shot cut has no steps"),
+        ("kind: cubic, epochs: 5", "", "steps", "gradual, and in 1 step it would cut all at once"),
+        (
+            "kind: mine, epochs: 5",
+            MASKS,
+            "steps",
+            "gradual, and in 1 step it would cut all at once",
+        ),
+        ("kind: cubic, steps: 3", "", "epochs", "needs training between its cuts"),
+        ("kind: cubic, steps: 3, epochs: 0.4", "", "epochs", "in whole epochs, not 0.4"),
+        ("kind: cubic, steps: 3, epochs: 3.5", MASKS, "epochs", "in whole epochs, not 3.5"),
+        ("kind: cubic, steps: 10, epochs: 3", "", "epochs", "10 cuts of channels share 3 epochs"),
+        ("kind: constant, steps: 3, epochs: 3", MASKS, "steps", "3 steps would do nothing"),
+        ("kind: constant, epochs: 3, end: 0.5", MASKS, "end", "masks all of it at `begin`"),
+        ("kind: cubic, steps: 3, epochs: 3, power: 2", MASKS, "power", "polynomial alone"),
+        ("kind: cubic, steps: 3, epochs: 3, begin: 0.2", "", "begin", "cut in stages"),
+        ("kind: cubic, steps: 3, epochs: 3, regrow: false", "", "regrow", "cut in stages"),
+        ("kind: agp, steps: 3, epochs: 3, begin: 0.5, end: 0.5", MASKS, "end", "begins at 0.5"),
+        ("kind: agp, steps: 3, epochs: 3, initial: 0.6", MASKS, "initial", "the plan's is 0.6"),
+        (
+            "kind: agp, steps: 3, epochs: 3, initial: 0.25",
+            "plan: {method: 'n:m', pattern: '3:4'}\n",
+            "initial",
+            "the plan's is 0.25",
+        ),
+    ],
+)
+def test_a_schedule_that_is_not_what_it_says_is_refused(
+    tmp_path: Path, schedule: str, plan: str, where: str, what: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        f"name: a\ntask: task.digits:DigitsTask\n{plan}prune: {{schedule: {{{schedule}}}}}\n"
+    )
+    with pytest.raises(DocumentError) as refused:
+        read_params(path)
+    text = str(refused.value)
+    assert what in text
+    assert where in text
+    assert "To fix:" in text
+
+
+@pytest.mark.parametrize(
+    ("schedule", "plan"),
+    [
+        ("kind: cubic, steps: 10, epochs: 3", MASKS),
+        ("kind: constant, epochs: 2, begin: 0.5", MASKS),
+        ("kind: constant, epochs: 2", ""),
+        ("kind: polynomial, steps: 3, epochs: 3, power: 1", ""),
+        (
+            "kind: polynomial, steps: 9, epochs: 3, initial: 0.5, begin: 0.1, end: 0.9, regrow: true",
+            MASKS,
+        ),
+    ],
+)
+def test_a_schedule_that_can_be_done_is_taken(tmp_path: Path, schedule: str, plan: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        f"name: a\ntask: task.digits:DigitsTask\n{plan}prune: {{schedule: {{{schedule}}}}}\n"
+    )
+    read_params(path)
+
+
+def test_no_stage_is_without_an_epoch_where_there_are_as_many() -> None:
+    """What read_params lets through leaves recovery after each cut, and all epochs are taken."""
+    plan = course()
+    for steps in range(2, 21):
+        for epochs in range(steps, 4 * steps):
+            schedule = ScheduleParams(kind="cubic", steps=steps, epochs=float(epochs))
+            plan = replace(plan, prune=msgspec.structs.replace(plan.prune, schedule=schedule))
+            taken = [stage_params(plan, number).epochs for number in range(1, steps + 1)]
+            assert min(taken) >= 1
+            assert sum(taken) == epochs
 
 
 def laddered(*fractions: float, **knobs: object) -> Course:
