@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from reprune.compress.planning.costs import block_key, cost_model
+from reprune.compress.stages import Course, cut_in_stages
 from reprune.compress.structure.architecture import (
     Architecture,
     AttributeChange,
@@ -26,7 +27,7 @@ from reprune.compress.structure.groups import Survey, survey
 from reprune.compress.structure.separate import SeparateAttention, separate
 from reprune.compress.structured import cut
 from reprune.core.errors import CheckpointMismatch, CompressionError, TaskError
-from reprune.core.params import PruneParams
+from reprune.core.params import DistillParams, PruneParams, ScheduleParams
 from reprune.measure.profile import count_cost
 from tests import models
 from tests.compress.test_blocks import exported, quiet, reload
@@ -200,6 +201,33 @@ def test_heads_widths_and_a_layer_are_cut_rebuilt_and_exported(
     for change in result.architecture.attributes:
         assert getattr(again.get_submodule(change.module), change.attribute) == change.after
     assert exported(result.module, inputs, tmp_path) < 1e-4
+
+
+def test_heads_and_dimensions_of_one_fused_projection_are_cut_in_stages(
+    model_task: Callable[..., object], tmp_path: Path
+) -> None:
+    """Both run through the very same layers; after the first cut each is still known by its name."""
+    module, inputs, found = surveyed("vit")
+    widths = {"blocks.0.attn:heads": 2, "blocks.0.attn:dimensions": 1, "blocks.1.attn:heads": 1}
+    course = Course(
+        task=model_task("vit", examples=32),  # type: ignore[arg-type]
+        module=module,
+        teacher=module,
+        digest="sha256:dense",
+        groups=found.groups,
+        regroup=lambda now: survey(now, inputs, (), dimensions=True).groups,
+        widths=widths,
+        blocks=(),
+        prune=PruneParams(examples=32, schedule=ScheduleParams(kind="iterative", steps=3)),
+        distill=DistillParams(),
+        seed=0,
+        say=quiet,
+    )
+    done = cut_in_stages(course, tmp_path)
+    first, second = (block.attn for block in done.module.blocks)
+    assert (first.num_heads, first.head_dim, first.qkv.out_features) == (2, 1, 3 * 2 * 1)
+    assert (second.num_heads, second.head_dim, second.qkv.out_features) == (1, 4, 3 * 1 * 4)
+    assert {cut.group: cut.keep for cut in done.surgery.groups if cut.keep < cut.width} == widths
 
 
 def test_other_weights_or_numbers_are_refused_when_rebuilding(tmp_path: Path) -> None:

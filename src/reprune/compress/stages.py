@@ -190,10 +190,11 @@ def _share(course: Course, number: int) -> float:
 def _groups_now(course: Course, number: int, module: nn.Module) -> list[Group]:
     """The course's groups as they are in `module`, before cut `number`.
 
-    They are known by the layers that they run through, as far as those are still there: the layer that
-    named one may be gone with a block. One that has not the width which the last cut left is another
-    (of a single key-value head, say, the query heads that share it) and is left alone. Raises
-    CompressionError for a group that must be cut further but can no longer be found.
+    They are known by what a channel of theirs is and by the layers that they run through, as far as
+    those are still there: the layer that named one may be gone with a block. One that has not the width
+    which the last cut left is another (of a single key-value head, say, the query heads that share it)
+    and is left alone. Raises CompressionError for a group that must be cut further but can no longer
+    be found.
     """
     if number == 1:
         return list(course.groups)
@@ -217,9 +218,11 @@ def _groups_now(course: Course, number: int, module: nn.Module) -> list[Group]:
     return found
 
 
-def _places(group: Group, gone: Collection[str] = ()) -> frozenset[tuple[str, str]]:
-    """The layers and axes that the group runs through, without those inside the blocks `gone`."""
-    return frozenset(
+def _places(group: Group, gone: Collection[str] = ()) -> tuple[str, frozenset[tuple[str, str]]]:
+    """The group's unit, and the layers and axes that it runs through without those inside the blocks
+    `gone`. The unit tells heads from their dimensions where one layer makes queries, keys and values.
+    """
+    return group.unit, frozenset(
         (member.module, member.axis) for member in group.members if not inside(member.module, gone)
     )
 
