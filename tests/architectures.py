@@ -3,7 +3,8 @@
 A `Spec` is plain data that hypothesis draws and shrinks; `build` makes the network, generic weights and
 all, from it and its seed alone. Every way of coupling channels is a block: plain convolutions, residuals
 with projected (B) and padded (A) shortcuts, concatenation, split, gate, depthwise and grouped
-convolutions, a U-Net level, recurrent layers, a flattened MLP, and transformer blocks.
+convolutions, a U-Net level, recurrent layers, a flattened MLP, and transformer blocks. Weights that two
+layers share, parameters that do not train and keys that several query heads read are flags of the spec.
 """
 
 from __future__ import annotations
@@ -186,10 +187,26 @@ BLOCKS: Mapping[str, Callable[[int, int], nn.Module]] = {
 }
 
 
+class Tied(nn.Module):
+    """A layer, then a residual of two layers with one weight. What is before can be cut as without it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.start = nn.Linear(width, width)
+        self.one, self.two = nn.Linear(width, width), nn.Linear(width, width)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.start(x))
+        return x + self.two(F.relu(self.one(x)))
+
+
 class ImageNet(nn.Module):
     """Blocks, then a pooled linear layer or a flattened MLP."""
 
-    def __init__(self, blocks: tuple[tuple[str, int], ...], *, flatten: bool) -> None:
+    def __init__(
+        self, blocks: tuple[tuple[str, int], ...], *, flatten: bool, tied: bool = False
+    ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, padding=1)
         made, width = [], 4
@@ -199,18 +216,19 @@ class ImageNet(nn.Module):
         self.blocks = nn.Sequential(*made)
         self.flatten = flatten
         self.hidden = nn.Linear(4 * width if flatten else width, 6)
+        self.refine = Tied(6) if tied else nn.Identity()
         self.head = nn.Linear(6, CLASSES)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.blocks(F.relu(self.stem(image)))
         x = F.avg_pool2d(x, SIZE // 2).flatten(1) if self.flatten else x.mean((2, 3))
-        return self.head(F.relu(self.hidden(x)))
+        return self.head(self.refine(F.relu(self.hidden(x))))
 
 
 class SequenceNet(nn.Module):
     """Recurrent layers one upon the other; the last outputs and the last state are read."""
 
-    def __init__(self, blocks: tuple[tuple[str, int], ...]) -> None:
+    def __init__(self, blocks: tuple[tuple[str, int], ...], *, tied: bool = False) -> None:
         super().__init__()
         kinds = {"lstm": nn.LSTM, "gru": nn.GRU}
         self.embed = nn.Linear(FEATURES, 5)
@@ -224,6 +242,7 @@ class SequenceNet(nn.Module):
         self.layers = nn.ModuleList(made)
         self.wide = nn.Linear(width, 6)
         self.state = nn.Linear(int(made[-1].hidden_size), 6)
+        self.refine = Tied(6) if tied else nn.Identity()
         self.head = nn.Linear(6, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -232,25 +251,38 @@ class SequenceNet(nn.Module):
         for layer in self.layers:
             x, last = layer(x)
             state = last[0] if isinstance(last, tuple) else last
-        return self.head(F.relu(self.wide(x).mean(1)) * torch.sigmoid(self.state(state[-1])))
+        read = F.relu(self.wide(x).mean(1)) * torch.sigmoid(self.state(state[-1]))
+        return self.head(self.refine(read))
 
 
 class Encoder(nn.Module):
-    """Attention and a feed-forward layer; "bert" norms after the sums, "vit" before the layers."""
+    """Attention and a feed-forward layer; "bert" norms after the sums, "vit" before the layers.
 
-    def __init__(self, kind: str, wide: int) -> None:
+    A head of "bert" has a fixed size, so that only whole heads can go; "vit" has fixed numbers of them, so
+    that their dimensions can go as well. With `grouped`, two query heads read each key and value.
+    """
+
+    def __init__(self, kind: str, wide: int, *, grouped: bool) -> None:
         super().__init__()
         self.first = kind == "vit"
-        self.query, self.key, self.value, self.mix = (nn.Linear(8, 8) for _ in range(4))
+        if self.first:
+            self.heads, self.key_heads = 4 if grouped else 2, 2
+        reads = 16 if grouped else 8
+        self.query, self.key, self.value = nn.Linear(8, reads), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.mix = nn.Linear(reads, 8)
         self.attended, self.fed = nn.LayerNorm(8), nn.LayerNorm(8)
         self.wide, self.narrow = nn.Linear(8, 2 * wide), nn.Linear(2 * wide, 8)
 
     def attend(self, x: Tensor) -> Tensor:
+        counts = (self.heads, self.key_heads, self.key_heads) if self.first else (-1, -1, -1)
+        size = -1 if self.first else 4
         q, k, v = (
-            layer(x).view(x.shape[0], x.shape[1], -1, 4).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
+            layer(x).view(x.shape[0], x.shape[1], count, size).transpose(1, 2)
+            for layer, count in zip((self.query, self.key, self.value), counts, strict=True)
         )
-        return self.mix(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        k, v = (one.repeat_interleave(q.shape[1] // one.shape[1], dim=1) for one in (k, v))
+        seen = F.scaled_dot_product_attention(q, k, v, scale=0.5)
+        return self.mix(seen.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.first:
@@ -263,27 +295,46 @@ class Encoder(nn.Module):
 class Transformer(nn.Module):
     """BERT-like over tokens, or ViT-like over the patches of an image."""
 
-    def __init__(self, kind: str, blocks: tuple[tuple[str, int], ...]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        blocks: tuple[tuple[str, int], ...],
+        *,
+        tied: bool = False,
+        grouped: bool = False,
+    ) -> None:
         super().__init__()
         self.patches = kind == "vit"
         self.embed = nn.Conv2d(3, 8, 4, stride=4) if self.patches else nn.Embedding(WORDS, 8)
-        self.layers = nn.Sequential(*(Encoder(kind, size) for _, size in blocks))
+        self.layers = nn.Sequential(*(Encoder(kind, size, grouped=grouped) for _, size in blocks))
+        self.refine = Tied(8) if tied else nn.Identity()
         self.head = nn.Linear(8, CLASSES)
 
     def forward(self, given: Tensor) -> Tensor:
         x = self.embed(given)
         if self.patches:
             x = x.flatten(2).transpose(1, 2)
-        return self.head(self.layers(x).mean(1))
+        return self.head(self.refine(self.layers(x).mean(1)))
 
 
 @dataclass(frozen=True)
 class Spec:
-    """`family` is "pooled", "flattened", "sequence", "bert" or "vit"; `blocks` are names and sizes."""
+    """`family` is "pooled", "flattened", "sequence", "bert" or "vit"; `blocks` are names and sizes.
+
+    `tied`: two of its layers share a weight. `frozen`: every second layer does not train. `grouped`, for
+    the transformers: queries are in groups, each with one key and value.
+    """
 
     family: str
     blocks: tuple[tuple[str, int], ...]
     seed: int = 0
+    tied: bool = False
+    frozen: bool = False
+    grouped: bool = False
+
+    @property
+    def transforms(self) -> bool:
+        return self.family in ("bert", "vit")
 
 
 @st.composite
@@ -296,18 +347,28 @@ def specs(draw: st.DrawFn, families: tuple[str, ...] = ()) -> Spec:
         "vit": ["encoder"],
     }.get(family, list(BLOCKS))
     block = st.tuples(st.sampled_from(names), st.integers(2, 6))
+    blocks = tuple(draw(st.lists(block, min_size=1, max_size=3)))
+    seed, often = draw(st.integers(0, 3)), st.sampled_from([False, False, True])
+    tied, frozen = draw(often), draw(often)
     return Spec(
-        family, tuple(draw(st.lists(block, min_size=1, max_size=3))), draw(st.integers(0, 3))
+        family, blocks, seed, tied, frozen, grouped=family in ("bert", "vit") and draw(often)
     )
 
 
 def factory(spec: Spec) -> nn.Module:
     """The network as a task's model() gives it: weights as torch initialises them."""
     if spec.family == "sequence":
-        return SequenceNet(spec.blocks)
-    if spec.family in ("bert", "vit"):
-        return Transformer(spec.family, spec.blocks)
-    return ImageNet(spec.blocks, flatten=spec.family == "flattened")
+        module: nn.Module = SequenceNet(spec.blocks, tied=spec.tied)
+    elif spec.transforms:
+        module = Transformer(spec.family, spec.blocks, tied=spec.tied, grouped=spec.grouped)
+    else:
+        module = ImageNet(spec.blocks, flatten=spec.family == "flattened", tied=spec.tied)
+    if spec.frozen:
+        owners = [one for one in module.modules() if [*one.parameters(recurse=False)]]
+        for layer in owners[::2]:
+            for parameter in layer.parameters(recurse=False):
+                parameter.requires_grad_(False)
+    return module
 
 
 def build(spec: Spec) -> nn.Module:

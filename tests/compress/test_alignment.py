@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -12,12 +12,12 @@ from reprune.compress.planning.costs import cost_model
 from reprune.compress.planning.curves import Curve
 from reprune.compress.planning.options import Options
 from reprune.compress.structure.alignment import alignments
-from reprune.compress.structure.architecture import apply
+from reprune.compress.structure.architecture import apply, layout
 from reprune.compress.structure.equality import architecture_of
 from reprune.compress.structure.groups import Group, survey
 from reprune.core.params import PlanParams
 from reprune.measure.profile import count_cost
-from tests.architectures import Grouped, UNetLevel
+from tests.architectures import Grouped, Spec, UNetLevel, build, inputs, specs
 
 
 def options(module: nn.Module, groups: tuple[Group, ...], inputs: tuple, round_to: int) -> Options:
@@ -70,6 +70,49 @@ def test_any_allowed_width_leaves_every_axis_aligned() -> None:
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 assert layer.out_channels % 4 == 0
                 assert layer.in_channels % 4 == 0 or layer.in_channels == 3
+
+
+def places(groups: tuple[Group, ...], names: set[str]) -> dict[tuple[str, str], set[int]]:
+    """Every index of every (layer, axis) that a channel of one of `names` is made of."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for member in (member for group in groups if group.name in names for member in group.members):
+        mine = found.setdefault((member.module, member.axis), set())
+        mine.update(index for positions in member.positions for index in positions)
+    return found
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a spec is small enough to read as it is
+)
+@given(data=st.data(), spec=specs(), round_to=st.sampled_from([2, 3, 4, 8]))
+def test_any_allowed_cut_of_a_generated_network_is_aligned(
+    data: st.DataObject, spec: Spec, round_to: int
+) -> None:
+    """What a cut group leaves on any axis is a multiple; a group is left whole only where none fits."""
+    module, given_inputs = build(spec), inputs(spec, 2)
+    groups = survey(module, given_inputs, (), dimensions=True).groups
+    chosen = options(module, groups, given_inputs, round_to)
+    steps = alignments(module, groups, round_to)
+    kept = {}
+    for group in groups:
+        rungs = chosen.rungs[group.name]
+        assert (len(rungs) == 1) == (steps[group.name] >= group.width)
+        width = data.draw(st.sampled_from(rungs), label=group.name)
+        kept[group.name] = data.draw(st.permutations(range(group.width)))[:width]
+    cut = {group.name for group in groups if len(kept[group.name]) < group.width}
+    architecture = architecture_of(module, groups, kept)
+    touched = places(groups, cut)
+    assert {(one.module, one.axis) for one in architecture.cuts} == touched.keys()
+    for one in architecture.cuts:
+        found = layout(module.get_submodule(one.module), one.axis)
+        assert found is not None
+        untouched = one.size - len(touched[one.module, one.axis])
+        assert (len(one.keep) - untouched) * found.per_position % round_to == 0, one.module
+    with torch.no_grad():
+        assert apply(module, architecture)(*given_inputs).isfinite().all()
 
 
 def test_channels_of_different_sizes_stay_whole_where_they_cannot_be_aligned() -> None:

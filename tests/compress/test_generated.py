@@ -18,6 +18,7 @@ from torch import nn
 
 from reprune.compress.bundle import load_module, stored_tensors
 from reprune.compress.structure.architecture import apply, read_architecture, write_architecture
+from reprune.compress.structure.blocks import Block, find_blocks
 from reprune.compress.structure.equality import architecture_of, difference, mask
 from reprune.compress.structure.groups import Group, Survey, survey
 from reprune.compress.structured import CutResult, cut
@@ -38,9 +39,9 @@ def quiet(_: str) -> None:
     """Says nothing."""
 
 
-def looked_at(spec: Spec) -> tuple[nn.Module, Survey]:
+def looked_at(spec: Spec, *, dimensions: bool = False) -> tuple[nn.Module, Survey]:
     module = build(spec)
-    return module, survey(module, inputs(spec, 2), ())
+    return module, survey(module, inputs(spec, 2), (), dimensions=dimensions)
 
 
 def drawn(data: st.DataObject, groups: tuple[Group, ...]) -> dict[str, list[int]]:
@@ -63,24 +64,34 @@ def in_double(module: nn.Module, spec: Spec) -> tuple[nn.Module, tuple[torch.Ten
     )
 
 
+def some_blocks(data: st.DataObject, spec: Spec, module: nn.Module) -> list[Block]:
+    """Some of the blocks that can be removed; often none."""
+    blocks = find_blocks(module, inputs(spec, 2), ()).blocks
+    return [block for block in blocks if data.draw(st.booleans(), label=block.name)]
+
+
 def masked_is_sliced(data: st.DataObject, spec: Spec) -> None:
-    module, found = looked_at(spec)
+    module, found = looked_at(spec, dimensions=True)
     assert found.groups
-    kept = drawn(data, found.groups)
+    kept, gone = drawn(data, found.groups), some_blocks(data, spec, module)
     exact, given_inputs = in_double(module, spec)
-    sliced = apply(exact, architecture_of(exact, found.groups, kept))
-    apart = difference(mask(exact, found.groups, kept), sliced, [given_inputs])
+    sliced = apply(exact, architecture_of(exact, found.groups, kept, gone))
+    apart = difference(mask(exact, found.groups, kept, gone), sliced, [given_inputs])
     assert apart < 1e-9
     counted = {name for group in found.groups for name in [m.module for m in group.members]}
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.RNNBase):
             assert name in counted or found.skipped[name], name
+    if spec.family == "vit":  # "bert" has a fixed size of heads
+        assert sum(group.unit == "dimension" for group in found.groups) >= len(spec.blocks)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(data=st.data(), spec=specs())
 def test_any_cut_of_any_groups_is_the_masked_model(data: st.DataObject, spec: Spec) -> None:
-    """Sliced and masked are one function, and no layer is left out without a word."""
+    """Channels, heads, their dimensions and whole blocks: sliced and masked are one function, and no layer
+    is left out without a word.
+    """
     masked_is_sliced(data, spec)
 
 
