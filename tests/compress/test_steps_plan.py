@@ -204,6 +204,14 @@ def test_an_allocator_that_plan_would_not_find_is_refused_before_anything_is_mea
         run(get_step("sensitivity"), inputs, documents, tmp_path / "table", say=quiet)
 
 
+def test_a_group_that_no_multiple_fits_is_named(ground, tmp_path):
+    """16 channels cannot be fewer and a multiple of 16: that group stays whole, and it is said which."""
+    params, said = PARAMS.replace("fraction: 0.5, round_to: 4", "fraction: 0.9, round_to: 16"), []
+    plan = make_plan(ground, tmp_path, params, say=said.append).manifest
+    assert {item.group: item.keep for item in plan.groups} == {"conv1": 16, "conv2": 16}
+    assert "plan: too narrow to be cut with these params: conv1" in said
+
+
 def test_artefacts_of_another_model_are_refused(ground, tmp_path):
     """A plan needs the table and profiles of its own dense model, one cost and one criterion."""
     other = write_bundle(tmp_path / "other", trained(DigitsTask(), epochs=1))
@@ -451,14 +459,20 @@ def plan_of(widths, *, allocator="sensitivity", budget="macs", fraction=0.5) -> 
     )
 
 
-def make_plan(ground: Path, out: Path, params: str, **inputs):
+def make_plan(ground: Path, out: Path, params: str, say=None, **inputs):
     given = {
         "dense": ground / "dense",
         "profiles": [ground / "profile"],
         "table": ground / "table",
         "previous": ground / "previous",
     }
-    run(get_step("plan"), given | inputs, documents_of(ground, params), out / "plan", say=quiet)
+    run(
+        get_step("plan"),
+        given | inputs,
+        documents_of(ground, params),
+        out / "plan",
+        say=say or quiet,
+    )
     return store.read(out / "plan", Plan)
 
 
