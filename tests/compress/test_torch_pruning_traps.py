@@ -1,7 +1,8 @@
 """What torch-pruning 1.6 and torch.nn.utils.prune get wrong without a word, each with what happens here.
 
-The first sentence of a test is the trap, as met by running it; the assertions are our behaviour.
-Heads beyond what is here are in test_heads.py, masks in test_masks.py.
+The first sentence of a test is the trap, as met by running it; the assertions are our behaviour. The
+traps that are set by attention (5b, 6, 7) and by layers of one's own (12) are in
+test_torch_pruning_attention_traps.py, more on heads in test_heads.py, masks in test_masks.py.
 """
 
 from __future__ import annotations
