@@ -22,6 +22,7 @@ from reprune.compress.training.recover import Lesson, recover
 from reprune.compress.training.teacher_cache import fingerprints, is_augmented
 from reprune.core.errors import CompressionError, InputError
 from reprune.core.params import DistillParams
+from tests import models
 from tests.compress.small_digits import Cnn, DigitsTask, accuracy, trained
 
 FEATURES = ("norm1", "norm2")
@@ -146,6 +147,46 @@ def test_attention_ignores_channels_and_scale():
     expected = (maps[0] - maps[1]).square().sum(1).mean().item()
     assert attention_distance({"x": (a,)}, {"x": (b[:, :2],)}).item() > 0.0
     assert attention_distance({"x": (a,)}, {"x": (b,)}).item() == pytest.approx(expected)
+
+
+def heard_in(name, seed, modules):
+    model = models.build(name, seed=seed)
+    with calls_of(model, modules) as calls, torch.no_grad():
+        model(*models.inputs(name, 4))
+    return calls[0].features
+
+
+@pytest.mark.parametrize(("name", "module"), [("bert", "layers.0"), ("vit", "blocks.1")])
+def test_attention_of_a_transformer_is_a_map_over_its_tokens(name, module):
+    """(N, L, C): the mean square over C of each token; narrower students have one too, scale is none."""
+    ours, theirs = (heard_in(name, seed, [module]) for seed in (0, 1))
+    a, b = ours[module][0], theirs[module][0]
+    assert a.dim() == 3
+    maps = [F.normalize(t.square().mean(2), dim=1) for t in (a, b)]
+    expected = (maps[0] - maps[1]).square().sum(1).mean().item()
+    assert expected > 1e-4
+    assert attention_distance(ours, theirs).item() == pytest.approx(expected, rel=1e-5)
+    assert attention_distance(ours, {module: (3 * a.flip(2),)}).item() < 1e-12
+    assert attention_distance({module: (a[:, :, :5],)}, theirs).item() > 0.0
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ((4, 7, 8), (4, 6, 8)),
+        ((4, 7, 8), (2, 7, 8)),
+        ((4, 8, 2, 2), (4, 7, 8)),
+        ((4, 8, 2, 2), (4, 8, 2, 3)),
+        ((4, 8), (4, 8)),
+        ((4, 8, 2, 2, 2), (4, 8, 2, 2, 2)),
+    ],
+)
+def test_attention_of_anything_else_is_refused(ours, theirs):
+    """Other numbers of tokens or examples, an image beside a sequence, vectors, volumes."""
+    pair = ({"x": (torch.ones(ours),)}, {"x": (torch.ones(theirs),)})
+    with pytest.raises(CompressionError, match="cannot be compared") as caught:
+        attention_distance(*pair)
+    assert "(N, L, C)" in caught.value.fix
 
 
 @given(

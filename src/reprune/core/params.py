@@ -261,7 +261,7 @@ class DistillParams(Document, kw_only=True):
 
     The loss is (1 - weight) x the task's + weight x the distance of the logits to the teacher's
     (0 is plain fine-tuning) + `features` x that of the outputs of `feature_modules` (the task's
-    `features` where it is empty) + `attention` x that of their spatial attention maps; with `balance`
+    `features` where it is empty) + `attention` x that of their attention maps, over places or tokens; with `balance`
     the parts keep these shares of the whole whatever their sizes. The `teacher` may be the student
     itself, as it came ("self") or as its moving average ("ema").
 

@@ -87,23 +87,32 @@ def feature_distance(
 
 
 def attention_distance(student: Heard, teacher: Heard) -> Tensor:
-    """The mean over modules and examples of ||q_s - q_t||^2, where q is the spatial attention map of an
-    image feature: the mean over channels of its squares, as a vector of length 1 (Zagoruyko and
-    Komodakis 2017, arXiv:1612.03928, section 3.1). Widths may differ, places may not. float32.
+    """The mean over modules and examples of ||q_s - q_t||^2, where q is the attention map of a feature:
+    at each place of an image (N, C, H, W), or for each token of a sequence (N, L, C), the mean over
+    channels of its squares, as a vector of length 1 (Zagoruyko and Komodakis 2017, arXiv:1612.03928,
+    section 3.1, for images; the same is done with tokens, padding included). Widths may differ, places
+    and numbers of tokens may not. float32.
 
-    Raises CompressionError for features that are no images (N, C, H, W), or of other sizes.
+    Raises CompressionError for features that are neither, or of other sizes.
     """
     parts = []
     for name, ours, theirs in _pairs(student, teacher):
-        if ours.dim() != 4 or ours.shape[2:] != theirs.shape[2:] or len(ours) != len(theirs):
+        if ours.dim() not in {3, 4} or _places(ours) != _places(theirs):
             raise _unlike(name, ours, theirs)
         gap = _attention(ours) - _attention(theirs)
         parts.append(gap.square().sum(dim=1).mean())
     return torch.stack(parts).mean()
 
 
+def _places(feature: Tensor) -> tuple[int, ...]:
+    """The feature's sizes without that of its channels: examples first, then places or tokens."""
+    dim = channel_dim(feature)
+    return (*feature.shape[:dim], *feature.shape[dim + 1 :])
+
+
 def _attention(feature: Tensor) -> Tensor:
-    return F.normalize(feature.float().square().mean(dim=1).flatten(1), dim=1)
+    squares = feature.float().square().mean(dim=channel_dim(feature))
+    return F.normalize(squares.flatten(1), dim=1)
 
 
 def _pairs(student: Heard, teacher: Heard) -> list[tuple[str, Tensor, Tensor]]:
@@ -135,5 +144,5 @@ def _unlike(name: str, ours: Tensor, theirs: Tensor) -> CompressionError:
         f"the features cannot be compared: student {tuple(ours.shape)}, teacher "
         f"{tuple(theirs.shape)}",
         where=f"distill ({name})",
-        fix="name modules with outputs of the same places; attention needs (N, C, H, W)",
+        fix="name modules with outputs of the same places; attention needs (N, C, H, W) or (N, L, C)",
     )
