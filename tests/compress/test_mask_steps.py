@@ -407,6 +407,11 @@ def test_a_masked_model_is_built_like_any_other(world: World, text: str) -> None
             CompressionError,
             r"needs training between",
         ),
+        (
+            params("method: weights", "criterion: l1", "sensitivity: {method: calibrated}\n"),
+            CompressionError,
+            r"measured in full.*sensitivity\.method: calibrated can do nothing",
+        ),
         (params("method: n:m, pattern: '4:4'"), CompressionError, r"no pattern"),
         (params("method: n:m, pattern: '3:7'"), CompressionError, r"no weight of this model"),
     ],

@@ -343,7 +343,7 @@ def test_tables_of_two_kinds_of_machine_are_refused(ground, tmp_path, timed_as_t
         ("limits: {mac: 0.5}", "no limit 'mac'; did you mean 'macs'"),
         ('limits: {"latency@cpus": 0.5}', "did you mean 'latency@cpu'"),
         ("limits: {macs: 0.5}", "macs is the budget and a limit too"),
-        ("method: weights, widths: {conv1: 8}", "about channels"),
+        ("method: weights, widths: {conv1: 8}", "'weights' does not read plan.widths"),
     ],
 )
 def test_limits_of_nothing_are_refused_when_the_file_is_read(tmp_path, knobs, message):

@@ -182,7 +182,7 @@ def test_allocators_that_try_keep_to_floors(name: str) -> None:
         ({"eye": "e", "nose": "n"}, {"floors": {"eye": 0.5}}, ""),
         ({"eye": "e", "nose": "n"}, {"floors": {"ey": 0.5}}, "no member 'ey'"),
         (None, {"floors": {"eye": 0.5}}, "this is no set"),
-        ({"eye": "e"}, {"floors": {"eye": 0.5}, "method": "weights"}, "plan.method is weights"),
+        ({"eye": "e"}, {"floors": {"eye": 0.5}, "method": "weights"}, "does not read plan.floors"),
         ({"eye": "e"}, {"floors": {"eye": -0.5}}, "floors"),
     ],
 )

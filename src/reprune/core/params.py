@@ -16,6 +16,16 @@ from reprune.core.plan_checks import check_choice, planned_by_tables
 PARAMS_FILE = "params.yaml"
 # What `plan.limits` may bound, beside latency@<target>.
 LIMITS = ("macs", "params", "bytes")
+# The one method of `plan` that reads a knob; every other knob of it is about channels.
+PLAN_KNOBS = {"plan.sparsity": "weights", "plan.scope": "weights", "plan.pattern": "n:m"}
+# What is read only where channels are cut, and what only a calibrated sensitivity reads.
+CUT_KNOBS = tuple(
+    f"prune.{knob}"
+    for knob in ("reduction", "normalizer", "sparse_learning", "ridge", "equality_max_abs")
+)
+CALIBRATED_KNOBS = tuple(
+    f"sensitivity.{knob}" for knob in ("budget", "precision", "joint_fraction")
+)
 MIN_EXAMPLES = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
 
 Share: TypeAlias = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -261,9 +271,9 @@ class DistillParams(Document, kw_only=True):
 
     The loss is (1 - weight) x the task's + weight x the distance of the logits to the teacher's
     (0 is plain fine-tuning) + `features` x that of the outputs of `feature_modules` (the task's
-    `features` where it is empty) + `attention` x that of their attention maps, over places or tokens; with `balance`
-    the parts keep these shares of the whole whatever their sizes. The `teacher` may be the student
-    itself, as it came ("self") or as its moving average ("ema").
+    `features` where it is empty) + `attention` x that of their attention maps, over places or tokens;
+    with `balance` the parts keep these shares of the whole whatever their sizes. The `teacher` may be
+    the student itself, as it came ("self") or as its moving average ("ema").
 
     The learning rate rises over `warmup_epochs`, is held until `hold_epochs`, and falls along a cosine
     unless `rate` is constant. `learning_rate: auto` takes the champion's, where `generations.reuse` is on and
@@ -563,8 +573,9 @@ def _check_course(params: Params, path: Path) -> None:
 
 
 def _check_plan(params: Params, path: Path) -> None:
-    """Refuses limits of nothing that is known, and what a plan of masks would not obey."""
+    """Refuses limits of nothing that is known, and knobs that the methods chosen do not read."""
     plan = params.plan
+    _check_idle(params, path)
     known = [*LIMITS, *(f"latency@{target}" for target in params.targets)]
     for name in plan.limits or ():
         if name not in known:
@@ -583,14 +594,6 @@ def _check_plan(params: Params, path: Path) -> None:
                 where=f"{path} (plan.floors)",
                 fix=f"use one of: {', '.join(members)}" if members else "take plan.floors out",
             )
-    given = (plan.limits, plan.floors, plan.widths, plan.removed_blocks)
-    if plan.method != "channels" and any(given):
-        raise DocumentError(
-            "limits, floors, widths and removed_blocks are about channels, and plan.method is "
-            f"{plan.method}",
-            where=f"{path} (plan)",
-            fix="take them out, or set plan.method to channels",
-        )
     budget = f"latency@{plan.latency_target}" if plan.budget == "latency" else plan.budget
     if budget in (plan.limits or ()):
         raise DocumentError(
@@ -598,6 +601,51 @@ def _check_plan(params: Params, path: Path) -> None:
             where=f"{path} (plan.limits)",
             fix="keep one of both: the budget's is plan.fraction",
         )
+
+
+def _check_idle(params: Params, path: Path) -> None:
+    """Refuses knobs, set to other than their defaults, that only a method which is not chosen reads."""
+    method = params.plan.method
+    readers = {
+        knob: PLAN_KNOBS.get(knob, "channels")
+        for knob in _changed("plan", params.plan)
+        if knob != "plan.method"
+    }
+    measured = _changed("sensitivity", params.sensitivity)
+    if method != "channels":
+        for_cuts = [knob for knob in _changed("prune", params.prune) if knob in CUT_KNOBS]
+        for_cuts += [knob for knob in measured if knob != "sensitivity.examples"]
+        readers |= dict.fromkeys(for_cuts, "channels")
+    idle: dict[str, tuple[str, str, str]] = {
+        knob: ("plan.method", method, reader)
+        for knob, reader in readers.items()
+        if reader != method
+    }
+    if method == "channels" and params.sensitivity.method == "full":
+        unread = [knob for knob in measured if knob in CALIBRATED_KNOBS]
+        idle |= dict.fromkeys(unread, ("sensitivity.method", "full", "calibrated"))
+    if not idle:
+        return
+    raise DocumentError(
+        "; ".join(f"{by} '{chosen}' does not read {knob}" for knob, (by, chosen, _) in idle.items())
+        + f": {'it' if len(idle) == 1 else 'they'} would do nothing",
+        where=f"{path} ({', '.join(idle)})",
+        fix=f"take {'it' if len(idle) == 1 else 'them'} out, or set "
+        + " or ".join(dict.fromkeys(f"{by} to '{reader}'" for by, _, reader in idle.values())),
+    )
+
+
+def _changed(name: str, section: Document) -> list[str]:
+    """The knobs of the section `name` that differ from their defaults; what is empty counts as not set."""
+    plain = type(section)()
+    values = {
+        knob: (getattr(section, knob), getattr(plain, knob)) for knob in section.__struct_fields__
+    }
+    return [
+        f"{name}.{knob}"
+        for knob, (value, default) in values.items()
+        if value != default and (value or default is not UNSET)
+    ]
 
 
 def _check_head_dimensions(params: Params, path: Path) -> None:

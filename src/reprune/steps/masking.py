@@ -83,7 +83,14 @@ class MaskWork:
 def mask_work(
     opened: Dense, sensitivity: SensitivityParams, plan: PlanParams, prune: PruneParams, seed: int
 ) -> MaskWork:
-    """The tensors of `opened` that may be masked, and how they are to be measured."""
+    """The tensors of `opened` that may be masked, and how they are to be measured.
+
+    Raises CompressionError where a cheaper measurement is asked for: there is none of masks.
+    """
+    _refuse_knobs(
+        f"plan.method '{plan.method}' masks weights, each tensor of which is measured in full",
+        {"sensitivity.method: calibrated": sensitivity.method == "calibrated"},
+    )
     from reprune.compress.masks.planning import find_weights
     from reprune.compress.masks.sensitivity import MaskSubject, shares_for
 

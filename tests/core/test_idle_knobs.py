@@ -1,0 +1,129 @@
+"""Knobs of params.yaml that the method chosen does not read: refused when the file is read, not ignored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from reprune.core.errors import DocumentError
+from reprune.core.params import Params, PlanParams, read_params
+
+CHANNEL_KNOBS = {
+    "depth": True,
+    "head_dimensions": True,
+    "allocator": "uniform",
+    "budget": "params",
+    "fraction": 0.4,
+    "round_to": 4,
+    "min_keep": 0.5,
+    "latency_target": "ort-cpu",
+    "latency_trials": 2,
+    "latency_model": "in-model",
+    "evaluations": 10,
+    "evaluation_examples": 100,
+    "search": {"sampler": "nsga2"},
+    "limits": {"params": 0.5},
+    "widths": {"conv": 4},
+    "removed_blocks": ["layer"],
+}
+MASKS = ({"method": "weights"}, {"method": "n:m"})
+
+
+def read(folder: Path, **sections: object) -> Params:
+    (folder / "params.yaml").write_text(yaml.safe_dump({"name": "a", "task": "t:T", **sections}))
+    return read_params(folder / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("sections", "knobs", "fix"),
+    [
+        ({"plan": {"sparsity": 0.95}}, "plan.sparsity", "plan.method to 'weights'"),
+        ({"plan": {"pattern": "1:4"}}, "plan.pattern", "plan.method to 'n:m'"),
+        (
+            {"plan": {"scope": "local", "pattern": "1:4"}},
+            "plan.scope, plan.pattern",
+            "take them out, or set plan.method to 'weights' or plan.method to 'n:m'",
+        ),
+        ({"plan": {"method": "channels", "scope": "local"}}, "plan.scope", "'weights'"),
+        ({"plan": {"method": "n:m", "sparsity": 0.5}}, "plan.sparsity", "'weights'"),
+        ({"plan": {"method": "n:m", "scope": "local"}}, "plan.scope", "'weights'"),
+        ({"plan": {"method": "weights", "pattern": "1:4"}}, "plan.pattern", "'n:m'"),
+        *(
+            ({"plan": masks | {knob: value}}, f"plan.{knob}", "take it out, or set plan.method")
+            for masks in MASKS
+            for knob, value in CHANNEL_KNOBS.items()
+        ),
+        *(
+            ({"plan": masks, "sensitivity": {knob: value}}, f"sensitivity.{knob}", "'channels'")
+            for masks in MASKS
+            for knob, value in {
+                "method": "calibrated",
+                "cuts": [0.5],
+                "budget": 0.2,
+                "precision": 0.2,
+                "joint_fraction": 0.4,
+            }.items()
+        ),
+        *(
+            ({"plan": MASKS[0], "prune": {knob: value}}, f"prune.{knob}", "'channels'")
+            for knob, value in {
+                "reduction": "max",
+                "normalizer": "mean",
+                "ridge": 0.1,
+                "equality_max_abs": 0.1,
+                "sparse_learning": {"method": "group-norm"},
+            }.items()
+        ),
+        *(
+            ({"sensitivity": {knob: 0.2}}, f"sensitivity.{knob}", "sensitivity.method to 'cali")
+            for knob in ("budget", "precision", "joint_fraction")
+        ),
+    ],
+)
+def test_a_knob_of_another_method_is_refused(
+    tmp_path: Path, sections: dict[str, object], knobs: str, fix: str
+) -> None:
+    """With the file, the path inside it, and both ways out."""
+    with pytest.raises(DocumentError, match="would do nothing") as caught:
+        read(tmp_path, **sections)
+    assert caught.value.where == f"{tmp_path / 'params.yaml'} ({knobs})"
+    assert fix in caught.value.fix
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"plan": {"method": "weights", "sparsity": 0.95, "scope": "local"}},
+        {"plan": {"method": "n:m", "pattern": "1:4"}, "sensitivity": {"examples": 100}},
+        {"plan": {"method": "weights", "fraction": 0.5, "pattern": "2:4", "limits": {}}},
+        {"plan": {"sparsity": 0.9, "scope": "global"}, "sensitivity": {"budget": 0.1}},
+        {
+            "plan": {"depth": True, "fraction": 0.4, "round_to": 4, "limits": {"params": 0.5}},
+            "prune": {"ridge": 0.1, "reduction": "max"},
+        },
+        {"sensitivity": {"method": "calibrated", "budget": 0.2, "precision": 0.2, "cuts": [0.5]}},
+        {
+            "plan": MASKS[0],
+            "prune": {"criterion": "sparsegpt", "examples": 64, "compensate": False},
+        },
+    ],
+)
+def test_a_knob_that_is_read_or_says_the_default_is_taken(
+    tmp_path: Path, sections: dict[str, object]
+) -> None:
+    """What stands at its default changes nothing, whoever wrote it."""
+    made = json.loads(msgspec.json.encode(read(tmp_path, **sections)))
+    for name, section in sections.items():
+        found = made[name]
+        assert {knob: found[knob] for knob in section} == section  # type: ignore[attr-defined]
+
+
+def test_every_knob_of_a_plan_is_of_some_method() -> None:
+    """A new knob is about channels unless the table says otherwise: it is then in the tests above."""
+    masks = {"method", "sparsity", "scope", "pattern"}
+    assert {*CHANNEL_KNOBS, *masks, "floors"} == set(PlanParams.__struct_fields__)
