@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from reprune.compress import compensate
 from reprune.compress.stages import Course, cut_in_stages, stage_widths
 from reprune.compress.structure.architecture import apply
 from reprune.compress.structure.compose import compose
@@ -247,6 +248,17 @@ def test_a_group_that_is_lost_on_the_way_is_said(tmp_path):
 def test_a_plan_that_cuts_nothing_is_refused(tmp_path):
     with pytest.raises(CompressionError, match="nothing is cut"):
         cut_in_stages(course(steps=2, epochs=0.0, widths=(16, 24)), tmp_path)
+
+
+def test_what_was_not_refitted_in_any_stage_is_recorded(tmp_path, monkeypatch):
+    """conv1 is cut in the first stage alone: its reader is named all the same, with the reason."""
+    monkeypatch.setattr(compensate, "FIT_BYTES", 0)
+    done = cut_in_stages(course(steps=2, epochs=0.0, widths=(15, 6)), tmp_path)
+    assert set(done.surgery.unfitted) == {"conv2", "head"}
+    assert all("would take" in why for why in done.surgery.unfitted.values())
+    monkeypatch.undo()
+    again = cut_in_stages(course(steps=2, epochs=0.0), tmp_path / "fitted")
+    assert not again.surgery.unfitted
 
 
 def test_nothing_is_modified(tmp_path):

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from reprune.compress.layer_rows import Inputs, Targets, dense_targets, input_rows
+from reprune.compress.layer_rows import Inputs, Targets, columns_of, dense_targets, input_rows
 from reprune.compress.replay import forward_order
 from reprune.compress.structure.architecture import Architecture
 from reprune.compress.structure.groups import Group
@@ -29,8 +32,17 @@ from reprune.task.protocol import Batch
 MAX_GROWTH = 4.0
 # How often the penalty is raised tenfold before the layer is left as it is.
 RAISES = 6
-# Columns of the least-squares problem that still fit memory.
-MAX_COLUMNS = 8_192
+# What the least-squares problem of one layer may take: the sums of every group, and two more matrices
+# of that size to solve one. Without groups and in float64 that are 13,376 inputs and a bias.
+FIT_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compensated:
+    """The refitted network; `unfitted` names the readers of cut channels that kept their weights, and why."""
+
+    module: nn.Module
+    unfitted: Mapping[str, str]
 
 
 def compensate(
@@ -41,32 +53,65 @@ def compensate(
     batches: Iterable[Batch],
     ridge: float,
 ) -> nn.Module:
+    """The network of `compensated`."""
+    return compensated(dense, cut_module, architecture, groups, batches, ridge).module
+
+
+def compensated(
+    dense: nn.Module,
+    cut_module: nn.Module,
+    architecture: Architecture,
+    groups: Iterable[Group],
+    batches: Iterable[Batch],
+    ridge: float,
+) -> Compensated:
     """A copy of `cut_module` whose readers of cut channels are refitted to the dense network's outputs.
 
-    For each such Conv2d or Linear, in the order of the forward pass, weights W and bias minimise
-    mean |x W - y|^2 + ridge * s * |W - W_now|^2, where s is the mean square of x: with few or
-    uninformative examples the weights stay as they are. The ridge of a layer is raised tenfold until no
-    weight is more than 4 times as large as the layer's largest was. Sums are float64. Convolutions see
-    at most a fixed number of positions, chosen by a fixed seed. Layers of other kinds, with more than
-    8,192 inputs, or whose inputs are all zero stay as they are. Neither argument is changed.
+    For each such convolution (transposed ones too) or Linear, in the order of the forward pass, weights W
+    and bias minimise mean |x W - y|^2 + ridge * s * |W - W_now|^2, where s is the mean square of x: with
+    few or uninformative examples the weights stay as they are. Each group of a grouped convolution is a
+    problem of its own. The ridge is raised tenfold until no weight is more than 4 times as large as the
+    largest there was. Sums are float64. Convolutions see at most a fixed number of positions, chosen by a
+    fixed seed. Recurrent layers, layers whose problem does not fit FIT_BYTES, and those whose inputs are
+    all zero stay as they are, and are named. Nothing makes up for removed blocks. Neither argument is
+    changed.
     """
     result = copy.deepcopy(cut_module).eval()
     examples = list(batches)
     readers = {member.module for group in groups for member in group.members if member.axis == "in"}
     cut = {(item.module, item.axis): item.keep for item in architecture.cuts}
     order, when = forward_order(result, examples[0].inputs)
+    unfitted = _static_reasons(result, architecture, readers, order)
     wanted = [
-        name
-        for name in order
-        if name in readers and (name, "in") in cut and can_fit(result.get_submodule(name))
+        name for name in order if name in readers and (name, "in") in cut and name not in unfitted
     ]
     inputs = Inputs(result, when, examples)
     with torch.no_grad(), evaluating(dense):
         for portion in dense_targets(dense, wanted, examples):
             for name, targets in portion.items():
-                outputs = cut.get((name, "out"))
-                _refit(result.get_submodule(name), inputs.of(name), targets, outputs, ridge=ridge)
-    return result
+                layer, outputs = result.get_submodule(name), cut.get((name, "out"))
+                if not _is_linear(layer):
+                    raise RuntimeError(f"{name} is no layer that can be fitted")
+                fault = _refit(layer, inputs.of(name), targets, outputs, ridge=ridge)
+                if fault:
+                    unfitted[name] = fault
+    return Compensated(module=result, unfitted=unfitted)
+
+
+def _static_reasons(
+    module: nn.Module, architecture: Architecture, readers: set[str], order: Sequence[str]
+) -> dict[str, str]:
+    """Of the readers that lost inputs, those of which it is known before anything runs that they cannot
+    be refitted. A recurrent layer reads its own units.
+    """
+    reasons: dict[str, str] = {}
+    for item in architecture.cuts:
+        layer = module.get_submodule(item.module)
+        again = isinstance(layer, nn.RNNBase)
+        if again or (item.axis == "in" and item.module in readers):
+            called = "" if item.module in order else "forward() does not call it"
+            reasons[item.module] = unfit(layer) or called
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> nn.Module:
@@ -115,46 +160,95 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     ]
 
 
-def can_fit(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
-        columns = layer.in_channels * math.prod(layer.kernel_size)
-        return layer.groups == 1 and columns <= MAX_COLUMNS
-    return isinstance(layer, nn.Linear) and layer.in_features <= MAX_COLUMNS
+def _is_linear(layer: nn.Module) -> TypeGuard[_ConvNd | nn.Linear]:
+    return isinstance(layer, _ConvNd | nn.Linear)
+
+
+def unfit(layer: nn.Module) -> str:
+    """Why `compensate` leaves a layer of this kind and size as it is; empty where it refits it."""
+    if not _is_linear(layer):
+        return f"no least squares for {type(layer).__name__}"
+    groups = layer.groups if isinstance(layer, _ConvNd) else 1
+    if isinstance(layer, _ConvNd) and layer.transposed and groups > 1:
+        return "no least squares for grouped transposed convolutions"
+    columns = columns_of(layer)
+    size = 8 * (groups + 2) * (columns + 1) ** 2
+    if size > FIT_BYTES:
+        return (
+            f"least squares over its {columns} inputs would take {size / 2**30:.1f} GiB, "
+            f"{FIT_BYTES / 2**30:g} GiB are allowed"
+        )
+    return ""
 
 
 def _refit(
-    layer: nn.Module,
+    layer: _ConvNd | nn.Linear,
     inputs: Iterator[Tensor],
     targets: Targets,
     outputs: Sequence[int] | None,
     *,
     ridge: float,
-) -> None:
-    """Replaces the layer's weight and bias by the solution of `compensate`."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]  # Conv2d or Linear
-    bias: Tensor | None = layer.bias  # type: ignore[assignment]  # as above
-    now = _matrix(weight, bias)
-    gram = torch.zeros(now.shape[0], now.shape[0], dtype=torch.float64)
-    moment = torch.zeros_like(now)
-    rows = 0
+) -> str:
+    """Replaces the layer's weight and bias by the solution of `compensate`; says why, where it does not."""
+    groups = layer.groups if isinstance(layer, _ConvNd) else 1
+    transposed = isinstance(layer, _ConvNd) and layer.transposed
+    filters = layer.weight.movedim(0, 1) if transposed else layer.weight
+    biases = [None] * groups if layer.bias is None else layer.bias.chunk(groups)
+    problems = [
+        _Problem(weight, bias) for weight, bias in zip(filters.chunk(groups), biases, strict=True)
+    ]
     for place, given in enumerate(inputs):
-        x = _rows(layer, given, targets.widths[place], targets.places[place])
+        x = _rows(layer, given, targets.sizes[place], targets.places[place])
         y = targets.rows[place].to(torch.float64)
-        gram += x.T @ x
-        moment += x.T @ (y if outputs is None else y[:, list(outputs)])
-        rows += len(x)
-    columns = now.shape[0] - (bias is not None)
-    scale = float(gram.diagonal()[:columns].mean()) / max(rows, 1)
-    if not math.isfinite(scale) or scale <= 0.0:
-        return
-    # The bias has no penalty to speak of: it is what a removed channel's mean turns into.
-    penalty = torch.full((now.shape[0],), ridge * scale, dtype=torch.float64)
-    penalty[columns:] *= 1e-6
-    fitted = fit_within(gram / rows, (moment - gram @ now) / rows, now, penalty, columns)
-    if fitted is not None:
-        weight.copy_(fitted.T[:, :columns].reshape(weight.shape))
-        if bias is not None:
-            bias.copy_(fitted.T[:, columns])
+        if outputs is not None:
+            y = y[:, list(outputs)]
+        parts = zip(problems, x.chunk(groups, dim=1), y.chunk(groups, dim=1), strict=True)
+        for problem, read, wanted in parts:
+            problem.add(read, wanted)
+    faults = [fault for problem in problems if (fault := problem.solve(ridge))]
+    if not faults:
+        return ""
+    return faults[0] if groups == 1 else f"{faults[0]} (in {len(faults)} of {groups} groups)"
+
+
+class _Problem:
+    """The normal equations of a group's weights (outputs, inputs, ...) and bias, which `solve` replaces."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+        self.now = _matrix(weight, bias)
+        self.gram = torch.zeros(self.now.shape[0], self.now.shape[0], dtype=torch.float64)
+        self.moment = torch.zeros_like(self.now)
+        self.rows = 0
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Takes up rows of inputs, (R, inputs), and of what is wanted of them, (R, outputs); float64."""
+        if self.bias is not None:
+            x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+        self.gram += x.T @ x
+        self.moment += x.T @ y
+        self.rows += len(x)
+
+    def solve(self, ridge: float) -> str:
+        """Replaces weight and bias by the solution; says why, where there is none."""
+        now, gram, rows = self.now, self.gram, self.rows
+        columns = now.shape[0] - (self.bias is not None)
+        scale = float(gram.diagonal()[:columns].mean()) / max(rows, 1)
+        if not math.isfinite(scale) or scale <= 0.0:
+            return "its inputs are all zero, or not finite, on the calibration examples"
+        # The bias has no penalty to speak of: it is what a removed channel's mean turns into.
+        penalty = torch.full((now.shape[0],), ridge * scale, dtype=torch.float64)
+        penalty[columns:] *= 1e-6
+        residual = (self.moment - gram @ now) / rows
+        fitted = fit_within(gram / rows, residual, now, penalty, columns)
+        if fitted is None:
+            return (
+                f"no solution keeps its weights within {MAX_GROWTH:g} times the largest there was"
+            )
+        self.weight.copy_(fitted.T[:, :columns].reshape(self.weight.shape))
+        if self.bias is not None:
+            self.bias.copy_(fitted.T[:, columns])
+        return ""
 
 
 def fit_within(
@@ -183,13 +277,12 @@ def _matrix(weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.cat([rows, bias.detach().to(device="cpu", dtype=torch.float64)[None]])
 
 
-def _rows(layer: nn.Module, given: Tensor, width: int, chosen: Tensor | None) -> Tensor:
-    """Rows of the layer's inputs, a 1 appended for the bias, float64."""
-    if chosen is not None and isinstance(layer, nn.Conv2d):
-        x = input_rows(layer, given, width, chosen)
+def _rows(
+    layer: _ConvNd | nn.Linear, given: Tensor, size: Sequence[int], chosen: Tensor | None
+) -> Tensor:
+    """Rows of the layer's inputs, float64."""
+    if chosen is not None and isinstance(layer, _ConvNd):
+        x = input_rows(layer, given, size, chosen)
     else:
         x = given.flatten(0, -2)
-    x = x.to("cpu", torch.float64)
-    if layer.bias is None:
-        return x
-    return torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+    return x.to("cpu", torch.float64)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from reprune.compress.replay import Timeline, replayed, size_of, watched
 from reprune.task.protocol import Batch
@@ -28,46 +29,102 @@ TARGET_BYTES = 2**30
 REPLAY_BYTES = 2**30
 
 
-def rows_an_example(layer: nn.Module, examples: int) -> int:
+def columns_of(layer: _ConvNd | nn.Linear) -> int:
+    """How many inputs each output of the layer is a sum over: in one group, at all places of the kernel."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    return layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+
+
+def rows_an_example(layer: _ConvNd | nn.Linear, examples: int) -> int:
     """How many places of each example a convolution is looked at."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]  # Conv2d or Linear
-    return math.ceil(max(MIN_ROWS, ROWS_PER_COLUMN * weight[0].numel()) / examples)
+    return math.ceil(max(MIN_ROWS, ROWS_PER_COLUMN * columns_of(layer)) / examples)
 
 
-def places(size: tuple[int, int], most: int, generator: torch.Generator) -> Tensor:
-    """Up to `most` of the places of a (height, width) image, numbered row by row, in order."""
-    return torch.randperm(size[0] * size[1], generator=generator)[:most].sort().values
+def batched(layer: _ConvNd, value: Tensor) -> Tensor:
+    """What a convolution is given or gives, (N, C, ...), also where it was called with a single example."""
+    return value[None] if value.dim() == 1 + len(layer.kernel_size) else value
+
+
+def places(size: Sequence[int], most: int, generator: torch.Generator) -> Tensor:
+    """Up to `most` of the places of an image of `size` (such as height, width), numbered with the last
+    dimension fastest, in order.
+    """
+    return torch.randperm(math.prod(size), generator=generator)[:most].sort().values
 
 
 def output_rows(y: Tensor, chosen: Tensor) -> Tensor:
-    """(N, K, H, W) at `chosen` places -> (N * P, K)."""
+    """(N, K, ...) at `chosen` places -> (N * P, K)."""
     return y.flatten(2)[:, :, chosen].movedim(1, 2).flatten(0, 1)
 
 
-def input_rows(layer: nn.Conv2d, x: Tensor, width: int, chosen: Tensor) -> Tensor:
-    """The receptive fields of the `chosen` places of an output `width` wide.
+def input_rows(layer: _ConvNd, x: Tensor, size: Sequence[int], chosen: Tensor) -> Tensor:
+    """What the layer reads for the `chosen` places of an output of `size`; for a transposed convolution
+    what it adds up there, with a 0 wherever the stride leaves a gap.
 
-    (N, C, H, W) -> (N * P, C * kh * kw).
+    (N, C, ...) -> (N * P, C * kernel), the kernel's places in the order of the weight's.
     """
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    top = torch.div(chosen, width, rounding_mode="floor") * layer.stride[0]
-    left = chosen % width * layer.stride[1]
-    rows = top[:, None] + torch.arange(layer.kernel_size[0]) * layer.dilation[0]
-    columns = left[:, None] + torch.arange(layer.kernel_size[1]) * layer.dilation[1]
-    fields = padded[:, :, rows[:, :, None], columns[:, None, :]]  # N, C, P, kh, kw
+    x = batched(layer, x)
+    where = torch.unravel_index(chosen, tuple(size))
+    if layer.transposed:
+        fields = _gathered(x, *_sources(layer, x, where))
+    else:
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        reads = [
+            at[:, None] * layer.stride[dim]
+            + torch.arange(layer.kernel_size[dim]) * layer.dilation[dim]
+            for dim, at in enumerate(where)
+        ]
+        fields = _gathered(padded, reads)
     return fields.movedim(2, 1).flatten(2).flatten(0, 1)
 
 
+def _sources(
+    layer: _ConvNd, x: Tensor, where: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """For each dimension the inputs (P, kernel) that reach the places `where` of a transposed
+    convolution's output, and whether there is one: input i reaches i * stride - padding + k * dilation.
+    """
+    reads, there = [], []
+    for dim, at in enumerate(where):
+        steps = torch.arange(layer.kernel_size[dim]) * layer.dilation[dim]
+        away = at[:, None] + int(layer.padding[dim]) - steps
+        source = torch.div(away, layer.stride[dim], rounding_mode="floor")
+        there.append((away % layer.stride[dim] == 0) & (source >= 0) & (source < x.shape[2 + dim]))
+        reads.append(source.clamp(0, x.shape[2 + dim] - 1))
+    return reads, there
+
+
+def _gathered(x: Tensor, reads: Sequence[Tensor], there: Sequence[Tensor] = ()) -> Tensor:
+    """(N, C, ...) at the places `reads`, (P, kernel) a dimension -> (N, C, P, kernel ...); 0 where one is
+    not `there`.
+    """
+
+    def spread(index: Tensor, dim: int) -> Tensor:
+        shape = [len(index), *(1 for _ in reads)]
+        shape[1 + dim] = index.shape[1]
+        return index.reshape(shape)
+
+    every = slice(None)
+    index: list[slice | Tensor] = [every, every, *map(spread, reads, range(len(reads)))]
+    fields = x[tuple(index)]
+    for dim, present in enumerate(there):
+        fields = fields * spread(present, dim).to(fields.device)
+    return fields
+
+
 def patches(
-    layer: nn.Conv2d, x: Tensor, y: Tensor, *, positions: int, generator: torch.Generator
+    layer: _ConvNd, x: Tensor, y: Tensor, *, positions: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The receptive fields of up to `positions` places of `y`, the same places for every example.
 
-    x: (N, C, H, W), y: (N, K, H', W') -> (N * P, C * kh * kw), (N * P, K).
+    x: (N, C, ...), y: (N, K, ...) -> (N * P, C * kernel), (N * P, K).
     """
-    chosen = places((y.shape[-2], y.shape[-1]), positions, generator)
-    return input_rows(layer, x, y.shape[-1], chosen), output_rows(y, chosen)
+    y = batched(layer, y)
+    size = tuple(y.shape[2:])
+    chosen = places(size, positions, generator)
+    return input_rows(layer, x, size, chosen), output_rows(y, chosen)
 
 
 class Targets:
@@ -76,10 +133,10 @@ class Targets:
     `places[i]` is None for a layer that is no convolution: all of its rows are there.
     """
 
-    def __init__(self, layer: nn.Module, examples: int) -> None:
+    def __init__(self, layer: _ConvNd | nn.Linear, examples: int) -> None:
         self.rows: list[Tensor] = []
         self.places: list[Tensor | None] = []
-        self.widths: list[int] = []
+        self.sizes: list[tuple[int, ...]] = []
         self._layer = layer
         self._generator = torch.Generator().manual_seed(POSITION_SEED)
         self._most = rows_an_example(layer, examples)
@@ -88,14 +145,15 @@ class Targets:
         """Takes up what the layer gave for the next batch."""
         made = made.detach()
         chosen = None
-        if isinstance(self._layer, nn.Conv2d):
-            chosen = places((made.shape[-2], made.shape[-1]), self._most, self._generator)
+        if isinstance(self._layer, _ConvNd):
+            made = batched(self._layer, made)
+            chosen = places(made.shape[2:], self._most, self._generator)
             rows = output_rows(made, chosen.to(made.device))
         else:
             rows = made.flatten(0, -2).clone()
         self.rows.append(rows.cpu())
         self.places.append(chosen)
-        self.widths.append(made.shape[-1])
+        self.sizes.append(tuple(made.shape[2:]))
 
 
 def dense_targets(
@@ -124,7 +182,8 @@ def dense_targets(
 def _portion(
     dense: nn.Module, names: Sequence[str], batches: Sequence[Batch], examples: int
 ) -> dict[str, Targets]:
-    targets = {name: Targets(dense.get_submodule(name), examples) for name in names}
+    layers: dict[str, Any] = {name: dense.get_submodule(name) for name in names}
+    targets = {name: Targets(layer, examples) for name, layer in layers.items()}
     for batch in batches:
         waiting = set(names)
 
@@ -136,10 +195,8 @@ def _portion(
                 raise _Seen
 
         hooks = [
-            dense.get_submodule(name).register_forward_hook(
-                lambda _m, _g, made, name=name: keep(name, made)
-            )
-            for name in names
+            layer.register_forward_hook(lambda _m, _g, made, name=name: keep(name, made))
+            for name, layer in layers.items()
         ]
         _run_until_seen(dense, batch, hooks)
     return targets

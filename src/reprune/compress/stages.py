@@ -285,6 +285,7 @@ def _surgery(course: Course, found: Sequence[StageFacts], module: nn.Module) -> 
             "nothing is cut: every group keeps its full width",
             fix="lower plan.fraction, plan.min_keep or plan.round_to, and make the plan again",
         )
+    unfitted = {name: why for one in cuts for name, why in (one.unfitted or {}).items()}
     wanted = {group.name: course.widths.get(group.name, group.width) for group in course.groups}
     return msgspec.structs.replace(
         cuts[-1],
@@ -302,6 +303,7 @@ def _surgery(course: Course, found: Sequence[StageFacts], module: nn.Module) -> 
         equality_max_abs=max(surgery.equality_max_abs for surgery in cuts),
         loss_dense=cuts[0].loss_dense,
         blocks=cuts[0].blocks,
+        unfitted=unfitted or UNSET,
         stages=tuple(facts.stage for facts in found),
         examples=sum(facts.examples for facts in found),
     )

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from msgspec import UNSET
 from torch import nn
 
-from reprune.compress.compensate import batch_norms, compensate, recalibrate
+from reprune.compress.compensate import batch_norms, compensated, recalibrate
 from reprune.compress.criteria.weights import without_scale
 from reprune.compress.importance import channel_scores, criterion_label, lowest_removed
 from reprune.compress.losses import first_batches, mean_loss
@@ -79,7 +79,8 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         f"cut {len(architecture.cuts)} layers, removed {len(blocks)} blocks; sliced and masked outputs "
         f"differ by {apart:.1e}"
     )
-    candidates = _candidates(dense, sliced, architecture, groups, batches, params)
+    candidates, unfitted = _candidates(dense, sliced, architecture, groups, batches, params)
+    _say_unfitted(unfitted, architecture, params, say)
     losses = {
         repair: mean_loss(task, candidate, batches, seed=seed)
         for repair, candidate in candidates.items()
@@ -97,6 +98,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         loss_recalibrated=losses.get("recalibrated"),
         kept=best,
         blocks=tuple(removal.module for removal in architecture.removed) or UNSET,
+        unfitted=dict(unfitted) or UNSET,
     )
     _accept(surgery, say)
     return CutResult(module=candidates[best], architecture=architecture, surgery=surgery)
@@ -167,18 +169,35 @@ def _candidates(
     groups: Sequence[Group],
     batches: Sequence[Batch],
     params: PruneParams,
-) -> dict[Repair, nn.Module]:
-    """What may be kept, the plainest first. BatchNorm statistics are renewed for the plain cut only:
-    after compensation the old ones fit, and renewing them makes it worse.
+) -> tuple[dict[Repair, nn.Module], Mapping[str, str]]:
+    """What may be kept, the plainest first, and which layers compensation left as they were, and why.
+    BatchNorm statistics are renewed for the plain cut only: after compensation the old ones fit, and
+    renewing them makes it worse.
     """
     candidates: dict[Repair, nn.Module] = {"cut": sliced}
+    unfitted: Mapping[str, str] = {}
     if params.compensate:
-        candidates["compensated"] = compensate(
-            dense, sliced, architecture, groups, batches, params.ridge
-        )
+        made = compensated(dense, sliced, architecture, groups, batches, params.ridge)
+        candidates["compensated"], unfitted = made.module, made.unfitted
     if params.recalibrate and batch_norms(sliced):
         candidates["recalibrated"] = recalibrate(sliced, batches)
-    return candidates
+    return candidates, unfitted
+
+
+def _say_unfitted(
+    unfitted: Mapping[str, str],
+    architecture: Architecture,
+    params: PruneParams,
+    say: Callable[[str], None],
+) -> None:
+    """Names what compensation did not make up for, each with the reason."""
+    if unfitted:
+        say("not refitted: " + "; ".join(f"{name} ({why})" for name, why in unfitted.items()))
+    if params.compensate and architecture.removed:
+        gone = ", ".join(removal.module for removal in architecture.removed)
+        say(
+            f"no weight makes up for the removed blocks ({gone}): only readers of cut channels are refitted"
+        )
 
 
 def _best(losses: dict[Repair, float], say: Callable[[str], None]) -> Repair:

@@ -121,7 +121,8 @@ class Surgery(Fact, kw_only=True):
 
     `loss_*` are on the calibration split: before the cut, after it, after compensation was tried
     (None where it was not), and of the model that was kept, which is the best of them. `blocks` were
-    removed whole; `sparsity` lists masked tensors; `ladder` says in words which
+    removed whole; `unfitted` names the layers that lost inputs and that compensation left as they
+    were, each with the reason; `sparsity` lists masked tensors; `ladder` says in words which
     cuts were tried and what came of them; `examples` went through a model for all this.
     """
 
@@ -140,6 +141,7 @@ class Surgery(Fact, kw_only=True):
     stages: tuple[PruneStage, ...] | UnsetType = UNSET
     ladder: tuple[str, ...] | UnsetType = UNSET
     examples: int | UnsetType = UNSET
+    unfitted: dict[str, str] | UnsetType = UNSET
 
 
 class RecoveryEpoch(Fact, kw_only=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from reprune.compress.compensate import batch_norms, can_fit, compensate, recalibrate
+from reprune.compress.compensate import batch_norms, compensate, recalibrate, unfit
 from reprune.compress.importance import channel_scores, lowest_removed
 from reprune.compress.losses import Counting, first_batches, mean_loss
 from reprune.compress.sensitivity.moments import readers
@@ -60,7 +60,7 @@ class CutTrial:
             )
             # compensate runs both models for each reader, and one batch to see their order.
             names = dict.fromkeys(name for group in groups for name in readers(group))
-            passes = 2 * sum(can_fit(module.get_submodule(name)) for name in names)
+            passes = 2 * sum(not unfit(module.get_submodule(name)) for name in names)
             self.forwarded += passes * self._count() + len(self._examples()[0])
         return self._best(candidates)
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from reprune.compress.compensate import can_fit, fit_within
-from reprune.compress.layer_rows import POSITION_SEED, patches, rows_an_example
+from reprune.compress.compensate import fit_within
+from reprune.compress.layer_rows import POSITION_SEED, columns_of, patches, rows_an_example
 from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
 from reprune.compress.replay import CACHE_BYTES, size_of, watched
 from reprune.compress.sensitivity.answers import listened
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # The bias is hardly penalised, as in compensate: it is what a removed channel's mean turns into.
 BIAS_SHARE = 1e-6
+# Inputs of a layer whose moment is held: unlike the problems of compensate, all readers' are at once.
+MAX_COLUMNS = 8_192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +66,15 @@ def input_moments(
 ) -> dict[str, Tensor]:
     """Second moments E[x xT] of the rows that each layer of `names` is given in eval mode, float64.
 
-    A 1 is appended to x for a layer with a bias. Layers that `compensate` does not fit, and those
-    whose inputs are all zero or not finite, are left out. Convolutions see the positions that
-    compensate would draw. One forward pass a batch.
+    A 1 is appended to x for a layer with a bias. Layers without `has_moment`, and those whose inputs are
+    all zero or not finite, are left out. Convolutions see the positions that compensate would draw. One
+    forward pass a batch.
     """
     layers = {name: module.get_submodule(name) for name in names}
     gatherers = {
         name: _Gatherer(layer, sum(len(batch) for batch in batches))
         for name, layer in layers.items()
-        if can_fit(layer)
+        if has_moment(layer)
     }
     hooks = [
         layers[name].register_forward_hook(found, with_kwargs=True)
@@ -93,10 +95,18 @@ def input_moments(
     }
 
 
+def has_moment(layer: nn.Module) -> TypeGuard[_ConvNd | nn.Linear]:
+    """Whether the repair of the layer has a closed form here: Linear and convolutions that are neither
+    grouped nor transposed, of at most 8,192 inputs. `compensate` refits more than these.
+    """
+    transposed = isinstance(layer, _ConvNd) and layer.transposed
+    return _is_plain(layer) and not transposed and columns_of(layer) <= MAX_COLUMNS
+
+
 class _Gatherer:
     """A forward hook that adds up x xT over sampled rows."""
 
-    def __init__(self, layer: nn.Module, examples: int) -> None:
+    def __init__(self, layer: _ConvNd | nn.Linear, examples: int) -> None:
         self.places = rows_an_example(layer, examples)
         self.generator = torch.Generator().manual_seed(POSITION_SEED)
         self.total: Tensor | None = None
@@ -106,7 +116,7 @@ class _Gatherer:
         self, layer: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], made: Tensor
     ) -> None:
         x = (*given, *named.values())[0].detach()
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, _ConvNd):
             x, _ = patches(layer, x, made, positions=self.places, generator=self.generator)
         else:
             x = x.flatten(0, -2)

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
-from reprune.compress.compensate import batch_norms, can_fit, recalibrate
+from reprune.compress.compensate import batch_norms, recalibrate
 from reprune.compress.importance import lowest_removed
 from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
 from reprune.compress.replay import Timeline, replayed, share_run
 from reprune.compress.sensitivity.answers import listened, squared_move
-from reprune.compress.sensitivity.moments import Refit, Slopes, readers, refits, repaired
+from reprune.compress.sensitivity.moments import (
+    Refit,
+    Slopes,
+    has_moment,
+    readers,
+    refits,
+    repaired,
+)
 from reprune.compress.sensitivity.observed import CutSeen, JointSeen
 from reprune.compress.sensitivity.pieces import pieces
 from reprune.compress.sensitivity.subject import Removable, Subject, bounded
@@ -42,7 +49,7 @@ def block_unit(block: Removable) -> str:
 
 def repairs_readers(module: nn.Module, group: Group, prune: PruneParams) -> bool:
     """Whether a cut of the group is compensated; else its BatchNorms may be renewed."""
-    if prune.compensate and any(can_fit(module.get_submodule(name)) for name in readers(group)):
+    if prune.compensate and any(has_moment(module.get_submodule(name)) for name in readers(group)):
         return True
     return not (prune.recalibrate and batch_norms(module))
 
