@@ -48,6 +48,7 @@ PARTS: dict[str, Any] = {
 TOLD = {
     "Surgery.*": "what the cut did, as the report tells it; what it made is measured",
     "GroupCut.*": "as Surgery",
+    "BlockCut.*": "as Surgery",
     "TensorSparsity.*": "as Surgery",
     "PruneStage.*": "as Surgery",
     "ModelBundle.surgery": "as Surgery",

@@ -7,7 +7,9 @@ import pytest
 
 from reprune.compress.planning.achieved import achieved
 from reprune.core.artifacts import (
+    BlockCut,
     Cost,
+    GroupCut,
     ModelBundle,
     Plan,
     Prediction,
@@ -78,6 +80,21 @@ def test_what_the_plan_measured_counts_first():
         PLAN, predicted=msgspec.structs.replace(PLAN.predicted, tried=tried)
     )
     assert achieved(plan, BUNDLE).factor == pytest.approx(2.5)
+
+
+def test_a_gentler_cut_than_the_plans_tells_nothing_of_what_it_predicted():
+    """The next generation would take its plan for better than it is."""
+    assert not SURGERY.gentler
+    for change in (
+        {"groups": (GroupCut(group="a", width=8, requested=2, keep=4),)},
+        {"block_cuts": (BlockCut(block="b", planned=COST, removed=COST),)},
+    ):
+        surgery = msgspec.structs.replace(SURGERY, **change)
+        assert surgery.gentler
+        found = achieved(PLAN, msgspec.structs.replace(BUNDLE, surgery=surgery), base_loss=1.0)
+        assert (found.repaired, found.recovered, found.factor) == (None, None, None)
+    gone = msgspec.structs.replace(surgery, blocks=("b",))
+    assert not gone.gentler
 
 
 def test_what_is_not_known_is_none():

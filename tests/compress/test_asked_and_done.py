@@ -247,7 +247,7 @@ def test_a_rung_of_the_same_widths_is_not_trained_again(tmp_path: Path) -> None:
     assert isinstance(ladder, tuple)
     assert [words.rpartition(": ")[2] for words in ladder] == [
         "too much",
-        "the same widths again, not tried",
+        "the same cut again, not tried",
         "taken without a trial",
     ]
     assert not (tmp_path / "rung-1").exists()

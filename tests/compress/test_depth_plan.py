@@ -273,6 +273,9 @@ def test_a_plan_with_depth_is_measured_shown_cut_and_reloaded(ground: Path, tmp_
     chosen = make_plan(ground, tmp_path, PARAMS)
     plan = chosen.manifest
     assert plan.blocks
+    assert plan.round_to == 8
+    losses = {row.block: max(row.loss_increase, 0.0) for row in table.blocks}
+    assert plan.block_losses == {name: losses[name] for name in plan.blocks}
     assert plan.predicted.macs <= 0.2 * plan.before.macs
     text = yaml.safe_load((chosen.path / "plan.yaml").read_text())
     assert text["removed_blocks"] == list(plan.blocks)
@@ -283,6 +286,14 @@ def test_a_plan_with_depth_is_measured_shown_cut_and_reloaded(ground: Path, tmp_
     surgery = bundle.manifest.surgery
     assert surgery is not None
     assert surgery.blocks == plan.blocks
+    assert not surgery.gentler
+    dense = store.read(ground / "profile", Profile).manifest.cost
+    left = {row.block: (row.params, row.macs) for row in table.blocks}
+    for item in surgery.block_cuts:
+        removed = item.removed
+        assert (dense.params - removed.params, dense.macs - removed.macs) == left[item.block]
+        assert (item.planned.params, item.planned.bytes) == (removed.params, removed.bytes)
+        assert item.planned.macs <= removed.macs
     assert (surgery.after.macs, surgery.after.params) == (
         plan.predicted.macs,
         plan.predicted.params,

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from reprune.compress.bundle import load_module, stored_tensors
+from reprune.compress.planning.cut_costs import asked_and_done
 from reprune.compress.structure.architecture import apply, read_architecture, write_architecture
 from reprune.compress.structure.blocks import Block, find_blocks
 from reprune.compress.structure.equality import architecture_of, difference, mask
@@ -134,7 +135,14 @@ def test_a_cut_is_exact_recorded_repeatable_and_leaves_its_input_alone(
     assert same_bits(result.module, again.module)
     assert (result.architecture, result.surgery) == (again.architecture, again.surgery)
     heads = {group.name: group.unit != "channel" for group in found.groups}
-    for item in result.surgery.groups:
+    widths = halves(found.groups)
+    records, _ = asked_and_done(
+        SpecTask(spec), module, found.groups, widths, (), result.architecture
+    )
+    assert [(item.group, item.keep) for item in records] == [
+        (item.group, item.keep) for item in result.surgery.groups
+    ]
+    for item in records:
         assert item.keep == item.requested == max(1, item.width // 2)
         planned, removed = item.planned, item.removed
         assert (planned.params, planned.bytes) == (removed.params, removed.bytes)

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from reprune.compress.paired import batch_losses
+from reprune.compress.planning.cut_costs import asked_and_done
 from reprune.compress.stages import Course, cut_in_stages
 from reprune.compress.structured import CutResult, cut
 from reprune.compress.training.lesson import Lesson
@@ -24,11 +25,13 @@ from reprune.core.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reprune.compress.structure.blocks import Block
     from reprune.compress.structure.groups import Group
 
 ONE_SHOT = "one-shot"
-# Widths of gentler cuts keep the alignment that the plan's have, up to this many channels.
-ALIGNMENT = 8
+# The most that a runtime here asks for. Where a plan does not say what it aligned its widths to, those of
+# gentler cuts keep what its own have in common, up to this many channels.
+ALIGNMENT = 32
 
 
 def prune_channels(course: Course, work: Path) -> CutResult:
@@ -36,13 +39,14 @@ def prune_channels(course: Course, work: Path) -> CutResult:
 
     With `sparse_learning` the model is pushed first. With a `ladder` the cut is tried at once and
     recovers for the ladder's epochs; if that misses the bar of `distill`, the next gentler cut is
-    tried; the last is taken as it is. `surgery.ladder` says in words what was tried; the groups'
-    `requested` widths stay the plan's. The cut that is taken is then made at once or on the schedule.
+    tried; the last is taken as it is. `surgery.ladder` says in words what was tried. The cut that is
+    taken is then made at once or on the schedule. Whatever was cut when, each group and block is on
+    record as what the plan asked of the course's module, and what was done to it, both with costs.
 
     What was trained is resumed from `work`. Raises what `cut` and `recover` raise, InputError for a
     ladder without a bar.
     """
-    plan = course.widths
+    plan = course
     course, spent = _pushed(course, work / "sparse-learning")
     course, words, tried = _choose_rung(course, work)
     spent += tried
@@ -51,12 +55,13 @@ def prune_channels(course: Course, work: Path) -> CutResult:
     else:
         result = cut_in_stages(course, work)
         spent += result.surgery.examples or 0
+    groups, removals = asked_and_done(
+        plan.task, plan.module, plan.groups, plan.widths, plan.blocks, result.architecture
+    )
     surgery = msgspec.structs.replace(
         result.surgery,
-        groups=tuple(
-            msgspec.structs.replace(item, requested=plan.get(item.group, item.width))
-            for item in result.surgery.groups
-        ),
+        groups=groups,
+        block_cuts=removals or UNSET,
         ladder=words or UNSET,
         examples=spent or UNSET,
     )
@@ -64,24 +69,61 @@ def prune_channels(course: Course, work: Path) -> CutResult:
 
 
 def rung_widths(
-    groups: Sequence[Group], widths: Mapping[str, int], fraction: float
+    groups: Sequence[Group],
+    widths: Mapping[str, int],
+    fraction: float,
+    alignment: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """The widths when only `fraction` of each group's cut is made; never narrower than the plan's.
 
-    A width that is no multiple of what the plan's width and the whole one share (up to 8) is lowered
-    to one: an alignment that the target wants is kept, and whatever the plan cuts is cut a little.
+    A width that is no multiple of the group's `alignment` is lowered to one, but not below the plan's:
+    whatever the plan cuts is cut a little. A group without one keeps what the plan's width and the whole one
+    share, up to ALIGNMENT channels.
     """
     found = {}
     for group in groups:
         keep = widths.get(group.name, group.width)
-        step = math.gcd(keep, group.width, ALIGNMENT)
+        step = (alignment or {}).get(group.name) or math.gcd(keep, group.width, ALIGNMENT)
         wanted = group.width - (group.width - keep) * fraction
         found[group.name] = max(keep, math.floor(wanted / step + 1e-9) * step)
     return found
 
 
+def rung_blocks(course: Course, fraction: float) -> tuple[Block, ...]:
+    """The blocks that go when only `fraction` of the cut is made: at most that share of the plan's, those
+    that it predicts to lose least without. All of them where it predicts nothing of one; at least one
+    where no group is cut, so that something is.
+    """
+    names = [block.name for block in course.blocks]
+    if not _priced(course):
+        return tuple(course.blocks)
+    narrower = any(course.widths.get(one.name, one.width) < one.width for one in course.groups)
+    number = max(math.floor(len(names) * fraction + 1e-9), 0 if narrower else 1)
+    going = sorted(names, key=lambda name: course.block_losses[name])[:number]
+    return tuple(block for block in course.blocks if block.name in going)
+
+
+def _priced(course: Course) -> bool:
+    return all(block.name in course.block_losses for block in course.blocks)
+
+
+def _rung(course: Course, fraction: float) -> Course:
+    widths = rung_widths(course.groups, course.widths, fraction, course.alignment)
+    return replace(course, widths=widths, blocks=rung_blocks(course, fraction))
+
+
+def _rung_words(course: Course, rung: Course, fraction: float) -> str:
+    """What the rung is, and which of the plan's blocks it leaves in."""
+    going = [block.name for block in rung.blocks]
+    back = [block.name for block in course.blocks if block.name not in going]
+    left = f", {', '.join(back)} not removed" if back else ""
+    return f"{fraction:.0%} of the cut{left}"
+
+
 def _choose_rung(course: Course, work: Path) -> tuple[Course, tuple[str, ...], int]:
-    """The course with the widths of the first rung that reaches the bar; words on each; examples."""
+    """The course with the widths and blocks of the first rung that reaches the bar; words on each;
+    examples.
+    """
     ladder = course.prune.ladder
     if not ladder.fractions:
         return course, (), 0
@@ -89,30 +131,35 @@ def _choose_rung(course: Course, work: Path) -> tuple[Course, tuple[str, ...], i
     bar, spent = _bar(course)
     *tries, last = (1.0, *ladder.fractions)
     words: list[str] = []
-    if course.blocks:
+
+    def note(text: str) -> None:
+        words.append(text)
+        course.say(f"ladder: {text}")
+
+    if not _priced(course):
         names = ", ".join(block.name for block in course.blocks)
-        words.append(f"every cut removes the blocks {names}: only widths are gentler")
-        course.say(f"ladder: {words[-1]}")
-    tried: list[dict[str, int]] = []
+        note(
+            f"every cut removes the blocks {names}, of which the plan predicts no loss: only widths are "
+            "gentler"
+        )
+    tried: list[tuple[Mapping[str, int], Sequence[Block]]] = []
     for number, fraction in enumerate(tries):
-        rung = replace(course, widths=rung_widths(course.groups, course.widths, fraction))
-        if rung.widths in tried:
-            words.append(f"{fraction:.0%} of the cut: the same widths again, not tried")
-            course.say(f"ladder: {words[-1]}")
+        rung = _rung(course, fraction)
+        name = _rung_words(course, rung, fraction)
+        if (rung.widths, rung.blocks) in tried:
+            note(f"{name}: the same cut again, not tried")
             continue
-        tried.append(dict(rung.widths))
+        tried.append((rung.widths, rung.blocks))
         loss, examples = _trial(rung, work / f"rung-{number}")
         spent += examples
-        words.append(
-            f"{fraction:.0%} of the cut: loss on tune {loss:.4f} after {ladder.epochs} epochs, "
+        note(
+            f"{name}: loss on tune {loss:.4f} after {ladder.epochs} epoch{'s' * (ladder.epochs > 1)}, "
             f"the bar is {bar:.4f}: {'taken' if loss <= bar else 'too much'}"
         )
-        course.say(f"ladder: {words[-1]}")
         if loss <= bar:
             return rung, tuple(words), spent
-    words.append(f"{last:.0%} of the cut: taken without a trial")
-    course.say(f"ladder: {words[-1]}")
-    rung = replace(course, widths=rung_widths(course.groups, course.widths, last))
+    rung = _rung(course, last)
+    note(f"{_rung_words(course, rung, last)}: taken without a trial")
     return rung, tuple(words), spent
 
 
@@ -138,7 +185,9 @@ def _trial(course: Course, work: Path) -> tuple[float, int]:
     )
     params = msgspec.structs.replace(course.distill, epochs=course.prune.ladder.epochs)
     done = recover(lesson, params, seed=course.seed, work=work, say=course.say)
-    return min(epoch.tune_loss for epoch in done.recovery.epochs), done.recovery.examples
+    losses = [epoch.tune_loss for epoch in done.recovery.epochs]
+    start = done.recovery.start_loss
+    return min(losses if start is UNSET else [start, *losses]), done.recovery.examples
 
 
 def _bar(course: Course) -> tuple[float, int]:

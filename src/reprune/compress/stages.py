@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from msgspec import UNSET
 from torch import nn
 
 from reprune.compress.paired import batch_losses
+from reprune.compress.planning.cut_costs import group_cuts, kept_channels
 from reprune.compress.stage_files import StageFacts, read_stage, write_stage
 from reprune.compress.structure.architecture import Architecture
 from reprune.compress.structure.blocks import groups_inside
@@ -23,7 +24,7 @@ from reprune.compress.training.lesson import Lesson, identity_of
 from reprune.compress.training.optimizer_state import Moments, moments_of, slice_moments
 from reprune.compress.training.recover import CHECKPOINT, recover
 from reprune.compress.training.schedule import share_at, sparsity_at
-from reprune.core.artifacts import GroupCut, PruneStage, Surgery
+from reprune.core.artifacts import PruneStage, Surgery
 from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError
 
@@ -43,6 +44,9 @@ STAGE_SEEDS = 100_003
 class Course:
     """What is cut from what, and how it learns in between from `teacher`, which `digest` names.
     `regroup` finds the groups of a model that was cut already, under their names in `groups`.
+
+    `alignment` is, by group, the number of channels whose multiples the targets want, `block_losses` the
+    rise in loss that the plan predicts of each of `blocks`; empty where the plan does not say.
     """
 
     task: Task
@@ -57,6 +61,8 @@ class Course:
     distill: DistillParams
     seed: int
     say: Callable[[str], None]
+    alignment: Mapping[str, int] = field(default_factory=dict)
+    block_losses: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def stages(self) -> int:
@@ -103,7 +109,7 @@ def cut_in_stages(course: Course, work: Path) -> CutResult:
             moments=_left_over(course, module, folder, number),
         )
         found.append(facts)
-    surgery = _surgery(course, found, reached.module)
+    surgery = _surgery(course, found, reached)
     return CutResult(module=reached.module, architecture=reached.architecture, surgery=surgery)
 
 
@@ -278,7 +284,7 @@ def _identity(course: Course) -> str:
     return digest_of((model, course.prune, dict(course.widths), blocks))
 
 
-def _surgery(course: Course, found: Sequence[StageFacts], module: nn.Module) -> Surgery:
+def _surgery(course: Course, found: Sequence[StageFacts], reached: _Reached) -> Surgery:
     cuts = [facts.surgery for facts in found if facts.surgery is not None]
     if not cuts:
         raise CompressionError(
@@ -286,20 +292,12 @@ def _surgery(course: Course, found: Sequence[StageFacts], module: nn.Module) -> 
             fix="lower plan.fraction, plan.min_keep or plan.round_to, and make the plan again",
         )
     unfitted = {name: why for one in cuts for name, why in (one.unfitted or {}).items()}
-    wanted = {group.name: course.widths.get(group.name, group.width) for group in course.groups}
+    kept = kept_channels(course.groups, reached.architecture)
     return msgspec.structs.replace(
         cuts[-1],
-        groups=tuple(
-            GroupCut(
-                group=group.name,
-                width=group.width,
-                requested=wanted[group.name],
-                keep=wanted[group.name],
-            )
-            for group in course.groups
-        ),
+        groups=group_cuts(course.groups, course.widths, kept),
         before=cuts[0].before,
-        after=cost_of(course.task, module),
+        after=cost_of(course.task, reached.module),
         equality_max_abs=max(surgery.equality_max_abs for surgery in cuts),
         loss_dense=cuts[0].loss_dense,
         blocks=cuts[0].blocks,

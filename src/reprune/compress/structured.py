@@ -57,7 +57,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
     same blocks bypassed): no output on the calibration examples differs by more than
     `params.equality_max_abs`. Of the plain cut, the compensated and the recalibrated one (as far as
     `params` allows them) the one with the lowest calibration loss is returned. Equal inputs and seeds
-    give equal bits.
+    give equal bits. What each group's cut takes away is counted by planning.cut_costs.asked_and_done.
 
     Raises CompressionError for an unknown group, an impossible width, widths that cut nothing, a
     model that is not the same sliced as masked, and one whose loss is not finite.
@@ -88,7 +88,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
     best = _best(losses, say)
     surgery = Surgery(
         criterion=criterion_label(params),
-        groups=group_cuts(task, dense, groups, widths, kept),
+        groups=group_cuts(groups, widths, kept),
         before=cost_of(task, dense),
         after=cost_of(task, candidates[best]),
         equality_max_abs=apart,

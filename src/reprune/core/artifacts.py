@@ -81,8 +81,9 @@ class Cost(Fact, kw_only=True):
 class GroupCut(Fact, kw_only=True):
     """A coupled group: `width` channels before, `keep` of them left. `requested` is what the plan said.
 
-    `planned` is what leaving `requested` of this group alone was to take away, `removed` what its cut
-    alone does take away, counted. Groups share layers, so these do not add up to the whole.
+    `planned` is what leaving `requested` of this group alone was to take away, `removed` what leaving
+    `keep` alone does take away, counted; both of the dense model, whatever the schedule. Groups share
+    layers, so these do not add up to the whole.
     """
 
     group: str
@@ -91,6 +92,16 @@ class GroupCut(Fact, kw_only=True):
     keep: int
     planned: Cost | UnsetType = UNSET
     removed: Cost | UnsetType = UNSET
+
+
+class BlockCut(Fact, kw_only=True):
+    """A block that was to go: `planned` is what that alone was to take away, `removed` what its removal
+    alone does take away, counted: nothing where it stayed.
+    """
+
+    block: str
+    planned: Cost
+    removed: Cost
 
 
 class TensorSparsity(Fact, kw_only=True):
@@ -121,9 +132,10 @@ class Surgery(Fact, kw_only=True):
 
     `loss_*` are on the calibration split: before the cut, after it, after compensation was tried
     (None where it was not), and of the model that was kept, which is the best of them. `blocks` were
-    removed whole; `unfitted` names the layers that lost inputs and that compensation left as they
-    were, each with the reason; `sparsity` lists masked tensors; `ladder` says in words which
-    cuts were tried and what came of them; `examples` went through a model for all this.
+    removed whole, `block_cuts` says what those that were to go came to; `unfitted` names the layers that
+    lost inputs and that compensation left as they were, each with the reason; `sparsity` lists masked
+    tensors; `ladder` says in words which cuts were tried and what came of them; `examples` went through
+    a model for all this.
     """
 
     criterion: str
@@ -137,11 +149,20 @@ class Surgery(Fact, kw_only=True):
     loss_recalibrated: float | None
     kept: Literal["cut", "compensated", "recalibrated"]
     blocks: tuple[str, ...] | UnsetType = UNSET
+    block_cuts: tuple[BlockCut, ...] | UnsetType = UNSET
     sparsity: tuple[TensorSparsity, ...] | UnsetType = UNSET
     stages: tuple[PruneStage, ...] | UnsetType = UNSET
     ladder: tuple[str, ...] | UnsetType = UNSET
     examples: int | UnsetType = UNSET
     unfitted: dict[str, str] | UnsetType = UNSET
+
+    @property
+    def gentler(self) -> bool:
+        """Whether less was cut than the plan asked for: a ladder gave channels or blocks back."""
+        gone = self.blocks or ()
+        return any(item.keep > item.requested for item in self.groups) or any(
+            item.block not in gone for item in self.block_cuts or ()
+        )
 
 
 class RecoveryEpoch(Fact, kw_only=True):
@@ -706,7 +727,8 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     beside the first one, and `floors` what each member's cuts might add to the predicted loss at most; the
     groups and blocks in `by_hand` were set by a person. Widths that an allocator chose are multiples of
     what `round_to` means for their group (see compress.structure.alignment). `age` counts the generations
-    since widths were chosen without looking at a champion's; UNSET where none were looked at.
+    since widths were chosen without looking at a champion's; UNSET where none were looked at. `block_losses`
+    is the rise in loss that each of `blocks` alone is predicted to cost.
     """
 
     allocator: str
@@ -724,6 +746,7 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     tried: JointTrial | UnsetType = UNSET
     round_to: int | UnsetType = UNSET
     age: int | UnsetType = UNSET
+    block_losses: dict[str, float] | UnsetType = UNSET
 
 
 class Parity(Fact, kw_only=True):

@@ -238,8 +238,11 @@ class SparseLearningParams(Document, kw_only=True):
 class LadderParams(Document, kw_only=True):
     """Gentler cuts to fall back on: `fractions` of the wanted cut, tried in turn after the whole one.
 
-    A cut is taken when a trial recovery of `epochs` reaches the distill section's bar; the last
-    fraction is taken without a trial. Empty: the wanted cut is made whatever comes of it.
+    Each keeps the widths' alignment, and at most that fraction of the plan's blocks goes: those that hurt
+    most are given back first. A cut is taken when a trial recovery of `epochs` reaches the distill section's
+    bar; the last fraction is taken without a trial. A trial ends early where its curve cannot reach the bar,
+    which no curve of fewer than 3 epochs tells: shorter ones always run to their end. Empty: the wanted cut
+    is made whatever comes of it.
     """
 
     fractions: tuple[Annotated[float, Meta(gt=0.0, lt=1.0)], ...] = ()

@@ -11,10 +11,8 @@ from msgspec import UNSET, UnsetType, structs
 from reprune.core import store
 from reprune.core.artifacts import (
     Cost,
-    GroupPlan,
     ModelBundle,
     Plan,
-    Prediction,
     Previous,
     Profile,
     Sensitivity,
@@ -29,6 +27,7 @@ from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_c
 from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, not_timed, timers
 from reprune.steps.plan_members import members_for_people
 from reprune.steps.plan_prior import prior_for_people
+from reprune.steps.plan_record import recorded
 from reprune.steps.plan_trials import with_trials
 from reprune.steps.plan_words import for_people, how_to_edit, with_joint
 from reprune.steps.refusals import refuse_strangers
@@ -36,7 +35,6 @@ from reprune.steps.target_demands import aligned, demands, gains
 from reprune.steps.trying import comparing, known_plan
 
 if TYPE_CHECKING:
-    from reprune.compress.planning.choose import Choice
     from reprune.compress.planning.latency_table import LatencyTable
     from reprune.compress.planning.options import Options
 
@@ -98,9 +96,10 @@ def plan(
         compare = comparing(opened, options, table.manifest, generations, prune, seed, ctx)
         trial = with_trials(options, opened, plan, prune, seed, champion, ctx)
         choice = choose(trial.options, trial.params, time_ratio, trial.champion, ctx.say, compare)
-    result = _recorded(
+    result = recorded(
         plan,
         opened,
+        trial.options,
         before,
         choice,
         trial.recorded(
@@ -122,29 +121,6 @@ def plan(
         described["not_removable"] = dict(opened.kept_blocks)
     _write_for_people(described, wishes, ctx, head=how_to_edit(plan))
     return result
-
-
-def _recorded(
-    params: PlanParams, opened: Dense, before: Cost, choice: Choice, predicted: Prediction
-) -> Plan:
-    return Plan(
-        allocator=params.allocator,
-        budget=params.budget,
-        fraction=params.fraction,
-        before=before,
-        groups=tuple(
-            GroupPlan(group=group.name, width=group.width, keep=choice.widths[group.name])
-            for group in opened.groups
-        ),
-        predicted=predicted,
-        blocks=_removed(opened, choice) if params.depth else UNSET,
-        head_dimensions=True if params.head_dimensions else UNSET,
-        limits=params.limits or UNSET,
-        floors=params.floors or UNSET,
-        by_hand=(*sorted(params.widths or ()), *(params.removed_blocks or ())) or UNSET,
-        tried=choice.tried or UNSET,
-        round_to=params.round_to,
-    )
 
 
 def _times(options: Options, time_ratio: TimeRatio, ctx: Context) -> LatencyTable:
@@ -178,13 +154,6 @@ def _why_no_block(params: PlanParams) -> str:
     if params.allocator == "uniform":
         return "the uniform allocator only sets widths (plan.allocator)"
     return "narrower widths are predicted to lose less for the same budget"
-
-
-def _removed(opened: Dense, choice: Choice) -> tuple[str, ...]:
-    from reprune.compress.planning.costs import block_key
-
-    names = (block.name for block in opened.blocks)
-    return tuple(name for name in names if choice.widths.get(block_key(name)) == 0)
 
 
 def _write_for_people(

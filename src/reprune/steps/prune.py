@@ -55,10 +55,12 @@ def prune(
     from reprune.compress.bundle import save_bundle
     from reprune.compress.ladder import prune_channels
     from reprune.compress.stages import Course
+    from reprune.compress.structure.alignment import alignments
 
     dimensions = chosen.manifest.head_dimensions is True
     opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=dimensions)
     widths = _widths(chosen, opened.groups)
+    plan = chosen.manifest
     course = Course(
         task=opened.task,
         module=opened.module,
@@ -72,6 +74,8 @@ def prune(
         distill=distill,
         seed=seed,
         say=ctx.say,
+        alignment=alignments(opened.module, opened.groups, plan.round_to) if plan.round_to else {},
+        block_losses=plan.block_losses or {},
     )
     result = prune_channels(course, ctx.work)
     save_bundle(ctx.out, result.module, result.architecture, dense)

@@ -43,10 +43,13 @@ def achieved(plan: Plan, bundle: ModelBundle, base_loss: float | None = None) ->
 
     `base_loss` is the dense model's loss on tune (Sensitivity.base_loss of the same generation): without
     it nothing is known of the rise after recovery, as recovery records losses, not rises. Where the
-    state before training was the best one (epoch 0), nothing is recorded of it either.
+    state before training was the best one (epoch 0), nothing is recorded of it either. Of a gentler cut
+    than the plan's nothing is told: the plan predicted nothing of it.
     """
     tried = plan.predicted.tried
     surgery, recovery = bundle.surgery, bundle.recovery
+    if surgery is not None and surgery.gentler:
+        surgery = recovery = None
     cut = repaired = recovered = None
     if surgery is not None:
         kept = {

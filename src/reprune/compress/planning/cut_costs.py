@@ -4,44 +4,100 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 from torch import nn
 
-from reprune.compress.planning.costs import cost_model
-from reprune.compress.structure.architecture import apply
+from reprune.compress.planning.costs import block_key, cost_model
+from reprune.compress.structure.architecture import Architecture, apply
+from reprune.compress.structure.blocks import Block
 from reprune.compress.structure.equality import Kept, architecture_of
 from reprune.compress.structure.groups import Group
-from reprune.core.artifacts import Cost, GroupCut
+from reprune.core.artifacts import BlockCut, Cost, GroupCut
 from reprune.measure.profile import count_cost
 from reprune.task.protocol import Task
 
+NOTHING = Cost(params=0, macs=0, bytes=0)
+
+
+def kept_channels(groups: Sequence[Group], architecture: Architecture) -> dict[str, list[int]]:
+    """The channels of each group that `architecture` leaves, whatever cuts it was composed of. A group that
+    lies in a removed block is whole: nothing of it was cut.
+    """
+    left = {(cut.module, cut.axis): frozenset(cut.keep) for cut in architecture.cuts}
+    found = {}
+    for group in groups:
+        axes = [
+            (member.positions, left[member.module, member.axis])
+            for member in group.members
+            if (member.module, member.axis) in left
+        ]
+        # A position may be gone with another group on its axis (a head's dimension): one that stays tells.
+        found[group.name] = [
+            channel
+            for channel in range(group.width)
+            if all(
+                not positions[channel] or keep.intersection(positions[channel])
+                for positions, keep in axes
+            )
+        ]
+    return found
+
 
 def group_cuts(
-    task: Task, module: nn.Module, groups: Sequence[Group], widths: Mapping[str, int], kept: Kept
+    groups: Sequence[Group], widths: Mapping[str, int], kept: Kept
 ) -> tuple[GroupCut, ...]:
-    """Every group's record: `planned` is what the cost model says of the width that was asked for, and
-    `removed` is counted on the model with this group alone cut to `kept`; both against `module`.
+    """Every group's widths: before, as `widths` ask for it, and as many channels as are `kept`."""
+    return tuple(
+        GroupCut(
+            group=group.name,
+            width=group.width,
+            requested=widths.get(group.name, group.width),
+            keep=len(kept[group.name]),
+        )
+        for group in groups
+    )
+
+
+def asked_and_done(
+    task: Task,
+    module: nn.Module,
+    groups: Sequence[Group],
+    widths: Mapping[str, int],
+    blocks: Sequence[Block],
+    architecture: Architecture,
+) -> tuple[tuple[GroupCut, ...], tuple[BlockCut, ...]]:
+    """Every group's and every one of the `blocks`' record, with costs, against the dense `module`.
+
+    `planned` is what the cost model says of the plan's `widths` and of the block gone; `removed` is counted
+    on the model with this group alone cut, or this block alone removed, as `architecture` does it.
     """
     inputs = task.example_inputs(1)
     whole = count_cost(module, inputs)
-    predicted = cost_model(module, groups, whole)
+    predicted = cost_model(module, groups, whole, blocks)
+    kept = kept_channels(groups, architecture)
+    gone = {removal.module for removal in architecture.removed}
+
+    def counted(alone: Architecture) -> Cost:
+        return _less(whole.cost, count_cost(apply(module, alone), inputs).cost)
+
     cuts = []
-    for group in groups:
-        wanted = widths.get(group.name, group.width)
-        left = whole.cost
-        if len(kept[group.name]) < group.width:
-            alone = {group.name: kept[group.name]}
-            left = count_cost(apply(module, architecture_of(module, [group], alone)), inputs).cost
-        cuts.append(
-            GroupCut(
-                group=group.name,
-                width=group.width,
-                requested=wanted,
-                keep=len(kept[group.name]),
-                planned=_less(whole.cost, predicted({group.name: wanted})),
-                removed=_less(whole.cost, left),
-            )
+    for group, item in zip(groups, group_cuts(groups, widths, kept), strict=True):
+        planned = _less(whole.cost, predicted({item.group: item.requested}))
+        removed = NOTHING
+        if item.keep < item.width:
+            removed = counted(architecture_of(module, [group], {item.group: kept[item.group]}))
+        cuts.append(msgspec.structs.replace(item, planned=planned, removed=removed))
+    removals = [
+        BlockCut(
+            block=block.name,
+            planned=_less(whole.cost, predicted({block_key(block.name): 0})),
+            removed=counted(architecture_of(module, [], {}, [block]))
+            if block.name in gone
+            else NOTHING,
         )
-    return tuple(cuts)
+        for block in blocks
+    ]
+    return tuple(cuts), tuple(removals)
 
 
 def _less(before: Cost, after: Cost) -> Cost:
