@@ -7,6 +7,8 @@ from dataclasses import replace
 import msgspec
 
 from reprune.core.artifacts import (
+    BlockCut,
+    Cost,
     GuardResult,
     LayerError,
     Outcome,
@@ -23,7 +25,9 @@ from reprune.report.slices import NEWEST
 from tests.report.verdicts import (
     CANDIDATE_COST,
     DENSE_COST,
+    GROUPS,
     Scene,
+    cut_to,
     digest,
     operator_shares,
     rule,
@@ -611,6 +615,33 @@ NASTY = replace(
     history=(before(HOSTILE[:60], "block", 0.7, 0.01),),
     slices=tuple(msgspec.structs.replace(one, slice=HOSTILE) for one in BLOCKED.slices),
     notes=(HOSTILE,),
+    surgery={"ladder": (HOSTILE,)},
+)
+
+# The whole cut missed the bar: half of each width was cut, and one of two blocks stayed.
+GENTLER = replace(
+    PASSED,
+    surgery={
+        "groups": tuple(cut_to(group, (group[1] + group[2]) // 2) for group in GROUPS),
+        "blocks": ("layer3.1",),
+        "block_cuts": (
+            BlockCut(
+                block="layer2.1",
+                planned=Cost(params=9_312, macs=152_064, bytes=37_400),
+                removed=Cost(params=0, macs=0, bytes=0),
+            ),
+            BlockCut(
+                block="layer3.1",
+                planned=Cost(params=18_560, macs=148_480, bytes=74_500),
+                removed=Cost(params=18_560, macs=148_480, bytes=74_500),
+            ),
+        ),
+        "ladder": (
+            "100% of the cut: loss on tune 0.1931 after 1 epoch, the bar is 0.1201: too much",
+            "50% of the cut, layer2.1 not removed: loss on tune 0.1102 after 1 epoch, the bar is 0.1201: "
+            "taken",
+        ),
+    },
 )
 
 PICTURED = replace(
@@ -641,4 +672,5 @@ SCENES = {
     "many": MANY,
     "hostile": NASTY,
     "pictured": PICTURED,
+    "gentler": GENTLER,
 }

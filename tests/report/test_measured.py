@@ -146,7 +146,7 @@ def test_the_expected_loss_lies_between_measured_cuts() -> None:
         ),
         predicted=Prediction(params=1, macs=1, loss_increase=None, latency_ratio=None),
     )
-    losses = [one.loss for one in expected_losses(plan, table)]
+    losses = [one.loss for one in expected_losses(plan, table, None)]
     assert losses[:-1] == [pytest.approx(loss) for loss in (0.0, 0.05, 0.1, 0.2, 0.3, 0.3)]
     assert losses[-1] is None
 

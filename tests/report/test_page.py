@@ -120,6 +120,26 @@ def test_every_figure_is_there_with_its_numbers(told: Told) -> None:
         assert "<table" in figure.partition("<summary>")[2]
 
 
+def test_what_was_asked_stands_beside_what_was_done(told: Told) -> None:
+    """In the open, with what was tried, where a gentler cut was taken; on demand where all is as planned."""
+    text = render_html(told("gentler"))
+    section = text.partition('id="plan"')[2].partition("</section>")[0]
+    assert "Gentler than planned in 4 groups and 1 block" in section
+    assert "Tried: 50% of the cut, layer2.1 not removed" in section
+    table = section.partition("What each cut took away")[2].partition("</table>")[0]
+    cells = [re.sub("<[^>]+>", "", cell) for cell in re.findall("<t[hd].*?</t[hd]>", table)]
+    plain = [cell.replace(words.NBSP, " ") for cell in cells[6:]]
+    rows = {plain[at]: plain[at + 1 : at + 6] for at in range(0, len(plain), 6)}
+    spent = ["6.00 k of 12.0 k", "120 k of 240 k", "24.0 kB of 48.0 kB"]
+    assert rows["conv3"] == ["64 → 24", "64 → 44", *spent]
+    assert rows["layer2.1"][:3] == ["goes", "stays", "0 of 9.31 k"]
+    assert rows["layer3.1"][:3] == ["goes", "gone", "18.6 k of 18.6 k"]
+    assert list(rows) == ["All together", "layer2.1", "layer3.1", "conv1", "conv2", "conv3", "fc1"]
+    assert "<summary>Asked and done: 4 cuts were made as planned</summary>" in render_html(
+        told("pass")
+    )
+
+
 def test_every_section_is_there(told: Told) -> None:
     """The page answers for the verdict, time, quality, the cut, the data, the engines and the lineage."""
     page = Page(render_html(told("pass")))

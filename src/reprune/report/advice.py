@@ -112,9 +112,8 @@ def where(facts: ReportFacts) -> list[Phrase]:
 
 def costliest(facts: ReportFacts, most: int = 2) -> list[Expected]:
     """The groups whose cut alone was measured to raise the loss most."""
-    if facts.plan is None:
-        return []
-    known = [one for one in expected_losses(facts.plan, facts.table) if (one.loss or 0) > 0]
+    groups = expected_losses(facts.plan, facts.table, facts.surgery)
+    known = [one for one in groups if (one.loss or 0) > 0]
     return sorted(known, key=lambda one: -(one.loss or 0))[:most]
 
 

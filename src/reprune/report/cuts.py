@@ -19,7 +19,7 @@ _CELL_WIDTH, _CELL_HEIGHT = 205.0, 140.0
 
 def widths_figure(facts: ReportFacts) -> svg.Figure | None:
     """Every group's width before and after, in the model's order. None without a plan."""
-    groups = expected_losses(facts.plan, facts.table) if facts.plan is not None else ()
+    groups = expected_losses(facts.plan, facts.table, facts.surgery)
     if not groups:
         return None
     most = sorted(groups, key=lambda one: one.kept)[:MOST_GROUPS]
@@ -81,14 +81,13 @@ def _shares(times: tuple[float | None, float | None] | None) -> str:
 
 
 def _widths_table(facts: ReportFacts, groups: tuple[Expected, ...]) -> Safe:
-    done = {cut.group: cut for cut in facts.surgery.groups} if facts.surgery is not None else {}
     timed = _times(facts)
     rows = [
         [
             tag("bdi", esc(one.group, 120)),
             esc(one.width),
-            esc(one.keep),
-            esc(done[one.group].keep if one.group in done else words.EN_DASH),
+            esc(one.planned),
+            esc(one.keep if facts.surgery is not None else words.EN_DASH),
             esc(words.percent(one.kept, 0)),
             *(share_cell(share) for share in timed.get(one.group, (None, None))),
             share_cell(macs_share(one.group, facts.profiles)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
-from reprune.core.artifacts import Arm, GroupSensitivity, Plan, Profile, Sensitivity
+from reprune.core.artifacts import Arm, GroupSensitivity, Plan, Profile, Sensitivity, Surgery
 from reprune.judge.evidence import ArmRecords, Evidence, TargetEvidence
 
 ARMS: tuple[Arm, ...] = ("candidate", "dense", "champion", "anchor")
@@ -67,10 +67,13 @@ class Flips:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """A group as planned, and the rise in loss that the sensitivity table expects of its cut alone."""
+    """A group as it was `planned` and as it was cut, to `keep` channels (the same where nothing tells), and
+    the rise in loss that the sensitivity table expects of that cut alone.
+    """
 
     group: str
     width: int
+    planned: int
     keep: int
     loss: float | None
 
@@ -138,18 +141,22 @@ def flips(evidence: Evidence) -> tuple[Flips, ...]:
     return tuple(found)
 
 
-def expected_losses(plan: Plan, table: Sensitivity | None) -> tuple[Expected, ...]:
-    """The plan's groups in its order, each with what cutting it alone was measured to cost."""
+def expected_losses(
+    plan: Plan | None, table: Sensitivity | None, surgery: Surgery | None
+) -> tuple[Expected, ...]:
+    """The plan's groups in its order, each with what cutting it alone was measured to cost; empty where
+    there is no plan.
+    """
     known = {group.group: group for group in table.groups} if table is not None else {}
-    return tuple(
-        Expected(
-            group=group.group,
-            width=group.width,
-            keep=group.keep,
-            loss=_loss_at(known[group.group], group.keep) if group.group in known else None,
+    done = {item.group: item.keep for item in surgery.groups} if surgery is not None else {}
+    found = []
+    for group in plan.groups if plan is not None else ():
+        keep = done.get(group.group, group.keep)
+        loss = _loss_at(known[group.group], keep) if group.group in known else None
+        found.append(
+            Expected(group=group.group, width=group.width, planned=group.keep, keep=keep, loss=loss)
         )
-        for group in plan.groups
-    )
+    return tuple(found)
 
 
 def time_share(group: str, profiles: Sequence[Profile]) -> float | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from reprune.core.artifacts import Cost
 from reprune.report import svg, words
+from reprune.report.asked import asked_part, gentler_words
 from reprune.report.cuts import recovery_figure, sensitivity_figure, widths_figure
 from reprune.report.facts import ReportFacts
 from reprune.report.flips import MOST_SHOWN, changed_tables, flips_figure, shown_examples
@@ -132,6 +133,7 @@ def plan_section(facts: ReportFacts) -> Section | None:
         content += [table, tag("p", esc(NO_PROMISE))]
     if figure is not None:
         content.append(svg.framed(figure))
+    content += asked_part(facts)
     changed = change_table(facts)
     if changed is not None:
         content.append(changed)
@@ -144,6 +146,9 @@ def plan_section(facts: ReportFacts) -> Section | None:
             f"The allocator “{plan.allocator}” was asked to leave {words.percent(plan.fraction, 0)} "
             f"of the dense model's {_BUDGETS.get(plan.budget, plan.budget)}."
         )
+    gentler = gentler_words(facts)
+    if gentler:
+        lead += f" {words.sentence_case(gentler)}."
     return Section(key="plan", title="The plan", lead=lead, content=tuple(content))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from reprune.core.artifacts import SliceResult
 from reprune.report import plain, words
+from reprune.report.asked import gentler_words, tried_cuts
 from reprune.report.facts import ReportFacts
 from reprune.report.masked import masked_lines, masked_tensors, masked_words
 from reprune.report.measured import Expected, expected_losses
@@ -46,7 +47,7 @@ def slice_lines(facts: ReportFacts, *, ok: bool, harmed: int, name: int) -> Iter
 def plan_lines(facts: ReportFacts, *, full: bool, name: int) -> Iterator[str]:
     """What was cut in one line, the groups that were cut most, and how recovery went."""
     costs = facts.costs
-    groups = expected_losses(facts.plan, facts.table) if facts.plan is not None else ()
+    groups = expected_losses(facts.plan, facts.table, facts.surgery)
     if costs is None and not groups:
         return
     cut = sorted((one for one in groups if one.keep < one.width), key=lambda one: one.kept)
@@ -54,6 +55,9 @@ def plan_lines(facts: ReportFacts, *, full: bool, name: int) -> Iterator[str]:
     title = f"What was cut: {len(cut)} of {words.plural(len(groups), 'group')}"
     if masked:
         title = f"What was cut: {masked_words(masked)}"
+    gentler = gentler_words(facts)
+    if gentler:
+        title += f", {gentler}"
     if costs is not None:
         title += f"; {_cost_words(facts)}"
     if not full:
@@ -69,6 +73,7 @@ def plan_lines(facts: ReportFacts, *, full: bool, name: int) -> Iterator[str]:
         )
         if len(cut) > len(shown):
             lines += ["", f"{len(cut) - len(shown)} more groups were cut less than these."]
+    lines += [line for step in tried_cuts(facts) for line in ("", plain.text(step, 300))]
     lines += _recovery_lines(facts)
     yield from plain.fold(title, lines)
 
@@ -98,7 +103,8 @@ def _group_row(one: Expected, name: int) -> list[str]:
     loss = "not measured" if one.loss is None else words.signed(one.loss, 2)
     return [
         plain.code(one.group, name),
-        f"{one.width} → {one.keep}",
+        f"{one.width} → {one.keep}"
+        + ("" if one.keep == one.planned else f" (planned {one.planned})"),
         words.percent(one.kept, 0),
         loss,
     ]
