@@ -44,6 +44,8 @@ class Manifest(Fact, tag_field="kind", kw_only=True):
     SCHEMA: ClassVar[int] = 1
     # The largest payload file that is read at all; None where weights and engines may be as they are.
     MAX_PAYLOAD_BYTES: ClassVar[int | None] = None
+    # Where a person's own decision goes, who edited a payload file; "" where none can be made.
+    INSTEAD_OF_EDITING: ClassVar[str] = ""
 
     schema: int = 1
     producer: Producer = Producer()
@@ -730,6 +732,10 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     since widths were chosen without looking at a champion's; UNSET where none were looked at. `block_losses`
     is the rise in loss that each of `blocks` alone is predicted to cost.
     """
+
+    INSTEAD_OF_EDITING: ClassVar[str] = (
+        "widths of your own go into params.yaml (plan.widths; blocks: plan.removed_blocks), then plan again"
+    )
 
     allocator: str
     budget: str

@@ -298,7 +298,8 @@ def _check_payload(path: Path, manifest: Manifest) -> None:
             raise PayloadCorrupt(
                 "its bytes are not those that the manifest lists",
                 where=str(file),
-                fix="restore the file, or run the step that makes it again",
+                fix="restore the file, or run the step that makes it again"
+                + (f"; {manifest.INSTEAD_OF_EDITING}" if manifest.INSTEAD_OF_EDITING else ""),
             )
 
 
