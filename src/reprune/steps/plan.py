@@ -114,7 +114,7 @@ def plan(
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
     described = for_people(result, trial.options, choice)
     described["predicted"] |= prior_for_people(result, previous, generations, ctx)
-    described |= members_for_people(dense, profiles[0].manifest, trial.options, choice.widths, ctx)
+    described |= members_for_people(dense, profiles, plan, trial.options, choice.widths, ctx)
     if opened.skipped:
         described["not_cut"] = dict(opened.skipped)
     if plan.depth and opened.kept_blocks:

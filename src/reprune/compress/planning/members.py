@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reprune.compress.planning.allocate import Limit, Problem, Widths, allocate
 from reprune.compress.planning.costs import block_key
@@ -26,6 +26,12 @@ class MemberShare:
     left: float
     rise: float
     curve: Mapping[float, float | None]
+
+
+def timed(problem: Problem, terms: Terms) -> Problem:
+    """The same choice with latency as its cost; `terms` are of the whole model where nothing is given."""
+    whole = terms({})
+    return replace(problem, cost=terms, limit=whole, terms=terms, dense=whole, unit="latency")
 
 
 def belongs(option: str, member: str) -> bool:
@@ -76,13 +82,18 @@ def member_shares(
     found = {}
     for member, cost in own.items():
         mine = {name: width for name, width in chosen.items() if belongs(name, member)}
-        saved = problem.cost({}) - problem.cost(mine)
         found[member] = MemberShare(
-            left=1.0 - saved / cost if cost else 1.0,
+            left=left_of(problem, mine, cost),
             rise=rise_of(problem, mine),
             curve={share: _rise_alone(problem, member, cost, share) for share in SHARES},
         )
     return found
+
+
+def left_of(problem: Problem, widths: Widths, own: float) -> float:
+    """The share that is left with these widths, and nothing else cut, of what costs `own` whole."""
+    saved = problem.cost({}) - problem.cost(widths)
+    return 1.0 - saved / own if own else 1.0
 
 
 def equal_split(problem: Problem, own: Mapping[str, float], share: float) -> dict[str, int] | None:
@@ -114,12 +125,14 @@ def rise_of(problem: Problem, widths: Widths) -> float:
 
 
 def _rise_alone(problem: Problem, member: str, own: float, share: float) -> float | None:
-    widths = _alone(problem, member, own, share)
+    widths = _alone(problem, member, own, share) if own else None
     return None if widths is None else rise_of(problem, widths)
 
 
 def _alone(problem: Problem, member: str, own: float, share: float) -> dict[str, int] | None:
-    """The widths with the least predicted rise that cut this member alone to `share` of what it costs."""
+    """The widths with the least predicted rise that cut this member alone to `share` of what it costs; proven
+    to be that where the cost is in tables that link few options.
+    """
     rungs = {name: each for name, each in problem.rungs.items() if belongs(name, member)}
     if not rungs:
         return None
@@ -127,10 +140,21 @@ def _alone(problem: Problem, member: str, own: float, share: float) -> dict[str,
         rungs=rungs,
         rises={name: problem.rises[name] for name in rungs},
         cost=problem.cost,
-        limit=problem.cost({}) - (1.0 - share) * own,
+        limit=(problem.cost({}) - (1.0 - share) * own) * (1.0 + ROUNDING),
+        terms=problem.terms,
         blocks={name: inside for name, inside in problem.blocks.items() if name in rungs},
     )
     try:
-        return allocate("sensitivity", single)
+        return allocate(_allocator(single), single)
     except CompressionError:
         return None
+
+
+def _allocator(problem: Problem) -> str:
+    """Time falls in stairs, on which a search that only narrows may get stuck; but an integer programme for
+    each point of each curve would take too long.
+    """
+    from reprune.compress.planning.exact import cheapest
+
+    linked = problem.terms is None or cheapest(problem, problem.limits[0]) is None
+    return "sensitivity" if linked else "latency"

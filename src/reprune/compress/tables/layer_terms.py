@@ -60,6 +60,15 @@ def terms_of(table: OperatorTable, rungs: Rungs) -> Terms:
     return merged(table.constant_us, terms, rungs)
 
 
+def time_below(table: OperatorTable, part: str) -> float:
+    """What the layers of the module `part` take in the dense model, in microseconds; what a whole call takes
+    beside its layers is no part's.
+    """
+    grids = table.grids()
+    inside = (site for site in table.sites if site.layer.startswith(f"{part}."))
+    return table.factor * math.fsum(grids[site.question](site.full) for site in inside)
+
+
 def options_of(site: Site, rungs: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
     """The options among `rungs` that the layer's time depends on."""
     block = block_key(site.block) if site.block else ""
