@@ -21,7 +21,7 @@ from reprune.compress.tables.table import TABLES_FILE, TableKey, write_tables
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle, Plan, TableFact
 from reprune.core.documents import decode_yaml
-from reprune.core.errors import ChainBroken, CompressionError, DocumentError
+from reprune.core.errors import ChainBroken, CompressionError, DocumentError, PayloadCorrupt
 from reprune.core.machine import this_machine
 from reprune.core.params import Params, TableParams, Target, read_params
 from reprune.core.step import run
@@ -75,6 +75,17 @@ def test_a_width_set_by_hand_is_obeyed_and_the_others_are_allocated(ground, tmp_
     assert plan.by_hand == ("conv1",)
     assert shown["by_hand"] == ["conv1"]
     assert any("conv1 keeps 7 channels, as set by hand, which no allocator" in s for s in said)
+
+
+def test_who_edits_the_plan_itself_is_told_where_a_width_goes(ground, tmp_path):
+    """The next step refuses it, and names the file and the key."""
+    made = make_plan(ground, tmp_path, plain.PARAMS)
+    file = made.file("plan.yaml")
+    file.write_text(file.read_text().replace("after: ", "after: 1", 1))
+    with pytest.raises(PayloadCorrupt, match=r"plan\.yaml") as refused:
+        store.read(made.path, Plan)
+    assert "params.yaml (plan.widths" in refused.value.fix
+    assert "restore the file" in refused.value.fix
 
 
 def test_without_a_budget_what_is_not_named_stays_whole(ground, tmp_path):

@@ -14,7 +14,8 @@ from reprune.core.lock import Name
 from reprune.core.plan_checks import check_choice, planned_by_tables
 
 PARAMS_FILE = "params.yaml"
-# What `plan.limits` may bound, beside latency@<target>.
+# What `plan.limits` may bound as a share of the dense model's, beside latency@<target>; and in units of their
+# own, with the share that bounds the same.
 LIMITS = ("macs", "params", "bytes")
 # The one method of `plan` that reads a knob; every other knob of it is about channels.
 PLAN_KNOBS = {"plan.sparsity": "weights", "plan.scope": "weights", "plan.pattern": "n:m"}
@@ -26,6 +27,8 @@ CUT_KNOBS = tuple(
 CALIBRATED_KNOBS = tuple(
     f"sensitivity.{knob}" for knob in ("budget", "precision", "joint_fraction")
 )
+LATENCY, LATENCY_MS = "latency@", "latency_ms@"
+SIZE_BYTES = "size_bytes"
 MIN_EXAMPLES = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
 
 Share: TypeAlias = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -170,7 +173,9 @@ class PlanParams(Document, kw_only=True):
     "latency" plans by the profile's tables where there are any.
 
     `limits` are further budgets beside the first one, as fractions of the dense model's: "macs",
-    "params", "bytes", "latency@<target>". `floors`, in a set, say by member how much its cuts may add to the
+    "params", "bytes", "latency@<target>"; or in units: "latency_ms@<target>", milliseconds of a call at the
+    target's batch size, measured against what `profile` found the dense model to take, and "size_bytes",
+    of parameters and buffers as stored. `floors`, in a set, say by member how much its cuts may add to the
     set's loss at most, as plan.yaml predicts it (`members`: `predicted_loss`). `widths` and
     `removed_blocks` are set by hand: those groups have these widths, and exactly those blocks go.
 
@@ -187,7 +192,7 @@ class PlanParams(Document, kw_only=True):
     scope: Literal["global", "local", "sensitivity"] = "global"
     pattern: Annotated[str, Meta(pattern=r"^[1-9]\d?:[1-9]\d?$")] = "2:4"
     allocator: str = "sensitivity"
-    budget: Literal["macs", "params", "latency"] = "macs"
+    budget: Literal["macs", "params", "bytes", "latency"] = "macs"
     fraction: Share = 0.5
     round_to: Annotated[int, Meta(ge=0, le=256)] = 0
     min_keep: Share = 0.125
@@ -197,7 +202,7 @@ class PlanParams(Document, kw_only=True):
     evaluations: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
     evaluation_examples: Count | UnsetType = UNSET
     search: SearchParams | UnsetType = UNSET
-    limits: dict[str, Share] | UnsetType = UNSET
+    limits: dict[str, Annotated[float, Meta(gt=0.0, le=1e15)]] | UnsetType = UNSET
     floors: dict[Name, Annotated[float, Meta(ge=0.0, le=1e9)]] | UnsetType = UNSET
     widths: dict[str, int] | UnsetType = UNSET
     removed_blocks: tuple[str, ...] | UnsetType = UNSET
@@ -579,14 +584,7 @@ def _check_plan(params: Params, path: Path) -> None:
     """Refuses limits of nothing that is known, and knobs that the methods chosen do not read."""
     plan = params.plan
     _check_idle(params, path)
-    known = [*LIMITS, *(f"latency@{target}" for target in params.targets)]
-    for name in plan.limits or ():
-        if name not in known:
-            raise DocumentError(
-                f"there is no limit '{name}'; {nearest(name, known)}",
-                where=f"{path} (plan.limits)",
-                fix=f"use one of: {', '.join(known)}",
-            )
+    _check_limits(params, path)
     members = params.members or {}
     for name in plan.floors or ():
         if name not in members:
@@ -597,13 +595,40 @@ def _check_plan(params: Params, path: Path) -> None:
                 where=f"{path} (plan.floors)",
                 fix=f"use one of: {', '.join(members)}" if members else "take plan.floors out",
             )
-    budget = f"latency@{plan.latency_target}" if plan.budget == "latency" else plan.budget
-    if budget in (plan.limits or ()):
-        raise DocumentError(
-            f"{budget} is the budget and a limit too",
-            where=f"{path} (plan.limits)",
-            fix="keep one of both: the budget's is plan.fraction",
-        )
+
+
+def bounded(limit: str) -> str:
+    """What a name in `plan.limits` bounds, as the name of the limit that is a share of it."""
+    if limit.startswith(LATENCY_MS):
+        return LATENCY + limit.removeprefix(LATENCY_MS)
+    return "bytes" if limit == SIZE_BYTES else limit
+
+
+def _check_limits(params: Params, path: Path) -> None:
+    """Refuses limits of nothing that is known, shares above 1, and two of the same."""
+    plan = params.plan
+    per_target = (f"{kind}{target}" for target in params.targets for kind in (LATENCY, LATENCY_MS))
+    known = [*LIMITS, SIZE_BYTES, *per_target]
+    budget = f"{LATENCY}{plan.latency_target}" if plan.budget == "latency" else plan.budget
+    seen: dict[str, str] = {}
+    for name, most in (plan.limits or {}).items():
+        of = bounded(name)
+        what, fix = "", "keep one of both"
+        if name not in known:
+            what = f"there is no limit '{name}'; {nearest(name, known)}"
+            fix = f"use one of: {', '.join(known)}"
+        elif of == name and most > 1.0:
+            what = f"{name} is a share of the dense model's, and {most:g} is above 1"
+            in_units = [one for one in known if one != name and bounded(one) == name]
+            fix = " or ".join(["set a share of at most 1", *in_units])
+        elif of == budget:
+            what = f"{of} is the budget and a limit too"
+            fix += ": the budget's is plan.fraction (1.0 asks nothing)"
+        elif of in seen:
+            what = f"{seen[of]} and {name} bound the same"
+        if what:
+            raise DocumentError(what, where=f"{path} (plan.limits)", fix=fix)
+        seen[of] = name
 
 
 def _check_idle(params: Params, path: Path) -> None:

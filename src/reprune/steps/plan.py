@@ -25,6 +25,13 @@ from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
 from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, not_timed, timers
+from reprune.steps.plan_limits import (
+    asked_alike,
+    dense_milliseconds,
+    in_shares,
+    refuse_out_of_reach,
+    shares_for_people,
+)
 from reprune.steps.plan_members import members_for_people
 from reprune.steps.plan_prior import prior_for_people
 from reprune.steps.plan_record import recorded
@@ -83,9 +90,13 @@ def plan(
     options = _by_hand(opened, free, plan, ctx)
     from reprune.compress.planning.choose import choose
 
+    # Nothing below knows of milliseconds or bytes; what is recorded is as a person wrote it.
+    written, dense_ms = plan, dense_milliseconds(profiles)
+    plan = in_shares(written, before, dense_ms, ctx.say)
     untimed = not_timed(profiles, plan, targets, threads)
     tables = forecasts(profiles, plan, targets, options.full, untimed)
-    options = replace(options, forecasts=tables, floors=plan.floors or {})
+    options = replace(options, forecasts=tables, floors=plan.floors or {}, dense_ms=dense_ms)
+    refuse_out_of_reach(written, plan, options, untimed)
     asked = {name: targets[name] for name in latency_targets(plan)}
     with timers(opened, asked, untimed, seed, ctx) as by_target:
         time_ratio = by_target.get(plan.latency_target) if plan.budget == "latency" else None
@@ -93,11 +104,12 @@ def plan(
             options = replace(options, times=_times(free, time_ratio, ctx))
         options = replace(options, timers=by_target)
         champion, age = known_plan(previous, generations, ctx)
+        champion = asked_alike(champion, written, plan)
         compare = comparing(opened, options, table.manifest, generations, prune, seed, ctx)
         trial = with_trials(options, opened, plan, prune, seed, champion, ctx)
         choice = choose(trial.options, trial.params, time_ratio, trial.champion, ctx.say, compare)
     result = recorded(
-        plan,
+        written,
         opened,
         trial.options,
         before,
@@ -114,6 +126,7 @@ def plan(
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
     described = for_people(result, trial.options, choice)
     described["predicted"] |= prior_for_people(result, previous, generations, ctx)
+    described |= shares_for_people(written, plan)
     described |= members_for_people(dense, profiles, plan, trial.options, choice.widths, ctx)
     if opened.skipped:
         described["not_cut"] = dict(opened.skipped)

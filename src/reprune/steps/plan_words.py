@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -92,15 +93,16 @@ def for_people(plan: Plan, options: Options, choice: Choice) -> dict[str, Any]:
             "latency_ratio": _short(plan.predicted.latency_ratio),
             **_joint_for_people(plan.predicted),
             **trials_for_people(plan.predicted),
-            **_latencies_for_people(plan),
+            **_latencies_for_people(plan, options.dense_ms),
             **_gap_for_people(plan.predicted),
         },
     }
 
 
-def _latencies_for_people(plan: Plan) -> dict[str, Any]:
+def _latencies_for_people(plan: Plan, dense_ms: Mapping[str, float]) -> dict[str, Any]:
     """By target: what the table said, what was measured, how the table was corrected to plan this, and how
-    many plans were timed for it.
+    many plans were timed for it; in milliseconds what the dense model took when it was profiled, and what
+    that leaves to this plan.
     """
     latencies = plan.predicted.latencies
     if latencies is UNSET:
@@ -114,6 +116,7 @@ def _latencies_for_people(plan: Plan) -> dict[str, Any]:
                 else "not here: predicted only",
                 "saving_corrected_by": _short(one.correction),
                 **_timed_for_people(one),
+                **_milliseconds(one, dense_ms.get(target)),
             }
             for target, one in latencies.items()
         }
@@ -124,6 +127,13 @@ def _timed_for_people(one: LatencyPrediction) -> dict[str, str]:
     if one.trials is UNSET or one.most is UNSET:
         return {}
     return {"plans_timed": f"{one.trials} of at most {one.most}"}
+
+
+def _milliseconds(one: LatencyPrediction, dense_ms: float | None) -> dict[str, Any]:
+    if dense_ms is None:
+        return {}
+    ratio = one.forecast if one.measured is None else one.measured
+    return {"latency_ms": {"before": _short(dense_ms), "after": _short(ratio * dense_ms)}}
 
 
 def _gap_for_people(predicted: Prediction) -> dict[str, Any]:

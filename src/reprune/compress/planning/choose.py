@@ -181,6 +181,7 @@ def _goals(options: Options, params: PlanParams, time_ratio: TimeRatio | None) -
             forecast=limit.share,
             least=least_cost(options.problem(name, 1.0), limit) / (limit.dense or 1.0),
             time=time_ratio if target == params.latency_target else options.timers.get(target),
+            dense_ms=options.dense_ms.get(target),
         )
     return goals
 

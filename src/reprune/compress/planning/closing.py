@@ -23,7 +23,8 @@ UNUSED = 0.1
 @dataclass(frozen=True, kw_only=True)
 class Goal:
     """The latency on `target` may be `fraction` of the dense model's. `forecast` is what a table says of
-    widths, of which `least` is the smallest; `time` measures it, None where this machine cannot.
+    widths, of which `least` is the smallest; `time` measures it, None where this machine cannot. The dense
+    model takes `dense_ms`, where that was measured.
     """
 
     target: str
@@ -31,6 +32,11 @@ class Goal:
     forecast: Callable[[Widths], float]
     least: float
     time: Callable[[Widths], float] | None
+    dense_ms: float | None = None
+
+    def told(self, ratio: float) -> str:
+        """The ratio in milliseconds, for people."""
+        return "" if self.dense_ms is None else f" ({ratio * self.dense_ms:.4g} ms)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,10 +175,10 @@ def _timed(
         ratio = None if goal.time is None else goal.time(widths)
         correction = known[name].correction
         latencies[name] = Latency(forecast=forecast, measured=ratio, correction=correction)
-        told = "not timed here" if ratio is None else f"{ratio:.3f} measured"
+        told = "not timed here" if ratio is None else f"{ratio:.3f} measured{goal.told(ratio)}"
         say(
             f"plan: latency on {goal.target}: {forecast:.3f} of the dense model's by the table, {told}, "
-            f"{goal.fraction:g} asked"
+            f"{goal.fraction:.4g} asked{goal.told(goal.fraction)}"
             + ("" if correction == 1.0 else f" (saving corrected by {correction:.3f})")
         )
     return latencies
@@ -189,6 +195,10 @@ def _missed(
     nearest = min(found, key=excess)
     worst = max(nearest, key=lambda name: nearest[name] / goals[name].fraction)
     ratios = [seen[worst] for seen in found]
-    on = f" on '{goals[worst].target}'"
-    how = "predicted" if goals[worst].time is None else "measured"
-    return unreachable(ratios, goals[worst].fraction, trials, on=on, how=how)
+    goal = goals[worst]
+    on = f" on '{goal.target}'"
+    if goal.dense_ms is not None:
+        asked, least = goal.fraction * goal.dense_ms, min(ratios) * goal.dense_ms
+        on += f" ({asked:.4g} ms are asked, {least:.4g} ms the least that was found)"
+    how = "predicted" if goal.time is None else "measured"
+    return unreachable(ratios, round(goal.fraction, 4), trials, on=on, how=how)

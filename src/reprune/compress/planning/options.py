@@ -36,7 +36,8 @@ class Options:
     those keys to the groups inside. `times`, where it was measured, predicts latency.
     `forecasts` predict it by target, in any unit, as tables over rungs, and `timers` measure it there as
     a share of the dense model's. `whole` are the full widths where a rung was set by hand.
-    `floors` are the most that members' cuts may add to the predicted loss.
+    `floors` are the most that members' cuts may add to the predicted loss. `dense_ms`, by target, is what the
+    dense model was measured to take, to tell ratios in milliseconds too.
     `evaluate` and `tries` are what allocators that try are given.
     """
 
@@ -49,6 +50,7 @@ class Options:
     timers: Mapping[str, TimeRatio] = field(default_factory=dict)
     whole: Mapping[str, int] | None = None
     floors: Mapping[str, float] = field(default_factory=dict)
+    dense_ms: Mapping[str, float] = field(default_factory=dict)
     evaluate: Callable[[Widths], float] | None = None
     tries: Tries | None = None
     _limits: dict[tuple[str, bool], Limit] = field(
