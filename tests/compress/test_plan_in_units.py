@@ -191,3 +191,24 @@ def test_a_budget_and_a_limit_in_units_of_the_same_are_refused(tmp_path):
     with pytest.raises(DocumentError, match="bytes is the budget and a limit too"):
         read_params(path)
     assert bounded("params") == "params"
+
+
+@pytest.mark.parametrize(
+    ("knobs", "idle"),
+    [
+        ("budget: macs", True),
+        ("allocator: sensitivity, budget: latency, latency_target: cpu", True),
+        ("allocator: latency, budget: latency, latency_target: cpu", False),
+        ('limits: {"latency@cpu": 0.9}', False),
+        ('limits: {"latency_ms@cpu": 18}', False),
+    ],
+)
+def test_tables_that_nothing_plans_by_are_named(
+    ground, tmp_path, timed_as_the_table_says, knobs, idle
+):
+    """They cost minutes. On the console, and in plan.yaml."""
+    profile = timed_profile(ground, tmp_path / "profile")
+    _, shown, said = planned(ground, tmp_path, with_plan(knobs, fraction="0.8"), [profile])
+    told = [line for line in said if "cpu: latency tables were measured and this plan" in line]
+    assert len(told) == int(idle)
+    assert [f"plan: {line}" for line in shown.get("targets", ()) if "tables" in line] == told

@@ -24,7 +24,14 @@ from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.masking import masks_weights, plan_of_masks
 from reprune.steps.opening import Dense, open_dense, open_for_masks, refuse_no_choice
-from reprune.steps.plan_latency import TimeRatio, forecasts, latency_targets, not_timed, timers
+from reprune.steps.plan_latency import (
+    TimeRatio,
+    forecasts,
+    idle_tables,
+    latency_targets,
+    not_timed,
+    timers,
+)
 from reprune.steps.plan_limits import (
     asked_alike,
     dense_milliseconds,
@@ -75,7 +82,11 @@ def plan(
     _refuse_other_criterion(table, prune)
     before = _agreed_cost(profiles)
     plan = aligned(plan, targets)
-    wishes = [*demands(plan, targets), *gains(each.manifest for each in profiles)]
+    wishes = [
+        *demands(plan, targets),
+        *gains(each.manifest for each in profiles),
+        *idle_tables(profiles, plan, targets, threads),
+    ]
     for wish in wishes:
         ctx.say(f"plan: {wish}")
     if masks_weights(plan):

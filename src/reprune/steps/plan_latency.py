@@ -132,6 +132,31 @@ def _how_to_time(target: Target) -> str:
     return "; or run `reprune plan` on that kind of machine, which times it"
 
 
+def idle_tables(
+    profiles: list[Artifact[Profile]],
+    params: PlanParams,
+    targets: Mapping[str, Target],
+    threads: int,
+) -> Iterator[str]:
+    """A sentence for each target whose operator tables were measured and that this plan is not made by."""
+    budget = params.budget == "latency"
+    untimed = not_timed(profiles, params, targets, threads)
+    by_tables = params.allocator in BY_TABLES and params.latency_model != "in-model"
+    planned = {
+        name
+        for name in latency_targets(params)
+        if not (budget and name == params.latency_target) or by_tables or name in untimed
+    }
+    if params.method != "channels":
+        planned = set()
+    measured = {fact.target for each in profiles for fact in each.manifest.tables or ()}
+    for name in sorted(measured - planned):
+        yield (
+            f"{name}: latency tables were measured and this plan is not made by them; one with plan.budget "
+            f"and plan.allocator latency is, or with a limit latency@{name}; without them profile is quicker"
+        )
+
+
 def _forecast(
     profile: Artifact[Profile], target: str, full: Mapping[str, int]
 ) -> Callable[[Rungs], Terms]:
