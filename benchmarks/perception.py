@@ -121,7 +121,9 @@ def _trained(root: Path, seed: int) -> Repository:
         "fraction": FRACTION,
         "round_to": 8,
     }
-    repository.edit("params.yaml", lambda given: given.update(registry=registry, plan=shared))
+    # Planned by what each cut was measured to save, so that no tables are needed.
+    changed = {"registry": registry, "plan": shared, "profile": {}}
+    repository.edit("params.yaml", lambda given: given.update(changed))
     repository.edit("params.yaml", lambda given: given.update(sensitivity={"examples": 150}))
     for member, epochs in EPOCHS.items():
         words = ["train_member.py", member, "--seed", str(seed), "--epochs", str(epochs)]

@@ -12,7 +12,7 @@ from reprune.core.artifacts import Verdict
 from tests.containers.conftest import Faults, Images
 from tests.containers.test_pipeline import Project, built, rooted
 from tests.kubeflow import QUIET, handed_on
-from tests.pipeline.test_set import MEMBERS, small_set, train_member
+from tests.pipeline.test_set import MEMBERS, planned_by_macs, small_set, train_member
 
 pytestmark = [pytest.mark.containers, *QUIET]
 
@@ -23,6 +23,7 @@ def project(
 ) -> Project:
     """The example in small, as images of its own; one version of each member."""
     made = small_set(tmp_path_factory.mktemp("set") / "repo", rooted)
+    planned_by_macs(made)
     members = [{"name": name} for name in MEMBERS]
     return Project(
         made,
