@@ -12,6 +12,8 @@ import pytest
 from reprune.compress.planning.allocate import Problem
 from reprune.core import store
 from reprune.core.artifacts import GroupPlan, Plan, Sensitivity, TableReuse
+from reprune.core.params import PlanParams
+from reprune.steps.spot_question import budgets
 from tests.steps.test_inheriting import (  # noqa: F401  the fixtures
     KNOBS,
     WARM,
@@ -174,3 +176,28 @@ def test_a_plan_leaves_a_table_that_was_measured_under_other_budgets_usable(grou
     assert table.reuse
     assert table.reuse.how == "reused"
     assert plan.predicted.params <= 0.5 * plan.before.params
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"size_bytes": 250.0}, {"macs": 0.9, "bytes": 0.25}),
+        ({"size_bytes": 9e9}, {"macs": 0.9, "bytes": 1.0}),
+        ({"latency_ms@cpu": 3.0}, {"macs": 0.9}),
+        ({"latency_ms@cpu": 3.0, "latency@npu": 0.6}, {"macs": 0.6}),
+    ],
+)
+def test_limits_in_units_are_asked_as_shares(limits, expected):
+    """Milliseconds are a share of what nothing here has timed: they bound what the champion's plan says, or
+    nothing.
+    """
+    plan = PlanParams(fraction=0.9, limits=limits)
+    assert budgets(plan, None, dense_bytes=1000) == expected
+
+
+def test_milliseconds_are_asked_as_the_macs_that_they_came_to(ground):  # noqa: F811
+    limits = {"latency_ms@cpu": 3.0}
+    first = store.read(ground / "first/plan", Plan).manifest
+    champion = msgspec.structs.replace(first, limits=limits, predicted=as_fast(first, 0.45))
+    found = budgets(PlanParams(fraction=0.9, limits=limits), champion, dense_bytes=1000)
+    assert found == {"macs": pytest.approx(0.45, rel=1e-4)}

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from reprune.core.artifacts import Plan, Sensitivity
 from reprune.core.errors import CompressionError
-from reprune.core.params import PlanParams
+from reprune.core.params import SIZE_BYTES, PlanParams, bounded
 from reprune.steps.measuring import CutWork
 
 if TYPE_CHECKING:
@@ -56,22 +56,25 @@ def problem_of(work: CutWork, table: Sensitivity, champion: Plan | None) -> Prob
             reasons=work.reasons,
         )
         options = options.by_hand(hand, depth=plan.depth)
-    (first, fraction), *others = budgets(plan, champion).items()
+    (first, fraction), *others = budgets(plan, champion, subject.cost({}).bytes).items()
     return options.problem(first, fraction, dict(others))
 
 
-def budgets(plan: PlanParams, champion: Plan | None) -> dict[str, float]:
+def budgets(plan: PlanParams, champion: Plan | None, dense_bytes: int) -> dict[str, float]:
     """Every budget that can be counted, as a fraction of the dense model's, the first one first.
 
     Latencies are asked as MACs: those that the champion's plan came to where it was asked for the same
-    latencies, else the least of their own fractions.
+    latencies, else the least of their own fractions; milliseconds, which only a profile makes a share of,
+    ask nothing then.
     """
     asked = {plan.budget: plan.fraction, **(plan.limits or {})}
     times = _times(plan)
     found = {name: share for name, share in asked.items() if name not in times}
+    if SIZE_BYTES in found:
+        found["bytes"] = min(1.0, found.pop(SIZE_BYTES) / dense_bytes)
     if not times:
         return found
-    share = min(times.values())
+    share = min((most for name, most in times.items() if bounded(name) == name), default=1.0)
     if champion is not None and champion.before.macs and _times(champion) == times:
         share = champion.predicted.macs / champion.before.macs
     return found | {"macs": min(found.get("macs", 1.0), share)}
