@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +21,8 @@ from reprune.doors.output import DiffOutput
 from reprune.report.columns import width
 from reprune.report.diff import compare_verdicts
 from reprune.report.diff_text import render_diff
-from reprune.report.differences import Difference, RuleDiff
-from reprune.report.words import EN_DASH, MINUS, NBSP
+from reprune.report.differences import Amount, Difference, RuleDiff
+from reprune.report.words import EN_DASH, MINUS, NBSP, TIMES
 from reprune.steps.diff import diff
 from tests.report.scenes import (
     BLOCKED,
@@ -277,6 +278,59 @@ def test_plans_as_folders_and_as_text(tmp_path: Path) -> None:
     text = render_diff(told)
     assert "1 part cut otherwise, 1 as before" in text
     assert "16 of 32  8 of 32" in text
+
+
+def bounded(
+    fast: float, slow: float, floor: float, folder: Path, name: str, **by_hand: object
+) -> None:
+    """A plan.yaml whose groups are those of `TEXT`, under other bounds."""
+    text = yaml.safe_load(TEXT)
+    text |= {"limits": {"params": slow}, "floors": {"depth": floor}, **by_hand}
+    timed = {"by_table": fast, "measured": "not here", "saving_corrected_by": 1.0}
+    text["predicted"] |= {"latency": {"ort-cpu": timed}, "optimality_gap": fast / 10}
+    (folder / name).write_text(yaml.safe_dump(text))
+
+
+def test_plans_that_cut_alike_under_other_bounds_differ_in_those(tmp_path: Path) -> None:
+    """Limits, floors, what a person set, and what is expected of each target."""
+    by_hand = {"by_hand": ["conv1", "stage.1"], "removed_blocks": ["stage.1"]}
+    bounded(0.59, 0.6, 0.1, tmp_path, "a.yaml")
+    bounded(0.39, 0.4, 0.5, tmp_path, "b.yaml", **by_hand)
+    told = diff(tmp_path, "a.yaml", "b.yaml")
+    assert told.plan is not None
+    assert [(one.key, one.before, one.after) for one in told.plan.knobs] == [
+        ("limits.params", "0.6", "0.4"),
+        ("floors.depth", "0.1", "0.5"),
+        ("by_hand.conv1", "not set", "8 of 16"),
+        ("by_hand.stage.1", "not set", "removed"),
+    ]
+    moved = {
+        (one.what, one.target): (one.before, one.after)
+        for one in told.plan.figures
+        if one.before != one.after
+    }
+    assert moved == {
+        ("latency by table, of dense", "ort-cpu"): (Amount(value=0.59), Amount(value=0.39)),
+        ("optimality gap", ""): (Amount(value=0.059), Amount(value=0.039)),
+    }
+    text = render_diff(told)
+    for part in (
+        "limits.params: 0.6 → 0.4",
+        "by_hand.conv1: not set → 8 of 16",
+        f"{TIMES}0.390",
+        "3.90 %",
+    ):
+        assert part in text
+    assert all(width(line) <= 40 for line in render_diff(told, columns=40).splitlines())
+
+
+def test_plans_that_only_expect_otherwise_say_so(tmp_path: Path) -> None:
+    """Nothing is cut otherwise, and nothing else was asked for."""
+    bounded(0.59, 0.6, 0.1, tmp_path, "a.yaml")
+    bounded(0.49, 0.6, 0.1, tmp_path, "b.yaml")
+    text = render_diff(diff(tmp_path, "a.yaml", "b.yaml"))
+    assert "all cut alike" in text
+    assert "latency by table, of dense, ort-cpu" in text
 
 
 MASKS = """\

@@ -16,6 +16,7 @@ from reprune.core.artifacts import (
     PAST_PLAN,
     Cost,
     GroupPlan,
+    LatencyPrediction,
     Plan,
     Prediction,
     SparsityPlan,
@@ -80,6 +81,35 @@ def test_masks_and_knobs_are_compared_too(told: Told) -> None:
     (found,) = moved_parts(known)
     assert (found.part, found.how, found.now) == ("fc.weight", "cut more", "90.0\u00a0% zeros")
     assert "asked to leave 10\u00a0%, before 50\u00a0%" in change_words(known)
+
+
+def test_bounds_and_expectations_are_compared_too(told: Told) -> None:
+    """Plans that cut alike may have been asked for other things, and expect others."""
+
+    def bounded(limit: float, floor: float, ratio: float, **by_hand: tuple[str, ...]) -> Plan:
+        times = LatencyPrediction(forecast=ratio, measured=None, correction=1.0)
+        expected = msgspec.structs.replace(
+            plan().predicted, latencies={"ort-cpu": times}, optimality_gap=limit / 10
+        )
+        return msgspec.structs.replace(
+            plan(conv=(16, 8)),
+            limits={"latency@ort-cpu": limit},
+            floors={"depth": floor},
+            predicted=expected,
+            **by_hand,
+        )
+
+    was, now = bounded(0.6, 0.1, 0.59), bounded(0.4, 0.5, 0.39, by_hand=("conv", "stage.1"))
+    known = change_words(between(told("pass"), was, now)).replace("\u00a0", " ")
+    assert known.partition("; ")[2].split("; ") == [
+        "limits.latency@ort-cpu 0.4, before 0.6",
+        "floors.depth 0.5, before 0.1",
+        "by_hand.conv 8 of 16, before not set",
+        "by_hand.stage.1 removed, before not set",
+        "latency by table, of dense on ort-cpu \u00d70.390, before \u00d70.590",
+        "optimality gap 4.00 %, before 6.00 %",
+    ]
+    assert change_words(between(told("pass"), was, was)).endswith("1 as before")
 
 
 WIDTHS = st.dictionaries(

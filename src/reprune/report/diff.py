@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import UNSET
-
 from reprune.core.artifacts import Plan, RuleResult, SliceResult
 from reprune.judge.between import Estimate, difference, factor
 from reprune.judge.evidence import Evidence
@@ -17,7 +15,6 @@ from reprune.report.diff_settings import settings
 from reprune.report.differences import (
     Between,
     FlipDiff,
-    KeyDiff,
     Moved,
     PartDiff,
     PlanDiff,
@@ -27,6 +24,7 @@ from reprune.report.differences import (
 )
 from reprune.report.facts import ReportFacts
 from reprune.report.plan_change import compared_parts
+from reprune.report.plan_knobs import plan_knobs
 
 # What a reader looks for first.
 _ORDER: tuple[Moved, ...] = ("worse", "better", "gone", "new", "unknown", "noise", "same")
@@ -63,7 +61,7 @@ def compare_plans(before: Plan, after: Plan) -> PlanDiff:
             for one in changed
         ),
         same=len(parts) - len(changed),
-        knobs=tuple(_knobs(before, after)),
+        knobs=tuple(plan_knobs(before, after)),
         figures=plan_figures(before, after),
     )
 
@@ -212,20 +210,6 @@ def _flips(before: Evidence | None, after: Evidence | None) -> tuple[FlipDiff, .
 def _right(evidence: Evidence, key: str) -> tuple[int, ...]:
     records = evidence.quality.arms.get(key)
     return () if records is None else records.columns.get("correct", ())
-
-
-def _knobs(before: Plan, after: Plan) -> Iterator[KeyDiff]:
-    for key in ("allocator", "budget", "fraction", "head_dimensions"):
-        was, now = getattr(before, key), getattr(after, key)
-        if was != now:
-            told = ["not set" if one is UNSET else f"{one}" for one in (was, now)]
-            yield KeyDiff(place="plan", key=key, before=told[0], after=told[1])
-    patterns = [
-        "none" if plan.sparsity is UNSET else f"{plan.sparsity.pattern}, {plan.sparsity.scope}"
-        for plan in (before, after)
-    ]
-    if patterns[0] != patterns[1]:
-        yield KeyDiff(place="plan", key="masks", before=patterns[0], after=patterns[1])
 
 
 def _notes(before: ReportFacts, after: ReportFacts) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import Plan
 from reprune.judge.numeric import rounded
 from reprune.report.cost import MILLION, Span, currency, requests_per_year, target_costs
@@ -70,5 +72,19 @@ def _of_plan(plan: Plan) -> Iterator[tuple[tuple[str, str, str], Amount]]:
     yield ("MACs expected", "count", ""), Amount(value=float(expected.macs))
     if expected.latency_ratio is not None:
         yield ("latency expected, of dense", "ratio", ""), Amount(value=expected.latency_ratio)
+    for target, one in (expected.latencies or {}).items():
+        yield ("latency by table, of dense", "ratio", target), Amount(value=one.forecast)
+        if one.measured is not None:
+            timed = ("latency timed by the plan, of dense", "ratio", target)
+            yield timed, Amount(value=one.measured)
     if expected.loss_increase is not None:
         yield ("loss expected to be added", "loss", ""), Amount(value=expected.loss_increase)
+    if expected.joint_loss_increase is not UNSET:
+        joint = ("loss expected, as joint cuts came out", "loss", "")
+        yield joint, Amount(value=expected.joint_loss_increase)
+    if expected.tried is not UNSET:
+        tried = ("loss added, measured by the plan", "loss", "")
+        yield tried, Amount(value=expected.tried.loss_increase)
+    if expected.optimality_gap is not UNSET:
+        gap = ("optimality gap", "share", "")
+        yield gap, Amount(value=expected.optimality_gap)

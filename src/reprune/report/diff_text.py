@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from reprune.core.artifacts import RuleResult, SliceResult
 from reprune.report import cells, words
@@ -225,13 +225,21 @@ def _figures(figures: Sequence[FigureDiff], columns: int) -> Iterator[str]:
 def _amount(amount: Amount | None, unit: str) -> str:
     if amount is None:
         return cells.NOTHING
-    shown = {"bytes": words.size, "count": words.big, "ratio": words.ratio}.get(unit)
+    shown = _AMOUNTS.get(unit)
     text = shown(amount.value) if shown else words.number(amount.value)
     if shown is None and unit != "loss":
         text = f"{text} {visible(unit, 12)}"
     if amount.low is None or amount.high is None:
         return text
     return f"{text} ({words.number(amount.low)} to {words.number(amount.high)})"
+
+
+_AMOUNTS: dict[str, Callable[[float], str]] = {
+    "bytes": words.size,
+    "count": words.big,
+    "ratio": words.ratio,
+    "share": words.percent,
+}
 
 
 def _share(one: FigureDiff) -> str:
@@ -241,14 +249,19 @@ def _share(one: FigureDiff) -> str:
 
 
 def _plan(plan: PlanDiff, columns: int, *, alone: bool) -> Iterator[str]:
-    """The parts that are cut otherwise, and a count of the others."""
+    """The parts that are cut otherwise, and a count of the others; what else the plans say otherwise. Beside
+    verdicts that is what they expect of quality and speed: what the model costs is counted there.
+    """
     if not plan.changed and not plan.knobs:
         yield f"Plan: {words.plural(plan.same, 'part')}, all cut alike"
-        return
-    tally = f"Plan: {words.plural(len(plan.changed), 'part')} cut otherwise, {plan.same} as before"
-    yield from wrapped(tally, columns)
+    else:
+        tally = (
+            f"Plan: {words.plural(len(plan.changed), 'part')} cut otherwise, {plan.same} as before"
+        )
+        yield from wrapped(tally, columns)
     for knob in plan.knobs:
-        yield from wrapped(f"{knob.key}: {_step(knob)}", columns, first="  ", rest="    ")
+        key = visible(knob.key, 60)
+        yield from wrapped(f"{key}: {_step(knob)}", columns, first="  ", rest="    ")
     shown = plan.changed[:MOST_PARTS]
     if shown:
         rows = [
@@ -258,9 +271,10 @@ def _plan(plan: PlanDiff, columns: int, *, alone: bool) -> Iterator[str]:
         yield from laid_out(["", "part", "A", "B"], rows, columns)
     if len(shown) < len(plan.changed):
         yield f"{len(plan.changed) - len(shown)} more changed less than these"
-    if alone:
+    expected = [one for one in plan.figures if one.unit != "count" and one.before != one.after]
+    if alone or expected:
         yield ""
-        yield from _figures(plan.figures, columns)
+        yield from _figures(plan.figures if alone else expected, columns)
 
 
 def _settings(found: Sequence[KeyDiff], columns: int) -> Iterator[str]:

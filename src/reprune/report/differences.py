@@ -70,7 +70,7 @@ class Amount(Fact, kw_only=True):
 
 
 class FigureDiff(Fact, kw_only=True):
-    """A size, a count or a cost. `unit` is bytes, count, loss, epochs, or the currency."""
+    """A size, a count or a cost. `unit` is bytes, count, loss, ratio, share, or the currency."""
 
     what: str
     unit: str

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from msgspec import UNSET
 
 from reprune.core.artifacts import Plan
 from reprune.report import plain, words
-from reprune.report.differences import How
+from reprune.report.diff_figures import plan_figures
+from reprune.report.differences import Amount, How
 from reprune.report.facts import ReportFacts
-from reprune.report.markup import Safe, esc, tag
+from reprune.report.markup import Safe, esc, tag, visible
 from reprune.report.markup import table as html_table
+from reprune.report.plan_knobs import plan_knobs
 
 MOST_GROUPS = 10
 MOST_ROWS = 400
@@ -137,13 +139,25 @@ def _step(one: Moved) -> float:
 
 
 def _knobs(facts: ReportFacts) -> Iterator[str]:
-    """What both plans were asked for, where that is not the same."""
+    """What both plans were asked for and expect beside the parts, where that is not the same."""
     was, now = facts.past_plan, facts.plan
     if was is None or now is None:
         return
-    if was.fraction != now.fraction:
-        yield f"asked to leave {words.percent(now.fraction, 0)}, before {words.percent(was.fraction, 0)}"
-    for what in ("allocator", "budget"):
-        before, after = getattr(was, what), getattr(now, what)
-        if before != after:
-            yield f"{what} {after}, before {before}"
+    for knob in plan_knobs(was, now):
+        if knob.key == "fraction":
+            yield f"asked to leave {words.percent(now.fraction, 0)}, before {words.percent(was.fraction, 0)}"
+        else:
+            yield f"{visible(knob.key, 80)} {visible(knob.after, 80)}, before {visible(knob.before, 80)}"
+    for one in plan_figures(was, now):
+        if one.before != one.after and one.unit in _EXPECTED:
+            ends = [_EXPECTED[one.unit](end) for end in (one.after, one.before)]
+            on = f" on {visible(one.target, 40)}" if one.target else ""
+            yield f"{one.what}{on} {ends[0]}, before {ends[1]}"
+
+
+def _shown(show: Callable[[float], str]) -> Callable[[Amount | None], str]:
+    return lambda amount: "not known" if amount is None else show(amount.value)
+
+
+# What a plan says of its speed, and of how good it is among plans; the rest stands elsewhere.
+_EXPECTED = {"ratio": _shown(words.ratio), "share": _shown(words.percent)}

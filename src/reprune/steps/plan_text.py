@@ -6,8 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from reprune.core.artifacts import Cost, GroupPlan, Plan, Prediction, SparsityPlan, TensorPlan
+from reprune.core.artifacts import (
+    Cost,
+    GroupPlan,
+    LatencyPrediction,
+    Plan,
+    Prediction,
+    SparsityPlan,
+    TensorPlan,
+)
 from reprune.core.documents import decode_yaml, read_bounded
 
 
@@ -21,9 +30,20 @@ class _CostText(msgspec.Struct, frozen=True, kw_only=True):
     after: float
 
 
+class _LatencyText(msgspec.Struct, frozen=True, kw_only=True):
+    """`measured` is words where nothing was."""
+
+    by_table: float
+    measured: float | str
+    saving_corrected_by: float
+
+
 class _PredictedText(msgspec.Struct, frozen=True, kw_only=True):
     loss_increase: float | None = None
     latency_ratio: float | None = None
+    joint_loss_increase: float | UnsetType = UNSET
+    latency: dict[str, _LatencyText] | UnsetType = UNSET
+    optimality_gap: float | UnsetType = UNSET
     params: int = 0
     macs: int = 0
 
@@ -34,6 +54,9 @@ class _PlanText(msgspec.Struct, frozen=True, kw_only=True):
     allocator: str
     budget: str
     fraction: float
+    limits: dict[str, float] | UnsetType = UNSET
+    floors: dict[str, float] | UnsetType = UNSET
+    by_hand: tuple[str, ...] | UnsetType = UNSET
     groups: dict[str, _GroupText]
     cost: dict[str, _CostText]
     predicted: _PredictedText = _PredictedText()
@@ -93,7 +116,10 @@ def _of_groups(told: _PlanText) -> Plan:
             for name, one in told.groups.items()
         ),
         predicted=_predicted(told.predicted, after),
-        blocks=told.removed_blocks or msgspec.UNSET,
+        blocks=told.removed_blocks or UNSET,
+        limits=told.limits,
+        floors=told.floors,
+        by_hand=told.by_hand,
     )
 
 
@@ -124,4 +150,18 @@ def _predicted(told: _PredictedText, cost: Cost) -> Prediction:
         macs=cost.macs,
         loss_increase=told.loss_increase,
         latency_ratio=told.latency_ratio,
+        joint_loss_increase=told.joint_loss_increase,
+        optimality_gap=told.optimality_gap,
+        latencies=UNSET if told.latency is UNSET else _latencies(told.latency),
     )
+
+
+def _latencies(told: dict[str, _LatencyText]) -> dict[str, LatencyPrediction]:
+    return {
+        target: LatencyPrediction(
+            forecast=one.by_table,
+            measured=None if isinstance(one.measured, str) else one.measured,
+            correction=one.saving_corrected_by,
+        )
+        for target, one in told.items()
+    }
