@@ -106,3 +106,13 @@ def test_what_is_not_known_is_none():
     )
     assert achieved(unpredicted, BUNDLE).factor is None
     assert achieved(PLAN, BUNDLE).recovered is None
+
+
+def test_where_no_epoch_was_better_the_start_counts():
+    assert BUNDLE.recovery
+    kept = msgspec.structs.replace(BUNDLE.recovery, best_epoch=0, start_loss=1.02)
+    bundle = msgspec.structs.replace(BUNDLE, recovery=kept)
+    assert achieved(PLAN, bundle, base_loss=1.0).recovered == pytest.approx(0.02)
+    unknown = msgspec.structs.replace(kept, start_loss=msgspec.UNSET)
+    bundle = msgspec.structs.replace(BUNDLE, recovery=unknown)
+    assert achieved(PLAN, bundle, base_loss=1.0).recovered is None

@@ -144,7 +144,9 @@ def test_every_section_is_there(told: Told) -> None:
     """The page answers for the verdict, time, quality, the cut, the data, the engines and the lineage."""
     page = Page(render_html(told("pass")))
     sections = [section["id"] for section in page.all("section")]
-    expected = "demands latency quality plan sensitivity recovery data parity lineage method"
+    expected = (
+        "demands latency quality plan predicted sensitivity recovery data parity lineage method"
+    )
     assert sections == expected.split()
 
 

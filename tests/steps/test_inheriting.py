@@ -342,9 +342,19 @@ def test_a_plan_says_what_it_loses_if_it_comes_out_as_the_champions_did(ground, 
     prior = told["loss_increase"] * max(lost, 0.0) / before
     assert told["loss_increase_as_the_champion_came_out"] == pytest.approx(prior, rel=1e-2)
     assert "times its predicted" in told["the_champion_came_out"]
+    base = store.read(ground / "first/table", Sensitivity).manifest.base_loss
+    recovery = store.read(ground / "first/candidate", ModelBundle).manifest.recovery
+    kept = {one.epoch: one.tune_loss for one in recovery.epochs}
+    after = kept.get(recovery.best_epoch, recovery.start_loss) - base
+    came = store.read(root / "plan", Plan).manifest.predicted.champion
+    assert (came.sum_of_cuts, came.after) == (before, pytest.approx(after))
+    assert came.before == pytest.approx(lost)
+    assert told["loss_increase_after_recovery_as_the_champion_came_out"] == pytest.approx(
+        told["loss_increase"] * after / before, rel=1e-2
+    )
     deeper = {"plan": {"fraction": 0.4, "round_to": 4}}
     for other in (predicted("plain"), predicted("deeper", **WARM, **deeper)):
-        assert "loss_increase_as_the_champion_came_out" not in other
+        assert not [key for key in other if "champion_came_out" in key]
 
 
 def test_recovery_takes_the_epochs_that_the_champion_needed_and_its_advice(ground, tmp_path):

@@ -242,6 +242,18 @@ class Recovery(Fact, kw_only=True):
     known: KnownRecovery | UnsetType = UNSET
     rate: RateChoice | UnsetType = UNSET
 
+    @property
+    def saved(self) -> int:
+        """About how many examples the epochs would have taken that the champion's recovery showed not to be
+        needed, less those that asking took: at what an epoch of this one took.
+        """
+        if not self.known or not self.epochs:
+            return 0
+        asking = self.known.start.cost if self.known.start else 0
+        trained = self.examples - asking - (self.rate.examples if self.rate else 0)
+        left_out = self.known.asked - self.known.epochs
+        return max(0, round(trained / len(self.epochs) * left_out) - asking)
+
 
 class ModelBundle(Manifest, tag="ModelBundle", kw_only=True):
     """A model that can be rebuilt bit-equal without pickle.
@@ -295,6 +307,9 @@ class VerdictSummary(Fact, kw_only=True):
     """One judged generation, as the registry remembers it.
 
     `eval_digest` names the examples it was judged on and `newest_time` the latest of their times.
+    `quality_drop` is what the first metric by name lost, `quality_drops` what each did where it lost most;
+    `latency_ratios` are by target. Its plan predicted the rise `predicted_loss`, and left the shares `kept`
+    of its groups.
     """
 
     dense_version: str
@@ -309,6 +324,10 @@ class VerdictSummary(Fact, kw_only=True):
     eval_digest: str | UnsetType = UNSET
     newest_time: str | UnsetType = UNSET
     waiver: Waiver | UnsetType = UNSET
+    quality_drops: dict[str, float] | UnsetType = UNSET
+    latency_ratios: dict[str, float] | UnsetType = UNSET
+    predicted_loss: float | UnsetType = UNSET
+    kept: dict[str, float] | UnsetType = UNSET
 
 
 class Previous(Manifest, tag="Previous", kw_only=True):
@@ -698,6 +717,17 @@ class LatencyPrediction(Fact, kw_only=True):
     most: int | UnsetType = UNSET
 
 
+class CameOut(Fact, kw_only=True):
+    """What came of the champion's plan, as rises in loss over its dense model: `sum_of_cuts` was predicted,
+    `before` is that of the cut and repaired model, `after` that of the recovered one on `tune`. None where
+    it is not known.
+    """
+
+    sum_of_cuts: float
+    before: float | None
+    after: float | None
+
+
 class Prediction(Fact, kw_only=True):
     """What the plan expects; `latency_ratio` is None where the budget is not a latency, or was not timed.
 
@@ -705,7 +735,8 @@ class Prediction(Fact, kw_only=True):
     is what such a sum came to there, and `joint_rank_correlation` how well sums ranked them.
     `additivity` is the same near this plan's budget; `tried` is there where joint cuts were measured.
     `optimality_gap`, where the allocator knows it, is by what share of its own the sum could still be lower
-    at most; `latencies` are by target, where tables predicted them.
+    at most; `latencies` are by target, where tables predicted them. `champion` is what came of a plan that
+    answered the same question, a prior for what will come of this one; it decided nothing.
     """
 
     params: int
@@ -718,6 +749,7 @@ class Prediction(Fact, kw_only=True):
     tried: Tried | UnsetType = UNSET
     optimality_gap: float | UnsetType = UNSET
     latencies: dict[str, LatencyPrediction] | UnsetType = UNSET
+    champion: CameOut | UnsetType = UNSET
 
 
 class Plan(Manifest, tag="Plan", kw_only=True):
@@ -753,6 +785,13 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     round_to: int | UnsetType = UNSET
     age: int | UnsetType = UNSET
     block_losses: dict[str, float] | UnsetType = UNSET
+
+    @property
+    def kept_champions(self) -> bool | None:
+        """Whether the champion's widths were kept, where they were tried against fresh ones; else None."""
+        if not self.tried:
+            return None
+        return all(self.tried.known.get(item.group) == item.keep for item in self.groups)
 
 
 class Parity(Fact, kw_only=True):

@@ -16,6 +16,7 @@ from reprune.report.generations import generations_section, since_last
 from reprune.report.guards import tripped
 from reprune.report.markup import Safe, esc, join, tag
 from reprune.report.phrases import Phrase, as_html, sentence
+from reprune.report.predicted import predicted_section
 from reprune.report.provenance import data_section, lineage_section, machine_section
 from reprune.report.sections import (
     Section,
@@ -84,6 +85,7 @@ def _page(facts: ReportFacts, room: Room, *, show_examples: bool) -> str:
             cost_section,
             partial(quality_section, show_examples=show_examples, most_shown=room.shown),
             plan_section,
+            predicted_section,
             sensitivity_section,
             recovery_section,
             partial(maps_section, examples=room.maps),

@@ -11,6 +11,7 @@ from reprune.report.facts import ReportFacts
 from reprune.report.masked import masked_lines, masked_tensors, masked_words
 from reprune.report.measured import Expected, expected_losses
 from reprune.report.phrases import as_markdown
+from reprune.report.predicted import predicted_lines
 from reprune.report.slices import compared, groups, newest, ordered, spread
 
 MOST_GROUPS = 10
@@ -75,6 +76,7 @@ def plan_lines(facts: ReportFacts, *, full: bool, name: int) -> Iterator[str]:
             lines += ["", f"{len(cut) - len(shown)} more groups were cut less than these."]
     lines += [line for step in tried_cuts(facts) for line in ("", plain.text(step, 300))]
     lines += _recovery_lines(facts)
+    lines += [part for line in predicted_lines(facts) for part in ("", line)]
     yield from plain.fold(title, lines)
 
 

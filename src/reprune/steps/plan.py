@@ -40,7 +40,7 @@ from reprune.steps.plan_limits import (
     shares_for_people,
 )
 from reprune.steps.plan_members import members_for_people
-from reprune.steps.plan_prior import prior_for_people
+from reprune.steps.plan_prior import prior_for_people, with_prior
 from reprune.steps.plan_record import recorded
 from reprune.steps.plan_trials import with_trials
 from reprune.steps.plan_words import for_people, how_to_edit, with_joint
@@ -135,8 +135,9 @@ def plan(
     result = structs.replace(result, age=age)
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
+    result = with_prior(result, previous, generations)
     described = for_people(result, trial.options, choice)
-    described["predicted"] |= prior_for_people(result, previous, generations, ctx)
+    described["predicted"] |= prior_for_people(result.predicted, ctx)
     described |= shares_for_people(written, plan)
     described |= members_for_people(dense, profiles, plan, trial.options, choice.widths, ctx)
     if opened.skipped:

@@ -32,19 +32,23 @@ class Achieved:
         this, is its prior. From the joint cut on tune, else from prune's repaired model; None where
         either side is unknown or nothing was predicted.
         """
-        real = self.measured if self.measured is not None else self.repaired
-        if real is None or self.sum_of_cuts is None or self.sum_of_cuts <= 0.0:
+        if self.before is None or self.sum_of_cuts is None or self.sum_of_cuts <= 0.0:
             return None
-        return max(real, 0.0) / self.sum_of_cuts
+        return max(self.before, 0.0) / self.sum_of_cuts
+
+    @property
+    def before(self) -> float | None:
+        """The rise before recovery: the joint cut's on tune, else that of prune's repaired model."""
+        return self.measured if self.measured is not None else self.repaired
 
 
 def achieved(plan: Plan, bundle: ModelBundle, base_loss: float | None = None) -> Achieved:
     """Predicted against achieved, from a plan and the bundle that was made by it (the champion's).
 
     `base_loss` is the dense model's loss on tune (Sensitivity.base_loss of the same generation): without
-    it nothing is known of the rise after recovery, as recovery records losses, not rises. Where the
-    state before training was the best one (epoch 0), nothing is recorded of it either. Of a gentler cut
-    than the plan's nothing is told: the plan predicted nothing of it.
+    it nothing is known of the rise after recovery, as recovery records losses, not rises. Where no epoch
+    beat what training began with, the recovered model is that. Of a gentler cut than the plan's nothing
+    is told: the plan predicted nothing of it.
     """
     tried = plan.predicted.tried
     surgery, recovery = bundle.surgery, bundle.recovery
@@ -61,6 +65,8 @@ def achieved(plan: Plan, bundle: ModelBundle, base_loss: float | None = None) ->
         repaired = None if kept is None else kept - surgery.loss_dense
     if recovery is not None and base_loss is not None:
         best = [e.tune_loss for e in recovery.epochs if e.epoch == recovery.best_epoch]
+        if recovery.best_epoch == 0 and recovery.start_loss is not UNSET:
+            best = [recovery.start_loss]
         recovered = best[0] - base_loss if best else None
     return Achieved(
         sum_of_cuts=plan.predicted.loss_increase,
