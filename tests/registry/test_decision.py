@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from msgspec import UNSET
 from msgspec.structs import replace as other
 
 from reprune import __version__
-from reprune.core.artifacts import Waiver
+from reprune.core import store
+from reprune.core.artifacts import Cost, GroupPlan, Plan, Prediction, RuleResult, Waiver
+from reprune.core.documents import canonical, digest_of
 from reprune.judge.evidence import ArmRecords
 from reprune.registry.receipts import Decision
 from reprune.steps.acceptance import Case
@@ -67,6 +70,10 @@ def test_every_field_comes_from_the_case(stand: Stand) -> None:
         dry_run=judgement.dry_run,
         samples=case.samples,
         valid_for_days=3.0,
+        quality_drops={"accuracy": found.quality_drop},
+        latency_ratios={"ort-cpu": found.latency_ratio},
+        predicted_loss=found.predicted_loss,
+        kept=found.kept,
     )
     assert found.latency_ratio == pytest.approx(0.6, abs=0.05)
     assert found.quality_drop == pytest.approx(1 / 450)
@@ -127,6 +134,60 @@ def test_the_first_metric_by_name_is_told(stand: Stand) -> None:
     told = [(f"{name}.vs_parent", "at most", float(i)) for i, name in enumerate(names)]
     assert decided(with_rules(case, *told)).quality_drop == 2.0
     assert decided(with_rules(case, *told[:2])).quality_drop == 1.0
+
+
+def test_each_metric_and_target_is_told_for_later_trends(stand: Stand) -> None:
+    """A metric where it lost most among the rules that decide; no slice, tail or floor is one."""
+    base = stand.case.judgement.rules[0]
+
+    def made(rule: str, target: str, change: float, **fields: Any) -> RuleResult:
+        return other(base, rule=rule, target=target, change=change, **fields)
+
+    up = {"direction": "at least", "required": True}
+    rules = (
+        made("accuracy.vs_parent", "a", -0.01, **up),
+        made("accuracy.vs_parent", "b", -0.02, **up),
+        made("accuracy.vs_parent", "c", -0.5, **(up | {"required": False})),
+        made("error.vs_parent", "a", 0.25, direction="at most", required=False),
+        made("accuracy.slices.vs_parent", "a", -0.9, **up),
+        made("latency.vs_parent", "a", 0.5, direction="at most"),
+        made("latency.vs_parent", "b", 0.75, direction="at most"),
+        made("latency.tail.p99.vs_parent", "a", 3.0, direction="at most"),
+    )
+    found = decided(replace(stand.case, judgement=other(stand.case.judgement, rules=rules)))
+    assert found.quality_drops == {"accuracy": 0.02, "error": 0.25}
+    assert found.latency_ratios == {"a": 0.5, "b": 0.75}
+    none = decided(with_rules(stand.case))
+    assert (none.quality_drops, none.latency_ratios) == (UNSET, UNSET)
+
+
+def test_the_plan_that_the_verdict_holds_is_told(stand: Stand, tmp_path: Path) -> None:
+    """What it predicted, and the share of each group that it left; nothing of one that is not there."""
+    cost = Cost(params=1, macs=1, bytes=1)
+    groups = (GroupPlan(group="conv", width=3, keep=1), GroupPlan(group="none", width=0, keep=0))
+    plan = Plan(
+        allocator="uniform",
+        budget="macs",
+        fraction=0.5,
+        before=cost,
+        groups=groups,
+        predicted=Prediction(params=1, macs=1, loss_increase=0.25, latency_ratio=None),
+    )
+    digest = digest_of(plan)
+    file = f"ancestors/{digest.removeprefix('sha256:')}.json"
+    (tmp_path / "ancestors").mkdir()
+    (tmp_path / file).write_bytes(canonical(plan))
+    verdict = stand.case.verdict
+    manifest = other(
+        verdict.manifest,
+        parents={**verdict.manifest.parents, "chosen": digest},
+        payload={file: store.file_digest(tmp_path / file)},
+    )
+    held = replace(stand.case, verdict=replace(verdict, manifest=manifest, path=tmp_path))
+    found = decided(held)
+    assert (found.predicted_loss, found.kept) == (0.25, {"conv": 0.3333})
+    lost = replace(held, verdict=replace(held.verdict, manifest=other(manifest, payload={})))
+    assert (decided(lost).predicted_loss, decided(lost).kept) == (UNSET, UNSET)
 
 
 def with_records(case: Case, **arms: dict[str, tuple[int, ...]]) -> Case:

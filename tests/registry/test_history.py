@@ -158,8 +158,28 @@ def test_figures_are_the_verdict_s_own(root: Path) -> None:
         )
     assert each.latency.change == pytest.approx(0.5, abs=0.01)
     assert each.quality.loss == pytest.approx(1 / 450)
+    assert each.drops == {"accuracy": each.quality.loss}
+    assert each.ratios == {"ort-cpu": each.latency.change}
+    assert set(each.rooms) == {"accuracy", "latency@ort-cpu"}
     assert each.size_bytes == 2000
     assert each.headline.startswith("Passed")
+
+
+def test_trends_are_in_the_json_and_in_the_text(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same: here every rise is taken for one, whatever chance makes of it."""
+    for module in ("judge", "report"):
+        name = "trend" if module == "judge" else "trends"
+        monkeypatch.setattr(f"reprune.{module}.{name}.ALPHA", 100.0)
+    monkeypatch.chdir(root)
+    assert main(["history", "--json"]) == 0
+    found = decode_json(capsys.readouterr().out.encode(), HistoryOutput, name="history")
+    (one,) = [each for each in found.history.trends if each.what == "quality"]
+    assert (one.name, one.unit, one.of) == ("accuracy", "share", 5)
+    assert one.blocks_in is not None
+    text = render_history(told(root))
+    assert "! Harder to compress: what accuracy loses rises by" in " ".join(text.split())
 
 
 def test_a_verdict_that_was_touched_gives_no_interval(root: Path) -> None:

@@ -15,6 +15,8 @@ from reprune.core.artifacts import (
     Previous,
     Profile,
     RateChoice,
+    Recovery,
+    RecoveryEpoch,
     RowCheck,
     TableFact,
     TableReuse,
@@ -27,12 +29,12 @@ from reprune.report.html import render_html
 from reprune.report.markdown import render_markdown
 from reprune.report.taken_over import (
     difficulty,
-    quality_trend,
     rate_words,
     recovery_words,
     table_words,
     taken_over,
     times_words,
+    trends_here,
 )
 from tests.report.scenes import PASSED
 from tests.report.verdicts import facts
@@ -104,6 +106,8 @@ def test_recovery_says_its_epochs_and_its_second_teacher():
     known = KnownRecovery(champion="c", asked=8, epochs=5, needed=5)
     assert "5 of 8 epochs" in recovery_words(known)
     assert "taught" not in recovery_words(known)
+    assert "saved" not in recovery_words(known)
+    assert "It saved about" in recovery_words(known, 42_000)
     assert "25" in recovery_words(msgspec.structs.replace(known, second="c", weight=0.25))
 
 
@@ -117,6 +121,22 @@ def test_recovery_says_that_it_began_with_the_champion_and_only_where_it_did():
     )
     stayed = msgspec.structs.replace(known, start=msgspec.structs.replace(start, taken=False))
     assert "begun" not in recovery_words(stayed)
+
+
+def test_what_a_shorter_recovery_saves_is_counted_at_what_its_epochs_took():
+    """Less what asking took; trying rates is no part of an epoch."""
+    epochs = tuple(
+        RecoveryEpoch(epoch=place, train_loss=0.1, tune_loss=0.1, learning_rate=0.1)
+        for place in (1, 2)
+    )
+    start = ChampionStart(taken=True, champion_loss=0.1, cut_loss=0.5, cost=100)
+    known = KnownRecovery(champion="c", asked=5, epochs=2, needed=2)
+    rate = RateChoice(learning_rate=0.1, how="tried", optimizer="sgd", examples=700)
+    one = Recovery(epochs=epochs, best_epoch=2, examples=2_000, teacher="t")
+    assert one.saved == 0
+    assert msgspec.structs.replace(one, known=known).saved == 3_000
+    asked = msgspec.structs.replace(known, start=start)
+    assert msgspec.structs.replace(one, known=asked, rate=rate).saved == 1_700
 
 
 def test_a_learning_rate_says_where_it_comes_from_unless_it_was_given():
@@ -160,17 +180,51 @@ def test_every_form_of_the_report_tells_it_and_nothing_where_nobody_asked(tmp_pa
     assert "fresh ones were taken" in taken_over(other)[2][0]
 
 
-def test_a_model_that_gets_harder_is_told_with_when_the_gate_would_block(tmp_path):
+def rising(tmp_path: Path, **old: object) -> ReportFacts:
+    """Five generations whose last ones lost more and more, as records of before the further figures."""
+    known = told_of(tmp_path, -0.05, -0.04, -0.03, -0.02, -0.01)
+    assert known.previous is not None
+    history = tuple(
+        msgspec.structs.replace(one, **{name: told(place) for name, told in old.items()})  # type: ignore[operator]
+        for place, one in enumerate(known.previous.history)
+    )
+    return replace(known, previous=msgspec.structs.replace(known.previous, history=history))
+
+
+def test_a_model_that_gets_harder_is_told_with_when_the_gate_would_stop_it(tmp_path):
     """A rise that this generation's own drop goes on; level ones and short ones say nothing."""
-    last = quality_trend(told_of(tmp_path))
-    assert last is None
-    mine = quality_trend(told_of(tmp_path, 0.0, 0.0, 0.0, 0.0))
-    assert mine is not None
-    assert difficulty(told_of(tmp_path, 0.0, 0.0, 0.0, 0.0)) == []
-    rising = told_of(tmp_path, -0.05, -0.04, -0.03, -0.02, -0.01)
-    found = quality_trend(rising)
-    assert found is not None
-    assert found.rises
-    told = difficulty(rising)[0][0]
-    assert "Harder to compress" in told
-    assert "the gate blocks" in told
+    assert difficulty(told_of(tmp_path)) == []
+    assert difficulty(told_of(tmp_path / "level", 0.0, 0.0, 0.0, 0.0)) == []
+    (told,) = [one[0] for one in difficulty(rising(tmp_path / "rising"))]
+    assert "Harder to compress: what accuracy loses rises by 1.0" in told
+    assert "6 of them" in told
+    assert "if that goes on, the gate stops it in about" in told
+
+
+def test_every_metric_target_and_layer_is_watched(tmp_path):
+    """Not the first metric alone: what rises is told of each that this verdict is about."""
+    known = rising(
+        tmp_path,
+        quality_drops=lambda place: {"accuracy": 0.0, "zeal": 0.001 * place},
+        latency_ratios=lambda place: {"ort-cpu": 0.4 + 0.04 * place},
+        predicted_loss=lambda place: 0.01 + 0.001 * place,
+        kept=lambda place: {"conv1": 0.9 - 0.05 * place, "conv2": 0.5},
+    )
+    other = msgspec.structs.replace(
+        next(one for one in known.judgement.rules if one.rule == "accuracy.vs_parent"),
+        rule="zeal.vs_parent",
+        change=-0.006,
+    )
+    judgement = msgspec.structs.replace(known.judgement, rules=(*known.judgement.rules, other))
+    known = replace(known, verdict=msgspec.structs.replace(known.verdict, judgement=judgement))
+    told = [one[0].replace("\u00a0", " ") for one in difficulty(known)]
+    assert [(one.what, one.name) for one in trends_here(known)] == [
+        ("quality", "zeal"), ("predicted loss", ""), ("latency", "ort-cpu"), ("group", "conv1"),
+    ]  # fmt: skip
+    assert "what zeal loses rises by 0.1" in told[0]
+    assert "the gate stops it" in told[2]
+    assert told[3].startswith("conv1 is left less and less wide (90 % to 50 %")
+    for render in (render_markdown, render_html):
+        text = render(known).replace("\u00a0", " ")
+        assert "the latency on ort-cpu" in text
+        assert "less and less wide" in text

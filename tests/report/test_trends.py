@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from reprune.registry.generations import Figure, Generation, History, Made
 from reprune.report.history import WIDTH, render_history
 from reprune.report.rows import made_words
-from reprune.report.trends import trend_words
+from reprune.report.trends import trend_words, trends_of
 
 
 def generation(number: int, loss: float, kept: float, **changes: object) -> Generation:
@@ -34,25 +34,29 @@ RISING = [0.001 * number for number in range(8)]
 FALLING = [0.9 - 0.1 * number for number in range(8)]
 
 
+def words_of(generations: Sequence[Generation]) -> list[str]:
+    return [one.replace("\u00a0", " ") for one in trend_words(trends_of(generations))]
+
+
 def test_a_loss_that_rises_and_a_layer_that_shrinks_are_told() -> None:
-    told = trend_words(newest_first(RISING, FALLING))
-    assert any("what the first metric loses rises by 0.001 a generation" in one for one in told)
+    told = words_of(newest_first(RISING, FALLING))
+    assert any("what q loses rises by 0.10 pt a generation" in one for one in told)
     assert any(one.startswith("conv1 is left less and less wide") for one in told)
     assert not any("conv2" in one for one in told)
 
 
 def test_backwards_nothing_gets_harder_and_the_layer_widens() -> None:
-    told = trend_words(newest_first(RISING[::-1], FALLING[::-1]))
+    told = words_of(newest_first(RISING[::-1], FALLING[::-1]))
     assert not any("Harder" in one for one in told)
     assert any("conv1 is left more and more wide" in one for one in told)
 
 
 def test_four_generations_and_repeated_verdicts_of_one_dense_version_say_nothing() -> None:
-    assert trend_words(newest_first(RISING[:4], FALLING[:4])) == []
+    assert words_of(newest_first(RISING[:4], FALLING[:4])) == []
     one = [generation(number, loss, 0.5, dense=("1",)) for number, loss in enumerate(RISING)]
-    assert trend_words(one[::-1]) == []
+    assert words_of(one[::-1]) == []
     untrusted = [generation(number, loss, 0.5, signed=False) for number, loss in enumerate(RISING)]
-    assert trend_words(untrusted[::-1]) == []
+    assert words_of(untrusted[::-1]) == []
 
 
 def test_the_history_shows_what_was_taken_over_and_the_trend() -> None:
@@ -62,10 +66,11 @@ def test_the_history_shows_what_was_taken_over_and_the_trend() -> None:
     told = History(
         name="digits", registry="files", champion="8", anchor=None, unchecked="", total=8,
         generations=tuple(generations), waiting=(), gaps=(),
+        trends=trends_of(generations),
     )  # fmt: skip
     text = render_history(told).replace("\u00a0", " ")
     assert "the champion's sensitivity, checked; saved 42" in " ".join(text.split())
-    assert "5 of 8 epochs" in " ".join(text.split())
+    assert "recovery: 5 of 8 epochs" in " ".join(text.split())
     assert "Harder to compress" in text
     assert all(len(line) <= WIDTH for line in text.splitlines())
 
@@ -90,3 +95,64 @@ def test_latency_tables_say_whose_they_are_and_what_they_took() -> None:
     # What the sensitivity says already is not said twice.
     both = Made(table="measured", why="no champion", times="measured", times_why="no champion")
     assert len(made_words(generation(1, 0.0, 0.5, made=both))) == 1
+
+
+def demanding(number: int, **changes: object) -> Generation:
+    """One of a set of two members on one target, whose second member gets worse, and which gets slower."""
+    drops = {"a.accuracy": 0.0, "b.miou": 0.001 * number}
+    given: dict[str, object] = {
+        "drops": drops,
+        "ratios": {"cpu": 0.5 + 0.02 * number},
+        "rooms": {"b.miou": 0.01, "latency@cpu": 0.7},
+        "latency": Figure(
+            rule="latency.vs_parent", unit="ratio", change=0.5 + 0.02 * number, low=None, high=None,
+            loss=0.0,
+        ),
+    }  # fmt: skip
+    return generation(number, 0.0, 0.5, **(given | changes))
+
+
+def test_every_metric_and_target_is_watched_and_when_the_gate_would_stop_it() -> None:
+    """Not the first metric alone. The last line is at 0.007 of 0.01, and at 0.64 of 0.7."""
+    found = trends_of([demanding(number) for number in range(8)][::-1])
+    assert [(one.what, one.name, one.blocks_in) for one in found] == [
+        ("quality", "b.miou", 3),
+        ("latency", "cpu", 3),
+    ]
+    assert "if that goes on, the gate stops it in about 3 generations" in trend_words(found)[0]
+    assert "the latency on cpu" in trend_words(found)[1]
+    wide = {"b.miou": 0.1, "latency@cpu": 0.61}
+    last = demanding(7, rooms=wide)
+    far, now = trends_of([last, *[demanding(number) for number in range(7)][::-1]])
+    assert (far.blocks_in, now.blocks_in) == (93, 0)
+    assert "the gate" not in trend_words([far])[0]
+    assert trend_words([now])[0].endswith("if that goes on, the gate stops it now")
+
+
+def test_a_verdict_that_cannot_be_read_has_the_receipts_figures() -> None:
+    """Those of the only target go on the same line; without a bound nobody says when."""
+    old = [demanding(number, drops={}, ratios={}, rooms={}) for number in range(6)]
+    found = trends_of([demanding(7), demanding(6), *old[::-1]])
+    assert [(one.what, one.name, one.of) for one in found] == [("latency", "cpu", 8)]
+    assert [one.blocks_in for one in trends_of(old[::-1])] == [None]
+
+
+def test_recovery_and_widths_say_what_was_the_champions_whatever_the_table() -> None:
+    """Epochs and what they saved, the start, the second teacher, the rate; nothing of a given rate."""
+    made = Made(
+        epochs=5, asked=8, recovery_saved=42_000, start="champion", taught=0.25, rate=0.01,
+        rate_how="champion", rate_age=2, widths="kept",
+    )  # fmt: skip
+    told = [one.replace("\u00a0", " ") for one in made_words(generation(1, 0.0, 0.5, made=made))]
+    assert told == [
+        "the champion's widths kept",
+        "recovery: 5 of 8 epochs, saved 42.0 k examples; begun with the champion; the champion taught 25 %; "
+        "learning rate 0.01, the champion's, found 2 generations ago",
+    ]
+    other = Made(start="cut", rate=0.03, rate_how="tried", widths="fresh")
+    assert made_words(generation(1, 0.0, 0.5, made=other)) == [
+        "the champion's widths tried; fresh ones lose less",
+        "recovery: begun with the cut model; learning rate 0.03, the best of those tried",
+    ]
+    given = Made(rate=0.03, rate_how="given")
+    assert made_words(generation(1, 0.0, 0.5, made=given)) == []

@@ -216,6 +216,10 @@ def summary(info: VersionInfo, receipt: Receipted, champion: Holder | None) -> V
         eval_digest=decision.eval_digest,
         newest_time=decision.newest_time,
         waiver=decision.waiver,
+        quality_drops=decision.quality_drops,
+        latency_ratios=decision.latency_ratios,
+        predicted_loss=decision.predicted_loss,
+        kept=decision.kept,
     )
 
 

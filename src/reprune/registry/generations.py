@@ -32,11 +32,18 @@ class Figure(Fact, kw_only=True):
 
 
 class Made(Fact, kw_only=True):
-    """How a version was made. `table` is where its sensitivity's rows come from ("" where nobody asked), for
-    `why`; it took `cost` examples, of `full_cost` that measuring all took last. Recovery took `epochs` of
-    `asked`. `times` is where its latency tables come from, for `times_why`, which took `builds` engines, of
-    `full_builds` that measuring all of them takes. `kept` is the share of each group that the plan left,
-    `rise` the rise in loss that it predicted.
+    """How a version was made, and what of the champion's was used. `table` is where its sensitivity's rows
+    come from ("" where nobody asked), for `why`; it took `cost` examples, of `full_cost` that measuring all
+    took last. `times` is where its latency tables come from, for `times_why`, which took `builds` engines, of
+    `full_builds` that measuring all of them takes.
+
+    `widths` says whether the champion's, where they were tried, were kept; `kept` is the share of each group
+    that the plan left, `rise` the rise in loss that it predicted.
+
+    Recovery took `epochs` of `asked` (None where the champion's had no say), which saved about
+    `recovery_saved` examples. `start` is what it began with where that might have been the champion, `taught`
+    the champion's weight as a second teacher. Its learning rate is `rate`; where that is the champion's, it
+    was found `rate_age` generations ago.
     """
 
     table: Literal["", "reused", "measured"] = ""
@@ -45,6 +52,13 @@ class Made(Fact, kw_only=True):
     full_cost: int = 0
     epochs: int | None = None
     asked: int | None = None
+    recovery_saved: int = 0
+    start: Literal["", "champion", "cut"] = ""
+    taught: float = 0.0
+    rate: float | None = None
+    rate_how: Literal["", "given", "champion", "tried"] = ""
+    rate_age: int = 0
+    widths: Literal["", "kept", "fresh"] = ""
     times: Literal["", "reused", "measured"] = ""
     times_why: str = ""
     builds: int = 0
@@ -62,6 +76,8 @@ class Generation(Fact, kw_only=True):
     version that a rollback returned to, the one that an adoption is a copy of, the one that overrides the
     same verdict, or, with `second`, the one whose verdict came first for the lock, and counts. `back_by` is
     who rolled this one back, and `back_in` the version that holds the record. `time_s` is Unix time.
+    `drops` are what each metric lost, `ratios` the latency by target, and `rooms` up to where each could go
+    (see registry.figures).
     """
 
     version: str
@@ -91,6 +107,9 @@ class Generation(Fact, kw_only=True):
     lock: str = ""
     champion: str | None = None
     made: Made | None = None
+    drops: dict[str, float] = {}
+    ratios: dict[str, float] = {}
+    rooms: dict[str, float] = {}
 
     @property
     def moved_champion(self) -> bool:
@@ -116,9 +135,31 @@ class Waiting(Fact, kw_only=True):
     next: str
 
 
+class Rising(Fact, kw_only=True):
+    """A figure that got worse over the generations, or a group that is left ever less or more wide, by more
+    than chance. `name` is the metric ("" where no record names it), the target, or the group; `slope` is
+    a generation's step (Theil-Sen) of the loss, the ratio, or the share of the group, `p_value` that of
+    Mann and Kendall's one-sided test, over `of` generations, which began at `first` and end at `last`.
+
+    `blocks_in` is in how many generations the gate would pass it no more if that goes on, 0 for now; None
+    where the policy does not bound it, or nobody can say.
+    """
+
+    what: Literal["quality", "predicted loss", "latency", "group"]
+    name: str
+    unit: str
+    slope: float
+    p_value: float
+    of: int
+    first: float
+    last: float
+    blocks_in: int | None = None
+
+
 class History(Fact, kw_only=True):
-    """`generations` are the newest, newest first, of `total` versions. `unchecked` says why nobody could
-    check signatures; it is empty where they were. `gaps` are receipts missing among those that were read.
+    """`generations` are the newest, newest first, of `total` versions, and `trends` are theirs. `unchecked`
+    says why nobody could check signatures; it is empty where they were. `gaps` are receipts missing among
+    those that were read.
     """
 
     name: str
@@ -130,3 +171,4 @@ class History(Fact, kw_only=True):
     generations: tuple[Generation, ...]
     waiting: tuple[Waiting, ...]
     gaps: tuple[str, ...]
+    trends: tuple[Rising, ...] = ()

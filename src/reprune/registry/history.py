@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -30,8 +30,10 @@ from reprune.core.artifacts import (
 from reprune.core.documents import digest_of
 from reprune.core.errors import ArtifactError, ReceiptInvalid, VersionNotFound
 from reprune.core.step import work_root
+from reprune.registry.figures import is_quality, latency_ratios, loss, quality_drops, rooms
 from reprune.registry.generations import Figure, Generation, Made, State
 from reprune.registry.links import Link, read_link
+from reprune.registry.making import made_of
 from reprune.registry.protocol import Registry, VersionInfo
 from reprune.registry.receipts import Receipted, subject_digests
 from reprune.registry.records import AdoptionRecord, RollbackRecord
@@ -266,7 +268,7 @@ def measured(registry: Registry, row: Row, generation: Generation) -> Generation
         told = [one for one in rules if one.rule == latency.rule and one.change == latency.change]
         latency = _spread(latency, told)
     if quality is not None:
-        told = [one for one in rules if _is_quality(one) and _loss(one) == quality.loss]
+        told = [one for one in rules if is_quality(one) and loss(one) == quality.loss]
         quality = _spread(quality, told)
     return replace(
         generation,
@@ -274,6 +276,9 @@ def measured(registry: Registry, row: Row, generation: Generation) -> Generation
         quality=quality,
         size_bytes=_size(registry, row, rules),
         headline=verdict.judgement.headline,
+        drops=quality_drops(rules),
+        ratios=latency_ratios(rules),
+        rooms=rooms(rules),
         made=_made(registry, row.info, row.link),
     )
 
@@ -286,23 +291,7 @@ def _made(registry: Registry, info: VersionInfo, receipt: Receipted) -> Made | N
         bundle = _manifest(registry, info, receipt, "bundle", ModelBundle)
     except ArtifactError:
         return None
-    reuse = table.reuse or None
-    known = bundle.recovery.known or None if bundle.recovery is not None else None
-    times = _times_reuse(registry, info, receipt)
-    return Made(
-        table=reuse.how if reuse else "",
-        why=reuse.why if reuse else "",
-        cost=table.cost or 0,
-        full_cost=reuse.full_cost if reuse else table.cost or 0,
-        epochs=known.epochs if known else None,
-        asked=known.asked if known else None,
-        times=_how(times),
-        times_why=times[0].why if times else "",
-        builds=sum(one.built for one in times),
-        full_builds=sum(one.full_builds for one in times),
-        kept={item.group: item.keep / item.width for item in plan.groups if item.width},
-        rise=plan.predicted.loss_increase,
-    )
+    return made_of(table, plan, bundle, _times_reuse(registry, info, receipt))
 
 
 def _times_reuse(registry: Registry, info: VersionInfo, receipt: Receipted) -> list[TimesReuse]:
@@ -317,26 +306,6 @@ def _times_reuse(registry: Registry, info: VersionInfo, receipt: Receipted) -> l
             continue
         found += [one.reuse for one in profile.tables or () if one.reuse]
     return found
-
-
-def _how(times: Sequence[TimesReuse]) -> Literal["", "reused", "measured"]:
-    """What is told of several: that they were reused where one of them at least was."""
-    if not times:
-        return ""
-    return "reused" if any(one.how == "reused" for one in times) else "measured"
-
-
-def _is_quality(one: RuleResult) -> bool:
-    section = one.rule.partition(".")[0]
-    other = ("latency", "throughput", "memory", "size")
-    return one.rule.endswith(".vs_parent") and section not in other
-
-
-def _loss(one: RuleResult) -> float | None:
-    """What of a change of quality is a loss, as receipts state it."""
-    if one.change is None:
-        return None
-    return -one.change if one.direction == "at least" else one.change
 
 
 def _spread(figure: Figure, found: Sequence[RuleResult]) -> Figure:

@@ -58,6 +58,7 @@ class Decision(Fact, kw_only=True):
     latest time among the judged examples; `waiver` is the override that was used; with `dry_run`
     nothing was promoted, whatever the outcome. `samples` are the digests of the benchmarks, each of which
     lists its sample files by digest; the evidence is valid for `valid_for_days` from `measured_until_s`.
+    `quality_drops`, `latency_ratios`, `predicted_loss` and `kept` are as in VerdictSummary.
     """
 
     registry: str
@@ -88,6 +89,10 @@ class Decision(Fact, kw_only=True):
     dry_run: bool | UnsetType = UNSET
     samples: tuple[Digest, ...] | UnsetType = UNSET
     valid_for_days: Annotated[float, msgspec.Meta(gt=0.0)] | UnsetType = UNSET
+    quality_drops: dict[str, float] | UnsetType = UNSET
+    latency_ratios: dict[str, float] | UnsetType = UNSET
+    predicted_loss: float | UnsetType = UNSET
+    kept: dict[str, float] | UnsetType = UNSET
 
     @property
     def promotes(self) -> bool:

@@ -65,8 +65,8 @@ def render_history(told: History, *, columns: int = WIDTH) -> str:
     if told.gaps:
         gaps = [f"! {visible(gap, MOST_TEXT)}" for gap in told.gaps]
         lines += ["", *(line for gap in gaps for line in _wrapped(gap, "  ", columns))]
-    for text in trend_words(told.generations):
-        lines += _wrapped(text, "  ", columns)
+    for text in trend_words(told.trends):
+        lines += _wrapped(f"! {text}", "  ", columns)
     shown = f"{len(told.generations)} of {words.plural(told.total, 'version')}"
     if len(told.generations) < told.total:
         shown += "; `reprune history --all` shows every one"

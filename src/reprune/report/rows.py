@@ -80,20 +80,41 @@ def made_words(each: Generation) -> list[str]:
     made = each.made
     if made is None:
         return []
-    return _table_words(made) + _times_words(made)
+    return [*_table_words(made), *_times_words(made), *_widths_words(made), *_recovery_words(made)]
 
 
 def _table_words(made: Made) -> list[str]:
     if not made.table:
         return []
-    epochs = "" if made.epochs is None else f"; {made.epochs} of {made.asked} epochs"
     if made.table == "measured":
-        return [f"sensitivity measured whole: {visible(made.why, MOST_TEXT)}{epochs}"]
+        return [f"sensitivity measured whole: {visible(made.why, MOST_TEXT)}"]
     saved = max(0, made.full_cost - made.cost)
     share = f" ({words.percent(saved / made.full_cost, 0)})" if made.full_cost else ""
-    return [
-        f"the champion's sensitivity, checked; saved {words.big(saved)} examples{share}{epochs}"
-    ]
+    return [f"the champion's sensitivity, checked; saved {words.big(saved)} examples{share}"]
+
+
+def _widths_words(made: Made) -> list[str]:
+    if not made.widths:
+        return []
+    end = "kept" if made.widths == "kept" else "tried; fresh ones lose less"
+    return [f"the champion's widths {end}"]
+
+
+def _recovery_words(made: Made) -> list[str]:
+    """How recovery went about it, where the champion's had a say in it."""
+    told = []
+    if made.epochs is not None:
+        saved = f", saved {words.big(made.recovery_saved)} examples" if made.recovery_saved else ""
+        told.append(f"{made.epochs} of {words.plural(made.asked or 0, 'epoch')}{saved}")
+    if made.start:
+        told.append(f"begun with the {'champion' if made.start == 'champion' else 'cut model'}")
+    if made.taught:
+        told.append(f"the champion taught {words.percent(made.taught, 0)}")
+    if made.rate is not None and made.rate_how in ("champion", "tried"):
+        since = f"the champion's, found {words.plural(made.rate_age, 'generation')} ago"
+        how = since if made.rate_how == "champion" else "the best of those tried"
+        told.append(f"learning rate {made.rate:g}, {how}")
+    return [f"recovery: {'; '.join(told)}"] if told else []
 
 
 def _times_words(made: Made) -> list[str]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from reprune.core.artifacts import (
     JointTrial,
     KnownRecovery,
     Plan,
     RateChoice,
-    RuleResult,
     TableReuse,
     TimesReuse,
+    VerdictSummary,
 )
-from reprune.judge.trend import Trend, trend
+from reprune.registry.figures import latency_ratios, quality_drops, rooms
+from reprune.registry.generations import Rising
 from reprune.report import words
 from reprune.report.facts import ReportFacts
-from reprune.report.metrics import drop
 from reprune.report.phrases import Phrase
-
-# A rise is worth a warning where the gate would block within so many generations.
-SOON = 8
+from reprune.report.trends import Lap, risings, trend_words
 
 
 def taken_over(facts: ReportFacts) -> list[Phrase]:
@@ -35,7 +35,7 @@ def taken_over(facts: ReportFacts) -> list[Phrase]:
     if facts.plan is not None and facts.plan.tried:
         found.append(_widths_words(facts.plan, facts.plan.tried))
     if facts.recovery is not None and facts.recovery.known:
-        found.append(recovery_words(facts.recovery.known))
+        found.append(recovery_words(facts.recovery.known, facts.recovery.saved))
     if facts.recovery is not None and facts.recovery.rate:
         found += rate_words(facts.recovery.rate)
     return [(one,) for one in found]
@@ -70,18 +70,19 @@ def times_words(target: str, reuse: TimesReuse) -> str:
     )
 
 
-def recovery_words(known: KnownRecovery) -> str:
-    """How many epochs recovery took of those that it might, and who taught."""
+def recovery_words(known: KnownRecovery, saved: int = 0) -> str:
+    """How many epochs recovery took of those that it might, what that saved in examples, and who taught."""
+    less = f" It saved about {words.big(saved)} examples." if saved else ""
     taught = f"; the champion taught {words.percent(known.weight, 0)} of it" if known.second else ""
     if known.start and known.start.taken:
         return (
             f"Recovery: {known.epochs} of {words.plural(known.asked, 'epoch')}, begun with the champion's "
             f"weights (loss on tune {known.start.champion_loss:.4g}, of the cut model "
-            f"{known.start.cut_loss:.4g}){taught}."
+            f"{known.start.cut_loss:.4g}){taught}.{less}"
         )
     return (
         f"Recovery: {known.epochs} of {words.plural(known.asked, 'epoch')}, for the champion needed "
-        f"{known.needed}{taught}."
+        f"{known.needed}{taught}.{less}"
     )
 
 
@@ -99,64 +100,48 @@ def rate_words(rate: RateChoice) -> list[str]:
 
 
 def difficulty(facts: ReportFacts) -> list[Phrase]:
-    """Whether generations lose more and more, and when the gate would block; nothing where they do not."""
-    found = quality_trend(facts)
-    if found is None or not found.rises:
-        return []
-    step = words.points(-found.slope)
-    told = (
-        f"Harder to compress: over the last {found.of} generations the first metric changed by {step} from "
-        f"one to the next (Theil-Sen; Mann-Kendall p = {found.p_value:.2g})"
+    """Which figures get worse from generation to generation, and when the gate would stop it; which groups
+    are cut otherwise. Nothing where chance explains it.
+    """
+    return [(f"{one}.",) for one in trend_words(trends_here(facts))]
+
+
+def trends_here(facts: ReportFacts) -> tuple[Rising, ...]:
+    """The trends of the generations on record with this one; of one dense version the last verdict counts."""
+    rules, plan = facts.judgement.rules, facts.plan
+    mine = Lap(
+        drops=quality_drops(rules),
+        ratios=latency_ratios(rules),
+        rise=plan.predicted.loss_increase if plan is not None else None,
+        kept={g.group: g.keep / g.width for g in plan.groups if g.width} if plan else {},
     )
-    room = _room(facts)
-    left = None if room is None else found.generations_to(room)
-    if left is None or left > SOON:
-        return [(f"{told}.",)]
-    when = "now" if left == 0 else f"in about {words.plural(left, 'generation')}"
-    return [(f"{told}; if that goes on, the gate blocks {when}.",)]
-
-
-def quality_trend(facts: ReportFacts) -> Trend | None:
-    """Of what the first metric lost, a generation each; of one dense version the last verdict counts."""
     history = facts.previous.history if facts.previous is not None else ()
-    lost = {one.dense_version: one.quality_drop for one in history}
-    lost.pop(facts.verdict.dense_version, None)
-    mine = _first_metric(facts)
-    values = [value for value in lost.values() if value is not None]
-    return trend([*values, drop(mine)]) if mine is not None else trend(values)
+    before = {one.dense_version: one for one in history}
+    before.pop(facts.verdict.dense_version, None)
+    units = {words.metric(one): one.unit for one in rules if words.family(one) == "quality"}
+    return risings([*(_lap(one, mine) for one in before.values()), mine], rooms(rules), units)
+
+
+def _lap(one: VerdictSummary, mine: Lap) -> Lap:
+    """Older records hold two figures alone: of the first metric by name, and of the first target."""
+    drops, ratios = one.quality_drops or {}, one.latency_ratios or {}
+    if not drops and one.quality_drop is not None:
+        drops = {min(mine.drops, default=""): one.quality_drop}
+    if not ratios and one.latency_ratio is not None and len(mine.ratios) == 1:
+        ratios = dict.fromkeys(mine.ratios, one.latency_ratio)
+    rise = None if one.predicted_loss is UNSET else one.predicted_loss
+    return Lap(drops=drops, ratios=ratios, rise=rise, kept=one.kept or {})
 
 
 def _widths_words(plan: Plan, tried: JointTrial) -> str:
-    mine = {item.group: item.keep for item in plan.groups}
-    kept = all(tried.known.get(group) == keep for group, keep in mine.items())
     gap = (
         f"{words.points(-tried.worse)} (standard error {words.points(tried.standard_error)})"
         if tried.unit == "share"
         else f"{tried.worse:.4g} of loss (standard error {tried.standard_error:.4g})"
     )
-    end = "the champion's were kept" if kept else "fresh ones were taken"
+    end = "the champion's were kept" if plan.kept_champions else "fresh ones were taken"
     return (
         f"Widths: the champion's and fresh ones were both cut, before recovery, and tried on "
         f"{words.plural(tried.examples, 'example')} of tune; the champion's came to {gap} against the "
         f"fresh: {end}."
     )
-
-
-def _first_metric(facts: ReportFacts) -> RuleResult | None:
-    """The rule whose change a receipt remembers: the first metric by name, against the dense model."""
-    found = [
-        one
-        for one in facts.judgement.rules
-        if words.is_parent(one) and words.family(one) == "quality" and one.change is not None
-    ]
-    return min(found, key=words.metric, default=None)
-
-
-def _room(facts: ReportFacts) -> float | None:
-    """How much the first metric may lose before its interval passes the policy's margin."""
-    rule = _first_metric(facts)
-    if rule is None or rule.change is None:
-        return None
-    least = rule.direction == "at least"
-    margin, end = (-rule.limit, rule.low) if least else (rule.limit, rule.high)
-    return margin - (abs(end - rule.change) if end is not None else 0.0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from reprune import __version__
-from reprune.core.artifacts import Waiver
+from reprune.core.artifacts import Plan, Waiver
+from reprune.core.documents import read_bounded
+from reprune.core.store import decode_any
+from reprune.registry.figures import latency_ratios, quality_drops
 from reprune.registry.receipts import Decision
 from reprune.steps.acceptance import Case
 
@@ -24,6 +27,7 @@ def decision(
     and the clock alone.
     """
     lock, judgement = case.lock, case.judgement
+    plan = _plan(case)
     return Decision(
         registry=registry,
         workspace=lock.workspace,
@@ -53,7 +57,32 @@ def decision(
         dry_run=judgement.dry_run,
         samples=case.samples,
         valid_for_days=valid_for_days,
+        quality_drops=quality_drops(judgement.rules) or UNSET,
+        latency_ratios=latency_ratios(judgement.rules) or UNSET,
+        predicted_loss=UNSET if plan is None else _or_unset(plan.predicted.loss_increase),
+        kept=UNSET if plan is None else _kept(plan) or UNSET,
     )
+
+
+def _plan(case: Case) -> Plan | None:
+    """The plan whose candidate was judged, as the verdict holds it; None where it holds none."""
+    verdict = case.verdict
+    digest = verdict.manifest.parents.get("chosen", "")
+    file = f"ancestors/{digest.removeprefix('sha256:')}.json"
+    if file not in verdict.manifest.payload:
+        return None
+    path = verdict.file(file)
+    found = decode_any(read_bounded(path), name=str(path))
+    return found if isinstance(found, Plan) else None
+
+
+def _kept(plan: Plan) -> dict[str, float]:
+    """The share of each group that was left, to four places: a trend needs no more."""
+    return {item.group: round(item.keep / item.width, 4) for item in plan.groups if item.width}
+
+
+def _or_unset(value: float | None) -> float | UnsetType:
+    return UNSET if value is None else value
 
 
 def _change(case: Case, rule: str) -> float | None:

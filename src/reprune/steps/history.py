@@ -35,6 +35,7 @@ from reprune.registry.protocol import (
 from reprune.registry.receipts import chain_gaps
 from reprune.registry.standing import check_standing
 from reprune.registry.tags import VERDICT
+from reprune.report.trends import trends_of
 from reprune.steps.promoter import read_promoter
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def history(root: Path, *, most: int | None = SHOWN, now: float) -> History:
         total=len(versions),
         generations=told[:shown],
         waiting=tuple(waiting),
+        trends=trends_of(told[:shown]),
         gaps=chain_gaps([row.link for row in reversed(rows) if row.link is not None]),
     )
 
