@@ -310,7 +310,7 @@ def test_plans_that_cut_alike_under_other_bounds_differ_in_those(tmp_path: Path)
         if one.before != one.after
     }
     assert moved == {
-        ("latency by table, of dense", "ort-cpu"): (Amount(value=0.59), Amount(value=0.39)),
+        ("latency forecast, of dense", "ort-cpu"): (Amount(value=0.59), Amount(value=0.39)),
         ("optimality gap", ""): (Amount(value=0.059), Amount(value=0.039)),
     }
     text = render_diff(told)
@@ -330,7 +330,7 @@ def test_plans_that_only_expect_otherwise_say_so(tmp_path: Path) -> None:
     bounded(0.49, 0.6, 0.1, tmp_path, "b.yaml")
     text = render_diff(diff(tmp_path, "a.yaml", "b.yaml"))
     assert "all cut alike" in text
-    assert "latency by table, of dense, ort-cpu" in text
+    assert "latency forecast, of dense, ort-cpu" in text
 
 
 MASKS = """\

@@ -106,7 +106,7 @@ def test_bounds_and_expectations_are_compared_too(told: Told) -> None:
         "floors.depth 0.5, before 0.1",
         "by_hand.conv 8 of 16, before not set",
         "by_hand.stage.1 removed, before not set",
-        "latency by table, of dense on ort-cpu \u00d70.390, before \u00d70.590",
+        "latency forecast, of dense on ort-cpu \u00d70.390, before \u00d70.590",
         "optimality gap 4.00 %, before 6.00 %",
     ]
     assert change_words(between(told("pass"), was, was)).endswith("1 as before")

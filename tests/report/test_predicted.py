@@ -60,7 +60,7 @@ def test_each_target_has_table_trial_and_gate(told: Told) -> None:
         assert text in page
     lines = render_markdown(known)
     assert (
-        "by the plan's table \u00d70.590; in the plan's trial \u00d70.600; at the gate \u00d70.619"
+        "as the plan forecast \u00d70.590; in the plan's trial \u00d70.600; at the gate \u00d70.619"
         in lines
     )
 

@@ -73,7 +73,7 @@ def _of_plan(plan: Plan) -> Iterator[tuple[tuple[str, str, str], Amount]]:
     if expected.latency_ratio is not None:
         yield ("latency expected, of dense", "ratio", ""), Amount(value=expected.latency_ratio)
     for target, one in (expected.latencies or {}).items():
-        yield ("latency by table, of dense", "ratio", target), Amount(value=one.forecast)
+        yield ("latency forecast, of dense", "ratio", target), Amount(value=one.forecast)
         if one.measured is not None:
             timed = ("latency timed by the plan, of dense", "ratio", target)
             yield timed, Amount(value=one.measured)

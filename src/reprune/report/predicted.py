@@ -61,7 +61,7 @@ def predicted_lines(facts: ReportFacts) -> Iterator[str]:
         told = "; ".join(
             f"{what} {words.ratio(value)}"
             for what, value in (
-                ("by the plan's table", one.table),
+                ("as the plan forecast", one.table),
                 ("in the plan's trial", one.timed),
                 ("at the gate", _ratio(one)),
             )
@@ -172,7 +172,7 @@ def _time_table(times: tuple[Time, ...]) -> Safe:
         ]
         for one in times
     ]
-    head = ["Target", "By the plan's table", "In the plan's trial", "At the gate", "Gate / plan"]
+    head = ["Target", "As the plan forecast", "In the plan's trial", "At the gate", "Gate / plan"]
     caption = "Latency, share of the dense model's: predicted, and measured"
     return html_table(caption, head, rows, numbers=1)
 
