@@ -11,7 +11,8 @@ from msgspec import structs
 from reprune.core import store
 from reprune.core.artifacts import Profile, TargetProfile
 from reprune.core.errors import CompressionError, DocumentError
-from reprune.core.params import PlanParams, bounded, read_params
+from reprune.core.limits import bounded
+from reprune.core.params import PlanParams, read_params
 from reprune.steps.plan_limits import asked_alike, dense_milliseconds, in_shares
 from tests.compress import test_plan_by_hand as by_hand
 from tests.compress import test_steps_plan as plain

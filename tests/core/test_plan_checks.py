@@ -64,8 +64,9 @@ def written(folder: Path, plan: str, more: str = "") -> Path:
         ),
         ("search: {}", "plan.search", "'sensitivity' chooses", "with which search may take over"),
         ("allocator: amc, search: {}", "plan.search", "'amc' chooses", "set plan.allocator to"),
-        ("budget: bytes", "plan.budget", "'bytes'", "use one of: latency, macs, params"),
-        ("limits: {params: 1.5}", "plan.limits", "<= 1.0", "a number above 0 and of at most 1"),
+        ("budget: joules", "plan.budget", "'joules'", "use one of: bytes, latency, macs, params"),
+        ("limits: {params: 1.5}", "plan.limits", "1.5 is above 1", "a share of at most 1"),
+        ("fraction: 1.5", "plan.fraction", "<= 1.0", "a number above 0 and of at most 1"),
         ("round_to: 999", "plan.round_to", "<= 256", "whole number of at least 0 and of at most"),
     ],
 )

@@ -9,26 +9,12 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, UnsetType, field
 
 from reprune.core.documents import Document, read_yaml
-from reprune.core.errors import DocumentError, nearest
+from reprune.core.errors import DocumentError
 from reprune.core.lock import Name
-from reprune.core.plan_checks import check_choice, planned_by_tables
+from reprune.core.plan_checks import check_plan
+from reprune.core.schedule_checks import check_schedule
 
 PARAMS_FILE = "params.yaml"
-# What `plan.limits` may bound as a share of the dense model's, beside latency@<target>; and in units of their
-# own, with the share that bounds the same.
-LIMITS = ("macs", "params", "bytes")
-# The one method of `plan` that reads a knob; every other knob of it is about channels.
-PLAN_KNOBS = {"plan.sparsity": "weights", "plan.scope": "weights", "plan.pattern": "n:m"}
-# What is read only where channels are cut, and what only a calibrated sensitivity reads.
-CUT_KNOBS = tuple(
-    f"prune.{knob}"
-    for knob in ("reduction", "normalizer", "sparse_learning", "ridge", "equality_max_abs")
-)
-CALIBRATED_KNOBS = tuple(
-    f"sensitivity.{knob}" for knob in ("budget", "precision", "joint_fraction")
-)
-LATENCY, LATENCY_MS = "latency@", "latency_ms@"
-SIZE_BYTES = "size_bytes"
 MIN_EXAMPLES = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
 
 Share: TypeAlias = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -486,10 +472,8 @@ def read_params(path: Path) -> Params:
             where=f"{path} (cost.price_per_hour)",
             fix=f"use one of: {', '.join(sorted(params.targets))}",
         )
-    _check_schedule(params, path)
-    _check_plan(params, path)
-    check_choice(params, path)
-    _check_head_dimensions(params, path)
+    check_schedule(params, path)
+    check_plan(params, path)
     latency_target = params.plan.latency_target
     if params.plan.budget == "latency" and latency_target not in params.targets:
         raise DocumentError(
@@ -506,186 +490,6 @@ def read_params(path: Path) -> Params:
                 fix="name a target of this machine, or plan for macs or params",
             )
     return params
-
-
-def _check_schedule(params: Params, path: Path) -> None:
-    """Refuses a schedule that is none, cuts without training between them, and knobs that do nothing."""
-    schedule, channels = params.prune.schedule, params.plan.method == "channels"
-    kind, steps, epochs = schedule.kind, schedule.steps, schedule.epochs
-    knob = what = fix = ""
-    if kind == "one-shot":
-        if schedule != ScheduleParams():
-            what = (
-                "a one-shot cut has no steps and no epochs of its own, what is set would do nothing"
-            )
-            fix = "set prune.schedule.kind, for example to cubic, or take all but the kind out"
-    elif epochs < 1.0 or not epochs.is_integer():
-        knob = ".epochs"
-        what = f"the schedule '{kind}' needs training between its cuts, in whole epochs, not {epochs:g}"
-        fix = "set it to a whole number of 1 or more, or prune.schedule.kind to one-shot"
-    elif kind == "constant" and steps > 1:
-        knob = ".steps"
-        what = f"the schedule 'constant' cuts all at once, {steps} steps would do nothing"
-        fix = "take it out, or set prune.schedule.kind to another, for example to iterative"
-    elif kind != "constant" and steps < 2:
-        knob = ".steps"
-        what = f"the schedule '{kind}' is gradual, and in {steps} step it would cut all at once"
-        fix = "set it to 2 or more, or prune.schedule.kind to one-shot and take epochs out"
-    elif channels and epochs < steps:
-        knob = ".epochs"
-        what = (
-            f"{steps} cuts of channels share {epochs:g} epochs, some would be left without recovery"
-        )
-        fix = f"set it to {steps} or more, or make fewer cuts (prune.schedule.steps)"
-    if what:
-        raise DocumentError(what, where=f"{path} (prune.schedule{knob})", fix=fix)
-    _check_course(params, path)
-
-
-def _check_course(params: Params, path: Path) -> None:
-    """Refuses knobs that the kind of a schedule, or of what is cut, does not have, and an end before the
-    beginning.
-    """
-    plan, schedule = params.plan, params.prune.schedule
-    idle: dict[str, str] = {}
-    if schedule.kind != "polynomial":
-        idle |= {"power": "it is the exponent of the kind polynomial alone"}
-    if schedule.kind == "constant":
-        why = "the kind constant masks all of it at `begin`"
-        idle |= dict.fromkeys(("initial", "end", "regrow"), why)
-    if plan.method == "channels":
-        why = "channels are cut in stages, each followed by its part of the epochs"
-        idle |= dict.fromkeys(("initial", "begin", "end", "regrow"), why)
-    for knob, why in idle.items():
-        if getattr(schedule, knob) is not UNSET:
-            raise DocumentError(
-                f"would do nothing: {why}",
-                where=f"{path} (prune.schedule.{knob})",
-                fix="take it out",
-            )
-    begin, end = schedule.begin or 0.0, 1.0 if schedule.end is UNSET else schedule.end
-    if begin >= end:
-        raise DocumentError(
-            f"the schedule ends at {end:g} of the training and begins at {begin:g}",
-            where=f"{path} (prune.schedule.end)",
-            fix="set it higher than prune.schedule.begin",
-        )
-    kept, of = (int(number) for number in plan.pattern.split(":"))
-    final = plan.sparsity if plan.method == "weights" else 1.0 - kept / of
-    if schedule.initial and schedule.initial >= final:
-        raise DocumentError(
-            f"the schedule would begin at a sparsity of {schedule.initial}, and the plan's is {final:g}",
-            where=f"{path} (prune.schedule.initial)",
-            fix="set it lower",
-        )
-
-
-def _check_plan(params: Params, path: Path) -> None:
-    """Refuses limits of nothing that is known, and knobs that the methods chosen do not read."""
-    plan = params.plan
-    _check_idle(params, path)
-    _check_limits(params, path)
-    members = params.members or {}
-    for name in plan.floors or ():
-        if name not in members:
-            raise DocumentError(
-                f"there is no member '{name}'; {nearest(name, members)}"
-                if members
-                else f"'{name}' is no member: this is no set",
-                where=f"{path} (plan.floors)",
-                fix=f"use one of: {', '.join(members)}" if members else "take plan.floors out",
-            )
-
-
-def bounded(limit: str) -> str:
-    """What a name in `plan.limits` bounds, as the name of the limit that is a share of it."""
-    if limit.startswith(LATENCY_MS):
-        return LATENCY + limit.removeprefix(LATENCY_MS)
-    return "bytes" if limit == SIZE_BYTES else limit
-
-
-def _check_limits(params: Params, path: Path) -> None:
-    """Refuses limits of nothing that is known, shares above 1, and two of the same."""
-    plan = params.plan
-    per_target = (f"{kind}{target}" for target in params.targets for kind in (LATENCY, LATENCY_MS))
-    known = [*LIMITS, SIZE_BYTES, *per_target]
-    budget = f"{LATENCY}{plan.latency_target}" if plan.budget == "latency" else plan.budget
-    seen: dict[str, str] = {}
-    for name, most in (plan.limits or {}).items():
-        of = bounded(name)
-        what, fix = "", "keep one of both"
-        if name not in known:
-            what = f"there is no limit '{name}'; {nearest(name, known)}"
-            fix = f"use one of: {', '.join(known)}"
-        elif of == name and most > 1.0:
-            what = f"{name} is a share of the dense model's, and {most:g} is above 1"
-            in_units = [one for one in known if one != name and bounded(one) == name]
-            fix = " or ".join(["set a share of at most 1", *in_units])
-        elif of == budget:
-            what = f"{of} is the budget and a limit too"
-            fix += ": the budget's is plan.fraction (1.0 asks nothing)"
-        elif of in seen:
-            what = f"{seen[of]} and {name} bound the same"
-        if what:
-            raise DocumentError(what, where=f"{path} (plan.limits)", fix=fix)
-        seen[of] = name
-
-
-def _check_idle(params: Params, path: Path) -> None:
-    """Refuses knobs, set to other than their defaults, that only a method which is not chosen reads."""
-    method = params.plan.method
-    readers = {
-        knob: PLAN_KNOBS.get(knob, "channels")
-        for knob in _changed("plan", params.plan)
-        if knob != "plan.method"
-    }
-    measured = _changed("sensitivity", params.sensitivity)
-    if method != "channels":
-        for_cuts = [knob for knob in _changed("prune", params.prune) if knob in CUT_KNOBS]
-        for_cuts += [knob for knob in measured if knob != "sensitivity.examples"]
-        readers |= dict.fromkeys(for_cuts, "channels")
-    idle: dict[str, tuple[str, str, str]] = {
-        knob: ("plan.method", method, reader)
-        for knob, reader in readers.items()
-        if reader != method
-    }
-    if method == "channels" and params.sensitivity.method == "full":
-        unread = [knob for knob in measured if knob in CALIBRATED_KNOBS]
-        idle |= dict.fromkeys(unread, ("sensitivity.method", "full", "calibrated"))
-    if not idle:
-        return
-    raise DocumentError(
-        "; ".join(f"{by} '{chosen}' does not read {knob}" for knob, (by, chosen, _) in idle.items())
-        + f": {'it' if len(idle) == 1 else 'they'} would do nothing",
-        where=f"{path} ({', '.join(idle)})",
-        fix=f"take {'it' if len(idle) == 1 else 'them'} out, or set "
-        + " or ".join(dict.fromkeys(f"{by} to '{reader}'" for by, _, reader in idle.values())),
-    )
-
-
-def _changed(name: str, section: Document) -> list[str]:
-    """The knobs of the section `name` that differ from their defaults; what is empty counts as not set."""
-    plain = type(section)()
-    values = {
-        knob: (getattr(section, knob), getattr(plain, knob)) for knob in section.__struct_fields__
-    }
-    return [
-        f"{name}.{knob}"
-        for knob, (value, default) in values.items()
-        if value != default and (value or default is not UNSET)
-    ]
-
-
-def _check_head_dimensions(params: Params, path: Path) -> None:
-    """Refuses a plan by latency tables that will not know what it may cut."""
-    plan, tables = params.plan, params.profile.tables
-    if plan.head_dimensions and planned_by_tables(plan) and tables and not tables.head_dimensions:
-        raise DocumentError(
-            "head dimensions are to be cut, and the latency tables that the plan is made by will know "
-            "whole heads only",
-            where=f"{path} (profile.tables.head_dimensions)",
-            fix="set profile.tables.head_dimensions to true, or plan.head_dimensions to false",
-        )
 
 
 def _check_members(members: Mapping[str, str], name: str, path: Path) -> None:

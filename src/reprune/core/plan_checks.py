@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprune.core.errors import DocumentError
+from msgspec import UNSET
+
+from reprune.core.errors import DocumentError, nearest
+from reprune.core.limits import check_limits
 from reprune.core.plugins import registered
 
 if TYPE_CHECKING:
+    from reprune.core.documents import Document
     from reprune.core.params import Params, PlanParams
 
 # The allocators that come with Reprune: those that add up single cuts, those that try joint ones, and those
@@ -24,6 +28,16 @@ SUMS = ("sensitivity", "latency")
 TRYING = ("search", "amc", "evolutionary", "netadapt")
 BLIND = ("uniform", "global")
 ALLOCATORS = (*SUMS, *TRYING, *BLIND)
+# The one method of `plan` that reads a knob; every other knob of it is about channels.
+PLAN_KNOBS = {"plan.sparsity": "weights", "plan.scope": "weights", "plan.pattern": "n:m"}
+# What is read only where channels are cut, and what only a calibrated sensitivity reads.
+CUT_KNOBS = tuple(
+    f"prune.{knob}"
+    for knob in ("reduction", "normalizer", "sparse_learning", "ridge", "equality_max_abs")
+)
+CALIBRATED_KNOBS = tuple(
+    f"sensitivity.{knob}" for knob in ("budget", "precision", "joint_fraction")
+)
 # So alike are two words of which one may be the other misspelt.
 ALIKE = 0.8
 
@@ -35,10 +49,12 @@ class _Wrong:
     fix: str
 
 
-def check_choice(params: Params, path: Path) -> None:
+def check_plan(params: Params, path: Path) -> None:
     """Raises DocumentError for knobs of `plan` that are misspelt, cannot be obeyed, or do nothing beside the
-    others.
+    others; for knobs of other sections, too, that the plan's method does not read.
     """
+    _check_idle(params, path)
+    check_limits(params, path)
     for wrong in _wrongs(params):
         raise DocumentError(wrong.what, where=f"{path} ({wrong.key})", fix=wrong.fix)
 
@@ -52,6 +68,7 @@ def planned_by_tables(plan: PlanParams) -> bool:
 
 def _wrongs(params: Params) -> Iterator[_Wrong]:
     plan = params.plan
+    yield from _unknown_floors(params)
     meant = _misspelt(plan.allocator)
     if meant:
         yield _Wrong(
@@ -81,8 +98,28 @@ def _wrongs(params: Params) -> Iterator[_Wrong]:
             fix="set it to a multiple of profile.tables.step, or set that to "
             f"{plan.round_to}, or to what divides it",
         )
+    if plan.head_dimensions and planned_by_tables(plan) and tables and not tables.head_dimensions:
+        yield _Wrong(
+            what="head dimensions are to be cut, and the latency tables that the plan is made by will know "
+            "whole heads only",
+            key="profile.tables.head_dimensions",
+            fix="set profile.tables.head_dimensions to true, or plan.head_dimensions to false",
+        )
     yield from _idle_latency(plan)
     yield from _idle_trials(plan)
+
+
+def _unknown_floors(params: Params) -> Iterator[_Wrong]:
+    members = params.members or {}
+    for name in params.plan.floors or ():
+        if name not in members:
+            yield _Wrong(
+                what=f"there is no member '{name}'; {nearest(name, members)}"
+                if members
+                else f"'{name}' is no member: this is no set",
+                key="plan.floors",
+                fix=f"use one of: {', '.join(members)}" if members else "take plan.floors out",
+            )
 
 
 def _idle_latency(plan: PlanParams) -> Iterator[_Wrong]:
@@ -140,3 +177,48 @@ def _misspelt(name: str) -> str:
         return ""
     close = difflib.get_close_matches(name, ALLOCATORS, n=1, cutoff=ALIKE)
     return close[0] if close and name not in registered("allocators") else ""
+
+
+def _check_idle(params: Params, path: Path) -> None:
+    """Refuses knobs, set to other than their defaults, that only a method which is not chosen reads."""
+    method = params.plan.method
+    readers = {
+        knob: PLAN_KNOBS.get(knob, "channels")
+        for knob in _changed("plan", params.plan)
+        if knob != "plan.method"
+    }
+    measured = _changed("sensitivity", params.sensitivity)
+    if method != "channels":
+        for_cuts = [knob for knob in _changed("prune", params.prune) if knob in CUT_KNOBS]
+        for_cuts += [knob for knob in measured if knob != "sensitivity.examples"]
+        readers |= dict.fromkeys(for_cuts, "channels")
+    idle: dict[str, tuple[str, str, str]] = {
+        knob: ("plan.method", method, reader)
+        for knob, reader in readers.items()
+        if reader != method
+    }
+    if method == "channels" and params.sensitivity.method == "full":
+        unread = [knob for knob in measured if knob in CALIBRATED_KNOBS]
+        idle |= dict.fromkeys(unread, ("sensitivity.method", "full", "calibrated"))
+    if not idle:
+        return
+    raise DocumentError(
+        "; ".join(f"{by} '{chosen}' does not read {knob}" for knob, (by, chosen, _) in idle.items())
+        + f": {'it' if len(idle) == 1 else 'they'} would do nothing",
+        where=f"{path} ({', '.join(idle)})",
+        fix=f"take {'it' if len(idle) == 1 else 'them'} out, or set "
+        + " or ".join(dict.fromkeys(f"{by} to '{reader}'" for by, _, reader in idle.values())),
+    )
+
+
+def _changed(name: str, section: Document) -> list[str]:
+    """The knobs of the section `name` that differ from their defaults; what is empty counts as not set."""
+    plain = type(section)()
+    values = {
+        knob: (getattr(section, knob), getattr(plain, knob)) for knob in section.__struct_fields__
+    }
+    return [
+        f"{name}.{knob}"
+        for knob, (value, default) in values.items()
+        if value != default and (value or default is not UNSET)
+    ]

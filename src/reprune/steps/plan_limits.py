@@ -12,7 +12,8 @@ from msgspec import UNSET, structs
 
 from reprune.core.artifacts import Cost, Plan, Profile
 from reprune.core.errors import CompressionError
-from reprune.core.params import LATENCY, LATENCY_MS, PlanParams, bounded
+from reprune.core.limits import LATENCY, LATENCY_MS, bounded
+from reprune.core.params import PlanParams
 from reprune.core.store import Artifact
 
 if TYPE_CHECKING:

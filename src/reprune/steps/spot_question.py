@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from reprune.core.artifacts import Plan, Sensitivity
 from reprune.core.errors import CompressionError
-from reprune.core.params import SIZE_BYTES, PlanParams, bounded
+from reprune.core.limits import SIZE_BYTES, bounded
+from reprune.core.params import PlanParams
 from reprune.steps.measuring import CutWork
 
 if TYPE_CHECKING:
