@@ -27,7 +27,13 @@ from reprune.compress.training.reach import bar_of, out_of_reach
 from reprune.compress.training.recover import Lesson, recover
 from reprune.core.artifacts import Cost
 from reprune.core.errors import InputError
-from reprune.core.params import DistillParams, LadderParams, PruneParams, SparseLearningParams
+from reprune.core.params import (
+    DistillParams,
+    LadderParams,
+    PruneParams,
+    ScheduleParams,
+    SparseLearningParams,
+)
 from reprune.measure.profile import count_cost
 from tests import models
 from tests.compress.small_digits import DigitsTask, trained
@@ -342,6 +348,25 @@ def test_blocks_of_a_plan_that_predicts_nothing_of_them_stay_removed(tmp_path):
     assert "of which the plan predicts no loss: only widths are gentler" in surgery.ladder[0]
     assert surgery.blocks == tuple(BLOCK_LOSSES)
     assert not surgery.gentler
+
+
+@pytest.mark.parametrize("kind", ["one-shot", "cubic"])
+def test_what_is_gone_with_its_block_is_no_gentler_cut(tmp_path, kind):
+    """A plan may name widths inside of a block that goes: they are counted with the block."""
+    plan = depth_course(losses=BLOCK_LOSSES)
+    inner = [group.name for group in plan.groups if group.name.startswith("blocks.")]
+    assert inner
+    schedule = ScheduleParams(kind=kind, steps=1 if kind == "one-shot" else 3)
+    plan = replace(
+        plan,
+        widths=dict.fromkeys(inner, 1),
+        prune=msgspec.structs.replace(plan.prune, schedule=schedule),
+    )
+    surgery = prune_channels(plan, tmp_path).surgery
+    assert not surgery.gentler
+    counted = {item.group: (item.keep, item.planned, item.removed) for item in surgery.groups}
+    nothing = Cost(params=0, macs=0, bytes=0)
+    assert [counted[name] for name in inner] == [(1, nothing, nothing)] * len(inner)
 
 
 class Killed(Exception):

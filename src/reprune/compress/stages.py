@@ -293,9 +293,10 @@ def _surgery(course: Course, found: Sequence[StageFacts], reached: _Reached) -> 
         )
     unfitted = {name: why for one in cuts for name, why in (one.unfitted or {}).items()}
     kept = kept_channels(course.groups, reached.architecture)
+    gone = {removal.module for removal in reached.architecture.removed}
     return msgspec.structs.replace(
         cuts[-1],
-        groups=group_cuts(course.groups, course.widths, kept),
+        groups=group_cuts(course.groups, course.widths, kept, gone),
         before=cuts[0].before,
         after=cost_of(course.task, reached.module),
         equality_max_abs=max(surgery.equality_max_abs for surgery in cuts),

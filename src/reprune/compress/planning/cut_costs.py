@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from reprune.compress.planning.costs import block_key, cost_model
 from reprune.compress.structure.architecture import Architecture, apply
 from reprune.compress.structure.blocks import Block
+from reprune.compress.structure.bypass import inside
 from reprune.compress.structure.equality import Kept, architecture_of
 from reprune.compress.structure.groups import Group
 from reprune.core.artifacts import BlockCut, Cost, GroupCut
@@ -44,18 +45,22 @@ def kept_channels(groups: Sequence[Group], architecture: Architecture) -> dict[s
 
 
 def group_cuts(
-    groups: Sequence[Group], widths: Mapping[str, int], kept: Kept
+    groups: Sequence[Group], widths: Mapping[str, int], kept: Kept, gone: Collection[str] = ()
 ) -> tuple[GroupCut, ...]:
-    """Every group's widths: before, as `widths` ask for it, and as many channels as are `kept`."""
-    return tuple(
-        GroupCut(
-            group=group.name,
-            width=group.width,
-            requested=widths.get(group.name, group.width),
-            keep=len(kept[group.name]),
-        )
-        for group in groups
-    )
+    """Every group's widths: before, as `widths` ask for it, and as many channels as are `kept`. A group that
+    is gone with the blocks `gone` is as was asked: none of it is left to be wider.
+    """
+    found = []
+    for group in groups:
+        requested = widths.get(group.name, group.width)
+        keep = requested if lies_in(group, gone) else len(kept[group.name])
+        found.append(GroupCut(group=group.name, width=group.width, requested=requested, keep=keep))
+    return tuple(found)
+
+
+def lies_in(group: Group, blocks: Collection[str]) -> bool:
+    """Whether all layers that the group runs through are in `blocks`."""
+    return all(inside(member.module, blocks) for member in group.members)
 
 
 def asked_and_done(
@@ -69,7 +74,8 @@ def asked_and_done(
     """Every group's and every one of the `blocks`' record, with costs, against the dense `module`.
 
     `planned` is what the cost model says of the plan's `widths` and of the block gone; `removed` is counted
-    on the model with this group alone cut, or this block alone removed, as `architecture` does it.
+    on the model with this group alone cut, or this block alone removed, as `architecture` does it. Of a group
+    that is gone with its blocks both are nothing: it is counted with them.
     """
     inputs = task.example_inputs(1)
     whole = count_cost(module, inputs)
@@ -81,10 +87,11 @@ def asked_and_done(
         return _less(whole.cost, count_cost(apply(module, alone), inputs).cost)
 
     cuts = []
-    for group, item in zip(groups, group_cuts(groups, widths, kept), strict=True):
-        planned = _less(whole.cost, predicted({item.group: item.requested}))
-        removed = NOTHING
-        if item.keep < item.width:
+    for group, item in zip(groups, group_cuts(groups, widths, kept, gone), strict=True):
+        planned = removed = NOTHING
+        if not lies_in(group, gone):
+            planned = _less(whole.cost, predicted({item.group: item.requested}))
+        if item.keep < item.width and not lies_in(group, gone):
             removed = counted(architecture_of(module, [group], {item.group: kept[item.group]}))
         cuts.append(msgspec.structs.replace(item, planned=planned, removed=removed))
     removals = [
