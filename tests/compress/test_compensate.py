@@ -11,11 +11,14 @@ from torch import nn
 
 from reprune.compress.compensate import compensate, recalibrate
 from reprune.compress.losses import first_batches, mean_loss
+from reprune.compress.sensitivity.moments import input_moments, refits, repaired
 from reprune.compress.structure.architecture import apply
 from reprune.compress.structure.equality import architecture_of, difference
 from reprune.compress.structure.groups import find_groups
 from reprune.task.protocol import Batch
 from tests import models
+
+RIDGE = 1e-3
 
 
 def batches_of(inputs: tuple[torch.Tensor, ...], size: int) -> list[Batch]:
@@ -235,3 +238,50 @@ def test_what_is_kept_in_memory_changes_no_bit(name: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(layer_rows, "TARGET_BYTES", limits[1])
         again = compensate(module, sliced, architecture, groups, batches, 1e-3).state_dict()
         assert all(torch.equal(tensor, again[key]) for key, tensor in whole.items())
+
+
+class Massive(nn.Module):
+    """Tokens whose reader `read` is normalised; channel 0 of `make` fires a thousandfold on few of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Linear(8, 24)
+        self.read = nn.Linear(24, 12)
+        self.norm = nn.LayerNorm(12)
+        with torch.no_grad():
+            self.make.weight[0], self.make.bias[0] = 0.0, -3.0
+            self.make.weight[0, 0] = 1.0
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.read(torch.relu(self.make(tokens))))
+
+
+def test_massive_tokens_are_not_paid_for_by_the_others() -> None:
+    """One token in 40 that the next norm makes small again: fitted as if it counted as much as its size,
+    the reader is ruined for all others. The closed form of sensitivity says the same.
+    """
+    torch.manual_seed(1)
+    module = Massive().eval()
+    tokens = torch.randn(32, 40, 8).clamp(-2.0, 2.0)
+    tokens[:, 0, 0] = 3000.0
+    groups = find_groups(module, (tokens[:2],), ())
+    kept = {"make": range(1, 22)}
+    architecture = architecture_of(module, groups, kept)
+    sliced = apply(module, architecture)
+    batches = batches_of((tokens,), 8)
+    closed = repaired(
+        module,
+        groups,
+        kept,
+        refits(module, groups, kept, input_moments(module, ["read"], batches), RIDGE),
+    )
+    others = (tokens[:, 1:],)
+    plain = mean_square(module, sliced, others)
+    fitted = compensate(module, sliced, architecture, groups, batches, RIDGE)
+    assert mean_square(module, fitted, others) < 0.5 * plain
+    assert mean_square(module, closed, others) < 0.5 * plain
+
+
+def mean_square(one: nn.Module, other: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
+    with torch.no_grad():
+        return float((one(*inputs) - other(*inputs)).square().mean())

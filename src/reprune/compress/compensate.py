@@ -69,7 +69,8 @@ def compensated(
 
     For each such convolution (transposed ones too) or Linear, in the order of the forward pass, weights W
     and bias minimise mean |x W - y|^2 + ridge * s * |W - W_now|^2, where s is the mean square of x: with
-    few or uninformative examples the weights stay as they are. Each group of a grouped convolution is a
+    few or uninformative examples the weights stay as they are. Rows of the mean whose y is an outlier count
+    less (`layer_rows.row_weights`). Each group of a grouped convolution is a
     problem of its own. The ridge is raised tenfold until no weight is more than 4 times as large as the
     largest there was. Sums are float64. Convolutions see at most a fixed number of positions, chosen by a
     fixed seed. Recurrent layers, layers whose problem does not fit FIT_BYTES, and those whose inputs are
@@ -202,9 +203,10 @@ def _refit(
         y = targets.rows[place].to(torch.float64)
         if outputs is not None:
             y = y[:, list(outputs)]
+        roots = targets.weights(place).sqrt()[:, None]
         parts = zip(problems, x.chunk(groups, dim=1), y.chunk(groups, dim=1), strict=True)
         for problem, read, wanted in parts:
-            problem.add(read, wanted)
+            problem.add(read, wanted, roots)
     faults = [fault for problem in problems if (fault := problem.solve(ridge))]
     if not faults:
         return ""
@@ -221,10 +223,13 @@ class _Problem:
         self.moment = torch.zeros_like(self.now)
         self.rows = 0
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Takes up rows of inputs, (R, inputs), and of what is wanted of them, (R, outputs); float64."""
+    def add(self, x: Tensor, y: Tensor, roots: Tensor) -> None:
+        """Takes up rows of inputs, (R, inputs), of what is wanted of them, (R, outputs), and of the square
+        roots of what they count, (R, 1); float64.
+        """
         if self.bias is not None:
             x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+        x, y = x * roots, y * roots
         self.gram += x.T @ x
         self.moment += x.T @ y
         self.rows += len(x)

@@ -24,6 +24,10 @@ from reprune.task.protocol import Batch
 MIN_ROWS = 32_768
 ROWS_PER_COLUMN = 8
 POSITION_SEED = 0
+# A row whose outputs are, squared, over so many times those of the row at this quantile counts as one of
+# that size. Of Gaussian rows, even of a single output, hardly one in a thousand is.
+USUAL = 0.75
+OUTLIER = 10.0
 # Dense outputs that are held at a time, and outputs of finished modules of the cut network.
 TARGET_BYTES = 2**30
 REPLAY_BYTES = 2**30
@@ -39,6 +43,30 @@ def columns_of(layer: _ConvNd | nn.Linear) -> int:
 def rows_an_example(layer: _ConvNd | nn.Linear, examples: int) -> int:
     """How many places of each example a convolution is looked at."""
     return math.ceil(max(MIN_ROWS, ROWS_PER_COLUMN * columns_of(layer)) / examples)
+
+
+def row_weights(squares: Tensor, usual: float) -> Tensor:
+    """What each row counts in least squares, by the `squares` of its outputs' norm and what is `usual`: 1, or
+    less for an outlier, so that it counts no more than a row of OUTLIER times the usual square (bounded
+    influence: Huber and Ronchetti, Robust Statistics, 2nd ed., ch. 7).
+
+    Transformers have a few tokens whose activations are a hundred times the others' (Sun et al.,
+    arXiv:2402.17762). The normalisation behind them makes them small again, but unweighted least squares
+    would pay for them with the answers to all other tokens.
+    """
+    if not usual > 0.0:
+        return torch.ones_like(squares)
+    return (OUTLIER * usual / squares).clamp(max=1.0)
+
+
+def usual_square(squares: Tensor) -> float:
+    """The USUAL quantile of rows' squared norms."""
+    return float(squares.kthvalue(max(1, math.ceil(USUAL * len(squares)))).values)
+
+
+def squared_norms(rows: Tensor) -> Tensor:
+    """(R, K) -> (R,), float64."""
+    return rows.to(torch.float64).square().sum(dim=1)
 
 
 def batched(layer: _ConvNd, value: Tensor) -> Tensor:
@@ -140,6 +168,13 @@ class Targets:
         self._layer = layer
         self._generator = torch.Generator().manual_seed(POSITION_SEED)
         self._most = rows_an_example(layer, examples)
+        self._usual: float | None = None
+
+    def weights(self, place: int) -> Tensor:
+        """What the rows of the batch `place` count, float64; all rows have been added."""
+        if self._usual is None:
+            self._usual = usual_square(torch.cat([squared_norms(rows) for rows in self.rows]))
+        return row_weights(squared_norms(self.rows[place]), self._usual)
 
     def add(self, made: Tensor) -> None:
         """Takes up what the layer gave for the next batch."""

@@ -21,7 +21,9 @@ CONTROL = 0.7
 GROUP_SCALE, OWN_SCALE = 0.6, 0.3
 # A variance from few batches is drawn to that of the first-order changes, as if from so many more.
 PRIOR_BATCHES = 4.0
-MIN_PIECES = 4
+# How far the outputs move tells most of how cuts rank, and on the same few batches for all of them: on
+# ResNet-20 64 examples of it rank nine groups better than 1,000 examples of the loss.
+FIRST_PIECES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +72,17 @@ def next_cut(traces: Sequence[Trace], *, pieces: int, precision: float) -> int |
     """The cut of a group whose next batch reduces the group's uncertainty most; None where every cut's
     relative standard deviation is at most `precision`, or all its batches are used up.
 
-    First every cut gets one batch. The uncertainty is the summed variance of the log rises, under a
-    prior in which a group's cuts share a factor (0.6 standard deviations of a log) and have 0.3 each
-    of their own.
+    First every cut gets FIRST_PIECES batches. The uncertainty is the summed variance of the log rises,
+    under a prior in which a group's cuts share a factor (0.6 standard deviations of a log) and have 0.3
+    each of their own.
     """
-    for number, trace in enumerate(traces):
-        if not trace.rises:
-            return number
     counts = [len(trace.rises) for trace in traces]
+    behind = min(range(len(counts)), key=counts.__getitem__)
+    if counts[behind] < min(FIRST_PIECES, pieces):
+        return behind
     found = [estimate(trace, CONTROL) for trace in traces]
     now = _log_variances(found, counts)
-    if sum(counts) >= MIN_PIECES + len(traces) and float(np.sqrt(now.max())) <= precision:
+    if float(np.sqrt(now.max())) <= precision:
         return None
     best, gain = None, 0.0
     for number, count in enumerate(counts):

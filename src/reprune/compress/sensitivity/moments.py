@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from reprune.compress.compensate import fit_within
-from reprune.compress.layer_rows import POSITION_SEED, columns_of, patches, rows_an_example
+from reprune.compress.layer_rows import (
+    POSITION_SEED,
+    columns_of,
+    patches,
+    row_weights,
+    rows_an_example,
+    squared_norms,
+    usual_square,
+)
 from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
 from reprune.compress.replay import CACHE_BYTES, size_of, watched
 from reprune.compress.sensitivity.answers import listened
@@ -64,7 +72,8 @@ def readers(group: Group) -> dict[str, tuple[tuple[int, ...], ...]]:
 def input_moments(
     module: nn.Module, names: Sequence[str], batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
-    """Second moments E[x xT] of the rows that each layer of `names` is given in eval mode, float64.
+    """Second moments E[w x xT] of the rows that each layer of `names` is given in eval mode, float64, with
+    the weights w of compensate's least squares; what is usual in them is told from the first batch.
 
     A 1 is appended to x for a layer with a bias. Layers without `has_moment`, and those whose inputs are
     all zero or not finite, are left out. Convolutions see the positions that compensate would draw. One
@@ -104,12 +113,13 @@ def has_moment(layer: nn.Module) -> TypeGuard[_ConvNd | nn.Linear]:
 
 
 class _Gatherer:
-    """A forward hook that adds up x xT over sampled rows."""
+    """A forward hook that adds up w x xT over sampled rows."""
 
     def __init__(self, layer: _ConvNd | nn.Linear, examples: int) -> None:
         self.places = rows_an_example(layer, examples)
         self.generator = torch.Generator().manual_seed(POSITION_SEED)
         self.total: Tensor | None = None
+        self.usual: float | None = None
         self.rows = 0
 
     def __call__(
@@ -117,12 +127,16 @@ class _Gatherer:
     ) -> None:
         x = (*given, *named.values())[0].detach()
         if isinstance(layer, _ConvNd):
-            x, _ = patches(layer, x, made, positions=self.places, generator=self.generator)
+            x, y = patches(layer, x, made, positions=self.places, generator=self.generator)
         else:
-            x = x.flatten(0, -2)
+            x, y = x.flatten(0, -2), made.flatten(0, -2)
         x = x.to(torch.float64)
         if layer.bias is not None:
             x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+        squares = squared_norms(y.detach())
+        if self.usual is None:
+            self.usual = usual_square(squares)
+        x = x * row_weights(squares, self.usual).sqrt()[:, None]
         square = x.T @ x
         self.total = square if self.total is None else self.total + square
         self.rows += len(x)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reprune.compress.sensitivity.evidence import FIRST_PIECES
 from reprune.compress.sensitivity.trials import RECALIBRATION, block_unit, repairs_readers
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ PIECE = 16
 CALIBRATION_PIECE = 64
 JOINT_PLANS = 8
 # What is measured however small the budget is: examples of calibration, and pieces of tune.
-LEAST_CALIBRATION, LEAST_SLOPES, LEAST_JOINT, LEAST_DIRECT = 256, 12, 1, 3
+LEAST_CALIBRATION, LEAST_SLOPES, LEAST_JOINT, LEAST_DIRECT = 256, 12, 1, FIRST_PIECES
 # Parts of the budget that is left after scoring.
 CALIBRATION_PART, SLOPES_PART, JOINT_PART = 0.14, 0.33, 0.1
 
