@@ -170,7 +170,7 @@ def test_the_coefficient_is_learnt_from_all_groups():
 
 
 def test_every_cut_is_looked_at_first_and_then_the_one_that_tells_most():
-    """The same four batches of each, in order; then far more batches of the deep cut, whose rise stands out of its noise."""
+    """The same four batches of each, in order; then more of the deep cut, which stands out of its noise."""
     full = traces(np.random.default_rng(1))
     counts = [0, 0, 0]
     order = []
