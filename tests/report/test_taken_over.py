@@ -109,6 +109,9 @@ def test_recovery_says_its_epochs_and_its_second_teacher():
     assert "saved" not in recovery_words(known)
     assert "It saved about" in recovery_words(known, 42_000)
     assert "25" in recovery_words(msgspec.structs.replace(known, second="c", weight=0.25))
+    assert "ago" not in recovery_words(known)
+    told = recovery_words(msgspec.structs.replace(known, age=3)).replace("\u00a0", " ")
+    assert told.endswith("The last one that took nothing over was 3 generations ago.")
 
 
 def test_recovery_says_that_it_began_with_the_champion_and_only_where_it_did():

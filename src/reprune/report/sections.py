@@ -185,6 +185,10 @@ def recovery_section(facts: ReportFacts) -> Section | None:
         ]
         head = ["Model", "Loss on calibration", ""]
         content.append(html_table("Repair before any training", head, rows, numbers=1))
+        if surgery.unfitted:
+            left = [[esc(name), esc(why)] for name, why in sorted(surgery.unfitted.items())]
+            title = "Lost inputs, and kept their weights"
+            content.append(html_table(title, ["Layer", "Why"], left))
     figure = recovery_figure(recovery) if recovery is not None else None
     if figure is not None:
         content.append(svg.framed(figure))

@@ -73,6 +73,10 @@ def times_words(target: str, reuse: TimesReuse) -> str:
 def recovery_words(known: KnownRecovery, saved: int = 0) -> str:
     """How many epochs recovery took of those that it might, what that saved in examples, and who taught."""
     less = f" It saved about {words.big(saved)} examples." if saved else ""
+    if known.age:
+        less += (
+            f" The last one that took nothing over was {words.plural(known.age, 'generation')} ago."
+        )
     taught = f"; the champion taught {words.percent(known.weight, 0)} of it" if known.second else ""
     if known.start and known.start.taken:
         return (
