@@ -125,7 +125,8 @@ lint: env ## check format, style, types and import directions
 check: env ## everything CI checks: lint, generated files are fresh, tests, coverage
 	$(MAKE) --no-print-directory -j 3 lint $(LITERT_STAMP) chromium helm axe
 	$(BIN)/python -m reprune.doors.generate --check
-	$(TEST) -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) $(PYTEST_ARGS)
+	$(TEST) -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) \
+		--durations=30 --durations-min=15 $(PYTEST_ARGS)
 
 format: env ## put the code in the one format, and repair what ruff can repair
 	$(BIN)/ruff check --fix $(SOURCES)
