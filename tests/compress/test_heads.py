@@ -22,6 +22,7 @@ from reprune.compress.structure.architecture import (
 )
 from reprune.compress.structure.attention import find_attention
 from reprune.compress.structure.blocks import find_blocks
+from reprune.compress.structure.coupling import Group
 from reprune.compress.structure.equality import architecture_of, difference, mask
 from reprune.compress.structure.groups import Survey, survey
 from reprune.compress.structure.separate import SeparateAttention, separate
@@ -228,6 +229,39 @@ def test_heads_and_dimensions_of_one_fused_projection_are_cut_in_stages(
     assert (first.num_heads, first.head_dim, first.qkv.out_features) == (2, 1, 3 * 2 * 1)
     assert (second.num_heads, second.head_dim, second.qkv.out_features) == (1, 4, 3 * 1 * 4)
     assert {cut.group: cut.keep for cut in done.surgery.groups if cut.keep < cut.width} == widths
+
+
+def test_an_attention_that_no_later_stage_can_cut_is_refused_before_anything_is_trained(
+    model_task: Callable[..., object], tmp_path: Path
+) -> None:
+    """Its groups are not found again from the second cut on: said at once, not after a stage's epochs."""
+    module, inputs, found = surveyed("vit")
+
+    def regroup(now: nn.Module) -> tuple[Group, ...]:
+        groups = survey(now, inputs, (), dimensions=True).groups
+        return tuple(group for group in groups if group.width != 3)
+
+    heard: list[str] = []
+    course = Course(
+        task=model_task("vit", examples=32),  # type: ignore[arg-type]
+        module=module,
+        teacher=module,
+        digest="sha256:dense",
+        groups=found.groups,
+        regroup=regroup,
+        widths={"blocks.0.attn:heads": 1},
+        blocks=(),
+        prune=PruneParams(
+            examples=32, schedule=ScheduleParams(kind="iterative", steps=3, epochs=3.0)
+        ),
+        distill=DistillParams(),
+        seed=0,
+        say=heard.append,
+    )
+    with pytest.raises(CompressionError, match="after stage 1 it can no longer be cut"):
+        cut_in_stages(course, tmp_path)
+    assert not heard
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_weights_or_numbers_are_refused_when_rebuilding(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from torch import nn
 from reprune.compress.paired import batch_losses
 from reprune.compress.planning.cut_costs import group_cuts, kept_channels
 from reprune.compress.stage_files import StageFacts, read_stage, write_stage
-from reprune.compress.structure.architecture import Architecture
+from reprune.compress.structure.architecture import Architecture, apply
 from reprune.compress.structure.blocks import groups_inside
 from reprune.compress.structure.bypass import inside
 from reprune.compress.structure.compose import compose
+from reprune.compress.structure.equality import architecture_of
 from reprune.compress.structured import CutResult, cost_of, cut
 from reprune.compress.training.checkpoint import read_state
 from reprune.compress.training.lesson import Lesson, identity_of
@@ -89,8 +90,10 @@ def cut_in_stages(course: Course, work: Path) -> CutResult:
     changed. `surgery.stages` says what each stage left; its losses and repairs are the last cut's.
 
     Stages that are finished are read from `work`; a killed one goes on at its last checkpoint.
-    Raises what `cut` and `recover` raise.
+    Raises what `cut` and `recover` raise, and CompressionError for an attention that a stage leaves in a
+    shape that no later one can cut, before anything is trained.
     """
+    _rehearse(course)
     identity = _identity(course)
     reached = _Reached(module=course.module, architecture=Architecture(), moments={})
     found: list[StageFacts] = []
@@ -191,6 +194,23 @@ def _share(course: Course, number: int) -> float:
     removed = (channels - left) / max(1, channels)
     done = number / schedule.steps
     return share_at(schedule.kind, done, final=removed, power=_power(course))
+
+
+def _rehearse(course: Course) -> None:
+    """Goes through the cuts by width alone: raises what `_groups_now` would raise after hours of training.
+
+    Only attention can be lost on the way (heads of one dimension, queries and values of different sizes).
+    """
+    if all(group.unit == "channel" for group in course.groups):
+        return
+    module = course.module
+    for number in range(1, course.stages):
+        widths = stage_widths(course, number)
+        groups = _groups_now(course, number, module)
+        kept = {group.name: range(widths[group.name]) for group in groups}
+        blocks = course.blocks if number == 1 else ()
+        module = apply(module, architecture_of(module, groups, kept, blocks))
+    _groups_now(course, course.stages, module)
 
 
 def _groups_now(course: Course, number: int, module: nn.Module) -> list[Group]:
