@@ -37,6 +37,7 @@ from reprune.core.step import Documents, run
 from reprune.core.store import Artifact
 from reprune.measure.profile import count_cost
 from reprune.steps import get_step
+from reprune.steps.plan_text import read_plan_text
 from reprune.task.trained_on import TRAINED_ON
 from tests.chain import POLICY
 
@@ -223,6 +224,49 @@ def test_sensitivity_shares_zeros_out_and_the_total_is_exact(world: World) -> No
     assert plan.predicted.loss_increase is not None
     assert count_zeros(load_bundle(bundle).masks) == zeros_for(sum(SIZES.values()), 0.7)
     assert store.read(world.root / "table", Sensitivity).manifest.cost == 96 + 8 * (2 * 96 + 64)
+
+
+@pytest.mark.parametrize("scope", ["local", "sensitivity"])
+def test_shares_by_hand_are_obeyed_exactly(world: World, scope: str) -> None:
+    """The tensor has the share that was set; with scope sensitivity the others make up the whole."""
+    asked = f"method: weights, sparsity: 0.7, scope: {scope}, sparsities: {{conv.weight: 0.25}}"
+    bundle = world.prune(params(asked, "criterion: magnitude"))
+    plan = store.read(world.root / "plan", Plan).manifest
+    assert plan.by_hand == ("conv.weight",)
+    masks = load_bundle(bundle).masks
+    assert count_zeros({"conv.weight": masks["conv.weight"]}) == 18
+    whole = {"local": 18 + zeros_for(1536, 0.7), "sensitivity": zeros_for(sum(SIZES.values()), 0.7)}
+    assert count_zeros(masks) == whole[scope]
+    text = (world.root / "plan" / "plan.yaml").read_text()
+    assert "sparsities: {TENSOR: SHARE}" in text
+    assert yaml.safe_load(text)["by_hand"] == ["conv.weight"]
+    told = read_plan_text(world.root / "plan" / "plan.yaml", "plan.yaml")
+    assert (told.by_hand, told.sparsity) == (plan.by_hand, plan.sparsity)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ("{wide.wight: 0.5}", "there is no tensor 'wide.wight'"),
+        ("{head.weight: 0.5}", "head.weight cannot be masked: the task keeps 'head'"),
+        ("{wide.weight: 0.99}", "1521 weights masked, and plan.sparsity asks for 1126 of all"),
+        ("{wide.weight: 0.0}", "within what was measured"),
+    ],
+)
+def test_shares_that_cannot_be_obeyed_are_refused(world: World, shares: str, message: str) -> None:
+    asked = f"method: weights, sparsity: 0.7, scope: sensitivity, sparsities: {shares}"
+    with pytest.raises(CompressionError, match=message):
+        world.plan(params(asked, "criterion: magnitude"))
+
+
+def test_all_shares_may_be_set_by_hand(world: World) -> None:
+    asked = "method: weights, scope: sensitivity, sparsities: {conv.weight: 0.25, wide.weight: 0.5}"
+    plan = world.plan(params(asked, "criterion: magnitude"))
+    assert plan.sparsity is not UNSET
+    assert {item.tensor: item.zeros for item in plan.sparsity.tensors} == {
+        "conv.weight": 18,
+        "wide.weight": 768,
+    }
 
 
 def test_the_same_inputs_give_the_same_artefacts(world: World, tmp_path: Path) -> None:

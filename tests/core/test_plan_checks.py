@@ -29,6 +29,19 @@ def written(folder: Path, plan: str, more: str = "") -> Path:
     [
         ("allocator: latncy", "plan.allocator", "did you mean 'latency'", "sensitivity, uniform"),
         ("widths: {a: 8, b: -3}", "plan.widths.b", "b cannot have -3 channels", "at least 1"),
+        (
+            "method: weights, sparsities: {a: 0.5}",
+            "plan.sparsities",
+            "scores of all tensors together decide",
+            "'local' or 'sensitivity'",
+        ),
+        ("method: n:m, sparsities: {a: 0.5}", "plan.sparsities", "does not read", "to 'weights'"),
+        (
+            "method: weights, scope: local, sparsities: {a: 1.0}",
+            "plan.sparsities",
+            "< 1.0",
+            "below 1",
+        ),
         ("removed_blocks: [a]", "plan.removed_blocks", "plan.depth is off", "plan.depth to true"),
         (
             f"round_to: 4, allocator: latency, {LATENCY}",

@@ -759,14 +759,15 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     With `head_dimensions` the dimensions of attention heads are among the groups. `tried` is how the
     champion's widths did against fresh ones on this model, where both were cut. `limits` are budgets
     beside the first one, and `floors` what each member's cuts might add to the predicted loss at most; the
-    groups and blocks in `by_hand` were set by a person. Widths that an allocator chose are multiples of
-    what `round_to` means for their group (see compress.structure.alignment). `age` counts the generations
-    since widths were chosen without looking at a champion's; UNSET where none were looked at. `block_losses`
-    is the rise in loss that each of `blocks` alone is predicted to cost.
+    groups, blocks and masked tensors in `by_hand` were set by a person. Widths that an allocator chose are
+    multiples of what `round_to` means for their group (see compress.structure.alignment). `age` counts the
+    generations since widths were chosen without looking at a champion's; UNSET where none were looked at.
+    `block_losses` is the rise in loss that each of `blocks` alone is predicted to cost.
     """
 
     INSTEAD_OF_EDITING: ClassVar[str] = (
-        "widths of your own go into params.yaml (plan.widths; blocks: plan.removed_blocks), then plan again"
+        "widths of your own go into params.yaml (plan.widths; blocks: plan.removed_blocks; masks: "
+        "plan.sparsities), then plan again"
     )
 
     allocator: str

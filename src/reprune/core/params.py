@@ -162,8 +162,9 @@ class PlanParams(Document, kw_only=True):
     "params", "bytes", "latency@<target>"; or in units: "latency_ms@<target>", milliseconds of a call at the
     target's batch size, measured against what `profile` found the dense model to take, and "size_bytes",
     of parameters and buffers as stored. `floors`, in a set, say by member how much its cuts may add to the
-    set's loss at most, as plan.yaml predicts it (`members`: `predicted_loss`). `widths` and
-    `removed_blocks` are set by hand: those groups have these widths, and exactly those blocks go.
+    set's loss at most, as plan.yaml predicts it (`members`: `predicted_loss`). `widths`,
+    `removed_blocks` and, of masks, `sparsities` are set by hand: those groups have these widths, exactly
+    those blocks go, and of those tensors that share is masked.
 
     Allocators that try (search, amc, evolutionary, netadapt) measure the loss of joint cuts on
     `evaluation_examples` of `tune` (1000), at most `evaluations` times (100). For an allocator that adds
@@ -192,6 +193,7 @@ class PlanParams(Document, kw_only=True):
     floors: dict[Name, Annotated[float, Meta(ge=0.0, le=1e9)]] | UnsetType = UNSET
     widths: dict[str, int] | UnsetType = UNSET
     removed_blocks: tuple[str, ...] | UnsetType = UNSET
+    sparsities: dict[str, Annotated[float, Meta(ge=0.0, lt=1.0)]] | UnsetType = UNSET
 
 
 class ScheduleParams(Document, kw_only=True):

@@ -29,7 +29,12 @@ TRYING = ("search", "amc", "evolutionary", "netadapt")
 BLIND = ("uniform", "global")
 ALLOCATORS = (*SUMS, *TRYING, *BLIND)
 # The one method of `plan` that reads a knob; every other knob of it is about channels.
-PLAN_KNOBS = {"plan.sparsity": "weights", "plan.scope": "weights", "plan.pattern": "n:m"}
+PLAN_KNOBS = {
+    "plan.sparsity": "weights",
+    "plan.sparsities": "weights",
+    "plan.scope": "weights",
+    "plan.pattern": "n:m",
+}
 # What is read only where channels are cut, and what only a calibrated sensitivity reads.
 CUT_KNOBS = tuple(
     f"prune.{knob}"
@@ -88,6 +93,13 @@ def _wrongs(params: Params) -> Iterator[_Wrong]:
             what="blocks are named that are to go, and plan.depth is off, so that none is measured",
             key="plan.removed_blocks",
             fix="set plan.depth to true, or take plan.removed_blocks out",
+        )
+    if plan.sparsities and plan.scope == "global":
+        yield _Wrong(
+            what="shares of single tensors are set by hand, and with plan.scope 'global' the scores of all "
+            "tensors together decide what is masked of each",
+            key="plan.sparsities",
+            fix="set plan.scope to 'local' or 'sensitivity', or take plan.sparsities out",
         )
     tables = params.profile.tables
     if tables and planned_by_tables(plan) and plan.round_to % tables.step:

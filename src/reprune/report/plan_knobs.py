@@ -45,6 +45,8 @@ def _masks(plan: Plan) -> str:
 
 
 def _by_hand(plan: Plan) -> dict[str, str]:
-    """What a person decided: the width of a group, or that a block goes."""
+    """What a person decided: the width of a group, the masks of a tensor, or that a block goes."""
     widths = {item.group: f"{item.keep} of {item.width}" for item in plan.groups}
+    if plan.sparsity is not UNSET:
+        widths |= {one.tensor: f"{one.zeros} of {one.size} masked" for one in plan.sparsity.tensors}
     return {name: widths.get(name, "removed") for name in plan.by_hand or ()}

@@ -147,6 +147,7 @@ def plan_of_masks(
             latency_ratio=None,
         ),
         sparsity=sparsity,
+        by_hand=tuple(sorted(plan.sparsities or ())) or UNSET,
     )
     return result, _for_people(result, made)
 
@@ -221,6 +222,7 @@ def _for_people(plan: Plan, made: MaskPlan) -> dict[str, Any]:
         "scope": sparsity.scope,
         "weights": made.weights.size,
         "zeros": sparsity.zeros,
+        **({} if plan.by_hand is UNSET else {"by_hand": list(plan.by_hand)}),
         "tensors": {
             item.tensor: {
                 "weights": item.size,

@@ -92,7 +92,7 @@ def plan(
     if masks_weights(plan):
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)
         masking, described = plan_of_masks(whole, before, table, plan, prune, seed)
-        _write_for_people(described, wishes, ctx)
+        _write_for_people(described, wishes, ctx, head=how_to_edit(plan))
         return masking
     opened = open_dense(dense, seed=seed, threads=threads, head_dimensions=plan.head_dimensions)
     refuse_no_choice(opened, plan)

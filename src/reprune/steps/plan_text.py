@@ -75,6 +75,7 @@ class _MasksText(msgspec.Struct, frozen=True, kw_only=True):
     scope: Literal["global", "local", "sensitivity"]
     weights: int
     zeros: int
+    by_hand: tuple[str, ...] | UnsetType = UNSET
     tensors: dict[str, _MaskText]
     predicted: _PredictedText = _PredictedText()
 
@@ -141,6 +142,7 @@ def _of_masks(told: _MasksText) -> Plan:
         sparsity=SparsityPlan(
             pattern=told.pattern, scope=told.scope, zeros=told.zeros, tensors=tensors
         ),
+        by_hand=told.by_hand,
     )
 
 

@@ -47,13 +47,28 @@ def with_joint(prediction: Prediction, joint: JointCheck | UnsetType, ctx: Conte
 
 
 def how_to_edit(params: PlanParams) -> str:
-    """The comment at the head of `plan.yaml`: where a person's own widths go."""
+    """The comment at the head of `plan.yaml`: where a person's own widths, or shares of masks, go."""
+    if params.method == "n:m":
+        return ""
+    what, knob, rest = (
+        (
+            "share",
+            "sparsities: {TENSOR: SHARE} ",
+            "with plan.scope local or sensitivity; others as before",
+        )
+        if params.method == "weights"
+        else (
+            "width",
+            "widths: {GROUP: CHANNELS}   ",
+            "groups that are not named are allocated as before",
+        )
+    )
     lines = [
-        "Written by `reprune plan`, and written again by the next run. To decide a width yourself, put it",
+        f"Written by `reprune plan`, and written again by the next run. To decide a {what} yourself, put it",
         "into params.yaml, where the lock covers it, and plan again; it is obeyed exactly, or refused with",
         "the reason:",
         "  plan:",
-        "    widths: {GROUP: CHANNELS}    # groups that are not named are allocated as before",
+        f"    {knob} # {rest}",
     ]
     if params.depth:
         lines.append("    removed_blocks: [BLOCK]      # exactly these go ([]: none)")

@@ -13,14 +13,19 @@ from reprune.compress.masks.scores import IN_TRAINING, magnitude, weight_scores
 from reprune.compress.masks.semistructured import UNSTRUCTURED, parse_pattern
 from reprune.compress.masks.sensitivity import allocate_zeros, fit_tensors
 from reprune.compress.planning.curves import predicted
-from reprune.core.errors import ChainBroken, CompressionError
+from reprune.core.errors import ChainBroken, CompressionError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from reprune.core.artifacts import SparsityPlan, TensorSensitivity
     from reprune.core.params import PlanParams, PruneParams
     from reprune.task.protocol import Task
+
+
+BY_HAND = "params.yaml (plan.sparsities)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,28 +62,61 @@ def plan_masks(
 ) -> MaskPlan:
     """The plan for `params.method` "weights" or "n:m": exact counts for each tensor.
 
-    For scope "sensitivity" the counts have the least predicted rise in loss; for "global" they are
-    what the criterion's scores of the dense model give (magnitude's, for a criterion that is known only
-    in training). Raises ChainBroken for a table of other tensors, CompressionError for a criterion
-    that cannot share zeros out between layers, and where nothing may be masked.
+    `params.sparsities` are obeyed exactly. For scope "sensitivity" the other tensors' counts have the least
+    predicted rise in loss under which `params.sparsity` of all weights are masked; for "global" they are
+    what the criterion's scores of the dense model give (magnitude's, for a criterion that is known only in
+    training).
+
+    Raises ChainBroken for a table of other tensors, CompressionError for a criterion that cannot share
+    zeros out between layers, for a share of a tensor that cannot be masked, and where nothing may be.
     """
     weights = find_weights(task, module, params)
     _refuse_layerwise(params, prune)
     if params.method == "n:m":
         sparsity = plan_pattern(weights.shapes, params.pattern)
     elif params.scope == "local":
+        fixed = _by_hand(weights, params.sparsities or {})
         counts = {n: zeros_for(s.numel(), params.sparsity) for n, s in weights.shapes.items()}
-        sparsity = plan_counts(weights.shapes, counts)
+        sparsity = plan_counts(weights.shapes, counts | fixed)
     elif params.scope == "sensitivity":
         _refuse_other_tensors(weights, table)
-        counts = allocate_zeros(fit_tensors(table), zeros_for(weights.size, params.sparsity))
-        sparsity = plan_counts(weights.shapes, counts, scope="sensitivity")
+        fixed = _by_hand(weights, params.sparsities or {})
+        counts = _shared_out(weights, table, params.sparsity, fixed)
+        sparsity = plan_counts(weights.shapes, counts | fixed, scope="sensitivity")
     elif prune.criterion in IN_TRAINING:
         sparsity = plan_sparsity(magnitude(module, weights.names), params.sparsity)
     else:
         scores = weight_scores(task, module, weights.names, prune, seed)
         sparsity = plan_sparsity(scores, params.sparsity)
     return MaskPlan(sparsity=sparsity, weights=weights, loss_increase=_predicted(sparsity, table))
+
+
+def _by_hand(weights: Weights, sparsities: Mapping[str, float]) -> dict[str, int]:
+    """Zeros of the tensors that a person set. Raises CompressionError for one that cannot be masked."""
+    for name in sparsities:
+        if name not in weights.shapes:
+            reason = weights.skipped.get(name) or weights.skipped.get(name.rpartition(".")[0])
+            raise CompressionError(
+                f"{name} cannot be masked: {reason}" if reason else f"there is no tensor '{name}'",
+                where=BY_HAND,
+                fix=f"take {name} out; {nearest(name, weights.shapes)}",
+            )
+    return {name: zeros_for(weights.shapes[name].numel(), s) for name, s in sparsities.items()}
+
+
+def _shared_out(
+    weights: Weights, table: Sequence[TensorSensitivity], sparsity: float, fixed: Mapping[str, int]
+) -> dict[str, int]:
+    """Zeros of the other tensors, so that `sparsity` of all weights are masked if any other is there."""
+    free = [item for item in table if item.tensor not in fixed]
+    total, taken = zeros_for(weights.size, sparsity), sum(fixed.values())
+    if free and taken > total:
+        raise CompressionError(
+            f"the tensors set by hand have {taken} weights masked, and plan.sparsity asks for {total} of all",
+            where=BY_HAND,
+            fix="raise plan.sparsity, or lower a share",
+        )
+    return allocate_zeros(fit_tensors(free), total - taken) if free else {}
 
 
 def _predicted(sparsity: SparsityPlan, table: Sequence[TensorSensitivity]) -> float | None:
