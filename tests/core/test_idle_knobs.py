@@ -125,5 +125,5 @@ def test_a_knob_that_is_read_or_says_the_default_is_taken(
 
 def test_every_knob_of_a_plan_is_of_some_method() -> None:
     """A new knob is about channels unless the table says otherwise: it is then in the tests above."""
-    masks = {"method", "sparsity", "scope", "pattern"}
+    masks = {"method", "sparsity", "sparsities", "scope", "pattern"}
     assert {*CHANNEL_KNOBS, *masks, "floors"} == set(PlanParams.__struct_fields__)
