@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from reprune.compress.compensate import compensate, recalibrate
+from reprune.compress.compensate import compensate, compensated, recalibrate
 from reprune.compress.losses import first_batches, mean_loss
 from reprune.compress.sensitivity.moments import input_moments, refits, repaired
 from reprune.compress.structure.architecture import apply
@@ -280,6 +280,48 @@ def test_massive_tokens_are_not_paid_for_by_the_others() -> None:
     fitted = compensate(module, sliced, architecture, groups, batches, RIDGE)
     assert mean_square(module, fitted, others) < 0.5 * plain
     assert mean_square(module, closed, others) < 0.5 * plain
+
+
+class Routed(nn.Module):
+    """An expert that only tokens of a positive first feature are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Linear(8, 24)
+        self.read = nn.Linear(24, 12)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        chosen = tokens[:, 0] > 0.0
+        out = tokens.new_zeros(len(tokens), 12)
+        out[chosen] = self.read(torch.relu(self.make(tokens[chosen])))
+        return out
+
+
+@pytest.mark.parametrize("given", ["later", "never"])
+def test_a_reader_that_a_batch_gives_nothing_is_fitted_by_the_others(given: str) -> None:
+    """No row in the first batch, or in any: then it stays as it is, and that is said."""
+    torch.manual_seed(1)
+    module = Routed().eval()
+    groups = find_groups(module, (torch.rand(2, 8),), ())
+    kept = {"make": range(12)}
+    architecture = architecture_of(module, groups, kept)
+    sliced = apply(module, architecture)
+    tokens = torch.randn(256, 8)
+    away = slice(None, 64) if given == "later" else slice(None)
+    tokens[away, 0] = -1.0
+    batches = batches_of((tokens,), 64)
+    done = compensated(module, sliced, architecture, groups, batches, RIDGE)
+    moments = input_moments(module, ["read"], batches)
+    closed = repaired(module, groups, kept, refits(module, groups, kept, moments, RIDGE))
+    assert set(done.unfitted) == (set() if given == "later" else {"read"})
+    assert set(moments) == ({"read"} if given == "later" else set())
+    seen = (torch.rand(64, 8),)
+    plain = mean_square(module, sliced, seen)
+    for one in (done.module, closed):
+        if given == "later":
+            assert mean_square(module, one, seen) < 0.5 * plain
+        else:
+            assert mean_square(sliced, one, seen) == 0.0
 
 
 def mean_square(one: nn.Module, other: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:

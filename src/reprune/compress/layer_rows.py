@@ -60,7 +60,9 @@ def row_weights(squares: Tensor, usual: float) -> Tensor:
 
 
 def usual_square(squares: Tensor) -> float:
-    """The USUAL quantile of rows' squared norms."""
+    """The USUAL quantile of rows' squared norms; 0 of no rows."""
+    if not len(squares):
+        return 0.0
     return float(squares.kthvalue(max(1, math.ceil(USUAL * len(squares)))).values)
 
 

@@ -73,7 +73,7 @@ def input_moments(
     module: nn.Module, names: Sequence[str], batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
     """Second moments E[w x xT] of the rows that each layer of `names` is given in eval mode, float64, with
-    the weights w of compensate's least squares; what is usual in them is told from the first batch.
+    the weights w of compensate's least squares; what size is usual is told by the first batch that has any.
 
     A 1 is appended to x for a layer with a bias. Layers without `has_moment`, and those whose inputs are
     all zero or not finite, are left out. Convolutions see the positions that compensate would draw. One
@@ -119,7 +119,7 @@ class _Gatherer:
         self.places = rows_an_example(layer, examples)
         self.generator = torch.Generator().manual_seed(POSITION_SEED)
         self.total: Tensor | None = None
-        self.usual: float | None = None
+        self.usual = 0.0
         self.rows = 0
 
     def __call__(
@@ -134,8 +134,7 @@ class _Gatherer:
         if layer.bias is not None:
             x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
         squares = squared_norms(y.detach())
-        if self.usual is None:
-            self.usual = usual_square(squares)
+        self.usual = self.usual or usual_square(squares)
         x = x * row_weights(squares, self.usual).sqrt()[:, None]
         square = x.T @ x
         self.total = square if self.total is None else self.total + square
