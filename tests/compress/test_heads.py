@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,6 @@ from reprune.compress.structure.architecture import (
 )
 from reprune.compress.structure.attention import find_attention
 from reprune.compress.structure.blocks import find_blocks
-from reprune.compress.structure.coupling import Group
 from reprune.compress.structure.equality import architecture_of, difference, mask
 from reprune.compress.structure.groups import Survey, survey
 from reprune.compress.structure.separate import SeparateAttention, separate
@@ -204,14 +204,12 @@ def test_heads_widths_and_a_layer_are_cut_rebuilt_and_exported(
     assert exported(result.module, inputs, tmp_path) < 1e-4
 
 
-def test_heads_and_dimensions_of_one_fused_projection_are_cut_in_stages(
-    model_task: Callable[..., object], tmp_path: Path
-) -> None:
-    """Both run through the very same layers; after the first cut each is still known by its name."""
+def in_three_stages(task: object, widths: dict[str, int], epochs: float = 0.0) -> Course:
+    """The ViT cut to `widths`, dimensions of heads among its groups."""
     module, inputs, found = surveyed("vit")
-    widths = {"blocks.0.attn:heads": 2, "blocks.0.attn:dimensions": 1, "blocks.1.attn:heads": 1}
-    course = Course(
-        task=model_task("vit", examples=32),  # type: ignore[arg-type]
+    schedule = ScheduleParams(kind="iterative", steps=3, epochs=epochs)
+    return Course(
+        task=task,  # type: ignore[arg-type]
         module=module,
         teacher=module,
         digest="sha256:dense",
@@ -219,11 +217,19 @@ def test_heads_and_dimensions_of_one_fused_projection_are_cut_in_stages(
         regroup=lambda now: survey(now, inputs, (), dimensions=True).groups,
         widths=widths,
         blocks=(),
-        prune=PruneParams(examples=32, schedule=ScheduleParams(kind="iterative", steps=3)),
+        prune=PruneParams(examples=32, schedule=schedule),
         distill=DistillParams(),
         seed=0,
         say=quiet,
     )
+
+
+def test_heads_and_dimensions_of_one_fused_projection_are_cut_in_stages(
+    model_task: Callable[..., object], tmp_path: Path
+) -> None:
+    """Both run through the very same layers; after the first cut each is still known by its name."""
+    widths = {"blocks.0.attn:heads": 2, "blocks.0.attn:dimensions": 1, "blocks.1.attn:heads": 1}
+    course = in_three_stages(model_task("vit", examples=32), widths)
     done = cut_in_stages(course, tmp_path)
     first, second = (block.attn for block in done.module.blocks)
     assert (first.num_heads, first.head_dim, first.qkv.out_features) == (2, 1, 3 * 2 * 1)
@@ -235,31 +241,15 @@ def test_an_attention_that_no_later_stage_can_cut_is_refused_before_anything_is_
     model_task: Callable[..., object], tmp_path: Path
 ) -> None:
     """Its groups are not found again from the second cut on: said at once, not after a stage's epochs."""
-    module, inputs, found = surveyed("vit")
-
-    def regroup(now: nn.Module) -> tuple[Group, ...]:
-        groups = survey(now, inputs, (), dimensions=True).groups
-        return tuple(group for group in groups if group.width != 3)
-
+    course = in_three_stages(model_task("vit", examples=32), {"blocks.0.attn:heads": 1}, epochs=3.0)
     heard: list[str] = []
-    course = Course(
-        task=model_task("vit", examples=32),  # type: ignore[arg-type]
-        module=module,
-        teacher=module,
-        digest="sha256:dense",
-        groups=found.groups,
-        regroup=regroup,
-        widths={"blocks.0.attn:heads": 1},
-        blocks=(),
-        prune=PruneParams(
-            examples=32, schedule=ScheduleParams(kind="iterative", steps=3, epochs=3.0)
-        ),
-        distill=DistillParams(),
-        seed=0,
+    lost = replace(
+        course,
+        regroup=lambda now: [group for group in course.regroup(now) if group.width != 3],
         say=heard.append,
     )
     with pytest.raises(CompressionError, match="after stage 1 it can no longer be cut"):
-        cut_in_stages(course, tmp_path)
+        cut_in_stages(lost, tmp_path)
     assert not heard
     assert not list(tmp_path.iterdir())
 

@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 ADDITIVE = 0.8
 
 
+# What a person may decide, by method, and the line that does it.
+BY_HAND = {
+    "channels": (
+        "width",
+        "widths: {GROUP: CHANNELS}    # groups that are not named are allocated as before",
+    ),
+    "weights": (
+        "share",
+        "sparsities: {TENSOR: SHARE}  # with plan.scope local or sensitivity; others as before",
+    ),
+}
+
+
 def with_joint(prediction: Prediction, joint: JointCheck | UnsetType, ctx: Context) -> Prediction:
     """The prediction with what the check on joint cuts says of it, where there was one; a warning where
     the sum of single cuts ranked them badly.
@@ -48,27 +61,15 @@ def with_joint(prediction: Prediction, joint: JointCheck | UnsetType, ctx: Conte
 
 def how_to_edit(params: PlanParams) -> str:
     """The comment at the head of `plan.yaml`: where a person's own widths, or shares of masks, go."""
-    if params.method == "n:m":
+    if params.method not in BY_HAND:
         return ""
-    what, knob, rest = (
-        (
-            "share",
-            "sparsities: {TENSOR: SHARE} ",
-            "with plan.scope local or sensitivity; others as before",
-        )
-        if params.method == "weights"
-        else (
-            "width",
-            "widths: {GROUP: CHANNELS}   ",
-            "groups that are not named are allocated as before",
-        )
-    )
+    what, knob = BY_HAND[params.method]
     lines = [
         f"Written by `reprune plan`, and written again by the next run. To decide a {what} yourself, put it",
         "into params.yaml, where the lock covers it, and plan again; it is obeyed exactly, or refused with",
         "the reason:",
         "  plan:",
-        f"    {knob} # {rest}",
+        f"    {knob}",
     ]
     if params.depth:
         lines.append("    removed_blocks: [BLOCK]      # exactly these go ([]: none)")

@@ -72,15 +72,14 @@ def plan_masks(
     """
     weights = find_weights(task, module, params)
     _refuse_layerwise(params, prune)
+    fixed = _by_hand(weights, params.sparsities or {})
     if params.method == "n:m":
         sparsity = plan_pattern(weights.shapes, params.pattern)
     elif params.scope == "local":
-        fixed = _by_hand(weights, params.sparsities or {})
         counts = {n: zeros_for(s.numel(), params.sparsity) for n, s in weights.shapes.items()}
         sparsity = plan_counts(weights.shapes, counts | fixed)
     elif params.scope == "sensitivity":
         _refuse_other_tensors(weights, table)
-        fixed = _by_hand(weights, params.sparsities or {})
         counts = _shared_out(weights, table, params.sparsity, fixed)
         sparsity = plan_counts(weights.shapes, counts | fixed, scope="sensitivity")
     elif prune.criterion in IN_TRAINING:
@@ -95,7 +94,7 @@ def _by_hand(weights: Weights, sparsities: Mapping[str, float]) -> dict[str, int
     """Zeros of the tensors that a person set. Raises CompressionError for one that cannot be masked."""
     for name in sparsities:
         if name not in weights.shapes:
-            reason = weights.skipped.get(name) or weights.skipped.get(name.rpartition(".")[0])
+            reason = weights.skipped.get(name)
             raise CompressionError(
                 f"{name} cannot be masked: {reason}" if reason else f"there is no tensor '{name}'",
                 where=BY_HAND,
