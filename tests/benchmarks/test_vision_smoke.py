@@ -6,10 +6,12 @@ Deep: all but ResNet-20.
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks import mobilenetv2_cifar10, mobilenetv2_jobs, resnet20_jobs, unet_membrane
 from benchmarks.resnet20_report import summary, text
+from reprune.core.params import DistillParams, PruneParams
 
 DATA = Path(os.environ.get("REPRUNE_DATA", "../shared/data"))
 pytestmark = [
@@ -52,6 +54,17 @@ def test_resnet20_trains_every_arm_and_is_reported(tmp_path):
     found = summary(config, rows, tmp_path)
     assert len(found["rows"]) == 4
     assert "tp_taylor" in text({**found})
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv2_cpu"])
+def test_a_configuration_says_what_training_knows(name):
+    config = mobilenetv2_jobs.read_config(mobilenetv2_jobs.CONFIG.with_name(f"{name}.json"))
+    recipes = [
+        msgspec.convert(config[part], type=DistillParams, strict=True)
+        for part in ("dense", "recipe")
+    ]
+    assert {recipe.precision for recipe in recipes} == {"bf16" if "examples" in config else "no"}
+    assert msgspec.convert(config["cut"], type=PruneParams).criterion == "taylor"
 
 
 @pytest.mark.deep

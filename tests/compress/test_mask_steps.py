@@ -250,7 +250,7 @@ def test_shares_by_hand_are_obeyed_exactly(world: World, scope: str) -> None:
         ("{wide.wight: 0.5}", "there is no tensor 'wide.wight'"),
         ("{head.weight: 0.5}", "head.weight cannot be masked: the task keeps 'head'"),
         ("{wide.weight: 0.99}", "1521 weights masked, and plan.sparsity asks for 1126 of all"),
-        ("{wide.weight: 0.0}", "within what was measured"),
+        ("{wide.weight: 0.0}", "not set by hand have 72 weights, and 1126 of them"),
     ],
 )
 def test_shares_that_cannot_be_obeyed_are_refused(world: World, shares: str, message: str) -> None:

@@ -81,6 +81,9 @@ def test_masks_and_knobs_are_compared_too(told: Told) -> None:
     (found,) = moved_parts(known)
     assert (found.part, found.how, found.now) == ("fc.weight", "cut more", "90.0\u00a0% zeros")
     assert "asked to leave 10\u00a0%, before 50\u00a0%" in change_words(known)
+    by_hand = msgspec.structs.replace(masked(90, 0.1), by_hand=("fc.weight",))
+    known = between(told("pass"), masked(90, 0.1), by_hand)
+    assert "by_hand.fc.weight 90 of 100 masked, before not set" in change_words(known)
 
 
 def test_bounds_and_expectations_are_compared_too(told: Told) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reprune.core.artifacts import Cost
 from reprune.report import svg, words
-from reprune.report.asked import asked_part, gentler_words
+from reprune.report.asked import MOST_ROWS, asked_part, gentler_words
 from reprune.report.cuts import recovery_figure, sensitivity_figure, widths_figure
 from reprune.report.facts import ReportFacts
 from reprune.report.flips import MOST_SHOWN, changed_tables, flips_figure, shown_examples
@@ -186,7 +186,9 @@ def recovery_section(facts: ReportFacts) -> Section | None:
         head = ["Model", "Loss on calibration", ""]
         content.append(html_table("Repair before any training", head, rows, numbers=1))
         if surgery.unfitted:
-            left = [[esc(name), esc(why)] for name, why in sorted(surgery.unfitted.items())]
+            left = [
+                [esc(name), esc(why)] for name, why in sorted(surgery.unfitted.items())[:MOST_ROWS]
+            ]
             title = "Lost inputs, and kept their weights"
             content.append(html_table(title, ["Layer", "Why"], left))
     figure = recovery_figure(recovery) if recovery is not None else None

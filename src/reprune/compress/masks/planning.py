@@ -115,6 +115,14 @@ def _shared_out(
             where=BY_HAND,
             fix="raise plan.sparsity, or lower a share",
         )
+    room = sum(item.size for item in free)
+    if free and total - taken >= room:
+        raise CompressionError(
+            f"the tensors that are not set by hand have {room} weights, and {total - taken} of them would "
+            "have to be masked",
+            where=BY_HAND,
+            fix="lower plan.sparsity, or raise a share",
+        )
     return allocate_zeros(fit_tensors(free), total - taken) if free else {}
 
 
