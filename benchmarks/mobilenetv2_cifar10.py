@@ -8,7 +8,7 @@ One dense model a seed, trained from scratch. Then four times: 10 % of its MACs 
 that it hurts least (whole channels, a depthwise filter with the channel that feeds it), and the model
 recovers. The control trains through the same four stages, same teacher, same data order, without a cut.
 Speed is that of one thread of ONNX Runtime against the dense model. Knobs are in `configs/mobilenetv2.json`;
-`--config benchmarks/configs/mobilenetv2_cpu.json` is sized for a CPU: a fifth of the images in bf16, fewer
+`--config benchmarks/configs/mobilenetv2_cpu.json` is sized for a CPU: a fifth of the images, fewer
 epochs. Its dense model is far from converged, so it stands for itself alone.
 Each part goes on where it was cut off. Without `--part` all three run. `--quick` is a small run of all three;
 `--verify` builds and times the last stage of seed 0 of a run in `--out` again.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reprune.compress import compensate as module_under_test
+from reprune.compress import least_squares
 from reprune.compress.compensate import compensated
 from reprune.compress.layer_rows import input_rows
 from reprune.compress.structure.architecture import apply
@@ -118,7 +119,7 @@ def test_every_kind_of_reader_gets_the_closed_form(
     """On the calibration examples the reader's outputs are nearer to the dense one's, and no nearer
     weights exist for the penalty (without the limit on their growth, which one of them would meet).
     """
-    monkeypatch.setattr(module_under_test, "MAX_GROWTH", 10.0)
+    monkeypatch.setattr(least_squares, "MAX_GROWTH", 10.0)
     module, sliced, repaired, inputs, unfitted = cut_reader(name)
     assert not unfitted
     with torch.no_grad():
@@ -181,37 +182,6 @@ def test_a_grouped_reader_whose_outputs_are_cut_too_is_exact_where_it_can_be() -
     assert not made.unfitted
 
 
-class Sequence3(nn.Module):
-    """Linear, LSTM, Linear: the LSTM reads the first one's channels, and its own units."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.before = nn.Linear(4, 8)
-        self.rnn = nn.LSTM(8, 8, batch_first=True)
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.rnn(torch.tanh(self.before(x)))[0])
-
-
-@pytest.mark.parametrize("kept", [{"before": range(4)}, {"rnn": range(4)}])
-def test_a_recurrent_layer_is_left_and_named(kept: dict[str, Sequence[int]]) -> None:
-    """With the reason; its weights have the bits that slicing left, and other readers are refitted."""
-    torch.manual_seed(0)
-    module = Sequence3().eval()
-    inputs = (torch.randn(16, 5, 4),)
-    groups = find_groups(module, (inputs[0][:2],), ())
-    architecture = architecture_of(module, groups, kept)
-    sliced = apply(module, architecture)
-    made = compensated(module, sliced, architecture, groups, batches_of(inputs, 8), RIDGE)
-    assert made.unfitted == {"rnn": "no least squares for LSTM"}
-    before = sliced.rnn.state_dict()
-    assert all(
-        torch.equal(value, before[key]) for key, value in made.module.rnn.state_dict().items()
-    )
-    assert torch.equal(made.module.head.weight, sliced.head.weight) == ("before" in kept)
-
-
 def dead(module: nn.Module) -> None:
     with torch.no_grad():
         module.conv.weight.zero_()
@@ -245,7 +215,7 @@ def test_what_is_not_refitted_says_why(
 
 def test_what_cannot_be_bounded_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """No ridge is strong enough for a limit that the layer's own weights break."""
-    monkeypatch.setattr(module_under_test, "MAX_GROWTH", 0.5)
+    monkeypatch.setattr(least_squares, "MAX_GROWTH", 0.5)
     module, sliced, repaired, _, unfitted = cut_reader("grouped 2d")
     assert "no solution keeps its weights within 0.5 times" in unfitted["read"]
     assert unfitted["read"].endswith("(in 2 of 2 groups)")

@@ -9,9 +9,9 @@ arXiv:2208.11580). It decides how good a one-shot cut is; after recovery trainin
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeGuard
 
 import torch
@@ -20,18 +20,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from reprune.compress.layer_rows import Inputs, Targets, columns_of, dense_targets, input_rows
+from reprune.compress.least_squares import Problem
+from reprune.compress.recurrent_fit import refit_recurrent, unrolls, widest
 from reprune.compress.replay import forward_order
 from reprune.compress.structure.architecture import Architecture
 from reprune.compress.structure.groups import Group
 from reprune.measure.outputs import evaluating
 from reprune.task.protocol import Batch
 
-# A fit may lean on inputs that hardly ever vary by giving them huge weights: the calibration loss falls a
-# little, and one such weight takes the resolution of every other when the layer is stored in integers.
-# 4 is what a removed channel three times as large as its kept twin can ask for.
-MAX_GROWTH = 4.0
-# How often the penalty is raised tenfold before the layer is left as it is.
-RAISES = 6
 # What the least-squares problem of one layer may take: the sums of every group, and two more matrices
 # of that size to solve one. Without groups and in float64 that are 13,376 inputs and a bias.
 FIT_BYTES = 4 * 2**30
@@ -73,45 +69,69 @@ def compensated(
     less (`layer_rows.row_weights`). Each group of a grouped convolution is a
     problem of its own. The ridge is raised tenfold until no weight is more than 4 times as large as the
     largest there was. Sums are float64. Convolutions see at most a fixed number of positions, chosen by a
-    fixed seed. Recurrent layers, layers whose problem does not fit FIT_BYTES, and those whose inputs are
-    all zero stay as they are, and are named. Nothing makes up for removed blocks. Neither argument is
-    changed.
+    fixed seed. The sums in the gates of recurrent layers are fitted likewise (`recurrent_fit`). Layers whose
+    problem does not fit FIT_BYTES, and those whose inputs are all zero stay as they are, and are named.
+    Nothing makes up for removed blocks. Neither argument is changed.
     """
     result = copy.deepcopy(cut_module).eval()
     examples = list(batches)
-    readers = {member.module for group in groups for member in group.members if member.axis == "in"}
     cut = {(item.module, item.axis): item.keep for item in architecture.cuts}
+    lost = _lost_inputs(result, architecture, groups)
     order, when = forward_order(result, examples[0].inputs)
-    unfitted = _static_reasons(result, architecture, readers, order)
-    wanted = [
-        name for name in order if name in readers and (name, "in") in cut and name not in unfitted
-    ]
+    unfitted = _static_reasons(result, lost, order)
+    wanted = [name for name in order if name in lost and name not in unfitted]
     inputs = Inputs(result, when, examples)
     with torch.no_grad(), evaluating(dense):
-        for portion in dense_targets(dense, wanted, examples):
-            for name, targets in portion.items():
-                layer, outputs = result.get_submodule(name), cut.get((name, "out"))
-                if not _is_linear(layer):
-                    raise RuntimeError(f"{name} is no layer that can be fitted")
+        for name, targets in _with_targets(dense, wanted, examples):
+            layer, outputs = result.get_submodule(name), cut.get((name, "out"))
+            if isinstance(layer, nn.RNNBase):
+                fault = refit_recurrent(dense, result, name, examples, outputs, ridge=ridge)
+            elif targets is not None and _is_linear(layer):
                 fault = _refit(layer, inputs.of(name), targets, outputs, ridge=ridge)
-                if fault:
-                    unfitted[name] = fault
+            else:
+                raise RuntimeError(f"{name} is no layer that can be fitted")
+            if fault:
+                unfitted[name] = fault
     return Compensated(module=result, unfitted=unfitted)
 
 
-def _static_reasons(
-    module: nn.Module, architecture: Architecture, readers: set[str], order: Sequence[str]
-) -> dict[str, str]:
-    """Of the readers that lost inputs, those of which it is known before anything runs that they cannot
-    be refitted. A recurrent layer reads its own units.
+def _lost_inputs(
+    module: nn.Module, architecture: Architecture, groups: Iterable[Group]
+) -> list[str]:
+    """The readers of cut channels, as the architecture orders them. A recurrent layer reads its own units."""
+    readers = {member.module for group in groups for member in group.members if member.axis == "in"}
+    return list(
+        dict.fromkeys(
+            item.module
+            for item in architecture.cuts
+            if isinstance(module.get_submodule(item.module), nn.RNNBase)
+            or (item.axis == "in" and item.module in readers)
+        )
+    )
+
+
+def _with_targets(
+    dense: nn.Module, names: Sequence[str], batches: Sequence[Batch]
+) -> Iterator[tuple[str, Targets | None]]:
+    """The layers in order, with the dense network's rows of those whose outputs are their sums."""
+    for recurrent, run in groupby(
+        names, lambda name: isinstance(dense.get_submodule(name), nn.RNNBase)
+    ):
+        if recurrent:
+            yield from ((name, None) for name in run)
+        else:
+            for portion in dense_targets(dense, list(run), batches):
+                yield from portion.items()
+
+
+def _static_reasons(module: nn.Module, lost: Sequence[str], order: Sequence[str]) -> dict[str, str]:
+    """Of the layers that lost inputs, those of which it is known before anything runs that they cannot
+    be refitted.
     """
-    reasons: dict[str, str] = {}
-    for item in architecture.cuts:
-        layer = module.get_submodule(item.module)
-        again = isinstance(layer, nn.RNNBase)
-        if again or (item.axis == "in" and item.module in readers):
-            called = "" if item.module in order else "forward() does not call it"
-            reasons[item.module] = unfit(layer) or called
+    reasons = {}
+    for name in lost:
+        called = "" if name in order else "forward() does not call it"
+        reasons[name] = unfit(module.get_submodule(name)) or called
     return {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -167,12 +187,14 @@ def _is_linear(layer: nn.Module) -> TypeGuard[_ConvNd | nn.Linear]:
 
 def unfit(layer: nn.Module) -> str:
     """Why `compensate` leaves a layer of this kind and size as it is; empty where it refits it."""
-    if not _is_linear(layer):
+    if isinstance(layer, nn.RNNBase) and unrolls(layer):
+        groups, columns = 1, widest(layer)
+    elif _is_linear(layer):
+        groups, columns = layer.groups if isinstance(layer, _ConvNd) else 1, columns_of(layer)
+    else:
         return f"no least squares for {type(layer).__name__}"
-    groups = layer.groups if isinstance(layer, _ConvNd) else 1
     if isinstance(layer, _ConvNd) and layer.transposed and groups > 1:
         return "no least squares for grouped transposed convolutions"
-    columns = columns_of(layer)
     size = 8 * (groups + 2) * (columns + 1) ** 2
     if size > FIT_BYTES:
         return (
@@ -196,7 +218,7 @@ def _refit(
     filters = layer.weight.movedim(0, 1) if transposed else layer.weight
     biases = [None] * groups if layer.bias is None else layer.bias.chunk(groups)
     problems = [
-        _Problem(weight, bias) for weight, bias in zip(filters.chunk(groups), biases, strict=True)
+        Problem(weight, bias) for weight, bias in zip(filters.chunk(groups), biases, strict=True)
     ]
     for place, given in enumerate(inputs):
         x = _rows(layer, given, targets.sizes[place], targets.places[place])
@@ -211,75 +233,6 @@ def _refit(
     if not faults:
         return ""
     return faults[0] if groups == 1 else f"{faults[0]} (in {len(faults)} of {groups} groups)"
-
-
-class _Problem:
-    """The normal equations of a group's weights (outputs, inputs, ...) and bias, which `solve` replaces."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
-        self.now = _matrix(weight, bias)
-        self.gram = torch.zeros(self.now.shape[0], self.now.shape[0], dtype=torch.float64)
-        self.moment = torch.zeros_like(self.now)
-        self.rows = 0
-
-    def add(self, x: Tensor, y: Tensor, roots: Tensor) -> None:
-        """Takes up rows of inputs, (R, inputs), of what is wanted of them, (R, outputs), and of the square
-        roots of what they count, (R, 1); float64.
-        """
-        if self.bias is not None:
-            x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
-        x, y = x * roots, y * roots
-        self.gram += x.T @ x
-        self.moment += x.T @ y
-        self.rows += len(x)
-
-    def solve(self, ridge: float) -> str:
-        """Replaces weight and bias by the solution; says why, where there is none."""
-        now, gram, rows = self.now, self.gram, self.rows
-        columns = now.shape[0] - (self.bias is not None)
-        scale = float(gram.diagonal()[:columns].mean()) / max(rows, 1)
-        if not math.isfinite(scale) or scale <= 0.0:
-            return "its inputs are all zero, or not finite, on the calibration examples"
-        # The bias has no penalty to speak of: it is what a removed channel's mean turns into.
-        penalty = torch.full((now.shape[0],), ridge * scale, dtype=torch.float64)
-        penalty[columns:] *= 1e-6
-        residual = (self.moment - gram @ now) / rows
-        fitted = fit_within(gram / rows, residual, now, penalty, columns)
-        if fitted is None:
-            return (
-                f"no solution keeps its weights within {MAX_GROWTH:g} times the largest there was"
-            )
-        self.weight.copy_(fitted.T[:, :columns].reshape(self.weight.shape))
-        if self.bias is not None:
-            self.bias.copy_(fitted.T[:, columns])
-        return ""
-
-
-def fit_within(
-    gram: Tensor, residual: Tensor, now: Tensor, penalty: Tensor, columns: int
-) -> Tensor | None:
-    """The ridge solution around `now` with the least penalty, of tenfold steps, under which the first
-    `columns` rows stay within MAX_GROWTH of the largest there; None where there is none.
-    """
-    limit = MAX_GROWTH * float(now[:columns].abs().max())
-    for raised in range(RAISES + 1):
-        system = gram + torch.diag(penalty * 10.0**raised)
-        step, singular = torch.linalg.solve_ex(system, residual)
-        if int(singular) or not bool(step.isfinite().all()):
-            continue
-        fitted: Tensor = now + step
-        if float(fitted[:columns].abs().max()) <= limit:
-            return fitted
-    return None
-
-
-def _matrix(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Weights as columns of (inputs, outputs), the bias as the last row, float64."""
-    rows = weight.detach().flatten(1).to(device="cpu", dtype=torch.float64).T
-    if bias is None:
-        return rows.contiguous()
-    return torch.cat([rows, bias.detach().to(device="cpu", dtype=torch.float64)[None]])
 
 
 def _rows(

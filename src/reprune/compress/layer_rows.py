@@ -273,10 +273,17 @@ class Inputs:
 
 
 def _given(module: nn.Module, name: str, batch: Batch) -> Tensor:
-    seen: list[Tensor] = []
+    given, named = arguments(module, name, batch)
+    first: Tensor = (*given, *named.values())[0]
+    return first.detach().clone()
 
-    def keep(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        seen.append((*given, *named.values())[0].detach().clone())
+
+def arguments(module: nn.Module, name: str, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the layer `name` is called with first, by position and by name; what comes after is not run."""
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def keep(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append((given, named))
         raise _Seen
 
     hook = module.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True)

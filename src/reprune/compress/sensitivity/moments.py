@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from reprune.compress.compensate import fit_within
 from reprune.compress.layer_rows import (
     POSITION_SEED,
     columns_of,
@@ -27,6 +26,7 @@ from reprune.compress.layer_rows import (
     squared_norms,
     usual_square,
 )
+from reprune.compress.least_squares import fit_within
 from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
 from reprune.compress.replay import CACHE_BYTES, size_of, watched
 from reprune.compress.sensitivity.answers import listened
