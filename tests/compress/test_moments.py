@@ -27,6 +27,9 @@ from reprune.compress.structure.groups import find_groups
 from reprune.core.artifacts import JointCheck
 from reprune.measure.profile import count_cost
 from tests.compress.small_digits import DigitsTask, trained
+from tests.compress.test_compensate import batches_of
+from tests.compress.test_compensate_kinds import READERS, cut_reader
+from tests.compress.test_compensate_kinds import RIDGE as KINDS_RIDGE
 
 RIDGE = 1e-3
 
@@ -84,6 +87,38 @@ def test_the_closed_form_is_what_compensation_solves(keep):
     with torch.no_grad():
         assert not torch.allclose(slow(*inputs), sliced(*inputs), atol=1e-2)
         assert torch.allclose(fast(*inputs), slow(*inputs), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_closed_form_of_readers_of_every_kind(name: str) -> None:
+    """Transposed and grouped ones too: what `compensate` makes of the reader, to rounding."""
+    module, sliced, repaired_slowly, inputs, unfitted = cut_reader(name)
+    assert not unfitted
+    [group] = find_groups(module, (inputs[0][:2],), ("read",))
+    kept = {group.name: tuple(range(1, group.width))}
+    moments = input_moments(module, ["read"], batches_of(inputs, 8))
+    made = refits(module, [group], kept, moments, KINDS_RIDGE)
+    fast = repaired(module, [group], kept, made)
+    with torch.no_grad():
+        wanted = repaired_slowly(*inputs)
+        assert not torch.allclose(sliced(*inputs), wanted, atol=1e-2)
+        assert torch.allclose(fast(*inputs), wanted, atol=2e-3)
+
+
+def test_a_batch_that_gives_a_reader_no_row_adds_nothing() -> None:
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.read(x[x[:, 0] > 0]).sum() + x.sum()
+
+    x = torch.randn(8, 4)
+    x[:4, 0], x[4:, 0] = -1.0, 1.0
+    [moment] = input_moments(Routed(), ["read"], batches_of((x,), 4)).values()
+    [same] = input_moments(Routed(), ["read"], batches_of((x[4:],), 4)).values()
+    assert torch.equal(moment, same)
 
 
 def test_without_moments_a_repair_is_the_plain_cut():

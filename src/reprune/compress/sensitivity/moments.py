@@ -74,6 +74,7 @@ def input_moments(
 ) -> dict[str, Tensor]:
     """Second moments E[w x xT] of the rows that each layer of `names` is given in eval mode, float64, with
     the weights w of compensate's least squares; what size is usual is told by the first batch that has any.
+    (G, n, n): a moment of its own for each of the layer's groups.
 
     A 1 is appended to x for a layer with a bias. Layers without `has_moment`, and those whose inputs are
     all zero or not finite, are left out. Convolutions see the positions that compensate would draw. One
@@ -105,11 +106,11 @@ def input_moments(
 
 
 def has_moment(layer: nn.Module) -> TypeGuard[_ConvNd | nn.Linear]:
-    """Whether the repair of the layer has a closed form here: Linear and convolutions that are neither
-    grouped nor transposed, of at most 8,192 inputs. `compensate` refits more than these.
+    """Whether the repair of the layer has a closed form here: Linear and convolutions, all groups together of
+    at most 8,192 inputs. `compensate` refits larger ones too, and recurrent layers.
     """
-    transposed = isinstance(layer, _ConvNd) and layer.transposed
-    return _is_plain(layer) and not transposed and columns_of(layer) <= MAX_COLUMNS
+    groups = layer.groups if isinstance(layer, _ConvNd) else 1
+    return _is_plain(layer) and groups * (columns_of(layer) + 1) ** 2 <= (MAX_COLUMNS + 1) ** 2
 
 
 class _Gatherer:
@@ -130,15 +131,16 @@ class _Gatherer:
             x, y = patches(layer, x, made, positions=self.places, generator=self.generator)
         else:
             x, y = x.flatten(0, -2), made.flatten(0, -2)
-        x = x.to(torch.float64)
+        groups = layer.groups if isinstance(layer, _ConvNd) else 1
+        x = x.to(torch.float64).reshape(len(x), groups, x.shape[1] // groups).transpose(0, 1)
         if layer.bias is not None:
-            x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+            x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=2)
         squares = squared_norms(y.detach())
         self.usual = self.usual or usual_square(squares)
         x = x * row_weights(squares, self.usual).sqrt()[:, None]
-        square = x.T @ x
+        square = x.mT @ x
         self.total = square if self.total is None else self.total + square
-        self.rows += len(x)
+        self.rows += x.shape[1]
 
     def mean(self) -> Tensor:
         if self.total is None:
@@ -157,7 +159,7 @@ def refits(
     solves where the reader's inputs that stay are the dense network's; without a moment, or where the
     system has no finite solution within its limit, the plain weights.
 
-    Only linear layers and convolutions without groups are answered for. No data is looked at.
+    Only linear layers and convolutions are answered for. No data is looked at.
     """
     gone: dict[str, set[int]] = {}
     for group in groups:
@@ -207,8 +209,10 @@ def repaired(
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[_ConvNd | nn.Linear]:
-    """Whether every input of the layer has a place of its own in its weight."""
-    return isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and layer.groups == 1)
+    """Whether an input of the layer, or one of each group, has a place of its own in its weight."""
+    if isinstance(layer, _ConvNd):
+        return layer.groups == 1 or not layer.transposed
+    return isinstance(layer, nn.Linear)
 
 
 def _refit(
@@ -216,16 +220,33 @@ def _refit(
 ) -> Refit:
     weight = layer.weight.detach()
     bias = None if layer.bias is None else layer.bias.detach()
-    dim = 0 if isinstance(layer, _ConvNd) and layer.transposed else 1
+    transposed = isinstance(layer, _ConvNd) and layer.transposed
     index = torch.tensor(gone, device=weight.device)
-    lost = Refit(weight=weight.index_fill(dim, index, 0.0), bias=bias)
-    if moment is None or len(gone) == weight.shape[dim]:
+    lost = Refit(weight=weight.index_fill(0 if transposed else 1, index, 0.0), bias=bias)
+    filters = weight.movedim(0, 1) if transposed else weight
+    if moment is None or len(gone) == filters.shape[1]:
         return lost
-    inputs = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
-    inputs[index] = True
-    columns = inputs.repeat_interleave(weight[0, 0].numel())
-    away, inner = columns.nonzero().flatten(), (~columns).nonzero().flatten()
-    left = inner if bias is None else torch.cat([inner, inner.new_tensor([len(columns)])])
+    away = torch.zeros(filters.shape[1], dtype=torch.bool, device=weight.device)
+    away[index] = True
+    columns = away.repeat_interleave(filters[0, 0].numel())
+    biases = [None] * len(moment) if bias is None else bias.chunk(len(moment))
+    made = [
+        _solved(part, own, square, columns, ridge)
+        for part, own, square in zip(filters.chunk(len(moment)), biases, moment, strict=True)
+    ]
+    weights = torch.cat([part for part, _ in made])
+    return Refit(
+        weight=weights.movedim(0, 1) if transposed else weights,
+        bias=None if bias is None else torch.cat([own for _, own in made if own is not None]),
+    )
+
+
+def _solved(
+    weight: Tensor, bias: Tensor | None, moment: Tensor, gone: Tensor, ridge: float
+) -> tuple[Tensor, Tensor | None]:
+    """The weights (outputs, inputs, ...) and bias of one group without the columns `gone`."""
+    away, inner = gone.nonzero().flatten(), (~gone).nonzero().flatten()
+    left = inner if bias is None else torch.cat([inner, inner.new_tensor([len(gone)])])
     rows = weight.flatten(1).T.to(torch.float64)
     penalty = moment.new_full((len(left),), ridge * float(moment.diagonal()[inner].mean()))
     if bias is not None:
@@ -233,20 +254,16 @@ def _refit(
     now = rows[inner] if bias is None else torch.cat([rows[inner], bias.to(rows.dtype)[None]])
     residual = moment[left][:, away] @ rows[away]
     found = fit_within(moment[left][:, left], residual, now, penalty, len(inner))
-    if found is None:
-        return lost
     fitted = torch.zeros_like(rows)
-    fitted[inner] = found[: len(inner)]
-    return Refit(
-        weight=fitted.T.reshape(weight.shape).to(weight.dtype),
-        bias=None if bias is None else found[-1].to(bias.dtype),
-    )
+    fitted[inner] = rows[inner] if found is None else found[: len(inner)]
+    whole = fitted.T.reshape(weight.shape).to(weight.dtype)
+    return whole, bias if bias is None or found is None else found[-1].to(bias.dtype)
 
 
 def _scale(moment: Tensor, layer: nn.Module) -> float:
     """The mean square of the inputs (the appended 1 left out)."""
-    squares = moment.diagonal()
-    return float((squares[:-1] if isinstance(layer.bias, Tensor) else squares).mean())
+    squares = moment.diagonal(dim1=1, dim2=2)
+    return float((squares[:, :-1] if isinstance(layer.bias, Tensor) else squares).mean())
 
 
 Changes = Mapping[str, Mapping[str, Refit]]
