@@ -63,7 +63,7 @@ def test_a_configuration_says_what_training_knows(name):
         msgspec.convert(config[part], type=DistillParams, strict=True)
         for part in ("dense", "recipe")
     ]
-    assert {recipe.precision for recipe in recipes} == {"bf16" if "examples" in config else "no"}
+    assert {recipe.precision for recipe in recipes} == {"no"}
     assert msgspec.convert(config["cut"], type=PruneParams).criterion == "taylor"
 
 

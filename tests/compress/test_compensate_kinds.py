@@ -226,8 +226,8 @@ def test_what_cannot_be_bounded_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_cut_says_and_records_what_was_not_made_up_for(
     model_task: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the console and in the surgery's facts, removed blocks too; nothing where all was refitted, or
-    where compensation is off.
+    """On the console and in the surgery's facts; nothing where all was refitted, behind removed blocks too,
+    or where compensation is off.
     """
     name = "resnet-b"
     module = models.build(name)
@@ -249,6 +249,9 @@ def test_the_cut_says_and_records_what_was_not_made_up_for(
     assert "refitted" not in text
     text, unfitted = told(plain, blocks)
     assert "no weight makes up for the removed blocks (block3)" in text
+    text, unfitted = told(PruneParams(examples=64, criterion="l2", refit="onwards"), blocks)
+    assert not unfitted
+    assert "refitted" not in text
     monkeypatch.setattr(module_under_test, "FIT_BYTES", 1000)
     text, unfitted = told(plain)
     assert list(unfitted) == ["block2.conv2"]

@@ -74,6 +74,7 @@ def read(folder: Path, **sections: object) -> Params:
                 "reduction": "max",
                 "normalizer": "mean",
                 "ridge": 0.1,
+                "refit": "onwards",
                 "equality_max_abs": 0.1,
                 "sparse_learning": {"method": "group-norm"},
             }.items()

@@ -9,6 +9,7 @@ arXiv:2208.11580). It decides how good a one-shot cut is; after recovery trainin
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from reprune.compress.layer_rows import Inputs, Targets, columns_of, dense_targets, input_rows
 from reprune.compress.least_squares import Problem
 from reprune.compress.recurrent_fit import refit_recurrent, unrolls, widest
-from reprune.compress.replay import forward_order
+from reprune.compress.replay import Timeline, forward_order
 from reprune.compress.structure.architecture import Architecture
 from reprune.compress.structure.groups import Group
 from reprune.measure.outputs import evaluating
@@ -31,14 +32,20 @@ from reprune.task.protocol import Batch
 # What the least-squares problem of one layer may take: the sums of every group, and two more matrices
 # of that size to solve one. Without groups and in float64 that are 13,376 inputs and a bias.
 FIT_BYTES = 4 * 2**30
+# A layer that lost no input is refitted only from so many rows an input: least squares follow the noise of
+# fewer, and nothing is lost that would have to be made up for.
+ROWS_TO_FOLLOW = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compensated:
-    """The refitted network; `unfitted` names the readers of cut channels that kept their weights, and why."""
+    """The refitted network; `unfitted` names the readers of cut channels that kept their weights, and why;
+    `layers` were fitted, each with a pass of both networks at most.
+    """
 
     module: nn.Module
     unfitted: Mapping[str, str]
+    layers: int
 
 
 def compensate(
@@ -53,15 +60,19 @@ def compensate(
     return compensated(dense, cut_module, architecture, groups, batches, ridge).module
 
 
-def compensated(
+def compensated(  # noqa: PLR0913  what a fit depends on, none of it a part of another
     dense: nn.Module,
     cut_module: nn.Module,
     architecture: Architecture,
     groups: Iterable[Group],
     batches: Iterable[Batch],
     ridge: float,
+    *,
+    onwards: bool = False,
 ) -> Compensated:
-    """A copy of `cut_module` whose readers of cut channels are refitted to the dense network's outputs.
+    """A copy of `cut_module` whose readers of cut channels are refitted to the dense network's outputs; with
+    `onwards`, every layer that runs after the first change and `_may_follow`: what it is given is another,
+    behind a removed block too.
 
     For each such convolution (transposed ones too) or Linear, in the order of the forward pass, weights W
     and bias minimise mean |x W - y|^2 + ridge * s * |W - W_now|^2, where s is the mean square of x: with
@@ -70,8 +81,8 @@ def compensated(
     problem of its own. The ridge is raised tenfold until no weight is more than 4 times as large as the
     largest there was. Sums are float64. Convolutions see at most a fixed number of positions, chosen by a
     fixed seed. The sums in the gates of recurrent layers are fitted likewise (`recurrent_fit`). Layers whose
-    problem does not fit FIT_BYTES, and those whose inputs are all zero stay as they are, and are named.
-    Nothing makes up for removed blocks. Neither argument is changed.
+    problem does not fit FIT_BYTES, and those whose inputs are all zero stay as they are, and are named, if
+    they are readers. Neither argument is changed.
     """
     result = copy.deepcopy(cut_module).eval()
     examples = list(batches)
@@ -79,20 +90,22 @@ def compensated(
     lost = _lost_inputs(result, architecture, groups)
     order, when = forward_order(result, examples[0].inputs)
     unfitted = _static_reasons(result, lost, order)
-    wanted = [name for name in order if name in lost and name not in unfitted]
+    behind = _behind(dense, result, architecture, order, when) if onwards else set()
+    wanted = [n for n in order if n not in unfitted and (n in lost or n in behind)]
     inputs = Inputs(result, when, examples)
     with torch.no_grad(), evaluating(dense):
         for name, targets in _with_targets(dense, wanted, examples):
             layer, outputs = result.get_submodule(name), cut.get((name, "out"))
+            fault = ""
             if isinstance(layer, nn.RNNBase):
                 fault = refit_recurrent(dense, result, name, examples, outputs, ridge=ridge)
-            elif targets is not None and _is_linear(layer):
-                fault = _refit(layer, inputs.of(name), targets, outputs, ridge=ridge)
-            else:
+            elif targets is None or not _is_linear(layer):
                 raise RuntimeError(f"{name} is no layer that can be fitted")
-            if fault:
+            elif name in lost or targets.count >= ROWS_TO_FOLLOW * columns_of(layer):
+                fault = _refit(layer, inputs.of(name), targets, outputs, ridge=ridge)
+            if fault and name in lost:
                 unfitted[name] = fault
-    return Compensated(module=result, unfitted=unfitted)
+    return Compensated(module=result, unfitted=unfitted, layers=len(wanted))
 
 
 def _lost_inputs(
@@ -108,6 +121,35 @@ def _lost_inputs(
             or (item.axis == "in" and item.module in readers)
         )
     )
+
+
+def _behind(
+    dense: nn.Module,
+    module: nn.Module,
+    architecture: Architecture,
+    order: Sequence[str],
+    when: Timeline,
+) -> set[str]:
+    """The layers that run after the first change, are called once, and `_may_follow`."""
+    changed = {item.module for item in architecture.cuts}
+    changed |= {removal.module for removal in architecture.removed}
+    first = next((place for place, name in enumerate(order) if name in changed), len(order))
+    known = {name for name, _ in dense.named_modules()}
+    owners = Counter(id(one) for _, one in module.named_parameters(remove_duplicate=False))
+    return {
+        name
+        for name in order[first:]
+        if name in known and name in when.began and _may_follow(module.get_submodule(name), owners)
+    }
+
+
+def _may_follow(layer: nn.Module, owners: Mapping[int, int]) -> bool:
+    """Whether a layer that lost nothing may be refitted: its weights are its own, of no other layer and no
+    parametrisation, and none is frozen.
+    """
+    if not _is_linear(layer) or unfit(layer) or "weight" not in layer._parameters:
+        return False
+    return all(one.requires_grad and owners[id(one)] == 1 for one in layer.parameters())
 
 
 def _with_targets(

@@ -172,6 +172,11 @@ class Targets:
         self._most = rows_an_example(layer, examples)
         self._usual: float | None = None
 
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return sum(map(len, self.rows))
+
     def weights(self, place: int) -> Tensor:
         """What the rows of the batch `place` count, float64; all rows have been added."""
         if self._usual is None:

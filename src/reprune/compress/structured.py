@@ -177,7 +177,15 @@ def _candidates(
     candidates: dict[Repair, nn.Module] = {"cut": sliced}
     unfitted: Mapping[str, str] = {}
     if params.compensate:
-        made = compensated(dense, sliced, architecture, groups, batches, params.ridge)
+        made = compensated(
+            dense,
+            sliced,
+            architecture,
+            groups,
+            batches,
+            params.ridge,
+            onwards=params.refit == "onwards",
+        )
         candidates["compensated"], unfitted = made.module, made.unfitted
     if params.recalibrate and batch_norms(sliced):
         candidates["recalibrated"] = recalibrate(sliced, batches)
@@ -193,10 +201,11 @@ def _say_unfitted(
     """Names what compensation did not make up for, each with the reason."""
     if unfitted:
         say("not refitted: " + "; ".join(f"{name} ({why})" for name, why in unfitted.items()))
-    if params.compensate and architecture.removed:
+    if params.compensate and architecture.removed and params.refit == "readers":
         gone = ", ".join(removal.module for removal in architecture.removed)
         say(
-            f"no weight makes up for the removed blocks ({gone}): only readers of cut channels are refitted"
+            f"no weight makes up for the removed blocks ({gone}): only readers of cut channels are refitted, "
+            "as prune.refit has it"
         )
 
 

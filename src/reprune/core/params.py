@@ -246,7 +246,8 @@ class PruneParams(Document, kw_only=True):
     """`equality_max_abs` bounds the logit difference of the masked-dense and the sliced model.
 
     A channel's score is `reduction` over the layers of its group, made comparable between groups by
-    `normalizer`.
+    `normalizer`. Compensation refits the `readers` of cut channels, or from there `onwards` every layer that
+    runs after the first change, behind removed blocks too: for a cut that no training follows.
     """
 
     criterion: str = "taylor"
@@ -257,6 +258,7 @@ class PruneParams(Document, kw_only=True):
     ladder: LadderParams = LadderParams()
     examples: Count = 512
     compensate: bool = True
+    refit: Literal["readers", "onwards"] = "readers"
     recalibrate: bool = True
     ridge: Positive = 1e-3
     equality_max_abs: Positive = 1e-3

@@ -38,7 +38,14 @@ PLAN_KNOBS = {
 # What is read only where channels are cut, and what only a calibrated sensitivity reads.
 CUT_KNOBS = tuple(
     f"prune.{knob}"
-    for knob in ("reduction", "normalizer", "sparse_learning", "ridge", "equality_max_abs")
+    for knob in (
+        "reduction",
+        "normalizer",
+        "sparse_learning",
+        "refit",
+        "ridge",
+        "equality_max_abs",
+    )
 )
 CALIBRATED_KNOBS = tuple(
     f"sensitivity.{knob}" for knob in ("budget", "precision", "joint_fraction")

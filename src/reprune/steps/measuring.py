@@ -107,6 +107,8 @@ class CutWork:
         what is cut, in what steps, how its channels are chosen and repaired. Not how many examples show it.
         """
         prune, plan = self.knobs.prune, self.knobs.plan
+        # Tables of the default are the same as before there was a choice.
+        refit = () if prune.refit == "readers" else (prune.refit,)
         return digest_of(
             {
                 "task": self.entry,
@@ -115,7 +117,7 @@ class CutWork:
                 "cuts": self.knobs.sensitivity.cuts,
                 "dimensions": plan.head_dimensions,
                 "choice": (prune.criterion, prune.reduction, prune.normalizer),
-                "repair": (prune.compensate, prune.recalibrate, prune.ridge),
+                "repair": (prune.compensate, prune.recalibrate, prune.ridge, *refit),
             }
         )
 

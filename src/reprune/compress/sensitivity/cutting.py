@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from reprune.compress.compensate import batch_norms, compensate, recalibrate, unfit
+from reprune.compress.compensate import batch_norms, compensated, recalibrate
 from reprune.compress.importance import channel_scores, lowest_removed
 from reprune.compress.losses import Counting, first_batches, mean_loss
-from reprune.compress.sensitivity.moments import readers
 from reprune.compress.structure.architecture import apply
 from reprune.compress.structure.equality import architecture_of
 
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from reprune.compress.sensitivity.subject import Removable, Subject
+    from reprune.compress.structure.architecture import Architecture
     from reprune.compress.structure.blocks import Block
+    from reprune.compress.structure.groups import Group
     from reprune.core.params import PruneParams
     from reprune.task.protocol import Batch
 
@@ -42,7 +43,7 @@ class CutTrial:
 
     def cut(self, widths: Mapping[str, int], blocks: Sequence[Block] = ()) -> nn.Module:
         """The model with the groups of `widths` cut and `blocks` gone, repaired without training."""
-        module, prune, scores = self.subject.module, self.prune, self.scores()
+        module, scores = self.subject.module, self.scores()
         groups = [
             group
             for group in self.subject.groups
@@ -54,14 +55,7 @@ class CutTrial:
         architecture = architecture_of(module, groups, kept, blocks)
         sliced = apply(module, architecture)
         candidates = [sliced]
-        if prune.compensate and groups:
-            candidates.append(
-                compensate(module, sliced, architecture, groups, self._examples(), prune.ridge)
-            )
-            # compensate runs both models for each reader, and one batch to see their order.
-            names = dict.fromkeys(name for group in groups for name in readers(group))
-            passes = 2 * sum(not unfit(module.get_submodule(name)) for name in names)
-            self.forwarded += passes * self._count() + len(self._examples()[0])
+        candidates += self._compensated(sliced, architecture, groups)
         return self._best(candidates)
 
     def scores(self) -> dict[str, Tensor]:
@@ -80,8 +74,29 @@ class CutTrial:
         return CutTrial(self.subject, few, self.seed, _scores=self.scores())
 
     def without(self, block: Removable) -> nn.Module:
-        """The model with only `block` removed, its BatchNorms renewed where that is better."""
-        return self._best([block.cut()])
+        """The model with only `block` removed, repaired without training as far as anything repairs it."""
+        sliced = block.cut()
+        return self._best([sliced, *self._compensated(sliced, block.architecture, ())])
+
+    def _compensated(
+        self, sliced: nn.Module, architecture: Architecture, groups: Sequence[Group]
+    ) -> list[nn.Module]:
+        """The one that compensation makes of it, if it is on and something is refitted."""
+        prune, onwards = self.prune, self.prune.refit == "onwards"
+        if not prune.compensate or not (groups or onwards):
+            return []
+        made = compensated(
+            self.subject.module,
+            sliced,
+            architecture,
+            groups,
+            self._examples(),
+            prune.ridge,
+            onwards=onwards,
+        )
+        # One batch shows the order of the layers.
+        self.forwarded += 2 * made.layers * self._count() + len(self._examples()[0])
+        return [made.module]
 
     def _best(self, candidates: list[nn.Module]) -> nn.Module:
         if self.prune.recalibrate and batch_norms(candidates[0]):

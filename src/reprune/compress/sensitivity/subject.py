@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from reprune.compress.planning.costs import CostModel
+    from reprune.compress.structure.architecture import Architecture
     from reprune.compress.structure.blocks import Block
     from reprune.compress.structure.groups import Group
     from reprune.core.artifacts import Cost
@@ -30,11 +31,12 @@ RUINED = 1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Removable:
-    """A block: `cut()` is a copy of the model without it, which differs from the dense one in no module
-    that ends before the modules `changed` begin; `cost` is that of the whole copy.
+    """A block: `cut()` is a copy of the model without it, as `architecture` has it, which differs from the
+    dense one in no module that ends before the modules `changed` begin; `cost` is that of the whole copy.
     """
 
     name: str
+    architecture: Architecture
     changed: tuple[str, ...]
     cut: Callable[[], nn.Module]
     cost: Cost
@@ -74,6 +76,7 @@ def removables(
         architecture = architecture_of(module, (), {}, [block])
         return Removable(
             name=block.name,
+            architecture=architecture,
             changed=(block.name,),
             cut=lambda: apply(module, architecture),
             cost=cost({block_key(block.name): 0}),
