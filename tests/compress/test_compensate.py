@@ -220,7 +220,7 @@ def test_batches_of_one_example_do_not_break_recalibration() -> None:
 @pytest.mark.parametrize("name", ["resnet-b", "concat", "separable", "unet", "attention"])
 def test_what_is_kept_in_memory_changes_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs that are replayed, and targets gathered together, are those that would be computed."""
-    from reprune.compress import layer_rows
+    from reprune.compress import layer_calls
 
     torch.manual_seed(3)
     module = models.build(name)
@@ -234,8 +234,8 @@ def test_what_is_kept_in_memory_changes_no_bit(name: str, monkeypatch: pytest.Mo
     fitted = sliced.state_dict()
     assert any(not torch.equal(tensor, fitted[key]) for key, tensor in whole.items())
     for limits in ((0, 0), (20_000, 5_000)):
-        monkeypatch.setattr(layer_rows, "REPLAY_BYTES", limits[0])
-        monkeypatch.setattr(layer_rows, "TARGET_BYTES", limits[1])
+        monkeypatch.setattr(layer_calls, "REPLAY_BYTES", limits[0])
+        monkeypatch.setattr(layer_calls, "TARGET_BYTES", limits[1])
         again = compensate(module, sliced, architecture, groups, batches, 1e-3).state_dict()
         assert all(torch.equal(tensor, again[key]) for key, tensor in whole.items())
 

@@ -25,6 +25,7 @@ from tests import models
 from tests.compress.test_compensate import batches_of
 
 SIZE = (64, 3, 6, 6)
+LEFT: dict[str, str] = {}
 
 
 class Residual(nn.Module):
@@ -68,6 +69,8 @@ def without_block(module: nn.Module, onwards: bool = True) -> tuple[Any, Any, tu
         module, sliced, architecture, (), batches_of(inputs, 16), 1e-9, onwards=onwards
     )
     assert not made.unfitted
+    LEFT.clear()
+    LEFT.update(made.left)
     return sliced, made.module, inputs
 
 
@@ -136,13 +139,24 @@ def parametrised(module: Net) -> None:
     torch.nn.utils.parametrizations.weight_norm(module.near)
 
 
-@pytest.mark.parametrize("change", [frozen, tied, twice, parametrised])
-def test_weights_that_are_not_a_layers_own_to_change_stay(change: Callable[[Net], None]) -> None:
-    """Frozen ones, ones that another layer has too, a layer that is called twice, and made ones."""
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (frozen, "frozen"),
+        (tied, "shares its weights"),
+        (twice, "called more than once"),
+        (parametrised, "made by a parametrisation"),
+    ],
+)
+def test_weights_that_are_not_a_layers_own_to_change_stay(
+    change: Callable[[Net], None], reason: str
+) -> None:
+    """Frozen ones, ones that another layer has too, a layer that is called twice, and made ones; named."""
     torch.manual_seed(0)
     module = Net()
     change(module)
     sliced, made, _ = without_block(module)
+    assert reason in LEFT["near"]
     assert torch.equal(made.near.weight, sliced.near.weight)
     assert torch.equal(made.near.bias, sliced.near.bias)
     assert not torch.equal(made.head.weight, sliced.head.weight)
@@ -156,6 +170,53 @@ def test_a_layer_is_not_refitted_to_fewer_rows_than_tell_its_weights() -> None:
         module.far, module.head = nn.Conv2d(8, width, 3, padding=1), nn.Linear(width, 5)
         sliced, made, _ = without_block(module)
         assert torch.equal(made.head.weight, sliced.head.weight) != changes
+        assert ("head" in LEFT) != changes
+
+
+class Routed(Net):
+    """A layer that some examples are sent to, chosen by what comes to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(self.stem(x))
+        out = x.mean((2, 3))
+        sent = self.extra(out[out[:, 0] > 0]).sum()
+        return self.head(self.far(self.near(x)).mean((2, 3))) + sent
+
+
+class Sometimes(Net):
+    """A layer that is not called for every batch, and one that is given a single vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra, self.vector = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.given = nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x) + self.vector(self.given)
+        return self.extra(out) if float(x.detach()[0, 0, 0, 0]) > 0 else out
+
+
+@pytest.mark.parametrize(
+    ("kind", "reasons"),
+    [
+        (Routed, {"extra": "other rows"}),
+        (Sometimes, {"extra": "for every batch", "vector": "fewer than 4 rows"}),
+    ],
+)
+def test_rows_that_cannot_be_paired_are_left_and_named(
+    kind: Callable[[], Net], reasons: dict[str, str]
+) -> None:
+    torch.manual_seed(0)
+    sliced, made, _ = without_block(kind())
+    for name, reason in reasons.items():
+        assert reason in LEFT[name]
+        kept = sliced.get_submodule(name).weight
+        assert torch.equal(made.get_submodule(name).weight, kept)
+    assert not torch.equal(made.near.weight, sliced.near.weight)
 
 
 def test_the_cut_and_its_sensitivity_obey_the_knob(

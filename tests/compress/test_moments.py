@@ -19,8 +19,9 @@ from reprune.compress.losses import first_batches
 from reprune.compress.planning.costs import cost_model
 from reprune.compress.replay import replayed, share_run, timeline, watched
 from reprune.compress.sensitivity.joint import check, correction, random_plans
-from reprune.compress.sensitivity.moments import input_moments, readers, refits, repaired, slopes
+from reprune.compress.sensitivity.moments import input_moments, readers, refits, repaired
 from reprune.compress.sensitivity.pieces import pieces
+from reprune.compress.sensitivity.slopes import slopes
 from reprune.compress.structure.architecture import apply
 from reprune.compress.structure.equality import architecture_of
 from reprune.compress.structure.groups import find_groups

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from reprune.compress.layer_rows import Inputs, Targets, columns_of, dense_targets, input_rows
+from reprune.compress.layer_calls import Inputs, NotCalled, Targets, dense_targets
+from reprune.compress.layer_rows import columns_of, input_rows, linear_rows
 from reprune.compress.least_squares import Problem
-from reprune.compress.recurrent_fit import refit_recurrent, unrolls, widest
+from reprune.compress.recurrent_fit import problems_together, refit_recurrent, unrolls, widest
 from reprune.compress.replay import Timeline, forward_order
 from reprune.compress.structure.architecture import Architecture
 from reprune.compress.structure.groups import Group
@@ -35,17 +36,20 @@ FIT_BYTES = 4 * 2**30
 # A layer that lost no input is refitted only from so many rows an input: least squares follow the noise of
 # fewer, and nothing is lost that would have to be made up for.
 ROWS_TO_FOLLOW = 4
+NOT_ALWAYS = "forward() does not call it for every batch"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compensated:
-    """The refitted network; `unfitted` names the readers of cut channels that kept their weights, and why;
-    `layers` were fitted, each with a pass of both networks at most.
+    """The refitted network. `unfitted` names the readers of cut channels that kept their weights, or a part
+    of them, and `left` the layers behind them that were to be refitted too, each with the reason. `passes`
+    were made of either network over all examples, beside one batch of the refitted one.
     """
 
     module: nn.Module
     unfitted: Mapping[str, str]
-    layers: int
+    left: Mapping[str, str]
+    passes: int
 
 
 def compensate(
@@ -71,8 +75,8 @@ def compensated(  # noqa: PLR0913  what a fit depends on, none of it a part of a
     onwards: bool = False,
 ) -> Compensated:
     """A copy of `cut_module` whose readers of cut channels are refitted to the dense network's outputs; with
-    `onwards`, every layer that runs after the first change and `_may_follow`: what it is given is another,
-    behind a removed block too.
+    `onwards`, so are the linear layers and convolutions that run after the first change, behind a removed
+    block too: what they are given is another.
 
     For each such convolution (transposed ones too) or Linear, in the order of the forward pass, weights W
     and bias minimise mean |x W - y|^2 + ridge * s * |W - W_now|^2, where s is the mean square of x: with
@@ -80,9 +84,12 @@ def compensated(  # noqa: PLR0913  what a fit depends on, none of it a part of a
     less (`layer_rows.row_weights`). Each group of a grouped convolution is a
     problem of its own. The ridge is raised tenfold until no weight is more than 4 times as large as the
     largest there was. Sums are float64. Convolutions see at most a fixed number of positions, chosen by a
-    fixed seed. The sums in the gates of recurrent layers are fitted likewise (`recurrent_fit`). Layers whose
-    problem does not fit FIT_BYTES, and those whose inputs are all zero stay as they are, and are named, if
-    they are readers. Neither argument is changed.
+    fixed seed. The sums in the gates of recurrent layers are fitted likewise (`recurrent_fit`).
+
+    Layers whose problem does not fit FIT_BYTES, whose inputs are all zero, or which the cut network gives
+    other rows than the dense one stay as they are. So do layers that lost nothing themselves and are
+    frozen, called twice, share their weights, or see fewer than four rows an input. Neither argument is
+    changed.
     """
     result = copy.deepcopy(cut_module).eval()
     examples = list(batches)
@@ -90,22 +97,29 @@ def compensated(  # noqa: PLR0913  what a fit depends on, none of it a part of a
     lost = _lost_inputs(result, architecture, groups)
     order, when = forward_order(result, examples[0].inputs)
     unfitted = _static_reasons(result, lost, order)
-    behind = _behind(dense, result, architecture, order, when) if onwards else set()
-    wanted = [n for n in order if n not in unfitted and (n in lost or n in behind)]
+    behind = _behind(dense, result, architecture, order, when) if onwards else {}
+    left = {name: why for name, why in behind.items() if why and name not in lost}
+    wanted = [n for n in order if n not in unfitted | left and (n in lost or n in behind)]
     inputs = Inputs(result, when, examples)
+    passes = 0
     with torch.no_grad(), evaluating(dense):
         for name, targets in _with_targets(dense, wanted, examples):
             layer, outputs = result.get_submodule(name), cut.get((name, "out"))
-            fault = ""
             if isinstance(layer, nn.RNNBase):
+                passes += 2 * layer.num_layers
                 fault = refit_recurrent(dense, result, name, examples, outputs, ridge=ridge)
             elif targets is None or not _is_linear(layer):
                 raise RuntimeError(f"{name} is no layer that can be fitted")
-            elif name in lost or targets.count >= ROWS_TO_FOLLOW * columns_of(layer):
+            elif targets.batches < len(examples):
+                fault = NOT_ALWAYS
+            elif name not in lost and targets.count < ROWS_TO_FOLLOW * columns_of(layer):
+                fault = f"it sees fewer than {ROWS_TO_FOLLOW} rows an input"
+            else:
+                passes += 2
                 fault = _refit(layer, inputs.of(name), targets, outputs, ridge=ridge)
-            if fault and name in lost:
-                unfitted[name] = fault
-    return Compensated(module=result, unfitted=unfitted, layers=len(wanted))
+            if fault:
+                (unfitted if name in lost else left)[name] = fault
+    return Compensated(module=result, unfitted=unfitted, left=left, passes=passes)
 
 
 def _lost_inputs(
@@ -129,27 +143,35 @@ def _behind(
     architecture: Architecture,
     order: Sequence[str],
     when: Timeline,
-) -> set[str]:
-    """The layers that run after the first change, are called once, and `_may_follow`."""
+) -> dict[str, str]:
+    """The layers with weights to fit that run after the first change: why each is left if it lost nothing
+    itself; empty where it is refitted.
+    """
     changed = {item.module for item in architecture.cuts}
     changed |= {removal.module for removal in architecture.removed}
     first = next((place for place, name in enumerate(order) if name in changed), len(order))
     known = {name for name, _ in dense.named_modules()}
     owners = Counter(id(one) for _, one in module.named_parameters(remove_duplicate=False))
-    return {
-        name
-        for name in order[first:]
-        if name in known and name in when.began and _may_follow(module.get_submodule(name), owners)
-    }
+    found = {}
+    for name in order[first:]:
+        layer = module.get_submodule(name)
+        if name in known and (_is_linear(layer) or isinstance(layer, nn.RNNBase)):
+            again = "" if name in when.began else "it is called more than once"
+            found[name] = again or _why_left(layer, owners)
+    return found
 
 
-def _may_follow(layer: nn.Module, owners: Mapping[int, int]) -> bool:
-    """Whether a layer that lost nothing may be refitted: its weights are its own, of no other layer and no
-    parametrisation, and none is frozen.
-    """
-    if not _is_linear(layer) or unfit(layer) or "weight" not in layer._parameters:
-        return False
-    return all(one.requires_grad and owners[id(one)] == 1 for one in layer.parameters())
+def _why_left(layer: nn.Module, owners: Mapping[int, int]) -> str:
+    """Why a layer that lost nothing keeps its weights: they are not its own to change, or not to fit."""
+    if isinstance(layer, nn.RNNBase):
+        return "a recurrent layer is refitted where it lost inputs or units"
+    if "weight" not in layer._parameters:
+        return "its weights are made by a parametrisation"
+    if not all(one.requires_grad for one in layer.parameters()):
+        return "it is frozen"
+    if any(owners[id(one)] > 1 for one in layer.parameters()):
+        return "it shares its weights"
+    return unfit(layer)
 
 
 def _with_targets(
@@ -230,14 +252,14 @@ def _is_linear(layer: nn.Module) -> TypeGuard[_ConvNd | nn.Linear]:
 def unfit(layer: nn.Module) -> str:
     """Why `compensate` leaves a layer of this kind and size as it is; empty where it refits it."""
     if isinstance(layer, nn.RNNBase) and unrolls(layer):
-        groups, columns = 1, widest(layer)
+        columns, sums = widest(layer), problems_together(layer)
     elif _is_linear(layer):
-        groups, columns = layer.groups if isinstance(layer, _ConvNd) else 1, columns_of(layer)
+        columns, sums = columns_of(layer), layer.groups if isinstance(layer, _ConvNd) else 1
     else:
         return f"no least squares for {type(layer).__name__}"
-    if isinstance(layer, _ConvNd) and layer.transposed and groups > 1:
+    if isinstance(layer, _ConvNd) and layer.transposed and layer.groups > 1:
         return "no least squares for grouped transposed convolutions"
-    size = 8 * (groups + 2) * (columns + 1) ** 2
+    size = 8 * (sums + 2) * (columns + 1) ** 2
     if size > FIT_BYTES:
         return (
             f"least squares over its {columns} inputs would take {size / 2**30:.1f} GiB, "
@@ -262,15 +284,20 @@ def _refit(
     problems = [
         Problem(weight, bias) for weight, bias in zip(filters.chunk(groups), biases, strict=True)
     ]
-    for place, given in enumerate(inputs):
-        x = _rows(layer, given, targets.sizes[place], targets.places[place])
-        y = targets.rows[place].to(torch.float64)
-        if outputs is not None:
-            y = y[:, list(outputs)]
-        roots = targets.weights(place).sqrt()[:, None]
-        parts = zip(problems, x.chunk(groups, dim=1), y.chunk(groups, dim=1), strict=True)
-        for problem, read, wanted in parts:
-            problem.add(read, wanted, roots)
+    try:
+        for place, given in enumerate(inputs):
+            x = _rows(layer, given, targets.sizes[place], targets.places[place])
+            y = targets.rows[place].to(torch.float64)
+            if len(x) != len(y):
+                return "it is given other rows than in the dense network"
+            if outputs is not None:
+                y = y[:, list(outputs)]
+            roots = targets.weights(place).sqrt()[:, None]
+            parts = zip(problems, x.chunk(groups, dim=1), y.chunk(groups, dim=1), strict=True)
+            for problem, read, wanted in parts:
+                problem.add(read, wanted, roots)
+    except NotCalled:
+        return NOT_ALWAYS
     faults = [fault for problem in problems if (fault := problem.solve(ridge))]
     if not faults:
         return ""
@@ -284,5 +311,5 @@ def _rows(
     if chosen is not None and isinstance(layer, _ConvNd):
         x = input_rows(layer, given, size, chosen)
     else:
-        x = given.flatten(0, -2)
+        x = linear_rows(given)
     return x.to("cpu", torch.float64)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from reprune.compress.layer_rows import arguments, row_weights, squared_norms, usual_square
+from reprune.compress.layer_calls import NotCalled, arguments
+from reprune.compress.layer_rows import row_weights, squared_norms, usual_square
 from reprune.compress.least_squares import Problem
 from reprune.compress.structure.layouts import Span, indices
 from reprune.task.protocol import Batch
@@ -64,6 +65,11 @@ def widest(layer: nn.RNNBase) -> int:
     return max(layer.input_size, above) + layer.hidden_size
 
 
+def problems_together(layer: nn.RNNBase) -> int:
+    """How many problems, each of `widest` inputs at most, are summed up at a time."""
+    return len(_ways(layer)) * (2 if isinstance(layer, nn.GRU) else 1)
+
+
 def refit_recurrent(
     dense: nn.Module,
     cut_module: nn.Module,
@@ -75,23 +81,31 @@ def refit_recurrent(
 ) -> str:
     """Replaces weights and biases of the layer `name` of `cut_module`, which has the units `kept` of the
     dense one's (None: all of them), by the least-squares solution of `compensate`; says why, where it
-    does not. Every stacked layer takes a pass, since each reads what the one below it gives when refitted.
+    does not. Every stacked layer takes a pass of both networks, since each reads what the one below it gives
+    when refitted. What cannot be solved stays, and what can is replaced.
     """
     full, layer = recurrent_layer(dense, name), recurrent_layer(cut_module, name)
     units = list(range(full.hidden_size) if kept is None else kept)
     faults: list[str] = []
+    parts = 0
     for number in range(full.num_layers):
         fits = [_Fit(layer, f"_l{number}{end}", units, full.hidden_size) for end in _ways(full)]
         for batch in batches:
-            wanted = call_of(full, *arguments(dense, name, batch))
-            given = call_of(layer, *arguments(cut_module, name, batch))
-            asked, found = unrolled(full, wanted)[number], unrolled(layer, given)[number]
-            for fit, target, now in zip(fits, asked, found, strict=True):
+            try:
+                wanted = call_of(full, *arguments(dense, name, batch))
+                given = call_of(layer, *arguments(cut_module, name, batch))
+            except NotCalled:
+                return "forward() does not call it for every batch"
+            if [len(step) for step in wanted.steps] != [len(step) for step in given.steps]:
+                return "it is given other rows than in the dense network"
+            asked, found = unrolled(full, wanted, number + 1), unrolled(layer, given, number + 1)
+            for fit, target, now in zip(fits, asked[-1], found[-1], strict=True):
                 fit.add(target, now.read)
+        parts += sum(fit.count for fit in fits)
         faults += [fault for fit in fits for fault in fit.solve(ridge)]
     if not faults:
         return ""
-    return faults[0] + (f" (in {len(faults)} parts)" if len(faults) > 1 else "")
+    return faults[0] + (f" (in {len(faults)} of {parts} parts)" if parts > 1 else "")
 
 
 def recurrent_layer(module: nn.Module, name: str) -> nn.RNNBase:
@@ -127,6 +141,11 @@ class _Fit:
             if isinstance(layer, nn.GRU)
         ]
         self.usual = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many problems there are."""
+        return 1 + len(self.apart)
 
     def add(self, target: Way, read: Tensor) -> None:
         """Takes up a batch: what the dense layer did, and what the cut one reads."""
@@ -171,7 +190,11 @@ def call_of(layer: nn.RNNBase, given: Sequence[Any], named: Mapping[str, Any]) -
     else:
         wide = read if read.dim() == 3 else read.unsqueeze(0 if layer.batch_first else 1)
         steps = wide.unbind(1 if layer.batch_first else 0)
+    # Under autocast the layer casts what it is given, which may be of another type than its weights.
+    kind = layer.get_parameter("weight_hh_l0").dtype
+    steps = [step.to(kind) for step in steps]
     states = [start] if isinstance(start, Tensor) else list(start or ())
+    states = [state.to(kind) for state in states]
     states = [state if state.dim() == 3 else state.unsqueeze(1) for state in states]
     if order is not None:
         states = [state.index_select(1, order) for state in states]
@@ -181,11 +204,11 @@ def call_of(layer: nn.RNNBase, given: Sequence[Any], named: Mapping[str, Any]) -
     return Call(steps=steps, hidden=hidden, cell=cell)
 
 
-def unrolled(layer: nn.RNNBase, call: Call) -> list[list[Way]]:
-    """What the layer does in eval mode, step by step: its stacked layers' directions."""
+def unrolled(layer: nn.RNNBase, call: Call, stacked: int | None = None) -> list[list[Way]]:
+    """What the layer does in eval mode, step by step: the directions of all or its first `stacked` layers."""
     found: list[list[Way]] = []
     steps, ends = call.steps, _ways(layer)
-    for number in range(layer.num_layers):
+    for number in range(layer.num_layers if stacked is None else stacked):
         ways = []
         for way, end in enumerate(ends):
             at = number * len(ends) + way

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from msgspec import UNSET
 from torch import nn
 
-from reprune.compress.compensate import batch_norms, compensated, recalibrate
+from reprune.compress.compensate import Compensated, batch_norms, compensated, recalibrate
 from reprune.compress.criteria.weights import without_scale
 from reprune.compress.importance import channel_scores, criterion_label, lowest_removed
 from reprune.compress.losses import first_batches, mean_loss
@@ -79,8 +79,9 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         f"cut {len(architecture.cuts)} layers, removed {len(blocks)} blocks; sliced and masked outputs "
         f"differ by {apart:.1e}"
     )
-    candidates, unfitted = _candidates(dense, sliced, architecture, groups, batches, params)
-    _say_unfitted(unfitted, architecture, params, say)
+    candidates, repaired = _candidates(dense, sliced, architecture, groups, batches, params)
+    if repaired is not None:
+        _say_unfitted(repaired, architecture, params, say)
     losses = {
         repair: mean_loss(task, candidate, batches, seed=seed)
         for repair, candidate in candidates.items()
@@ -98,7 +99,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         loss_recalibrated=losses.get("recalibrated"),
         kept=best,
         blocks=tuple(removal.module for removal in architecture.removed) or UNSET,
-        unfitted=dict(unfitted) or UNSET,
+        unfitted=(dict(repaired.unfitted) if repaired else {}) or UNSET,
     )
     _accept(surgery, say)
     return CutResult(module=candidates[best], architecture=architecture, surgery=surgery)
@@ -169,13 +170,13 @@ def _candidates(
     groups: Sequence[Group],
     batches: Sequence[Batch],
     params: PruneParams,
-) -> tuple[dict[Repair, nn.Module], Mapping[str, str]]:
-    """What may be kept, the plainest first, and which layers compensation left as they were, and why.
+) -> tuple[dict[Repair, nn.Module], Compensated | None]:
+    """What may be kept, the plainest first, and what compensation did, where it is on.
     BatchNorm statistics are renewed for the plain cut only: after compensation the old ones fit, and
     renewing them makes it worse.
     """
     candidates: dict[Repair, nn.Module] = {"cut": sliced}
-    unfitted: Mapping[str, str] = {}
+    made = None
     if params.compensate:
         made = compensated(
             dense,
@@ -186,27 +187,27 @@ def _candidates(
             params.ridge,
             onwards=params.refit == "onwards",
         )
-        candidates["compensated"], unfitted = made.module, made.unfitted
+        candidates["compensated"] = made.module
     if params.recalibrate and batch_norms(sliced):
         candidates["recalibrated"] = recalibrate(sliced, batches)
-    return candidates, unfitted
+    return candidates, made
 
 
 def _say_unfitted(
-    unfitted: Mapping[str, str],
+    made: Compensated,
     architecture: Architecture,
     params: PruneParams,
     say: Callable[[str], None],
 ) -> None:
     """Names what compensation did not make up for, each with the reason."""
-    if unfitted:
-        say("not refitted: " + "; ".join(f"{name} ({why})" for name, why in unfitted.items()))
-    if params.compensate and architecture.removed and params.refit == "readers":
+    if made.unfitted:
+        say("not refitted: " + "; ".join(f"{name} ({why})" for name, why in made.unfitted.items()))
+    for reason in dict.fromkeys(made.left.values()):
+        names = [name for name, why in made.left.items() if why == reason]
+        say(f"left as they are behind the cut, because {reason}: {', '.join(names)}")
+    if architecture.removed and (params.refit == "readers" or not made.passes):
         gone = ", ".join(removal.module for removal in architecture.removed)
-        say(
-            f"no weight makes up for the removed blocks ({gone}): only readers of cut channels are refitted, "
-            "as prune.refit has it"
-        )
+        say(f"no weight makes up for the removed blocks ({gone}); prune.refit is '{params.refit}'")
 
 
 def _best(losses: dict[Repair, float], say: Callable[[str], None]) -> Repair:

@@ -246,8 +246,8 @@ class PruneParams(Document, kw_only=True):
     """`equality_max_abs` bounds the logit difference of the masked-dense and the sliced model.
 
     A channel's score is `reduction` over the layers of its group, made comparable between groups by
-    `normalizer`. Compensation refits the `readers` of cut channels, or from there `onwards` every layer that
-    runs after the first change, behind removed blocks too: for a cut that no training follows.
+    `normalizer`. Compensation refits the `readers` of cut channels, or `onwards` the linear layers and
+    convolutions too that run after the first change, behind removed blocks: for a cut that is not trained.
     """
 
     criterion: str = "taylor"

@@ -107,7 +107,7 @@ class CutWork:
         what is cut, in what steps, how its channels are chosen and repaired. Not how many examples show it.
         """
         prune, plan = self.knobs.prune, self.knobs.plan
-        # Tables of the default are the same as before there was a choice.
+        # The default says nothing, so that tables from before there was a choice can be compared.
         refit = () if prune.refit == "readers" else (prune.refit,)
         return digest_of(
             {

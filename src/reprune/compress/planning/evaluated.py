@@ -69,10 +69,10 @@ class Evaluator:
     """Calling it with widths gives the measured rise in loss of that joint cut over the dense model, on at
     most `examples` of `tune`.
 
-    The cut is repaired as `prune` would: of the plain, the compensated and the recalibrated model the
-    one with the least calibration loss counts. Compensation is the closed form from the dense
-    network's inputs (`sensitivity.moments`), which needs no pass over data for each cut; prune's own
-    follows the cut network's and ends a little lower. Equal widths, which include any widths inside a
+    The cut is repaired as `prune` would with `refit: readers`: of the plain, the compensated and the
+    recalibrated model the one with the least calibration loss counts. Compensation is the closed form from
+    the dense network's inputs (`sensitivity.moments`), which needs no pass over data for each cut; prune's
+    own follows the cut network's and ends a little lower. Equal widths, which include any widths inside a
     removed block, are measured once, and written to `work` before the answer is given: a run that was
     killed measures nothing twice. Equal seeds give equal bits. At most `most` different widths are
     measured: CompressionError for one more.

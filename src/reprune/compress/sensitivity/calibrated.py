@@ -24,10 +24,11 @@ from reprune.compress.paired import at_most
 from reprune.compress.replay import timeline
 from reprune.compress.sensitivity.evidence import Trace, next_cut
 from reprune.compress.sensitivity.joint import random_plans
-from reprune.compress.sensitivity.moments import Slopes, input_moments, readers, refits, slopes
+from reprune.compress.sensitivity.moments import input_moments, readers, refits
 from reprune.compress.sensitivity.observed import CutSeen, JointSeen, Observed, Saved
 from reprune.compress.sensitivity.pieces import pieces
 from reprune.compress.sensitivity.shards import ALL, mine
+from reprune.compress.sensitivity.slopes import Slopes, slopes
 from reprune.compress.sensitivity.spending import (
     CALIBRATION_PIECE,
     JOINT_PLANS,

@@ -95,7 +95,7 @@ class CutTrial:
             onwards=onwards,
         )
         # One batch shows the order of the layers.
-        self.forwarded += 2 * made.layers * self._count() + len(self._examples()[0])
+        self.forwarded += made.passes * self._count() + len(self._examples()[0])
         return [made.module]
 
     def _best(self, candidates: list[nn.Module]) -> nn.Module:

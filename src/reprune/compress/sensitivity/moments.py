@@ -1,15 +1,14 @@
-"""Closed forms from one look at the data: the repair of any single cut, and its first-order effect.
+"""Closed forms from one look at the data: the repair of any single cut.
 
 With the second moments of what a reader of a group is given, the least-squares repair of
-`compress.compensate` is a small linear system for every cut, without another forward pass; with the
-gradients of the readers' weights, so is the change of a batch's loss to first order.
+`compress.compensate` is a small linear system for every cut, without another forward pass; `slopes` has the
+change of a batch's loss under it, to first order.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -20,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from reprune.compress.layer_rows import (
     POSITION_SEED,
     columns_of,
+    linear_rows,
     patches,
     row_weights,
     rows_an_example,
@@ -27,9 +27,6 @@ from reprune.compress.layer_rows import (
     usual_square,
 )
 from reprune.compress.least_squares import fit_within
-from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
-from reprune.compress.replay import CACHE_BYTES, size_of, watched
-from reprune.compress.sensitivity.answers import listened
 from reprune.compress.structure.architecture import Axis, apply, layout
 from reprune.compress.structure.bypass import inside
 from reprune.compress.structure.equality import architecture_of
@@ -38,7 +35,7 @@ from reprune.measure.outputs import evaluating
 if TYPE_CHECKING:
     from reprune.compress.structure.blocks import Block
     from reprune.compress.structure.groups import Group
-    from reprune.task.protocol import Batch, Task
+    from reprune.task.protocol import Batch
 
 # The bias is hardly penalised, as in compensate: it is what a removed channel's mean turns into.
 BIAS_SHARE = 1e-6
@@ -106,8 +103,8 @@ def input_moments(
 
 
 def has_moment(layer: nn.Module) -> TypeGuard[_ConvNd | nn.Linear]:
-    """Whether the repair of the layer has a closed form here: Linear and convolutions, all groups together of
-    at most 8,192 inputs. `compensate` refits larger ones too, and recurrent layers.
+    """Whether the repair of the layer has a closed form here: Linear and convolutions whose moments, of all
+    groups, take no more than that of 8,192 inputs. `compensate` refits larger ones too, and recurrent layers.
     """
     groups = layer.groups if isinstance(layer, _ConvNd) else 1
     return _is_plain(layer) and groups * (columns_of(layer) + 1) ** 2 <= (MAX_COLUMNS + 1) ** 2
@@ -130,7 +127,7 @@ class _Gatherer:
         if isinstance(layer, _ConvNd):
             x, y = patches(layer, x, made, positions=self.places, generator=self.generator)
         else:
-            x, y = x.flatten(0, -2), made.flatten(0, -2)
+            x, y = linear_rows(x), linear_rows(made)
         groups = layer.groups if isinstance(layer, _ConvNd) else 1
         x = x.to(torch.float64).reshape(len(x), groups, x.shape[1] // groups).transpose(0, 1)
         if layer.bias is not None:
@@ -264,93 +261,3 @@ def _scale(moment: Tensor, layer: nn.Module) -> float:
     """The mean square of the inputs (the appended 1 left out)."""
     squares = moment.diagonal(dim1=1, dim2=2)
     return float((squares[:, :-1] if isinstance(layer.bias, Tensor) else squares).mean())
-
-
-Changes = Mapping[str, Mapping[str, Refit]]
-"""For each cut (any key), what it makes of its readers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slopes:
-    """By batch: `losses` of the dense model, for each cut `changes[key]`, the first-order change of the
-    loss, `outputs`, what the modules that were asked for gave, and `answers`, what the model gave.
-    """
-
-    losses: BatchLosses
-    changes: Mapping[str, tuple[float, ...]]
-    outputs: Sequence[Mapping[str, Any]]
-    answers: Sequence[Sequence[Tensor]]
-
-
-def slopes(
-    task: Task,
-    module: nn.Module,
-    changes: Changes,
-    batches: Sequence[Batch],
-    *,
-    seed: int,
-    keep: Collection[str] = (),
-) -> Slopes:
-    """One forward and one backward pass a batch: the dense losses, and for each cut <dL/dW, change of W>
-    summed over its readers, the first-order change of the batch's loss.
-
-    Eval mode; the random numbers are those of `paired.batch_losses`. `module` is not changed. A
-    change that is not finite is given as 0. `keep` names modules whose outputs are kept too, up to
-    the memory that prefix.CACHE_BYTES allows.
-    """
-    looked = copy.deepcopy(module).eval()
-    for parameter in looked.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    moves = {
-        key: [
-            (parameter, value - parameter.detach())
-            for name, refit in made.items()
-            for parameter, value in _pairs(looked.get_submodule(name), refit)
-        ]
-        for key, made in changes.items()
-    }
-    losses: list[float] = []
-    found: dict[str, list[float]] = {key: [] for key in changes}
-    outputs: list[Mapping[str, Any]] = []
-    answers: list[Sequence[Tensor]] = []
-    held = 0
-    for index, batch in enumerate(batches):
-        names = keep if held <= CACHE_BYTES else ()
-        with watched(looked, names) as seen, listened(looked) as heard:
-            losses.append(_backward(task, looked, batch, seed * SEED_STRIDE + index))
-        outputs.append(seen)
-        answers.append(heard)
-        held += size_of(seen)
-        for key, pairs in moves.items():
-            found[key].append(_first_order(pairs))
-        looked.zero_grad(set_to_none=True)
-    return Slopes(
-        losses=BatchLosses(losses=tuple(losses), sizes=tuple(len(batch) for batch in batches)),
-        changes={key: tuple(values) for key, values in found.items()},
-        outputs=outputs,
-        answers=answers,
-    )
-
-
-def _pairs(layer: nn.Module, refit: Refit) -> list[tuple[Tensor, Tensor]]:
-    weight: Tensor = layer.weight  # type: ignore[assignment]  # a convolution or Linear
-    bias: Tensor | None = layer.bias  # type: ignore[assignment]  # as above
-    pairs = [(weight, refit.weight)]
-    return pairs if bias is None or refit.bias is None else [*pairs, (bias, refit.bias)]
-
-
-def _first_order(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    total = math.fsum(
-        float((parameter.grad * move).sum(dtype=torch.float64))
-        for parameter, move in pairs
-        if parameter.grad is not None
-    )
-    return total if math.isfinite(total) else 0.0
-
-
-def _backward(task: Task, module: nn.Module, batch: Batch, batch_seed: int) -> float:
-    generator = torch.Generator().manual_seed(batch_seed)
-    with torch.enable_grad(), seeded(batch_seed, module):
-        loss = task.loss(module, batch, generator)
-        torch.autograd.backward(loss)
-    return float(loss.detach())

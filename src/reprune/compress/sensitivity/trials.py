@@ -17,7 +17,6 @@ from reprune.compress.replay import Timeline, replayed, share_run
 from reprune.compress.sensitivity.answers import listened, squared_move
 from reprune.compress.sensitivity.moments import (
     Refit,
-    Slopes,
     has_moment,
     readers,
     refits,
@@ -25,6 +24,7 @@ from reprune.compress.sensitivity.moments import (
 )
 from reprune.compress.sensitivity.observed import CutSeen, JointSeen
 from reprune.compress.sensitivity.pieces import pieces
+from reprune.compress.sensitivity.slopes import Slopes
 from reprune.compress.sensitivity.subject import Removable, Subject, bounded
 from reprune.measure.outputs import evaluating
 from reprune.measure.profile import count_cost

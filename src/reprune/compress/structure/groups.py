@@ -43,7 +43,7 @@ class Survey:
     """`groups` in the order of the model's layers; `skipped` maps layers that are not cut to a reason.
 
     `frozen` names the layers of the groups that hold parameters which do not train: they are cut like
-    any others, because slicing needs no gradient, but compensation and training will not mend them.
+    any others, because slicing needs no gradient, but training will not mend them.
     """
 
     groups: tuple[Group, ...]
