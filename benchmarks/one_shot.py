@@ -46,7 +46,7 @@ CUTS: dict[str, tuple[float, tuple[str, ...]]] = {
     "three blocks": (1.0, BLOCKS),
     "three blocks, a quarter of the rest": (0.75, BLOCKS),
 }
-ARMS = ("cut", "recalibrated", "readers", "onwards")
+ARMS = ("plain", "recalibrated", "readers", "onwards")
 EXAMPLES, RECOVERED_ON = 512, 12_000
 RECIPE = DistillParams(epochs=1, learning_rate=0.02, warmup_epochs=0.1, weight=0.9, temperature=4.0)
 
@@ -91,7 +91,7 @@ def rows_of(seed: int, *, recovers: bool, split: Any) -> Iterator[dict[str, Any]
             dense, groups, kept, [block for block in blocks if block.name in gone]
         )
         sliced = apply(dense, architecture)
-        made: dict[str, nn.Module] = {"cut": sliced, "recalibrated": recalibrate(sliced, images)}
+        made: dict[str, nn.Module] = {"plain": sliced, "recalibrated": recalibrate(sliced, images)}
         for arm in ("readers", "onwards"):
             made[arm] = compensated(
                 dense, sliced, architecture, groups, images, prune.ridge, onwards=arm == "onwards"
