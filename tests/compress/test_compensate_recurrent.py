@@ -215,9 +215,8 @@ def test_a_layer_with_a_forward_of_its_own_is_left_and_named(kept: dict[str, ran
 def test_a_layer_too_large_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stacked and both ways, 4 units a way: the upper layer reads 8 numbers and its own 4."""
     layer = nn.GRU(8, 8, num_layers=2, bidirectional=True, batch_first=True)
-    most = (
-        8 * (2 * 2 + 2) * 13**2
-    )  # two ways with a GRU's two largest sums each, and two to solve one
+    # Two ways with a GRU's two largest sums each, and two more to solve one.
+    most = 8 * (2 * 2 + 2) * 13**2
     for limit, reason in ((most, ""), (most - 1, "over its 12 inputs would take")):
         monkeypatch.setattr(module_under_test, "FIT_BYTES", limit)
         made = refitted(Sequence3(layer), {"rnn": range(4)}, (torch.randn(16, 6, 4),))[2]

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from reprune.compress.layer_calls import Inputs, NotCalled, Targets, dense_targets
+from reprune.compress.layer_calls import (
+    NOT_ALWAYS,
+    OTHER_ROWS,
+    Inputs,
+    NotCalled,
+    Targets,
+    dense_targets,
+)
 from reprune.compress.layer_rows import columns_of, input_rows, linear_rows
 from reprune.compress.least_squares import Problem
 from reprune.compress.recurrent_fit import problems_together, refit_recurrent, unrolls, widest
@@ -36,7 +43,6 @@ FIT_BYTES = 4 * 2**30
 # A layer that lost no input is refitted only from so many rows an input: least squares follow the noise of
 # fewer, and nothing is lost that would have to be made up for.
 ROWS_TO_FOLLOW = 4
-NOT_ALWAYS = "forward() does not call it for every batch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +295,7 @@ def _refit(
             x = _rows(layer, given, targets.sizes[place], targets.places[place])
             y = targets.rows[place].to(torch.float64)
             if len(x) != len(y):
-                return "it is given other rows than in the dense network"
+                return OTHER_ROWS
             if outputs is not None:
                 y = y[:, list(outputs)]
             roots = targets.weights(place).sqrt()[:, None]

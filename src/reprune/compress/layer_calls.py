@@ -33,6 +33,11 @@ TARGET_BYTES = 2**30
 REPLAY_BYTES = 2**30
 
 
+# Why a layer cannot be fitted: what it gave in one network has no counterpart in the other.
+NOT_ALWAYS = "forward() does not call it for every batch"
+OTHER_ROWS = "it is given other rows than in the dense network"
+
+
 class NotCalled(Exception):
     """forward() does not call the layer for this batch."""
 

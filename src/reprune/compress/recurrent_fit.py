@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from reprune.compress.layer_calls import NotCalled, arguments
+from reprune.compress.layer_calls import NOT_ALWAYS, OTHER_ROWS, NotCalled, arguments
 from reprune.compress.layer_rows import row_weights, squared_norms, usual_square
 from reprune.compress.least_squares import Problem
 from reprune.compress.structure.layouts import Span, indices
@@ -95,9 +95,9 @@ def refit_recurrent(
                 wanted = call_of(full, *arguments(dense, name, batch))
                 given = call_of(layer, *arguments(cut_module, name, batch))
             except NotCalled:
-                return "forward() does not call it for every batch"
+                return NOT_ALWAYS
             if [len(step) for step in wanted.steps] != [len(step) for step in given.steps]:
-                return "it is given other rows than in the dense network"
+                return OTHER_ROWS
             asked, found = unrolled(full, wanted, number + 1), unrolled(layer, given, number + 1)
             for fit, target, now in zip(fits, asked[-1], found[-1], strict=True):
                 fit.add(target, now.read)

@@ -49,7 +49,7 @@ def slopes(
 
     Eval mode; the random numbers are those of `paired.batch_losses`. `module` is not changed. A
     change that is not finite is given as 0. `keep` names modules whose outputs are kept too, up to
-    the memory that prefix.CACHE_BYTES allows.
+    the memory that replay.CACHE_BYTES allows.
     """
     looked = copy.deepcopy(module).eval()
     for parameter in looked.parameters():
