@@ -45,7 +45,7 @@ from reprune.core.params import TableParams, Target
 from reprune.measure.hostlock import host_lock
 from reprune.measure.quick import quick_ratio, time_call_us
 from reprune.measure.source import source_of
-from reprune.runtimes.base import get_runtime
+from reprune.measure.timing_place import here
 from reprune.steps.tabling import table_key
 
 NAME = "latency_plans"
@@ -125,7 +125,7 @@ def _plan_engine(case: Case, place: Place, subject: Subject, widths: Widths, num
     """The plan's engine; one file serves every batch size."""
     folder = case.folder.parent / f"{case.name}-plans"
     folder.mkdir(exist_ok=True)
-    engine = folder / f"{number}{place.runtime.suffix}"
+    engine = folder / f"{number}{place.where.runtime.suffix}"
     if not engine.is_file():
         engine = replace(place, folder=folder).built(
             str(number), place.source(cut_to(subject, widths))
@@ -165,8 +165,7 @@ def _subject(case: Case) -> tuple[Subject, Place, Path]:
 
     def place(dense_us: float) -> Place:
         return Place(
-            runtime=get_runtime(target.runtime),
-            target=target,
+            where=here(target, 1),
             source=lambda cut: source_of(cut, task, target, examples=8),  # type: ignore[arg-type]  # a small task
             inputs=[tensor.numpy() for tensor in task.example_inputs(case.batch)],
             folder=case.folder,
@@ -178,7 +177,7 @@ def _subject(case: Case) -> tuple[Subject, Place, Path]:
     first = place(1.0)
     engine = first.built("dense", first.source(module))
     with host_lock():
-        dense_us = time_call_us(first.runtime.open(engine, target), first.inputs, 30)
+        dense_us = time_call_us(first.where.runtime.open(engine, target), first.inputs, 30)
     return subject, place(dense_us), engine
 
 
@@ -187,7 +186,7 @@ def _tables(case: Case, subject: Subject, place: Place, engine: Path) -> Operato
     return measure_operators(
         subject,
         timer_for(place, subject.module, engine),
-        lambda questions: table_key(place.runtime, subject.target, shapes, 1, questions),
+        lambda questions: table_key(place.where, shapes, questions),
         TableParams(builds=case.builds, step=STEP),
         dense_us=place.dense_us,
         work=case.folder,
@@ -201,10 +200,10 @@ def _compared(
     """What is predicted and what two looks of `rounds` fresh sessions each show."""
     halves = [
         quick_ratio(
-            place.runtime,
+            place.where.runtime,
             built,
             dense,
-            place.target,
+            place.where.target,
             place.inputs,
             rounds=rounds,
             seed=2 * seed + half,

@@ -34,6 +34,7 @@ from reprune.core import store
 from reprune.core.artifacts import ModelBundle, Plan, Profile, Sensitivity
 from reprune.core.params import read_params
 from reprune.core.step import WORK_VARIABLE
+from reprune.measure.timing_place import here
 from reprune.steps.opening import Dense, open_dense
 from reprune.task.load import load_task
 from reprune.task.outputs import outputs_of
@@ -89,7 +90,11 @@ def one_seed(seed: int) -> dict[str, Any]:
         opened = _opened(repository)
         target = read_params(repository.root / "params.yaml").targets[TARGET]
         bench = Bench(
-            task=opened.task, module=opened.module, groups=opened.groups, target=target, seed=seed
+            task=opened.task,
+            module=opened.module,
+            groups=opened.groups,
+            where=here(target, target.threads),
+            seed=seed,
         )
         with inside(repository.root), timing(bench) as ratio:
 

@@ -90,6 +90,7 @@ def by_latency(
     from reprune.compress.planning.options import Options
     from reprune.compress.structure.blocks import groups_inside
     from reprune.core.errors import CompressionError
+    from reprune.measure.timing_place import here
 
     inside = {
         block_key(block.name): groups_inside(subject.groups, [block.name]) for block in blocks
@@ -100,7 +101,7 @@ def by_latency(
         task=subject.task,
         module=subject.module,
         groups=subject.groups,
-        target=Target(),
+        where=here(Target(), 1),
         seed=0,
         blocks=tuple(blocks),
     )

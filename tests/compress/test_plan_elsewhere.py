@@ -83,31 +83,34 @@ def test_without_tables_it_can_be_neither_timed_nor_predicted(
     assert not timed_as_the_table_says
 
 
+@pytest.mark.parametrize("target", [Target(runtime="microcontroller"), Target(kit=True)])
+@pytest.mark.parametrize("plan", [BUDGET, "limits: {latency@cpu: 0.5}"])
+def test_no_fix_asks_for_tables_that_profile_does_not_make(target, plan):
+    """Neither of a budget nor of a limit; and it is sent nowhere to be timed."""
+    with pytest.raises(CompressionError) as refused:
+        _forecast_without_tables(target, plan)
+    assert "makes no tables of a target that it does not time" in refused.value.fix
+    assert "set profile.tables" not in refused.value.fix
+    assert "run `reprune plan`" not in refused.value.fix
+
+
 @pytest.mark.parametrize(
-    ("target", "words", "timed"),
+    ("target", "where"),
     [
-        (
-            Target(runtime="tensorrt"),
-            "tables of tensorrt, which runs in a process of its own",
-            True,
-        ),
-        (Target(runtime="microcontroller"), "a target that profile does not time", False),
-        (Target(run="ssh board reprune {args}"), "a target that profile does not time", False),
-        (Target(kit=True), "a target that profile does not time", False),
+        (Target(runtime="tensorrt"), "again on the target's kind of machine, or"),
+        (Target(run="ssh board reprune {args}"), "again, or"),
     ],
 )
-def test_no_fix_asks_for_tables_that_profile_does_not_make(target, words, timed):
-    """Neither of a budget nor of a limit; it is sent where it can be timed only if there is such a place."""
-    for plan in (
-        yaml.safe_load(f"{{{BUDGET}}}"),
-        {"limits": {"latency@cpu": 0.5}},
-    ):
-        params = structs.replace(plain.PlanParams(), **plan)
-        with pytest.raises(CompressionError) as refused:
-            forecasts([], params, {"cpu": target}, {}, {"cpu": "it is another machine"})
-        assert words in refused.value.fix
-        assert "set profile.tables" not in refused.value.fix
-        assert ("run `reprune plan` on that" in refused.value.fix) == (timed and "budget" in plan)
+def test_the_fix_asks_for_tables_where_profile_makes_them(target, where):
+    """Of a runtime that may end its process, too, and of a device that a command reaches from anywhere."""
+    with pytest.raises(CompressionError) as refused:
+        _forecast_without_tables(target, "limits: {latency@cpu: 0.5}")
+    assert "set profile.tables and run `reprune profile` " + where in refused.value.fix
+
+
+def _forecast_without_tables(target, plan):
+    params = structs.replace(plain.PlanParams(), **yaml.safe_load(f"{{{plan}}}"))
+    forecasts([], params, {"cpu": target}, {}, {"cpu": "it is another machine"})
 
 
 def test_a_profile_of_this_kind_of_machine_lets_it_be_timed(

@@ -41,7 +41,8 @@ from reprune.compress.tables.table import (
 from reprune.compress.tables.timers import Place, timer_for
 from reprune.core.errors import CompressionError
 from reprune.core.params import TableParams, Target
-from reprune.runtimes.base import Source, get_runtime
+from reprune.measure.timing_place import here
+from reprune.runtimes.base import Source
 from tests import models
 
 SEED = 20260
@@ -468,8 +469,7 @@ def test_a_real_target_is_measured_at_every_rung(runtime: str, tmp_path: Path) -
         return Source(module=module, example_inputs=(image,), input_names=("image",))
 
     place = Place(
-        runtime=get_runtime(runtime),
-        target=target,
+        where=here(target, 1),
         source=source,
         inputs=[np.asarray(image[:1])],
         folder=tmp_path,

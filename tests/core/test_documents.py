@@ -117,6 +117,18 @@ def test_a_latency_budget_needs_a_target_of_the_file(tmp_path) -> None:
         read_params(path)
 
 
+def test_a_latency_budget_is_for_a_device_that_can_be_called(tmp_path) -> None:
+    """By a command: a plan is timed there. By a kit it is not, and that is said before anything is done."""
+    path = tmp_path / "params.yaml"
+    plan = "plan: {budget: latency, latency_target: jet}\n"
+    path.write_text(GOOD + "targets: {jet: {run: 'ssh jet reprune {args}'}}\n" + plan)
+    assert read_params(path).targets["jet"].run
+    path.write_text(GOOD + "targets: {jet: {kit: true}}\n" + plan)
+    with pytest.raises(DocumentError, match="no plan is timed there") as caught:
+        read_params(path)
+    assert "reach the device by `run`" in caught.value.fix
+
+
 def make_lock(**changes) -> Lock:
     values = {
         "reprune": "0.1.0",

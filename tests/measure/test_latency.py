@@ -28,6 +28,7 @@ from reprune.measure.calls import Shape, read_inputs, timed_calls, write_inputs
 from reprune.measure.latency import LatencyJob, take_units, timed_shapes, unit_seed
 from reprune.measure.profile import measure_target
 from reprune.measure.quick import quick_ratio
+from reprune.measure.timing_place import here
 from reprune.measure.unit import (
     BlockPlan,
     UnitSpec,
@@ -361,7 +362,7 @@ def test_quick_ratio_tells_which_engine_is_slower(small_and_big: tuple[Path, Pat
 def test_a_target_profile_has_latency_and_operators(small_and_big: tuple[Path, Path]) -> None:
     """The whole call and its fused operators are measured, and the operators' shares sum to one."""
     params = ProfileParams(calls=20, warmup_calls=5)
-    profile = measure_target(small_and_big[1], "cpu", Target(batch_size=1), SHAPES, params)
+    profile = measure_target(small_and_big[1], "cpu", here(Target(batch_size=1), 1), SHAPES, params)
     assert profile.target == "cpu"
     assert profile.latency_us > 0
     assert sum(operator.share for operator in profile.operators) == pytest.approx(1.0, abs=1e-3)

@@ -24,6 +24,7 @@ from torch import nn
 
 from reprune.compress.bundle import load_bundle, save_bundle
 from reprune.compress.structure.architecture import Architecture, ModuleCut, apply
+from reprune.compress.tables.table import read_tables
 from reprune.core import store
 from reprune.core.artifacts import (
     DataReport,
@@ -36,7 +37,14 @@ from reprune.core.artifacts import (
 from reprune.core.errors import BuildError, ChainBroken, DataRefused, RepruneError, TaskError
 from reprune.core.lock import ChampionRef, DenseRef, Lock
 from reprune.core.machine import this_machine
-from reprune.core.params import BenchmarkParams, BuildParams, Params, ProfileParams, Target
+from reprune.core.params import (
+    BenchmarkParams,
+    BuildParams,
+    Params,
+    ProfileParams,
+    TableParams,
+    Target,
+)
 from reprune.core.policy import (
     ChampionRatio,
     GuardRules,
@@ -131,7 +139,7 @@ class World:
         *,
         policy: Policy = POLICY,
         params: Params = PARAMS,
-        **inputs: str,
+        **inputs: str | list[str],
     ) -> Artifact[Any]:
         lock = Lock(
             reprune="0", registry="files", workspace="default", name="tiny",
@@ -139,7 +147,10 @@ class World:
             targets=("one",), params=NO_DIGEST, policy=NO_DIGEST, task=NO_DIGEST, data_version="1",
         )  # fmt: skip
         documents = Documents(root=self.root, params=params, policy=policy, lock=lock)
-        given: dict[str, Any] = {key: self.path(value) for key, value in inputs.items()}
+        given: dict[str, Any] = {
+            key: self.path(value) if isinstance(value, str) else [self.path(one) for one in value]
+            for key, value in inputs.items()
+        }
         return run(get_step(name), given, documents, self.path(out), say=lambda _: None)
 
     def build(self, previous: str = "previous", out: str = "engines") -> Artifact[Any]:
@@ -532,18 +543,21 @@ def test_a_profile_counts_and_measures(world: World) -> None:
 def test_a_runtime_that_may_crash_is_profiled_in_a_process_of_its_own(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Latency comes from there, operators are not asked for; a target elsewhere is not timed here."""
+    """Latency and tables come from there, operators are not asked for; a kit is not timed."""
     risky = msgspec.structs.replace(OnnxRuntime.capabilities, may_crash=True)
     monkeypatch.setattr(OnnxRuntime, "capabilities", risky)
     monkeypatch.setattr(OnnxRuntime, "open", None)
-    targets = {"here": Target(), "there": Target(run="ssh device reprune {args}")}
-    params = msgspec.structs.replace(PARAMS, targets=targets)
+    targets = {"here": Target(), "there": Target(kit=True)}
+    knobs = msgspec.structs.replace(PARAMS.profile, tables=TableParams(builds=1, step=64, rounds=1))
+    params = msgspec.structs.replace(PARAMS, targets=targets, profile=knobs)
     made = world.step(
         "profile", "profile-apart", dense="dense", data="data", previous="previous", params=params
-    ).manifest
-    (only,) = made.targets
+    )
+    (only,) = made.manifest.targets
     assert (only.target, only.operators) == ("here", ())
     assert only.latency_us > 0
+    (table,) = read_tables(made.file("tables.json"))
+    assert (table.target, table.builds) == ("here", 1)
 
 
 def test_the_steps_load_without_torch() -> None:

@@ -125,9 +125,8 @@ class Boards:
         return msgspec.structs.replace(self.params, targets=targets)
 
 
-@pytest.fixture(scope="module")
-def boards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boards]:
-    root = tmp_path_factory.mktemp("boards")
+def install(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """Both runtimes, here and in every process that is begun, a device's too; here is no board."""
     site = root / "site"
     facts = site / "board_runtimes-1.dist-info"
     facts.mkdir(parents=True)
@@ -136,13 +135,19 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boards]:
     (facts / "entry_points.txt").write_text(
         "[reprune.runtimes]\nboard = board_runtimes:Board\nportable = board_runtimes:Portable\n"
     )
+    # The device is started with this path too: the same package is installed at both ends.
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    patch.syspath_prepend(str(site))
+    patch.delenv("REPRUNE_MACHINE_ID", raising=False)
+
+
+@pytest.fixture(scope="module")
+def boards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boards]:
+    root = tmp_path_factory.mktemp("boards")
     with pytest.MonkeyPatch.context() as patch:
-        # The device is started with this path too: the same package is installed at both ends.
-        paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
-        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        patch.syspath_prepend(str(site))
+        install(root, patch)
         patch.setenv("REPRUNE_WORK", str(root / "work"))
-        patch.delenv("REPRUNE_MACHINE_ID", raising=False)
         made = Boards(root)
         dense = put_dense(made.world, "dense")
         put_cut(made.world, "candidate", dense)

@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from reprune.compress.tables.table import read_tables
 from reprune.core import store
 from reprune.core.artifacts import Engines, GuardResult
 from reprune.core.errors import BuildError, ChainBroken
-from reprune.core.params import Target
+from reprune.core.params import TableParams, Target
 from reprune.core.policy import MemoryRules
 from reprune.core.store import Artifact
 from reprune.judge.evidence import Start, Unit, decode_units
@@ -195,3 +196,16 @@ def test_a_damaged_engine_is_refused_in_words(world: World, tmp_path: Path) -> N
     damaged.write_bytes(b"no plan")
     with pytest.raises(BuildError, match="TensorRT cannot load it"):
         get_runtime("tensorrt").open(damaged, GPU_PARAMS.targets["gpu"])
+
+
+def test_a_gpu_has_tables_from_processes_of_their_own(world: World) -> None:
+    """TensorRT tells no layer of the module, so that each is built and timed alone, where it may crash."""
+    knobs = msgspec.structs.replace(PARAMS.profile, tables=TableParams(builds=1, step=64, rounds=1))
+    params = msgspec.structs.replace(GPU_PARAMS, profile=knobs)
+    made = world.step(
+        "profile", "profile", params=params, dense="dense", data="data", previous="previous"
+    )
+    (table,) = read_tables(made.file("tables.json"))
+    assert (table.target, table.key.runtime, table.builds) == ("gpu", "tensorrt", 1)
+    assert [site.layer for site in table.sites] == ["0", "2", "4"]
+    assert all(point.us > 0 for one in table.times for point in one.points)

@@ -418,7 +418,8 @@ class TargetProfile(Fact, kw_only=True):
     """`latency_us` is the median of whole calls, batch as given; operators are timed in the runtime.
 
     `over_fp16`, of a target in int8-fp16, is its time over that of the same model all in fp16: what int8
-    buys there. Against fp32 most of the gain would be that of fp16.
+    buys there. Against fp32 most of the gain would be that of fp16. `machine` is the device's, where the
+    target's is not the one of the profile.
     """
 
     target: str
@@ -427,6 +428,7 @@ class TargetProfile(Fact, kw_only=True):
     latency_us: float
     operators: tuple[OperatorTime, ...]
     over_fp16: float | UnsetType = UNSET
+    machine: Machine | UnsetType = UNSET
 
 
 class CutCheck(Fact, kw_only=True):

@@ -485,14 +485,13 @@ def read_params(path: Path) -> Params:
             where=f"{path} (plan.latency_target)",
             fix=f"use one of: {', '.join(sorted(params.targets))}",
         )
-    if params.plan.budget == "latency":
-        wanted = params.targets[latency_target]
-        if wanted.run or wanted.kit:
-            raise DocumentError(
-                f"'{latency_target}' is another machine, and a plan is timed on this one",
-                where=f"{path} (plan.latency_target)",
-                fix="name a target of this machine, or plan for macs or params",
-            )
+    if params.plan.budget == "latency" and params.targets[latency_target].kit:
+        raise DocumentError(
+            f"the device of '{latency_target}' is reached by a kit, which a person carries: no plan is "
+            "timed there",
+            where=f"{path} (plan.latency_target)",
+            fix="name another target, reach the device by `run`, or plan for macs or params",
+        )
     return params
 
 

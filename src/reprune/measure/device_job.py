@@ -27,6 +27,7 @@ from reprune.core.store import file_digest, write_bytes
 from reprune.judge.evidence import CONTROL
 from reprune.measure.calls import Shape, write_inputs
 from reprune.measure.latency import unit_seed
+from reprune.measure.pairs import Pair
 from reprune.measure.unit import BlockPlan, block_order, creation_order
 
 if TYPE_CHECKING:
@@ -90,8 +91,9 @@ class DeviceJob(Fact, kw_only=True):
     """`nonce` is used once. `arms` maps arm to engine file; one that is in `to_compile` has none yet.
 
     With `bound` an engine runs only where its sidecar says that it may. `passes` are inputs that all
-    arms are run on, in order, and whose outputs come back. `files` maps every file of the folder but
-    this one to its digest. Times are Unix seconds of the machine that wrote the job.
+    arms are run on, in order, and whose outputs come back. `pairs` name arms and files of
+    the job. `files` maps every file of the folder but this one to its digest. Times are Unix seconds of the
+    machine that wrote the job.
     """
 
     schema: Literal[1] = 1
@@ -108,6 +110,7 @@ class DeviceJob(Fact, kw_only=True):
     passes: dict[str, tuple[Arrays, ...]] = {}
     timings: tuple[Timing, ...] = ()
     starting: Starting | None = None
+    pairs: tuple[Pair, ...] = ()
     files: dict[str, str] = {}
 
 

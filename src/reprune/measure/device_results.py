@@ -31,6 +31,7 @@ from reprune.measure.device_job import (
 )
 from reprune.measure.foreign_arrays import read_npz
 from reprune.measure.foreign_results import MAX_OUTPUT_BYTES, check_apart, weigh
+from reprune.measure.pairs import PairTimes, unlike
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
@@ -50,7 +51,8 @@ class Compiled(Fact, kw_only=True):
 
 class DeviceResult(Fact, kw_only=True):
     """`job` is the digest of the job that was done. `outputs` maps pass and arm to one file a call;
-    `units` are files, one for each timing of the job; `starts` one more. Times are by the device's clock.
+    `units` are files, one for each timing of the job; `starts` and `pairs` one more each.
+    Times are by the device's clock.
     """
 
     schema: Literal[1] = 1
@@ -67,6 +69,7 @@ class DeviceResult(Fact, kw_only=True):
     outputs: dict[str, dict[str, tuple[str, ...]]] = {}
     units: tuple[str, ...] = ()
     starts: str = ""
+    pairs: str = ""
     files: dict[str, str] = {}
 
 
@@ -113,6 +116,7 @@ def read_result(folder: Path, job: DeviceJob, *, now: float) -> DeviceResult:
     check_apart(folder)
     for timing, file in zip(job.timings, result.units, strict=True):
         _check_units(read_result_units(folder, file), timing, result, str(folder / file))
+    _check_pairs(folder, result, job)
     return result
 
 
@@ -125,6 +129,14 @@ def read_result_starts(folder: Path, result: DeviceResult) -> dict[str, tuple[St
     """How the engines began."""
     path = folder / result.starts
     return decode_json(read_bounded(path), dict[str, tuple[Start, ...]], name=str(path))
+
+
+def read_result_pairs(folder: Path, result: DeviceResult) -> tuple[PairTimes, ...]:
+    """The times of the job's pairs, in its order; none where it has none."""
+    if not result.pairs:
+        return ()
+    path = folder / result.pairs
+    return decode_json(read_bounded(path), tuple[PairTimes, ...], name=str(path))
 
 
 class Returned:
@@ -213,12 +225,13 @@ def _check_parts(result: DeviceResult, job: DeviceJob, where: str) -> None:
         ),
         *result.units,
         *(one.file for one in result.compiled.values()),
-        *([result.starts] if result.starts else []),
+        *(file for file in (result.starts, result.pairs) if file),
     ]
     wrong = {
         "outputs": told != outputs,
         "units": len(result.units) != len(job.timings),
         "starts": bool(result.starts) != (job.starting is not None),
+        "pairs": bool(result.pairs) != bool(job.pairs),
         "engines": {a: c.file for a, c in result.compiled.items()}
         != {a: c.file for a, c in job.to_compile.items()},
         "files": sorted(named) != sorted(result.files),
@@ -260,3 +273,13 @@ def _check_units(units: Sequence[Unit], timing: Timing, result: DeviceResult, wh
     # Several shapes are timed as one weighted call, which is shorter than their sum: never longer.
     if impossible:
         raise ChainBroken("holds blocks that lasted longer than the clock on the wall", where=where)
+
+
+def _check_pairs(folder: Path, result: DeviceResult, job: DeviceJob) -> None:
+    wrong = unlike(job.pairs, read_result_pairs(folder, result))
+    if wrong:
+        raise ChainBroken(
+            f"does not hold the times that the job asked for: {wrong}",
+            where=str(folder / result.pairs),
+            fix="let the device run the whole job again",
+        )

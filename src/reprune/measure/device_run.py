@@ -25,11 +25,12 @@ from reprune.core.errors import BuildError, RepruneError
 from reprune.core.machine import this_machine
 from reprune.core.store import write_bytes
 from reprune.judge.evidence import CONTROL, Start, Unit
-from reprune.measure.device_job import DeviceJob, Timing, job_digest, read_job
+from reprune.measure.device_job import Arrays, DeviceJob, Timing, job_digest, read_job
 from reprune.measure.device_outputs import OutputsSpec
 from reprune.measure.device_results import Compiled, DeviceResult, seal_result
 from reprune.measure.foreign_results import MAX_OUTPUT_BYTES
 from reprune.measure.hostlock import host_lock, to_stderr
+from reprune.measure.pairs import PairsSpec, PairTimes
 from reprune.measure.starts import StartSpec
 from reprune.measure.unit import UnitSpec
 from reprune.runtimes.base import get_runtime
@@ -76,6 +77,7 @@ def run_job(source: Path, out: Path, *, say: Say = to_stderr) -> DeviceResult:
         outputs = _outputs(desk)
         units = tuple(_time(desk, place, timing) for place, timing in enumerate(job.timings))
         starts = _starts(desk)
+        pairs = _pairs(desk)
     result = DeviceResult(
         nonce=job.nonce,
         job=job_digest(job),
@@ -90,6 +92,7 @@ def run_job(source: Path, out: Path, *, say: Say = to_stderr) -> DeviceResult:
         outputs=outputs,
         units=units,
         starts=starts,
+        pairs=pairs,
     )
     return seal_result(out, result)
 
@@ -107,11 +110,12 @@ def _compile(desk: _Desk, arm: str) -> Compiled:
 
 
 def _outputs(desk: _Desk) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Every pass through every arm. Without any pass each engine is still opened once."""
+    """Every pass through every arm. Without any pass each engine is opened once, here or by pairs."""
     left = MAX_OUTPUT_BYTES
+    once: dict[str, tuple[Arrays, ...]] = {} if desk.job.pairs else {"": ()}
     found: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in desk.job.passes}
     for arm in desk.arms:
-        for name, calls in (desk.job.passes or {"": ()}).items():
+        for name, calls in (desk.job.passes or once).items():
             files = tuple(f"outputs/{name}/{arm}/{index:06d}.npz" for index in range(len(calls)))
             left -= _one_pass(desk, arm, [call.file for call in calls], files, left)
             if name:
@@ -188,6 +192,28 @@ def _starts(desk: _Desk) -> str:
                 )
     write_bytes(desk.out / "starts.json", canonical(found))
     return "starts.json"
+
+
+def _pairs(desk: _Desk) -> str:
+    """All pairs, in one process: engines that are compared have the same neighbours."""
+    if not desk.job.pairs:
+        return ""
+    here = tuple(
+        structs.replace(
+            pair,
+            engine=str(desk.engine(pair.engine).resolve()),
+            other=str(desk.engine(pair.other).resolve()),
+            inputs=str((desk.source / pair.inputs).resolve()),
+            other_inputs=str((desk.source / pair.other_inputs).resolve()),
+        )
+        for pair in desk.job.pairs
+    )
+    spec = PairsSpec(parent=os.getpid(), target=desk.job.target, pairs=here)
+    with host_lock(desk.say):
+        found = _ask(desk, "reprune.measure.pairs", spec, tuple[PairTimes, ...], "pairs of engines")
+    desk.say(f"{len(found)} pairs of engines timed")
+    write_bytes(desk.out / "pairs.json", canonical(found))
+    return "pairs.json"
 
 
 def _ask(desk: _Desk, module: str, spec: object, kind: type[T], doing: str) -> T:

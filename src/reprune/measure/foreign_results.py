@@ -79,6 +79,7 @@ def check(folder: Path) -> None:
     from reprune.measure.device_results import (
         RESULT_FILE,
         DeviceResult,
+        read_result_pairs,
         read_result_starts,
         read_result_units,
     )
@@ -93,6 +94,7 @@ def check(folder: Path) -> None:
         read_result_units(folder, file)
     if result.starts:
         read_result_starts(folder, result)
+    read_result_pairs(folder, result)
 
 
 def _check_arrays(path: Path, most: int) -> int:

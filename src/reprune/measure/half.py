@@ -7,28 +7,29 @@ from math import exp, log
 from pathlib import Path
 from statistics import median
 
-from reprune.core.params import BenchmarkParams, Target
+from reprune.core.params import BenchmarkParams
 from reprune.judge.evidence import ArmTimes
 from reprune.measure.calls import Shape
-from reprune.measure.latency import LatencyJob, take_units
+from reprune.measure.latency import LatencyJob
+from reprune.measure.timing_place import TimingPlace
 
 UNITS = 3
 
 
-def time_over(engine: Path, other: Path, target: Target, shapes: Sequence[Shape]) -> float:
+def time_over(engine: Path, other: Path, where: TimingPlace, shapes: Sequence[Shape]) -> float:
     """time(engine) / time(other): the median over a few interleaved units in a process of their own.
 
     Both are of one runtime, whose sessions do not mind the target's precision. A figure to choose by, no
-    evidence. Raises as take_units.
+    evidence. Raises as TimingPlace.units.
     """
     job = LatencyJob(
-        target=target,
+        target=where.target,
         engines={"candidate": engine, "dense": other},
         shapes=shapes,
         params=BenchmarkParams(units_per_process=UNITS),
-        seed=f"precision {target.runtime}",
+        seed=f"precision {where.target.runtime}",
     )
-    units = take_units(job, total=UNITS)
+    units = where.units(job, UNITS)
     logs = [_log_time(unit.arms["candidate"]) - _log_time(unit.arms["dense"]) for unit in units]
     return exp(median(logs))
 

@@ -20,10 +20,11 @@ from reprune.core.errors import TaskError
 from reprune.core.params import BenchmarkParams, ProfileParams, Target
 from reprune.measure.calls import Shape
 from reprune.measure.hostlock import host_lock
-from reprune.measure.latency import LatencyJob, take_units
+from reprune.measure.latency import LatencyJob
 from reprune.measure.operators import FORMULAS, FREE
 from reprune.measure.outputs import evaluating
-from reprune.runtimes.base import OperatorTimed, Session, get_runtime
+from reprune.measure.timing_place import TimingPlace
+from reprune.runtimes.base import OperatorTimed, Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +74,17 @@ def count_cost(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Counted
 
 
 def measure_target(
-    engine: Path, name: str, target: Target, shapes: Sequence[Shape], params: ProfileParams
+    engine: Path, name: str, where: TimingPlace, shapes: Sequence[Shape], params: ProfileParams
 ) -> TargetProfile:
-    """The engine's latency and that of its operators, on this machine and now: a figure, no evidence.
+    """The engine's latency and that of its operators, now: a figure, no evidence.
 
     `latency_us` is the traffic-weighted median over the workload's shapes; operators are those of
-    the shape with most traffic, none where the runtime does not tell. Waits for the host's
-    measurement lock. Raises BuildError.
+    the shape with most traffic, none where the runtime does not tell or another process times it. Waits
+    for the host's measurement lock. Raises BuildError, and what `where.units` raises.
     """
-    runtime = get_runtime(target.runtime)
-    if runtime.capabilities.may_crash:
-        return _told(name, target, _call_us_apart(engine, name, target, shapes), ())
+    target, runtime = where.target, where.runtime
+    if not where.inside:
+        return _told(name, target, _call_us_apart(engine, name, where, shapes), ())
     with host_lock():
         latency_us = sum(
             shape.weight * _median_call_us(runtime.open(engine, target), shape, params)
@@ -110,16 +111,16 @@ def _told(
     )
 
 
-def _call_us_apart(engine: Path, name: str, target: Target, shapes: Sequence[Shape]) -> float:
-    """The median call of a unit in a process of its own, which may crash. Raises as take_units."""
+def _call_us_apart(engine: Path, name: str, where: TimingPlace, shapes: Sequence[Shape]) -> float:
+    """The median call of a unit in another process, which may crash."""
     job = LatencyJob(
-        target=target,
+        target=where.target,
         engines={"dense": engine},
         shapes=shapes,
         params=BenchmarkParams(),
         seed=f"profile {name}",
     )
-    (unit,) = take_units(job, total=1)
+    (unit,) = where.units(job, 1)
     return median(call for block in unit.arms["dense"].blocks_ns for call in block) / 1e3
 
 

@@ -41,13 +41,27 @@ def quick_ratio(  # noqa: PLR0913  # two engines, where and on what they run, an
     cent at best. Waits while another latency measurement runs on this host.
     Raises BuildError for an engine that does not load.
     """
+    with host_lock():
+        return interleaved_ratio(runtime, a, b, target, inputs, rounds=rounds, seed=seed)
+
+
+def interleaved_ratio(  # noqa: PLR0913  # as quick_ratio
+    runtime: Runtime,
+    a: Path,
+    b: Path,
+    target: Target,
+    inputs: Sequence[Array | Tensor],
+    *,
+    rounds: int,
+    seed: int,
+) -> float:
+    """As quick_ratio. The caller holds the host's measurement lock."""
     shape = Shape(inputs=tuple(np.asarray(value) for value in inputs), weight=1.0)
     bench = Bench(runtime=runtime, target=target, shapes=[shape], blocks=BLOCKS)
     logs: list[float] = []
-    with host_lock():
-        for index in range(rounds):
-            taken = take_unit(bench, {"a": a, "b": b}, seed * 1_000_003 + index).arms
-            logs.append(log(_block_time(taken["a"]) / _block_time(taken["b"])))
+    for index in range(rounds):
+        taken = take_unit(bench, {"a": a, "b": b}, seed * 1_000_003 + index).arms
+        logs.append(log(_block_time(taken["a"]) / _block_time(taken["b"])))
     return exp(median(logs))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
-from reprune.core.artifacts import BuildFact, OperatorTime
+from reprune.core.artifacts import BuildFact, Fact, OperatorTime
 from reprune.core.params import Precision, Target
 from reprune.core.plugins import lookup
 
@@ -172,8 +172,7 @@ class OperatorTimed(Protocol):
         """Median time of each fused operator over `calls` calls, slowest first."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerTime:
+class LayerTime(Fact, kw_only=True):
     """What one layer of the module takes in a call, with all that was fused into it or follows it to the
     next layer. `kinds` are its operators as exported, whatever the widths.
     """

@@ -109,7 +109,7 @@ def plan(
     options = replace(options, forecasts=tables, floors=plan.floors or {}, dense_ms=dense_ms)
     refuse_out_of_reach(written, plan, options, untimed)
     asked = {name: targets[name] for name in latency_targets(plan)}
-    with timers(opened, asked, untimed, seed, ctx) as by_target:
+    with timers(opened, asked, untimed, profiles, seed, threads, ctx) as by_target:
         time_ratio = by_target.get(plan.latency_target) if plan.budget == "latency" else None
         if time_ratio is not None and plan.latency_model == "in-model":
             options = replace(options, times=_times(free, time_ratio, ctx))

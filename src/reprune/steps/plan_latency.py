@@ -13,11 +13,13 @@ from reprune.core.params import PlanParams, Target
 from reprune.core.plan_checks import TRYING
 from reprune.core.step import Context
 from reprune.core.store import Artifact
-from reprune.runtimes.base import cannot_run_here, get_runtime
+from reprune.runtimes.base import get_runtime
 from reprune.steps.opening import Dense
+from reprune.steps.timing_places import timing_place, why_untimed
 
 if TYPE_CHECKING:
     from reprune.compress.planning.terms import Rungs, Terms
+    from reprune.measure.timing_place import TimingPlace
 
 # Allocators that plan a latency budget by tables, where there are any; to the others MACs stand for it.
 BY_TABLES = ("latency", *TRYING)
@@ -38,13 +40,14 @@ def not_timed(
     targets: Mapping[str, Target],
     threads: int,
 ) -> dict[str, str]:
-    """Which of the latency targets are not timed here, and why: what this machine cannot time, and what was
-    profiled on machines of other kinds alone.
+    """Which of the latency targets are not timed, and why: what nothing here can time, and what was profiled
+    on machines of other kinds alone than this one, where it is this one that would time.
     """
-    here = this_machine(threads)
     found = {}
     for name in latency_targets(params):
-        reason = untimed_here(targets[name]) or _profiled_elsewhere(profiles, name, here)
+        reason = why_untimed(targets[name])
+        if not reason and not targets[name].run:
+            reason = _profiled_elsewhere(profiles, name, this_machine(threads))
         if reason:
             found[name] = reason
     return found
@@ -52,15 +55,28 @@ def not_timed(
 
 def _profiled_elsewhere(profiles: list[Artifact[Profile]], name: str, here: Machine) -> str:
     """What profiled it, where that were machines of other kinds only; "" else, and where nothing did."""
-    machines = [
-        profile.manifest.machine for profile in profiles if _timed_by(profile.manifest, name)
-    ]
+    machines = profiled_by(profiles, name)
     if not machines or any(machine.kind == here.kind for machine in machines):
         return ""
     return (
         f"it was profiled on another kind of machine: {_described(machines[0])} there, "
         f"{_described(here)} here"
     )
+
+
+def profiled_by(profiles: list[Artifact[Profile]], name: str) -> list[Machine]:
+    """The machines that timed the target, in the order of the profiles."""
+    return [
+        _machine_of(profile.manifest, name)
+        for profile in profiles
+        if _timed_by(profile.manifest, name)
+    ]
+
+
+def _machine_of(profile: Profile, name: str) -> Machine:
+    """The device of the target, where it has one, else the machine of the profile."""
+    devices = [one.machine for one in profile.targets if one.target == name and one.machine]
+    return devices[0] if devices else profile.machine
 
 
 def _timed_by(profile: Profile, name: str) -> bool:
@@ -111,23 +127,15 @@ def forecasts(
 
 def _how_to_predict(target: Target, instead: str) -> str:
     """What of `profile.tables` would help, or `instead`, where profile makes no tables of the target."""
-    can = get_runtime(target.runtime).capabilities
-    reason = ""
-    if target.run or target.kit or not can.latency:
-        reason = "a target that profile does not time"
-    elif can.may_crash:
-        reason = f"{target.runtime}, which runs in a process of its own"
-    if reason:
-        return f"{instead}: profile makes no tables of {reason}"
-    return (
-        "set profile.tables and run `reprune profile` again on the target's kind of machine, or "
-        f"{instead}"
-    )
+    if target.kit or not get_runtime(target.runtime).capabilities.latency:
+        return f"{instead}: profile makes no tables of a target that it does not time"
+    where = "" if target.run else " on the target's kind of machine"
+    return f"set profile.tables and run `reprune profile` again{where}, or {instead}"
 
 
 def _how_to_time(target: Target) -> str:
     """Where a budget can be timed, if anywhere."""
-    if target.run or target.kit or not get_runtime(target.runtime).capabilities.latency:
+    if target.kit or not get_runtime(target.runtime).capabilities.latency:
         return ""
     return "; or run `reprune plan` on that kind of machine, which times it"
 
@@ -186,13 +194,14 @@ def _forecast(
 
 
 def _refuse_two_kinds(having: list[Artifact[Profile]], name: str) -> None:
-    first = having[0].manifest.machine
-    for other in having[1:]:
-        if other.manifest.machine.kind != first.kind:
+    first = _machine_of(having[0].manifest, name)
+    for profile in having[1:]:
+        other = _machine_of(profile.manifest, name)
+        if other.kind != first.kind:
             raise ChainBroken(
                 f"two profiles have operator tables of '{name}', measured on different kinds of machine: "
-                f"{_described(first)}, and {_described(other.manifest.machine)}",
-                where=f"{having[0].path} and {other.path}",
+                f"{_described(first)}, and {_described(other)}",
+                where=f"{having[0].path} and {profile.path}",
                 fix="give plan the one of the machine that the target is",
             )
 
@@ -203,15 +212,19 @@ def _described(machine: Machine) -> str:
 
 
 @contextmanager
-def timers(
+def timers(  # the model, where it runs, what is known of that, and where it is told
     opened: Dense,
     targets: Mapping[str, Target],
     untimed: Mapping[str, str],
+    profiles: list[Artifact[Profile]],
     seed: int,
+    threads: int,
     ctx: Context,
 ) -> Iterator[dict[str, TimeRatio]]:
     """What measures a latency ratio on each of `targets`; those that are `untimed` are named with the reason
     and left out. What was measured is kept in the work folder, and not measured again by a run that goes on.
+
+    Raises for a device what timing_place raises, and ChainBroken for one of another kind than was profiled.
     """
     for name, reason in untimed.items():
         ctx.say(f"plan: {name} is not timed, only predicted: {reason}")
@@ -224,11 +237,13 @@ def timers(
     with ExitStack() as stack:
         found = {}
         for name in (name for name in targets if name not in untimed):
+            where = timing_place(name, targets[name], threads, ctx.say)
+            _refuse_other_kind(profiles, name, where)
             bench = Bench(
                 task=opened.task,
                 module=opened.module,
                 groups=opened.groups,
-                target=targets[name],
+                where=where,
                 seed=seed,
                 blocks=opened.blocks,
             )
@@ -236,11 +251,14 @@ def timers(
         yield found
 
 
-def untimed_here(target: Target) -> str:
-    """Why times taken on this machine would not be the target's; "" where they are."""
-    if target.run or target.kit:
-        return "it is another machine"
-    runtime = get_runtime(target.runtime)
-    if not runtime.capabilities.latency:
-        return f"what {target.runtime} takes here means nothing for the device"
-    return cannot_run_here(runtime, target)
+def _refuse_other_kind(profiles: list[Artifact[Profile]], name: str, where: TimingPlace) -> None:
+    """Of a device, which says only when it is called what it is. Raises ChainBroken."""
+    machines = profiled_by(profiles, name)
+    if not machines or any(machine.kind == where.machine.kind for machine in machines):
+        return
+    raise ChainBroken(
+        f"the device of '{name}' is another kind of machine than the one it was profiled on: "
+        f"{_described(machines[0])} then, {_described(where.machine)} now",
+        where=where.target.run,
+        fix="reach the device that was profiled, or run `reprune profile` again",
+    )

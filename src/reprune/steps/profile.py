@@ -1,8 +1,8 @@
-"""profile: what the dense model costs, counted, and measured on this machine."""
+"""profile: what the dense model costs, counted, and measured where its targets are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET, UnsetType, structs
@@ -10,19 +10,20 @@ from msgspec import UNSET, UnsetType, structs
 from reprune.core.artifacts import DataReport, ModelBundle, Previous, Profile
 from reprune.core.lock import Name
 from reprune.core.machine import this_machine
-from reprune.core.params import BuildParams, GenerationsParams, ProfileParams, Target
+from reprune.core.params import GenerationsParams, ProfileParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
-from reprune.runtimes.base import Runtime, cannot_run_here
 from reprune.steps.known_times import earlier_table
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 from reprune.steps.target_demands import refuse_unoffered
+from reprune.steps.timing_places import timing_place, why_untimed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from reprune.compress.bundle import LoadedModel
     from reprune.measure.calls import Shape
+    from reprune.measure.timing_place import TimingPlace
 
 
 @step("profile")
@@ -44,9 +45,9 @@ def profile(
     runtime and architecture are the same and a few of their cuts, timed again, come out as they did; the
     manifest says which happened and why. A killed run goes on where it was.
 
-    Targets that this machine is not (`run`, `kit`, an emulation) are not timed, and that is said.
-    Raises DataRefused, ChainBroken for data of another model, BuildError for a target that it
-    cannot be built for.
+    A target that a command reaches (`run`) is timed on its device. Kits, emulations and what this
+    machine cannot run are not timed, and that is said. Raises DataRefused, ChainBroken for data of another
+    model, BuildError for a target that it cannot be built for, and for a device what device_call.call raises.
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
@@ -59,8 +60,6 @@ def profile(
     from reprune.measure.latency import timed_shapes
     from reprune.measure.profile import count_cost, measure_target
     from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
-    from reprune.runtimes.base import get_runtime
-    from reprune.runtimes.isolated import build_within
     from reprune.steps.tabling import Timed, tables_of
 
     torch.set_num_threads(threads)
@@ -71,24 +70,27 @@ def profile(
         ctx.say(f"not counted in the MACs: {name}")
     measured, tables = [], []
     for name, target in sorted(targets.items()):
-        runtime = get_runtime(target.runtime)
-        elsewhere = _elsewhere(runtime, target)
-        if elsewhere:
-            ctx.say(f"{name} is not timed here: {elsewhere}")
+        why = why_untimed(target)
+        if why:
+            ctx.say(f"{name} is not timed: {why}")
             continue
-        engine = ctx.work / f"{name}{runtime.suffix}"
+        where = timing_place(name, target, threads, ctx.say)
+        engine = ctx.work / f"{name}{where.runtime.suffix}"
         source = source_of(loaded.module, loaded.task, target, examples=CALIBRATION_EXAMPLES)
-        build_within(runtime, source, target, engine, seconds=BuildParams().max_seconds)
+        where.make({engine: source})
         shapes = timed_shapes(loaded.task, target.batch_size)
-        found = measure_target(engine, name, target, shapes, profile)
         measured.append(
-            structs.replace(found, over_fp16=_over_fp16(engine, target, loaded, shapes))
+            structs.replace(
+                measure_target(engine, name, where, shapes, profile),
+                over_fp16=_over_fp16(engine, where, loaded, shapes, ctx.say),
+                machine=where.machine if target.run else UNSET,
+            )
         )
         ctx.say(f"{name}: {measured[-1].latency_us:.0f} us a call of {target.batch_size}")
         if profile.tables:
             subject = Timed(
                 name=name,
-                target=target,
+                where=where,
                 shapes=shapes,
                 profile=measured[-1],
                 earlier=earlier_table(previous, dense, name, generations),
@@ -108,29 +110,22 @@ def profile(
 
 
 def _over_fp16(
-    engine: Path, target: Target, loaded: LoadedModel, shapes: Sequence[Shape]
+    engine: Path,
+    where: TimingPlace,
+    loaded: LoadedModel,
+    shapes: Sequence[Shape],
+    say: Callable[[str], None],
 ) -> float | UnsetType:
     """As TargetProfile.over_fp16. Raises BuildError where there is no engine in fp16 to compare with."""
     from reprune.measure.half import time_over
     from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
-    from reprune.runtimes.base import get_runtime
-    from reprune.runtimes.isolated import build_within
 
+    target = where.target
     if target.precision != "int8-fp16":
         return UNSET
     # A named layer is in fp16 in the one; in the other it would be in fp32.
     half = structs.replace(target, precision="fp16", float_layers=())
-    runtime = get_runtime(target.runtime)
     other = engine.with_name(f"fp16-{engine.name}")
     source = source_of(loaded.module, loaded.task, half, examples=CALIBRATION_EXAMPLES)
-    build_within(runtime, source, half, other, seconds=BuildParams().max_seconds)
-    return round(time_over(engine, other, target, shapes), 4)
-
-
-def _elsewhere(runtime: Runtime, target: Target) -> str:
-    """Why times taken here would not be the target's; "" where they are."""
-    if target.run or target.kit:
-        return "it is another machine, on which build and benchmark measure it"
-    if not runtime.capabilities.latency:
-        return f"what {target.runtime} takes here means nothing for the device"
-    return cannot_run_here(runtime, target)
+    timing_place(engine.stem, half, target.threads, say).make({other: source})
+    return round(time_over(engine, other, where, shapes), 4)

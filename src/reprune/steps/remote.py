@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from msgspec import structs
 from reprune.core.errors import ChainBroken
 from reprune.core.machine import Machine
 from reprune.core.params import Target
+from reprune.core.sniff import sniff
 from reprune.core.store import disk_errors
 from reprune.measure.device_call import Called, Device, calling
 from reprune.measure.device_job import (
@@ -33,12 +34,14 @@ from reprune.measure.device_job import (
     seal,
 )
 from reprune.measure.device_results import (
+    Compiled,
     DeviceResult,
     Returned,
     read_result_starts,
     read_result_units,
 )
 from reprune.measure.starts import starting_order
+from reprune.runtimes.foreign import ONNX, TFLITE, inspect_apart
 from reprune.runtimes.sidecar import sidecar_path
 
 if TYPE_CHECKING:
@@ -56,7 +59,8 @@ Fill = Callable[[Path, DeviceJob], DeviceJob]
 @dataclass(frozen=True, kw_only=True)
 class Remote:
     """The device of the target `name`. `engines` maps arm to file; `machine` is the one that they were
-    built for: another one answers in vain. None where that is not known yet.
+    built for: another one answers in vain. None where that is not known yet. With `bound` an engine runs only
+    where its sidecar says that it may.
     """
 
     name: str
@@ -65,6 +69,11 @@ class Remote:
     hang_seconds: float
     say: Callable[[str], None]
     machine: Machine | None = None
+    bound: bool = True
+
+    def with_engines(self, engines: Mapping[str, Path]) -> Remote:
+        """The same device, with these engines."""
+        return replace(self, engines=engines)
 
     @contextmanager
     def asking(self, fill: Fill, *, steps: int = 1) -> Iterator[Called]:
@@ -83,7 +92,7 @@ class Remote:
                 self.name, self.target, hang_seconds=self.hang_seconds, valid_s=PIPE_VALID_S
             )
             arms = put_engines(folder, self.engines)
-            return seal(folder, fill(folder, structs.replace(job, arms=arms)))
+            return seal(folder, fill(folder, structs.replace(job, arms=arms, bound=self.bound)))
 
         with calling(device, prepare) as called:
             self._refuse_other(called.result)
@@ -140,16 +149,34 @@ class Remote:
         say(f"{len(found)} arms started in {turns} processes each on the device")
         return found
 
+    @property
+    def _before(self) -> str:
+        return "its engines were built for" if self.bound else "answered first"
+
     def _refuse_other(self, result: DeviceResult) -> None:
         if self.machine is not None and result.machine.instance != self.machine.instance:
             raise ChainBroken(
                 f"the device of '{self.name}' is another machine ({result.machine.cpu}, "
-                f"{result.machine.logical_cpus} cores) than the one that its engines were built for "
+                f"{result.machine.logical_cpus} cores) than the one that {self._before} "
                 f"({self.machine.cpu}, {self.machine.logical_cpus} cores)",
                 where=self.target.run,
                 fix="reach the same device, with the same cores, in build and benchmark; or run build "
-                "again",
+                "again"
+                if self.bound
+                else "reach the same device, with the same cores, in every call; then run the step again",
             )
+
+
+def take_compiled(called: Called, arm: str, path: Path) -> Compiled:
+    """Afterwards the engine that was compiled there lies at `path`; its digest was checked when it came."""
+    compiled = called.result.compiled[arm]
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(called.folder / compiled.file, path)
+    if sniff(path) in (ONNX, TFLITE):
+        # Of other formats only their own runtime knows more, and that is on the device.
+        inspect_apart(path)
+    return compiled
 
 
 def put_engines(folder: Path, engines: Mapping[str, Path]) -> dict[str, str]:

@@ -12,7 +12,6 @@ from msgspec import structs
 
 from reprune.core.artifacts import Arm, BuildFact, EngineFact
 from reprune.core.params import Target
-from reprune.core.sniff import sniff
 from reprune.core.step import Context
 from reprune.core.store import disk_errors, file_digest
 from reprune.measure.device_call import Called
@@ -20,13 +19,12 @@ from reprune.measure.device_job import DeviceJob, ToCompile, add_pass
 from reprune.measure.parity import take_parity
 from reprune.measure.source import sparsity_pattern
 from reprune.runtimes.base import Compiling, Runtime, get_runtime
-from reprune.runtimes.foreign import ONNX, TFLITE, inspect_apart
 from reprune.runtimes.isolated import together
 from reprune.runtimes.sidecar import Sidecar, write_sidecar
 from reprune.runtimes.sparse.words import sparsity_words
 from reprune.steps.arms import ArmModel
 from reprune.steps.engines import Built, Workshop, engine_fact, made, model_source, source_digest
-from reprune.steps.remote import Remote, arrays
+from reprune.steps.remote import Remote, arrays, take_compiled
 
 
 def build_remote(
@@ -127,13 +125,8 @@ def _fetched(
     path: Path,
     shop: Workshop,
 ) -> Sidecar:
-    """Takes the engine that was compiled there, whose digest was checked when it came."""
-    compiled = called.result.compiled[arm]
-    with disk_errors(path):
-        shutil.copyfile(called.folder / compiled.file, path)
-    if sniff(path) in (ONNX, TFLITE):
-        # Of other formats only their own runtime knows more, and that is on the device.
-        inspect_apart(path)
+    """Takes the engine that was compiled there."""
+    compiled = take_compiled(called, arm, path)
     runtime = get_runtime(target.runtime)
     built = together(prepared, compiled.built)
     pattern = sparsity_pattern(model.bundle.manifest.surgery)

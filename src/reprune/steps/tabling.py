@@ -16,29 +16,28 @@ from reprune.compress.tables.table import OperatorTable, TableKey
 from reprune.compress.tables.timers import Place, timer_for
 from reprune.core.artifacts import ModelBundle, TableFact, TargetProfile, TimesReuse
 from reprune.core.errors import CompressionError
-from reprune.core.machine import this_machine
-from reprune.core.params import TableParams, Target
+from reprune.core.params import TableParams
 from reprune.core.step import Context
 from reprune.core.store import Artifact
 from reprune.measure.calls import Shape
 from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
-from reprune.runtimes.base import Runtime, get_runtime
 from reprune.steps.opening import Dense, open_dense
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from reprune.measure.timing_place import TimingPlace
     from reprune.runtimes.base import Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """A target that was timed here as it is, and with what inputs. `earlier` are tables of it that may still
-    hold, or why there are none; UNSET where nobody asked.
+    """A target that was timed as it is, `where` it runs, and with what inputs. `earlier` are tables of it
+    that may still hold, or why there are none; UNSET where nobody asked.
     """
 
     name: str
-    target: Target
+    where: TimingPlace
     shapes: Sequence[Shape]
     profile: TargetProfile
     earlier: Earlier | str | UnsetType = UNSET
@@ -74,15 +73,9 @@ def tables_of(  # the bundle, the target, the knobs and where it is told
     ctx: Context,
 ) -> Tabled | None:
     """The target's latency tables, for the workload's commonest shape: the earlier ones where they still
-    hold. None, and why is said, where there is nothing to cut or the runtime may end the process that
-    times it. Raises BuildError.
+    hold. None, and why is said, where there is nothing to cut. Raises BuildError, and what its place raises.
     """
-    runtime = get_runtime(timed.target.runtime)
-    if runtime.capabilities.may_crash:
-        ctx.say(
-            f"{timed.name}: no latency tables, {timed.target.runtime} runs in a process of its own"
-        )
-        return None
+    target = timed.where.target
     try:
         opened = open_dense(
             dense, seed=seed, threads=threads, head_dimensions=params.head_dimensions
@@ -93,16 +86,13 @@ def tables_of(  # the bundle, the target, the knobs and where it is told
     inputs = max(timed.shapes, key=lambda shape: shape.weight).inputs
 
     def source(module: nn.Module) -> Source:
-        return source_of(module, opened.task, timed.target, examples=CALIBRATION_EXAMPLES)
+        return source_of(module, opened.task, target, examples=CALIBRATION_EXAMPLES)
 
     def key(questions: str) -> TableKey:
-        return table_key(
-            runtime, timed.target, [array.shape for array in inputs], threads, questions
-        )
+        return table_key(timed.where, [array.shape for array in inputs], questions)
 
     place = Place(
-        runtime=runtime,
-        target=timed.target,
+        where=timed.where,
         source=source,
         inputs=inputs,
         folder=ctx.work,
@@ -128,7 +118,7 @@ def tables_of(  # the bundle, the target, the knobs and where it is told
 
 
 def _tabled(started: Begun, timed: Timed, params: TableParams) -> Tabled:
-    knobs, dense_us = knobs_digest(timed.target, params), timed.profile.latency_us
+    knobs, dense_us = knobs_digest(timed.where.target, params), timed.profile.latency_us
     if timed.earlier is UNSET:
         table = completed(started, params.builds, dense_us)
         return Tabled(table=replace(table, knobs=knobs), reuse=UNSET)
@@ -136,18 +126,13 @@ def _tabled(started: Begun, timed: Timed, params: TableParams) -> Tabled:
     return Tabled(table=table, reuse=reuse)
 
 
-def table_key(
-    runtime: Runtime,
-    target: Target,
-    shapes: Sequence[tuple[int, ...]],
-    threads: int,
-    questions: str,
-) -> TableKey:
-    """The key of tables measured here and now; `questions` is `table.questions_digest` of their sites."""
+def table_key(where: TimingPlace, shapes: Sequence[tuple[int, ...]], questions: str) -> TableKey:
+    """The key of tables measured there now; `questions` is `table.questions_digest` of their sites."""
+    target = where.target
     return TableKey(
-        machine_kind=this_machine(threads).kind,
+        machine_kind=where.machine.kind,
         runtime=target.runtime,
-        version=runtime.version(),
+        version=where.version,
         precision=target.precision,
         device=target.device,
         batch_size=target.batch_size,
@@ -160,7 +145,7 @@ def table_key(
 def _subject(opened: Dense, timed: Timed, params: TableParams) -> Subject:
     return Subject(
         name=timed.name,
-        target=timed.target,
+        target=timed.where.target,
         module=opened.module,
         example_inputs=opened.task.example_inputs(2),
         groups=opened.groups,

@@ -17,20 +17,23 @@ if TYPE_CHECKING:
 
     from reprune.compress.structure.blocks import Block
     from reprune.compress.structure.groups import Group
-    from reprune.core.params import Target
+    from reprune.measure.timing_place import TimingPlace
     from reprune.task.protocol import Task
 
 Widths: TypeAlias = Mapping[str, int]
 
+# Fresh sessions of either engine in one look.
+ROUNDS = 7
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """The dense model that cuts are timed against, and where it runs."""
+    """The dense model that cuts are timed against, and `where` its target is timed."""
 
     task: Task
     module: nn.Module
     groups: tuple[Group, ...]
-    target: Target
+    where: TimingPlace
     seed: int
     blocks: tuple[Block, ...] = ()
 
@@ -123,31 +126,39 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
 
     Both are built with the target's runtime and timed side by side; the dense one is built once, when
     something is timed. The channels of the smallest l1 norm go: which ones does not matter for time. The
-    function raises BuildError.
+    function raises BuildError, and what the place raises.
     """
+    import numpy as np
+
     from reprune.compress.importance import channel_scores, lowest_removed
     from reprune.compress.planning.costs import block_key
     from reprune.compress.structure.architecture import apply
     from reprune.compress.structure.equality import architecture_of
     from reprune.core.params import PruneParams
-    from reprune.measure.quick import quick_ratio
+    from reprune.measure.calls import write_inputs
+    from reprune.measure.pairs import Pair
     from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
-    from reprune.runtimes.base import get_runtime
 
     by_norm = PruneParams(criterion="l1")
-    runtime = get_runtime(bench.target.runtime)
-    inputs = bench.task.example_inputs(bench.target.batch_size)
+    target = bench.where.target
     with tempfile.TemporaryDirectory(prefix="reprune-plan-") as folder:
 
         def built(name: str, module: nn.Module) -> Path:
-            engine = Path(folder) / f"{name}{runtime.suffix}"
-            source = source_of(module, bench.task, bench.target, examples=CALIBRATION_EXAMPLES)
-            runtime.build(source, bench.target, engine)
+            engine = Path(folder) / f"{name}{bench.where.runtime.suffix}"
+            source = source_of(module, bench.task, target, examples=CALIBRATION_EXAMPLES)
+            bench.where.make({engine: source})
             return engine
 
         @cache
-        def dense() -> Path:
-            return built("dense", bench.module)
+        def dense() -> tuple[Path, str]:
+            """The engine, and the file of a call's inputs."""
+            inputs = [
+                np.asarray(tensor.detach().cpu())
+                for tensor in bench.task.example_inputs(target.batch_size)
+            ]
+            call = Path(folder) / "call.npz"
+            write_inputs(call, inputs)
+            return built("dense", bench.module), str(call)
 
         @cache
         def scores() -> dict[str, Tensor]:
@@ -162,6 +173,16 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
             gone = [block for block in bench.blocks if widths.get(block_key(block.name)) == 0]
             cut = apply(bench.module, architecture_of(bench.module, bench.groups, kept, gone))
             engine = built("cut", cut)
-            return quick_ratio(runtime, engine, dense(), bench.target, inputs, seed=bench.seed)
+            whole, call = dense()
+            pair = Pair(
+                how="blocks",
+                engine=str(engine),
+                other=str(whole),
+                inputs=call,
+                other_inputs=call,
+                rounds=ROUNDS,
+                seed=bench.seed,
+            )
+            return bench.where.take([pair])[0].ratio
 
         yield ratio
