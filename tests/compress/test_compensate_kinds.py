@@ -241,23 +241,28 @@ def test_the_cut_says_and_records_what_was_not_made_up_for(
     def told(params: PruneParams, gone: Sequence[Any] = ()) -> tuple[str, Any]:
         lines: list[str] = []
         made = cut(task, module, groups, widths, params, 0, lines.append, blocks=gone)
-        return "\n".join(lines), made.surgery.unfitted
+        return "\n".join(lines), made.surgery
 
     plain = PruneParams(examples=64, criterion="l2")
-    text, unfitted = told(plain)
-    assert not unfitted
+    text, surgery = told(plain)
+    assert not surgery.unfitted
     assert "refitted" not in text
-    text, unfitted = told(plain, blocks)
+    text, surgery = told(plain, blocks)
     assert "no weight makes up for the removed blocks (block3)" in text
-    text, unfitted = told(PruneParams(examples=64, criterion="l2", refit="onwards"), blocks)
-    assert not unfitted
+    text, surgery = told(PruneParams(examples=64, criterion="l2", refit="onwards"), blocks)
+    assert not surgery.unfitted
     assert "refitted" not in text
+    assert not surgery.left
+    text, surgery = told(PruneParams(examples=8, criterion="l2", refit="onwards"), blocks)
+    (layer, *_), (reason, *_) = surgery.left.keys(), surgery.left.values()
+    assert "fewer than 4 rows an input" in reason
+    assert f"left as they are behind the cut, because {reason}: {layer}" in text
     monkeypatch.setattr(module_under_test, "FIT_BYTES", 1000)
-    text, unfitted = told(plain)
-    assert list(unfitted) == ["block2.conv2"]
-    assert f"not refitted: block2.conv2 ({unfitted['block2.conv2']})" in text
-    text, unfitted = told(PruneParams(examples=64, criterion="l2", compensate=False), blocks)
-    assert not unfitted
+    text, surgery = told(plain)
+    assert list(surgery.unfitted) == ["block2.conv2"]
+    assert f"not refitted: block2.conv2 ({surgery.unfitted['block2.conv2']})" in text
+    text, surgery = told(PruneParams(examples=64, criterion="l2", compensate=False), blocks)
+    assert not surgery.unfitted
     assert "refitted" not in text
 
 

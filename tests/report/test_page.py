@@ -142,8 +142,9 @@ def test_what_was_asked_stands_beside_what_was_done(told: Told) -> None:
 
 def test_layers_that_compensation_left_are_named(told: Told, tmp_path: Path) -> None:
     """With the reason of each; nothing is said where there is none."""
-    scene = replace(PASSED, surgery={"unfitted": {"lstm": "no least squares for LSTM"}})
-    text = " ".join(Page(render_html(facts(scene, tmp_path))).text)
+    surgery = {"unfitted": {"lstm": "no least squares for LSTM"}, "left": {"head": "too few rows"}}
+    text = " ".join(Page(render_html(facts(replace(PASSED, surgery=surgery), tmp_path))).text)
+    assert re.search(r"Run behind the cut, and kept their weights\s.*head\s+too few rows", text)
     assert re.search(r"kept their weights\s.*lstm\s+no least squares for LSTM", text)
     assert "kept their weights" not in " ".join(Page(render_html(told("pass"))).text)
 

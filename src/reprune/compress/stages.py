@@ -312,6 +312,7 @@ def _surgery(course: Course, found: Sequence[StageFacts], reached: _Reached) -> 
             fix="lower plan.fraction, plan.min_keep or plan.round_to, and make the plan again",
         )
     unfitted = {name: why for one in cuts for name, why in (one.unfitted or {}).items()}
+    left = {name: why for one in cuts for name, why in (one.left or {}).items()}
     kept = kept_channels(course.groups, reached.architecture)
     gone = {removal.module for removal in reached.architecture.removed}
     return msgspec.structs.replace(
@@ -323,6 +324,7 @@ def _surgery(course: Course, found: Sequence[StageFacts], reached: _Reached) -> 
         loss_dense=cuts[0].loss_dense,
         blocks=cuts[0].blocks,
         unfitted=unfitted or UNSET,
+        left=left or UNSET,
         stages=tuple(facts.stage for facts in found),
         examples=sum(facts.examples for facts in found),
     )

@@ -100,6 +100,7 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         kept=best,
         blocks=tuple(removal.module for removal in architecture.removed) or UNSET,
         unfitted=(dict(repaired.unfitted) if repaired else {}) or UNSET,
+        left=(dict(repaired.left) if repaired else {}) or UNSET,
     )
     _accept(surgery, say)
     return CutResult(module=candidates[best], architecture=architecture, surgery=surgery)

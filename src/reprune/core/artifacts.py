@@ -135,9 +135,9 @@ class Surgery(Fact, kw_only=True):
     `loss_*` are on the calibration split: before the cut, after it, after compensation was tried
     (None where it was not), and of the model that was kept, which is the best of them. `blocks` were
     removed whole, `block_cuts` says what those that were to go came to; `unfitted` names the layers that
-    lost inputs and that compensation left as they were, each with the reason; `sparsity` lists masked
-    tensors; `ladder` says in words which cuts were tried and what came of them; `examples` went through
-    a model for all this.
+    lost inputs and that compensation left as they were, `left` those that run after them and were to be
+    refitted too (prune.refit: onwards), each with the reason; `sparsity` lists masked tensors; `ladder` says
+    in words which cuts were tried and what came of them; `examples` went through a model for all this.
     """
 
     criterion: str
@@ -157,6 +157,7 @@ class Surgery(Fact, kw_only=True):
     ladder: tuple[str, ...] | UnsetType = UNSET
     examples: int | UnsetType = UNSET
     unfitted: dict[str, str] | UnsetType = UNSET
+    left: dict[str, str] | UnsetType = UNSET
 
     @property
     def gentler(self) -> bool:

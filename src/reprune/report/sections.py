@@ -185,12 +185,13 @@ def recovery_section(facts: ReportFacts) -> Section | None:
         ]
         head = ["Model", "Loss on calibration", ""]
         content.append(html_table("Repair before any training", head, rows, numbers=1))
-        if surgery.unfitted:
-            left = [
-                [esc(name), esc(why)] for name, why in sorted(surgery.unfitted.items())[:MOST_ROWS]
-            ]
-            title = "Lost inputs, and kept their weights"
-            content.append(html_table(title, ["Layer", "Why"], left))
+        for title, reasons in (
+            ("Lost inputs, and kept their weights", surgery.unfitted),
+            ("Run behind the cut, and kept their weights", surgery.left),
+        ):
+            if reasons:
+                told = [[esc(name), esc(why)] for name, why in sorted(reasons.items())[:MOST_ROWS]]
+                content.append(html_table(title, ["Layer", "Why"], told))
     figure = recovery_figure(recovery) if recovery is not None else None
     if figure is not None:
         content.append(svg.framed(figure))
