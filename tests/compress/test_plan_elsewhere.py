@@ -99,6 +99,7 @@ def test_no_fix_asks_for_tables_that_profile_does_not_make(target, plan):
     [
         (Target(runtime="tensorrt"), "again on the target's kind of machine, or"),
         (Target(run="ssh board reprune {args}"), "again, or"),
+        (Target(runtime="qnn", run="ssh phone reprune {args}"), "again, or"),
     ],
 )
 def test_the_fix_asks_for_tables_where_profile_makes_them(target, where):

@@ -23,6 +23,7 @@ from reprune.measure.calls import (
     common_clock,
     run_calls,
     settled_clock,
+    settled_clocks,
     timed_calls,
 )
 from reprune.measure.conditions import (
@@ -221,6 +222,15 @@ def test_what_one_arm_cannot_capture_none_does() -> None:
     assert (able.clock, unable.clock) == ("launched", "launched")
     with pytest.raises(BuildError, match="device events; launched"):
         settled_clock([Capturable(4), OnDevice()], shapes)
+
+
+def test_sessions_with_inputs_of_their_own_have_one_clock_too() -> None:
+    """A layer that can be captured is not held against a whole model that cannot."""
+    few, many = (Shape(inputs=(np.zeros(size),), weight=1.0) for size in (2, 8))
+    assert settled_clocks([(Capturable(8), [few]), (Capturable(8), [many])]) == "replayed"
+    layer, whole = Capturable(8), Capturable(4)
+    assert settled_clocks([(layer, [few]), (whole, [many])]) == "launched"
+    assert layer.clock == whole.clock == "launched"
 
 
 def test_arms_timed_by_different_clocks_are_refused() -> None:

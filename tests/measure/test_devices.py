@@ -216,13 +216,31 @@ def _faster_than_the_wall(units: list[Any]) -> None:
     units[0]["arms"]["dense"]["blocks_ns"][0][0] = 10**12
 
 
+def _no_time(units: list[Any]) -> None:
+    units[0]["arms"]["dense"]["blocks_ns"][1][0] = 0
+
+
+def _no_call(units: list[Any]) -> None:
+    units[1]["arms"]["candidate"]["blocks_ns"][0].clear()
+
+
 def _without_control(units: list[Any]) -> None:
     for unit in units:
         del unit["arms"][CONTROL]
 
 
 @pytest.mark.parametrize(
-    "change", [_swap, _other_order, _later, _faster_than_the_wall, _without_control, list.pop]
+    "change",
+    [
+        _swap,
+        _other_order,
+        _later,
+        _faster_than_the_wall,
+        _no_time,
+        _no_call,
+        _without_control,
+        list.pop,
+    ],
 )
 def test_units_that_the_schedule_does_not_hold_are_refused_whatever_their_digests(
     done: tuple[Path, Path, DeviceJob], tmp_path: Path, change: Callable[[list[Any]], None]
@@ -523,3 +541,15 @@ def test_an_engine_that_does_not_load_there_is_told_in_the_devices_words(
     with pytest.raises(BuildError, match="ONNX Runtime cannot load it"):
         call(device(local_device(tmp_path / "jet")), tmp_path / "job", job, out)
     assert not list(out.rglob("*"))
+
+
+def test_a_job_that_is_too_large_is_said_at_once(
+    small_and_big: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device waits for no rest of it, and the words are not those of a device that hangs."""
+    source, out = tmp_path / "job", tmp_path / "out"
+    out.mkdir()
+    job = make_job(source, small_and_big)
+    monkeypatch.setattr("reprune.core.archive.MAX_FILES", 2)
+    with pytest.raises(RepruneError, match=r"the job for the device of 'jet' cannot be sent: it"):
+        call(device(local_device(tmp_path / "jet"), limit_s=60.0), source, job, out)

@@ -27,7 +27,7 @@ from reprune.measure.device_results import (
     seal_result,
 )
 from reprune.measure.device_run import run_job
-from reprune.measure.pairs import Pair, PairTimes, take_pairs, unlike
+from reprune.measure.pairs import Pair, PairTimes, take_pair, unlike
 from reprune.measure.timing_place import here
 from reprune.runtimes.onnxruntime import OnnxRuntime
 
@@ -85,14 +85,13 @@ def test_every_kind_of_pair_tells_which_engine_is_slower(
 ) -> None:
     """One has sixty times as much to do; layers of both are told, the dense one's first."""
     small, big = small_and_big
-    blocks, calls, layers = take_pairs(Target(), [pair(how, big, small, call) for how in HOWS])
+    blocks, calls, layers = (take_pair(Target(), pair(how, big, small, call)) for how in HOWS)
     assert min(blocks.ratio, calls.ratio, layers.ratio) > 2
     assert (blocks.rounds, calls.rounds, len(layers.rounds)) == ((), (), 3)
     for each in layers.rounds:
         assert {one.layer for one in each.engine} <= {*LAYERS, ""}
         assert sum(one.us for one in each.engine) > sum(one.us for one in each.other)
-    (turned,) = take_pairs(Target(), [pair("blocks", small, big, call)])
-    assert turned.ratio < 0.5
+    assert take_pair(Target(), pair("blocks", small, big, call)).ratio < 0.5
 
 
 def test_a_device_gives_back_what_was_asked(done: tuple[Path, DeviceJob]) -> None:
@@ -121,6 +120,29 @@ def _backwards(found: list[Any]) -> None:
     found[2]["rounds"][0]["other"][0]["us"] = -1.0
 
 
+def _no_layer(found: list[Any]) -> None:
+    for each in found[2]["rounds"]:
+        each["engine"] = []
+
+
+def _a_layer_less(found: list[Any]) -> None:
+    found[2]["rounds"][1]["engine"].pop()
+
+
+def _a_layer_twice(found: list[Any]) -> None:
+    for each in found[2]["rounds"]:
+        each["engine"].append(each["engine"][0])
+
+
+def _another_ratio(found: list[Any]) -> None:
+    found[2]["ratio"] *= 2.0
+
+
+def _no_time_at_all(found: list[Any]) -> None:
+    for one in found[2]["rounds"][0]["other"]:
+        one["us"] = 0.0
+
+
 def _one_round_more(found: list[Any]) -> None:
     found[2]["rounds"].append(found[2]["rounds"][0])
 
@@ -131,7 +153,20 @@ def _layers_unasked(found: list[Any]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [_nothing, _negative, _another_layer, _backwards, _one_round_more, _layers_unasked, list.pop],
+    [
+        _nothing,
+        _negative,
+        _another_layer,
+        _no_layer,
+        _a_layer_less,
+        _a_layer_twice,
+        _another_ratio,
+        _no_time_at_all,
+        _backwards,
+        _one_round_more,
+        _layers_unasked,
+        list.pop,
+    ],
 )
 def test_times_that_are_no_answer_are_refused_whatever_their_digests(
     done: tuple[Path, DeviceJob], tmp_path: Path, change: Callable[[list[Any]], None]

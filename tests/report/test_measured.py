@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,6 +118,9 @@ def test_the_share_of_time_is_told_where_names_tell() -> None:
     assert time_share("block.conv1", (profile,)) == pytest.approx(0.1)
     assert time_share("conv", (profile,)) is None
     assert time_share("conv1", ()) is None
+    away = msgspec.structs.replace(target, target="a", operators=())
+    both = msgspec.structs.replace(profile, targets=(away, target))
+    assert time_share("conv1", (both,)) == pytest.approx(0.5)
     assert macs_share("conv1", (profile,)) == 0.25
     assert macs_share("other", (profile,)) is None
 

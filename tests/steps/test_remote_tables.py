@@ -15,6 +15,9 @@ from reprune.core.artifacts import ModelBundle, Plan, Profile
 from reprune.core.errors import ChainBroken, RepruneError
 from reprune.core.machine import this_machine
 from reprune.core.params import Params, PlanParams, SensitivityParams, TableParams, Target
+from reprune.steps import plan as plan_step
+from reprune.steps import remote_timing
+from reprune.steps.remote import Remote
 from tests.devices import local_device
 from tests.measure.test_measuring_steps import (
     PARAMS,
@@ -39,7 +42,8 @@ class Devices:
 
     def __init__(self, root: Path) -> None:
         self.root, self.world = root, World(root)
-        run = local_device(root / "jet", identity="jet")
+        self.calls = root / "calls"
+        run = local_device(root / "jet", identity="jet", before=f"echo >> {self.calls}")
         self.params = self.with_targets(
             here=Target(batch_size=BATCH),
             jet=Target(run=run, batch_size=BATCH),
@@ -61,6 +65,10 @@ class Devices:
                 latency_trials=2,
             ),
         )
+
+    @property
+    def called(self) -> int:
+        return len(self.calls.read_text().splitlines())
 
     def plan(self, out: str, params: Params, profile: str = "profile") -> Any:
         return self.world.step(
@@ -125,12 +133,14 @@ def test_a_device_tells_of_the_same_layers_as_this_machine(devices: Devices) -> 
 
 
 def test_a_latency_budget_of_a_device_is_timed_on_it(devices: Devices) -> None:
-    """The loop closes there: what was measured is in the plan, and nothing says that it is only predicted."""
+    """The loop closes there: one call says who it is, and one a trial what it takes; that is in the plan."""
+    before = devices.called
     made = devices.plan("plan", devices.params)
     found = store.read(devices.world.path("plan"), Plan).manifest.predicted.latencies
     assert set(found) == {"jet"}
     assert found["jet"].measured is not None
     assert found["jet"].measured <= 0.9
+    assert devices.called - before == 1 + found["jet"].trials
     assert "not here" not in made.file("plan.yaml").read_text()
 
 
@@ -168,20 +178,60 @@ def test_a_device_that_is_not_there_is_an_error_of_the_profile(devices: Devices)
     assert not devices.world.path("profile-gone").exists()
 
 
-def test_a_device_that_changes_under_the_profile_is_refused(devices: Devices) -> None:
-    """Every second call is answered by another machine: times of two are never put together."""
-    folder = devices.root / "two"
+def either(folder: Path) -> tuple[str, Path]:
+    """The `run` of one of two devices, the first one until the file is there."""
     first, second = (
         local_device(folder / name, identity=name).partition(" ")[0] for name in ("jet", "jot")
     )
-    count = folder / "count"
-    door = folder / "door"
-    door.write_text(
-        f'#!/bin/sh\necho >> {count}\ntest "$(wc -l < {count})" = 1 && exec {first} "$@"\n'
-        f'exec {second} "$@"\n'
-    )
+    switch, door = folder / "switch", folder / "door"
+    door.write_text(f'#!/bin/sh\ntest -e {switch} && exec {second} "$@"\nexec {first} "$@"\n')
     door.chmod(0o755)
-    params = devices.with_targets(jet=Target(run=f"{door} {{args}}", batch_size=BATCH))
-    with pytest.raises(ChainBroken, match="is another machine"):
+    return f"{door} {{args}}", switch
+
+
+def test_a_device_that_changes_under_the_profile_is_refused(
+    devices: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its first answer it is another machine: times of two are never put together."""
+    run, switch = either(devices.root / "two")
+    real = Remote.units
+
+    def switched(*args: Any, **more: Any) -> Any:
+        switch.touch()
+        return real(*args, **more)
+
+    monkeypatch.setattr(Remote, "units", switched)
+    params = devices.with_targets(jet=Target(run=run, batch_size=BATCH))
+    with pytest.raises(ChainBroken, match=r"is another machine.*than the one that answered first"):
         devices.world.step("profile", "profile-two", params=params, **INPUTS)
-    assert len(count.read_text().splitlines()) > 1
+    assert not devices.world.path("profile-two").exists()
+
+
+def test_a_plan_that_goes_on_with_another_device_takes_nothing_from_the_first(
+    devices: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was timed before a kill is used again on the same machine alone, though both are of one kind."""
+    run, switch = either(devices.root / "three")
+    params = devices.with_targets(jet=Target(run=run, batch_size=BATCH))
+    taken: list[int] = []
+    real = remote_timing._take
+
+    def counted(remote: Remote, pairs: Any) -> Any:
+        taken.append(len(pairs))
+        return real(remote, pairs)
+
+    def dies(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(remote_timing, "_take", counted)
+    with monkeypatch.context() as killed:
+        killed.setattr(plan_step, "recorded", dies)
+        seen = []
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                devices.plan("plan-killed", params)
+            seen.append(len(taken))
+    assert seen[0] == seen[1] > 0
+    switch.touch()
+    devices.plan("plan-killed", params)
+    assert len(taken) > seen[1]

@@ -32,11 +32,16 @@ def settled_clock(sessions: Collection[Session], shapes: Sequence[Shape]) -> str
     Where one call of one session cannot be captured into a graph, none of any session is. Raises
     BuildError as common_clock does.
     """
-    able = [session for session in sessions if isinstance(session, Capturing)]
-    if not all(session.captures(shape.inputs) for session in able for shape in shapes):
-        for session in able:
+    return settled_clocks([(session, shapes) for session in sessions])
+
+
+def settled_clocks(calls: Collection[tuple[Session, Sequence[Shape]]]) -> str:
+    """As settled_clock, of sessions each with shapes of its own."""
+    able = [(one, shapes) for one, shapes in calls if isinstance(one, Capturing)]
+    if not all(session.captures(shape.inputs) for session, shapes in able for shape in shapes):
+        for session, _ in able:
             session.uncapture()
-    return common_clock(sessions)
+    return common_clock([session for session, _ in calls])
 
 
 def common_clock(sessions: Iterable[Session]) -> str:

@@ -165,12 +165,18 @@ class _Talk:
     heard: float = field(default_factory=time.monotonic)
     stopped: str = ""
     refused: ArtifactError | None = None
+    unsent: ArtifactError | None = None
 
     def send(self, source: Path) -> None:
         """The job into the process. One that does not want it says so by its exit code."""
         with contextlib.suppress(OSError, ValueError):
             stream = _pipe(self.process.stdin)
-            pack(source, stream)
+            try:
+                pack(source, stream)
+            except ArtifactError as error:
+                # Half a job is none: the device must not wait for the rest.
+                self.unsent = error
+                _end(self.process)
             stream.close()
 
     def listen(self) -> None:
@@ -218,6 +224,12 @@ class _Talk:
         code = self.process.returncode
         words = "\n".join(self.last)
         name = f"the device of '{self.device.name}'"
+        if self.unsent is not None:
+            raise RepruneError(
+                f"the job for {name} cannot be sent: it {self.unsent.what}",
+                where=self.device.run,
+                fix=self.unsent.fix or "give it less at once: a smaller batch, or fewer examples",
+            ) from self.unsent
         if self.stopped:
             raise RepruneError(
                 f"{name} {self.stopped} and was stopped" + (f"; it said: {words}" if words else ""),

@@ -90,10 +90,10 @@ class ToCompile(Fact, kw_only=True):
 class DeviceJob(Fact, kw_only=True):
     """`nonce` is used once. `arms` maps arm to engine file; one that is in `to_compile` has none yet.
 
-    With `bound` an engine runs only where its sidecar says that it may. `passes` are inputs that all
-    arms are run on, in order, and whose outputs come back. `pairs` name arms and files of
-    the job. `files` maps every file of the folder but this one to its digest. Times are Unix seconds of the
-    machine that wrote the job.
+    With `bound` an engine runs only where its sidecar says that it may; pairs do not ask. `passes` are inputs
+    that all arms are run on, in order, and whose outputs come back. `pairs` name arms and files of the job.
+    `files` maps every file of the folder but this one to its digest. Times are Unix seconds of the machine
+    that wrote the job.
     """
 
     schema: Literal[1] = 1

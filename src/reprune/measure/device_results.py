@@ -264,6 +264,11 @@ def _check_units(units: Sequence[Unit], timing: Timing, result: DeviceResult, wh
             where=where,
             fix="run the job again while nobody sets the clock",
         )
+    times = [
+        block for unit in units for arm in unit.arms.values() for block in (arm.blocks_ns or ((),))
+    ]
+    if not all(block and min(block) > 0 for block in times):
+        raise ChainBroken("holds blocks without a call, or calls that took no time", where=where)
     impossible = any(
         condition.wall_ns < sum(block)
         for unit in units

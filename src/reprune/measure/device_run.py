@@ -30,7 +30,7 @@ from reprune.measure.device_outputs import OutputsSpec
 from reprune.measure.device_results import Compiled, DeviceResult, seal_result
 from reprune.measure.foreign_results import MAX_OUTPUT_BYTES
 from reprune.measure.hostlock import host_lock, to_stderr
-from reprune.measure.pairs import PairsSpec, PairTimes
+from reprune.measure.pairs import PairSpec, PairTimes
 from reprune.measure.starts import StartSpec
 from reprune.measure.unit import UnitSpec
 from reprune.runtimes.base import get_runtime
@@ -195,23 +195,21 @@ def _starts(desk: _Desk) -> str:
 
 
 def _pairs(desk: _Desk) -> str:
-    """All pairs, in one process: engines that are compared have the same neighbours."""
+    """Each pair in a process of its own, which has the job's time for it."""
     if not desk.job.pairs:
         return ""
-    here = tuple(
-        structs.replace(
+    found = []
+    for number, pair in enumerate(desk.job.pairs, start=1):
+        here = structs.replace(
             pair,
             engine=str(desk.engine(pair.engine).resolve()),
             other=str(desk.engine(pair.other).resolve()),
             inputs=str((desk.source / pair.inputs).resolve()),
             other_inputs=str((desk.source / pair.other_inputs).resolve()),
         )
-        for pair in desk.job.pairs
-    )
-    spec = PairsSpec(parent=os.getpid(), target=desk.job.target, pairs=here)
-    with host_lock(desk.say):
-        found = _ask(desk, "reprune.measure.pairs", spec, tuple[PairTimes, ...], "pairs of engines")
-    desk.say(f"{len(found)} pairs of engines timed")
+        spec = PairSpec(parent=os.getpid(), target=desk.job.target, pair=here)
+        with host_lock(desk.say):
+            found.append(_ask(desk, "reprune.measure.pairs", spec, PairTimes, f"pair {number}"))
     write_bytes(desk.out / "pairs.json", canonical(found))
     return "pairs.json"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from math import isfinite
+from math import isclose, isfinite
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -18,8 +18,8 @@ from reprune.core.artifacts import Fact
 from reprune.core.children import answer, refuse_orphan
 from reprune.core.errors import BuildError
 from reprune.core.params import Target
-from reprune.measure.calls import read_inputs
-from reprune.measure.quick import interleaved_ratio, time_call_us
+from reprune.measure.calls import Shape, read_inputs, settled_clocks
+from reprune.measure.quick import interleaved_ratio, median_call_ns
 from reprune.runtimes.base import LayerTime, LayerTimed, get_runtime
 
 
@@ -59,20 +59,19 @@ class PairTimes(Fact, kw_only=True):
     rounds: tuple[LayerRound, ...] = ()
 
 
-class PairsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a child process is told; the pairs' files are paths."""
+class PairSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a child process is told; the pair's files are paths."""
 
     parent: int
     target: Target
-    pairs: tuple[Pair, ...]
+    pair: Pair
 
 
-def take_pairs(target: Target, pairs: Sequence[Pair]) -> tuple[PairTimes, ...]:
-    """The times of every pair, in order. The caller holds the host's measurement lock. Raises BuildError for
-    an engine that does not load or run, and for layers of a runtime that does not tell them.
+def take_pair(target: Target, pair: Pair) -> PairTimes:
+    """The pair's times. The caller holds the host's measurement lock. Raises BuildError for an engine that
+    does not load or run, and for layers of a runtime that does not tell them.
     """
-    take = {"blocks": _blocks, "calls": _calls, "layers": _layers}
-    return tuple(take[pair.how](target, pair) for pair in pairs)
+    return {"blocks": _blocks, "calls": _calls, "layers": _layers}[pair.how](target, pair)
 
 
 def unlike(pairs: Sequence[Pair], found: Sequence[PairTimes]) -> str:
@@ -80,15 +79,30 @@ def unlike(pairs: Sequence[Pair], found: Sequence[PairTimes]) -> str:
     if len(found) != len(pairs):
         return f"{len(found)} answers to {len(pairs)} pairs"
     for pair, times in zip(pairs, found, strict=True):
-        told = [one for each in times.rounds for one in (*each.other, *each.engine)]
         if not (isfinite(times.ratio) and times.ratio > 0.0):
             return "a pair without a ratio of times"
         if len(times.rounds) != (pair.rounds if pair.how == "layers" else 0):
             return "layers in other rounds than were asked for"
-        if not all(one.layer in (*pair.layers, "") for one in told):
+        wrong = _unlike_layers(pair, times) if times.rounds else ""
+        if wrong:
+            return wrong
+    return ""
+
+
+def _unlike_layers(pair: Pair, times: PairTimes) -> str:
+    """Each engine's layers are the same in every round, each of them once, with times that make the ratio."""
+    for engine in ([one.other for one in times.rounds], [one.engine for one in times.rounds]):
+        names = [sorted(one.layer for one in layers) for layers in engine]
+        if any(found != names[0] or len(set(found)) != len(found) for found in names):
+            return "layers that differ between rounds, or are told twice"
+        if not set(names[0]) <= {*pair.layers, ""}:
             return "times of layers that were not asked for"
-        if not all(isfinite(one.us) and one.us >= 0.0 for one in told):
+        if not all(isfinite(one.us) and one.us >= 0.0 for layers in engine for one in layers):
             return "times of layers that are no times"
+        if not all(sum(one.us for one in layers) > 0.0 for layers in engine):
+            return "no layer that took any time"
+    if not isclose(times.ratio, _ratio_of(times.rounds), rel_tol=1e-9):
+        return "a ratio that is not that of its layers"
     return ""
 
 
@@ -116,9 +130,12 @@ def _calls(target: Target, pair: Pair) -> PairTimes:
     ]
     ratios = []
     for _ in range(pair.rounds):
+        sessions = [runtime.open(engine, target) for engine, _, _ in both]
+        shapes = [(Shape(inputs=inputs, weight=1.0),) for _, inputs, _ in both]
+        settled_clocks(list(zip(sessions, shapes, strict=True)))
         own, other = (
-            time_call_us(runtime.open(engine, target), inputs, calls)
-            for engine, inputs, calls in both
+            median_call_ns(session, shape, calls)
+            for session, shape, (_, _, calls) in zip(sessions, shapes, both, strict=True)
         )
         ratios.append(own / other)
     return PairTimes(ratio=median(ratios))
@@ -136,23 +153,27 @@ def _layers(target: Target, pair: Pair) -> PairTimes:
             for engine, inputs in ((pair.other, pair.other_inputs), (pair.engine, pair.inputs))
         )
         rounds.append(LayerRound(other=other, engine=own))
-    ratios = [_summed(one.engine) / _summed(one.other) for one in rounds]
-    return PairTimes(ratio=median(ratios), rounds=tuple(rounds))
+    if not all(
+        sum(one.us for one in layers) for each in rounds for layers in (each.other, each.engine)
+    ):
+        raise BuildError(f"{target.runtime} tells of no layer that takes any time")
+    return PairTimes(ratio=_ratio_of(rounds), rounds=tuple(rounds))
 
 
-def _summed(layers: Sequence[LayerTime]) -> float:
-    """Never nothing: where no operator took a whole tick, a ratio of two nothings is 1."""
-    return sum(one.us for one in layers) or 1.0
+def _ratio_of(rounds: Sequence[LayerRound]) -> float:
+    return median(
+        sum(one.us for one in each.engine) / sum(one.us for one in each.other) for each in rounds
+    )
 
 
-def _take_all(spec: PairsSpec) -> tuple[PairTimes, ...]:
+def _take(spec: PairSpec) -> PairTimes:
     refuse_orphan(spec.parent)
-    return take_pairs(spec.target, spec.pairs)
+    return take_pair(spec.target, spec.pair)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Takes what SPEC.json names and writes the PairTimes to OUT.json."""
-    return answer(arguments, PairsSpec, _take_all)
+    """Takes the pair that SPEC.json names and writes its PairTimes to OUT.json."""
+    return answer(arguments, PairSpec, _take)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from reprune.core.params import BuildParams, Target
 from reprune.judge.evidence import Unit
 from reprune.measure.hostlock import host_lock
 from reprune.measure.latency import LatencyJob, take_units
-from reprune.measure.pairs import Pair, PairsSpec, PairTimes, take_pairs
+from reprune.measure.pairs import Pair, PairSpec, PairTimes, take_pair
 from reprune.runtimes.base import Runtime, Source, get_runtime
 from reprune.runtimes.isolated import build_within
 
@@ -23,8 +23,8 @@ from reprune.runtimes.isolated import build_within
 @dataclass(frozen=True, kw_only=True)
 class TimingPlace:
     """`machine` times, with `version` of the target's runtime; `inside` this process or not. `make` writes
-    an engine of each source to its path; `take` times pairs, whose files are paths here; `units` takes so
-    many units of a job, always in another process. All raise BuildError.
+    an engine of each source to its path, for `target` or one of its runtime; `take` times pairs, whose files
+    are paths here; `units` takes so many units of a job, always in another process. All raise BuildError.
     """
 
     target: Target
@@ -32,7 +32,7 @@ class TimingPlace:
     machine: Machine
     version: str
     inside: bool
-    make: Callable[[Mapping[Path, Source]], None]
+    make: Callable[[Mapping[Path, Source], Target], None]
     take: Callable[[Sequence[Pair]], tuple[PairTimes, ...]]
     units: Callable[[LatencyJob, int], tuple[Unit, ...]]
 
@@ -49,29 +49,34 @@ def here(target: Target, threads: int) -> TimingPlace:
         machine=this_machine(threads),
         version=runtime.version(),
         inside=not apart,
-        make=partial(_make, runtime, target),
-        take=partial(_take_apart if apart else _take, target),
+        make=partial(_make, runtime),
+        take=partial(_take, _take_apart if apart else take_pair, target),
         units=lambda job, total: take_units(job, total=total),
     )
 
 
-def _make(runtime: Runtime, target: Target, sources: Mapping[Path, Source]) -> None:
+def _make(runtime: Runtime, sources: Mapping[Path, Source], target: Target) -> None:
     for engine, source in sources.items():
         build_within(runtime, source, target, engine, seconds=BuildParams().max_seconds)
 
 
-def _take(target: Target, pairs: Sequence[Pair]) -> tuple[PairTimes, ...]:
-    with host_lock():
-        return take_pairs(target, pairs)
+def _take(
+    take: Callable[[Target, Pair], PairTimes], target: Target, pairs: Sequence[Pair]
+) -> tuple[PairTimes, ...]:
+    """Another measurement may come between two pairs."""
+    found = []
+    for pair in pairs:
+        with host_lock():
+            found.append(take(target, pair))
+    return tuple(found)
 
 
-def _take_apart(target: Target, pairs: Sequence[Pair]) -> tuple[PairTimes, ...]:
-    spec = PairsSpec(parent=os.getpid(), target=target, pairs=tuple(pairs))
-    with host_lock(), tempfile.TemporaryDirectory(prefix="reprune-pairs-") as folder:
+def _take_apart(target: Target, pair: Pair) -> PairTimes:
+    with tempfile.TemporaryDirectory(prefix="reprune-pair-") as folder:
         return ask(
             "reprune.measure.pairs",
-            spec,
-            tuple[PairTimes, ...],
-            Path(folder, "pairs"),
+            PairSpec(parent=os.getpid(), target=target, pair=pair),
+            PairTimes,
+            Path(folder, "pair"),
             threads=target.threads,
         )

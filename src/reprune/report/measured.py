@@ -161,9 +161,9 @@ def expected_losses(
 
 def time_share(group: str, profiles: Sequence[Profile]) -> float | None:
     """The measured share of the dense model's time in operators that are named after the group's layer, on
-    the first target that was profiled; None where the runtime's names do not tell.
+    the first target whose operators were timed; None where the runtime's names do not tell.
     """
-    profiled = next((target for profile in profiles for target in profile.targets), None)
+    profiled = next((one for each in profiles for one in each.targets if one.operators), None)
     if profiled is None:
         return None
     found = [

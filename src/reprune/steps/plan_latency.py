@@ -127,15 +127,21 @@ def forecasts(
 
 def _how_to_predict(target: Target, instead: str) -> str:
     """What of `profile.tables` would help, or `instead`, where profile makes no tables of the target."""
-    if target.kit or not get_runtime(target.runtime).capabilities.latency:
+    if _never_timed(target):
         return f"{instead}: profile makes no tables of a target that it does not time"
     where = "" if target.run else " on the target's kind of machine"
     return f"set profile.tables and run `reprune profile` again{where}, or {instead}"
 
 
+def _never_timed(target: Target) -> bool:
+    """Whether nothing that is started from any machine times it."""
+    emulated = not target.run and not get_runtime(target.runtime).capabilities.latency
+    return target.kit or emulated
+
+
 def _how_to_time(target: Target) -> str:
     """Where a budget can be timed, if anywhere."""
-    if target.kit or not get_runtime(target.runtime).capabilities.latency:
+    if _never_timed(target) or target.run:
         return ""
     return "; or run `reprune plan` on that kind of machine, which times it"
 
@@ -247,7 +253,9 @@ def timers(  # the model, where it runs, what is known of that, and where it is 
                 seed=seed,
                 blocks=opened.blocks,
             )
-            found[name] = kept(stack.enter_context(timing(bench)), name, ctx.work)
+            # Another machine that answers when a plan goes on has times of its own.
+            key = f"{name} ({where.machine.instance}, {where.target.runtime} {where.version})"
+            found[name] = kept(stack.enter_context(timing(bench)), key, ctx.work)
         yield found
 
 

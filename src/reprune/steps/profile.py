@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET, UnsetType, structs
@@ -14,6 +14,7 @@ from reprune.core.params import GenerationsParams, ProfileParams, Target
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
 from reprune.steps.known_times import earlier_table
+from reprune.steps.looking import check_reach
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
 from reprune.steps.target_demands import refuse_unoffered
 from reprune.steps.timing_places import timing_place, why_untimed
@@ -52,6 +53,7 @@ def profile(
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
     refuse_unoffered(targets)
+    check_reach(targets)
     # torch is imported here, after the cheap refusals: the command line loads this module for help.
     import torch
 
@@ -77,12 +79,12 @@ def profile(
         where = timing_place(name, target, threads, ctx.say)
         engine = ctx.work / f"{name}{where.runtime.suffix}"
         source = source_of(loaded.module, loaded.task, target, examples=CALIBRATION_EXAMPLES)
-        where.make({engine: source})
+        where.make({engine: source}, target)
         shapes = timed_shapes(loaded.task, target.batch_size)
         measured.append(
             structs.replace(
                 measure_target(engine, name, where, shapes, profile),
-                over_fp16=_over_fp16(engine, where, loaded, shapes, ctx.say),
+                over_fp16=_over_fp16(engine, where, loaded, shapes),
                 machine=where.machine if target.run else UNSET,
             )
         )
@@ -110,11 +112,7 @@ def profile(
 
 
 def _over_fp16(
-    engine: Path,
-    where: TimingPlace,
-    loaded: LoadedModel,
-    shapes: Sequence[Shape],
-    say: Callable[[str], None],
+    engine: Path, where: TimingPlace, loaded: LoadedModel, shapes: Sequence[Shape]
 ) -> float | UnsetType:
     """As TargetProfile.over_fp16. Raises BuildError where there is no engine in fp16 to compare with."""
     from reprune.measure.half import time_over
@@ -127,5 +125,5 @@ def _over_fp16(
     half = structs.replace(target, precision="fp16", float_layers=())
     other = engine.with_name(f"fp16-{engine.name}")
     source = source_of(loaded.module, loaded.task, half, examples=CALIBRATION_EXAMPLES)
-    timing_place(engine.stem, half, target.threads, say).make({other: source})
+    where.make({other: source}, half)
     return round(time_over(engine, other, where, shapes), 4)

@@ -54,17 +54,18 @@ def there(name: str, target: Target, say: Callable[[str], None]) -> TimingPlace:
     )
 
 
-def _make(remote: Remote, runtime: Runtime, sources: Mapping[Path, Source]) -> None:
+def _make(known: Remote, runtime: Runtime, sources: Mapping[Path, Source], target: Target) -> None:
     """What must be compiled there is in one call."""
     if not isinstance(runtime, Compiling):
         for engine, source in sources.items():
-            runtime.build(source, structs.replace(remote.target, run=""), engine)
+            runtime.build(source, structs.replace(target, run=""), engine)
         return
+    remote = replace(known, target=target)
     names = _numbered("engine", [str(engine) for engine in sources])
     with tempfile.TemporaryDirectory(prefix="reprune-prepared-") as prepared:
         for engine, source in sources.items():
             Path(prepared, names[str(engine)]).mkdir()
-            runtime.prepare(source, remote.target, Path(prepared, names[str(engine)]))
+            runtime.prepare(source, target, Path(prepared, names[str(engine)]))
 
         def fill(folder: Path, job: DeviceJob) -> DeviceJob:
             with disk_errors(folder):
@@ -104,7 +105,7 @@ def _take(remote: Remote, pairs: Sequence[Pair]) -> tuple[PairTimes, ...]:
         return structs.replace(job, pairs=named)
 
     known = remote.with_engines({name: Path(path) for path, name in engines.items()})
-    with known.asking(fill, steps=len(engines) + 1) as called:
+    with known.asking(fill, steps=len(pairs)) as called:
         return read_result_pairs(called.folder, called.result)
 
 

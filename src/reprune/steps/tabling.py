@@ -151,4 +151,5 @@ def _subject(opened: Dense, timed: Timed, params: TableParams) -> Subject:
         groups=opened.groups,
         steps=alignments(opened.module, opened.groups, params.step),
         blocks=opened.blocks,
+        instance=timed.where.machine.instance,
     )

@@ -146,7 +146,7 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
         def built(name: str, module: nn.Module) -> Path:
             engine = Path(folder) / f"{name}{bench.where.runtime.suffix}"
             source = source_of(module, bench.task, target, examples=CALIBRATION_EXAMPLES)
-            bench.where.make({engine: source})
+            bench.where.make({engine: source}, target)
             return engine
 
         @cache

@@ -30,7 +30,7 @@ from reprune.compress.tables.table import (
 )
 from reprune.core import store
 from reprune.core.artifacts import Fact
-from reprune.core.documents import decode_json
+from reprune.core.documents import decode_json, digest_of
 from reprune.core.errors import DocumentError
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ class Progress(Fact, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The dense model, what of it can be cut, and where it is timed; `steps` are its groups' alignments."""
+    """The dense model, what of it can be cut, and where it is timed; `steps` are its groups' alignments, and
+    `instance` is the one machine that looks may be of.
+    """
 
     name: str
     target: Target
@@ -89,6 +91,7 @@ class Subject:
     groups: tuple[Group, ...]
     steps: Mapping[str, int]
     blocks: tuple[Block, ...] = ()
+    instance: str = ""
 
 
 def measure_operators(  # noqa: PLR0913  # what, by whom, for how long, and where it is kept
@@ -117,7 +120,8 @@ def begun(
     say: Callable[[str], None],
 ) -> Begun:
     """The dense model looked at, and so what is to be asked. Raises BuildError."""
-    book = Book(subject, timer, work, key(_asked(subject)).digest, say)
+    asked = digest_of([key(_asked(subject)).digest, subject.instance])
+    book = Book(subject, timer, work, asked, say)
     dense = book.look({})
     sites = sites_of(
         subject.module, subject.groups, subject.example_inputs, dense.seen.kinds, subject.blocks

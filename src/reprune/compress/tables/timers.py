@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reprune.compress.tables.looking import Seen, Timer, by_the_clock, layers_to_time, seen_of
 from reprune.measure.calls import write_inputs
-from reprune.measure.pairs import Pair, PairTimes
+from reprune.measure.pairs import Pair
 from reprune.measure.timing_place import TimingPlace
 from reprune.runtimes.base import LayerTime, LayerTimed, Source
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # One session's calls in one round: so long, but at least and at most so many.
 SESSION_SECONDS = 0.25
 CALLS = (15, 150)
+# What the inputs of layers that are timed together may take, on the disk and on their way to a device.
+PORTION_BYTES = 2**29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Place:
 
     def built(self, name: str, source: Source) -> Path:
         """The engine of `source`, in place of any of that name. Raises BuildError."""
-        self.where.make({self.path(name): source})
+        self.where.make({self.path(name): source}, self.where.target)
         return self.path(name)
 
     def written(self, name: str, arrays: Sequence[Array]) -> str:
@@ -57,15 +59,14 @@ class Place:
         write_inputs(path, arrays)
         return str(path)
 
-    def whole_calls(self, engine: Path, dense: Path) -> Pair:
-        """What tells the ratio of whole calls."""
-        inputs = self.written("call", self.inputs)
+    def pair(self, engine: Path, dense: Path, call: str) -> Pair:
+        """What tells the ratio of whole calls; `call` is the file of one's inputs."""
         return Pair(
             how="blocks",
             engine=str(engine),
             other=str(dense),
-            inputs=inputs,
-            other_inputs=inputs,
+            inputs=call,
+            other_inputs=call,
             rounds=2 * self.rounds + 1,
             seed=self.seed,
         )
@@ -93,21 +94,21 @@ class InModel:
         place, engine = self.place, self.engine
         if module is not self.dense:
             engine = place.built("cut", place.source(module))
-        whole = place.whole_calls(engine, self.engine)
+        call = place.written("call", place.inputs)
         layers = Pair(
             how="layers",
             engine=str(engine),
             other=str(self.engine),
-            inputs=whole.inputs,
-            other_inputs=whole.inputs,
+            inputs=call,
+            other_inputs=call,
             rounds=place.rounds,
             calls=place.calls,
             layers=tuple(layers_to_time(self.dense)),
         )
-        asked = [layers] if engine == self.engine else [layers, whole]
-        by_layer, *ratios = place.where.take(asked)
+        whole = [] if engine == self.engine else [place.pair(engine, self.engine, call)]
+        by_layer, *ratios = place.where.take([layers, *whole])
         rounds = [(one.other, one.engine) for one in by_layer.rounds]
-        return by_the_clock(seen_of(rounds, _ratio(ratios)))
+        return by_the_clock(seen_of(rounds, ratios[0].ratio if ratios else 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,63 +131,92 @@ class Alone:
             name: (f"{layer} on {[tuple(tensor.shape[1:]) for tensor in given]}", layer, given)
             for name, layer, given in _called(module, source.example_inputs)
         }
-        new = {
-            question: (layer, given)
-            for question, layer, given in asked.values()
-            if question not in self.known
-        }
-        engine = self.engine if module is self.dense else place.path("cut")
-        layers = [
-            (place.path(f"layer-{number}"), layer, given)
+        new = {q: (layer, given) for q, layer, given in asked.values() if q not in self.known}
+        call = place.written("call", place.inputs)
+        work = [] if module is self.dense else [self._whole(source, call)]
+        work += [
+            self._layer(f"layer-{number}", layer, given, source, call)
             for number, (layer, given) in enumerate(new.values())
         ]
-        calibrated = bool(source.calibration)
-        place.where.make(
-            ({} if engine == self.engine else {engine: source})
-            | {path: _source_of_layer(layer, given, calibrated) for path, layer, given in layers}
-        )
-        pairs = [self._pair(path, given) for path, _, given in layers]
-        if engine != self.engine:
-            pairs.append(place.whole_calls(engine, self.engine))
-        found = place.where.take(pairs) if pairs else ()
-        for question, taken in zip(new, found, strict=False):
-            self.known[question] = taken.ratio
+        found = [times for portion in _portions(work) for times in self._taken(portion)]
+        whole = 1.0 if module is self.dense else found.pop(0)
+        self.known.update(zip(new, found, strict=True))
         times = [
             LayerTime(layer=name, us=self.known[question] * place.dense_us, kinds=())
             for name, (question, _, _) in asked.items()
         ]
         # Each layer's time is over the dense model's already: so is the dense sum, by what is known.
         dense = [LayerTime(layer="", us=place.dense_us, kinds=())]
-        return seen_of([(dense, times)], _ratio(found[len(new) :]))
+        return seen_of([(dense, times)], whole)
 
-    def _pair(self, engine: Path, given: tuple[Tensor, ...]) -> Pair:
-        """The layer's own engine beside the dense model's."""
+    def _taken(self, portion: Sequence[_Asked]) -> list[float]:
+        """The ratios; the layers' inputs are gone afterwards: there may be much of them."""
         place = self.place
+        place.where.make({one.engine: one.source for one in portion}, place.where.target)
+        for one in portion:
+            if one.inputs:
+                write_inputs(Path(one.pair.inputs), one.inputs)
+        try:
+            return [times.ratio for times in place.where.take([one.pair for one in portion])]
+        finally:
+            for one in portion:
+                if one.inputs:
+                    Path(one.pair.inputs).unlink(missing_ok=True)
+
+    def _whole(self, source: Source, call: str) -> _Asked:
+        """The whole cut model beside the dense one."""
+        engine = self.place.path("cut")
+        return _Asked(engine=engine, source=source, pair=self.place.pair(engine, self.engine, call))
+
+    def _layer(  # the layer, what it is called with, and what that comes from
+        self, name: str, layer: nn.Module, given: tuple[Tensor, ...], whole: Source, call: str
+    ) -> _Asked:
+        """The layer's own engine beside the dense model's."""
+        place, engine = self.place, self.place.path(name)
         batch = place.where.target.batch_size
-        return Pair(
+        source = Source(
+            module=layer,
+            example_inputs=given,
+            input_names=[f"input_{number}" for number in range(len(given))],
+            calibration=[given] if whole.calibration else (),
+        )
+        pair = Pair(
             how="calls",
             engine=str(engine),
             other=str(self.engine),
-            inputs=place.written(engine.stem, [_of_batch(tensor, batch) for tensor in given]),
-            other_inputs=place.written("call", place.inputs),
+            inputs=str(engine.with_suffix(".npz")),
+            other_inputs=call,
             rounds=place.rounds,
             calls=CALLS[1],
             other_calls=place.calls,
         )
+        inputs = tuple(_of_batch(tensor, batch) for tensor in given)
+        return _Asked(engine=engine, source=source, pair=pair, inputs=inputs)
 
 
-def _source_of_layer(layer: nn.Module, given: tuple[Tensor, ...], calibrated: bool) -> Source:
-    return Source(
-        module=layer,
-        example_inputs=given,
-        input_names=[f"input_{number}" for number in range(len(given))],
-        calibration=[given] if calibrated else (),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """An engine to be made of `source`, and the pair that it is timed in, on `inputs` of its own if any."""
+
+    engine: Path
+    source: Source
+    pair: Pair
+    inputs: tuple[Array, ...] = ()
 
 
-def _ratio(found: Sequence[PairTimes]) -> float:
-    """That of whole calls; 1 of the dense model beside itself, which nobody timed."""
-    return found[0].ratio if found else 1.0
+def _portions(work: Sequence[_Asked]) -> Iterator[list[_Asked]]:
+    """In order, as many at once as have PORTION_BYTES of inputs, or one that has more."""
+    portion: list[_Asked] = []
+    total = 0
+    for one in work:
+        size = sum(array.nbytes for array in one.inputs)
+        if portion and total + size > PORTION_BYTES:
+            yield portion
+            portion, total = [], 0
+        portion.append(one)
+        total += size
+    if portion:
+        yield portion
 
 
 def _called(
