@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,6 +18,9 @@ from reprune.compress.training.recover import Lesson, recover
 from reprune.core.params import DistillParams, PruneParams
 from reprune.measure.profile import count_cost
 from reprune.task.protocol import Batch, Split, Task
+
+if TYPE_CHECKING:
+    from benchmarks.sst2 import Sst2Task
 
 CALIBRATION = 1000
 RESNET_DENSE = DistillParams(
@@ -124,20 +127,27 @@ def _resnet20(seed: int, given: Any, work: Path, reference: int) -> Benched:
     return Benched(subject=_subject(here, dense, groups, given.device), recovered=recovered)
 
 
-def _minilm(seed: int, given: Any, work: Path) -> Benched:
-    from benchmarks.minilm.plans import cuttable
-    from benchmarks.minilm.recovery import recovered as recover_minilm
+def fine_tuned_minilm(seed: int, given: Any, work: Path) -> tuple[Sst2Task, nn.Module]:
+    """The task and the seed's dense model, fine-tuned once and kept in `work`."""
     from benchmarks.minilm.training import fine_tuned
-    from benchmarks.sst2 import Sst2Task, accuracy, module_answers, read_prepared
+    from benchmarks.sst2 import Sst2Task, read_prepared
 
-    data = read_prepared(given.minilm)
-    task = Sst2Task(data)
-    small = Sst2Task(data, batch_size=8)
+    task = Sst2Task(read_prepared(given.minilm))
     dense = _kept(
         work / f"minilm-{seed}.safetensors",
         task.model(),
         lambda: fine_tuned(task, task.pretrained(seed), epochs=2, seed=seed, device=given.device),
     )
+    return task, dense
+
+
+def _minilm(seed: int, given: Any, work: Path) -> Benched:
+    from benchmarks.minilm.plans import cuttable
+    from benchmarks.minilm.recovery import recovered as recover_minilm
+    from benchmarks.sst2 import Sst2Task, accuracy, module_answers, read_prepared
+
+    task, dense = fine_tuned_minilm(seed, given, work)
+    small = Sst2Task(read_prepared(given.minilm), batch_size=8)
     groups = cuttable(task, dense).groups
 
     def recovered(widths: Mapping[str, int], params: PruneParams) -> float:

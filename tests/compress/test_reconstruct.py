@@ -8,9 +8,13 @@ from itertools import combinations, product
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from reprune.compress.compensate import recalibrate
 from reprune.compress.losses import first_batches
+from reprune.compress.masks import reconstruct as module_under_test
 from reprune.compress.masks.choosing import (
     choose_masks,
     count_zeros,
@@ -21,14 +25,16 @@ from reprune.compress.masks.choosing import (
     verify_masks,
     zeros_for,
 )
-from reprune.compress.masks.layer_inputs import input_sums, patches
+from reprune.compress.masks.layer_inputs import input_products, input_sums, patches
 from reprune.compress.masks.maskable import maskable
 from reprune.compress.masks.reconstruct import (
     DAMPING,
     METHODS,
+    RIDGE,
     reconstruct,
     sparsegpt,
     to_matrix,
+    towards_dense,
     wanda_mask,
 )
 from reprune.compress.masks.scores import magnitude
@@ -254,11 +260,111 @@ def test_inputs_come_from_the_model_as_pruned_so_far(model_task: Callable) -> No
     result = reconstruct(module, batches, plan, "sparsegpt")
     half = copy.deepcopy(module)
     half.conv.load_state_dict(result.module.conv.state_dict())
-    gram = input_sums(half, "fc1", batches)
-    assert gram is not None
+    sums = input_products(half, "fc1", batches, module)
+    assert sums is not None
+    assert sums.others is not None
     zeros = {item.tensor: item.zeros for item in plan.tensors}["fc1.weight"]
-    expected, _ = sparsegpt(module.fc1.weight.detach().double(), gram[0], zeros)
+    weight = module.fc1.weight.detach().double()
+    towards = towards_dense(weight, sums.own[0], sums.others[0])
+    assert not torch.allclose(towards, weight, atol=1e-3)
+    expected, _ = sparsegpt(towards, sums.own[0], zeros)
     assert torch.equal(result.module.fc1.weight, expected.float())
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=30)
+def test_the_fit_to_the_dense_outputs_has_the_least_penalised_error(seed: int) -> None:
+    """No matrix near it has less; where the inputs are the dense model's it is the dense weight."""
+    generator = torch.Generator().manual_seed(seed)
+    theirs = torch.randn(40, 6, dtype=F64, generator=generator)
+    mine = theirs + 0.5 * torch.randn(40, 6, dtype=F64, generator=generator)
+    weight = torch.randn(3, 6, dtype=F64, generator=generator)
+    gram = mine.T @ mine
+    damping = RIDGE * gram.diagonal().mean()
+
+    def cost(matrix: Tensor) -> float:
+        apart = theirs @ weight.T - mine @ matrix.T
+        return float(apart.square().sum() + damping * (matrix - weight).square().sum())
+
+    best = towards_dense(weight, gram, theirs.T @ mine)
+    for _ in range(5):
+        near = best + 0.01 * torch.randn(3, 6, dtype=F64, generator=generator)
+        assert cost(near) > cost(best)
+    same = towards_dense(weight, gram, gram)
+    assert torch.allclose(same, weight)
+    assert (
+        towards_dense(weight, torch.zeros(6, 6, dtype=F64), torch.zeros(6, 6, dtype=F64)) is weight
+    )
+
+
+def test_later_layers_make_up_for_what_earlier_ones_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On images that no fit has seen, outputs are nearer to the dense model's than if each layer were fitted
+    to its own outputs, and nearer than Wanda's.
+    """
+    torch.manual_seed(0)
+    batches = [
+        Batch(
+            inputs=(torch.randn(64, 8, 6, 6),),
+            targets=torch.zeros(64),
+            ids=[f"{number}/{row}" for row in range(64)],
+        )
+        for number in range(4)
+    ]
+    module = recalibrate(Normed().eval(), batches)
+    plan = plan_pattern(maskable(module, pattern="1:4").shapes, "1:4")
+    fresh = torch.randn(64, 8, 6, 6)
+
+    def apart(method: str) -> float:
+        made = reconstruct(module, batches, plan, method, renew=True).module  # type: ignore[arg-type]
+        with torch.no_grad():
+            return float((made(fresh) - module(fresh)).square().mean())
+
+    ours, wanda = apart("sparsegpt"), apart("wanda")
+    monkeypatch.setattr(module_under_test, "towards_dense", lambda weight, *_: weight)
+    own = apart("sparsegpt")
+    assert ours < 0.98 * own < wanda
+
+
+class Normed(nn.Module):
+    """Two convolutions with a BatchNorm behind each; the first's images have a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2))
+        self.norm, self.last = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.norm(self.first(x + 1.0)).relu()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_statistics_are_renewed_before_the_next_layer_is_looked_at(method: str) -> None:
+    """So that later layers see the inputs that they will get; without `renew` no statistic changes."""
+    torch.manual_seed(0)
+    batches = [
+        Batch(
+            inputs=(torch.randn(32, 8, 6, 6),),
+            targets=torch.zeros(32),
+            ids=[f"{number}/{row}" for row in range(32)],
+        )
+        for number in range(4)
+    ]
+    module = recalibrate(Normed().eval(), batches)
+    plan = plan_pattern(maskable(module, pattern="1:4").shapes, "1:4")
+    result = reconstruct(module, batches, plan, method, renew=True).module  # type: ignore[arg-type]
+    fresh = recalibrate(result, batches)
+    for name in ("norm", "last"):
+        mine, again = result.get_submodule(name), fresh.get_submodule(name)
+        assert torch.allclose(mine.running_mean, again.running_mean, atol=1e-3)
+        assert torch.allclose(mine.running_var, again.running_var, rtol=1e-2)
+        assert not torch.allclose(mine.running_mean, module.get_submodule(name).running_mean)
+    stale = reconstruct(module, batches, plan, method).module  # type: ignore[arg-type]
+    assert torch.equal(stale.norm.running_mean, module.norm.running_mean)
+    assert not torch.equal(stale.second.weight, result.second.weight)
+    seen, unseen = (input_sums(one, "second", batches) for one in (result, stale))
+    assert seen is not None
+    assert unseen is not None
+    assert float((seen - unseen).abs().max()) > 1.0
 
 
 def test_zeros_are_not_shared_out_between_layers(model_task: Callable) -> None:

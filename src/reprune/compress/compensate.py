@@ -216,12 +216,16 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> nn.Module:
     return result
 
 
-def renew_statistics(module: nn.Module, batches: Iterable[Batch]) -> None:
-    """Does in place what `recalibrate` does to a copy: `module` is in eval mode afterwards."""
+def renew_statistics(
+    module: nn.Module, batches: Iterable[Batch], only: Sequence[_BatchNorm] | None = None
+) -> None:
+    """Does in place what `recalibrate` does to a copy, to all BatchNorms or to `only` some: `module` is in
+    eval mode afterwards.
+    """
     module.eval()
-    norms = batch_norms(module)
+    norms = batch_norms(module) if only is None else only
     usable = [batch for batch in batches if len(batch) > 1]
-    if not usable:
+    if not usable or not norms:
         return
     before = [(norm, norm.momentum, _count(norm)) for norm in norms]
     for norm in norms:

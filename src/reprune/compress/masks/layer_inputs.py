@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,23 +43,37 @@ def order_of_use(module: nn.Module, batches: Sequence[Batch]) -> list[str]:
     return list(dict.fromkeys(order))
 
 
-def input_sums(module: nn.Module, name: str, batches: Sequence[Batch]) -> Tensor | None:
-    """X'X of what the layer `name` is given while `module` runs on `batches`, over all its calls.
+@dataclass(frozen=True, kw_only=True)
+class InputSums:
+    """Of what a layer is given: X'X (`own`), and Z'X for what it was given in another model (`others`), None
+    where that was no row for row the same. (groups, columns, columns) in float64: one matrix for each
+    group of a convolution, else one; columns are in the order of `reconstruct.to_matrix`.
+    """
 
-    (groups, columns, columns) in float64: one matrix for each group of a convolution, else one;
-    columns are in the order of `reconstruct.to_matrix`.
+    own: Tensor
+    others: Tensor | None = None
+
+
+def input_sums(module: nn.Module, name: str, batches: Sequence[Batch]) -> Tensor | None:
+    """As input_products, X'X alone."""
+    found = input_products(module, name, batches)
+    return None if found is None else found.own
+
+
+def input_products(
+    module: nn.Module, name: str, batches: Sequence[Batch], other: nn.Module | None = None
+) -> InputSums | None:
+    """The sums of what the layer `name` is given while `module` and `other` run on `batches`, over all calls.
 
     Convolutions see at most a fixed number of positions an example, chosen by a fixed seed. None for
     a layer that is no linear layer or (not transposed) convolution, or that is never called. Raises
-    CompressionError for one with more than 8,192 inputs, or where one is no finite number. `module` is
-    left as it was.
+    CompressionError for one with more than 8,192 inputs, or where one is no finite number. The modules
+    are left as they were.
     """
     layer = module.get_submodule(name)
     if isinstance(layer, _ConvTransposeNd) or not isinstance(layer, _ConvNd | nn.Linear):
         return None
-    parts = layer.groups if isinstance(layer, _ConvNd) else 1
-    weight = layer.weight
-    columns = weight[0].numel()
+    columns = layer.weight[0].numel()
     if columns > MAX_COLUMNS:
         raise CompressionError(
             f"has {columns} inputs; the sums of at most {MAX_COLUMNS} fit memory",
@@ -65,30 +81,52 @@ def input_sums(module: nn.Module, name: str, batches: Sequence[Batch]) -> Tensor
             fix="mask it by magnitude or taylor (prune.criterion), or name it in the task's `keep`",
         )
     budget = math.ceil(max(MIN_ROWS, ROWS_PER_COLUMN * columns) / max(sum(map(len, batches)), 1))
-    generator = torch.Generator().manual_seed(POSITION_SEED)
-    grams = torch.zeros(parts, columns, columns, dtype=torch.float64)
-    rows = 0
-
-    def add(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        nonlocal rows
-        x = _rows(layer, (*given, *named.values())[0].detach(), budget, generator)
-        grams.add_(torch.einsum("rpi,rpj->pij", x, x))
-        rows += len(x)
-
-    hook = layer.register_forward_pre_hook(add, with_kwargs=True)
-    try:
-        with evaluating(module):
-            for batch in batches:
-                module(*batch.inputs)
-    finally:
-        hook.remove()
-    if not bool(grams.isfinite().all()):
+    own = torch.zeros(_parts(layer), columns, columns, dtype=torch.float64)
+    others = None if other is None else torch.zeros_like(own)
+    called = False
+    theirs = _calls(other, name, batches, budget) if other is not None else repeat([])
+    for mine, seen in zip(_calls(module, name, batches, budget), theirs, strict=False):
+        called = called or bool(mine)
+        for x in mine:
+            own.add_(torch.einsum("rpi,rpj->pij", x, x))
+        if [x.shape for x in mine] != [z.shape for z in seen]:
+            others = None
+        if others is not None:
+            for x, z in zip(mine, seen, strict=True):
+                others.add_(torch.einsum("rpi,rpj->pij", z, x))
+    if not bool(own.isfinite().all()):
         raise CompressionError(
             "on calibration examples it is given numbers that are not finite",
             where=name,
             fix="check the dense model and the split 'calibration' for NaN and infinity",
         )
-    return grams if rows else None
+    return InputSums(own=own, others=others) if called else None
+
+
+def _calls(
+    module: nn.Module, name: str, batches: Sequence[Batch], budget: int
+) -> Iterator[list[Tensor]]:
+    """What the layer is given in each of the batches, call by call: the same positions in any model."""
+    layer: _ConvNd | nn.Linear = module.get_submodule(name)  # type: ignore[assignment]  # input_products looked
+    generator = torch.Generator().manual_seed(POSITION_SEED)
+    given: list[Tensor] = []
+
+    def add(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        given.append(_rows(layer, (*args, *named.values())[0].detach(), budget, generator))
+
+    for batch in batches:
+        hook = layer.register_forward_pre_hook(add, with_kwargs=True)
+        try:
+            with evaluating(module):
+                module(*batch.inputs)
+        finally:
+            hook.remove()
+        yield given
+        given.clear()
+
+
+def _parts(layer: nn.Module) -> int:
+    return layer.groups if isinstance(layer, _ConvNd) else 1
 
 
 def _rows(layer: _ConvNd | nn.Linear, x: Tensor, budget: int, generator: torch.Generator) -> Tensor:

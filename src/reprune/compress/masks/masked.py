@@ -54,7 +54,8 @@ def mask_model(
     """A copy of `dense` masked as `plan` says by `params.criterion`, with the least calibration loss.
 
     Candidates are the plain masked model; for SparseGPT, with `params.compensate`, the one whose kept
-    weights are refitted; with `params.recalibrate`, the plain one with fresh BatchNorm statistics.
+    weights are refitted; with `params.recalibrate`, the plain one with fresh BatchNorm statistics. Criteria
+    that go layer by layer then renew the statistics on their way, and what is refitted has them.
     Parameters and MACs stay the dense model's: zeros are computed like any other number. `dense` is
     not changed. Raises CompressionError for a plan that masks nothing or does not fit the model.
     """
@@ -137,7 +138,7 @@ def _masks(
     for method in METHODS:
         if params.criterion == method:
             batches = first_batches(task, "calibration", examples=params.examples, seed=seed)
-            made = reconstruct(dense, batches, plan, method)
+            made = reconstruct(dense, batches, plan, method, renew=params.recalibrate)
             refitted = made.module if method == "sparsegpt" else None
             return made.masks, refitted, made.by_magnitude
     names = [item.tensor for item in plan.tensors]

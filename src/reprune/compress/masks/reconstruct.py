@@ -11,6 +11,9 @@ SparseGPT (Frantar and Alistarh 2023, arXiv:2301.00774, algorithm 1, sections 3.
 H = X'X + damping, going through the columns of W from left to right, a weight's score is w^2 / d^2
 with d the diagonal of the Cholesky factor of the inverse of H; what masking it costs is made good by
 the columns to its right. Masks are chosen for a block of columns at a time (for a pattern, for m).
+The authors fit each layer to its own outputs on the inputs that it has by then. Here it is first fitted, by
+ridge regression on those inputs, to its outputs in the dense model: what was lost before it is made up for
+where it can be, and does not add up from layer to layer.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from reprune.compress.compensate import batch_norms, renew_statistics
 from reprune.compress.masks.choosing import choose_masks, keep_highest, zero_masked, zeros_for
-from reprune.compress.masks.layer_inputs import input_sums, order_of_use
+from reprune.compress.masks.layer_inputs import InputSums, input_products, order_of_use
 from reprune.compress.masks.semistructured import UNSTRUCTURED, parse_pattern, pattern_mask
 from reprune.core.errors import CompressionError
 
@@ -38,6 +42,8 @@ METHODS: tuple[Method, ...] = ("wanda", "sparsegpt")
 BLOCK = 128
 # Of the mean of H's diagonal, added to all of it: the authors' own share.
 DAMPING = 0.01
+# The same of the fit to the dense model's outputs; what compensation has by default (prune.ridge).
+RIDGE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +58,19 @@ class Reconstructed:
 
 
 def reconstruct(
-    module: nn.Module, batches: Iterable[Batch], plan: SparsityPlan, method: Method
+    module: nn.Module,
+    batches: Iterable[Batch],
+    plan: SparsityPlan,
+    method: Method,
+    *,
+    renew: bool = False,
 ) -> Reconstructed:
     """A masked copy of `module`, its tensors masked as `plan` says, one layer after the other.
 
-    The same inputs give the same bits. Raises CompressionError for a plan that binds no tensor (scope
-    "global": these scores are not comparable between layers).
+    With `renew` the statistics of each BatchNorm are renewed as soon as something before it is masked: later
+    layers see what they get once statistics are renewed. The same inputs give the same bits. Raises
+    CompressionError for a plan that binds no tensor (scope "global": these scores are not comparable
+    between layers).
     """
     if plan.pattern == UNSTRUCTURED and plan.scope == "global":
         raise CompressionError(
@@ -69,12 +82,17 @@ def reconstruct(
     examples = list(batches)
     items = {item.tensor: item for item in plan.tensors}
     masks: dict[str, Tensor] = {}
+    norms = batch_norms(result)
     for name in order_of_use(result, examples):
         tensor = f"{name}.weight" if name else "weight"
+        layer = result.get_submodule(name)
+        if renew and masks:
+            renew_statistics(result, examples, [norm for norm in norms if norm is layer])
         if tensor not in items:
             continue
-        layer = result.get_submodule(name)
-        sums = _sums(result, tensor, examples)
+        # Before anything is masked a layer has the dense model's inputs.
+        dense = module if masks and method == "sparsegpt" else None
+        sums = _sums(result, tensor, examples, dense)
         if sums is not None:
             masks[tensor] = _prune_layer(layer, sums, items[tensor], plan.pattern, method)
             zero_masked(result, {tensor: masks[tensor]})
@@ -86,12 +104,37 @@ def reconstruct(
     )
 
 
-def _sums(module: nn.Module, tensor: str, batches: Sequence[Batch]) -> Tensor | None:
-    """X'X of all that the weight `tensor` is multiplied with, by every layer that shares it."""
+def _sums(
+    module: nn.Module, tensor: str, batches: Sequence[Batch], dense: nn.Module | None
+) -> InputSums | None:
+    """Of all that the weight `tensor` is multiplied with, by every layer that shares it, in both models."""
     weight = module.get_parameter(tensor)
     sharers = [n for n, layer in module.named_modules() if getattr(layer, "weight", None) is weight]
-    found = [sums for name in sharers if (sums := input_sums(module, name, batches)) is not None]
-    return torch.stack(found).sum(dim=0) if found else None
+    found = [
+        sums
+        for name in sharers
+        if (sums := input_products(module, name, batches, dense)) is not None
+    ]
+    if not found:
+        return None
+    others = [sums.others for sums in found if sums.others is not None]
+    return InputSums(
+        own=torch.stack([sums.own for sums in found]).sum(dim=0),
+        others=torch.stack(others).sum(dim=0) if len(others) == len(found) else None,
+    )
+
+
+def towards_dense(weight: Tensor, gram: Tensor, cross: Tensor) -> Tensor:
+    """The matrix V (out, in) with the least |ZW' - XV'|^2 + damping |V - W|^2, for the sums X'X of its inputs
+    and Z'X of the dense model's with them, in float64. W itself where the inputs are all zero.
+    """
+    damping = RIDGE * gram.diagonal().mean()
+    if float(damping) <= 0.0:
+        return weight
+    damped = damping * torch.eye(len(gram), dtype=gram.dtype)
+    # V (X'X + damping) = W (Z'X + damping), both sides transposed.
+    fitted: Tensor = torch.linalg.solve(gram + damped, (cross + damped).T @ weight.T).T
+    return fitted
 
 
 def wanda_scores(weight: Tensor, gram: Tensor) -> Tensor:
@@ -167,20 +210,22 @@ def _inverse_factor(gram: Tensor) -> Tensor:
 
 
 def _prune_layer(
-    layer: nn.Module, sums: Tensor, item: TensorPlan, pattern: str, method: Method
+    layer: nn.Module, sums: InputSums, item: TensorPlan, pattern: str, method: Method
 ) -> Tensor:
     """Masks the layer's weight in place, and refits it where the method does; returns the mask."""
     weight: Tensor = layer.weight  # type: ignore[assignment]  # a linear layer or convolution
     matrix = to_matrix(layer, weight.detach().to("cpu", torch.float64))
     kept = torch.ones_like(matrix, dtype=torch.bool)
-    parts = len(sums)
+    parts = len(sums.own)
     rows = len(matrix) // parts
-    for index, gram in enumerate(sums):
+    for index, gram in enumerate(sums.own):
         part = slice(index * rows, (index + 1) * rows)
         zeros = zeros_for(item.zeros, (index + 1) / parts) - zeros_for(item.zeros, index / parts)
         if method == "wanda":
             kept[part] = wanda_mask(matrix[part], gram, zeros, pattern)
         else:
+            if sums.others is not None:
+                matrix[part] = towards_dense(matrix[part], gram, sums.others[index])
             matrix[part], kept[part] = sparsegpt(matrix[part], gram, zeros, pattern)
     with torch.no_grad():
         weight.copy_(from_matrix(layer, matrix, weight.shape))
