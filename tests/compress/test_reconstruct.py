@@ -271,6 +271,18 @@ def test_inputs_come_from_the_model_as_pruned_so_far(model_task: Callable) -> No
     assert torch.equal(result.module.fc1.weight, expected.float())
 
 
+def images(size: int) -> list[Batch]:
+    """Four batches of `size` each."""
+    return [
+        Batch(
+            inputs=(torch.randn(size, 8, 6, 6),),
+            targets=torch.zeros(size),
+            ids=[f"{number}/{row}" for row in range(size)],
+        )
+        for number in range(4)
+    ]
+
+
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=30)
 def test_the_fit_to_the_dense_outputs_has_the_least_penalised_error(seed: int) -> None:
@@ -302,14 +314,7 @@ def test_later_layers_make_up_for_what_earlier_ones_lost(monkeypatch: pytest.Mon
     to its own outputs, and nearer than Wanda's.
     """
     torch.manual_seed(0)
-    batches = [
-        Batch(
-            inputs=(torch.randn(64, 8, 6, 6),),
-            targets=torch.zeros(64),
-            ids=[f"{number}/{row}" for row in range(64)],
-        )
-        for number in range(4)
-    ]
+    batches = images(64)
     module = recalibrate(Normed().eval(), batches)
     plan = plan_pattern(maskable(module, pattern="1:4").shapes, "1:4")
     fresh = torch.randn(64, 8, 6, 6)
@@ -341,14 +346,7 @@ class Normed(nn.Module):
 def test_statistics_are_renewed_before_the_next_layer_is_looked_at(method: str) -> None:
     """So that later layers see the inputs that they will get; without `renew` no statistic changes."""
     torch.manual_seed(0)
-    batches = [
-        Batch(
-            inputs=(torch.randn(32, 8, 6, 6),),
-            targets=torch.zeros(32),
-            ids=[f"{number}/{row}" for row in range(32)],
-        )
-        for number in range(4)
-    ]
+    batches = images(32)
     module = recalibrate(Normed().eval(), batches)
     plan = plan_pattern(maskable(module, pattern="1:4").shapes, "1:4")
     result = reconstruct(module, batches, plan, method, renew=True).module  # type: ignore[arg-type]

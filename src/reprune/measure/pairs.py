@@ -43,6 +43,19 @@ class Pair(Fact, kw_only=True):
     layers: tuple[str, ...] = ()
 
 
+def whole_calls(engine: Path, other: Path, call: str, *, rounds: int, seed: int) -> Pair:
+    """Two engines of one model's inputs, which lie in the file `call`, in interleaved blocks."""
+    return Pair(
+        how="blocks",
+        engine=str(engine),
+        other=str(other),
+        inputs=call,
+        other_inputs=call,
+        rounds=rounds,
+        seed=seed,
+    )
+
+
 class LayerRound(Fact, kw_only=True):
     """The layers' times in both engines, one right after the other."""
 

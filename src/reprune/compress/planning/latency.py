@@ -136,7 +136,7 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
     from reprune.compress.structure.equality import architecture_of
     from reprune.core.params import PruneParams
     from reprune.measure.calls import write_inputs
-    from reprune.measure.pairs import Pair
+    from reprune.measure.pairs import whole_calls
     from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
 
     by_norm = PruneParams(criterion="l1")
@@ -174,15 +174,7 @@ def timing(bench: Bench) -> Iterator[Callable[[Widths], float]]:
             cut = apply(bench.module, architecture_of(bench.module, bench.groups, kept, gone))
             engine = built("cut", cut)
             whole, call = dense()
-            pair = Pair(
-                how="blocks",
-                engine=str(engine),
-                other=str(whole),
-                inputs=call,
-                other_inputs=call,
-                rounds=ROUNDS,
-                seed=bench.seed,
-            )
+            pair = whole_calls(engine, whole, call, rounds=ROUNDS, seed=bench.seed)
             return bench.where.take([pair])[0].ratio
 
         yield ratio

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reprune.compress.tables.looking import Seen, Timer, by_the_clock, layers_to_time, seen_of
 from reprune.measure.calls import write_inputs
-from reprune.measure.pairs import Pair
+from reprune.measure.pairs import Pair, whole_calls
 from reprune.measure.timing_place import TimingPlace
 from reprune.runtimes.base import LayerTime, LayerTimed, Source
 
@@ -61,15 +61,7 @@ class Place:
 
     def pair(self, engine: Path, dense: Path, call: str) -> Pair:
         """What tells the ratio of whole calls; `call` is the file of one's inputs."""
-        return Pair(
-            how="blocks",
-            engine=str(engine),
-            other=str(dense),
-            inputs=call,
-            other_inputs=call,
-            rounds=2 * self.rounds + 1,
-            seed=self.seed,
-        )
+        return whole_calls(engine, dense, call, rounds=2 * self.rounds + 1, seed=self.seed)
 
 
 def timer_for(place: Place, dense: nn.Module, engine: Path) -> Timer:
