@@ -27,7 +27,7 @@ TEST := OMP_NUM_THREADS=1 REPRUNE_LITERT_PYTHON=$(CURDIR)/$(LITERT_VENV)/bin/pyt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo-env demo chromium helm axe actionlint images test test-fast test-deep test-containers test-chart-security dist sbom lock check lint format generate clean
+.PHONY: help env demo-env demo chromium helm axe actionlint images test test-fast coverage test-deep test-containers test-chart-security dist sbom lock check lint format generate clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +80,10 @@ test: env $(LITERT_STAMP) chromium helm axe actionlint ## run the full test suit
 test-fast: env $(LITERT_STAMP) helm actionlint ## run the tests that take seconds, two at a time
 	$(TEST) -m "not slow" -n 2 $(PYTEST_ARGS)
 
+# Tracing slows the tests to less than half their speed, those of the judge most: not at every commit.
+coverage: env $(LITERT_STAMP) chromium helm axe ## run the full test suite, traced; fails below MIN_COVERAGE
+	$(TEST) -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) $(PYTEST_ARGS)
+
 # REPRUNE_DEEP=1 is read by the tests: containers, kills, large counts of mutants and examples.
 test-deep: env $(LITERT_STAMP) chromium helm axe ## run all at full depth, then mutation testing of what decides
 	REPRUNE_DEEP=1 $(TEST) --timeout=3600 $(PYTEST_ARGS)
@@ -122,11 +126,10 @@ lint: env ## check format, style, types and import directions
 	$(BIN)/lint-imports
 
 # A download and a browser need no core: they come beside the types, which need one.
-check: env ## everything CI checks: lint, generated files are fresh, tests, coverage
+check: env ## everything CI checks: lint, generated files are fresh, tests
 	$(MAKE) --no-print-directory -j 3 lint $(LITERT_STAMP) chromium helm axe
 	$(BIN)/python -m reprune.doors.generate --check
-	$(TEST) -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE) \
-		--durations=30 --durations-min=15 $(PYTEST_ARGS)
+	$(TEST) -n 2 --dist worksteal --durations=30 --durations-min=15 $(PYTEST_ARGS)
 
 format: env ## put the code in the one format, and repair what ruff can repair
 	$(BIN)/ruff check --fix $(SOURCES)
