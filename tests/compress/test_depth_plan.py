@@ -390,12 +390,22 @@ def test_the_check_on_joint_cuts_is_told_and_warned_of(ground: Path, tmp_path: P
     for tau, name in ((0.9, "good"), (0.5, "bad")):
         joint = JointCheck(predicted=(1.0, 2.0), measured=(2.0, 4.0), rank_correlation=tau)
         write(tmp_path / name, msgspec.structs.replace(table, joint=joint), parents)
-        chosen = make_plan(ground, tmp_path / f"plan-{name}", PARAMS, table=tmp_path / name)
+        said: list[str] = []
+        chosen = make_plan(
+            ground, tmp_path / f"plan-{name}", PARAMS, said.append, table=tmp_path / name
+        )
+        assert any("or set plan.evaluations" in line for line in said) == (tau < 0.8)
         predicted = chosen.manifest.predicted
         assert predicted.joint_loss_increase == pytest.approx(2.0 * predicted.loss_increase)
         text = yaml.safe_load((chosen.path / "plan.yaml").read_text())["predicted"]
         assert text["joint_rank_correlation"] == tau
         assert ("warning" in text) == (tau < 0.8)
+    # An allocator that adds nothing up is not told to check its sums.
+    uniform = PARAMS.replace("depth: true", "depth: true, allocator: uniform").replace("0.2", "0.7")
+    told: list[str] = []
+    make_plan(ground, tmp_path / "uniform", uniform, told.append, table=tmp_path / "bad")
+    (warning,) = (line for line in told if "not additive here" in line)
+    assert "plan.evaluations" not in warning
     plain = make_plan(ground, tmp_path / "plain", PARAMS)
     assert "joint" not in (plain.path / "manifest.json").read_text()
 

@@ -128,7 +128,7 @@ def plan(
         trial.recorded(
             choice.prediction
             if trial.quality
-            else with_joint(choice.prediction, table.manifest.joint, ctx),
+            else with_joint(choice.prediction, table.manifest.joint, plan.allocator, ctx),
             choice.widths,
         ),
     )

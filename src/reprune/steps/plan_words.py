@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from reprune.core.artifacts import JointCheck, LatencyPrediction, Plan, Prediction
 from reprune.core.params import PlanParams
+from reprune.core.plan_checks import SUMS
 from reprune.core.step import Context
 from reprune.steps.plan_trials import trials_for_people
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 # Below this rank correlation of sums with joint cuts, single cuts do not add up.
 ADDITIVE = 0.8
-
+HOW_TO_CHECK = (
+    ", or set plan.evaluations: sums are then refitted near the budget, and a search chooses where that "
+    "does not help"
+)
 
 # What a person may decide, by method, and the line that does it.
 BY_HAND = {
@@ -34,7 +38,9 @@ BY_HAND = {
 }
 
 
-def with_joint(prediction: Prediction, joint: JointCheck | UnsetType, ctx: Context) -> Prediction:
+def with_joint(
+    prediction: Prediction, joint: JointCheck | UnsetType, allocator: str, ctx: Context
+) -> Prediction:
     """The prediction with what the check on joint cuts says of it, where there was one; a warning where
     the sum of single cuts ranked them badly.
     """
@@ -52,7 +58,7 @@ def with_joint(prediction: Prediction, joint: JointCheck | UnsetType, ctx: Conte
         ctx.say(
             f"plan: WARNING: not additive here: over {len(joint.measured)} joint cuts the sum of single "
             f"cuts has the rank correlation {tau:.2f} with what was measured, below {ADDITIVE}; judge "
-            "this plan by its loss after the cut"
+            "this plan by its loss after the cut" + (HOW_TO_CHECK if allocator in SUMS else "")
         )
     return msgspec.structs.replace(
         prediction, joint_loss_increase=corrected, joint_rank_correlation=tau
