@@ -24,7 +24,6 @@ import argparse
 import importlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,39 +35,28 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from scipy import stats
 from torch import nn
 
-from benchmarks import common
+from benchmarks import common, step_runs
 from benchmarks.weekly.retrained import FOLDER, RETRAINED, Retrained
 from benchmarks.weekly.task import WEEK
-from reprune.compress.bundle import load_bundle, stored_tensors
+from reprune.compress.bundle import load_bundle
 from reprune.core import store
 from reprune.core.artifacts import (
-    DataReport,
-    Manifest,
     ModelBundle,
     Plan,
-    Previous,
     Profile,
     Sensitivity,
-    TaskFact,
 )
-from reprune.core.lock import ChampionRef, DenseRef, Lock
+from reprune.core.lock import ChampionRef
 from reprune.core.machine import this_machine
-from reprune.core.params import Params
-from reprune.core.policy import Policy
-from reprune.core.step import WORK_VARIABLE, Documents, run
 from reprune.measure.profile import count_cost
-from reprune.steps import get_step
-from reprune.task.trained_on import TRAINED_ON
 
 NAME = "generations"
 WEEKS = 5
 # Seeds below were looked at while the defaults of `generations` were chosen and its checks were mended.
 FIRST_SEED = 30
-NOTHING = "sha256:" + "0" * 64
 WARM = {"generations": {"reuse": True, "champion_start": True}}
 
 
@@ -217,11 +205,15 @@ class Week:
         self.root.mkdir(parents=True)
         np.savez(self.root / "data.npz", **self._arrays())
         os.environ[WEEK] = str(self.root / "data.npz")
-        dense = self._bundle(self._trained())
-        report = DataReport(
-            task=dense.manifest.task, passed=True, expectations=(), splits={}, power=()
+        dense = step_runs.lay_dense(
+            self.root / "dense",
+            self._trained(),
+            entry=self.retrained.entry,
+            package=FOLDER,
+            files=self.retrained.files,
+            version=f"{self.number}",
         )
-        self._put("data", report, {"dense": dense.digest}, {TRAINED_ON: b""})
+        step_runs.lay_data(self.root / "data", dense)
         loaded = load_bundle(dense)
         counted = count_cost(loaded.module, loaded.task.example_inputs(1))
         profile = Profile(
@@ -231,7 +223,7 @@ class Week:
             machine=this_machine(1),
             targets=(),
         )
-        self._put("profile", profile, {"dense": dense.digest})
+        step_runs.lay(self.root / "profile", profile, {"dense": dense.digest})
 
     def table(self, arm: str, champion: Generation | None, knobs: dict[str, Any]) -> Sensitivity:
         """What the step sensitivity makes of it."""
@@ -282,37 +274,31 @@ class Week:
             for given, name in places.items()
         }
         os.environ[WEEK] = str(self.root / "data.npz")
-        run(
-            get_step(step),
-            inputs,
-            self._documents(knobs),
-            self.root / arm / out,
-            say=lambda _: None,
+        read = step_runs.documents(
+            self.root,
+            name=FOLDER.name,
+            entry=self.retrained.entry,
+            knobs=dict(self.retrained.knobs) | dict(knobs),
         )
+        step_runs.make(step, inputs, read, self.root / arm / out)
 
     def _previous(self, arm: str, champion: Generation | None) -> None:
         """What fetch would bring: the champion with its plan and table."""
-        out = self.root / arm / "previous"
-        with store.drafting(out) as draft:
-            ref = None
-            if champion is not None:
-                for part, made in (
-                    ("champion", "candidate"),
-                    ("plan", "plan"),
-                    ("sensitivity", "table"),
-                ):
-                    shutil.copytree(champion.folder / made, draft / part)
-                bundle = store.read(champion.folder / "candidate", ModelBundle).digest
-                ref = ChampionRef(version=f"{self.number - 1}", bundle=bundle, receipt=NOTHING)
-            manifest = Previous(
-                name="weekly",
-                dense_version=f"{self.number}",
-                champion=ref,
-                anchor=None,
-                attempts=0,
-                history=(),
+        ref, parts = None, {}
+        if champion is not None:
+            made = {"champion": "candidate", "plan": "plan", "sensitivity": "table"}
+            parts = {part: champion.folder / name for part, name in made.items()}
+            bundle = store.read(champion.folder / "candidate", ModelBundle).digest
+            ref = ChampionRef(
+                version=f"{self.number - 1}", bundle=bundle, receipt=step_runs.NOTHING
             )
-            store.write(draft, manifest, step="fetch-previous", parents={}, out=out)
+        step_runs.lay_previous(
+            self.root / arm / "previous",
+            name=FOLDER.name,
+            version=f"{self.number}",
+            champion=ref,
+            parts=parts,
+        )
 
     def _arrays(self) -> dict[str, Any]:
         """Random parts of the data's training set: train grows, the others are new every week."""
@@ -344,34 +330,6 @@ class Week:
                 rates.step()
         return module.eval()
 
-    def _bundle(self, module: nn.Module) -> store.Artifact[ModelBundle]:
-        out = self.root / "dense"
-        with store.drafting(out) as draft:
-            save_file(stored_tensors(module), draft / "weights.safetensors")
-            package = draft / "task" / "weekly"
-            package.mkdir(parents=True)
-            for file in self.retrained.files:
-                shutil.copyfile(FOLDER / file, package / file)
-            manifest = ModelBundle(
-                name="weekly",
-                dense_version=f"{self.number}",
-                task=TaskFact(entry=self.retrained.entry, digest=NOTHING, data_version="weekly"),
-            )
-            return store.write(draft, manifest, step="fetch-dense", parents={}, out=out)
-
-    def _put(
-        self,
-        name: str,
-        manifest: Manifest,
-        parents: dict[str, str],
-        payload: Mapping[str, bytes] | None = None,
-    ) -> None:
-        out = self.root / name
-        with store.drafting(out) as draft:
-            for file, content in (payload or {}).items():
-                (draft / file).write_bytes(content)
-            store.write(draft, manifest, step=name, parents=parents, out=out)
-
     def _accuracy(self, module: nn.Module) -> float:
         """On the whole test set, as the task gives it."""
         images, labels = self.retrained.images("test")
@@ -387,25 +345,6 @@ class Week:
     def _task(self) -> Any:
         module, _, name = self.retrained.entry.partition(":")
         return getattr(importlib.import_module(f"benchmarks.{module}"), name)()
-
-    def _documents(self, knobs: Mapping[str, Any]) -> Documents:
-        lock = Lock(
-            reprune="0",
-            registry="files",
-            workspace="default",
-            name="weekly",
-            dense=DenseRef(version="1", weights=NOTHING),
-            champion="none",
-            targets=("cpu",),
-            params=NOTHING,
-            policy=NOTHING,
-            task=NOTHING,
-            data_version="weekly",
-        )
-        policy = Policy(targets={"cpu": "required"})
-        named = {"name": "weekly", "task": self.retrained.entry, "targets": {"cpu": {}}}
-        params = msgspec.convert(named | dict(self.retrained.knobs) | dict(knobs), Params)
-        return Documents(root=self.root, params=params, policy=policy, lock=lock)
 
 
 def _row(week: Week, first: Generation, cold: Generation, warm: Generation) -> dict[str, Any]:
@@ -443,15 +382,11 @@ def _told(week: Week, table: Sensitivity) -> dict[str, Any]:
 @contextmanager
 def _folder() -> Iterator[Path]:
     """A folder for one seed, in which the steps' checkpoints lie too."""
-    before = os.environ.get(WORK_VARIABLE)
-    with tempfile.TemporaryDirectory(prefix="generations-") as name:
-        os.environ[WORK_VARIABLE] = str(Path(name) / "work")
-        try:
-            yield Path(name)
-        finally:
-            os.environ.pop(WORK_VARIABLE, None)
-            if before is not None:
-                os.environ[WORK_VARIABLE] = before
+    with (
+        tempfile.TemporaryDirectory(prefix="generations-") as name,
+        step_runs.checkpoints_in(Path(name) / "work"),
+    ):
+        yield Path(name)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def faster_at_equal_accuracy(rows: Sequence[Row], ours: Row) -> float:
     """
     others = {row["arm"] for row in rows} - {OURS, "dense"}
     wanted = float(ours["accuracy"])
-    fastest = max((_fastest(_curve_points(rows, arm), wanted) for arm in others), default=1.0)
+    fastest = max((fastest_at(_curve_points(rows, arm), wanted) for arm in others), default=1.0)
     return float(ours["speedup_batch1"]) / fastest
 
 
@@ -145,7 +145,7 @@ def _curve_points(rows: Sequence[Row], arm: str) -> list[tuple[float, float]]:
     )
 
 
-def _fastest(points: Sequence[tuple[float, float]], wanted: float) -> float:
+def fastest_at(points: Sequence[tuple[float, float]], wanted: float) -> float:
     """The greatest speed on the line through `points` whose accuracy is at least `wanted`; 1 if none is."""
     found = [1.0, *(speed for speed, accuracy in points if accuracy >= wanted)]
     for (slow, high), (fast, low) in pairwise(points):

@@ -1,0 +1,267 @@
+"""The arms of `benchmarks.mobilenetv2_plans`: plans by the product's steps from one dense model a seed,
+torch-pruning's own global cut beside them, and the same recovery for all.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from benchmarks import step_runs
+from benchmarks.cifar import CifarTask, accuracy, load
+from benchmarks.cifar_models import MobileNetV2
+from benchmarks.jobs import Job, work_folder
+from benchmarks.weekly.mobilenetv2 import WeeklyMobileNetV2
+from benchmarks.weekly.retrained import FOLDER
+from benchmarks.weekly.task import WEEK
+from reprune.compress.bundle import load_bundle
+from reprune.compress.training.recover import Lesson, recover
+from reprune.core import store
+from reprune.core.artifacts import ModelBundle, Plan, Profile
+from reprune.core.params import DistillParams
+from reprune.core.step import Documents
+from reprune.measure.profile import count_cost
+
+CONFIG = Path(__file__).parent / "configs" / "mobilenetv2_plans.json"
+ENTRY = "weekly.mobilenetv2:WeeklyMobileNetV2"
+FILES = ("__init__.py", "task.py", "cifar.py", "mobilenetv2.py")
+OURS, STOCK = "latency", "tp_global"
+STEP = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seed:
+    """One dense model, what the steps make of it before anything is cut, and its plans, in `root`."""
+
+    config: Mapping[str, Any]
+    folder: Path
+    seed: int
+
+    @property
+    def root(self) -> Path:
+        return self.folder / f"seed-{self.seed}"
+
+    @cached_property
+    def dense(self) -> nn.Module:
+        module = MobileNetV2(self.config["width"])
+        module.load_state_dict(load_file(self.root / "dense" / "weights.safetensors"))
+        return module.eval()
+
+    def begin(self, weights: Path, sizes: Mapping[str, int]) -> None:
+        """Lays the dense model, and the images that are not the test's, where they are not yet."""
+        if not (self.folder / "data.npz").is_file():
+            np.savez(self.folder / "data.npz", **arrays(sizes))
+        if (self.root / "previous").is_dir():
+            return
+        module = MobileNetV2(self.config["width"])
+        module.load_state_dict(load_file(weights))
+        bundle = step_runs.lay_dense(
+            self.root / "dense",
+            module.eval(),
+            entry=ENTRY,
+            package=FOLDER,
+            files=FILES,
+            version=f"{self.seed}",
+        )
+        step_runs.lay_data(self.root / "data", bundle)
+        step_runs.lay_previous(self.root / "previous", name=FOLDER.name, version=f"{self.seed}")
+
+    def profile(self, first: Seed) -> None:
+        """What the target takes. Tables depend on the architecture alone: those of `first` serve all."""
+        out = self.root / "profile"
+        if out.is_dir():
+            return
+        if self.seed == first.seed:
+            self.make("profile", ("dense", "data", "previous"), {}, out)
+            return
+        taken = store.read(first.root / "profile", Profile)
+        dense = store.read(self.root / "dense", ModelBundle)
+        tables = {"tables.json": taken.file("tables.json").read_bytes()}
+        step_runs.lay(out, taken.manifest, {"dense": dense.digest}, tables)
+
+    def plan(self, arm: str, share: float) -> Path:
+        """The plan of an allocator for what may be left: of the latency for ours, of the MACs for others."""
+        out = self.root / f"plan-{arm}-{share:g}"
+        if out.is_dir():
+            return out
+        if not (self.root / "table").is_dir():
+            self.make("sensitivity", ("dense", "data", "previous"), {}, self.root / "table")
+        budget = (
+            {"budget": "latency", "latency_target": "cpu", "latency_trials": self.config["trials"]}
+            if arm == OURS
+            else {"budget": "macs"}
+        )
+        knobs = {"plan": {"allocator": arm, "fraction": share, **budget}}
+        names = {"dense": "dense", "profiles": "profile", "table": "table", "previous": "previous"}
+        self.make("plan", names, knobs, out)
+        return out
+
+    def planned_latency(self, share: float) -> float | None:
+        """The share of the dense latency that the plan was timed at."""
+        path = self.root / f"plan-{OURS}-{share:g}"
+        return store.read(path, Plan).manifest.predicted.latency_ratio
+
+    def pruned(self, arm: str, share: float) -> nn.Module:
+        """The dense model cut as the arm says; the same one every time."""
+        if arm == STOCK:
+            return stock_global(self.dense, share)
+        out = self.root / f"pruned-{arm}-{share:g}"
+        if not out.is_dir():
+            chosen = self.root / f"plan-{arm}-{share:g}"
+            inputs = {"dense": self.root / "dense", "data": self.root / "data", "chosen": chosen}
+            self.make("prune", inputs, {}, out)
+        return load_bundle(store.read(out, ModelBundle)).module
+
+    def make(
+        self,
+        step: str,
+        inputs: tuple[str, ...] | Mapping[str, str] | Mapping[str, Path],
+        knobs: Mapping[str, Any],
+        out: Path,
+    ) -> None:
+        named = inputs if isinstance(inputs, Mapping) else {name: name for name in inputs}
+        os.environ[WEEK] = str(self.folder / "data.npz")
+        with step_runs.checkpoints_in(self.root / "work"):
+            paths = {name: self.root / where for name, where in named.items()}
+            step_runs.make(step, paths, self._documents(knobs), out, say=_quiet)
+
+    def _documents(self, knobs: Mapping[str, Any]) -> Documents:
+        shared = {
+            "profile": {"tables": {"step": STEP, **self.config["tables"]}},
+            "sensitivity": self.config["sensitivity"],
+            "prune": self.config["prune"],
+        }
+        return step_runs.documents(
+            self.root, name=FOLDER.name, entry=ENTRY, knobs=shared | dict(knobs)
+        )
+
+
+def read_config(path: Path = CONFIG) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def points(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Arms by their points in turn, so that a run that is cut off leaves every arm's curve."""
+    most = max(len(shares) for shares in config["points"].values())
+    for number in range(most):
+        for arm, shares in config["points"].items():
+            if number < len(shares):
+                yield arm, shares[number]
+
+
+def name_of(arm: str, share: float, seed: int) -> str:
+    return f"{arm}-{share:g}-{seed}"
+
+
+def jobs_of(config: Mapping[str, Any], *, judge: str) -> list[Job]:
+    """Every training, seed by seed; of each seed the accuracy of its dense model first."""
+    found = []
+    for seed in range(config["seeds"]):
+        shared = {"config": dict(config), "seed": seed, "judge": judge}
+        found.append(Job(name=f"dense-{seed}", given={**shared, "arm": "dense", "share": 1.0}))
+        for arm, share in points(config):
+            given = {**shared, "arm": arm, "share": share}
+            found.append(Job(name=name_of(arm, share, seed), given=given))
+    return found
+
+
+def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """One job: cut, recover, evaluate. Leaves the weights beside the JSON."""
+    began = time.monotonic()
+    config, arm, share, seed = given["config"], given["arm"], given["share"], given["seed"]
+    place = Seed(config=config, folder=folder.parent, seed=seed)
+    torch.manual_seed(seed)
+    module = place.dense if arm == "dense" else recovered(place, arm, share, folder)
+    test = CifarTask(load(), lambda: MobileNetV2(config["width"]))
+    found, count = accuracy(test, module, given["judge"])
+    cost = count_cost(module, test.example_inputs(1)).cost
+    return {
+        "arm": arm,
+        "share": share,
+        "seed": seed,
+        "accuracy": found,
+        "judged_on": given["judge"],
+        "judged_examples": count,
+        "macs": cost.macs,
+        "params": cost.params,
+        "planned_latency": place.planned_latency(share) if arm == OURS else None,
+        "seconds": round(time.monotonic() - began, 1),
+        "note": f"{found:.2f} % on {given['judge']}, {cost.macs / 1e6:.2f} M",
+    }
+
+
+def recovered(place: Seed, arm: str, share: float, folder: Path) -> nn.Module:
+    """The arm's cut of the dense model after the recovery that all arms have."""
+    name = name_of(arm, share, place.seed)
+    student = place.pruned(arm, share)
+    os.environ[WEEK] = str(place.folder / "data.npz")
+    lesson = Lesson(
+        task=WeeklyMobileNetV2(),
+        student=student.to(memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub
+        teacher=place.dense.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        teacher_digest=f"dense-{place.seed}",
+    )
+    params = DistillParams(**place.config["recipe"])
+    done = recover(lesson, params, seed=place.seed, work=work_folder(folder, name), say=_quiet)
+    kept = {key: value.contiguous() for key, value in done.module.state_dict().items()}
+    save_file(kept, folder / f"{name}.safetensors")
+    return done.module
+
+
+def stock_global(dense: nn.Module, ratio: float) -> nn.Module:
+    """`dense` cut by torch-pruning as its documentation does it: magnitude over all layers, in steps of 8,
+    the classifier left alone; `ratio` is the share of channels that go. `dense` is not changed.
+    """
+    import torch_pruning as tp
+
+    model = copy.deepcopy(dense).eval()
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    pruner = tp.pruner.BasePruner(
+        model,
+        torch.zeros(2, 3, 32, 32),
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        round_to=STEP,
+        ignored_layers=linear,
+        # Its defaults are dicts shared by all pruners of a process, and it writes into them.
+        in_channel_groups={},
+        out_channel_groups={},
+        num_heads={},
+    )
+    pruner.step()
+    model.zero_grad(set_to_none=True)
+    return model.eval()
+
+
+def arrays(sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The first of the training images, and the last ones for tune and calibration, in [0, 1]."""
+    held = load()
+    end = held.train - sizes["tune"] - sizes["calibration"]
+    rows = {
+        "train": slice(0, min(end, sizes["examples"])),
+        "tune": slice(end, end + sizes["tune"]),
+        "calibration": slice(end + sizes["tune"], held.train),
+    }
+    found: dict[str, Any] = {}
+    for split, chosen in rows.items():
+        found[f"{split}_x"] = held.pixels[chosen].transpose(0, 3, 1, 2).astype(np.float32) / 255.0
+        found[f"{split}_y"] = held.labels[chosen]
+    return found
+
+
+def _quiet(_: str) -> None:
+    """Progress is the job's own line."""

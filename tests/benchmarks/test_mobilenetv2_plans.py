@@ -1,0 +1,86 @@
+"""What the benchmark of MobileNetV2's plans makes of trainings and timings, on made-up ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.mobilenetv2_arms import name_of, points
+from benchmarks.mobilenetv2_plans import above, gap, summary, whole_seeds
+
+CONFIG: dict[str, Any] = {
+    "seeds": 5,
+    "points": {"latency": [0.8, 0.5], "uniform": [0.7, 0.4], "tp_global": [0.3]},
+}
+# Speeds of the points; the accuracy of ours falls by 4 points for each doubling that it is faster by.
+LEFT = {"latency": (0.8, 0.5), "uniform": (0.8, 0.4), "tp_global": (0.625,)}
+
+
+def rows(*, ahead: float) -> list[dict[str, Any]]:
+    """Five seeds: at every speed each rival is `ahead` points below the line of ours, a little by seed."""
+    found = []
+    for seed in range(CONFIG["seeds"]):
+        dense = {"arm": "dense", "share": 1.0, "seed": seed, "accuracy": 70.0, "macs": 100}
+        found.append(dense)
+        for arm, share in points(CONFIG):
+            left = LEFT[arm][CONFIG["points"][arm].index(share)]
+            line = 70.0 - 4.0 * (1.0 / left - 1.0)
+            behind = 0.0 if arm == "latency" else ahead + 0.01 * seed
+            found.append(
+                {
+                    "arm": arm, "share": share, "seed": seed, "accuracy": line - behind,
+                    "macs": 50, "params": 10, "planned_latency": None,
+                }
+            )  # fmt: skip
+    return found
+
+
+def times() -> list[dict[str, float]]:
+    """Two processes, one of them slower for all alike."""
+    left = {
+        name_of(arm, share, seed): LEFT[arm][CONFIG["points"][arm].index(share)]
+        for seed in range(CONFIG["seeds"])
+        for arm, share in points(CONFIG)
+    }
+    return [{name: slow * ms for name, ms in {"dense": 1.0, **left}.items()} for slow in (1.0, 1.5)]
+
+
+def test_a_rival_is_compared_at_its_own_speed() -> None:
+    found = summary(CONFIG, rows(ahead=1.0), times())
+    figures = found["figures"]
+    assert figures["accuracy_margin_mobilenetv2_uniform"] == pytest.approx(1.02)
+    assert figures["accuracy_margin_mobilenetv2_tp_global"] == pytest.approx(1.02)
+    assert 0.9 < figures["accuracy_margin_low_mobilenetv2_uniform"] < 1.02
+    assert {claim["verdict"] for claim in found["claims"]} == {"holds"}
+    assert [row["latency_left"] for row in found["rows"]] == [0.8, 0.5, 0.8, 0.4, 0.625]
+    assert all(row["macs_left"] == 0.5 for row in found["rows"])
+    # Two points lost: ours is 1.5 times as fast then, uniform about 1.25 times; tp_global, whose point is
+    # 1.6 times as fast and 3.4 points below the dense model, 1 + 0.6 * 2 / 3.4 times.
+    assert figures["speed_2_points_below_dense_latency"] == pytest.approx(1.5)
+    assert figures["speedup_at_equal_accuracy_mobilenetv2"] == pytest.approx(1.5 / 1.35, rel=0.01)
+
+
+def test_a_better_rival_is_told_too() -> None:
+    found = summary(CONFIG, rows(ahead=-1.0), times())
+    assert found["figures"]["accuracy_margin_mobilenetv2_uniform"] == pytest.approx(-0.98)
+    assert {claim["verdict"] for claim in found["claims"]} == {"not shown"}
+    assert found["figures"]["speedup_at_equal_accuracy_mobilenetv2"] < 1.0
+
+
+def test_points_beyond_the_reach_of_ours_are_not_compared() -> None:
+    ours = [(1.0, 70.0), (2.0, 66.0)]
+    assert above(ours, (1.5, 67.0)) == pytest.approx(1.0)
+    assert above(ours, (2.0, 66.0)) == pytest.approx(0.0)
+    assert above(ours, (2.1, 60.0)) is None
+    assert gap(ours, [(1.0, 70.0), (1.5, 67.0), (3.0, 0.0)]) == pytest.approx(1.0)
+
+
+def test_a_seed_without_all_its_points_does_not_count() -> None:
+    done = rows(ahead=1.0)[:-1]
+    assert whole_seeds(CONFIG, done) == [0, 1, 2, 3]
+    assert {claim["verdict"] for claim in summary(CONFIG, done, times())["claims"]} == {
+        "not enough seeds"
+    }
+    with pytest.raises(SystemExit, match="go on with --part train"):
+        whole_seeds(CONFIG, done[:3])
