@@ -98,7 +98,8 @@ def test_between_what_fitted_and_what_did_not_the_widest_is_closed_in_on(low, st
     closed = close(planner(lambda w: w / 64), goals, loss, trials=40, say=quiet)
     width = closed.allocated.widths["a"]
     widest = max(w for w in WIDTHS if truth(w) <= fraction)
-    assert width == widest or fraction - truth(width) <= 0.1 * (1.0 - fraction)
+    spare = min(0.1 * (1.0 - fraction), 0.02 * fraction)
+    assert width == widest or fraction - truth(width) <= spare
 
 
 def test_a_table_that_promises_too_much_is_corrected_by_what_was_measured():
@@ -118,6 +119,14 @@ def test_a_table_that_promises_too_little_leaves_no_saving_unused():
     goals = {"latency@cpu": goal(lambda w: 0.5 + w / 128, lambda w: w / 64, 0.7)}
     closed = close(planner(lambda w: 0.5 + w / 128), goals, loss, trials=4, say=quiet)
     assert closed.allocated.widths == {"a": 44}
+
+
+def test_a_plan_that_is_a_little_faster_than_asked_is_widened():
+    """3 % below the budget is not what was asked for, though it is a small part of the saving."""
+    goals = {"latency@cpu": goal(lambda w: (w / 64) ** 0.95, lambda w: w / 64, 0.66)}
+    closed = close(planner(lambda w: (w / 64) ** 0.95), goals, loss, trials=5, say=quiet)
+    assert closed.allocated.widths == {"a": 42}
+    assert closed.latencies["latency@cpu"].measured >= 0.98 * 0.66
 
 
 def test_every_target_has_its_own_correction_and_one_may_be_elsewhere():

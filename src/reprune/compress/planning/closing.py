@@ -16,8 +16,9 @@ Key: TypeAlias = "tuple[tuple[str, int], ...]"
 
 # A correction stays between these: one measured saving that is nearly nothing, or noise, must not decide.
 LEAST, MOST = 0.05, 20.0
-# A plan that leaves less than this share of the asked saving unused is not tried to be widened.
-UNUSED = 0.1
+# A plan that leaves at most this share of the asked saving unused, and of the budget, is not tried to be
+# widened.
+UNUSED_SAVING, UNUSED_BUDGET = 0.1, 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +72,13 @@ class _Bracket:
         half-way with `halve`.
         """
         wanted = 1.0 - (1.0 - goal.fraction) / self.correction
-        if math.isfinite(self.fitted) and math.isfinite(self.missed):
-            if halve or not self.fitted < wanted < self.missed:
-                wanted = (self.fitted + self.missed) / 2.0
-        elif wanted >= self.missed:
-            wanted = math.nextafter(self.missed, -math.inf)
+        # The dense model is one that did not fit, where anything at all is asked.
+        missed = min(self.missed, 1.0) if goal.fraction < 1.0 else self.missed
+        if math.isfinite(self.fitted) and math.isfinite(missed):
+            if halve or not self.fitted < wanted < missed:
+                wanted = (self.fitted + missed) / 2.0
+        elif wanted >= missed:
+            wanted = math.nextafter(missed, -math.inf)
         # A timing may find less than the table says; where none is made, what the table says is held to.
         return wanted if goal.time is None else max(wanted, goal.least)
 
@@ -129,8 +132,7 @@ def close(
             if best is None or loss(found.widths) < loss(best.allocated.widths):
                 best = Closed(allocated=found, latencies=latencies)
             if all(
-                goals[name].fraction - ratio <= UNUSED * (1.0 - goals[name].fraction)
-                for name, ratio in seen.items()
+                goals[name].fraction - ratio <= _spare(goals[name]) for name, ratio in seen.items()
             ):
                 break
         for name, ratio in seen.items():
@@ -138,6 +140,11 @@ def close(
     if best is None:
         raise _missed(goals, ratios, trials)
     return best
+
+
+def _spare(goal: Goal) -> float:
+    """How far below the goal a plan may stay."""
+    return min(UNUSED_SAVING * (1.0 - goal.fraction), UNUSED_BUDGET * goal.fraction)
 
 
 def _untried(
