@@ -30,6 +30,7 @@ def randomised(module):
     return module.eval()
 
 
+@pytest.mark.slow
 def test_resnet20_has_the_published_size():
     cost = count_cost(ResNet20(), (IMAGES,)).cost
     assert (cost.params, cost.macs) == (269_722, 40_551_040)

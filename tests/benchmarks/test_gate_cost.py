@@ -34,6 +34,7 @@ def calls(function: Callable[[], object]) -> int:
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_large_verdict_is_built_and_judged(tmp_path: Path) -> None:
     """Of three targets, small here: every rule of every target is judged, and the verdict reads well."""
     verdict = large(tmp_path, sources=True, examples=2000, units=20)

@@ -74,6 +74,7 @@ def test_the_order_of_train_is_of_the_seed_and_the_epoch(task):
     assert widths != sorted(widths), "short sentences must not all come first"
 
 
+@pytest.mark.slow
 def test_a_cut_model_is_rebuilt_bit_for_bit_and_never_with_random_layers(task, tmp_path):
     from safetensors.torch import save_file
 
@@ -100,6 +101,7 @@ def test_a_cut_model_is_rebuilt_bit_for_bit_and_never_with_random_layers(task, t
         load_module(weights, result.architecture, task.model)
 
 
+@pytest.mark.slow
 def test_a_layer_before_a_removed_one_is_not_held_to_its_own_output(task):
     from benchmarks.minilm.plans import shaped
 

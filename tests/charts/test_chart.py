@@ -64,6 +64,7 @@ def test_every_manifest_is_valid(feature: str, version: str) -> None:
         kubernetes_validate.validate(each, version, strict=True)
 
 
+@pytest.mark.slow
 def test_every_part_is_rendered_by_a_values_file() -> None:
     sources = {
         source

@@ -80,6 +80,7 @@ def test_it_finds_nothing_in_what_we_write() -> None:
     assert found == {name: [] for name in (*WORKFLOWS, "action.yml")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -154,6 +154,7 @@ def test_what_a_folder_of_requirements_takes() -> None:
     assert "nobody is not locked" in wrong.stderr
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(sorted(PACKAGES)), max_size=4))
 def test_a_part_of_the_lock_is_closed(wanted: list[str]) -> None:
     """What is taken needs nothing outside of it, and each entry is the lock's own."""
@@ -179,6 +180,7 @@ def wheel(folder: Path, word: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_another_file_under_the_same_version_is_refused(tmp_path: Path) -> None:
     """As `supply/install.sh` calls pip: what was locked comes in, what replaced it does not."""
     (options,) = re.findall(r"pip (install --require.*) -r", constraints("supply/install.sh"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -81,6 +82,7 @@ def places(groups: tuple[Group, ...], names: set[str]) -> dict[tuple[str, str], 
     return found
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12,
     deadline=None,

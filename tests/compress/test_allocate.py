@@ -67,6 +67,7 @@ def exhaustive(problem: Problem) -> float:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["uniform", "sensitivity"])
 @given(problem=problems())
 def test_an_allocation_meets_its_budget_with_allowed_widths(name, problem):

@@ -125,6 +125,7 @@ def test_an_allocator_is_never_worse_than_its_start(name):
         assert true_rise(allocate(name, problem)) <= true_rise(uniform(problem))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "evaluations", "slack"),
     [("search", 40, 1.5), ("evolutionary", 60, 1.5), ("netadapt", 60, 3.5), ("amc", 40, 1.5)],
@@ -139,6 +140,7 @@ def test_trying_comes_near_the_optimum(name, evaluations, slack):
     assert found < 0.5 * true_rise(uniform(problem))
 
 
+@pytest.mark.slow
 def test_the_agent_itself_does_as_well_as_uniform():
     """The best episode, starts left out, is at least as good as the uniform allocation; all fit."""
     seen = Counted()
@@ -150,6 +152,7 @@ def test_the_agent_itself_does_as_well_as_uniform():
     assert all(problem.fits(widths) for widths in looked)
 
 
+@pytest.mark.slow
 def test_the_agent_learns_what_is_rewarded():
     """Two steps, rewarded for 0.9 and then 0.2: after some episodes the actor leans that way."""
     agent, rng = Agent(2, seed=0), np.random.default_rng(0)
@@ -184,6 +187,7 @@ def test_noise_is_constant_and_then_decays():
     assert later[-1] == pytest.approx(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["search", "evolutionary", "amc", "netadapt"])
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_equal_seeds_give_equal_evaluations(name, sampler):
@@ -231,6 +235,7 @@ def test_a_wish_is_brought_onto_the_budget(levels, fraction, gone):
         assert not wider or not problem.fits(found | {name: wider[0]})
 
 
+@pytest.mark.slow
 @given(fraction=st.floats(0.1, 1.0))
 def test_global_keeps_what_scores_highest(fraction):
     """Law: it fits, nothing can be widened, and of two groups the one whose channels all score higher
@@ -263,6 +268,7 @@ def test_without_anything_to_measure_with_it_is_said(name):
         allocate(name, replace(toy(), evaluate=None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TRIERS, "global"])
 def test_several_budgets_are_all_met(name):
     problem = toy(0.6, 20)

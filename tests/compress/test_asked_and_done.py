@@ -279,6 +279,7 @@ def staged(task: object, name: str, widths: dict[str, int], **changes: object) -
     )
 
 
+@pytest.mark.slow
 def test_one_key_value_head_that_is_left_is_not_cut_again(
     model_task: Callable[..., object], tmp_path: Path
 ) -> None:

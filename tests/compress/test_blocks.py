@@ -130,6 +130,7 @@ def test_exactly_the_residual_blocks_are_found(name: str) -> None:
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), name=st.sampled_from(sorted(BLOCKS)))
 def test_any_cut_of_blocks_and_channels_is_the_masked_model(data: st.DataObject, name: str) -> None:
@@ -151,6 +152,7 @@ def test_any_cut_of_blocks_and_channels_is_the_masked_model(data: st.DataObject,
     }
 
 
+@pytest.mark.slow
 def test_the_cut_records_and_counts_what_was_removed(
     model_task: Callable[..., object], tmp_path: Path
 ) -> None:

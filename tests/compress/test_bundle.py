@@ -65,6 +65,7 @@ def fingerprint(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.slow
 def test_a_cut_model_is_the_same_bits_in_a_fresh_process(
     dense: Artifact[ModelBundle], tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def whole():
     return seen, merge(subject(), PARAMS, [seen])
 
 
+@pytest.mark.slow
 def test_every_cut_has_a_rise_an_error_and_its_cost():
     """One point a group and cut, positive errors, exact MACs; eight joint plans beside them."""
     _, measured = whole()
@@ -136,6 +137,7 @@ def test_a_gentle_cut_that_looks_worse_is_fitted_with_the_deep_one():
     assert rises[0] > whole()[1].groups[0].cuts[0].loss_increase + 0.1
 
 
+@pytest.mark.slow
 def test_it_ranks_groups_as_the_full_measurement_does(tmp_path):
     """Within a cut share, groups are ordered as on all of tune by really making every cut."""
     _, cheap = whole()
@@ -157,6 +159,7 @@ def test_it_ranks_groups_as_the_full_measurement_does(tmp_path):
             assert abs(near.loss_increase - far.loss_increase) < 4 * error + 0.01
 
 
+@pytest.mark.slow
 def test_shards_merge_to_the_very_bits_of_one_run(tmp_path):
     """Three shards, merged in another order than they were made."""
     parts = [look(tmp_path / str(i), shard=(i, 3)) for i in range(3)]
@@ -197,6 +200,7 @@ def test_a_killed_run_goes_on_to_the_identical_result(tmp_path):
     assert "were already looked at" in told[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_to_the_identical_result(tmp_path):
     """With the first unit's evaluations on disk, those are taken and the rest is evaluated; half a
     file is as good as none.
@@ -280,6 +284,7 @@ def test_a_ruined_cut_has_a_finite_rise(tmp_path):
     assert all(rise < 20 for name, found in rises.items() for rise in found if name != "hidden")
 
 
+@pytest.mark.slow
 def test_blocks_are_cuts_too(tmp_path):
     """Each removable block gets a rise, an error and the model's cost without it."""
     about = subject(blocks=True)

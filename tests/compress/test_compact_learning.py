@@ -39,6 +39,7 @@ def bits_of(module):
     return {name: bits for name, bits in BITS.items() if name in names}
 
 
+@pytest.mark.slow
 def test_two_bits_a_weight_learn_what_rounding_lost(tmp_path):
     task = DigitsTask()
     dense = sparse(trained(task))

@@ -288,6 +288,7 @@ def permuted(module: nn.Module, order: list[int]) -> nn.Module:
     return result
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None)
 @given(order=st.permutations(range(6)))
 def test_permuted_channels_have_permuted_scores(

@@ -106,6 +106,7 @@ def test_what_is_spent_is_counted(bed, tmp_path):
         evaluator({"conv1": 4, "conv2": 12})
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_twice_after_a_kill(bed, tmp_path, monkeypatch):
     """Killed half-way, the second run gives the bits of one that was not, and measures only the rest."""
     whole = evaluator_of(bed, tmp_path / "whole")

@@ -220,6 +220,7 @@ def test_what_a_method_leaves_is_stored_opened_again_and_run(method: str, tmp_pa
     assert exported(opened.module, given, tmp_path) < 1e-4
 
 
+@pytest.mark.slow
 def test_integers_run_after_a_cut_and_recovery_for_them(tmp_path: Path) -> None:
     """The engine computes in integers, and what it says is the module's own answer but for rounding."""
     made = recovered(IMAGES, quantize="int8")(tmp_path / "work")

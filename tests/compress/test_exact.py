@@ -150,6 +150,7 @@ def test_elimination_finds_what_no_multiplier_does():
         assert close(rise_of(problem, answer.widths), best_of_all(problem))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(problem=problems(limits=2))
 def test_integer_programming_finds_the_best_of_all_combinations(problem):
@@ -190,6 +191,7 @@ def test_more_budget_never_predicts_more_loss(problem, more):
             assert rise_of(problem, widths) <= rise_of(problem, other) + 1e-12
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(problem=problems(limits=2, rising=True))
 def test_the_search_meets_several_limits_too(problem):

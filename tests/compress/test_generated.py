@@ -87,6 +87,7 @@ def masked_is_sliced(data: st.DataObject, spec: Spec) -> None:
         assert sum(group.unit == "dimension" for group in found.groups) >= len(spec.blocks)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(data=st.data(), spec=specs())
 def test_any_cut_of_any_groups_is_the_masked_model(data: st.DataObject, spec: Spec) -> None:
@@ -155,6 +156,7 @@ def test_a_cut_is_exact_recorded_repeatable_and_leaves_its_input_alone(
     assert counted.params < result.surgery.before.params
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(data=st.data(), spec=specs())
 def test_a_cut_model_is_rebuilt_bit_equal_from_two_plain_files(

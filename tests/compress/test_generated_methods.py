@@ -84,6 +84,7 @@ def masked(spec: Spec, module: nn.Module, kind: str, criterion: str, sparsity: f
     return made
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(
     spec=specs(),
@@ -179,6 +180,7 @@ def known_limit(
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(
     data=st.data(),

@@ -90,6 +90,7 @@ def test_exactly_the_groups_that_can_be_cut_are_found(name: str) -> None:
     assert all(found.skipped.values())
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), name=st.sampled_from(sorted(GROUPS)), seed=st.integers(0, 3))
 def test_any_joint_cut_is_the_masked_model(data: st.DataObject, name: str, seed: int) -> None:

@@ -53,6 +53,7 @@ def test_without_begin_and_end_the_first_cut_is_at_once_and_the_last_is_recovere
     assert shares[1:] == pytest.approx([cubic(min(done // 10 + 1, 6)) for done in range(1, 61)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("knobs", "begin", "end"),
     [

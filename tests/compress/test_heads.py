@@ -44,6 +44,7 @@ def surveyed(name: str) -> tuple[nn.Module, tuple[Tensor, ...], Survey]:
     return module, inputs, survey(module, inputs, (), dimensions=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), name=st.sampled_from(TRANSFORMERS))
 def test_any_heads_dimensions_and_channels_together_are_the_masked_model(
@@ -174,6 +175,7 @@ def test_kept_projections_keep_their_heads() -> None:
     assert "keep" in found.skipped["layers.0.query"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

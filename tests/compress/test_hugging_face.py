@@ -100,6 +100,7 @@ def small() -> nn.Module:
         return Pooled(transformers.BertModel(config, add_pooling_layer=False)).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["taylor", pytest.param("l2", marks=pytest.mark.slow)])
 def test_a_small_bert_loses_heads_neurons_and_a_layer(criterion: str, tmp_path: Path) -> None:
     """Found, proven, numbers kept in step, rebuilt bit by bit, and the same after export."""
@@ -130,6 +131,7 @@ def test_a_small_bert_loses_heads_neurons_and_a_layer(criterion: str, tmp_path: 
         reload(module, tmp_path, small)
 
 
+@pytest.mark.slow
 def test_the_dimensions_of_a_bert_are_cut_together() -> None:
     """The library has one head size for all projections: queries, keys and values shrink as one."""
     module = small()

@@ -88,6 +88,7 @@ def test_the_lower_of_two_bars_holds():
     assert bar_of(DistillParams(bar=0.3, bar_ratio=0.2), 1.0) == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 def test_a_hopeless_recovery_stops_early_and_says_why(tmp_path):
     """At a rate that moves nothing, a bar far below ends it after three epochs; resuming changes nothing."""
     params = DistillParams(epochs=9, learning_rate=1e-7, bar_ratio=0.01)
@@ -248,6 +249,7 @@ class Attending(nn.Module):
         return self.attention(places, places, places, need_weights=False)[0].transpose(1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [{"kind": "one-shot"}, {"kind": "cubic", "epochs": 0.0}])
 def test_asked_and_done_are_on_record_with_their_costs(tmp_path, schedule):
     """Params, MACs and bytes of the plan's widths and of those that were cut, of the dense model, whether
@@ -373,6 +375,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("died_at", ["epoch 1 of 1", "ladder: 50%", "stage 1 of 2"])
 def test_a_killed_ladder_goes_on_to_the_same_bits(tmp_path, died_at):
     """In a trial, after one, and in the stages of the cut that was taken: what was trained is not again."""

@@ -30,6 +30,7 @@ FEW = "evaluations: 20, evaluation_examples: 50, latency_trials: 3"
 BUDGET = "budget: latency, latency_target: cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocator", TRYING)
 def test_a_latency_budget_is_planned_by_the_table_timed_and_met(
     ground, tmp_path, timed_as_the_table_says, allocator
@@ -48,6 +49,7 @@ def test_a_latency_budget_is_planned_by_the_table_timed_and_met(
     assert any("by the table" in line for line in said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocator", ["search", "netadapt"])
 def test_a_latency_budget_out_of_reach_is_said(
     ground, tmp_path, timed_as_the_table_says, allocator

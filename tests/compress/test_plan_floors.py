@@ -96,6 +96,7 @@ def test_a_floor_next_to_nothing_leaves_the_member_whole(eye: float) -> None:
     assert found["nose.0"] < 4
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(problems())
 def test_greedy_search_never_falls_below_a_floor(made: tuple[Problem, dict[str, float]]) -> None:
@@ -162,6 +163,7 @@ def test_an_allocator_that_knows_no_floors_is_refused_where_it_falls_below_one()
         allocate("uniform", floored(eye=0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["search", "amc", "evolutionary", "netadapt"])
 def test_allocators_that_try_keep_to_floors(name: str) -> None:
     """Of what they look at, only what the floors allow is taken, whatever it measures."""

@@ -57,6 +57,7 @@ def made(ground: Path, out: Path, params: str, profiles: list[Path]) -> Plan:
     return planned(ground, out, params, profiles)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocator", ["sensitivity", "latency"])
 def test_a_killed_plan_times_nothing_twice(ground, tmp_path, clock, monkeypatch, allocator):
     """At whichever timing it dies, the plan is that of a run that did not, trials counted alike."""

@@ -85,6 +85,7 @@ def problems(draw: st.DrawFn) -> tuple[Problem, dict[str, float]]:
     return Problem(rungs=rungs, rises=rises, cost=cost, limit=share * cost({}) + 1e-9), own
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(problems())
 def test_the_parts_of_the_members_are_the_whole(made: tuple[Problem, dict[str, float]]) -> None:
@@ -101,6 +102,7 @@ def test_the_parts_of_the_members_are_the_whole(made: tuple[Problem, dict[str, f
     assert math.isclose(sum(share.rise for share in shares.values()), whole, abs_tol=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(problems())
 def test_a_shared_budget_is_no_worse_than_an_equal_split(
@@ -132,6 +134,7 @@ def test_a_block_belongs_to_the_member_that_it_lies_in() -> None:
     assert not belongs("block nose.layer", "eye")
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     times=st.fixed_dictionaries(

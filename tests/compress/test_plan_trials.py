@@ -54,6 +54,7 @@ def test_equal_inputs_give_equal_plans(ground, tmp_path):  # noqa: F811  the fix
     assert len(set(digests)) == 1
 
 
+@pytest.mark.slow
 def test_sums_are_checked_where_evaluations_are_allowed(ground, tmp_path):  # noqa: F811
     """8 joint cuts at least, and one of three things said of them; "search" takes over where sums fail."""
     params = params_of(allocator="sensitivity", evaluations=24, evaluation_examples=100)

@@ -53,6 +53,7 @@ def test_noise_is_smoothed_by_what_groups_and_shares_have_in_common():
     assert np.mean(after) < np.mean(before)
 
 
+@pytest.mark.slow
 def test_errors_cover_the_truth():
     """Over many simulated tables the truth lies within two of the fit's own errors about 95 times in 100."""
     hits = []
@@ -77,6 +78,7 @@ def test_an_unmeasured_cut_is_told_by_its_group_and_share():
     assert found.log_sd[left].min() > found.log_sd[measured].max()
 
 
+@pytest.mark.slow
 def test_a_good_estimate_helps_and_a_random_one_does_little_harm():
     """The log of an estimate moves the fit as far as measurements bear it out."""
 
@@ -96,6 +98,7 @@ def test_a_good_estimate_helps_and_a_random_one_does_little_harm():
     assert np.mean(random) < 1.4 * np.mean(none)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(1e-6, 1e6))
 def test_the_fit_is_positive_finite_and_follows_the_unit(seed, scale):

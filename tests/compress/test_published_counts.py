@@ -94,6 +94,7 @@ def test_the_published_counts_are_torch_prunings_own() -> None:
     assert published_macs(module, image) == macs
 
 
+@pytest.mark.slow
 def test_resnet_20_with_padded_shortcuts_is_cut_where_it_is_right() -> None:
     """The real CIFAR shape, 40.9 M MACs: inside every block exactly, the padded trunk not at all.
 

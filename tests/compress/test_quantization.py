@@ -89,6 +89,7 @@ def test_integers_hold_after_training_for_them_better_than_after_plain_recovery(
     assert losses["int4"] < 0.9 * losses["none"]
 
 
+@pytest.mark.slow
 def test_a_model_that_int8_ruins_is_repaired(tmp_path):
     """Channels of very different size: in floats nothing is wrong, and plain training sees nothing."""
     assert float_loss(spiky()) == pytest.approx(float_loss(dense()), rel=1e-3)

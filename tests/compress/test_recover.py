@@ -137,6 +137,7 @@ def test_every_example_that_went_through_a_model_is_counted(tmp_path, weight, ca
     assert done.recovery.examples == passes * 900 + 3 * 300
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     """SIGKILL between two epochs, then the same call: weights and history equal an unbroken run's."""
     script = (
@@ -418,6 +419,7 @@ def recovered_with(params, work, say=quiet):
     return recover(lesson(), params, seed=5, work=work, say=say)
 
 
+@pytest.mark.slow
 def test_training_stops_where_epochs_gain_nothing_and_a_killed_run_stops_there_too(tmp_path):
     """With hardly a learning rate only the batch norms learn, and soon nothing does."""
     params = DistillParams(epochs=12, learning_rate=1e-7, patience=2, rate="constant")

@@ -155,6 +155,7 @@ def unbroken(name, folder):
     return run(task(), folder / f"{name} whole", **knobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETUPS)
 @settings(
     max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -163,6 +163,7 @@ def test_a_deep_cut_costs_more_than_a_shallow_one(tmp_path):
     assert deep.loss_increase > 0.05
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_identical_result(tmp_path):
     """SIGKILL after the second cut, then the same call: nothing is measured twice, nothing differs."""
     script = (

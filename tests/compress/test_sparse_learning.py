@@ -76,6 +76,7 @@ def control(folder):
     return recover(lesson, params, seed=0, work=folder, say=lambda _: None).module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["group-norm", "growing"])
 def test_channels_that_will_go_shrink_against_the_rest(method, tmp_path):
     """Their share of the norm falls well below that after the same training without a push."""

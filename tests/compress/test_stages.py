@@ -151,6 +151,7 @@ def test_a_stage_says_what_part_of_the_plan_is_done(tmp_path, kind, shares):
     assert [stage.share for stage in stages] == pytest.approx(shares)
 
 
+@pytest.mark.slow
 def test_a_killed_schedule_goes_on_to_the_same_bits(tmp_path):
     """Stopped inside the second stage's training: the first stage is not trained again."""
 

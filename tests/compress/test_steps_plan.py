@@ -163,6 +163,7 @@ def test_uniform_ignores_sensitivity(ground, tmp_path):
     assert plan.predicted.macs <= 0.5 * plan.before.macs
 
 
+@pytest.mark.slow
 def test_a_budget_out_of_reach_names_the_smallest_fraction(ground, tmp_path):
     """With narrow limits the error says what fraction the params allow."""
     params = PARAMS.replace("fraction: 0.5", "fraction: 0.01, min_keep: 0.5")

@@ -88,6 +88,7 @@ def test_the_dense_model_is_not_changed(model_task: Callable[..., object]) -> No
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
+@pytest.mark.slow
 def test_the_repair_with_the_lowest_loss_is_kept(model_task: Callable[..., object]) -> None:
     """What is kept is the best of what was tried, and what was not allowed was not tried."""
     for compensates, recalibrates in [(True, True), (True, False), (False, True), (False, False)]:

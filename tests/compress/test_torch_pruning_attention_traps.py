@@ -35,6 +35,7 @@ class TwelveHeads(models.Bert):
         self.layers = nn.ModuleList([models.BertLayer(24, 12) for _ in range(2)])
 
 
+@pytest.mark.slow
 def test_5_heads_do_not_compound_over_stages(
     model_task: ModelTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

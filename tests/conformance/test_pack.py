@@ -54,6 +54,7 @@ def test_the_table_is_what_was_promised() -> None:
     print(f"{len(REFUSE)} must-refuse, {len(ACCEPT)} must-accept, by class: {dict(attacks())}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_what_must_be_refused_is(worlds: Worlds, tmp_path: Path, part: int) -> None:
     """With the exit code and the typed reason of the table, and the champion serves what it served."""

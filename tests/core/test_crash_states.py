@@ -37,6 +37,7 @@ def test_a_writer_that_is_wrong_is_found_out(how: str) -> None:
 QUICK = ("a registry, versions and champions", "the ledger of attempts", "overrides", "a key")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_write_that_is_killed_or_refused_leaves_all_or_nothing(name: str) -> None:
     """At each write: SIGKILL, EIO, ENOSPC. The error is ours, and the next run succeeds."""
@@ -54,6 +55,7 @@ def test_every_write_of_everything_that_is_killed_or_refused(name: str) -> None:
     assert found == {"partial": 0, "untyped": 0, "stuck": 0}
 
 
+@pytest.mark.slow
 def test_an_artefact_on_a_disk_that_fails_is_old_or_new() -> None:
     """EIO at each write of one that takes another's place."""
     found = inject("an artefact in the place of another", ("EIO",))

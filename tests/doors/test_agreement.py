@@ -127,6 +127,7 @@ def test_every_example_holds_every_section(folder: Path) -> None:
     assert (folder / params.task.split(".")[0] / "__init__.py").exists()
 
 
+@pytest.mark.slow
 def test_what_is_generated_is_fresh() -> None:
     """Schemas and the template's dvc.yaml are what the code says."""
     assert generate.main(["--check"]) == 0

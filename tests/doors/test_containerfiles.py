@@ -28,6 +28,7 @@ def text(name: str) -> str:
     return Path(f"images/{name}.Containerfile").read_text()
 
 
+@pytest.mark.slow
 def test_init_writes_what_builds_the_projects_images(tmp_path: Path) -> None:
     written, _ = init(tmp_path, train=False)
     assert {"Containerfile", "Containerfile.dockerignore"} <= set(written)

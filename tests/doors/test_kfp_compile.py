@@ -23,6 +23,8 @@ from reprune.doors.kfp.options import Options
 from reprune.doors.kfp.packages import Package, compile_package, manifests, read_documents, same
 from reprune.doors.kfp.readmes import CUSTOM, readme
 
+pytestmark = pytest.mark.slow
+
 NAME = "continuous_compression"
 PACKAGES = ("components", "pipelines")
 

@@ -512,6 +512,7 @@ def _second(spec: Spec, platform: Spec, name: str, dag: str = "") -> Spec:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_our_pipelines_are_sound(name: str) -> None:
     """With and without a volume, for artefacts and for data, nothing is found."""
@@ -604,6 +605,7 @@ def rewired(documents: list[Spec], kind: str, only: tuple[str, ...] = ()) -> tup
 LEAST = {"continuous_compression": 300, "perception": 400, "sharded_sensitivity": 10}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_nothing_takes_the_place_of_another(name: str) -> None:
     """Every artefact and text that a task takes, replaced by every other one that it could be given."""

@@ -28,6 +28,8 @@ from reprune.measure.attempts import ATTEMPTS_FILE
 from tests.kubeflow import texts
 from tests.repository import Repository, make_repository
 
+pytestmark = pytest.mark.slow
+
 REPORT = Report(outcome="pass", headline="as it was")
 
 

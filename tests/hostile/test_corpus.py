@@ -29,6 +29,7 @@ def answers(name: str, cases: list[bytes]) -> list[bytes]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", corpus.MODELS)
 def test_every_file_that_means_harm_is_refused(name: str) -> None:
     """Within the limits of time and memory, and without an exception that is not ours."""
@@ -129,6 +130,7 @@ sys.exit(serve(sys.argv[1:], work))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_LINUX, reason="needs Linux: elsewhere pickles are refused")
 @pytest.mark.parametrize("case", ESCAPES)
 def test_a_confined_process_can_do_nothing_else(
@@ -173,6 +175,7 @@ def test_errors_of_the_child_arrive_as_they_were(tmp_path: Path) -> None:
 # --- mutants ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.deep)])
 def test_no_mutant_gets_an_answer_that_is_not_in_words(count: int) -> None:
     """So many of each of six formats; and none of fifty honest files is refused."""

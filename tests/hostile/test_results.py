@@ -186,6 +186,7 @@ def test_an_honest_result_is_taken(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_arrays(folder / OUTPUTS)[0], np.ones((2, 3)))
 
 
+@pytest.mark.slow
 def test_no_hostile_file_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in words, within time and memory; nothing runs. In a process each where it is deep, else the
     reader of that process reads them all here.
@@ -208,6 +209,7 @@ def test_no_hostile_file_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     print(f"{len(cases)} hostile results refused")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", ["objects", "a type that nests", "deep units", "an archive: a bomb"]
 )

@@ -298,6 +298,7 @@ def test_guards_of_one_target_leave_the_others_alone() -> None:
     assert tripped == {"npu"}
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000), trouble=st.sampled_from(["control", "waiting", "clock", "units"])

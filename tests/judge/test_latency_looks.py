@@ -250,6 +250,7 @@ ALL_RULES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -92,6 +93,7 @@ def never_worse(before: Judgement, after: Judgement) -> None:
 # --- better is never worse -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @CASES
 @given(seed=SEEDS, share=st.floats(0.01, 1.0))
 def test_mending_wrong_answers_never_hurts(seed: int, share: float) -> None:
@@ -112,6 +114,7 @@ def test_mending_wrong_answers_never_hurts(seed: int, share: float) -> None:
     assert RANK[after.outcome] <= RANK[before.outcome]
 
 
+@pytest.mark.slow
 @CASES
 @given(seed=SEEDS, factor=st.floats(0.3, 0.999))
 def test_a_faster_candidate_is_never_judged_worse(seed: int, factor: float) -> None:
@@ -131,6 +134,7 @@ def _scaled(factor: float) -> Callable[[Any], Any]:
     return lambda blocks: tuple(tuple(max(1, int(c * factor)) for c in b) for b in blocks)
 
 
+@pytest.mark.slow
 @CASES
 @given(seed=SEEDS, tighter=st.floats(0.2, 1.0))
 def test_a_stricter_policy_never_turns_a_block_into_a_pass(seed: int, tighter: float) -> None:
@@ -150,6 +154,7 @@ def test_a_stricter_policy_never_turns_a_block_into_a_pass(seed: int, tighter: f
     never_worse(judge(evidence, msgspec.convert(strict, Policy)), judge(evidence, policy))
 
 
+@pytest.mark.slow
 @CASES
 @given(seed=SEEDS, later=st.integers(2, 9))
 def test_trying_again_never_makes_a_pass(seed: int, later: int) -> None:
@@ -168,6 +173,7 @@ def test_trying_again_never_makes_a_pass(seed: int, later: int) -> None:
             assert not (rank == RANK["pass"] < early[rule]), rule
 
 
+@pytest.mark.slow
 @CASES
 @given(seed=SEEDS, attempt=st.integers(1, 10**9))
 def test_a_model_is_never_worse_than_itself(seed: int, attempt: int) -> None:
@@ -212,6 +218,7 @@ def turned(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return dict(reversed(list(mapping.items())))
 
 
+@pytest.mark.slow
 @CASES
 @given(seed=SEEDS)
 def test_the_order_of_parts_is_irrelevant(seed: int) -> None:
@@ -233,6 +240,7 @@ def test_the_order_of_parts_is_irrelevant(seed: int) -> None:
     assert canonical(judge(evidence, policy)) == canonical(judge(other, policy))
 
 
+@pytest.mark.slow
 @FEW
 @given(SEEDS)
 def test_the_order_of_the_policy_is_irrelevant(seed: int) -> None:
@@ -247,6 +255,7 @@ def test_the_order_of_the_policy_is_irrelevant(seed: int) -> None:
     assert canonical(judge(evidence, turned)) == canonical(judge(evidence, policy))
 
 
+@pytest.mark.slow
 @FEW
 @given(seed=SEEDS)
 def test_names_of_sources_are_names(seed: int) -> None:
@@ -264,6 +273,7 @@ def test_names_of_sources_are_names(seed: int) -> None:
     assert canonical(judge(prefixed, policy)) == canonical(judge(ratios, policy))
 
 
+@pytest.mark.slow
 @FEW
 @given(seed=SEEDS)
 def test_names_of_slices_are_names(seed: int) -> None:
@@ -281,6 +291,7 @@ def test_names_of_slices_are_names(seed: int) -> None:
     assert after == before
 
 
+@pytest.mark.slow
 @CASES
 @given(seed=SEEDS, ratio=st.floats(0.4, 2.0), lost=st.integers(0, 60))
 def test_an_advisory_target_never_changes_the_outcome(seed: int, ratio: float, lost: int) -> None:

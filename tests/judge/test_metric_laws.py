@@ -67,6 +67,7 @@ def test_the_order_of_examples_changes_nothing(count: int, seed: int, name: str)
     assert whole(name, rows_of(columns, order)) == whole(name, columns)
 
 
+@pytest.mark.slow
 @LAWS
 @given(
     count=st.integers(2, 40),
@@ -93,6 +94,7 @@ def test_a_weight_is_so_many_copies(count: int, seed: int, name: str, sources: b
         assert one == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(count=st.integers(2, 40), seed=st.integers(0, 10**6), place=st.integers(0, 39))
 @example(count=18, seed=753, place=1)

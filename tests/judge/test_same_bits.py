@@ -111,6 +111,7 @@ NO_VECTORS = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @NO_VECTORS
 def test_judgement_without_vector_instructions_has_the_same_bytes() -> None:
     """numpy's AVX-512 and AVX2 paths change the last bits of its logarithms and sums, not a verdict."""

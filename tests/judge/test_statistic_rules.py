@@ -94,6 +94,7 @@ ALL = {
 LESS = {"mae", "mse", "ece"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sources", [None, 500])
 def test_several_metrics_at_once_each_with_its_margin(sources: int | None) -> None:
     """The same model passes all of them; a bad one is shown to have lost more than each allows."""
@@ -121,6 +122,7 @@ def test_several_metrics_at_once_each_with_its_margin(sources: int | None) -> No
         assert broken.direction == ("at most" if name in LESS else "at least")
 
 
+@pytest.mark.slow
 def test_what_changed_is_counted_where_an_example_cannot_get_worse() -> None:
     """AUC: examples with other records. Macro F1 and correlations: examples that got worse and better."""
     margins = {"vs_parent": EXACT_MARGIN, "slices": {}}
@@ -135,6 +137,7 @@ def test_what_changed_is_counted_where_an_example_cannot_get_worse() -> None:
     assert by_metric["macro_f1"].right_to_wrong > 0
 
 
+@pytest.mark.slow
 def test_a_floor_of_a_statistic_is_judged_on_its_limit() -> None:
     """The limit lies below the value, with and without sources; above the floor it passes."""
     for sources in (None, 50):

@@ -347,6 +347,7 @@ def severity(result: RuleResult) -> int:
     return SEVERITY.index(result.outcome)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 100_000), place=st.integers(0, 119))
 def test_improving_the_metric_never_hurts(seed: int, place: int) -> None:
@@ -362,6 +363,7 @@ def test_improving_the_metric_never_hurts(seed: int, place: int) -> None:
         assert not (one.outcome == "pass" and two.outcome == "block")
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 100_000), faster=st.floats(0.5, 0.999))
 def test_a_faster_candidate_never_turns_pass_into_block(seed: int, faster: float) -> None:
@@ -385,6 +387,7 @@ def test_a_faster_candidate_never_turns_pass_into_block(seed: int, faster: float
         assert severity(two) <= severity(one)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 100_000))
 def test_a_model_against_itself_is_never_blocked(seed: int) -> None:
@@ -409,6 +412,7 @@ def test_a_model_against_itself_is_never_blocked(seed: int) -> None:
     assert all(one.outcome != "harm" for one in found.slices)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 100_000), clustered=st.booleans())
 def test_the_order_of_examples_is_irrelevant(seed: int, clustered: bool) -> None:
@@ -443,6 +447,7 @@ def test_the_order_of_examples_is_irrelevant(seed: int, clustered: bool) -> None
     assert one == two
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 100_000), looser=st.floats(1.0, 3.0))
 def test_a_looser_limit_never_hurts(seed: int, looser: float) -> None:
@@ -462,6 +467,7 @@ def test_a_looser_limit_never_hurts(seed: int, looser: float) -> None:
         assert severity(two) <= severity(one)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 100_000))
 def test_swapping_candidate_and_baseline_mirrors_the_intervals(seed: int) -> None:
@@ -487,6 +493,7 @@ def test_judging_twice_gives_the_same_bytes() -> None:
         assert math.isfinite(rule.limit)
 
 
+@pytest.mark.slow
 def test_false_passes_at_the_margin_are_rare() -> None:
     """Candidates exactly 3 points worse than both baselines pass together at most 2.5 % of the time."""
     rng = random.Random(8)
@@ -502,6 +509,7 @@ def test_false_passes_at_the_margin_are_rare() -> None:
     assert passed / runs <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / runs)
 
 
+@pytest.mark.slow
 def test_a_large_verdict_judges_every_slice_of_every_target() -> None:
     """10,000 examples, 20 slices, 3 targets and 120 units, Dice included, in one judgement."""
     names = {"a": 0.6, "b": 0.7, "c": 0.5}

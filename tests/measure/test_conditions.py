@@ -38,6 +38,8 @@ from reprune.measure.conditions import (
 from reprune.measure.latency import LatencyJob, take_units
 from reprune.measure.unit import block_order, creation_order
 
+pytestmark = pytest.mark.slow
+
 SHAPES = (Shape(inputs=(np.zeros((1, 64), dtype=np.float32),), weight=1.0),)
 PARAMS = BenchmarkParams(
     block_ms=2.0, min_calls=5, discard_calls=2, warmup_seconds=0.05, units_per_process=3

@@ -128,6 +128,7 @@ def test_a_broken_promise_is_named(
     assert found.proven == (() if broken else ("fp32",))
 
 
+@pytest.mark.slow
 def test_a_missing_proof_is_made_once_and_a_failed_one_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_missing_proof_is_made_once_and_a_failed_one_is_an_error(
         demand_proof([("c", Target(runtime="nothing"))], said.append)
 
 
+@pytest.mark.slow
 def test_a_proof_of_older_code_of_ours_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -334,6 +334,7 @@ def answering(folder: Path, script: str) -> Device:
     return device(f"{sys.executable} {path} {{args}}", silent_s=1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "kind", "words"),
     [
@@ -391,6 +392,7 @@ def test_a_device_that_answers_with_somebody_elses_result_is_refused(
         call(answering(tmp_path, script), tmp_path / "new", job, back)
 
 
+@pytest.mark.slow
 def test_the_time_limit_ends_what_the_device_started(
     done: tuple[Path, Path, DeviceJob], tmp_path: Path
 ) -> None:
@@ -529,6 +531,7 @@ def test_a_job_in_a_folder_runs_from_the_command_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "result"]
 
 
+@pytest.mark.slow
 def test_an_engine_that_does_not_load_there_is_told_in_the_devices_words(
     small_and_big: tuple[Path, Path], tmp_path: Path
 ) -> None:

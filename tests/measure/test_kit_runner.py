@@ -61,6 +61,7 @@ def test_it_names_the_machine_as_we_do(monkeypatch: pytest.MonkeyPatch, threads:
         assert found == {name: getattr(ours, name) for name in ours.__struct_fields__}
 
 
+@pytest.mark.slow
 def test_what_it_brings_back_is_a_result_of_the_job(
     small_and_big: tuple[Path, Path], tmp_path: Path
 ) -> None:

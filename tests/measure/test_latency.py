@@ -71,6 +71,7 @@ def test_units_are_fresh_sessions_in_fresh_processes(probe: Any) -> None:
     assert [arm for _, arm in opened] == wanted
 
 
+@pytest.mark.slow
 def test_several_builds_are_run_in_turn_by_all_arms(probe: Any) -> None:
     """Unit i runs build i mod 3 of every arm, the control included, and says so."""
     job = probe_job(probe, control=True)
@@ -107,6 +108,7 @@ def test_blocks_are_a_permutation_and_its_mirror_and_switches_are_discarded(prob
         assert min(first + second) >= 100_000
 
 
+@pytest.mark.slow
 def test_orders_are_functions_of_the_seed(probe: Any) -> None:
     """The same seed takes units with the same seeds and orders; another seed does not."""
     job = probe_job(probe)
@@ -158,6 +160,7 @@ def test_a_process_that_dies_is_our_error_and_leaves_nothing(
     assert list((tmp_path / "temp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_stopped(probe: Any) -> None:
     """The limit is a field of the job; the units that were asked for are named."""
     with pytest.raises(RepruneError, match="did not end within 1 s"):
@@ -226,6 +229,7 @@ def test_a_measuring_process_ends_when_the_benchmark_is_gone(probe: Any) -> None
     assert b"is gone" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_board_is_asked_how_it_is_set_before_every_unit(
     probe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,8 @@ from reprune.judge.evidence import CONTROL, decode_units
 from reprune.runtimes.onnxruntime import OnnxRuntime
 from reprune.steps import get_step
 
+pytestmark = pytest.mark.slow
+
 TASK = """
 import numpy as np
 from torch import nn

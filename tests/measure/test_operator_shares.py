@@ -19,6 +19,8 @@ from reprune.measure.operator_shares import take_shares, write_shares
 from reprune.runtimes.base import Source
 from reprune.runtimes.onnxruntime import OnnxRuntime
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> LatencyJob:

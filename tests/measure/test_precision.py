@@ -83,6 +83,7 @@ def built(
     return with_float_layers(runtime, source_of(model), target, task, params, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tells", [True, False], ids=["answers", "loss"])
 def test_exactly_the_layer_that_int8_destroys_stays_in_float(tmp_path: Path, tells: bool) -> None:
     """By the share of right answers where the records tell it, by the task's loss where they do not; and
@@ -112,6 +113,7 @@ def test_few_builds_still_find_it_by_halving(tmp_path: Path) -> None:
     assert len(fact.float_layers) <= 2
 
 
+@pytest.mark.slow
 def test_a_model_that_int8_does_not_hurt_keeps_all_layers_in_int8(tmp_path: Path) -> None:
     """One build, one note with its figures, and the very bytes of a plain build."""
     model = zoo.pruned("odd-cnn")
@@ -122,6 +124,7 @@ def test_a_model_that_int8_does_not_hurt_keeps_all_layers_in_int8(tmp_path: Path
     assert (tmp_path / "n.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_when_the_builds_run_out_the_best_is_kept_and_the_note_says_so(tmp_path: Path) -> None:
     """The gate judges quality; the build says what it could not reach."""
     fact = built(destroyed(), tmp_path / "n.onnx", BuildParams(trials=1))
@@ -139,6 +142,7 @@ def test_the_search_repeats(tmp_path: Path) -> None:
     assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_fp32_is_built_and_not_compared(tmp_path: Path) -> None:
     """Nothing of tune is read: the task has none."""
 

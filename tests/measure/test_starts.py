@@ -26,6 +26,8 @@ from reprune.measure.starts import (
     take_starts,
 )
 
+pytestmark = pytest.mark.slow
+
 SHAPES = (Shape(inputs=(np.zeros((1, 64), dtype=np.float32),), weight=1.0),)
 MIB = 2**20
 

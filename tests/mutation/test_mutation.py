@@ -164,6 +164,7 @@ def f(n):
     assert "if n => if not" in changes
 
 
+@pytest.mark.slow
 def test_every_change_is_another_program_that_compiles() -> None:
     """Names are unique, so that a reason stands for one mutant."""
     for name in ("verdict", "drafts", "guards"):
@@ -190,6 +191,7 @@ def test_a_listed_mutant_must_be_there_and_live() -> None:
     assert len(wrong) == 1
 
 
+@pytest.mark.slow
 def test_every_listed_mutant_exists_and_has_a_reason() -> None:
     """Each among the mutants that it is of: those of `--more` are no others."""
     usual = read()

@@ -102,6 +102,7 @@ def test_a_webhook_arrives_signed_and_fits_its_schema(server: HookServer, folder
     assert came.body["data"]["dense_version"] == "3"
 
 
+@pytest.mark.slow
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(("model", "words", "by", "run"), TEXTS)))
 @settings(max_examples=60, deadline=None)
 def test_whatever_the_texts_are_the_bodies_are_whole(texts: dict[str, str]) -> None:
@@ -181,6 +182,7 @@ def dead() -> str:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_dead_slow_and_endless_hosts_share_one_deadline_and_the_good_one_is_told(
     server: HookServer, folder: Path
 ) -> None:

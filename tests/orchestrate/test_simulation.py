@@ -41,6 +41,7 @@ def test_a_planted_bug_is_found(plant: str) -> None:
     assert any(simulate(seed, [plant]).violations for seed in range(PLANT_SEEDS))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trace() -> None:
     for seed in range(500):
         first = simulate(seed, keep_trace=True)

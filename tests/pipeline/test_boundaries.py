@@ -25,6 +25,7 @@ def _own_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
+@pytest.mark.slow
 def test_at_gate_and_promote(tmp_path: Path) -> None:
     """Each artefact that they read: another run's, a byte of its largest file, a byte of its manifest."""
     chain: Chain = ready(tmp_path / "judged")

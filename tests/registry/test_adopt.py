@@ -139,6 +139,7 @@ def test_the_first_generation_is_judged_against_it(root: Path) -> None:
     assert back.version == result.version == alias(root)
 
 
+@pytest.mark.slow
 def test_a_dense_version_is_adopted_without_being_run(root: Path) -> None:
     """Nothing served: the dense model itself becomes what the first generation is judged against."""
     (root / "task" / "digits.py").write_text(TASK)
@@ -224,6 +225,7 @@ def test_a_judged_champion_is_not_replaced(root: Path) -> None:
         adopted(root, "./artifacts/other")
 
 
+@pytest.mark.slow
 def test_a_blocked_model_does_not_come_in_by_this_door(root: Path) -> None:
     """Neither by its own version, nor as a copy, nor from where it lies."""
     allow(root)
@@ -244,6 +246,7 @@ def test_a_blocked_model_does_not_come_in_by_this_door(root: Path) -> None:
         adopted(root)
 
 
+@pytest.mark.slow
 def test_where_something_served_only_who_may_override_may_adopt(root: Path) -> None:
     first = adopted(root)
     next_generation(root, dense_version="2")

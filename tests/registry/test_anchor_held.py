@@ -66,6 +66,7 @@ def set_anchor(root: Path, version: str) -> None:
     registry_of(root).set_alias(COMPRESSED, "anchor", version)
 
 
+@pytest.mark.slow
 def test_an_anchor_that_moved_since_the_lock_is_refused(root: Path) -> None:
     following(root, "2")
     assert promoted(root).champion_after == "2"

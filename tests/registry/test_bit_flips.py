@@ -9,6 +9,7 @@ import pytest
 from tests.registry.flips import flip_bits, stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.deep)])
 def test_every_bit_that_turns_is_seen(tmp_path: Path, count: int) -> None:
     """In manifests, digests, payloads, versions, aliases, receipts and weights."""

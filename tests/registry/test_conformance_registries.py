@@ -234,6 +234,7 @@ def test_links_and_devices_in_a_version_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_promoted_twice_is_promoted_once_and_a_hand_moved_alias_is_foreign(
     world: World, monkeypatch: pytest.MonkeyPatch, folder: Folder
 ) -> None:

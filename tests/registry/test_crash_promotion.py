@@ -50,6 +50,7 @@ def served(root: Path, folder: Path) -> str:
     return f"version {champion}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generation", [1, 2])
 def test_no_crash_while_promoting_moves_the_champion_to_what_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generation: int

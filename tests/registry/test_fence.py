@@ -144,6 +144,7 @@ def test_a_version_that_the_registry_does_not_show_is_not_moved_to(
     assert promoted(tmp_path).champion_after == "1"
 
 
+@pytest.mark.slow
 def test_a_pass_that_came_second_is_passed_over_where_there_is_no_champion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +204,7 @@ def edit_tag(root: Path) -> None:
     registry_of(root).set_tags(COMPRESSED, "1", {BUNDLE: "another"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [lose_receipt, swap_receipt, edit_tag])
 def test_a_verdict_whose_receipt_is_gone_still_holds_its_lock(
     tmp_path: Path, spoil: Callable[[Path], None]

@@ -176,6 +176,7 @@ def test_nan_weights_are_refused(root: Path, source: Registry, tmp_path: Path) -
         fetched(documents(root, weights))
 
 
+@pytest.mark.slow
 def test_pickled_weights_need_permission(root: Path, source: Registry, tmp_path: Path) -> None:
     """Refused by default; with allow_pickle the values arrive as safetensors, which are what is pinned:
     the gate compares the bundle's weights with the lock.

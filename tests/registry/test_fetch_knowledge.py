@@ -16,6 +16,7 @@ from tests.registry.promotion import next_generation, promoted, ready, with_para
 DEFAULT = "name: digits\ntask: task.digits:DigitsTask\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["files", "mlflow"])
 def test_the_next_generation_finds_the_champions_plan_profile_and_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, request: pytest.FixtureRequest

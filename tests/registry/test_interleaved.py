@@ -118,6 +118,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("one", "two"), ("blocked", "one")])
 def test_a_second_verdict_comes_between_any_two_calls(
     made: Path, judged: dict[str, Judged], names: tuple[str, str]
@@ -136,6 +137,7 @@ def test_a_second_verdict_comes_between_any_two_calls(
     assert winners == {(True, False), (False, True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("one", "two"), ("one", "two", "copy", ROLLBACK)])
 def test_no_schedule_accepts_two_verdicts(
     made: Path, judged: dict[str, Judged], names: tuple[str, ...]

@@ -49,6 +49,7 @@ def test_a_damaged_database_is_unreachable(tmp_path: Path) -> None:
         open_mlflow(Section(), tmp_path).versions("digits")
 
 
+@pytest.mark.slow
 def test_the_embedded_registry_lies_below_the_root_and_is_quiet(tmp_path: Path, repo: Path) -> None:
     """The first registration, in a fresh process elsewhere, writes only below `.reprune/`, silently."""
     elsewhere = tmp_path / "elsewhere"
@@ -251,6 +252,7 @@ def test_a_server_that_is_not_there_is_unreachable(
     assert caught.value.silent
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_the_request_and_says_nothing_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

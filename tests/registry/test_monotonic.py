@@ -64,6 +64,7 @@ def test_no_field_of_a_receipt_or_a_policy(receipts: list[monotonic.Refused]) ->
     print(f"{len(told)} broken fields of receipts and policies, 0 pass")
 
 
+@pytest.mark.slow
 def test_no_field_of_a_verdict(block: monotonic.Blocked, tmp_path: Path) -> None:
     """Its manifest, and every part of its grounds, with every digest corrected as a forger would."""
     told = list(monotonic.every_field(block.manifest()))
@@ -72,6 +73,7 @@ def test_no_field_of_a_verdict(block: monotonic.Blocked, tmp_path: Path) -> None
     print(f"{len(told)} broken fields of a verdict, 0 pass")
 
 
+@pytest.mark.slow
 def test_no_random_mutation(receipts: list[monotonic.Refused], block: monotonic.Blocked) -> None:
     """Bytes, words and values at random."""
     every = [*receipts, *monotonic.policies(), block.manifest()]

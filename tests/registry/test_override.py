@@ -371,6 +371,7 @@ def test_later_runs_know_of_the_override(root: Path) -> None:
     assert summary.waiver.candidate == found.champion.bundle
 
 
+@pytest.mark.slow
 def test_a_long_history_forgets_neither_override_nor_champion(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

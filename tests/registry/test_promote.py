@@ -168,6 +168,7 @@ def test_generations_follow_each_other(tmp_path: Path) -> None:
     assert parts == {"champion", "plan", "profile", "sensitivity"}
 
 
+@pytest.mark.slow
 def test_attempts_on_one_dense_version_are_counted(tmp_path: Path) -> None:
     """Each judged verdict counts once; a later verdict that claims to be an earlier attempt is refused."""
     ready(tmp_path, BLOCKED)
@@ -432,6 +433,7 @@ def test_an_anchor_is_fetched_when_it_is_the_locked_one(tmp_path: Path) -> None:
     registry_of(tmp_path).set_alias(COMPRESSED, "champion", "1")
 
 
+@pytest.mark.slow
 def test_promote_on_mlflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_section: object
 ) -> None:

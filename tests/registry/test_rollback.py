@@ -198,6 +198,7 @@ def edit_tags(root: Path, version: str, **changes: str | None) -> None:
     path.write_text(json.dumps(told))
 
 
+@pytest.mark.slow
 def test_what_was_gone_back_past_does_not_return_by_its_old_verdict(
     root: Path, tmp_path: Path
 ) -> None:

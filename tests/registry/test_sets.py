@@ -188,6 +188,7 @@ def test_a_model_of_its_own_has_the_lock_that_it_always_had(tmp_path: Path) -> N
     assert b"members" not in msgspec.json.encode(lock)
 
 
+@pytest.mark.slow
 def test_the_bundle_is_all_members_as_one(source: Registry, root: Path) -> None:
     """Every tensor under its member's name, bit for bit; the manifest names each member's digest."""
     train(source, root, "depth-net", 1.0)
@@ -229,6 +230,7 @@ def joined(root: Path, members: list[Path], out: Path) -> ModelBundle:
     return store.read(out, ModelBundle).manifest
 
 
+@pytest.mark.slow
 def test_members_fetched_apart_make_the_same_bundle(source: Registry, root: Path) -> None:
     """In any order, byte for byte, its producer and parents too; each part holds one member alone."""
     train(source, root, "depth-net", 1.0)
@@ -248,6 +250,7 @@ def test_members_fetched_apart_make_the_same_bundle(source: Registry, root: Path
     assert len(store.files(root / "joined")) == len(store.files(root / "whole"))
 
 
+@pytest.mark.slow
 def test_members_that_do_not_make_the_locked_set_are_refused(source: Registry, root: Path) -> None:
     """One missing, one twice, one of another version, and one that lies about which it is."""
     for model in MEMBERS.values():
@@ -295,6 +298,7 @@ def test_a_member_is_one_of_as_many_as_the_lock_pins(source: Registry, root: Pat
         run(for_shard(fetch_member, "0/1"), {}, documents, root / "out", say=lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_lock_whose_members_were_edited_is_refused(source: Registry, root: Path) -> None:
     """The digest of the whole must be theirs, and the version must say which members they are."""
     for model in MEMBERS.values():
@@ -310,6 +314,7 @@ def test_a_lock_whose_members_were_edited_is_refused(source: Registry, root: Pat
         read_lock(path)
 
 
+@pytest.mark.slow
 def test_the_lock_names_the_weights_as_the_bundle_has_them(source: Registry, root: Path) -> None:
     """Which the gate compares."""
     for model in MEMBERS.values():

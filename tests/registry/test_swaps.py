@@ -61,6 +61,7 @@ def second(template: Path, tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_nothing_that_was_not_judged_is_promoted(template: Path, other: Path, played: Path) -> None:
     """Each kind of swap, and a byte of each file: refused, or it came too late and changed nothing."""
     found = swap_plans.files(template, other, played, every=EVERY)
@@ -81,6 +82,7 @@ def test_a_champion_that_moved_voids_the_decision(second: Path, played: Path) ->
     say(found)
 
 
+@pytest.mark.slow
 def test_around_each_call_of_the_registry(
     template: Path, second: Path, other: Path, played: Path
 ) -> None:

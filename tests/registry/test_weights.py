@@ -189,6 +189,7 @@ class Boom:
         return (os.system, (f"touch {self.target}",))
 
 
+@pytest.mark.slow
 def test_a_pickled_state_dict_is_read_in_a_child(tmp_path: Path) -> None:
     """Allowed: tied and sliced tensors arrive as safetensors with equal values."""
     import torch

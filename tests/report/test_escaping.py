@@ -56,6 +56,7 @@ def test_a_sentence_is_shown_as_it_is(text: str) -> None:
     assert collapsed(shown(children)) == collapsed(visible(text, 2000))
 
 
+@pytest.mark.slow
 @given(NASTY)
 def test_a_sentence_stays_in_its_cell(text: str) -> None:
     """In a table, no character of a sentence ends the cell or the row."""

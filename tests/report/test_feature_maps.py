@@ -150,6 +150,7 @@ def test_a_map_of_another_size_is_not_drawn(told: Told, wrong: bytes) -> None:
     assert page.count("not drawn") == 2
 
 
+@pytest.mark.slow
 def test_pictures_go_first_and_words_never(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the page is too large, pictures of layers go, then examples; tables and the verdict stay."""
     known = told("pictured")

@@ -149,6 +149,7 @@ NAMES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @example(names=[HOSTILE, "day"], slices=10_000, harmed=10_000, rules=300, blocked=120)
 @example(names=["day"], slices=10_000, harmed=0, rules=0, blocked=1)
@@ -243,6 +244,7 @@ LONG = msgspec.structs.replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 25])
 def test_an_override_is_never_dropped(count: int) -> None:
     """However little room there is, every reader sees who overrode, and until when."""

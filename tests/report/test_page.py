@@ -280,6 +280,7 @@ def test_a_large_models_page_is_bounded(tmp_path: Path) -> None:
     assert Page(text).open == []
 
 
+@pytest.mark.slow
 def test_a_page_is_never_too_large_to_open(tmp_path: Path) -> None:
     """Of 5000 layers, with every picture: below 3 MB, and the captions say what a table leaves out."""
     groups = tuple((f"stage{i // 20}.block{i % 20}.conv", 256, 64 + i % 190) for i in range(5000))

@@ -76,6 +76,7 @@ def same(first, second) -> bool:
     return first.dtype == second.dtype and np.array_equal(first, second)
 
 
+@pytest.mark.slow
 @given(tensors=st.lists(coded(), max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_decoding_what_was_encoded_is_identity(tensors):
@@ -236,6 +237,7 @@ def test_few_values_of_a_wide_even_book_fit_a_microcontroller(levels):
     assert np.array_equal(found.values(), values)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), coding=st.sampled_from(CODINGS))
 def test_a_changed_file_with_a_right_checksum_is_an_error_or_a_model(data, coding):

@@ -77,6 +77,7 @@ CONSTEXPR = {"int8-weights": "constexpr_affine_dequantize", "palette4": "constex
 SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("fp32", "fp16", "palette4")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int8-weights", *SLOWER])
 def test_a_pruned_cnn_holds_what_its_module_computes(tmp_path: Path, precision: str) -> None:
     model = zoo.pruned("odd-cnn")
@@ -131,6 +132,7 @@ def masked(share: float) -> zoo.ZooModel:
     return model
 
 
+@pytest.mark.slow
 def test_zeros_of_masked_weights_are_stored_in_a_bit_each(tmp_path: Path) -> None:
     model = masked(0.9)
     whole = built(tmp_path, source(model), target())
@@ -156,6 +158,7 @@ def test_sparse_and_small_together_need_a_newer_system(tmp_path: Path, precision
     check_agrees(path.read_bytes(), model, precision)
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes_on_any_day(tmp_path: Path) -> None:
     model = zoo.pruned("odd-cnn")
     one = built(tmp_path, source(model), target("palette4"))
@@ -167,6 +170,7 @@ def test_the_same_model_gives_the_same_bytes_on_any_day(tmp_path: Path) -> None:
     assert b"/tmp" not in one
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs_keep_their_names_and_order(tmp_path: Path) -> None:
     module, inputs = models.build("two-input"), models.inputs("two-input", 3)
     made = Source(module=module, example_inputs=inputs, input_names=("image", "vector"))
@@ -290,6 +294,7 @@ class Doubling:
         return {"output_1": -given["x"], "output_0": given["x"] * 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_session_runs_any_number_of_examples(tmp_path: Path, count: int) -> None:
     class Two(nn.Module):

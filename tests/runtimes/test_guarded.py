@@ -89,6 +89,7 @@ def test_answers_come_back_whole_and_the_session_goes_on(engine: Any) -> None:
     session.close()
 
 
+@pytest.mark.slow
 def test_the_same_as_in_this_process(tmp_path: Path) -> None:
     """ONNX Runtime, to the bit."""
     torch.manual_seed(0)
@@ -132,6 +133,7 @@ def test_what_the_runtime_refuses_is_the_users_error(engine: Any) -> None:
             session.run(INPUTS)
 
 
+@pytest.mark.slow
 def test_a_hang_ends_at_the_limit(engine: Any) -> None:
     session = GuardedSession(engine(run="hangs"), TARGET)
     session._seconds = 1.0

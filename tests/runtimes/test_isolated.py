@@ -106,6 +106,7 @@ def test_what_goes_wrong_is_said_and_leaves_nothing(
     assert left_behind(folder) == []
 
 
+@pytest.mark.slow
 def test_a_compiler_that_hangs_is_stopped(folder: Path) -> None:
     with pytest.raises(RepruneError, match="did not end within 2 s"):
         compiled(folder, how="hangs", half=True, seconds=2.0)

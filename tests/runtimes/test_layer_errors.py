@@ -33,11 +33,13 @@ def with_noise(source: Source, layer: str, strength: float) -> bytes:
     return bytes(model.SerializeToString())
 
 
+@pytest.mark.slow
 def test_the_same_file_differs_nowhere() -> None:
     source = chain()
     assert {error.relative for error in worst_layers(source, float_onnx(source))} == {0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["1.0", "3.0"])
 def test_what_was_changed_is_named(layer: str) -> None:
     """Nothing before it differs; what comes after it carries the error on."""
@@ -50,6 +52,7 @@ def test_what_was_changed_is_named(layer: str) -> None:
     assert [error.relative for error in found] == sorted(known.values(), reverse=True)
 
 
+@pytest.mark.slow
 def test_a_quantised_net_names_its_layers() -> None:
     """int8 moves every layer of a real net a little; three of them are told."""
     from reprune.core.params import Target

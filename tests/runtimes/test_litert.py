@@ -296,6 +296,7 @@ def test_a_converter_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.M
         LiteRt().build(small(), target, tmp_path / "net.tflite")
 
 
+@pytest.mark.slow
 @converts_elsewhere
 def test_an_environment_without_the_converter_says_what_to_install(tmp_path: Path) -> None:
     target = Target(runtime="litert", python=sys.executable)

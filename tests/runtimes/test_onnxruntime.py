@@ -69,6 +69,7 @@ def test_an_engine_computes_what_the_module_computes_at_any_batch_size(engine: P
         np.testing.assert_allclose(output, small_net()(inputs).detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_building_twice_gives_the_same_bytes_even_in_another_process(
     engine: Path, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_the_file_names_no_path_and_has_the_dynamic_batch(engine: Path) -> None:
     assert {o.version for o in proto.opset_import if o.domain == ""} == {20}
 
 
+@pytest.mark.slow
 def test_several_inputs_and_a_dictionary_of_outputs_keep_their_order(tmp_path: Path) -> None:
     """Inputs are positional and outputs come as the module returns them."""
     torch.manual_seed(0)
@@ -133,6 +135,7 @@ def test_several_inputs_and_a_dictionary_of_outputs_keep_their_order(tmp_path: P
     np.testing.assert_allclose(second, expected["a"].detach().numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_building_leaves_the_module_as_it_was(tmp_path: Path) -> None:
     """A module in training mode is still in training mode, with the same tensors."""
     net = small_net().train()
@@ -156,6 +159,7 @@ class Applied(nn.Module):
         return self.function(x)  # type: ignore[operator, no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "words"),
     [

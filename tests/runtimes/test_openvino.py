@@ -15,6 +15,8 @@ from reprune.core.params import Precision, Target
 from reprune.runtimes.base import Source
 from reprune.runtimes.openvino import OpenVino, OpenVinoSession
 
+pytestmark = pytest.mark.slow
+
 IMAGES = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
 
 

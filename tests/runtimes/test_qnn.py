@@ -20,6 +20,8 @@ from reprune.runtimes.qnn import Qnn
 from tests import zoo
 from tests.runtimes.test_onnx_int8 import agreement, cosine, source_of
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnxruntime_qnn")
 INT8 = Target(runtime="qnn", precision="int8", batch_size=4)
 SLOW = pytest.mark.slow

@@ -52,6 +52,7 @@ def tensors(draw):
     return whole
 
 
+@pytest.mark.slow
 @given(tensor=tensors(), form=st.sampled_from(PLAIN))
 @settings(max_examples=200, deadline=None)
 def test_every_form_gives_every_bit_back(tensor, form):
@@ -180,6 +181,7 @@ def mended(content: bytes) -> bytes:
     return content + binascii.crc32(content).to_bytes(4, "little")
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=300, deadline=None)
 def test_with_its_checksum_mended_a_changed_file_is_an_error_or_tensors(data):

@@ -64,6 +64,7 @@ def plain(module: nn.Module, *inputs: Tensor) -> Source:
 # --- building for real, ahead of time -----------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8-fp16"])
 def test_a_cut_net_becomes_an_engine_without_a_gpu(precision: str, tmp_path: Path) -> None:
     """Parsed and built by the real library, in a process of its own."""
@@ -100,6 +101,7 @@ def test_every_model_of_the_zoo_becomes_an_engine(
     assert engine.stat().st_size > 100_000
 
 
+@pytest.mark.slow
 def test_int8_in_fp16_is_symmetric_and_computes_what_the_module_does(tmp_path: Path) -> None:
     """What the builder is given, run by ONNX Runtime: TensorRT takes no zero points."""
     model, runtime = zoo.pruned("odd-cnn"), get_runtime("tensorrt-rtx")
@@ -148,6 +150,7 @@ def gemm() -> bytes:
     return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
 
+@pytest.mark.slow
 def test_an_engine_for_another_compute_capability(tmp_path: Path) -> None:
     """Named ones only, and the error lists them."""
     folder = prepared(tmp_path / "p", gemm())
@@ -163,6 +166,7 @@ class Determinant(nn.Module):
         return torch.det(x)
 
 
+@pytest.mark.slow
 def test_an_unsupported_operator_is_named(tmp_path: Path) -> None:
     """ONNX knows the determinant, TensorRT does not."""
     with pytest.raises(BuildError, match="operator Det of the layer") as caught:
@@ -214,6 +218,7 @@ def test_unknown_options_are_refused_before_anything_is_built(
     assert "builder_optimization_level" in caught.value.fix
 
 
+@pytest.mark.slow
 def test_an_overflow_stops_before_the_builder(tmp_path: Path) -> None:
     """A weight that has no fp16 names its layer; kept in fp32 by name, it builds."""
     net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))

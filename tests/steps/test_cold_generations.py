@@ -71,6 +71,7 @@ def test_at_cold_every_neither_widths_nor_recovery_know_the_champion(ground, tmp
     assert not any("begins with the" in line for line in told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "age"), [(1, 2), (UNSET, 1)], ids=["counted", "older"])
 def test_until_then_the_age_is_counted(ground, tmp_path, before, age):  # noqa: F811
     """An artefact from before it was counted is as if a cold one had gone before."""

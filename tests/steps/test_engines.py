@@ -84,6 +84,7 @@ def cached(work: Path) -> list[Path]:
     return sorted(work.glob("engines/*/*.onnx"))
 
 
+@pytest.mark.slow
 def test_the_cache_gives_what_was_built(tmp_path: Path, work: Path) -> None:
     """The same bytes, whether built or found; a file put in its place with its digest is what is found."""
     first, told = made(tmp_path / "a")

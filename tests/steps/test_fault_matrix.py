@@ -161,6 +161,7 @@ def test_every_fault_is_tried_somewhere(base: Forged) -> None:
     assert tried == known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_no_faulty_part_passes(base: Forged, tmp_path: Path, part: str) -> None:
     """One fault of each field, every digest corrected: refused, or judged and not passed."""
@@ -178,6 +179,7 @@ def test_no_fault_of_any_part_passes(base: Forged, tmp_path: Path, part: str) ->
     assert count >= 10
 
 
+@pytest.mark.slow
 def test_no_engine_fact_that_was_forged_in_both_places_passes(base: Forged, tmp_path: Path) -> None:
     """Where build and benchmark agree on a faulty fact, the gate still doubts it."""
     engines = base.value("engines.0")["engines"]
@@ -373,6 +375,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", OTHERS)
 def test_parts_of_another_run_are_an_error(base: Forged, tmp_path: Path, what: str) -> None:
     """Each artefact and document exchanged for that of a run that passes too, but is another one."""
@@ -479,6 +482,7 @@ def correct_digests(folder: Path) -> None:
     (folder / store.DIGEST).write_text(digest_of(msgspec.convert(manifest, Verdict)))
 
 
+@pytest.mark.slow
 def test_no_faulty_field_of_the_verdict_survives(base: Forged, tmp_path: Path) -> None:
     """What the verdict says of itself and of its judgement, changed with its digest corrected."""
     wrong = []
@@ -522,6 +526,7 @@ def surviving(base: Forged, tmp_path: Path, *, each: int) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 def test_no_faulty_field_survives_the_verdicts_own_digests(base: Forged, tmp_path: Path) -> None:
     """Fields of every part, told-only ones too, changed with the verdict's own digests corrected."""
     assert surviving(base, tmp_path, each=6) == []
@@ -538,6 +543,7 @@ def test_no_faulty_field_at_all_survives_the_verdicts_own_digests(
 # --- evidence as a value -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [5, pytest.param(1, marks=pytest.mark.deep)])
 def test_no_fault_in_evidence_is_an_exception(base: Forged, each: int) -> None:
     """Fields of the evidence, one fault in `each`: it does not decode, or it is judged and not passed."""

@@ -357,6 +357,7 @@ def test_a_plan_says_what_it_loses_if_it_comes_out_as_the_champions_did(ground, 
         assert not [key for key in other if "champion_came_out" in key]
 
 
+@pytest.mark.slow
 def test_recovery_takes_the_epochs_that_the_champion_needed_and_its_advice(ground, tmp_path):
     """Shorter, and with the champion as a second teacher, whose passes count."""
     root = second(ground, tmp_path)
@@ -426,6 +427,7 @@ def test_recovery_can_begin_with_the_champion_and_is_then_a_quarter_as_long(grou
     assert made_of.manifest.surgery == pruned.manifest.surgery
 
 
+@pytest.mark.slow
 def test_processes_begin_with_the_champion_too(ground, tmp_path):
     two = {"distill": {"epochs": 4, "learning_rate": 1e-12, "processes": 2}}
     made_of = distilled(ground, tmp_path, STARTED | two)
@@ -450,6 +452,7 @@ def test_a_champion_that_no_epoch_made_better_is_asked_about_new_data_too(ground
     assert worse.p_champion < same.p_champion
 
 
+@pytest.mark.slow
 def test_processes_try_learning_rates_too(ground, tmp_path):
     """Each trial trains in a folder of its own, where its processes leave what they learnt."""
     two = {"distill": {"epochs": 1, "learning_rate": "auto", "processes": 2}}

@@ -79,6 +79,7 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.slow
 def test_judged_again_elsewhere_it_has_the_same_bytes(verdict: Path) -> None:
     """One thing another machine may have otherwise at a time, then all at once."""
     here = judged_again(verdict)

@@ -38,6 +38,8 @@ from tests.measure.test_measuring_steps import (
     put_previous,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Away:
     """A repository with a target here, one behind a command, and one that only a kit reaches."""

@@ -29,6 +29,8 @@ from tests.measure.test_measuring_steps import (
     put_previous,
 )
 
+pytestmark = pytest.mark.slow
+
 # An engine is the ONNX file behind the name of the machine that made it, and is run by ONNX Runtime.
 RUNTIMES = '''
 """Two runtimes whose engines are of one machine: Board compiles there, Portable only runs there."""

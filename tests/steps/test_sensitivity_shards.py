@@ -24,6 +24,8 @@ from tests.compress.small_digits import DigitsTask, trained
 from tests.compress.test_depth_plan import Net, write_residual_bundle
 from tests.compress.test_steps_plan import documents_of, past, quiet, write, write_bundle
 
+pytestmark = pytest.mark.slow
+
 PARAMS = {
     "name": "digits",
     "task": "smalltask.residual:ResidualTask",

@@ -25,6 +25,8 @@ from tests.steps.test_inheriting import (  # noqa: F401  the fixtures
     warm_table,
 )
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = {"conv1": 16, "conv2": 24}
 
 

@@ -164,6 +164,7 @@ MUTATORS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", range(4))
 def test_mutated_bytes_end_in_words(whole: Path, tmp_path: Path, start: int) -> None:
     """Files mutated, with the directory's own digests corrected or not: never a traceback or a pass.
@@ -228,6 +229,7 @@ def paths_of(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | i
     return found
 
 
+@pytest.mark.slow
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -344,6 +346,7 @@ def test_files_that_nobody_lists_change_nothing(whole: Path, tmp_path: Path) -> 
     assert run("check", str(folder), "--recompute")[0] == EXIT_DONE
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded(whole: Path, tmp_path: Path) -> None:
     """A manifest of 60 MB of brackets, and one of 100 MB, are refused within a gigabyte."""
     folder = tmp_path / "verdict"

@@ -65,6 +65,7 @@ def test_the_default_example_keeps_the_protocol() -> None:
     assert min(len(counted[split].ids) for split in ("tune", "calibration")) > 130
 
 
+@pytest.mark.slow
 def test_the_default_example_learns() -> None:
     """Two epochs, about a second, are enough to see that loss, batches and records fit together."""
     task = load_digits_task()
@@ -84,6 +85,7 @@ def test_labels_beside_the_task_reach_training_and_not_the_judgement(tmp_path: P
     assert after.data_version != before.data_version
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["detection", "membrane", "mnist", "sst2", "two_input"])
 def test_an_example_keeps_the_protocol(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its params and policy decode, its task passes every check, and no id is in two splits."""

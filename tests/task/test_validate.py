@@ -140,6 +140,7 @@ def failed(report: DataReport) -> dict[tuple[str, str], Expectation]:
     return {(one.name, one.split): one for one in report.expectations if not one.success}
 
 
+@pytest.mark.slow
 def test_good_data_passes_and_is_counted(tmp_path: Path) -> None:
     """Every expectation holds, and the report counts classes, slices and examples of each split."""
     report, said = validated(tmp_path)
@@ -166,6 +167,7 @@ def test_good_data_passes_and_is_counted(tmp_path: Path) -> None:
     assert any("lost nothing passes with" in line for line in said)
 
 
+@pytest.mark.slow
 def test_the_same_data_gives_the_same_report(tmp_path: Path) -> None:
     """No clock, path or chance gets into the manifest."""
     one, _ = validated(tmp_path / "one")
@@ -307,6 +309,7 @@ def test_data_that_the_lock_does_not_name_fails(tmp_path: Path) -> None:
     assert "run `reprune update`" in failed(report)["data as locked", "all"].observed
 
 
+@pytest.mark.slow
 def test_a_policy_that_cannot_pass_is_refused_beforehand(tmp_path: Path) -> None:
     """Too small a margin for the examples is critical; a larger one warns; a fair one passes."""
     hopeless, said = validated(tmp_path / "a", drop=0.004)
@@ -324,6 +327,7 @@ def test_a_policy_that_cannot_pass_is_refused_beforehand(tmp_path: Path) -> None
     assert validated(tmp_path / "c", drop=0.05)[0].power[0].pass_if_equal > 0.9
 
 
+@pytest.mark.slow
 def test_power_uses_the_flips_and_attempts_of_the_past(tmp_path: Path) -> None:
     """Flips seen are averaged with the assumed ones, and a later attempt is tested more strictly."""
 

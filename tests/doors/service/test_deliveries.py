@@ -312,6 +312,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(body=st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))
 @settings(max_examples=300, deadline=None)
 def test_law_any_signed_body_is_answered_and_none_with_5xx(body: bytes) -> None:
@@ -328,6 +329,7 @@ def test_law_any_signed_body_is_answered_and_none_with_5xx(body: bytes) -> None:
         assert one.loop.woken == (hint is not None and concerns(hint, "digits", "default"))
 
 
+@pytest.mark.slow
 @given(
     names=st.lists(
         st.tuples(

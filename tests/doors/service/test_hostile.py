@@ -189,6 +189,7 @@ def test_what_comes_over_the_wire_is_a_4xx_and_the_next_one_is_served(stage: Sta
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_who_sends_one_letter_at_a_time_is_shown_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a head that trickles in nor a connection on which nothing comes is kept."""
     monkeypatch.setattr(listening, "HEAD_S", 0.4)
@@ -282,6 +283,7 @@ def signing(app: ASGIApp, seen: Counter[int]) -> ASGIApp:
     return signed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knows_the_secret", [False, True])
 def test_every_answer_is_one_that_the_description_names(knows_the_secret: bool) -> None:
     """Whatever fits the description and whatever does not: no 5xx, and the answer is as described."""
@@ -334,6 +336,7 @@ HOSTILE_TEXT = st.text(max_size=30) | st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(rows=st.lists(st.dictionaries(st.sampled_from(TAGS), HOSTILE_TEXT, max_size=6), max_size=4))
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -370,6 +373,7 @@ def locks(kfp: KfpServer) -> list[str]:
     return [sent["runtime_config"]["parameters"]["lock"] for sent in kfp.posted()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*LISTS, "http 500", "garbage"])
 def test_a_registry_that_lies_fails_its_own_watch(
     stage: Stage, kfp: KfpServer, log: io.StringIO, monkeypatch: pytest.MonkeyPatch, case: str

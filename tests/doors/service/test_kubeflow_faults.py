@@ -105,6 +105,7 @@ def watched(tmp_path: Path, server: KfpServer, monkeypatch: pytest.MonkeyPatch) 
     return Watched(place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "fault", "restarts"), CASES, ids=str)
 def test_whatever_call_fails_there_is_one_run(
     watched: Watched,

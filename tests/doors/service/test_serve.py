@@ -350,6 +350,7 @@ def served(place: Place) -> Iterator[Served]:
         running.process.communicate()
 
 
+@pytest.mark.slow
 def test_an_event_wakes_it_many_start_one_run_and_sigterm_ends_it(
     place: Place, kfp: KfpServer, served: Served
 ) -> None:
@@ -398,6 +399,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_though_a_download_hangs(place: Place) -> None:
     """As MLflow downloads from a store: in threads that Python waits for at its end."""
     aside = place.root / "aside"

@@ -131,6 +131,7 @@ def test_what_holds_a_version_up_is_told_and_a_superseded_one_is_not(
     assert keys[0] == keys[1] != keys[2]
 
 
+@pytest.mark.slow
 def test_a_hook_that_is_down_holds_no_sweep_and_is_told_later(
     hooked: Place, kfp: KfpServer, server: HookServer
 ) -> None:
