@@ -11,9 +11,10 @@ predicted in the measured order; and the same of those whose order the measureme
 `--quick` takes ResNet-20 and the chain at batch 1, fp32, with few plans. `--verify` measures the
 committed result's first row again. What is built lies in `--out` and is not built twice.
 
-Whether such plans are also better ones is measured where they are trained: the committed result of
-`benchmarks.resnet20_cifar10`, most of whose points are planned by latency, gives `accuracy_margin_low_*`
-(at equal measured speed) and `speedup_at_equal_accuracy_*`.
+Whether such plans are also better ones is measured where they are trained: the committed results of
+`benchmarks.resnet20_cifar10`, most of whose points are planned by latency, and of
+`benchmarks.mobilenetv2_plans` give `accuracy_margin_low_*` (at equal measured speed) and
+`speedup_at_equal_accuracy_*`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ from reprune.steps.tabling import table_key
 NAME = "latency_plans"
 NEAR = 0.05
 STEP = 8
+# Figures of a trained model's curves that are of this benchmark, whichever measures them.
+NAMED = ("accuracy_margin_low_", "speedup_at_equal_accuracy_")
 # A plan of all random widths is about half: some are wider, so that the whole range is looked at.
 LEANINGS = (0.0, 0.0, 0.35, 0.7)
 Widths = Mapping[str, int]
@@ -305,6 +308,9 @@ def _cases(options: argparse.Namespace, folder: Path) -> list[Case]:
 
 def _result(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     trained = trained_figures("resnet20", common.committed("resnet20_cifar10")["figures"])
+    if (common.RESULTS / "mobilenetv2_plans.json").is_file():
+        held = common.committed("mobilenetv2_plans")["figures"]
+        trained |= {name: value for name, value in held.items() if name.startswith(NAMED)}
     return common.result(figures(rows) | trained, rows, note=NOTE)
 
 
