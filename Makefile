@@ -77,7 +77,7 @@ actionlint:
 test: env $(LITERT_STAMP) chromium helm axe actionlint ## run the full test suite
 	$(TEST) $(PYTEST_ARGS)
 
-test-fast: env $(LITERT_STAMP) helm actionlint ## run the tests that take less than a second, two at a time
+test-fast: env $(LITERT_STAMP) helm actionlint ## run the tests that take less than half a second, two at a time
 	$(TEST) -m "not slow" -n 2 $(PYTEST_ARGS)
 
 # Tracing slows the tests to less than half their speed, those of the judge most: not at every commit.

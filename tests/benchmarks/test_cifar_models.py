@@ -53,6 +53,7 @@ def test_a_first_block_without_its_convolutions_keeps_its_shortcut():
         assert ResNet20(widths).eval()(IMAGES).shape == (4, 10)
 
 
+@pytest.mark.slow
 def test_the_residual_stream_past_option_a_is_refused_with_a_reason():
     found = survey(randomised(ResNet20()), (IMAGES[:2],), ())
     inner = {f"layer{stage}.{place}.conv1" for stage in (1, 2, 3) for place in range(3)}

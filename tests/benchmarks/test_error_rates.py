@@ -141,6 +141,7 @@ def test_the_point_rule_by_enumeration() -> None:
     assert quality.point_rule(cell, 0.25) == pytest.approx(total)
 
 
+@pytest.mark.slow
 def test_no_test_beats_the_envelope() -> None:
     """The judge's power lies below the most powerful test's wherever its size does; theory is near both."""
     for row in itertools.islice(quality.exact_rows(), 4, 40, 7):
@@ -237,6 +238,7 @@ def test_windows_of_the_trace_share_no_unit() -> None:
     assert list(latency.windows([1.04, 1.06] * 50, plan)) == []
 
 
+@pytest.mark.slow
 def test_whole_verdicts_say_what_the_fast_paths_say() -> None:
     """One verdict for every number of arms and true ratio."""
     found = whole.compared(NOISE, seed=1, each=1)

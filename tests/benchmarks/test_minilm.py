@@ -41,6 +41,7 @@ def task(folder):
     return Sst2Task(read_prepared(folder), batch_size=8)
 
 
+@pytest.mark.slow
 def test_the_folder_gives_back_the_very_weights(folder):
     prepared = read_prepared(folder)
     torch.manual_seed(0)

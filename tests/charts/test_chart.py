@@ -53,6 +53,7 @@ def test_lint_finds_nothing(feature: str) -> None:
     assert "0 chart(s) failed" in run("lint", "--strict", "charts/reprune", "-f", file_of(feature))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("feature", FEATURES)
 def test_every_manifest_is_valid(feature: str, version: str) -> None:
@@ -551,6 +552,7 @@ def test_the_service_monitor_scrapes_the_service() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
 def test_helm_test_passes_only_where_the_service_is_ready(status: int, code: int) -> None:
     (container,) = one(rendered("minimal"), "Pod")["spec"]["containers"]

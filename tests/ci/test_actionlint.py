@@ -73,6 +73,7 @@ def action_as_workflow(text: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_it_finds_nothing_in_what_we_write() -> None:
     """The four workflows and the action."""
     action = action_as_workflow((ROOT / "action.yml").read_text(encoding="utf-8"))

@@ -121,6 +121,7 @@ def test_no_exception_is_left_over() -> None:
 NEWER = re.compile('undefined variable "vars"|unknown permission scope "attestations"')
 
 
+@pytest.mark.slow
 def test_actionlint_finds_nothing_in_our_own_workflows() -> None:
     files = {n: t for n, t in texts(repository(), ".yml").items() if n.startswith(".github/w")}
     assert len(files) == 3

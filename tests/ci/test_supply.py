@@ -244,10 +244,12 @@ def test_the_bill_lists_the_whole_lock(document: dict[str, Any]) -> None:
     print(f"{len(listed)} of {len(held)} packages of the lock are in the bill")
 
 
+@pytest.mark.slow
 def test_the_bill_is_cyclonedx(document: dict[str, Any]) -> None:
     assert [error.message for error in schema().iter_errors(document)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plant",
     [

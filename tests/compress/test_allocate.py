@@ -95,6 +95,7 @@ def test_a_ladder_is_aligned_and_bounded(width, round_to, min_keep):
         assert 0 < rung < width
 
 
+@pytest.mark.slow
 @given(problem=problems(), share=st.floats(1.0, 3.0))
 def test_a_larger_budget_never_narrows_the_uniform_allocation(problem, share):
     """Uniform is monotone in its budget, group by group."""
@@ -110,6 +111,7 @@ def test_a_larger_budget_never_narrows_the_uniform_allocation(problem, share):
     assert all(tight[name] <= loose[name] for name in tight)
 
 
+@pytest.mark.slow
 @given(problem=problems())
 def test_sensitivity_never_predicts_more_loss_than_uniform(problem):
     """At the same budget its prediction is at most uniform's, but for the tie-break's thousandth."""
@@ -120,6 +122,7 @@ def test_sensitivity_never_predicts_more_loss_than_uniform(problem):
     assert rise_of(problem, by_sensitivity(problem)) <= rise_of(problem, uniform(problem)) + slack
 
 
+@pytest.mark.slow
 @given(problem=problems())
 def test_no_group_can_be_widened_for_less_loss(problem):
     """What the last cut left of the budget is spent: one rung more anywhere gains nothing or is too dear."""

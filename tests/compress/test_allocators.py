@@ -76,6 +76,7 @@ class Counted:
         return self.evaluate(widths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRIERS)
 @given(
     fraction=st.floats(0.1, 1.0),
@@ -117,6 +118,7 @@ def with_block(problem):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRIERS)
 def test_an_allocator_is_never_worse_than_its_start(name):
     """For several budgets and seeds the measured rise is at most the uniform allocation's."""

@@ -213,6 +213,7 @@ def test_a_schedule_that_can_be_done_is_taken(tmp_path: Path, schedule: str, pla
     read_params(path)
 
 
+@pytest.mark.slow
 def test_no_stage_is_without_an_epoch_where_there_are_as_many() -> None:
     """What read_params lets through leaves recovery after each cut, and all epochs are taken."""
     plan = course()

@@ -118,6 +118,7 @@ def test_every_cut_has_a_rise_an_error_and_its_cost():
     assert all(math.isfinite(value) for value in measured.joint.measured)
 
 
+@pytest.mark.slow
 def test_a_deeper_cut_never_costs_less():
     """Along a group the rises never fall, whatever noise the few evaluations had."""
     _, measured = whole()
@@ -222,6 +223,7 @@ def test_a_run_that_stopped_goes_on_to_the_identical_result(tmp_path):
     assert look(tmp_path) == seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("budget", "prune"),
     [
@@ -263,6 +265,7 @@ def test_the_cost_is_what_really_ran(tmp_path, monkeypatch):
     assert sum(cut.cost for cut in counted.cuts.values()) < 0.9 * pieces * 16
 
 
+@pytest.mark.slow
 def test_a_ruined_cut_has_a_finite_rise(tmp_path):
     """A loss that is no number becomes a very large one, and other cuts keep theirs."""
 
@@ -307,6 +310,7 @@ def test_blocks_are_cuts_too(tmp_path):
         assert abs(near.loss_increase - far.loss_increase) < 4 * error + 0.05
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(tmp_path):
     """No weight, statistic, hook or forward of the dense model changes."""
     module = subject().module
@@ -320,6 +324,7 @@ def test_the_model_is_left_as_it_was(tmp_path):
         assert not layer.training
 
 
+@pytest.mark.slow
 def test_only_tune_calibration_and_train_are_looked_at(tmp_path):
     """The task has no eval split at all: a look at it would fail here."""
     assert "eval" not in SIZES

@@ -88,6 +88,7 @@ def test_patches_are_what_the_convolution_reads(mode: str) -> None:
     assert difference(module, repaired, [inputs]) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["resnet-b", "concat", "separable", "unet", "two-input", "attention"]
 )

@@ -223,6 +223,7 @@ def test_what_cannot_be_bounded_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert module.read.groups == 2
 
 
+@pytest.mark.slow
 def test_the_cut_says_and_records_what_was_not_made_up_for(
     model_task: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,6 +216,7 @@ def test_rows_that_cannot_be_paired_are_left_and_named(
     assert not torch.equal(made.module.near.weight, sliced.near.weight)
 
 
+@pytest.mark.slow
 def test_the_cut_and_its_sensitivity_obey_the_knob(
     model_task: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def rise_of(problem: Problem, widths: dict[str, int]) -> float:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(problem=problems())
 def test_blocks_and_widths_are_allocated_together(problem: Problem) -> None:
@@ -264,6 +265,7 @@ def pruned(ground: Path, plan: Path, out: Path) -> store.Artifact[ModelBundle]:
     return store.read(out, ModelBundle)
 
 
+@pytest.mark.slow
 def test_a_plan_with_depth_is_measured_shown_cut_and_reloaded(ground: Path, tmp_path: Path) -> None:
     """Blocks have rows in the table, lines in the plan, entries in the surgery, and are gone."""
     table = store.read(ground / "table", Sensitivity).manifest
@@ -347,6 +349,7 @@ def test_a_latency_budget_from_savings_in_the_model_is_met(ground: Path, tmp_pat
     assert isinstance(plan, Plan)
 
 
+@pytest.mark.slow
 def test_head_dimensions_are_measured_planned_and_cut(ground: Path, tmp_path: Path) -> None:
     """The one knob of the plan section reaches the table, the plan and the cut model, beside heads."""
     import msgspec
@@ -381,6 +384,7 @@ def test_head_dimensions_are_measured_planned_and_cut(ground: Path, tmp_path: Pa
         make_plan(ground, tmp_path / "other", params, table=ground / "table")
 
 
+@pytest.mark.slow
 def test_the_check_on_joint_cuts_is_told_and_warned_of(ground: Path, tmp_path: Path) -> None:
     """plan.yaml and the manifest hold what sums came to in joint cuts; below 0.8 there is a warning."""
     import msgspec

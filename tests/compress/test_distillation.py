@@ -64,6 +64,7 @@ def quiet(_: str) -> None:
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "knobs",
     [
@@ -83,6 +84,7 @@ def test_every_way_of_learning_learns(tmp_path, knobs):
     assert set(done.module.state_dict()) == set(fresh().state_dict())
 
 
+@pytest.mark.slow
 def test_features_bring_the_student_nearer_to_its_teacher_inside(tmp_path):
     """The attention of a student that was taught it is nearer to the teacher's than a control's."""
     control = taught(tmp_path / "control", weight=0.0)
@@ -100,6 +102,7 @@ def test_features_need_names_that_both_models_have(tmp_path):
         taught(tmp_path, attention=1.0, feature_modules=("head",))
 
 
+@pytest.mark.slow
 def test_the_tasks_own_features_are_used(tmp_path):
     """Without names in the params, the task's are distilled."""
 
@@ -292,6 +295,7 @@ def test_an_average_that_does_not_exist_cannot_teach(tmp_path):
         taught(tmp_path, teacher="ema")
 
 
+@pytest.mark.slow
 def test_kept_answers_are_the_teachers_to_float_rounding(tmp_path):
     """With and without the cache the training is the same but for rounding."""
     knobs = {"features": 1.0, "feature_modules": FEATURES}
@@ -312,6 +316,7 @@ def test_kept_answers_are_bit_equal_where_batches_have_the_same_make_up(tmp_path
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["augmented", "noisy loss", "too large"])
 def test_the_teacher_is_asked_where_its_answers_cannot_be_kept(tmp_path, kind):
     """Augmentation in the batches or in the loss, or too little memory: each example is asked anew."""

@@ -68,6 +68,7 @@ def problem_of(bed, evaluator, evaluations, fraction=0.4):
     )
 
 
+@pytest.mark.slow
 def test_a_joint_cut_loses_about_what_pruning_says(bed, tmp_path):
     """Deeper cuts lose more, nothing loses nothing, and the order is that of what `prune` makes."""
     evaluator = evaluator_of(bed, tmp_path)

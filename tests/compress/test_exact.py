@@ -178,6 +178,7 @@ def test_both_ways_agree(problem):
     assert close(rise_of(problem, by_programme.widths), rise_of(problem, by_tree.widths))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(problem=problems(rising=True), more=st.floats(1.0, 2.0))
 def test_more_budget_never_predicts_more_loss(problem, more):

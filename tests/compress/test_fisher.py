@@ -52,6 +52,7 @@ def gate_scores(task: object, module: nn.Module, group: Group, examples: int) ->
     return total / count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "vit", "built-in-attention", "resnet-b", "concat"])
 def test_the_score_is_the_squared_gradient_of_a_gate(
     name: str, model_task: Callable[..., object]

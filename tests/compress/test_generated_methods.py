@@ -39,6 +39,7 @@ def frozen(module: nn.Module) -> set[str]:
     return {name for name, value in module.named_parameters() if not value.requires_grad}
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=RELAXED, phases=PHASES)
 @given(spec=GUARDED)
 def test_frozen_layers_are_cut_with_a_word_and_tied_ones_left_out_with_one(spec: Spec) -> None:

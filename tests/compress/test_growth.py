@@ -88,6 +88,7 @@ def test_polynomial_masks_what_tf_mot_masks_at_every_training_step(
     assert grown(schedule, final) == [zeros_for(1000, sparsity) for sparsity in expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("begin", "first"), [(None, 0), (0.25, 15)])
 def test_constant_masks_what_tf_mot_masks_at_every_training_step(
     begin: float | None, first: int

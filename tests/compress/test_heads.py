@@ -62,6 +62,7 @@ def test_any_heads_dimensions_and_channels_together_are_the_masked_model(
     assert difference(mask(module, found.groups, kept), sliced, [inputs]) < 1e-5
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), name=st.sampled_from(TRANSFORMERS))
 def test_the_cost_is_known_before_the_cut(data: st.DataObject, name: str) -> None:
@@ -155,6 +156,7 @@ def test_one_token_shows_no_heads() -> None:
     assert {group.name for group in found.groups} == {"wide"}
 
 
+@pytest.mark.slow
 def test_declared_heads_are_checked() -> None:
     """The task's number must be what is seen; 0 leaves it whole; a wrong name is an error."""
     module, inputs = models.build("bert"), models.inputs("bert", 2)
@@ -226,6 +228,7 @@ def in_three_stages(task: object, widths: dict[str, int], epochs: float = 0.0) -
     )
 
 
+@pytest.mark.slow
 def test_heads_and_dimensions_of_one_fused_projection_are_cut_in_stages(
     model_task: Callable[..., object], tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def test_equal_scores_keep_the_first_channels() -> None:
     assert lowest_removed(torch.ones(6), 4) == (0, 1, 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", sorted(CRITERIA))
 @pytest.mark.parametrize("name", ["concat", "separable", "unet", "two-input", "flattened"])
 def test_every_criterion_scores_every_architecture(

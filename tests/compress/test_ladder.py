@@ -54,6 +54,7 @@ def laddered(*fractions, ratio, trial=1, **changes):
     return replace(plan, prune=msgspec.structs.replace(plan.prune, ladder=gentler))
 
 
+@pytest.mark.slow
 @given(losses=LOSSES, remaining=st.integers(0, 20), bar=st.floats(0.01, 10.0))
 def test_a_bar_that_was_reached_or_can_be_is_never_called_out_of_reach(losses, remaining, bar):
     """Reached: never. A lower bar or fewer epochs left never bring it back into reach."""
@@ -102,6 +103,7 @@ def test_a_hopeless_recovery_stops_early_and_says_why(tmp_path):
     assert again.recovery == done.recovery
 
 
+@pytest.mark.slow
 def test_a_recovery_that_reaches_its_bar_runs_to_its_end(tmp_path):
     """And nothing was stopped."""
     params = DistillParams(epochs=4, learning_rate=0.01, bar_ratio=1.5)
@@ -111,6 +113,7 @@ def test_a_recovery_that_reaches_its_bar_runs_to_its_end(tmp_path):
     assert done.recovery.stopped is msgspec.UNSET
 
 
+@pytest.mark.slow
 def test_the_first_cut_that_reaches_the_bar_is_taken(tmp_path):
     """A hard cut misses the bar, a gentler one makes it; the plan's widths stay on record."""
     plan = laddered(0.5, 0.25, 0.1, ratio=2.0, kind="one-shot", widths=(1, 1), trial=2)
@@ -157,6 +160,7 @@ def test_a_ladder_without_a_bar_is_refused(tmp_path):
         prune_channels(laddered(0.5, ratio=0.0, kind="one-shot"), tmp_path)
 
 
+@pytest.mark.slow
 def test_sparse_learning_comes_before_the_cut(tmp_path):
     """Its examples are counted, and the model that is cut is the one it left."""
     plan = course(kind="one-shot")
@@ -320,6 +324,7 @@ def depth_course(*fractions, losses, widths=None, **knobs):
 BLOCK_LOSSES = {"blocks.0": 0.2, "blocks.1": 0.9, "blocks.2": 0.1}
 
 
+@pytest.mark.slow
 def test_a_gentler_rung_gives_back_the_blocks_that_hurt_most(tmp_path):
     """At most the rung's share goes, the least harmful first; both are on record with their costs."""
     plan = depth_course(0.7, 0.4, losses=BLOCK_LOSSES)
@@ -343,6 +348,7 @@ def test_a_gentler_rung_gives_back_the_blocks_that_hurt_most(tmp_path):
     assert surgery.block_cuts[2].removed.macs == surgery.before.macs - surgery.after.macs
 
 
+@pytest.mark.slow
 def test_blocks_of_a_plan_that_predicts_nothing_of_them_stay_removed(tmp_path):
     """As every plan of an earlier version: it is said, and every rung is without them."""
     plan = depth_course(0.5, losses={})

@@ -177,6 +177,7 @@ def test_noise_below_zero_is_no_invitation() -> None:
     assert [fitted.at(keep) for keep in (10, 8, 5, 2)] == pytest.approx([0.0, 0.0, 0.3, 0.3])
 
 
+@pytest.mark.slow
 def test_a_mask_is_judged_with_fresh_statistics_where_they_are_better(tmp_path: Path) -> None:
     """As pruning does, which keeps the better one: nothing costs more, and deep masks much less."""
     task, module = DigitsTask(), trained(DigitsTask())

@@ -66,6 +66,7 @@ def tune_loss(module) -> float:
     return mean_loss(DigitsTask(), module, DigitsTask().batches("tune", epoch=0, seed=0), seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_fast_growth_is_judged_and_kept_with_statistics_of_its_own(tmp_path, ema):
     """The same weights; stale statistics alone cost it much of its accuracy. Neither takes up what the

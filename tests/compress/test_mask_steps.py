@@ -276,6 +276,7 @@ def test_the_same_inputs_give_the_same_artefacts(world: World, tmp_path: Path) -
     assert MASKS in first.manifest.payload
 
 
+@pytest.mark.slow
 def test_recovery_never_lets_a_weight_back(world: World) -> None:
     text = GLOBAL + "distill: {epochs: 2, learning_rate: 0.05, weight_decay: 0.01}\n"
     masks = load_bundle(world.prune(text)).masks
@@ -294,6 +295,7 @@ SCHEDULE = "schedule: {kind: cubic, steps: 6, epochs: 4}"
 ADAM = "distill: {learning_rate: 0.003, optimizer: adam, warmup_epochs: 0, epochs: 1}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "criterion"),
     [
@@ -323,6 +325,7 @@ def test_masks_grow_on_a_schedule_and_end_exactly(world: World, plan: str, crite
     assert all(torch.equal(candidate.masks[n], mask) for n, mask in loaded.masks.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -355,6 +358,7 @@ def test_params_reach_what_a_schedule_is_made_of(
     verify_masks(load_bundle(bundle).module, load_bundle(bundle).masks, sparsity)
 
 
+@pytest.mark.slow
 def test_masked_weights_come_back_where_the_schedule_says_so(world: World) -> None:
     """Nothing else differs, and other weights are left in the end."""
     learning = "distill: {learning_rate: 0.1, optimizer: adam, warmup_epochs: 0, epochs: 1}\n"
@@ -375,6 +379,7 @@ def test_a_schedule_that_begins_above_the_plan_is_refused(world: World) -> None:
         world.prune(params("method: weights, sparsity: 0.8", prune))
 
 
+@pytest.mark.slow
 def test_a_killed_growth_ends_in_the_same_artefact(world: World) -> None:
     """The work folder alone is what is left; the epoch in which it was killed is not taken twice."""
     text = params("method: weights, sparsity: 0.8", f"criterion: magnitude-adam, {SCHEDULE}", ADAM)

@@ -179,6 +179,7 @@ def test_masks_are_idempotent_and_do_not_depend_on_scale(
         assert not len(gone) or float(kept.min()) >= float(gone.max())
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000), shares=st.lists(st.floats(0, 1), min_size=1, max_size=4))
 @settings(deadline=None)
 @pytest.mark.parametrize("kind", ["global", "local", "2:4"])

@@ -71,6 +71,7 @@ class Pair(nn.Module):
         return made, torch.relu(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [12, 8, 4])
 def test_the_closed_form_is_what_compensation_solves(keep):
     """For a group with one reader the outputs equal those of `compensate`, to rounding."""
@@ -242,6 +243,7 @@ def test_pieces_are_the_batches_again(size):
     assert max(lengths) - min(lengths) <= 1
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(fraction=st.floats(0.3, 0.9), seed=st.integers(0, 1000))
 def test_random_plans_lie_around_the_budget(fraction, seed):

@@ -64,6 +64,7 @@ def keeps(plan: Plan) -> dict[str, int]:
     return {item.group: item.keep for item in plan.groups}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocator", ["uniform", "sensitivity", "latency"])
 def test_a_width_set_by_hand_is_obeyed_and_the_others_are_allocated(ground, tmp_path, allocator):
     """Exactly that width, aligned or not; the budget holds with it; both files say who decided."""
@@ -119,6 +120,7 @@ def test_widths_by_hand_that_break_the_budget_are_not_obeyed_in_silence(ground, 
         planned(ground, tmp_path / "all", with_plan(f"widths: {{{widths}}}"))
 
 
+@pytest.mark.slow
 def test_exactly_the_named_blocks_go(with_blocks, tmp_path):
     """Those and no others, whatever the allocator would do; a width inside one of them is refused."""
     named = BLOCKS.replace("depth: true", "depth: true, removed_blocks: [blocks.1]")
@@ -308,6 +310,7 @@ def test_a_latency_limit_holds_as_timed_beside_the_macs(
     assert not any("no profile has operator tables" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_latency_budget_takes_the_profiles_table(ground, tmp_path, timed_as_the_table_says):
     """And a width by hand must be one that was timed."""
     profile = profile_with_tables(ground, tmp_path / "profile", "")

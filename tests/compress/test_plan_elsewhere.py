@@ -44,6 +44,7 @@ def profile_elsewhere(ground: Path, out: Path) -> Path:
     return plain.write(out, manifest, {"dense": dense.digest}).path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "knobs",
     [
@@ -114,6 +115,7 @@ def _forecast_without_tables(target, plan):
     forecasts([], params, {"cpu": target}, {}, {"cpu": "it is another machine"})
 
 
+@pytest.mark.slow
 def test_a_profile_of_this_kind_of_machine_lets_it_be_timed(
     ground, tmp_path, timed_as_the_table_says
 ):

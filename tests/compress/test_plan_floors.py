@@ -63,6 +63,7 @@ def problems(draw: st.DrawFn) -> tuple[Problem, dict[str, float]]:
     return replace(problem, floors=floors_of(problem, floors)), floors
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(problems())
 def test_the_exact_allocator_is_best_among_what_floors_allow(
@@ -113,6 +114,7 @@ def test_greedy_search_never_falls_below_a_floor(made: tuple[Problem, dict[str, 
         assert part(problem, found, member) <= most * (1.0 + 1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(problems())
 def test_floors_that_do_not_bind_change_nothing(made: tuple[Problem, dict[str, float]]) -> None:

@@ -49,6 +49,7 @@ def timed_profile(ground: Path, out: Path, *, tables: bool = True) -> Path:
         return store.write(draft, manifest, step="test", parents=parents, out=out).path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocator", ["sensitivity", "latency"])
 def test_a_limit_in_milliseconds_holds_as_measured(
     ground, tmp_path, timed_as_the_table_says, allocator

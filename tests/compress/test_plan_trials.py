@@ -27,6 +27,7 @@ def params_of(**plan) -> str:
     return yaml.safe_dump(document)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["search", "amc", "evolutionary", "netadapt"])
 def test_the_plan_says_what_it_tried(ground, tmp_path, name):  # noqa: F811  the fixture
     """The budget is met; what was measured is counted, within what was allowed, and told to people."""
@@ -43,6 +44,7 @@ def test_the_plan_says_what_it_tried(ground, tmp_path, name):  # noqa: F811  the
     assert words["measured_loss_increase"] == pytest.approx(tried.loss_increase, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_equal_inputs_give_equal_plans(ground, tmp_path):  # noqa: F811  the fixture
     """The second run finds the first one's evaluations, the third one none: the same digest."""
     params = params_of(allocator="evolutionary", evaluations=5, evaluation_examples=100)
@@ -128,6 +130,7 @@ def test_optuna_is_asked_for_when_sums_failed_and_not_before(ground, tmp_path, m
         make_plan(ground, tmp_path / "b", params)
 
 
+@pytest.mark.slow
 def test_sums_are_checked_near_the_limits_of_the_plan(ground, tmp_path, monkeypatch):  # noqa: F811
     """A latency is the tables'; where nothing predicts it, MACs stand for the budget."""
     from tests.compress.test_plan_by_hand import profile_with_tables

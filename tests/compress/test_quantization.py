@@ -100,6 +100,7 @@ def test_a_model_that_int8_ruins_is_repaired(tmp_path):
     assert best.tune_loss == pytest.approx(int8_loss(aware.module), rel=0.02)
 
 
+@pytest.mark.slow
 def test_what_is_returned_is_a_plain_float_module(tmp_path):
     """No hooks, no rounded weights, the state dict of the student's class."""
     module = learnt(tmp_path, epochs=1, quantize="int8").module

@@ -66,6 +66,7 @@ def quiet(_: str) -> None:
     pass
 
 
+@pytest.mark.slow
 def test_recovery_learns_back_what_the_cut_took(tmp_path):
     """After recovery the cut model is far better than before, and near its teacher."""
     before = accuracy(DigitsTask(), halved())
@@ -93,6 +94,7 @@ def test_the_best_epoch_by_tune_loss_is_kept(tmp_path):
     assert tune_loss(done.module) == pytest.approx(losses[best], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_recovery_that_only_harms_keeps_the_student_as_it_came(tmp_path):
     """Where no epoch beats the start on tune, best_epoch is 0 and the weights are untouched."""
     student = trained(DigitsTask(), epochs=12)
@@ -170,6 +172,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     assert same_weights(resumed.module, unbroken.module)
 
 
+@pytest.mark.slow
 def test_an_adaptive_optimiser_of_the_task_is_used_and_resumed(tmp_path):
     """The task's own optimizer(params) trains, and its state survives in the checkpoint."""
 

@@ -62,6 +62,7 @@ class Tagger(nn.Module):
         return self.head(torch.cat(both, dim=-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])

@@ -194,6 +194,7 @@ def test_a_model_that_never_settles_is_returned_as_its_last_step_left_it(tmp_pat
         assert torch.equal(done.module.get_parameter(name) != 0, mask.bool())
 
 
+@pytest.mark.slow
 def test_another_trainings_checkpoint_is_not_taken_up(tmp_path):
     """The same work folder with another knob, seed or student starts over."""
     plain = run(NoisyTask(), tmp_path / "a")

@@ -110,6 +110,7 @@ def test_at_full_widths_the_cost_model_is_the_count_itself(kind):
     assert len(groups) >= 2
 
 
+@pytest.mark.slow
 def test_every_cut_is_measured_once_with_its_cost_and_error(tmp_path):
     """One point a group and cut: falling widths, exact cost, a positive standard error."""
     measured = measure(subject(), PARAMS, PRUNE, seed=0, work=tmp_path, say=quiet)

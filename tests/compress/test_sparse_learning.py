@@ -86,6 +86,7 @@ def test_channels_that_will_go_shrink_against_the_rest(method, tmp_path):
         assert sparse[name] < 0.8 * share, (method, name, sparse, plain)
 
 
+@pytest.mark.slow
 def test_bn_scales_shrink_and_the_model_still_works(tmp_path):
     """Network slimming: the smallest scales come near zero, the accuracy stays."""
     module = pushed("bn-scale", STRENGTHS["bn-scale"], tmp_path)
@@ -97,6 +98,7 @@ def test_bn_scales_shrink_and_the_model_still_works(tmp_path):
     assert accuracy(DigitsTask(), module) > accuracy(DigitsTask(), dense()) - 0.1
 
 
+@pytest.mark.slow
 def test_a_cut_after_the_push_loses_less(tmp_path):
     """What the whole thing is for: the loss after a plain cut to the plan, nothing repaired."""
     params = PruneParams(criterion="l2", examples=200, compensate=False, recalibrate=False)

@@ -114,6 +114,7 @@ def test_widths_shrink_stage_by_stage_to_exactly_the_plan(kind):
         assert all(a >= b for a, b in zip(earlier, later, strict=True))
 
 
+@pytest.mark.slow
 def test_a_schedule_ends_at_the_plan_and_says_what_each_stage_left(tmp_path):
     """Exact widths, a record of every stage, one architecture from the dense model, and learning."""
     done = cut_in_stages(course(), tmp_path)

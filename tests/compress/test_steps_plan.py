@@ -84,6 +84,7 @@ def ground(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_a_plan_is_kept_by_pruning_and_recovered_by_distilling(ground, tmp_path):
     """The four steps in a row: the budget is met exactly as predicted, and recovery helps."""
     table = store.read(ground / "table", Sensitivity)
@@ -263,6 +264,7 @@ def test_failed_data_is_refused_by_sensitivity_and_distill(ground, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_student_of_another_teacher_is_refused(ground, tmp_path):
     """Distillation is from the very dense model that was cut, with the same task code."""
     other = write_bundle(tmp_path / "other", trained(DigitsTask(), epochs=1))

@@ -59,6 +59,7 @@ def test_every_architecture_is_cut_to_the_widths_asked_for(
     assert msgspec.json.decode(canonical(surgery), type=Surgery) == surgery
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet-b", "separable", "two-input"])
 def test_the_same_seed_gives_the_same_bytes(model_task: Callable[..., object], name: str) -> None:
     """Two cuts agree in every bit of weights, architecture and record, whatever the global seed is."""
@@ -239,6 +240,7 @@ def test_progress_is_said(model_task: Callable[..., object]) -> None:
     assert "compensated" in said[1]
 
 
+@pytest.mark.slow
 def test_on_real_digits_compensation_saves_most_of_a_one_shot_cut() -> None:
     """A trained CNN, half of every group gone: compensation brings back the loss on calibration, and
     the accuracy on examples it did not see; recalibration alone brings back less.

@@ -162,6 +162,7 @@ def test_9_a_width_is_what_is_kept(model_task: ModelTask) -> None:
     assert (second.width, second.keep) == (16, 4)
 
 
+@pytest.mark.slow
 def test_10_the_hessian_accumulates(model_task: ModelTask) -> None:
     """Its HessianImportance never accumulates: only the last sample counts. Here each counts alike."""
     module = models.build("plain")
@@ -258,6 +259,7 @@ def test_16_several_inputs_and_outputs_in_a_dict_need_no_transform(model_task: M
     assert set(result.module(*models.inputs("two-input", 2))) == {"logits", "extra"}
 
 
+@pytest.mark.slow
 def test_padded_shortcuts_are_not_taken_for_sums() -> None:
     """Option-A shortcuts: padding is taken for an element-wise operation; the cut "succeeds" and the
     network is silently another. Here the padded trunk is left out with a reason.

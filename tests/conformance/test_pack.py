@@ -63,6 +63,7 @@ def test_what_must_be_refused_is(worlds: Worlds, tmp_path: Path, part: int) -> N
     print(f"{len(cases)} of {len(REFUSE)} must-refuse cases, 0 wrong")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_what_is_right_is_let_through(worlds: Worlds, tmp_path: Path, part: int) -> None:
     """However it is laid out, signed or repeated."""

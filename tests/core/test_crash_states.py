@@ -14,6 +14,7 @@ from tests.core.crash_states import FILES, NOTHING, counts_of, counts_of_wrong
 from tests.core.injecting import inject
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_no_crash_shows_what_is_wrong_or_loses_what_was_acknowledged(name: str) -> None:
     """All states of the write path, each read by the reader that decides."""
@@ -74,6 +75,7 @@ def test_what_killed_writers_left_is_swept_after_a_day(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [".lock.new.tmp", "lock"]
 
 
+@pytest.mark.slow
 def test_the_registry_is_not_saved_by_luck(tmp_path: Path) -> None:
     """A wrong writer of its small files loses champions too."""
     with written_wrongly("renamed without fsync"):

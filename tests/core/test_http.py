@@ -45,6 +45,7 @@ def a_letter_now_and_then(connection: socket.socket, ended: threading.Event) -> 
             return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "kind"), [(200, TransientError), (400, RefusedError), (503, TransientError)]
 )

@@ -55,6 +55,7 @@ READ: list[tuple[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raw", REFUSED, ids=range(len(REFUSED)))
 def test_what_is_not_json_is_refused(raw: bytes) -> None:
     """In our words, by both readers, whatever the library would make of it."""
@@ -103,6 +104,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_law_what_was_written_is_read(value: Any) -> None:
     """Any value comes back as it was, if it holds no half of a pair."""

@@ -44,6 +44,7 @@ def test_help_is_light() -> None:
     assert not loaded_after(code) & HEAVY
 
 
+@pytest.mark.slow
 def test_importing_every_step_is_light() -> None:
     """torch, kfp, mlflow and dvc come in only when a step's body runs."""
     code = "import reprune.steps as s\n[s.get_step(name) for name in s.STEPS]"

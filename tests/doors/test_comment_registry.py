@@ -34,6 +34,7 @@ def told(root: Path, capsys: pytest.CaptureFixture[str], *words: str) -> Comment
     return msgspec.json.decode(capsys.readouterr().out, type=CommentOutput)
 
 
+@pytest.mark.slow
 def test_a_champion_that_moved_meanwhile_asks_for_an_update(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_verdict_that_its_samples_do_not_give_is_not_told(
     assert (found.conclusion, "gave no verdict" in found.body) == ("failure", True)
 
 
+@pytest.mark.slow
 def test_a_lock_that_went_back_promotes_nothing(tmp_path: Path) -> None:
     """Two generations served in turn; the first one's lock and verdict, put back, move nothing."""
     root, before = tmp_path / "r", tmp_path / "before"

@@ -84,6 +84,7 @@ def places(tmp_path: Path) -> Iterator[Path]:
     return (tmp_path / f"row-{number}" for number in count())
 
 
+@pytest.mark.slow
 def test_members_fetched_in_tasks_of_their_own_make_the_set(
     fetched: Fetched, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_members_fetched_in_tasks_of_their_own_make_the_set(
         assert apart.digest == at_once.digest
 
 
+@pytest.mark.slow
 def test_artefacts_that_stay_in_a_workspace_are_found_there(
     fetched: Fetched, tmp_path: Path
 ) -> None:
@@ -114,6 +116,7 @@ def test_artefacts_that_stay_in_a_workspace_are_found_there(
     assert [path.name for path in (out / "dense").iterdir()] == ["reference.json"]
 
 
+@pytest.mark.slow
 def test_no_broken_or_foreign_member_is_taken(
     fetched: Fetched, places: Iterator[Path], tmp_path: Path
 ) -> None:

@@ -531,6 +531,7 @@ def found_out(change: Mutation, expected: str, documents: list[Spec]) -> None:
         refuse("mutant", check_package(changed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mutation_is_found(name: str, pipeline: str, documents: list[Spec]) -> None:
     """In every pipeline that judges."""

@@ -25,6 +25,7 @@ def said(root: Path, encoding: str, *words: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_every_encoding_is_written_to(encoding: str, tmp_path: Path) -> None:
     """As wide as in UTF-8, each sign by one that looks like it; an error's words too."""
@@ -43,6 +44,7 @@ def test_every_encoding_is_written_to(encoding: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_json_is_the_same_in_every_encoding(encoding: str, tmp_path: Path) -> None:
     """Also for what lies outside the first plane."""

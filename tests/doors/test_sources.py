@@ -49,6 +49,7 @@ def target() -> Target:
     return Target(runtime="microcontroller", precision="int8-weights")
 
 
+@pytest.mark.slow
 def test_the_files_are_there_and_told(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sources", engine.name, "--out", "out/c", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -482,6 +482,7 @@ def test_a_mistake_never_reaches_the_server(
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_our_own_pipeline_takes_what_is_sent(repository: Repository) -> None:
     """Names and types of its parameters are those that the flags stand for."""
     (repository.root / f"{PIPELINE}.yaml").unlink()

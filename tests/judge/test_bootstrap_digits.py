@@ -55,6 +55,7 @@ def draws(seed: str, units: int) -> np.ndarray:
     return counts
 
 
+@pytest.mark.slow
 def test_the_weights_are_counted_draws() -> None:
     """The upper halves of PCG64's numbers, scaled to the units; sums and statistics use the same ones."""
     counts = draws("x", 7)

@@ -66,6 +66,7 @@ EVIDENCE = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(EVIDENCE)
 def test_blocking_is_never_more_lenient(evidence: Evidence) -> None:

@@ -75,6 +75,7 @@ def test_binomial_cdf_agrees_with_scipy(right: int) -> None:
     assert binomial_cdf(right, 20, 0.9) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "p_values",
     [

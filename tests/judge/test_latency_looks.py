@@ -216,6 +216,7 @@ def test_stopping_without_rules_is_at_once() -> None:
     assert decided((), champion_only, arms=ARMS, attempt=0)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

@@ -58,6 +58,7 @@ def whole(name: str, columns: Columns) -> float:
     return get_metric(name).value({key: values.tolist() for key, values in columns.items()})
 
 
+@pytest.mark.slow
 @LAWS
 @given(count=st.integers(2, 60), seed=st.integers(0, 10**6), name=st.sampled_from(STATISTICS))
 def test_the_order_of_examples_changes_nothing(count: int, seed: int, name: str) -> None:
@@ -121,6 +122,7 @@ def test_improving_one_example_never_lowers_a_metric(count: int, seed: int, plac
         assert whole(name, better) <= whole(name, columns), name
 
 
+@pytest.mark.slow
 @LAWS
 @given(
     parts=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=20),

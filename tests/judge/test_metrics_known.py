@@ -258,6 +258,7 @@ def test_only_known_metrics_can_be_had() -> None:
             get_metric(name)
 
 
+@pytest.mark.slow
 def test_a_metric_of_a_member_is_that_metric_of_its_records() -> None:
     """Of a set's records it reads its member's and no other's, and says their names where one is missing."""
     label, score = [0, 0, 1, 1], millionths([0.1, 0.4, 0.35, 0.8])

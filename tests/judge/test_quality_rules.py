@@ -97,6 +97,7 @@ def test_a_drop_that_holds_does_not_excuse_the_error_ratio() -> None:
     assert parent(many, 0.01, 1.25).outcome != "pass"
 
 
+@pytest.mark.slow
 def test_two_tests_of_one_margin_share_the_error() -> None:
     """A drop that just blocks alone does not block beside an error ratio that is far from it."""
     for lost in range(30, 60):

@@ -245,6 +245,7 @@ def test_spread_is_that_of_one_unit() -> None:
     assert many == pytest.approx(0.01, rel=0.15)
 
 
+@pytest.mark.slow
 def test_errors_at_the_margin_of_a_ratio_stay_near_their_level() -> None:
     """Forty units, the truth at the margin: both errors stay near 5 %."""
     runs, held, harmed = 150, 0, 0

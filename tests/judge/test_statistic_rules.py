@@ -174,6 +174,7 @@ def test_agreement_allows_no_ratio_of_errors() -> None:
     )
 
 
+@pytest.mark.slow
 def test_examples_newer_than_the_champions_evidence_are_a_slice() -> None:
     """Of every metric with slice rules; without times, a champion or newer examples there is none."""
     times = tuple(f"2026-{1 + place // 100:02d}" for place in range(COUNT))

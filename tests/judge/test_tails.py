@@ -234,6 +234,7 @@ def test_a_model_against_itself_passes_its_own_tail(seed: int) -> None:
     assert found.outcome == "pass"
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

@@ -90,6 +90,7 @@ def test_a_torn_line_counts_and_spoils_nothing(tmp_path: Path, torn: bytes) -> N
     assert next_attempt(ledger, look()) == 4
 
 
+@pytest.mark.slow
 def test_two_benchmarks_at_once_never_share_a_number(tmp_path: Path) -> None:
     """Processes that race for the ledger get different attempts."""
     ledger, go = tmp_path / ATTEMPTS_FILE, tmp_path / "go"

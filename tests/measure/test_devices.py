@@ -174,6 +174,7 @@ def edit_units(folder: Path, change: Callable[[list[Any]], None]) -> None:
     path.write_bytes(canonical(units))
 
 
+@pytest.mark.slow
 def test_what_was_edited_on_the_way_is_refused(
     done: tuple[Path, Path, DeviceJob], tmp_path: Path
 ) -> None:
@@ -517,6 +518,7 @@ def test_packing_and_unpacking_is_identity(tmp_path: Path) -> None:
         pack(source, io.BytesIO())
 
 
+@pytest.mark.slow
 def test_a_job_in_a_folder_runs_from_the_command_line(
     small_and_big: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

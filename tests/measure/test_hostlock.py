@@ -32,6 +32,7 @@ def hold(path: Path, seconds: float) -> subprocess.Popen[bytes]:
     return holder
 
 
+@pytest.mark.slow
 def test_a_second_measurement_waits_and_says_so(tmp_path: Path) -> None:
     """It gets its turn when the first one has ended, not before."""
     path = tmp_path / "lock"

@@ -57,6 +57,7 @@ def probe_job(probe: Any, **changes: Any) -> LatencyJob:
     return LatencyJob(target=probe.target, engines=engines, shapes=SHAPES, **fields)
 
 
+@pytest.mark.slow
 def test_units_are_fresh_sessions_in_fresh_processes(probe: Any) -> None:
     """Each process takes the units it is told; each unit opens every arm anew, in the seeded order."""
     units = take_units(probe_job(probe), total=5, say=quiet)
@@ -123,6 +124,7 @@ def test_orders_are_functions_of_the_seed(probe: Any) -> None:
     assert [unit.seed for unit in one] == [unit_seed("sha256:aa", index) for index in range(4)]
 
 
+@pytest.mark.slow
 def test_more_units_go_on_where_the_last_look_ended(probe: Any) -> None:
     """Units that are there stay as they are; new ones come from new processes."""
     job = probe_job(probe)

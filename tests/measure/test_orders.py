@@ -16,6 +16,7 @@ from reprune.measure.unit import block_order, warming_order
 ARMS = ("candidate", "champion", "dense")
 
 
+@pytest.mark.slow
 def test_the_first_block_follows_its_own_arm(probe: Any) -> None:
     """Run by run: the arm that is measured first is warmed up last, in every unit."""
     shape = Shape(inputs=(np.zeros((1, 64), dtype=np.float32),), weight=1.0)

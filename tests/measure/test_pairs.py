@@ -80,6 +80,7 @@ def done(
     return out, sealed
 
 
+@pytest.mark.slow
 def test_every_kind_of_pair_tells_which_engine_is_slower(
     small_and_big: tuple[Path, Path], call: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_every_kind_of_pair_tells_which_engine_is_slower(
     assert take_pair(Target(), pair("blocks", small, big, call)).ratio < 0.5
 
 
+@pytest.mark.slow
 def test_a_device_gives_back_what_was_asked(done: tuple[Path, DeviceJob]) -> None:
     """In the job's order; engines that only pairs run are opened by no other process."""
     out, job = done

@@ -211,6 +211,7 @@ def test_dead_slow_and_endless_hosts_share_one_deadline_and_the_good_one_is_told
     assert len(busy.came) > 1
 
 
+@pytest.mark.slow
 def test_a_host_that_answers_for_ever_holds_few_threads(folder: Path) -> None:
     with HookServer() as endless:
         endless.answers = [endless.drip] * 9

@@ -61,6 +61,7 @@ def declared_and_given(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]
     return spec(**parameters), values
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(declared_and_given())
 def test_what_fits_is_sent_as_it_is(case: tuple[dict[str, Any], dict[str, Any]]) -> None:
@@ -73,6 +74,7 @@ def test_what_fits_is_sent_as_it_is(case: tuple[dict[str, Any], dict[str, Any]])
     assert check_parameters(package, sent) == sent
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(declared_and_given(), st.data())
 def test_a_missing_or_unknown_one_is_named(

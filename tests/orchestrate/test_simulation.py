@@ -48,6 +48,7 @@ def test_the_same_seed_gives_the_same_trace() -> None:
         assert first.trace == simulate(seed, keep_trace=True).trace
 
 
+@pytest.mark.slow
 def test_the_trace_does_not_depend_on_the_order_of_sets() -> None:
     traces = {
         subprocess.run(

@@ -480,6 +480,7 @@ def strangers(authority: Authority, tmp_path: Path) -> Authority:
     return read_promoter(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_the_second_may_follow_the_first(second: Stand) -> None:
     second.accepted()
 

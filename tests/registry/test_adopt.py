@@ -114,6 +114,7 @@ def test_what_serves_is_copied_signed_and_made_champion(root: Path, below: str) 
     assert VERDICT not in info.tags
 
 
+@pytest.mark.slow
 def test_the_first_generation_is_judged_against_it(root: Path) -> None:
     """Lock, fetch-previous and a promotion, as with a judged champion; what it saw is not known."""
     with pytest.raises(ChampionForeign, match="reprune adopt"):
@@ -167,6 +168,7 @@ def test_doing_it_again_changes_nothing(root: Path) -> None:
     assert len(versions(root)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "answer-lost"])
 @pytest.mark.parametrize("at", [1, 2, 3])
 @pytest.mark.parametrize(("error", "serves"), [(Killed, True), (ConnectionError, False)])
@@ -215,6 +217,7 @@ def test_an_alias_that_somebody_moves_meanwhile_stays_theirs(
     assert alias(root) == "2"
 
 
+@pytest.mark.slow
 def test_a_judged_champion_is_not_replaced(root: Path) -> None:
     adopted(root)
     next_generation(root, dense_version="2")
@@ -268,6 +271,7 @@ def test_where_something_served_only_who_may_override_may_adopt(root: Path) -> N
     assert chain_gaps([link for _, link in chain_of(root)]) == ()
 
 
+@pytest.mark.slow
 def test_what_was_rolled_back_stays_away(root: Path) -> None:
     allow(root)
     first = adopted(root)
@@ -279,6 +283,7 @@ def test_what_was_rolled_back_stays_away(root: Path) -> None:
         adopted(root, "./artifacts/third")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_an_arm_is_refused(root: Path) -> None:
     """Edited, cut off, pickled, not finite, another model's, another task's; nothing is registered."""
     count = len(versions(root))
@@ -324,6 +329,7 @@ def test_a_version_without_a_bundle_says_what_can_be_done(root: Path) -> None:
         adopted(root)
 
 
+@pytest.mark.slow
 def test_a_stranger_takes_no_adoption_for_ours(root: Path) -> None:
     """Files that changed, a record moved to another version, tags alone: each is foreign."""
     result = adopted(root)

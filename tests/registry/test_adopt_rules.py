@@ -588,6 +588,7 @@ def dense(template: Path, root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_dense_version_becomes_the_bundle_that_a_run_fetches(dense: Path) -> None:
     """Byte for byte; the task is asked for its data, or the project's file where it is of this task."""
     lock = update(dense).lock

@@ -69,6 +69,7 @@ def test_nobody_and_nothing_is_refused(tmp_path: Path, text: str) -> None:
         move_anchor(tmp_path, version=None, by=text, reason="why")
 
 
+@pytest.mark.slow
 def test_the_command_moves_it_back_and_forth(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def test_an_anchor_that_moved_since_the_lock_is_refused(root: Path) -> None:
     assert promoted(root).champion_after == "3"
 
 
+@pytest.mark.slow
 def test_an_anchor_that_appeared_since_the_lock_is_refused(root: Path) -> None:
     """The verdict's rules about an anchor were not judged."""
     aliases = root / "registry" / COMPRESSED / "aliases.json"
@@ -90,6 +91,7 @@ def test_an_anchor_that_appeared_since_the_lock_is_refused(root: Path) -> None:
         promoted(root)
 
 
+@pytest.mark.slow
 def test_an_anchor_that_moves_while_promoting_is_seen(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +110,7 @@ def test_an_anchor_that_moves_while_promoting_is_seen(
     assert (caught.value.reason, alias(root)) == ("anchor_foreign", "2")
 
 
+@pytest.mark.slow
 def test_an_anchor_that_nobody_answers_for_is_refused(root: Path) -> None:
     """Set by hand on a weaker pass, and locked; the cure is to name one, and judge again."""
     following(root, "2", candidate_wrong=10)
@@ -124,6 +127,7 @@ def test_an_anchor_that_nobody_answers_for_is_refused(root: Path) -> None:
     assert promoted(root).champion_after == "3"
 
 
+@pytest.mark.slow
 def test_an_anchor_that_a_stranger_signed_is_refused_until_another_is_named(root: Path) -> None:
     """A copy of a version with another's receipt, one without any, and an alias on nothing at all."""
     following(root, "2")

@@ -57,6 +57,7 @@ def cut_short(root: Path, monkeypatch: pytest.MonkeyPatch, story: Story) -> None
             promoted(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worse", [{}, {"candidate_wrong": 80}, {"units": 5}])
 def test_another_verdict_for_the_lock_is_refused_whatever_it_says(
     tmp_path: Path, worse: dict[str, int]
@@ -225,6 +226,7 @@ def test_a_verdict_whose_receipt_is_gone_still_holds_its_lock(
     assert promoted(tmp_path).champion_after == "2"
 
 
+@pytest.mark.slow
 def test_junk_that_names_a_lock_holds_up_nobody_for_long(tmp_path: Path) -> None:
     """Deleted, it is forgotten; and what is registered after the verdict that counts does nothing."""
     chain = ready(tmp_path)
@@ -246,6 +248,7 @@ def test_junk_that_names_a_lock_holds_up_nobody_for_long(tmp_path: Path) -> None
         promoted(tmp_path)
 
 
+@pytest.mark.slow
 def test_who_served_is_marked_before_the_next_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def lose_task(root: Path) -> None:
     shutil.rmtree(root / "task")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("break_it", "error", "fix"),
     [

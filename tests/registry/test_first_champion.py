@@ -66,6 +66,7 @@ def works(root: Path, version: str) -> None:
     assert promoted(root).promoted
 
 
+@pytest.mark.slow
 def test_a_first_pass_whose_evidence_grew_too_old(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_first_pass_whose_evidence_grew_too_old(
     works(root, "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 2, 3])
 @pytest.mark.parametrize("after", [False, True])
 def test_that_rollback_too_completes(
@@ -99,6 +101,7 @@ def test_that_rollback_too_completes(
     works(root, "1")
 
 
+@pytest.mark.slow
 def test_two_first_passes_that_see_each_other(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +124,7 @@ def test_two_first_passes_that_see_each_other(
     works(root, "2")
 
 
+@pytest.mark.slow
 def test_an_adoption_that_a_block_came_after(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other_bundle(root)
     cut_short(root, monkeypatch, adopting="./artifacts/other")
@@ -133,6 +137,7 @@ def test_an_adoption_that_a_block_came_after(root: Path, monkeypatch: pytest.Mon
     works(root, "1")
 
 
+@pytest.mark.slow
 def test_an_adoption_that_a_pass_came_after_is_begun_with(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +149,7 @@ def test_an_adoption_that_a_pass_came_after_is_begun_with(
     works(root, "1")
 
 
+@pytest.mark.slow
 def test_only_what_is_accepted_begins(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block, a pass that came second for its lock, and what was taken back: none of them does."""
     ready(root, Story(candidate_wrong=70))

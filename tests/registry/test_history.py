@@ -108,6 +108,7 @@ def waits(root: Path) -> list[tuple[str, str | None]]:
     return [(each.why, each.dense) for each in told(root, most=0).waiting]
 
 
+@pytest.mark.slow
 def test_every_version_is_told_newest_first(root: Path) -> None:
     """States, people, and which version serves; the receipts are verified."""
     found = told(root)
@@ -258,6 +259,7 @@ def test_a_deleted_version_shows_as_a_gap(root: Path) -> None:
     assert "was deleted" in " ".join(render_history(found).split())
 
 
+@pytest.mark.slow
 def test_an_inconclusive_verdict_waits_until_something_comes_after_it(root: Path) -> None:
     """The commands fit the lock that lies there; judged again, or the champion moved: it waits no more."""
     assert waits(root) == [("inconclusive", "7")]
@@ -337,6 +339,7 @@ def test_a_champion_that_is_lost_or_foreign_waits(root: Path) -> None:
     assert "reprune rollback" in told(root, most=0).waiting[0].next
 
 
+@pytest.mark.slow
 def test_a_verdict_that_came_second_for_its_lock_does_not_count(root: Path) -> None:
     """Promote refuses it; where two promotes raced it is there all the same, and waits for nobody."""
     place = root / "registry" / COMPRESSED

@@ -41,6 +41,7 @@ def test_a_missing_database_is_unreachable_and_is_not_made(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_database_is_unreachable(tmp_path: Path) -> None:
     """A file that is no database is an error that names it, not an empty registry."""
     (tmp_path / ".reprune").mkdir()
@@ -81,6 +82,7 @@ def test_the_embedded_registry_lies_below_the_root_and_is_quiet(tmp_path: Path, 
     assert (fresh / "back" / "weights.safetensors").read_bytes() == weights.read_bytes()
 
 
+@pytest.mark.slow
 def test_versions_that_others_registered_are_served(
     repo: Path, folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def receipts(template: Path, tmp_path: Path) -> list[monotonic.Refused]:
     return list(monotonic.receipts(raw, read_promoter(root)))
 
 
+@pytest.mark.slow
 def test_each_document_is_refused_and_a_good_one_is_not(
     receipts: list[monotonic.Refused], template: Path, tmp_path: Path, block: monotonic.Blocked
 ) -> None:
@@ -52,6 +53,7 @@ def test_each_document_is_refused_and_a_good_one_is_not(
     assert monotonic.blocked(fine).passes(fine / "artifacts/verdict")
 
 
+@pytest.mark.slow
 def test_no_field_of_a_receipt_or_a_policy(receipts: list[monotonic.Refused]) -> None:
     """Exhaustively; the envelope and what it holds."""
     told = [

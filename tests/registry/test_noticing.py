@@ -187,6 +187,7 @@ def test_the_command_ends_as_without_hooks(
     assert SECRET not in err + out
 
 
+@pytest.mark.slow
 def test_in_a_pod_the_hooks_come_with_the_promoters_secret(
     root: Path,
     server: HookServer,

@@ -306,6 +306,7 @@ def test_an_override_keeps_the_promoters_terms(root: Path) -> None:
         promoted(root)
 
 
+@pytest.mark.slow
 def test_an_override_is_used_once(root: Path) -> None:
     """Another champion came and went back by hand: the same entry promotes nothing again."""
     asked(root)
@@ -433,6 +434,7 @@ def dry(root: Path, story: Story | None = None) -> Chain:
     return ready(root, replace(story or Story(), policy=f"{POLICY}mode: dry-run\n"))
 
 
+@pytest.mark.slow
 def test_a_dry_run_promotes_nothing(tmp_path: Path) -> None:
     """A pass is registered and marked, never champion; the next generation still has none."""
     dry(tmp_path)

@@ -138,6 +138,7 @@ def test_promoting_twice_changes_nothing(tmp_path: Path) -> None:
     assert versions(tmp_path) == ["1"]
 
 
+@pytest.mark.slow
 def test_generations_follow_each_other(tmp_path: Path) -> None:
     """Passed, passed, blocked: each receipt follows the last, and fetch-previous brings all of it."""
     ready(tmp_path)
@@ -261,6 +262,7 @@ def delete_alias(root: Path) -> None:
     (root / "registry" / COMPRESSED / "aliases.json").write_text("{}")
 
 
+@pytest.mark.slow
 def test_an_alias_deleted_by_hand_is_lost_and_not_none(tmp_path: Path) -> None:
     """fetch-previous and promote both refuse to go on as if there had never been a champion."""
     chain = ready(tmp_path)
@@ -277,6 +279,7 @@ def test_an_alias_deleted_by_hand_is_lost_and_not_none(tmp_path: Path) -> None:
     assert promoted(tmp_path).champion_after == "2"
 
 
+@pytest.mark.slow
 def test_a_champion_that_moved_since_the_lock_voids_the_verdict(tmp_path: Path) -> None:
     """Two generations judged against the same champion: the second to be promoted must judge again."""
     ready(tmp_path)
@@ -294,6 +297,7 @@ def test_a_champion_that_moved_since_the_lock_voids_the_verdict(tmp_path: Path) 
     assert alias(tmp_path) == "2"
 
 
+@pytest.mark.slow
 def test_a_champion_that_moves_while_promoting_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_part_stays_inside_its_version(
         registry.fetch("digits", "1", tmp_path / "x", part=part)
 
 
+@pytest.mark.slow
 def test_an_alias_moves_and_tags_add_up(registry: Registry, folder: Folder) -> None:
     """An alias names the version it was set to last; new tags join those from the creation."""
     registry.register("digits", folder(), {"a": "1"})

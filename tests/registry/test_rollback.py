@@ -73,6 +73,7 @@ def alias(root: Path) -> str | None:
     return registry_of(root).alias(COMPRESSED, "champion")
 
 
+@pytest.mark.slow
 def test_the_champion_returns_under_a_signed_record_that_links_the_chain(root: Path) -> None:
     """The record says who, why, from and to; the next lock can pin the old champion."""
     result = back(root)
@@ -106,6 +107,7 @@ def test_doing_it_again_goes_no_further_back(root: Path) -> None:
     assert versions(root) == ["1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_the_old_verdict_does_not_undo_it(root: Path) -> None:
     """Refused by the record and by the tag, each alone; a named person may still return to it."""
     back(root)
@@ -225,6 +227,7 @@ def test_what_was_gone_back_past_does_not_return_by_its_old_verdict(
         promoted(root)
 
 
+@pytest.mark.slow
 def test_a_jump_past_a_version_by_one_rollback_counts(root: Path, tmp_path: Path) -> None:
     kept = copy_repository(root, tmp_path / "kept")
     shutil.rmtree(kept / "registry")
@@ -238,6 +241,7 @@ def test_a_jump_past_a_version_by_one_rollback_counts(root: Path, tmp_path: Path
     assert promoted(kept).already_done
 
 
+@pytest.mark.slow
 def test_without_a_version_it_returns_to_nothing_that_was_taken_back(root: Path) -> None:
     """Version 2 was replaced by 3, and gone back past since: who means it says so."""
     next_generation(root, dense_version="3")
@@ -251,6 +255,7 @@ def test_without_a_version_it_returns_to_nothing_that_was_taken_back(root: Path)
     assert back(root, "2").version == alias(root) == "2"
 
 
+@pytest.mark.slow
 def test_an_alias_set_by_hand_on_what_was_rolled_back_is_foreign(root: Path) -> None:
     """Neither promote nor a missing mark makes it one of ours; a named person does."""
     back(root)
@@ -283,6 +288,7 @@ def tags_of(root: Path, version: str) -> Mapping[str, str]:
     return {info.version: info.tags for info in registry_of(root).versions(COMPRESSED)}[version]
 
 
+@pytest.mark.slow
 def test_a_rollback_that_came_to_nothing_is_taken_back(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +308,7 @@ def test_a_rollback_that_came_to_nothing_is_taken_back(
         back(root, "5")
 
 
+@pytest.mark.slow
 def test_promotes_that_overlapped_are_no_gap(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both read the same newest receipt, before either was registered."""
     registry, keys = registry_of(root), read_promoter(root).keys

@@ -161,6 +161,7 @@ def test_the_last_version_of_a_set_has_the_newest_of_each(
     assert len(set(labels)) == len(labels) <= len(depth) + len(detector) - 1
 
 
+@pytest.mark.slow
 def test_the_lock_pins_every_member(source: Registry, root: Path) -> None:
     """A retrain of one member is a new lock in which the others stay as they were."""
     for model in MEMBERS.values():
@@ -204,6 +205,7 @@ def test_the_bundle_is_all_members_as_one(source: Registry, root: Path) -> None:
     assert bundle.manifest.dense_version == "depth=1+detector=1"
 
 
+@pytest.mark.slow
 def test_a_member_that_was_swapped_is_no_longer_the_locked_one(
     source: Registry, root: Path
 ) -> None:
@@ -285,6 +287,7 @@ def test_members_that_do_not_make_the_locked_set_are_refused(source: Registry, r
     joined(root, [newer, depth], out)
 
 
+@pytest.mark.slow
 def test_a_member_is_one_of_as_many_as_the_lock_pins(source: Registry, root: Path) -> None:
     """No other count, and nothing of what is no set."""
     for model in MEMBERS.values():

@@ -74,6 +74,7 @@ def test_nothing_that_was_not_judged_is_promoted(template: Path, other: Path, pl
     say(found)
 
 
+@pytest.mark.slow
 def test_a_champion_that_moved_voids_the_decision(second: Path, played: Path) -> None:
     """Moved, marked or taken away by somebody else before the last look: nothing is promoted over it."""
     found = swap_plans.champion(second, played, every=EVERY)
@@ -93,6 +94,7 @@ def test_around_each_call_of_the_registry(
     say(found)
 
 
+@pytest.mark.slow
 def test_a_registered_byte_that_turns_is_not_promoted(template: Path, played: Path) -> None:
     """Each file of the version, before it is read back."""
     found = swap_plans.stored(template, played, every=EVERY)
@@ -100,6 +102,7 @@ def test_a_registered_byte_that_turns_is_not_promoted(template: Path, played: Pa
     say(found)
 
 
+@pytest.mark.slow
 def test_a_racer_changes_nothing(template: Path, other: Path, played: Path) -> None:
     """Files swapped to and fro by a process beside it."""
     done, refused, wrong = swaps.raced(template, other, played, ROUNDS)

@@ -27,6 +27,7 @@ from tests.registry.promotion import (
 )
 
 
+@pytest.mark.slow
 def test_what_was_signed_for_another_workspace_counts_for_nothing(tmp_path: Path) -> None:
     """Verdicts and records alike, and an alias that names one of them names a stranger's version."""
     ready(tmp_path)

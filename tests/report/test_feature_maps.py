@@ -31,6 +31,7 @@ def maps(page: str) -> str:
     return page.partition('id="maps"')[2].partition("</section>")[0]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255)), min_size=1, max_size=60))
 def test_the_overlay_tells_lost_from_added(pixels: list[tuple[int, int]]) -> None:
     """Equal is grey, lost is at least as red as anything else, added at least as blue."""

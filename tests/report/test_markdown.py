@@ -259,6 +259,7 @@ def test_an_override_is_never_dropped(count: int) -> None:
     assert_whole(text)
 
 
+@pytest.mark.slow
 def test_a_tripped_guard_is_never_dropped(told: Told) -> None:
     """The ones that hold are folded away, and only counted where there is no room."""
     known = told("tripped")
@@ -277,6 +278,7 @@ def test_a_tripped_guard_is_never_dropped(told: Told) -> None:
     assert_whole(short)
 
 
+@pytest.mark.slow
 def test_more_blocked_rules_than_fit_are_counted() -> None:
     """Where even the blocked rows do not fit, the first stay and the rest are counted."""
     text = render_markdown(bare(crowd(["\U0001f600" * 300], 0, 0, 0, 500)))

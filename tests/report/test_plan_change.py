@@ -121,6 +121,7 @@ WIDTHS = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(was=WIDTHS, now=WIDTHS)
 def test_swapping_the_plans_swaps_the_words(
     was: dict[str, tuple[int, int]], now: dict[str, tuple[int, int]]

@@ -198,6 +198,7 @@ def test_minilm_converts_with_whole_numbers_as_inputs(tmp_path: Path) -> None:
 # --- what may go wrong ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_operator_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
     class Strange(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

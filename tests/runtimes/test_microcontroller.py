@@ -199,6 +199,7 @@ def test_the_code_without_an_exponential_calls_nothing_of_math_h(tmp_path):
     assert "USES_EXP 0" in (tmp_path / "c" / "reprune_model.h").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["odd-cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in zoo.FAST[1:])]
 )
@@ -430,6 +431,7 @@ def test_a_lenet_trained_to_90_percent_sparsity_fits_and_answers_as_before(tmp_p
         assert (answers.argmax(1) == labels).mean() > right - 0.005
 
 
+@pytest.mark.slow
 def test_too_large_for_its_flash_or_ram_is_built_and_said(tmp_path):
     engine, fact = build(
         tmp_path, lenet(), torch.rand(2, 1, 28, 28), "palette4", flash_bytes=20_000, ram_bytes=3_000
@@ -496,6 +498,7 @@ def doubly_mended(data: bytes, parts) -> bytes:
     return mended(whole[:start] + mended(whole[start : end - 4]) + whole[end:])
 
 
+@pytest.mark.slow
 def test_cut_or_changed_anywhere_an_engine_is_refused(tmp_path):
     data = small_engine(tmp_path).read_bytes()
     for end in range(len(data)):
@@ -590,6 +593,7 @@ def test_huge_counts_in_c_end_at_once(coded, tmp_path):
     assert done.stderr == b"2\n"
 
 
+@pytest.mark.slow
 def test_an_engine_of_the_future_is_not_called_damage():
     data = victim()[0]
     with pytest.raises(SchemaTooNew, match="format 9"):
@@ -602,6 +606,7 @@ def test_a_graph_comes_back():
     assert {op.code for op in graph.ops} >= {CONV, CLAMP}
 
 
+@pytest.mark.slow
 @needs_cc
 def test_the_code_is_no_larger_than_its_bound_and_the_ram_is_what_compilers_take(tmp_path):
     data = victim()[0]

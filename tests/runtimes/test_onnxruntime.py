@@ -59,6 +59,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_engine_computes_what_the_module_computes_at_any_batch_size(engine: Path) -> None:
     """The built engine agrees with the module for one example and for several."""
     session = OnnxRuntime().open(engine, TARGET)

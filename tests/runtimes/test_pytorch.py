@@ -67,6 +67,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built("two-input", COMPILED, tmp_path_factory.mktemp("compiled"))
 
 
+@pytest.mark.slow
 def test_outputs_are_the_modules_own_for_any_number_of_examples(eager: Path) -> None:
     module = models.build("two-input")
     session = get_runtime(EAGER).open(eager, Target(runtime=EAGER))

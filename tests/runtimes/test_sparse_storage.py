@@ -62,6 +62,7 @@ def test_every_form_gives_every_bit_back(tensor, form):
     assert len(smallest(tensor).payload) <= len(one.payload)
 
 
+@pytest.mark.slow
 @given(tensor=tensors(), n=st.integers(1, 3), m=st.integers(2, 8))
 @settings(max_examples=200, deadline=None)
 def test_a_pattern_comes_back_or_is_refused(tensor, n, m):

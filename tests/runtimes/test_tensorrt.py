@@ -177,6 +177,7 @@ def test_an_unsupported_operator_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x0a\x12"])
 def test_a_corrupt_model_is_an_error_and_no_crash(content: bytes, tmp_path: Path) -> None:
     """Some parsers fall over what they half read: this one is not even asked."""
@@ -232,6 +233,7 @@ def test_an_overflow_stops_before_the_builder(tmp_path: Path) -> None:
     runtime.prepare(given, rtx_target("fp16", float_layers=("1",)), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 def test_sparsity_that_no_kernel_was_picked_for_is_not_claimed(
     pattern: str, tmp_path: Path

@@ -58,6 +58,7 @@ def compressed(ground, tmp_path, age: int | Any) -> tuple[Plan, Any, list[str]]:
     return store.read(root / "plan", Plan).manifest, candidate, told
 
 
+@pytest.mark.slow
 def test_at_cold_every_neither_widths_nor_recovery_know_the_champion(ground, tmp_path):  # noqa: F811
     """All epochs, from the cut model, with the dense teacher alone, fresh widths; and it is said."""
     plan, candidate, told = compressed(ground, tmp_path, 2)
@@ -89,6 +90,7 @@ def test_nothing_is_counted_where_nothing_is_taken_over(ground, tmp_path):  # no
     assert made(root, "plan", "plan", KNOBS, previous).manifest.age is UNSET
 
 
+@pytest.mark.slow
 def test_widths_that_were_compared_before_a_kill_are_not_cut_again(ground, tmp_path, monkeypatch):  # noqa: F811
     root = second(ground, tmp_path)
     previous = fetched(ground, tmp_path / "previous", plan=champions(ground, 1)["plan"])

@@ -101,6 +101,7 @@ def test_the_cache_gives_what_was_built(tmp_path: Path, work: Path) -> None:
     assert fresh.read_bytes() == first.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["engine", "sidecar", "no sidecar", "version"])
 def test_what_is_damaged_in_the_cache_is_built_again(
     tmp_path: Path, work: Path, damage: str

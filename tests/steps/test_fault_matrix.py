@@ -450,6 +450,7 @@ def refused_everywhere(folder: Path) -> None:
         check_integrity(handed(folder), GIVEN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BYTE_FAULTS)
 def test_no_faulty_file_survives(base: Forged, tmp_path: Path, fault: str) -> None:
     """Every file of the directory, as it is and with the directory's own digests corrected."""

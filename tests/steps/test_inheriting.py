@@ -164,6 +164,7 @@ def second(ground: Path, tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_table_that_holds_is_used_again_with_its_checked_rows_renewed(ground, tmp_path):
     """Two groups of two are looked at here, so both have a fresh row and the rest is scaled; it is cheap."""
     found = warm_table(ground, tmp_path)
@@ -221,6 +222,7 @@ def digits():
 """
 
 
+@pytest.mark.slow
 def test_data_that_shifted_are_noticed_by_the_champion(ground, tmp_path):
     """This generation's images are inverted: the table is measured anew, and the check is paid too."""
     root = second(ground, tmp_path)
@@ -255,6 +257,7 @@ def test_data_that_shifted_are_noticed_by_the_champion(ground, tmp_path):
     assert plain.reuse is msgspec.UNSET
 
 
+@pytest.mark.slow
 def test_rows_that_moved_too_far_are_measured_anew(ground, tmp_path):
     """A table of other weights altogether: every rise a hundred times what it is."""
     old = store.read(ground / "first/table", Sensitivity).manifest
@@ -300,6 +303,7 @@ def test_shards_say_that_they_always_measure_everything(ground, tmp_path):
     assert [one.why for one in told if one] == [NO_CHAMPION, IN_SHARDS]
 
 
+@pytest.mark.slow
 def test_the_champions_widths_are_tried_on_the_new_weights(ground, tmp_path):
     """Where they differ from fresh ones both are cut, and what `tune` says decides."""
     root = second(ground, tmp_path)
@@ -320,6 +324,7 @@ def test_the_champions_widths_are_tried_on_the_new_weights(ground, tmp_path):
     assert chosen == (tried.tried.known if tried.tried.holds else tried.tried.fresh)
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_it_loses_if_it_comes_out_as_the_champions_did(ground, tmp_path):
     """The champion's repaired loss over its sum, times this sum; of another budget nothing is said."""
     root = second(ground, tmp_path)
@@ -405,6 +410,7 @@ STARTED = {
 FROZEN = {"distill": {"epochs": 4, "learning_rate": 1e-12}}
 
 
+@pytest.mark.slow
 def test_recovery_can_begin_with_the_champion_and_is_then_a_quarter_as_long(ground, tmp_path):
     """With a learning rate of nearly nothing the candidate is the champion, so it was the start."""
     champion = store.read(ground / "first/candidate", ModelBundle)
@@ -439,6 +445,7 @@ def test_processes_begin_with_the_champion_too(ground, tmp_path):
         assert torch.allclose(parameter, old[name], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_a_champion_that_no_epoch_made_better_is_asked_about_new_data_too(ground, tmp_path):
     """Such a one is what its recovery began with, and that had a loss as well."""
     held = store.read(ground / "first/candidate", ModelBundle).manifest.recovery
@@ -461,6 +468,7 @@ def test_processes_try_learning_rates_too(ground, tmp_path):
     assert len(recovery.rate.tried) >= 3
 
 
+@pytest.mark.slow
 def test_a_champion_of_another_shape_is_no_start(ground, tmp_path):
     told: list[str] = []
     deeper = {"plan": {"fraction": 0.3, "round_to": 4}}
@@ -470,6 +478,7 @@ def test_a_champion_of_another_shape_is_no_start(ground, tmp_path):
     assert any("has another shape" in line for line in told)
 
 
+@pytest.mark.slow
 def test_a_champion_that_is_worse_on_this_data_is_no_start(ground, tmp_path):
     """All its weights are 0."""
     champion = store.read(ground / "first/candidate", ModelBundle)
@@ -513,6 +522,7 @@ def test_known_widths_are_refused_by_mistake_as_seldom_as_is_asked(worse, chance
     assert trial.holds is holds
 
 
+@pytest.mark.slow
 def test_a_champion_that_does_not_say_what_it_was_made_with_does_not_teach(ground, tmp_path):
     root = second(ground, tmp_path)
     bare = fetched(ground, tmp_path / "bare", unmarked=True)

@@ -234,6 +234,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_data_fails_with_words(tmp_path: Path, name: str) -> None:
     """The step ends, its report says passed False, and the words name what to look at."""
@@ -266,6 +267,7 @@ WARNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WARNED)
 def test_a_warning_does_not_fail_the_contract(tmp_path: Path, name: str) -> None:
     """Great Expectations counts a failed warning as a failure; we do not."""
@@ -277,6 +279,7 @@ def test_a_warning_does_not_fail_the_contract(tmp_path: Path, name: str) -> None
     assert any(line.startswith("warning: eval") and words in line for line in said)
 
 
+@pytest.mark.slow
 def test_augmented_train_without_plain_is_said(tmp_path: Path) -> None:
     """Equal examples cannot be found there, and the report does not pretend."""
     change = (
@@ -302,6 +305,7 @@ def test_without_labels_classes_are_not_checked(tmp_path: Path) -> None:
     ] * 4
 
 
+@pytest.mark.slow
 def test_data_that_the_lock_does_not_name_fails(tmp_path: Path) -> None:
     """The task reads live data; what changed after the lock was written is another run."""
     report, _ = validated(tmp_path, data_version="sha256:somethingelse")

@@ -138,6 +138,7 @@ def chunked(*chunks: bytes) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in (*chunks, b""))
 
 
+@pytest.mark.slow
 def test_what_comes_over_the_wire_is_a_4xx_and_the_next_one_is_served(stage: Stage) -> None:
     """Bodies without end, lengths that lie, heads that are none, and letters one at a time."""
     served = Served(stage)
@@ -428,6 +429,7 @@ FORMS: tuple[Callable[[str], str], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     drawn=st.lists(SECRET_TEXT, min_size=4, max_size=4, unique=True), form=st.sampled_from(FORMS)
 )

@@ -51,6 +51,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return found
 
 
+@pytest.mark.slow
 def test_many_versions_are_read_once_and_closed_in_few_rows(
     stage: Stage, kfp: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_new_project_gets_its_run(
     assert yaml.safe_load(sent["lock"])["data_version"] == described["data_version"]
 
 
+@pytest.mark.slow
 def test_a_build_of_a_project_that_changed_since_stops(
     tmp_path: Path, tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

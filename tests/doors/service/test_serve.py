@@ -428,6 +428,7 @@ def test_with_every_event_lost_the_sweep_still_starts_the_run(
     assert main(["serve", "--once", "--config", str(place.file)]) == 1
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_loaded() -> None:
     code = (
         "import sys, reprune.doors.service.app, reprune.doors.service.wiring, reprune.doors.serve\n"

@@ -40,6 +40,7 @@ def locks(kfp: KfpServer) -> list[Lock]:
     ]
 
 
+@pytest.mark.slow
 def test_a_retrained_member_starts_a_run_of_the_set(stage: Stage, kfp: KfpServer) -> None:
     """None before all members are there; then one, in which each version of a member is pinned."""
     sweeper = make_sweeper(stage.settings())
@@ -59,6 +60,7 @@ def test_a_retrained_member_starts_a_run_of_the_set(stage: Stage, kfp: KfpServer
 NAMED = [{"name": "detector", "read_secret": "its-own"}, {"name": "depth"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "sent"),
     [
@@ -81,6 +83,7 @@ def test_a_run_of_a_set_is_one_of_the_pipeline_for_sets(
     assert run.body["runtime_config"]["parameters"]["members"] == sent
 
 
+@pytest.mark.slow
 def test_what_was_registered_meanwhile_is_superseded(stage: Stage, kfp: KfpServer) -> None:
     """Of several new versions of members only the newest of each is run; the rows say which were not."""
     stage.train("depth-net")

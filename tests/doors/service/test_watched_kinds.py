@@ -263,6 +263,7 @@ def with_workspaces() -> Iterator[tuple[str, set[tuple[str, str]]]]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secret", [True, False])
 def test_no_thread_switches_the_workspace_of_another(
     place: Place,  # noqa: F811
