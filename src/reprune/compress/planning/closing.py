@@ -16,8 +16,7 @@ Key: TypeAlias = "tuple[tuple[str, int], ...]"
 
 # A correction stays between these: one measured saving that is nearly nothing, or noise, must not decide.
 LEAST, MOST = 0.05, 20.0
-# A plan that leaves at most this share of the asked saving unused, and of the budget, is not tried to be
-# widened.
+# A plan that leaves at most these shares of the asked saving and of the budget unused is not widened.
 UNUSED_SAVING, UNUSED_BUDGET = 0.1, 0.02
 
 
@@ -72,13 +71,11 @@ class _Bracket:
         half-way with `halve`.
         """
         wanted = 1.0 - (1.0 - goal.fraction) / self.correction
-        # The dense model is one that did not fit, where anything at all is asked.
-        missed = min(self.missed, 1.0) if goal.fraction < 1.0 else self.missed
-        if math.isfinite(self.fitted) and math.isfinite(missed):
-            if halve or not self.fitted < wanted < missed:
-                wanted = (self.fitted + missed) / 2.0
-        elif wanted >= missed:
-            wanted = math.nextafter(missed, -math.inf)
+        if math.isfinite(self.fitted) and math.isfinite(self.missed):
+            if halve or not self.fitted < wanted < self.missed:
+                wanted = (self.fitted + self.missed) / 2.0
+        elif wanted >= self.missed:
+            wanted = math.nextafter(self.missed, -math.inf)
         # A timing may find less than the table says; where none is made, what the table says is held to.
         return wanted if goal.time is None else max(wanted, goal.least)
 
@@ -110,7 +107,11 @@ def close(
     Raises CompressionError with what was measured, or predicted, where no trial met the goals, and
     what `plan` raises where a goal that is not timed is below anything that the table can say.
     """
-    known = {name: _Bracket() for name in goals}
+    # Wherever anything is asked, the dense model is one that does not fit.
+    known = {
+        name: _Bracket(missed=1.0 if goal.fraction < 1.0 else math.inf)
+        for name, goal in goals.items()
+    }
     tried: set[Key] = set()
     best: Closed | None = None
     ratios: list[dict[str, float]] = []
