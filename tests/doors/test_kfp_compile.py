@@ -43,7 +43,6 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_it_compiles_to_the_same_bytes_everywhere(tmp_path: Path) -> None:
     """Another hash seed in another folder gives the same files, and their digests are printed."""
     written = []

@@ -254,7 +254,6 @@ while True:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not ON_LINUX, reason="only Linux pins processes and tells how long they waited")
 def test_a_foreign_process_on_the_same_core_is_seen(small_and_big: tuple[Path, Path]) -> None:
     """Four busy processes beside us on one core: waiting per unit of work rises well above the calm run's.

@@ -504,7 +504,6 @@ t.World(pathlib.Path({root!r})).benchmark(out="benchmark-killed")
 """
 
 
-@pytest.mark.slow
 def test_a_killed_benchmark_leaves_nothing_but_its_attempt(world: World) -> None:
     """SIGKILL in the middle of the timing: no artefact, no draft after the next run, one more line."""
     before = len(world.ledger())

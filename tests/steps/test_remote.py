@@ -122,7 +122,6 @@ def test_engines_of_a_device_are_bound_to_it(away: Away) -> None:
     assert instance != this_machine(1).instance
 
 
-@pytest.mark.slow
 def test_a_kit_that_did_not_come_back_costs_no_look(away: Away) -> None:
     """A target without samples is an error that says what to do, before the sealed split is opened."""
     lines = len(away.world.ledger())
@@ -132,7 +131,6 @@ def test_a_kit_that_did_not_come_back_costs_no_look(away: Away) -> None:
     assert len(away.world.ledger()) == lines
 
 
-@pytest.mark.slow
 def test_all_three_ways_in_one_benchmark(away: Away, tmp_path: Path) -> None:
     """One look, counted when the kit was made; each target's samples are of its own machine."""
     attempt, kits = away.kit(tmp_path / "kits")
@@ -181,7 +179,6 @@ def _records(benchmark: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(column.tolist()) for name, column in stored.items()}
 
 
-@pytest.mark.slow
 def test_what_import_refuses_changes_nothing(away: Away, tmp_path: Path) -> None:
     """Too old, of no kit that is known, edited, or the kit itself: nothing is kept, and nothing is spent."""
     _, kits = away.kit(tmp_path / "kits")
@@ -207,7 +204,6 @@ def test_what_import_refuses_changes_nothing(away: Away, tmp_path: Path) -> None
     assert import_result(other, tmp_path / "back", kit=kit, now=time.time()).kit.engines
 
 
-@pytest.mark.slow
 def test_another_device_than_the_one_built_for_costs_no_look(away: Away, tmp_path: Path) -> None:
     """The command reaches another machine now: refused before the sealed split is opened."""
     run = local_device(tmp_path / "other", identity="another jet")

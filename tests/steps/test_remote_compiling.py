@@ -188,7 +188,6 @@ def test_what_was_compiled_there_is_bound_to_it(boards: Boards) -> None:
 
 
 @pytest.mark.deep
-@pytest.mark.slow
 def test_they_are_measured_there(boards: Boards) -> None:
     """Units, starts and records of both targets come from the device, in one look."""
     made = boards.world.benchmark(previous="none", params=boards.params, policy=boards.policy)
@@ -201,7 +200,6 @@ def test_they_are_measured_there(boards: Boards) -> None:
         assert {"candidate", "dense"} <= set(units[0].arms)
 
 
-@pytest.mark.slow
 def test_what_only_runs_there_is_refused_here(boards: Boards) -> None:
     """Without `run` a build says so before it makes anything."""
     here = boards.with_targets(portable=Target(runtime="portable"))
@@ -210,7 +208,6 @@ def test_what_only_runs_there_is_refused_here(boards: Boards) -> None:
     assert not boards.world.path("here").exists()
 
 
-@pytest.mark.slow
 def test_a_compiler_that_crashes_there_is_an_error_here(boards: Boards) -> None:
     """It says what was killed, and leaves no engines."""
     run = local_device(boards.root / "broken", identity="jet")
@@ -221,7 +218,6 @@ def test_a_compiler_that_crashes_there_is_an_error_here(boards: Boards) -> None:
 
 
 @pytest.mark.deep
-@pytest.mark.slow
 def test_its_adapter_is_proven_there(boards: Boards) -> None:
     """`doctor --selftest` compiles and compares on the device."""
     found = selftest_there("board", boards.params.targets["board"], say=lambda _: None)
