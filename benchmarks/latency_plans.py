@@ -308,9 +308,10 @@ def _cases(options: argparse.Namespace, folder: Path) -> list[Case]:
 
 def _result(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     trained = trained_figures("resnet20", common.committed("resnet20_cifar10")["figures"])
-    if (common.RESULTS / "mobilenetv2_plans.json").is_file():
-        held = common.committed("mobilenetv2_plans")["figures"]
-        trained |= {name: value for name, value in held.items() if name.startswith(NAMED)}
+    held = common.committed("mobilenetv2_plans")
+    if len(held["seeds"]) >= common.MIN_SEEDS:
+        curves = held["figures"].items()
+        trained |= {name: value for name, value in curves if name.startswith(NAMED)}
     return common.result(figures(rows) | trained, rows, note=NOTE)
 
 

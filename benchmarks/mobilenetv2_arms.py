@@ -91,11 +91,21 @@ class Seed:
         tables = {"tables.json": taken.file("tables.json").read_bytes()}
         step_runs.lay(out, taken.manifest, {"dense": dense.digest}, tables)
 
-    def plan(self, arm: str, share: float) -> Path:
+    def plans(self) -> list[tuple[str, float]]:
+        """The points that are planned: all but those of torch-pruning."""
+        return [(arm, share) for arm, share in points(self.config) if arm != STOCK]
+
+    def is_planned(self) -> bool:
+        return all(self._planned(arm, share).is_dir() for arm, share in self.plans())
+
+    def _planned(self, arm: str, share: float) -> Path:
+        return self.root / f"plan-{arm}-{share:g}"
+
+    def plan(self, arm: str, share: float) -> None:
         """The plan of an allocator for what may be left: of the latency for ours, of the MACs for others."""
-        out = self.root / f"plan-{arm}-{share:g}"
+        out = self._planned(arm, share)
         if out.is_dir():
-            return out
+            return
         if not (self.root / "table").is_dir():
             self.make("sensitivity", ("dense", "data", "previous"), {}, self.root / "table")
         budget = (
@@ -106,12 +116,10 @@ class Seed:
         knobs = {"plan": {"allocator": arm, "fraction": share, **budget}}
         names = {"dense": "dense", "profiles": "profile", "table": "table", "previous": "previous"}
         self.make("plan", names, knobs, out)
-        return out
 
     def planned_latency(self, share: float) -> float | None:
         """The share of the dense latency that the plan was timed at."""
-        path = self.root / f"plan-{OURS}-{share:g}"
-        return store.read(path, Plan).manifest.predicted.latency_ratio
+        return store.read(self._planned(OURS, share), Plan).manifest.predicted.latency_ratio
 
     def pruned(self, arm: str, share: float) -> nn.Module:
         """The dense model cut as the arm says; the same one every time."""
@@ -119,7 +127,7 @@ class Seed:
             return stock_global(self.dense, share)
         out = self.root / f"pruned-{arm}-{share:g}"
         if not out.is_dir():
-            chosen = self.root / f"plan-{arm}-{share:g}"
+            chosen = self._planned(arm, share)
             inputs = {"dense": self.root / "dense", "data": self.root / "data", "chosen": chosen}
             self.make("prune", inputs, {}, out)
         return load_bundle(store.read(out, ModelBundle)).module

@@ -23,7 +23,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -44,7 +43,7 @@ from benchmarks.mobilenetv2_arms import (
     read_config,
     work,
 )
-from benchmarks.resnet20_report import fastest_at
+from benchmarks.speed_curves import fastest_at, gap
 
 NAME = "mobilenetv2_plans"
 MODEL = "mobilenetv2"
@@ -75,25 +74,30 @@ def plan(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -
     """All plans of all seeds whose dense model is there."""
     if options.dense is None:
         raise SystemExit("--part plan needs --dense: the folder of a run of mobilenetv2_cifar10")
+    first = None
     for place in places(config, folder):
         weights = options.dense / "jobs" / f"dense-{place.seed}.safetensors"
         if not weights.is_file():
-            _say(f"seed {place.seed} has no dense model: {weights} is missing")
+            _say(f"{weights} is missing: that seed is not planned")
             continue
+        first = first or place
         place.begin(weights, config)
-        place.profile(places(config, folder)[0])
-        for arm, share in points(config):
-            if arm in ALLOCATORS:
-                place.plan(arm, share)
+        place.profile(first)
+        for arm, share in place.plans():
+            place.plan(arm, share)
         _say(f"seed {place.seed} is planned")
+    if first is None:
+        raise SystemExit(f"{options.dense} holds no dense model of a run of mobilenetv2_cifar10")
     return 0
 
 
 def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
     from benchmarks.cifar import load
 
+    planned = {place.seed for place in places(config, folder) if place.is_planned()}
+    if not planned:
+        raise SystemExit(f"{folder} holds no seed that is planned: run --part plan first")
     load()  # decoded once, before there are several processes
-    planned = {place.seed for place in places(config, folder) if (place.root / "table").is_dir()}
     judge = "tune" if options.quick else "eval"
     jobs = [job for job in jobs_of(config, judge=judge) if job.given["seed"] in planned]
     outcome = run_jobs(
@@ -111,9 +115,13 @@ def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace
     """Times every model that was trained, all in the same processes."""
     from benchmarks.timing import build_engines, time_engines
 
-    models = {"dense": places(config, folder)[0].dense}
-    for row in (row for row in trained(config, folder) if row["arm"] != "dense"):
+    rows = [row for row in trained(config, folder) if row["arm"] != "dense"]
+    if not rows:
+        raise SystemExit(f"{folder} holds no trained model: run --part train first")
+    models = {}
+    for row in rows:
         place = Seed(config=config, folder=folder, seed=row["seed"])
+        models.setdefault("dense", place.dense)
         name = name_of(row["arm"], row["share"], row["seed"])
         models[name] = place.pruned(row["arm"], row["share"])
     engines = build_engines(models, _task(config), folder / "engines")
@@ -127,8 +135,10 @@ def report(config: Mapping[str, Any], folder: Path, options: argparse.Namespace)
     import json
 
     rows = trained(config, folder)
-    times = json.loads((folder / "times-batch1.json").read_text())["ms"]
-    found = summary(config, rows, times)
+    kept = folder / "times-batch1.json"
+    if not kept.is_file():
+        raise SystemExit(f"{kept} is missing: run --part measure first")
+    found = summary(config, rows, json.loads(kept.read_text())["ms"])
     print(common.table(found["rows"], COLUMNS))
     for claim in found["claims"]:
         low = f"lower limit {claim['low']:+.2f}"
@@ -217,24 +227,6 @@ class Seen:
         }
 
 
-def gap(line: Sequence[tuple[float, float]], rival: Sequence[tuple[float, float]]) -> float:
-    """The mean by which `line` is above the rival's points after the dense one, of those within its reach."""
-    found = [above(line, point) for point in rival[1:]]
-    return fmean(value for value in found if value is not None)
-
-
-def above(line: Sequence[tuple[float, float]], point: tuple[float, float]) -> float | None:
-    """By how much `line`, (speed, accuracy) from slow to fast, is above the point at its speed; None where it
-    does not reach that far.
-    """
-    speed, accuracy = point
-    for (slow, first), (fast, second) in pairwise(line):
-        if slow <= speed <= fast:
-            share = (speed - slow) / (fast - slow) if fast > slow else 0.0
-            return first + share * (second - first) - accuracy
-    return None
-
-
 def whole_seeds(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """Seeds of which every point was trained, and the dense model judged. Exits where there is none."""
     every = 1 + len(list(points(config)))
@@ -257,8 +249,8 @@ def places(config: Mapping[str, Any], folder: Path) -> list[Seed]:
 
 
 def verify(config: Mapping[str, Any], options: argparse.Namespace) -> int:
-    """Plans, cuts and times our middle point of seed 0 again, from the sensitivity of a run in `--out`: its
-    speed is within 10 % of the committed one (the median over seeds).
+    """Builds and times our middle point of seed 0 of a run in `--out` again: what is left of the latency is
+    within 10 % of the committed share (the median over seeds).
     """
     from benchmarks.timing import build_engines, time_engines
 
@@ -323,7 +315,6 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-ALLOCATORS = ("latency", "sensitivity", "uniform", "global")
 _PARTS = {"plan": plan, "train": train, "measure": measure, "report": report}
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from benchmarks import common
 from benchmarks.cifar_models import DENSE_WIDTHS
+from benchmarks.speed_curves import fastest_at
 from benchmarks.timing import shapes_name, speedup
 
 OURS = "ours"
@@ -143,15 +143,6 @@ def _curve_points(rows: Sequence[Row], arm: str) -> list[tuple[float, float]]:
         for row in rows
         if row["arm"] == "dense" or (row["arm"] == arm and "speedup_batch1" in row)
     )
-
-
-def fastest_at(points: Sequence[tuple[float, float]], wanted: float) -> float:
-    """The greatest speed on the line through `points` whose accuracy is at least `wanted`; 1 if none is."""
-    found = [1.0, *(speed for speed, accuracy in points if accuracy >= wanted)]
-    for (slow, high), (fast, low) in pairwise(points):
-        if high >= wanted > low:
-            found.append(slow + (fast - slow) * (high - wanted) / (high - low))
-    return max(found)
 
 
 def _best(rows: Sequence[Row], arm: str, bar: float, *, by: str) -> Row | None:

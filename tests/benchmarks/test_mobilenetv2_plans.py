@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.mobilenetv2_arms import name_of, points
-from benchmarks.mobilenetv2_plans import above, gap, summary, whole_seeds
+from benchmarks.mobilenetv2_plans import summary, whole_seeds
+from benchmarks.speed_curves import above, gap
 
 CONFIG: dict[str, Any] = {
     "seeds": 5,
