@@ -15,7 +15,10 @@ class DepthTask(Regression):
         super().__init__(*examples("depth"))
 
     def model(self):
-        return nn.Sequential(
+        model = nn.Sequential(
             *block(1, 16), nn.MaxPool2d(2), *block(16, 32), nn.MaxPool2d(2), *block(32, 64),
             nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU(), nn.Linear(64, 1),
         )  # fmt: skip
+        # From 0 the first steps go so far that the neurons before it may never fire again.
+        nn.init.constant_(model[-1].bias, (NEAR + FAR) / 2)
+        return model

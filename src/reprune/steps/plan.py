@@ -110,10 +110,11 @@ def plan(
     refuse_out_of_reach(written, plan, options, untimed)
     asked = {name: targets[name] for name in latency_targets(plan)}
     with timers(opened, asked, untimed, profiles, seed, threads, ctx) as by_target:
-        time_ratio = by_target.get(plan.latency_target) if plan.budget == "latency" else None
-        if time_ratio is not None and plan.latency_model == "in-model":
-            options = replace(options, times=_times(free, time_ratio, ctx))
-        options = replace(options, timers=by_target)
+        timer = by_target.get(plan.latency_target) if plan.budget == "latency" else None
+        time_ratio = None if timer is None else timer.sure
+        if timer is not None and plan.latency_model == "in-model":
+            options = replace(options, times=_times(free, timer.once, ctx))
+        options = replace(options, timers={name: one.sure for name, one in by_target.items()})
         champion, age = known_plan(previous, generations, ctx)
         champion = asked_alike(champion, written, plan)
         compare = comparing(opened, options, table.manifest, generations, prune, seed, ctx)

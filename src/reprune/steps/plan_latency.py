@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from reprune.core.artifacts import Profile
@@ -217,6 +219,14 @@ def _described(machine: Machine) -> str:
     return f"{machine.cpu}, {machine.logical_cpus} CPUs, {machine.os} (kind {kind})"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timers:
+    """What measures latency ratios on one target: `once` by one look, `sure` by as many as a budget needs."""
+
+    once: TimeRatio
+    sure: TimeRatio
+
+
 @contextmanager
 def timers(  # the model, where it runs, what is known of that, and where it is told
     opened: Dense,
@@ -226,7 +236,7 @@ def timers(  # the model, where it runs, what is known of that, and where it is 
     seed: int,
     threads: int,
     ctx: Context,
-) -> Iterator[dict[str, TimeRatio]]:
+) -> Iterator[dict[str, Timers]]:
     """What measures a latency ratio on each of `targets`; those that are `untimed` are named with the reason
     and left out. What was measured is kept in the work folder, and not measured again by a run that goes on.
 
@@ -255,7 +265,11 @@ def timers(  # the model, where it runs, what is known of that, and where it is 
             )
             # Another machine that answers when a plan goes on has times of its own.
             key = f"{name} ({where.machine.instance}, {where.target.runtime} {where.version})"
-            found[name] = kept(stack.enter_context(timing(bench)), key, ctx.work)
+            ratio = stack.enter_context(timing(bench))
+            found[name] = Timers(
+                once=kept(ratio, key, ctx.work),
+                sure=kept(partial(ratio, sure=True), f"{key}, sure", ctx.work),
+            )
         yield found
 
 

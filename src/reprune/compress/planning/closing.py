@@ -17,7 +17,7 @@ Key: TypeAlias = "tuple[tuple[str, int], ...]"
 # A correction stays between these: one measured saving that is nearly nothing, or noise, must not decide.
 LEAST, MOST = 0.05, 20.0
 # A plan that leaves at most these shares of the asked saving and of the budget unused is not widened.
-UNUSED_SAVING, UNUSED_BUDGET = 0.1, 0.02
+UNUSED_SAVING, UNUSED_BUDGET = 0.1, 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
