@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import torch
@@ -239,6 +240,45 @@ def test_what_is_kept_in_memory_changes_no_bit(name: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(layer_calls, "TARGET_BYTES", limits[1])
         again = compensate(module, sliced, architecture, groups, batches, 1e-3).state_dict()
         assert all(torch.equal(tensor, again[key]) for key, tensor in whole.items())
+
+
+class Counted(nn.Conv2d):
+    """Counts the examples that really went through it."""
+
+    seen: ClassVar[list[int]] = []
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(given))
+        return super().forward(given)
+
+
+@pytest.mark.parametrize(
+    ("replay", "gathered", "counted"),
+    [(2**30, 2**30, 8 + 8 + 24 + 24), (0, 0, 8 + 8 + 3 * 24 + 3 * 24)],
+)
+def test_what_compensation_forwarded_is_what_it_says_at_most(
+    replay: int, gathered: int, counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch shows the order, one the sizes; then a pass of either network in all, or one a layer where
+    memory keeps nothing.
+    """
+    from reprune.compress import layer_calls
+
+    torch.manual_seed(4)
+    layers = 4
+    module = nn.Sequential(*(Counted(4, 4, 3, padding=1) for _ in range(layers))).eval()
+    inputs = (torch.randn(24, 4, 6, 6),)
+    groups = find_groups(module, (inputs[0][:2],), ())
+    architecture = architecture_of(module, groups, {group.name: range(3) for group in groups})
+    sliced = apply(module, architecture)
+    monkeypatch.setattr(layer_calls, "REPLAY_BYTES", replay)
+    monkeypatch.setattr(layer_calls, "TARGET_BYTES", gathered)
+    Counted.seen.clear()
+    made = compensated(module, sliced, architecture, groups, batches_of(inputs, 8), RIDGE)
+    really = sum(Counted.seen) / layers
+    assert made.refitted == ("1", "2", "3")
+    assert made.forwarded == counted
+    assert 0.6 * counted <= really <= counted
 
 
 class Massive(nn.Module):

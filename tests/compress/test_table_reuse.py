@@ -160,7 +160,7 @@ def test_as_many_at_random_as_near_and_none_twice(near, seed, groups):
     units = units_to_check(held, names, dict.fromkeys(names, 4), near=near, seed=seed)
     first = [unit.name for unit in units if unit.why == "near"]
     other = [unit.name for unit in units if unit.why == "random"]
-    count = max(1, math.ceil(near * (groups + 1)))
+    count = max(1, math.floor(near * (groups + 1) + 0.5))
     assert first == names[:count]
     assert len(other) == min(count, groups + 1 - len(first))
     assert not set(first) & set(other)

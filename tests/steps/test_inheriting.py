@@ -520,6 +520,8 @@ def test_known_widths_are_refused_by_mistake_as_seldom_as_is_asked(worse, chance
         cost=1, chance=chance,
     )  # fmt: skip
     assert trial.holds is holds
+    assert not msgspec.structs.replace(trial, worse_low=0.0021).holds
+    assert msgspec.structs.replace(trial, worse_low=0.002).holds
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from reprune.compress.layer_calls import (
     NOT_ALWAYS,
     OTHER_ROWS,
+    Forwarded,
     Inputs,
     NotCalled,
     Targets,
@@ -47,15 +48,16 @@ ROWS_TO_FOLLOW = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Compensated:
-    """The refitted network. `unfitted` names the readers of cut channels that kept their weights, or a part
-    of them, and `left` the layers behind them that were to be refitted too, each with the reason. `passes`
-    were made of either network over all examples, beside one batch of the refitted one.
+    """The refitted network, with new weights in the layers `refitted`. `unfitted` names the readers of cut
+    channels that kept their weights, or a part of them, and `left` the layers behind them that were to be
+    refitted too, each with the reason. `forwarded` examples went through either network, at most.
     """
 
     module: nn.Module
+    refitted: tuple[str, ...]
     unfitted: Mapping[str, str]
     left: Mapping[str, str]
-    passes: int
+    forwarded: int
 
 
 def compensate(
@@ -102,17 +104,18 @@ def compensated(  # noqa: PLR0913  what a fit depends on, none of it a part of a
     cut = {(item.module, item.axis): item.keep for item in architecture.cuts}
     lost = _lost_inputs(result, architecture, groups)
     order, when = forward_order(result, examples[0].inputs)
+    forwarded = Forwarded(len(examples[0]))
     unfitted = _static_reasons(result, lost, order)
     behind = _behind(dense, result, architecture, order, when) if onwards else {}
     left = {name: why for name, why in behind.items() if why and name not in lost}
     wanted = [n for n in order if n not in unfitted | left and (n in lost or n in behind)]
-    inputs = Inputs(result, when, examples)
-    passes = 0
+    inputs = Inputs(result, when, examples, forwarded)
+    refitted = []
     with torch.no_grad(), evaluating(dense):
-        for name, targets in _with_targets(dense, wanted, examples):
+        for name, targets in _with_targets(dense, wanted, examples, forwarded):
             layer, outputs = result.get_submodule(name), cut.get((name, "out"))
             if isinstance(layer, nn.RNNBase):
-                passes += 2 * layer.num_layers
+                forwarded.examples += 2 * layer.num_layers * sum(map(len, examples))
                 fault = refit_recurrent(dense, result, name, examples, outputs, ridge=ridge)
             elif targets is None or not _is_linear(layer):
                 raise RuntimeError(f"{name} is no layer that can be fitted")
@@ -121,11 +124,18 @@ def compensated(  # noqa: PLR0913  what a fit depends on, none of it a part of a
             elif name not in lost and targets.count < ROWS_TO_FOLLOW * columns_of(layer):
                 fault = f"it sees fewer than {ROWS_TO_FOLLOW} rows an input"
             else:
-                passes += 2
                 fault = _refit(layer, inputs.of(name), targets, outputs, ridge=ridge)
             if fault:
                 (unfitted if name in lost else left)[name] = fault
-    return Compensated(module=result, unfitted=unfitted, left=left, passes=passes)
+            else:
+                refitted.append(name)
+    return Compensated(
+        module=result,
+        refitted=tuple(refitted),
+        unfitted=unfitted,
+        left=left,
+        forwarded=forwarded.examples,
+    )
 
 
 def _lost_inputs(
@@ -181,7 +191,7 @@ def _why_left(layer: nn.Module, owners: Mapping[int, int]) -> str:
 
 
 def _with_targets(
-    dense: nn.Module, names: Sequence[str], batches: Sequence[Batch]
+    dense: nn.Module, names: Sequence[str], batches: Sequence[Batch], forwarded: Forwarded
 ) -> Iterator[tuple[str, Targets | None]]:
     """The layers in order, with the dense network's rows of those whose outputs are their sums."""
     for recurrent, run in groupby(
@@ -190,7 +200,7 @@ def _with_targets(
         if recurrent:
             yield from ((name, None) for name in run)
         else:
-            for portion in dense_targets(dense, list(run), batches):
+            for portion in dense_targets(dense, list(run), batches, forwarded):
                 yield from portion.items()
 
 

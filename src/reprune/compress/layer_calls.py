@@ -8,6 +8,7 @@ allows, and dense outputs are gathered for many layers in one pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,6 +41,15 @@ OTHER_ROWS = "it is given other rows than in the dense network"
 
 class NotCalled(Exception):
     """forward() does not call the layer for this batch."""
+
+
+@dataclass
+class Forwarded:
+    """Counts the `examples` that networks were given: a pass that ends early as a whole one, passes of which
+    each goes on where the one before ended as one together.
+    """
+
+    examples: int = 0
 
 
 class Targets:
@@ -89,15 +99,19 @@ class Targets:
 
 
 def dense_targets(
-    dense: nn.Module, names: Sequence[str], batches: Sequence[Batch]
+    dense: nn.Module, names: Sequence[str], batches: Sequence[Batch], forwarded: Forwarded
 ) -> Iterator[dict[str, Targets]]:
     """The targets of all layers of `names`, in that order, in portions that fit TARGET_BYTES.
 
-    A layer that is called more than once counts with its first call. One pass a portion.
+    A layer that is called more than once counts with its first call. One pass a portion, after one over the
+    first batch that shows their sizes; `forwarded` counts them.
     """
     left = list(names)
+    if not left:
+        return
     examples = sum(len(batch) for batch in batches)
-    first = _portion(dense, left, batches[:1], examples) if left else {}
+    first = _portion(dense, left, batches[:1], examples)
+    forwarded.examples += len(batches[0])
     scale = examples / max(1, len(batches[0]))
     while left:
         taken: list[str] = []
@@ -107,6 +121,7 @@ def dense_targets(
             if taken and total > TARGET_BYTES:
                 break
             taken.append(name)
+        forwarded.examples += examples
         yield _portion(dense, taken, batches, examples)
         left = left[len(taken) :]
 
@@ -142,9 +157,14 @@ class Inputs:
     REPLAY_BYTES; a module that works in place runs again, since others may see its effect.
     """
 
-    def __init__(self, module: nn.Module, when: Timeline, batches: Sequence[Batch]) -> None:
+    def __init__(
+        self, module: nn.Module, when: Timeline, batches: Sequence[Batch], forwarded: Forwarded
+    ) -> None:
         self._module, self._when, self._batches = module, when, batches
+        self._forwarded = forwarded
         self._kept: list[dict[str, Any]] = [{} for _ in batches]
+        # Whether the next pass goes on where the last one ended.
+        self._goes_on = [False for _ in batches]
         self._in_place = {
             name for name, layer in module.named_modules() if getattr(layer, "inplace", False)
         }
@@ -164,6 +184,8 @@ class Inputs:
                 after = kept
             used += size_of(after) - size_of(kept)
             self._kept[place] = after
+            self._forwarded.examples += 0 if self._goes_on[place] else len(batch)
+            self._goes_on[place] = wanted <= after.keys()
             yield given
 
 

@@ -574,8 +574,8 @@ class JointTrial(Fact, kw_only=True):
 
     `known` and `fresh` are the champion's widths and new ones by group; `worse` is what the known ones
     lose against the fresh, with its paired standard error: in `unit` "share" of examples answered wrongly,
-    else in "loss". `allowed` is what may be lost, which a trial denies by mistake with `chance`; `cost`
-    counts examples forwarded.
+    else in "loss". `allowed` is what may be lost, which a trial denies by mistake with `chance`: where
+    `worse_low`, the lower limit of `worse` at that level, is above it. `cost` counts examples forwarded.
     """
 
     known: dict[str, int]
@@ -588,12 +588,16 @@ class JointTrial(Fact, kw_only=True):
     cost: int
 
     chance: float | UnsetType = UNSET
+    worse_low: float | UnsetType = UNSET
 
     @property
     def holds(self) -> bool:
         """Whether the known widths may be as good: False for `chance` of those that lose just what is
-        allowed (in older trials for those that lose more than one standard error beyond it).
+        allowed (in older trials by the normal distribution, or for those that lose more than one standard
+        error beyond it).
         """
+        if self.worse_low is not UNSET:
+            return self.worse_low <= self.allowed
         errors = 1.0 if self.chance is UNSET else NormalDist().inv_cdf(1.0 - self.chance)
         return self.worse - errors * self.standard_error <= self.allowed
 

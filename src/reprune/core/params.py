@@ -377,13 +377,13 @@ class GenerationsParams(Document, kw_only=True):
     `reuse` is false, every generation starts from nothing.
 
     The champion's sensitivity is used again after a spot check on `examples` of `tune`: the share `near`
-    of the groups whose choice would flip first, and as many at random, are measured again. Everything is
-    measured anew where they moved more than retraining moves them, or the champion does worse on this
-    generation's data, with a chance of `false_alarm` where nothing changed; where, but for the same chance,
-    the old table's plan loses more than `tolerance` (a share of examples answered rightly) against the new
-    one's; and in every generation number `cold_every` since that was last done. Its latency tables are used
-    again where machine, runtime and knobs are the same, and cuts that are timed again come out within
-    `latency_tolerance` (a share, 0.1) of what they were.
+    of the groups whose choice would flip first (rounded, at least one), and as many at random, are measured
+    again. Everything is measured anew where they moved more than retraining moves them, or the champion does
+    worse on this generation's data, with a chance of `false_alarm` where nothing changed; where, but for the
+    same chance, the old table's plan loses more than `tolerance` (a share of examples answered rightly)
+    against the new one's; and in every generation number `cold_every` since that was last done. Its latency
+    tables are used again where machine, runtime and knobs are the same, and cuts that are timed again come
+    out within `latency_tolerance` (a share, 0.1) of what they were.
 
     With `try_champion` the champion's widths and fresh ones are both cut and compared on `tune`; the
     champion's are kept unless they lose more than `tolerance`, but for the same chance. Recovery takes the

@@ -68,9 +68,11 @@ class CutTrial:
             self.scored = 3 * drawn.examples
         return self._scores
 
-    def like(self, examples: int) -> CutTrial:
-        """The same cuts, repaired from at most `examples` calibration examples; its own count is 0."""
-        few = replace(self.prune, examples=min(examples, self.prune.examples))
+    def onwards(self, examples: int) -> CutTrial:
+        """The same cuts, where weights are refitted at all those of every layer behind them too, from at most
+        `examples` calibration examples; its own count is 0.
+        """
+        few = replace(self.prune, examples=min(examples, self.prune.examples), refit="onwards")
         return CutTrial(self.subject, few, self.seed, _scores=self.scores())
 
     def without(self, block: Removable) -> nn.Module:
@@ -94,8 +96,7 @@ class CutTrial:
             prune.ridge,
             onwards=onwards,
         )
-        # One batch shows the order of the layers.
-        self.forwarded += made.passes * self._count() + len(self._examples()[0])
+        self.forwarded += made.forwarded
         return [made.module]
 
     def _best(self, candidates: list[nn.Module]) -> nn.Module:

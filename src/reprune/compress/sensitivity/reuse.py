@@ -90,10 +90,12 @@ def _prices(problem: Problem, widths: Widths) -> tuple[dict[str, float], dict[st
 def units_to_check(
     table: Sensitivity, ranked: Sequence[str], widths: Widths, *, near: float, seed: int
 ) -> tuple[Unit, ...]:
-    """The share `near` of the units of the table from the front of `ranked`, and as many at random."""
+    """The share `near` of the units of the table from the front of `ranked`, rounded but at least one, and as
+    many at random.
+    """
     known = {group.group: tuple(cut.keep for cut in group.cuts) for group in table.groups}
     known |= {block_key(block.block): (0,) for block in table.blocks or ()}
-    count = max(1, math.ceil(near * len(known)))
+    count = max(1, math.floor(near * len(known) + 0.5))
     first = [name for name in ranked if name in known][:count]
     rest = [name for name in known if name not in first]
     drawn = np.random.default_rng(seed).permutation(len(rest))[:count]

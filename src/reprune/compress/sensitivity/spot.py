@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
 
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
 from reprune.compress.planning.costs import block_key
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 # What a rise of the loss by a share of itself stands for in examples answered wrongly: `build` allows
 # 0.005 of the one or 0.02 of the other, so a tolerance in examples is four times as much in loss.
 LOSS_FOR_SHARE = 4.0
-# Repairing a whole plan runs the calibration examples twice for each layer: with twice as many it would be
-# half of all that a check costs.
+# What a repair of a whole plan runs is a part of what a check costs.
 REPAIR_EXAMPLES = 64
 PIECE = 32
 
@@ -95,18 +95,20 @@ class Spot:
     ) -> JointTrial:
         """Both whole cuts on the same examples: by examples answered wrongly where records tell that, else
         by loss, of which `tolerance` allows LOSS_FOR_SHARE times as large a share. Blocks by their keys. Both
-        are repaired from REPAIR_EXAMPLES at most, as neither is what pruning will make of it. The known cut
-        is refused by mistake with `chance`.
+        are repaired from REPAIR_EXAMPLES at most, onwards from the first change: that is nearer to what
+        recovery makes of them than a repair of the readers alone, which tells plans apart by more than what
+        will be left of it. The known cut is refused by mistake with `chance`: Student's t over pieces of
+        PIECE examples.
         """
         before, modules = self.spent, [self._whole(known), self._whole(fresh)]
         wrong = [self._wrong(module) for module in modules]
         if wrong[0] is not None and wrong[1] is not None:
-            worse, error = paired_increase(wrong[0], wrong[1])
-            unit, allowed = "share", tolerance
+            first, second, unit, allowed = wrong[0], wrong[1], "share", tolerance
         else:
-            measured = [bounded(self.losses(module), self.base.mean) for module in modules]
-            worse, error = paired_increase(measured[0], measured[1])
+            first, second = (bounded(self.piecewise(m), self.base.mean) for m in modules)
             unit, allowed = "loss", tolerance * LOSS_FOR_SHARE * abs(self.base.mean)
+        worse, error = paired_increase(first, second)
+        quantile = float(stats.t.isf(chance, max(1, len(first.losses) - 1)))
         return JointTrial(
             known=dict(known),
             fresh=dict(fresh),
@@ -117,6 +119,7 @@ class Spot:
             examples=sum(len(batch) for batch in self.batches),
             cost=self.spent - before,
             chance=chance,
+            worse_low=worse - quantile * error,
         )
 
     def _cutting(self) -> CutTrial:
@@ -127,22 +130,21 @@ class Spot:
     def _whole(self, widths: Mapping[str, int]) -> nn.Module:
         gone = [block for block in self.blocks if widths.get(block_key(block.name), 1) == 0]
         if self._plans is None:
-            self._plans = self._cutting().like(REPAIR_EXAMPLES)
+            self._plans = self._cutting().onwards(REPAIR_EXAMPLES)
         return self._plans.cut(widths, gone)
 
     def _wrong(self, module: nn.Module) -> BatchLosses | None:
-        """The share of each batch that is answered wrongly; None where the records do not tell."""
-        shares = []
+        """The share of each PIECE examples that is answered wrongly; None where the records do not tell."""
+        found: list[np.ndarray] = []
         for batch in self.batches:
             self.looked += len(batch)
             try:
                 answer = module_answer(module, batch)
+                column = checked_records(self.subject.task, answer, batch).get(CORRECT)
             except NonFiniteWeights:  # a ruined model answers nothing rightly
-                shares.append(1.0)
-                continue
-            column = checked_records(self.subject.task, answer, batch).get(CORRECT)
+                column = np.zeros(len(batch), np.int64)
             if column is None or not np.isin(column, (0, 1)).all():
                 return None
-            shares.append(1.0 - float(column.mean()))
-        sizes = tuple(len(batch) for batch in self.batches)
-        return BatchLosses(losses=tuple(shares), sizes=sizes)
+            found += np.array_split(column, -(-len(column) // PIECE))
+        shares = tuple(1.0 - float(piece.mean()) for piece in found)
+        return BatchLosses(losses=shares, sizes=tuple(map(len, found)))
