@@ -13,7 +13,7 @@ committed result's first row again. What is built lies in `--out` and is not bui
 
 Whether such plans are also better ones is measured where they are trained: the committed results of
 `benchmarks.resnet20_cifar10`, most of whose points are planned by latency, and of
-`benchmarks.mobilenetv2_plans` give `accuracy_margin_low_*` (at equal measured speed) and
+`benchmarks.plan_curves` give `accuracy_margin_low_*` (at equal measured speed) and
 `speedup_at_equal_accuracy_*`.
 """
 
@@ -54,6 +54,7 @@ NEAR = 0.05
 STEP = 8
 # Figures of a trained model's curves that are of this benchmark, whichever measures them.
 NAMED = ("accuracy_margin_low_", "speedup_at_equal_accuracy_")
+CURVED = ("mobilenetv2",)
 # A plan of all random widths is about half: some are wider, so that the whole range is looked at.
 LEANINGS = (0.0, 0.0, 0.35, 0.7)
 Widths = Mapping[str, int]
@@ -308,10 +309,11 @@ def _cases(options: argparse.Namespace, folder: Path) -> list[Case]:
 
 def _result(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     trained = trained_figures("resnet20", common.committed("resnet20_cifar10")["figures"])
-    held = common.committed("mobilenetv2_plans")
-    if len(held["seeds"]) >= common.MIN_SEEDS:
-        curves = held["figures"].items()
-        trained |= {name: value for name, value in curves if name.startswith(NAMED)}
+    for model in CURVED:
+        held = common.committed(f"plan_curves_{model}")
+        if len(held["seeds"]) >= common.MIN_SEEDS:
+            curves = held["figures"].items()
+            trained |= {name: value for name, value in curves if name.startswith(NAMED)}
     return common.result(figures(rows) | trained, rows, note=NOTE)
 
 

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.cifar import CifarTask
 from benchmarks.cifar_models import BasicBlock, ResNet20
 from reprune.compress.losses import first_batches
+from reprune.task.protocol import Task
 
 METHODS = ("tp_uniform", "tp_global", "tp_taylor")
 ROUND_TO = {"tp_uniform": None, "tp_global": 8, "tp_taylor": None}
 
 
 def stock_resnet20(
-    dense: ResNet20, method: str, ratio: float, task: CifarTask, *, examples: int, seed: int
+    dense: ResNet20, method: str, ratio: float, task: Task, *, examples: int, seed: int
 ) -> ResNet20:
     """`dense` cut by torch-pruning: uniform magnitude, global magnitude in steps of 8, or global Taylor
     (gradients over `examples` of calibration). `dense` is not changed.
@@ -66,7 +66,7 @@ def _ignored(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _gradients(model: nn.Module, task: CifarTask, examples: int, seed: int) -> None:
+def _gradients(model: nn.Module, task: Task, examples: int, seed: int) -> None:
     model.zero_grad()
     generator = torch.Generator().manual_seed(seed)
     for batch in first_batches(task, "calibration", examples=examples, seed=seed):

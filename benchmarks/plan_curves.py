@@ -1,14 +1,16 @@
-"""MobileNetV2 (width 0.5) on CIFAR-10 (JPEG copy): plans by latency against plans by MACs, at the same speed.
+"""Plans by latency against plans by MACs, at the same real speed: whole curves, CIFAR-10 (JPEG copy).
 
-    python -m benchmarks.mobilenetv2_plans --part plan --dense DIR --out DIR      (a quiet machine)
-    python -m benchmarks.mobilenetv2_plans --part train --out DIR --workers 2
-    python -m benchmarks.mobilenetv2_plans --part measure --out DIR               (a quiet machine)
-    python -m benchmarks.mobilenetv2_plans --part report --out DIR --json FILE
+    python -m benchmarks.plan_curves --model resnet20 --part dense --out DIR --workers 2
+    python -m benchmarks.plan_curves --model resnet20 --part plan --out DIR        (a quiet machine)
+    python -m benchmarks.plan_curves --model resnet20 --part train --out DIR --workers 2
+    python -m benchmarks.plan_curves --model resnet20 --part measure --out DIR     (a quiet machine)
+    python -m benchmarks.plan_curves --model resnet20 --part report --out DIR --json FILE
 
-`--dense` is the folder of a run of `benchmarks.mobilenetv2_cifar10`, whose dense models are taken. From each
-of them every arm of `configs/mobilenetv2_plans.json`: the product's steps profile (tables of the target),
-sensitivity, plan and prune with the allocator latency (shares of the latency) or with sensitivity, uniform
-or global (shares of the MACs); and torch-pruning's own global magnitude (shares of the channels). All
+ResNet-20's dense models are trained on from the public weights, one a seed (part `dense`). Those of
+`--model mobilenetv2` (width 0.5) are of a run of `benchmarks.mobilenetv2_cifar10`, whose folder is `--dense`.
+From each of them every arm of `configs/plan_curves_<model>.json`: the product's steps profile (tables of the
+target), sensitivity, plan and prune with the allocator latency (shares of the latency) or with sensitivity,
+uniform or global (shares of the MACs); and torch-pruning's own global magnitude (shares of the channels). All
 recover alike and are judged on the test set. Speed is that of one thread of ONNX Runtime against the dense
 model, the median over fresh processes. Each part goes on where it was cut off. `--quick` is a small run of
 all parts with a dense model of random weights. `--verify` times one committed point of seed 0 again.
@@ -31,13 +33,16 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import common
-from benchmarks.cifar_models import MobileNetV2
 from benchmarks.jobs import read_job, run_jobs
-from benchmarks.mobilenetv2_arms import (
-    CONFIG,
+from benchmarks.plan_arms import (
+    CONFIGS,
+    MODELS,
     OURS,
     Seed,
+    dense_jobs,
+    dense_work,
     jobs_of,
+    lay_images,
     name_of,
     points,
     read_config,
@@ -45,8 +50,7 @@ from benchmarks.mobilenetv2_arms import (
 )
 from benchmarks.speed_curves import fastest_at, gap
 
-NAME = "mobilenetv2_plans"
-MODEL = "mobilenetv2"
+NAME = "plan_curves"
 # So many points below the dense model the speeds of all arms are compared.
 BAR = 2.0
 COLUMNS = ("arm", "share", "macs_left", "latency_left", "accuracy", "seeds")
@@ -56,7 +60,9 @@ Times = Sequence[Mapping[str, float]]
 def main() -> int:
     options = common.options(__doc__, _extend)
     torch.set_num_threads(1)
-    config = quick(read_config(options.config)) if options.quick else read_config(options.config)
+    config = read_config(options.config or CONFIGS / f"{NAME}_{options.model}.json")
+    if options.quick:
+        config = quick(config)
     if options.verify:
         return verify(config, options)
     with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
@@ -70,13 +76,31 @@ def main() -> int:
     return 0
 
 
+def dense(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
+    """All dense models, where they are trained here and none are given."""
+    if options.dense is not None or MODELS[config["model"]].pretrained is None:
+        return 0
+    lay_images(folder, config)
+    outcome = run_jobs(
+        dense_jobs(config),
+        dense_work,
+        folder / "dense" / "jobs",
+        workers=options.workers,
+        stop_after=options.stop_after,
+        say=_say,
+    )
+    return 1 if outcome.failed else 0
+
+
 def plan(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
     """All plans of all seeds whose dense model is there."""
-    if options.dense is None:
+    given = options.dense
+    if given is None and MODELS[config["model"]].pretrained is None:
         raise SystemExit("--part plan needs --dense: the folder of a run of mobilenetv2_cifar10")
+    given = given or folder / "dense"
     first = None
     for place in places(config, folder):
-        weights = options.dense / "jobs" / f"dense-{place.seed}.safetensors"
+        weights = given / "jobs" / f"dense-{place.seed}.safetensors"
         if not weights.is_file():
             _say(f"{weights} is missing: that seed is not planned")
             continue
@@ -87,7 +111,7 @@ def plan(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -
             place.plan(arm, share)
         _say(f"seed {place.seed} is planned")
     if first is None:
-        raise SystemExit(f"{options.dense} holds no dense model of a run of mobilenetv2_cifar10")
+        raise SystemExit(f"{given} holds no dense model: run --part dense first, or give --dense")
     return 0
 
 
@@ -170,8 +194,8 @@ def summary(
     }
     for rival in (arm for arm in config["points"] if arm != OURS):
         gaps = [gap(seen.curve(OURS, seed), seen.curve(rival, seed)) for seed in seeds]
-        figures[f"accuracy_margin_{MODEL}_{rival}"] = fmean(gaps)
-        figures[f"accuracy_margin_low_{MODEL}_{rival}"] = common.lower_limit(gaps)
+        figures[f"accuracy_margin_{config['model']}_{rival}"] = fmean(gaps)
+        figures[f"accuracy_margin_low_{config['model']}_{rival}"] = common.lower_limit(gaps)
         words = f"plans by latency above {rival} at equal measured speed"
         claims.append(common.Claim(words=words, differences=gaps))
     speeds = {
@@ -181,7 +205,9 @@ def summary(
         for arm in config["points"]
     }
     figures |= {f"speed_{BAR:g}_points_below_dense_{arm}": speed for arm, speed in speeds.items()}
-    figures[f"speedup_at_equal_accuracy_{MODEL}"] = speeds.pop(OURS) / max(speeds.values())
+    figures[f"speedup_at_equal_accuracy_{config['model']}"] = speeds.pop(OURS) / max(
+        speeds.values()
+    )
     return {
         "figures": figures,
         "rows": rows,
@@ -263,7 +289,7 @@ def verify(config: Mapping[str, Any], options: argparse.Namespace) -> int:
         engines = build_engines(models, _task(config), Path(scratch))
         times = time_engines(engines, _task(config), 1, 10, Path(scratch) / "again.json", _say)
     now = median(unit["ours"] / unit["dense"] for unit in times)
-    rows = common.committed(NAME)["rows"]
+    rows = common.committed(f"{NAME}_{config['model']}")["rows"]
     before = next(r["latency_left"] for r in rows if (r["arm"], r["share"]) == (OURS, share))
     print(f"latency left at {share:g}, seed 0: {now:.3f} now; {before:.3f} committed, over seeds")
     return 0 if abs(now / before - 1) <= 0.1 else 1
@@ -285,22 +311,23 @@ def quick(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def untrained(config: Mapping[str, Any], folder: Path) -> Path:
-    """A folder like that of a run of `benchmarks.mobilenetv2_cifar10`, with random weights."""
+    """A folder of dense models as `--dense` is one, with random weights."""
     torch.manual_seed(0)
     path = folder / "jobs" / "dense-0.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(MobileNetV2(config["width"]).state_dict(), path)
+        save_file(MODELS[config["model"]].task().model().state_dict(), path)
     return folder
 
 
 def _task(config: Mapping[str, Any]) -> Any:
     from benchmarks.cifar import CifarTask, load
 
-    return CifarTask(load(), lambda: MobileNetV2(config["width"]))
+    return CifarTask(load(), MODELS[config["model"]].task().model)
 
 
 def _extend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=sorted(MODELS), default="resnet20")
     parser.add_argument("--part", choices=sorted(_PARTS))
     parser.add_argument("--dense", type=Path, help="the folder of a run of mobilenetv2_cifar10")
     parser.add_argument("--out", type=Path, help="keeps what was done; without it nothing is kept")
@@ -308,14 +335,14 @@ def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop-after", type=float, help="seconds after which no training begins")
     parser.add_argument("--processes", type=int, default=12, help="fresh processes for latency")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
-    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--config", type=Path)
 
 
 def _say(text: str) -> None:
     print(text, flush=True)
 
 
-_PARTS = {"plan": plan, "train": train, "measure": measure, "report": report}
+_PARTS = {"dense": dense, "plan": plan, "train": train, "measure": measure, "report": report}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,5 +1,5 @@
-"""The arms of `benchmarks.mobilenetv2_plans`: plans by the product's steps from one dense model a seed,
-torch-pruning's own global cut beside them, and the same recovery for all.
+"""The arms of `benchmarks.plan_curves`: plans by the product's steps from one dense model a seed, beside them
+torch-pruning's own global cut, and the same recovery for all.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import copy
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,9 @@ from torch import nn
 
 from benchmarks import step_runs
 from benchmarks.cifar import CifarTask, accuracy, load
-from benchmarks.cifar_models import MobileNetV2
+from benchmarks.cifar_models import ResNet20
 from benchmarks.jobs import Job, work_folder
+from benchmarks.weekly.cifar import WeeklyCifar
 from benchmarks.weekly.mobilenetv2 import WeeklyMobileNetV2
 from benchmarks.weekly.retrained import FOLDER
 from benchmarks.weekly.task import WEEK
@@ -34,11 +35,80 @@ from reprune.core.params import DistillParams
 from reprune.core.step import Documents
 from reprune.measure.profile import count_cost
 
-CONFIG = Path(__file__).parent / "configs" / "mobilenetv2_plans.json"
-ENTRY = "weekly.mobilenetv2:WeeklyMobileNetV2"
-FILES = ("__init__.py", "task.py", "cifar.py", "mobilenetv2.py")
+CONFIGS = Path(__file__).parent / "configs"
 OURS, STOCK = "latency", "tp_global"
 STEP = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curved:
+    """A model: its task, that one's name in a bundle, and its files. `stock` is torch-pruning's global cut of
+    it, by the share of channels that go. `pretrained` gives what its dense models are trained on from; where
+    it is None they come from elsewhere.
+    """
+
+    name: str
+    task: Callable[[], WeeklyCifar]
+    entry: str
+    files: tuple[str, ...]
+    stock: Callable[[Any, float], nn.Module]
+    pretrained: Callable[[], nn.Module] | None = None
+
+
+def stock_global(dense: nn.Module, ratio: float) -> nn.Module:
+    """`dense` cut by torch-pruning as its documentation does it: magnitude over all layers, in steps of 8,
+    the classifier left alone; `ratio` is the share of channels that go. `dense` is not changed.
+    """
+    import torch_pruning as tp
+
+    model = copy.deepcopy(dense).eval()
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    pruner = tp.pruner.BasePruner(
+        model,
+        torch.zeros(2, 3, 32, 32),
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        round_to=STEP,
+        ignored_layers=linear,
+        # Its defaults are dicts shared by all pruners of a process, and it writes into them.
+        in_channel_groups={},
+        out_channel_groups={},
+        num_heads={},
+    )
+    pruner.step()
+    model.zero_grad(set_to_none=True)
+    return model.eval()
+
+
+def _resnet20() -> nn.Module:
+    from benchmarks.resnet20_jobs import pretrained
+
+    return pretrained()
+
+
+def _stock_resnet20(dense: ResNet20, ratio: float) -> nn.Module:
+    from benchmarks.stock import stock_resnet20
+
+    return stock_resnet20(dense, STOCK, ratio, WeeklyCifar(), examples=0, seed=0)
+
+
+MOBILENETV2 = Curved(
+    name="mobilenetv2",
+    task=WeeklyMobileNetV2,
+    entry="weekly.mobilenetv2:WeeklyMobileNetV2",
+    files=("__init__.py", "task.py", "cifar.py", "mobilenetv2.py"),
+    stock=stock_global,
+)
+RESNET20 = Curved(
+    name="resnet20",
+    task=WeeklyCifar,
+    entry="weekly.cifar:WeeklyCifar",
+    files=("__init__.py", "task.py", "cifar.py"),
+    stock=_stock_resnet20,
+    pretrained=_resnet20,
+)
+MODELS = {one.name: one for one in (MOBILENETV2, RESNET20)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,26 +123,29 @@ class Seed:
     def root(self) -> Path:
         return self.folder / f"seed-{self.seed}"
 
+    @property
+    def model(self) -> Curved:
+        return MODELS[self.config["model"]]
+
     @cached_property
     def dense(self) -> nn.Module:
-        module = MobileNetV2(self.config["width"])
+        module = self.model.task().model()
         module.load_state_dict(load_file(self.root / "dense" / "weights.safetensors"))
         return module.eval()
 
     def begin(self, weights: Path, sizes: Mapping[str, int]) -> None:
         """Lays the dense model, and the images that are not the test's, where they are not yet."""
-        if not (self.folder / "data.npz").is_file():
-            np.savez(self.folder / "data.npz", **arrays(sizes))
+        lay_images(self.folder, sizes)
         if (self.root / "previous").is_dir():
             return
-        module = MobileNetV2(self.config["width"])
+        module = self.model.task().model()
         module.load_state_dict(load_file(weights))
         bundle = step_runs.lay_dense(
             self.root / "dense",
             module.eval(),
-            entry=ENTRY,
+            entry=self.model.entry,
             package=FOLDER,
-            files=FILES,
+            files=self.model.files,
             version=f"{self.seed}",
         )
         step_runs.lay_data(self.root / "data", bundle)
@@ -124,7 +197,7 @@ class Seed:
     def pruned(self, arm: str, share: float) -> nn.Module:
         """The dense model cut as the arm says; the same one every time."""
         if arm == STOCK:
-            return stock_global(self.dense, share)
+            return self.model.stock(self.dense, share)
         out = self.root / f"pruned-{arm}-{share:g}"
         if not out.is_dir():
             chosen = self._planned(arm, share)
@@ -150,13 +223,15 @@ class Seed:
             "profile": {"tables": {"step": STEP, **self.config["tables"]}},
             "sensitivity": self.config["sensitivity"],
             "prune": self.config["prune"],
+            # What every arm may cut; those that remove no blocks cut channels alone.
+            "plan": {"depth": self.config["depth"], **knobs.get("plan", {})},
         }
         return step_runs.documents(
-            self.root, name=FOLDER.name, entry=ENTRY, knobs=shared | dict(knobs)
+            self.root, name=FOLDER.name, entry=self.model.entry, knobs=shared
         )
 
 
-def read_config(path: Path = CONFIG) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -193,7 +268,7 @@ def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     place = Seed(config=config, folder=folder.parent, seed=seed)
     torch.manual_seed(seed)
     module = place.dense if arm == "dense" else recovered(place, arm, share, folder)
-    test = CifarTask(load(), lambda: MobileNetV2(config["width"]))
+    test = CifarTask(load(), place.model.task().model)
     found, count = accuracy(test, module, given["judge"])
     cost = count_cost(module, test.example_inputs(1)).cost
     return {
@@ -217,42 +292,55 @@ def recovered(place: Seed, arm: str, share: float, folder: Path) -> nn.Module:
     student = place.pruned(arm, share)
     os.environ[WEEK] = str(place.folder / "data.npz")
     lesson = Lesson(
-        task=WeeklyMobileNetV2(),
+        task=place.model.task(),
         student=student.to(memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub
         teacher=place.dense.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         teacher_digest=f"dense-{place.seed}",
     )
-    params = DistillParams(**place.config["recipe"])
-    done = recover(lesson, params, seed=place.seed, work=work_folder(folder, name), say=_quiet)
+    return _learnt(lesson, place.config["recipe"], place.seed, name, folder)
+
+
+def _learnt(
+    lesson: Lesson, recipe: Mapping[str, Any], seed: int, name: str, folder: Path
+) -> nn.Module:
+    params = DistillParams(**recipe)
+    done = recover(lesson, params, seed=seed, work=work_folder(folder, name), say=_quiet)
     kept = {key: value.contiguous() for key, value in done.module.state_dict().items()}
     save_file(kept, folder / f"{name}.safetensors")
     return done.module
 
 
-def stock_global(dense: nn.Module, ratio: float) -> nn.Module:
-    """`dense` cut by torch-pruning as its documentation does it: magnitude over all layers, in steps of 8,
-    the classifier left alone; `ratio` is the share of channels that go. `dense` is not changed.
-    """
-    import torch_pruning as tp
+def dense_jobs(config: Mapping[str, Any]) -> list[Job]:
+    """The training of each seed's dense model, for models that have something to begin with."""
+    return [
+        Job(name=f"dense-{seed}", given={"config": dict(config), "seed": seed})
+        for seed in range(config["seeds"])
+    ]
 
-    model = copy.deepcopy(dense).eval()
-    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    pruner = tp.pruner.BasePruner(
-        model,
-        torch.zeros(2, 3, 32, 32),
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        global_pruning=True,
-        pruning_ratio=ratio,
-        round_to=STEP,
-        ignored_layers=linear,
-        # Its defaults are dicts shared by all pruners of a process, and it writes into them.
-        in_channel_groups={},
-        out_channel_groups={},
-        num_heads={},
+
+def dense_work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """One dense model, trained on from what is public; its weights are beside the JSON. The images lie in the
+    folder above that of the run of jobs.
+    """
+    config, seed = given["config"], given["seed"]
+    model = MODELS[config["model"]]
+    assert model.pretrained is not None
+    os.environ[WEEK] = str(folder.parents[1] / "data.npz")
+    torch.manual_seed(seed)
+    module = model.pretrained().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    lesson = Lesson(
+        task=model.task(), student=module, teacher=module, teacher_digest=f"public-{seed}"
     )
-    pruner.step()
-    model.zero_grad(set_to_none=True)
-    return model.eval()
+    _learnt(lesson, config["dense"], seed, f"dense-{seed}", folder)
+    return {"seed": seed, "note": "trained"}
+
+
+def lay_images(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Writes the images that are not the test's to `folder`, where they are not yet."""
+    path = folder / "data.npz"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **arrays(sizes))
 
 
 def arrays(sizes: Mapping[str, int]) -> dict[str, Any]:

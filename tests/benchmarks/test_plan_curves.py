@@ -1,4 +1,4 @@
-"""What the benchmark of MobileNetV2's plans makes of trainings and timings, on made-up ones."""
+"""What the benchmark of curves makes of trainings and timings, on made-up ones."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.mobilenetv2_arms import name_of, points
-from benchmarks.mobilenetv2_plans import summary, whole_seeds
+from benchmarks.plan_arms import name_of, points
+from benchmarks.plan_curves import summary, whole_seeds
 from benchmarks.speed_curves import above, gap
 
 CONFIG: dict[str, Any] = {
+    "model": "mobilenetv2",
     "seeds": 5,
     "points": {"latency": [0.8, 0.5], "uniform": [0.7, 0.4], "tp_global": [0.3]},
 }
