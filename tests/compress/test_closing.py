@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reprune.compress.planning.allocate import Allocated
 from reprune.compress.planning.closing import Goal, close
-from reprune.compress.planning.latency import LOOKS, SURE, surely
+from reprune.compress.planning.latency import FEWEST, LOOKS, SURE, surely
 from reprune.core.errors import CompressionError
 
 WIDTHS = tuple(range(1, 65))
@@ -192,7 +192,7 @@ def test_a_plan_above_a_prediction_is_not_taken():
 
 @given(looks=st.lists(st.floats(0.3, 1.2), min_size=LOOKS, max_size=LOOKS))
 def test_looks_end_when_they_tell_enough(looks):
-    """Two that agree are enough; at most LOOKS are taken, in order, and their median is told."""
+    """FEWEST that agree are enough; at most LOOKS are taken, in order, and their median is told."""
     taken = []
 
     def look(number):
@@ -201,7 +201,7 @@ def test_looks_end_when_they_tell_enough(looks):
 
     found = surely(look)
     assert taken == list(range(len(taken)))
-    assert 2 <= len(taken) <= LOOKS
+    assert FEWEST <= len(taken) <= LOOKS
     seen = looks[: len(taken)]
     assert found == median(seen)
 
@@ -209,4 +209,4 @@ def test_looks_end_when_they_tell_enough(looks):
         return stdev(looks[:count]) / count**0.5 / fmean(looks[:count])
 
     assert len(taken) == LOOKS or error(len(taken)) <= SURE
-    assert all(error(count) > SURE for count in range(2, len(taken)))
+    assert all(error(count) > SURE for count in range(FEWEST, len(taken)))

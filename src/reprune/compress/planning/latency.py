@@ -26,8 +26,9 @@ Widths: TypeAlias = Mapping[str, int]
 
 # Fresh sessions of either engine in one look.
 ROUNDS = 7
-# Where a budget is to be met: looks at one engine, until their mean is known to this share of it.
-LOOKS, SURE = 5, 0.005
+# Where a budget is to be met: so many looks at one engine, fewer where the standard error of their mean is this
+# share of it (two that happen to agree say little of that).
+FEWEST, LOOKS, SURE = 3, 5, 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,12 +199,10 @@ def timing(bench: Bench) -> Iterator[Timing]:
 
 
 def surely(look: Callable[[int], float]) -> float:
-    """The median of looks number 0, 1, ...: of two at least, until the standard error of their mean is at
-    most the share SURE of it, and of LOOKS at most.
+    """The median of looks number 0, 1, ...: of FEWEST at least and LOOKS at most, no more once the standard error
+    of their mean is at most the share SURE of it.
     """
-    looks = [look(0)]
-    while len(looks) < LOOKS:
+    looks = [look(number) for number in range(FEWEST)]
+    while len(looks) < LOOKS and stdev(looks) / sqrt(len(looks)) > SURE * fmean(looks):
         looks.append(look(len(looks)))
-        if stdev(looks) / sqrt(len(looks)) <= SURE * fmean(looks):
-            break
     return median(looks)
