@@ -313,7 +313,9 @@ def _result(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         held = common.committed(f"plan_curves_{model}")
         if len(held["seeds"]) >= common.MIN_SEEDS:
             curves = held["figures"].items()
-            trained |= {name: value for name, value in curves if name.startswith(NAMED)}
+            found = {name: value for name, value in curves if name.startswith(NAMED)}
+            assert not trained.keys() & found.keys(), "two benchmarks give one figure"
+            trained |= found
     return common.result(figures(rows) | trained, rows, note=NOTE)
 
 

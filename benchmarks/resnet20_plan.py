@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ def by_latency(
         for fraction in FRACTIONS:
             params = msgspec.structs.replace(PLAN, fraction=fraction)
             try:
-                choice = choose(choices, params, time_ratio, None, _say)
+                choice = choose(choices, params, partial(time_ratio, sure=True), None, _say)
             except CompressionError as error:
                 _say(f"{fraction}: {error}")
                 continue

@@ -276,9 +276,36 @@ def test_what_compensation_forwarded_is_what_it_says_at_most(
     Counted.seen.clear()
     made = compensated(module, sliced, architecture, groups, batches_of(inputs, 8), RIDGE)
     really = sum(Counted.seen) / layers
-    assert made.refitted == ("1", "2", "3")
+    assert made.attempted == ("1", "2", "3")
     assert made.forwarded == counted
     assert 0.6 * counted <= really <= counted
+
+
+class Siamese(nn.Module):
+    """A body that is called twice, and a head whose layers are called once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Counted(4, 6, 3, padding=1)
+        self.head = nn.Sequential(*(Counted(6, 6, 3, padding=1) for _ in range(3)))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.body(image)) + torch.relu(self.body(image.flip(3))))
+
+
+def test_what_runs_again_is_counted_again() -> None:
+    """The body's outputs cannot be kept, as it is called twice: it runs for each layer behind it."""
+    torch.manual_seed(4)
+    module = Siamese().eval()
+    inputs = (torch.randn(24, 4, 6, 6),)
+    groups = find_groups(module, (inputs[0][:2],), ())
+    architecture = architecture_of(module, groups, {group.name: range(4) for group in groups})
+    sliced = apply(module, architecture)
+    Counted.seen.clear()
+    made = compensated(module, sliced, architecture, groups, batches_of(inputs, 8), RIDGE)
+    assert made.attempted == ("head.1", "head.2")
+    assert made.forwarded == 8 + 8 + 24 + 2 * 24
+    assert sum(Counted.seen) / 5 <= made.forwarded
 
 
 class Massive(nn.Module):

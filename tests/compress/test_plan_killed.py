@@ -37,6 +37,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.timed: list[dict[str, int]] = []
+        self.sure: list[bool] = []
         self.death: int | None = None
 
     @contextmanager
@@ -45,10 +46,10 @@ class Clock:
         cost = cost_model(bench.module, bench.groups, counted)
 
         def ratio(widths, *, sure=False):
-            assert sure  # a budget is to be met
             if len(self.timed) == self.death:
                 raise Killed
             self.timed.append(dict(widths))
+            self.sure.append(sure)
             return 0.2 + 0.8 * cost(widths).macs / counted.cost.macs
 
         yield ratio
@@ -77,6 +78,17 @@ def test_a_killed_plan_times_nothing_twice(ground, tmp_path, clock, monkeypatch,
         clock.death = None
         assert made(ground, tmp_path / f"again{death}", params, profile) == whole
         assert clock.timed == timed
+
+
+@pytest.mark.slow
+def test_single_cuts_are_looked_at_once_and_plans_until_it_is_sure(ground, tmp_path, clock):
+    """What single cuts save is only a guide; a budget is met by looks of its own, of the same widths too."""
+    knobs = "allocator: latency, latency_model: in-model, budget: latency, latency_target: cpu"
+    plan = made(ground, tmp_path / "plan", with_plan(knobs, fraction="0.6"), [ground / "profile"])
+    trials = plan.predicted.latencies["cpu"].trials
+    assert trials >= 1
+    assert clock.sure == [False] * (len(clock.sure) - trials) + [True] * trials
+    assert len(clock.sure) > trials
 
 
 def test_what_is_kept_is_of_one_target_and_of_whole_answers(tmp_path):

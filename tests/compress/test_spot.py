@@ -32,13 +32,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def spot(kind: type[DigitsTask], batch_size: int) -> Spot:
+def spot(kind: type[DigitsTask], batch_size: int, prune: PruneParams = PLAIN) -> Spot:
     module = trained(DigitsTask())
     task = kind(batch_size=batch_size)
     groups = find_groups(module, task.example_inputs(2), ())
     cost = cost_model(module, groups, count_cost(module, task.example_inputs(1)))
     subject = Subject(task=task, module=module, groups=groups, cost=cost)
-    return Spot(subject=subject, prune=PLAIN, seed=0, examples=300)
+    return Spot(subject=subject, prune=prune, seed=0, examples=300)
 
 
 @pytest.mark.parametrize("kind", [DigitsTask, Unrecorded])
@@ -60,3 +60,17 @@ def test_the_gentler_cut_may_stay_and_equals_do() -> None:
     assert one.compare(GENTLE, HARD, 0.002, 0.05).holds
     same = one.compare(GENTLE, GENTLE, 0.002, 0.05)
     assert (same.worse, same.standard_error, same.holds) == (0.0, 0.0, True)
+
+
+def test_plans_are_repaired_onwards_whatever_is_asked_of_pruning() -> None:
+    """Only `conv1` is cut: `depth`, which lost nothing, is fitted to what it is given now all the same."""
+    one = spot(DigitsTask, 100, PruneParams(criterion="l2", recalibrate=False, refit="readers"))
+    widths = {"conv1": 6, "conv2": 24}
+    dense = one.subject.module
+    compared = one._whole(widths)
+    single = one._cutting().cut(widths)
+    assert torch.equal(single.depth.weight, dense.depth.weight)
+    assert not torch.equal(compared.depth.weight, dense.depth.weight)
+    before = one.spent
+    trial = one.compare(widths, GENTLE, 0.002, 0.05)
+    assert trial.cost == one.spent - before > 0

@@ -48,13 +48,13 @@ ROWS_TO_FOLLOW = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Compensated:
-    """The refitted network, with new weights in the layers `refitted`. `unfitted` names the readers of cut
-    channels that kept their weights, or a part of them, and `left` the layers behind them that were to be
-    refitted too, each with the reason. `forwarded` examples went through either network, at most.
+    """The refitted network. `attempted` are the layers whose problems were set up; `unfitted` names the
+    readers of cut channels that kept their weights, or a part of them, and `left` the layers behind them that
+    were to be refitted too, each with the reason. `forwarded` examples went through either network, at most.
     """
 
     module: nn.Module
-    refitted: tuple[str, ...]
+    attempted: tuple[str, ...]
     unfitted: Mapping[str, str]
     left: Mapping[str, str]
     forwarded: int
@@ -110,7 +110,7 @@ def compensated(  # noqa: PLR0913  what a fit depends on, none of it a part of a
     left = {name: why for name, why in behind.items() if why and name not in lost}
     wanted = [n for n in order if n not in unfitted | left and (n in lost or n in behind)]
     inputs = Inputs(result, when, examples, forwarded)
-    refitted = []
+    attempted = []
     with torch.no_grad(), evaluating(dense):
         for name, targets in _with_targets(dense, wanted, examples, forwarded):
             layer, outputs = result.get_submodule(name), cut.get((name, "out"))
@@ -125,13 +125,12 @@ def compensated(  # noqa: PLR0913  what a fit depends on, none of it a part of a
                 fault = f"it sees fewer than {ROWS_TO_FOLLOW} rows an input"
             else:
                 fault = _refit(layer, inputs.of(name), targets, outputs, ridge=ridge)
+            attempted.append(name)
             if fault:
                 (unfitted if name in lost else left)[name] = fault
-            else:
-                refitted.append(name)
     return Compensated(
         module=result,
-        refitted=tuple(refitted),
+        attempted=tuple(attempted),
         unfitted=unfitted,
         left=left,
         forwarded=forwarded.examples,

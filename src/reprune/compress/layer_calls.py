@@ -163,8 +163,14 @@ class Inputs:
         self._module, self._when, self._batches = module, when, batches
         self._forwarded = forwarded
         self._kept: list[dict[str, Any]] = [{} for _ in batches]
-        # Whether the next pass goes on where the last one ended.
+        # Whether the next pass goes on where the last one ended: never where something with weights is called
+        # more than once, and so runs again.
         self._goes_on = [False for _ in batches]
+        self._once = all(
+            name in when.began
+            for name, layer in module.named_modules()
+            if any(True for _ in layer.parameters(recurse=False))
+        )
         self._in_place = {
             name for name, layer in module.named_modules() if getattr(layer, "inplace", False)
         }
@@ -176,6 +182,7 @@ class Inputs:
         for place, batch in enumerate(self._batches):
             kept = self._kept[place]
             new = wanted - set(kept) if used < REPLAY_BYTES else set()
+            self._forwarded.examples += 0 if self._goes_on[place] else len(batch)
             with replayed(self._module, kept), watched(self._module, new) as seen:
                 given = _given(self._module, name, batch)
             # A module that has ended since takes the place of its parts.
@@ -184,8 +191,7 @@ class Inputs:
                 after = kept
             used += size_of(after) - size_of(kept)
             self._kept[place] = after
-            self._forwarded.examples += 0 if self._goes_on[place] else len(batch)
-            self._goes_on[place] = wanted <= after.keys()
+            self._goes_on[place] = self._once and wanted <= after.keys()
             yield given
 
 

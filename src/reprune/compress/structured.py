@@ -206,7 +206,7 @@ def _say_unfitted(
     for reason in dict.fromkeys(made.left.values()):
         names = [name for name, why in made.left.items() if why == reason]
         say(f"left as they are behind the cut, because {reason}: {', '.join(names)}")
-    if architecture.removed and (params.refit == "readers" or not made.refitted):
+    if architecture.removed and (params.refit == "readers" or not made.attempted):
         gone = ", ".join(removal.module for removal in architecture.removed)
         say(f"no weight makes up for the removed blocks ({gone}); prune.refit is '{params.refit}'")
 

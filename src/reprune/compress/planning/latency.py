@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,8 +26,8 @@ Widths: TypeAlias = Mapping[str, int]
 
 # Fresh sessions of either engine in one look.
 ROUNDS = 7
-# Where a budget is to be met: so many looks at one engine, fewer where the standard error of their mean is this
-# share of it (two that happen to agree say little of that).
+# Where a budget is to be met: so many looks at one engine, fewer where the standard error of their mean is
+# this share of it (two that happen to agree say little of that).
 FEWEST, LOOKS, SURE = 3, 5, 0.005
 
 
@@ -73,8 +73,8 @@ def search(
     which `least` is the smallest reachable.
     The first trial takes f = `fraction`; where that is too slow, the next one is `least`, which shows
     whether there is an answer at all; the others close in between what was too slow and what was not,
-    at the place where a straight line between the two ratios meets the budget. Timings carry noise of
-    a few per cent and latency falls in stairs, so the answer is good, not best; its ratio is measured.
+    at the place where a straight line between the two ratios meets the budget. Timings carry
+    noise and latency falls in stairs, so the answer is good, not best; its ratio is measured.
 
     Raises CompressionError with the smallest ratio that was measured, if none met the budget.
     """
@@ -188,21 +188,23 @@ def timing(bench: Bench) -> Iterator[Timing]:
             engine = built("cut", cut)
             whole, call = dense()
 
-            def look(number: int) -> float:
-                seed = bench.seed + number
-                pair = whole_calls(engine, whole, call, rounds=ROUNDS, seed=seed)
-                return bench.where.take([pair])[0].ratio
+            def look(numbers: range) -> list[float]:
+                pairs = [
+                    whole_calls(engine, whole, call, rounds=ROUNDS, seed=bench.seed + number)
+                    for number in numbers
+                ]
+                return [taken.ratio for taken in bench.where.take(pairs)]
 
-            return surely(look) if sure else look(0)
+            return surely(look) if sure else look(range(1))[0]
 
         yield ratio
 
 
-def surely(look: Callable[[int], float]) -> float:
-    """The median of looks number 0, 1, ...: of FEWEST at least and LOOKS at most, no more once the standard error
-    of their mean is at most the share SURE of it.
+def surely(look: Callable[[range], Sequence[float]]) -> float:
+    """The median of looks number 0, 1, ...: of FEWEST, asked for together, at least and of LOOKS at most; no
+    more once the standard error of their mean is at most the share SURE of it.
     """
-    looks = [look(number) for number in range(FEWEST)]
+    looks = [*look(range(FEWEST))]
     while len(looks) < LOOKS and stdev(looks) / sqrt(len(looks)) > SURE * fmean(looks):
-        looks.append(look(len(looks)))
+        looks += look(range(len(looks), len(looks) + 1))
     return median(looks)

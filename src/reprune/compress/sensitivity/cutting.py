@@ -69,8 +69,8 @@ class CutTrial:
         return self._scores
 
     def onwards(self, examples: int) -> CutTrial:
-        """The same cuts, where weights are refitted at all those of every layer behind them too, from at most
-        `examples` calibration examples; its own count is 0.
+        """The same cuts, where weights are refitted at all those of every layer behind them too, from as many
+        whole batches as hold `examples` calibration examples, or `prune.examples`; its own count is 0.
         """
         few = replace(self.prune, examples=min(examples, self.prune.examples), refit="onwards")
         return CutTrial(self.subject, few, self.seed, _scores=self.scores())

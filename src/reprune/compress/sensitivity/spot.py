@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 # What a rise of the loss by a share of itself stands for in examples answered wrongly: `build` allows
 # 0.005 of the one or 0.02 of the other, so a tolerance in examples is four times as much in loss.
 LOSS_FOR_SHARE = 4.0
-# What a repair of a whole plan runs is a part of what a check costs.
-REPAIR_EXAMPLES = 64
+# Calibration examples that a whole plan is repaired from, in whole batches: a repair forwards them eight
+# times, and beside that the check looks at some hundred examples once.
+REPAIR_EXAMPLES = 128
 PIECE = 32
 
 
@@ -95,7 +96,7 @@ class Spot:
     ) -> JointTrial:
         """Both whole cuts on the same examples: by examples answered wrongly where records tell that, else
         by loss, of which `tolerance` allows LOSS_FOR_SHARE times as large a share. Blocks by their keys. Both
-        are repaired from REPAIR_EXAMPLES at most, onwards from the first change: that is nearer to what
+        are repaired from about REPAIR_EXAMPLES, onwards from the first change: that is nearer to what
         recovery makes of them than a repair of the readers alone, which tells plans apart by more than what
         will be left of it. The known cut is refused by mistake with `chance`: Student's t over pieces of
         PIECE examples.
