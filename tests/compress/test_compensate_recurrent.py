@@ -160,7 +160,8 @@ def test_unrolled_is_what_the_layer_does(kind: str, shape: str) -> None:
 
 def test_how_much_is_made_up_for_where_nothing_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of 16 random units, on sequences that no fit has seen: less than half as far from the dense
-    network as the plain cut, and nearer than with the head alone refitted. A pass of both networks a layer.
+    network as the plain cut, and nearer than with the head alone refitted. A pass of both networks a layer, and a batch that shows the order
+    of the layers and one that shows sizes.
     """
     torch.manual_seed(0)
     module = Sequence3(nn.LSTM(8, 16, batch_first=True)).eval()
@@ -172,11 +173,11 @@ def test_how_much_is_made_up_for_where_nothing_repeats(monkeypatch: pytest.Monke
     architecture = architecture_of(module, groups, {"rnn": range(8)})
     sliced = apply(module, architecture)
     made = compensated(module, sliced, architecture, groups, batches_of(inputs, 32), 1e-3)
-    assert made.passes == 4
+    assert made.forwarded == 2 * 32 + 4 * 256
     monkeypatch.setattr(module_under_test, "unrolls", lambda _: False)
     head_alone = compensated(module, sliced, architecture, groups, batches_of(inputs, 32), 1e-3)
     assert list(head_alone.unfitted) == ["rnn"]
-    assert head_alone.passes == 2
+    assert head_alone.forwarded == 2 * 32 + 2 * 256
 
     def apart(other: nn.Module) -> float:
         with torch.no_grad():
