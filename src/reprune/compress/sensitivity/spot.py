@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LOSS_FOR_SHARE = 4.0
 # Calibration examples that a whole plan is repaired from, in whole batches: a repair forwards them eight
 # times, and beside that the check looks at some hundred examples once.
-REPAIR_EXAMPLES = 128
+REPAIR_EXAMPLES = 64
 PIECE = 32
 
 
