@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.plan_arms import name_of, points
+from benchmarks.plan_arms import CONFIGS, MODELS, name_of, points, read_config
 from benchmarks.plan_curves import summary, whole_seeds
 from benchmarks.speed_curves import above, gap
+from reprune.compress.planning.allocate import ladder
+from reprune.compress.planning.costs import cost_model
+from reprune.compress.structure.groups import find_groups
+from reprune.core.params import PlanParams
+from reprune.measure.profile import count_cost
 
 CONFIG: dict[str, Any] = {
     "model": "mobilenetv2",
@@ -86,3 +91,22 @@ def test_a_seed_without_all_its_points_does_not_count() -> None:
     }
     with pytest.raises(SystemExit, match="go on with --part train"):
         whole_seeds(CONFIG, done[:3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_every_share_of_a_config_can_be_reached(model: str) -> None:
+    """By widths alone: plans that remove no blocks would be refused, after hours."""
+    config = read_config(CONFIGS / f"plan_curves_{model}.json")
+    task = MODELS[model].task()
+    module = task.model().eval()
+    groups = find_groups(module, task.example_inputs(2), ())
+    cost = cost_model(module, groups, count_cost(module, task.example_inputs(1)))
+    least = {
+        group.name: ladder(group.width, round_to=8, min_keep=PlanParams().min_keep)[0]
+        for group in groups
+    }
+    narrowest = cost(least).macs / cost({}).macs
+    shares = config["points"]
+    assert min(shares["uniform"] + shares["global"]) > narrowest
+    assert config["depth"] or min(shares["sensitivity"]) > narrowest

@@ -160,8 +160,8 @@ def test_unrolled_is_what_the_layer_does(kind: str, shape: str) -> None:
 
 def test_how_much_is_made_up_for_where_nothing_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of 16 random units, on sequences that no fit has seen: less than half as far from the dense
-    network as the plain cut, and nearer than with the head alone refitted. A pass of both networks a layer, and a batch that shows the order
-    of the layers and one that shows sizes.
+    network as the plain cut, and nearer than with the head alone refitted. A pass of both networks a layer is
+    counted, beside a batch that shows the order of the layers and one that shows sizes.
     """
     torch.manual_seed(0)
     module = Sequence3(nn.LSTM(8, 16, batch_first=True)).eval()
