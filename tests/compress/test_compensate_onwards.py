@@ -213,6 +213,9 @@ def test_rows_that_cannot_be_paired_are_left_and_named(
         assert reason in made.left[name]
         kept = sliced.get_submodule(name).weight
         assert torch.equal(made.module.get_submodule(name).weight, kept)
+    # Whether anything was set up at all decides what `prune` says of removed blocks.
+    assert "near" in made.attempted
+    assert kind is Routed or not set(made.attempted) & set(reasons)
     assert not torch.equal(made.module.near.weight, sliced.near.weight)
 
 

@@ -115,6 +115,7 @@ def compensated(  # noqa: PLR0913  what a fit depends on, none of it a part of a
         for name, targets in _with_targets(dense, wanted, examples, forwarded):
             layer, outputs = result.get_submodule(name), cut.get((name, "out"))
             if isinstance(layer, nn.RNNBase):
+                attempted.append(name)
                 forwarded.examples += 2 * layer.num_layers * sum(map(len, examples))
                 fault = refit_recurrent(dense, result, name, examples, outputs, ridge=ridge)
             elif targets is None or not _is_linear(layer):
@@ -124,8 +125,8 @@ def compensated(  # noqa: PLR0913  what a fit depends on, none of it a part of a
             elif name not in lost and targets.count < ROWS_TO_FOLLOW * columns_of(layer):
                 fault = f"it sees fewer than {ROWS_TO_FOLLOW} rows an input"
             else:
+                attempted.append(name)
                 fault = _refit(layer, inputs.of(name), targets, outputs, ridge=ridge)
-            attempted.append(name)
             if fault:
                 (unfitted if name in lost else left)[name] = fault
     return Compensated(
