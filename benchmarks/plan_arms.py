@@ -4,7 +4,6 @@ torch-pruning's own global cut, and the same recovery for all.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import time
@@ -23,6 +22,8 @@ from benchmarks import step_runs
 from benchmarks.cifar import CifarTask, accuracy, load
 from benchmarks.cifar_models import ResNet20
 from benchmarks.jobs import Job, work_folder
+from benchmarks.resnet20_jobs import pretrained
+from benchmarks.stock import STEP, stock_global, stock_resnet20
 from benchmarks.weekly.cifar import WeeklyCifar
 from benchmarks.weekly.mobilenetv2 import WeeklyMobileNetV2
 from benchmarks.weekly.retrained import FOLDER
@@ -37,7 +38,6 @@ from reprune.measure.profile import count_cost
 
 CONFIGS = Path(__file__).parent / "configs"
 OURS, STOCK = "latency", "tp_global"
-STEP = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,41 +55,7 @@ class Curved:
     pretrained: Callable[[], nn.Module] | None = None
 
 
-def stock_global(dense: nn.Module, ratio: float) -> nn.Module:
-    """`dense` cut by torch-pruning as its documentation does it: magnitude over all layers, in steps of 8,
-    the classifier left alone; `ratio` is the share of channels that go. `dense` is not changed.
-    """
-    import torch_pruning as tp
-
-    model = copy.deepcopy(dense).eval()
-    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    pruner = tp.pruner.BasePruner(
-        model,
-        torch.zeros(2, 3, 32, 32),
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        global_pruning=True,
-        pruning_ratio=ratio,
-        round_to=STEP,
-        ignored_layers=linear,
-        # Its defaults are dicts shared by all pruners of a process, and it writes into them.
-        in_channel_groups={},
-        out_channel_groups={},
-        num_heads={},
-    )
-    pruner.step()
-    model.zero_grad(set_to_none=True)
-    return model.eval()
-
-
-def _resnet20() -> nn.Module:
-    from benchmarks.resnet20_jobs import pretrained
-
-    return pretrained()
-
-
 def _stock_resnet20(dense: ResNet20, ratio: float) -> nn.Module:
-    from benchmarks.stock import stock_resnet20
-
     return stock_resnet20(dense, STOCK, ratio, WeeklyCifar(), examples=0, seed=0)
 
 
@@ -106,7 +72,7 @@ RESNET20 = Curved(
     entry="weekly.cifar:WeeklyCifar",
     files=("__init__.py", "task.py", "cifar.py"),
     stock=_stock_resnet20,
-    pretrained=_resnet20,
+    pretrained=pretrained,
 )
 MODELS = {one.name: one for one in (MOBILENETV2, RESNET20)}
 

@@ -1,8 +1,8 @@
 """The peer: torch-pruning as its documentation uses it, with its traps avoided so that it is at its best.
 
 Ratios are torch-pruning's own: the share of channels that go, over all prunable layers. Only what it cuts
-right is offered to it: the channels inside each block. Those of the residual stream pass option A's padding,
-where it computes another network without a word.
+right is offered to it: of ResNet-20 the channels inside each block. Those of the residual stream pass option
+A's padding, where it computes another network without a word.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from reprune.compress.losses import first_batches
 from reprune.task.protocol import Task
 
 METHODS = ("tp_uniform", "tp_global", "tp_taylor")
-ROUND_TO = {"tp_uniform": None, "tp_global": 8, "tp_taylor": None}
+STEP = 8
+ROUND_TO = {"tp_uniform": None, "tp_global": STEP, "tp_taylor": None}
 
 
 def stock_resnet20(
@@ -54,6 +55,32 @@ def stock_resnet20(
     pruner.step()
     model.zero_grad(set_to_none=True)
     return _rebuilt(model)
+
+
+def stock_global(dense: nn.Module, ratio: float) -> nn.Module:
+    """`dense` cut by torch-pruning as its documentation does it: magnitude over all layers, in steps of 8,
+    the classifier left alone; `ratio` is the share of channels that go. `dense` is not changed.
+    """
+    import torch_pruning as tp
+
+    model = copy.deepcopy(dense).eval()
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    pruner = tp.pruner.BasePruner(
+        model,
+        torch.zeros(2, 3, 32, 32),
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        round_to=STEP,
+        ignored_layers=linear,
+        # Its defaults are dicts shared by all pruners of a process, and it writes into them.
+        in_channel_groups={},
+        out_channel_groups={},
+        num_heads={},
+    )
+    pruner.step()
+    model.zero_grad(set_to_none=True)
+    return model.eval()
 
 
 def _ignored(model: nn.Module) -> list[nn.Module]:
