@@ -28,6 +28,7 @@ from typing import Any
 from benchmarks import common
 from benchmarks.jobs import Pack, read_job, run_jobs, unpack
 from benchmarks.mobilenetv2_jobs import CONFIG, jobs_of, read_config, shaped, work
+from reprune.core.params import Target
 
 NAME = "mobilenetv2_cifar10"
 QUICK_EXAMPLES = 2048
@@ -91,7 +92,7 @@ def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace
     engines = build_engines(models, task, folder / "engines")
     for batch_size in (1, 32):
         kept = folder / f"times-batch{batch_size}.json"
-        time_engines(engines, task, batch_size, options.processes, kept, _say)
+        time_engines(engines, task, Target(batch_size=batch_size), options.processes, kept, _say)
     return 0
 
 
@@ -226,7 +227,9 @@ def verify(config: Mapping[str, Any], options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
         engines = build_engines(models, task, Path(scratch))
         kept = Path(scratch) / "verify.json"
-        now = speedup(time_engines(engines, task, 1, 10, kept, _say), "pruned", "dense")["median"]
+        now = speedup(time_engines(engines, task, Target(), 10, kept, _say), "pruned", "dense")[
+            "median"
+        ]
     before = common.committed(NAME)["figures"]["speedup_batch1"]
     print(f"speed-up at batch 1, seed 0: {now:.3f} now; {before:.3f} committed (median over seeds)")
     return 0 if abs(now / before - 1) <= 0.1 else 1

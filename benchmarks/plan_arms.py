@@ -37,7 +37,9 @@ from reprune.core.step import Documents
 from reprune.measure.profile import count_cost
 
 CONFIGS = Path(__file__).parent / "configs"
-OURS, STOCK = "latency", "tp_global"
+# The plans by latency, by the precision whose tables they follow.
+OURS = {"fp32": "latency", "int8": "latency_int8"}
+STOCK = "tp_global"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,15 +119,15 @@ class Seed:
         step_runs.lay_data(self.root / "data", bundle)
         step_runs.lay_previous(self.root / "previous", name=FOLDER.name, version=f"{self.seed}")
 
-    def profile(self, first: Seed) -> None:
-        """What the target takes. Tables depend on the architecture alone: those of `first` serve all."""
-        out = self.root / "profile"
+    def profile(self, first: Seed, precision: str) -> None:
+        """What a target takes. Tables depend on the architecture alone: those of `first` serve all."""
+        out = self._profile(precision)
         if out.is_dir():
             return
         if self.seed == first.seed:
-            self.make("profile", ("dense", "data", "previous"), {}, out)
+            self.make("profile", ("dense", "data", "previous"), _targeted(precision), out)
             return
-        taken = store.read(first.root / "profile", Profile)
+        taken = store.read(first._profile(precision), Profile)
         dense = store.read(self.root / "dense", ModelBundle)
         tables = {"tables.json": taken.file("tables.json").read_bytes()}
         step_runs.lay(out, taken.manifest, {"dense": dense.digest}, tables)
@@ -137,6 +139,9 @@ class Seed:
     def is_planned(self) -> bool:
         return all(self._planned(arm, share).is_dir() for arm, share in self.plans())
 
+    def _profile(self, precision: str) -> Path:
+        return self.root / ("profile" if precision == "fp32" else f"profile-{precision}")
+
     def _planned(self, arm: str, share: float) -> Path:
         return self.root / f"plan-{arm}-{share:g}"
 
@@ -147,18 +152,20 @@ class Seed:
             return
         if not (self.root / "table").is_dir():
             self.make("sensitivity", ("dense", "data", "previous"), {}, self.root / "table")
-        budget = (
-            {"budget": "latency", "latency_target": "cpu", "latency_trials": self.config["trials"]}
-            if arm == OURS
-            else {"budget": "macs"}
-        )
-        knobs = {"plan": {"allocator": arm, "fraction": share, **budget}}
-        names = {"dense": "dense", "profiles": "profile", "table": "table", "previous": "previous"}
-        self.make("plan", names, knobs, out)
+        precision = next((one for one, ours in OURS.items() if ours == arm), None)
+        chosen: dict[str, Any] = {"allocator": arm, "budget": "macs", "fraction": share}
+        if precision is not None:
+            chosen |= {"allocator": "latency", "budget": "latency", "latency_target": "cpu"}
+            chosen["latency_trials"] = self.config["trials"]
+        profiles = self._profile(precision or "fp32").name
+        names = {"dense": "dense", "profiles": profiles, "table": "table", "previous": "previous"}
+        self.make("plan", names, {"plan": chosen, **_targeted(precision or "fp32")}, out)
 
-    def planned_latency(self, share: float) -> float | None:
-        """The share of the dense latency that the plan was timed at."""
-        return store.read(self._planned(OURS, share), Plan).manifest.predicted.latency_ratio
+    def planned_latency(self, arm: str, share: float) -> float | None:
+        """The share of the dense latency that the plan was timed at; None for one that follows no times."""
+        if arm not in OURS.values():
+            return None
+        return store.read(self._planned(arm, share), Plan).manifest.predicted.latency_ratio
 
     def pruned(self, arm: str, share: float) -> nn.Module:
         """The dense model cut as the arm says; the same one every time."""
@@ -193,8 +200,12 @@ class Seed:
             "plan": {"depth": self.config["depth"], **knobs.get("plan", {})},
         }
         return step_runs.documents(
-            self.root, name=FOLDER.name, entry=self.model.entry, knobs=shared
+            self.root, name=FOLDER.name, entry=self.model.entry, knobs={**knobs, **shared}
         )
+
+
+def _targeted(precision: str) -> dict[str, Any]:
+    return {"targets": {"cpu": {"precision": precision}}}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -246,7 +257,7 @@ def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "judged_examples": count,
         "macs": cost.macs,
         "params": cost.params,
-        "planned_latency": place.planned_latency(share) if arm == OURS else None,
+        "planned_latency": place.planned_latency(arm, share),
         "seconds": round(time.monotonic() - began, 1),
         "note": f"{found:.2f} % on {given['judge']}, {cost.macs / 1e6:.2f} M",
     }

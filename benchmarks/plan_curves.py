@@ -3,6 +3,7 @@
     python -m benchmarks.plan_curves --model resnet20 --part dense --out DIR --workers 2
     python -m benchmarks.plan_curves --model resnet20 --part plan --out DIR        (a quiet machine)
     python -m benchmarks.plan_curves --model resnet20 --part train --out DIR --workers 2
+    python -m benchmarks.plan_curves --model resnet20 --part judge --out DIR --workers 2
     python -m benchmarks.plan_curves --model resnet20 --part measure --out DIR     (a quiet machine)
     python -m benchmarks.plan_curves --model resnet20 --part report --out DIR --json FILE
 
@@ -12,8 +13,11 @@ From each of them every arm of `configs/plan_curves_<model>.json`: the product's
 target), sensitivity, plan and prune with the allocator latency (shares of the latency) or with sensitivity,
 uniform or global (shares of the MACs); and torch-pruning's own global magnitude (shares of the channels). All
 recover alike and are judged on the test set. Speed is that of one thread of ONNX Runtime against the dense
-model, the median over fresh processes. Each part goes on where it was cut off. `--quick` is a small run of
-all parts but `dense`, with a model of random weights. `--verify` times one committed point of seed 0 again.
+model, the median over fresh processes. Where the config names int8 among its `precisions`, everything that
+was trained is built in int8 too, as the product's build step does it, and judged and timed as it was built
+(part `judge`), the dense model as well; the plans by latency there are those by tables of int8
+(`latency_int8`). Each part goes on where it was cut off. `--quick` is a small run of all parts but `dense`,
+with a model of random weights. `--verify` times one committed point of seed 0 again.
 
 At equal speed: each rival's point against the straight line through ours, the dense model at its begin.
 """
@@ -21,19 +25,19 @@ At equal speed: each rival's point against the straight line through ours, the d
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from benchmarks import common
-from benchmarks.jobs import read_job, run_jobs
+from benchmarks.jobs import is_done, read_job, run_jobs
 from benchmarks.plan_arms import (
     CONFIGS,
     MODELS,
@@ -44,17 +48,15 @@ from benchmarks.plan_arms import (
     jobs_of,
     lay_images,
     name_of,
-    points,
     read_config,
     work,
 )
-from benchmarks.speed_curves import fastest_at, gap
+from benchmarks.plan_engines import engine_file, engine_jobs, engine_work, engines_folder
+from benchmarks.plan_report import arms_at, summary
+from reprune.core.params import Target
 
 NAME = "plan_curves"
-# So many points below the dense model the speeds of all arms are compared.
-BAR = 2.0
-COLUMNS = ("arm", "share", "macs_left", "latency_left", "accuracy", "seeds")
-Times = Sequence[Mapping[str, float]]
+COLUMNS = ("precision", "arm", "share", "macs_left", "latency_left", "accuracy", "seeds")
 
 
 def main() -> int:
@@ -106,7 +108,8 @@ def plan(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -
             continue
         first = first or place
         place.begin(weights, config)
-        place.profile(first)
+        for precision in config["precisions"]:
+            place.profile(first, precision)
         for arm, share in place.plans():
             place.plan(arm, share)
         _say(f"seed {place.seed} is planned")
@@ -135,11 +138,58 @@ def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) 
     return 1 if outcome.failed else 0
 
 
-def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
-    """Times every model that was trained, all in the same processes."""
-    from benchmarks.timing import build_engines, time_engines
+def judge(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
+    """Every model that was trained as an engine of each quantised precision, and how good that is."""
+    from benchmarks.cifar import load
 
-    rows = [row for row in trained(config, folder) if row["arm"] != "dense"]
+    names = {
+        job.name for job in jobs_of(config, judge="eval") if is_done(folder / "jobs", job.name)
+    }
+    if not names:
+        raise SystemExit(f"{folder} holds no trained model: run --part train first")
+    load()
+    failed = 0
+    for precision in quantised(config):
+        outcome = run_jobs(
+            [
+                job
+                for job in engine_jobs(config, precision, judge="tune" if options.quick else "eval")
+                if job.name in names
+            ],
+            engine_work,
+            engines_folder(folder, precision),
+            workers=options.workers,
+            stop_after=options.stop_after,
+            say=_say,
+        )
+        failed += len(outcome.failed)
+    return 1 if failed else 0
+
+
+def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
+    """Times every model that was trained, those of a precision all in the same processes."""
+    from benchmarks.timing import time_engines
+
+    for precision in config["precisions"]:
+        if precision == "fp32":
+            engines = float_engines(config, folder)
+        else:
+            rows = judged(config, folder, precision)
+            engines = {name: engine_file(folder, precision, name) for name in rows}
+        if not engines:
+            raise SystemExit(f"{folder} holds no engine of {precision}: run --part judge first")
+        for size in options.batches:
+            kept = times_file(folder, precision, size)
+            target = Target(precision=precision, batch_size=size)
+            time_engines(engines, _task(config), target, options.processes, kept, _say)
+    return 0
+
+
+def float_engines(config: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+    """An engine of each trained point, of its architecture: what it learnt does not change its speed."""
+    from benchmarks.timing import build_engines
+
+    rows = [row for row in trained(config, folder) if row["arm"] in arms_at(config, "fp32")]
     if not rows:
         raise SystemExit(f"{folder} holds no trained model: run --part train first")
     models = {}
@@ -148,21 +198,30 @@ def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace
         models.setdefault("dense", place.dense)
         name = name_of(row["arm"], row["share"], row["seed"])
         models[name] = place.pruned(row["arm"], row["share"])
-    engines = build_engines(models, _task(config), folder / "engines")
-    for size in options.batches:
-        kept = folder / f"times-batch{size}.json"
-        time_engines(engines, _task(config), size, options.processes, kept, _say)
-    return 0
+    return build_engines(models, _task(config), folder / "engines")
+
+
+def times_file(folder: Path, precision: str, batch_size: int) -> Path:
+    word = "" if precision == "fp32" else f"-{precision}"
+    return folder / f"times{word}-batch{batch_size}.json"
 
 
 def report(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
-    import json
-
-    rows = trained(config, folder)
-    kept = folder / "times-batch1.json"
-    if not kept.is_file():
-        raise SystemExit(f"{kept} is missing: run --part measure first")
-    found = summary(config, rows, json.loads(kept.read_text())["ms"])
+    found: dict[str, Any] = {"figures": {}, "rows": [], "claims": []}
+    for precision in config["precisions"]:
+        kept = times_file(folder, precision, 1)
+        if not kept.is_file():
+            raise SystemExit(f"{kept} is missing: run --part measure first")
+        rows = trained(config, folder)
+        if precision != "fp32":
+            rows = in_precision(rows, judged(config, folder, precision).values())
+        part = summary(config, rows, json.loads(kept.read_text())["ms"], precision)
+        found["figures"] |= part["figures"]
+        found["rows"] += part["rows"]
+        found["claims"] += part["claims"]
+        found["seeds"] = [
+            seed for seed in part["seeds"] if seed in found.get("seeds", part["seeds"])
+        ]
     print(common.table(found["rows"], COLUMNS))
     for claim in found["claims"]:
         low = f"lower limit {claim['low']:+.2f}"
@@ -174,100 +233,34 @@ def report(config: Mapping[str, Any], folder: Path, options: argparse.Namespace)
     return 0
 
 
-def summary(
-    config: Mapping[str, Any], trained_rows: Sequence[dict[str, Any]], times: Times
-) -> dict[str, Any]:
-    """Rows (one a point, its seeds together), figures and claims, from seeds that have every point."""
-    seen = Seen(
-        config=config,
-        by={(row["arm"], row["share"], row["seed"]): row for row in trained_rows},
-        left={name: median(unit[name] / unit["dense"] for unit in times) for name in times[0]},
-        dense={row["seed"]: row for row in trained_rows if row["arm"] == "dense"},
-    )
-    seeds = whole_seeds(config, trained_rows)
-    rows = [
-        seen.row(arm, share, seeds) for arm in config["points"] for share in config["points"][arm]
-    ]
-    claims = []
-    figures: dict[str, float] = {
-        "dense_accuracy": fmean(seen.dense[seed]["accuracy"] for seed in seeds)
-    }
-    for rival in (arm for arm in config["points"] if arm != OURS):
-        gaps = [gap(seen.curve(OURS, seed), seen.curve(rival, seed)) for seed in seeds]
-        figures[f"accuracy_margin_{config['model']}_{rival}"] = fmean(gaps)
-        figures[f"accuracy_margin_low_{config['model']}_{rival}"] = common.lower_limit(gaps)
-        words = f"plans by latency above {rival} at equal measured speed"
-        claims.append(common.Claim(words=words, differences=gaps))
-    speeds = {
-        arm: fmean(
-            fastest_at(seen.curve(arm, seed), seen.dense[seed]["accuracy"] - BAR) for seed in seeds
-        )
-        for arm in config["points"]
-    }
-    figures |= {f"speed_{BAR:g}_points_below_dense_{arm}": speed for arm, speed in speeds.items()}
-    figures[f"speedup_at_equal_accuracy_{config['model']}"] = speeds.pop(OURS) / max(
-        speeds.values()
-    )
-    return {
-        "figures": figures,
-        "rows": rows,
-        "claims": common.judged(claims),
-        "seeds": seeds,
-    }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """`by`: what was trained, by arm, share and seed. `left`: the share of the dense latency of each engine.
-    `dense`: the dense models, by seed.
-    """
-
-    config: Mapping[str, Any]
-    by: Mapping[tuple[str, float, int], dict[str, Any]]
-    left: Mapping[str, float]
-    dense: Mapping[int, dict[str, Any]]
-
-    def curve(self, arm: str, seed: int) -> list[tuple[float, float]]:
-        """(speed, accuracy) of the arm's points, slow ones first, the dense model before them."""
-        own = [
-            (1.0 / self.left[name_of(arm, share, seed)], self.by[arm, share, seed]["accuracy"])
-            for share in self.config["points"][arm]
-        ]
-        return [(1.0, self.dense[seed]["accuracy"]), *sorted(own)]
-
-    def row(self, arm: str, share: float, seeds: Sequence[int]) -> dict[str, Any]:
-        """One point with its seeds."""
-        own = [self.by[arm, share, seed] for seed in seeds]
-        latencies = [self.left[name_of(arm, share, seed)] for seed in seeds]
-        return {
-            "arm": arm,
-            "share": share,
-            "macs_left": fmean(row["macs"] for row in own) / self.dense[seeds[0]]["macs"],
-            "latency_left": median(latencies),
-            "accuracy": fmean(row["accuracy"] for row in own),
-            "accuracies": [row["accuracy"] for row in own],
-            "latencies_left": latencies,
-            "planned_latency": [row["planned_latency"] for row in own],
-            "params": median(row["params"] for row in own),
-            "seeds": len(own),
-        }
-
-
-def whole_seeds(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Seeds of which every point was trained, and the dense model judged. Exits where there is none."""
-    every = 1 + len(list(points(config)))
-    seeds = [row["seed"] for row in rows]
-    whole = sorted({seed for seed in seeds if seeds.count(seed) == every})
-    if not whole:
-        raise SystemExit("no seed has all of its points: go on with --part train")
-    return whole
-
-
 def trained(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """What the jobs that are done have left."""
     names = [job.name for job in jobs_of(config, judge="eval")]
     found = (read_job(folder / "jobs", name) for name in names)
     return [row for row in found if row is not None]
+
+
+def judged(config: Mapping[str, Any], folder: Path, precision: str) -> dict[str, dict[str, Any]]:
+    """What is known of the engines that were built, by their names."""
+    names = [job.name for job in engine_jobs(config, precision, judge="eval")]
+    found = ((name, read_job(engines_folder(folder, precision), name)) for name in names)
+    return {name: row for name, row in found if row is not None}
+
+
+def in_precision(
+    rows: Iterable[dict[str, Any]], engines: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The trained rows whose engine was judged, with its accuracy and layers in float."""
+    told = {(one["arm"], one["share"], one["seed"]): one for one in engines}
+    return [
+        row | {"accuracy": one["accuracy"], "float_layers": len(one["float_layers"])}
+        for row in rows
+        if (one := told.get((row["arm"], row["share"], row["seed"]))) is not None
+    ]
+
+
+def quantised(config: Mapping[str, Any]) -> list[str]:
+    return [precision for precision in config["precisions"] if precision != "fp32"]
 
 
 def places(config: Mapping[str, Any], folder: Path) -> list[Seed]:
@@ -286,14 +279,17 @@ def verify(config: Mapping[str, Any], options: argparse.Namespace) -> int:
     if not (common.RESULTS / f"{name}.json").is_file():
         raise SystemExit(f"--verify: no result of --model {config['model']} is committed")
     rows = common.committed(name)["rows"]
-    share = config["points"][OURS][len(config["points"][OURS]) // 2]
+    ours = OURS["fp32"]
+    share = config["points"][ours][len(config["points"][ours]) // 2]
     place = places(config, options.out)[0]
-    models = {"dense": place.dense, "ours": place.pruned(OURS, share)}
+    models = {"dense": place.dense, "ours": place.pruned(ours, share)}
     with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
         engines = build_engines(models, _task(config), Path(scratch))
-        times = time_engines(engines, _task(config), 1, 10, Path(scratch) / "again.json", _say)
+        times = time_engines(
+            engines, _task(config), Target(), 10, Path(scratch) / "again.json", _say
+        )
     now = median(unit["ours"] / unit["dense"] for unit in times)
-    before = next(r["latency_left"] for r in rows if (r["arm"], r["share"]) == (OURS, share))
+    before = next(r["latency_left"] for r in rows if (r["arm"], r["share"]) == (ours, share))
     print(f"latency left at {share:g}, seed 0: {now:.3f} now; {before:.3f} committed, over seeds")
     return 0 if abs(now / before - 1) <= 0.1 else 1
 
@@ -309,6 +305,7 @@ def quick(config: Mapping[str, Any]) -> dict[str, Any]:
         "sensitivity": {"examples": 128, "cuts": [0.5]},
         "prune": {"examples": 64},
         "tables": {"builds": 4},
+        "build": {"trials": 2},
         "points": {arm: shares[:2] for arm, shares in config["points"].items()},
     }
 
@@ -345,7 +342,14 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-_PARTS = {"dense": dense, "plan": plan, "train": train, "measure": measure, "report": report}
+_PARTS = {
+    "dense": dense,
+    "plan": plan,
+    "train": train,
+    "judge": judge,
+    "measure": measure,
+    "report": report,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

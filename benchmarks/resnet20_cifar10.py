@@ -29,6 +29,7 @@ from typing import Any
 from benchmarks import common
 from benchmarks.jobs import Pack, is_done, read_job, run_jobs, unpack
 from benchmarks.resnet20_jobs import CONFIG, jobs_of, name_of, read_config, work
+from reprune.core.params import Target
 from reprune.core.store import write_bytes
 
 NAME = "resnet20_cifar10"
@@ -94,7 +95,7 @@ def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace
     engines = build_engines(models, task, folder / "engines")
     for batch_size in (1, 32):
         kept = folder / f"times-batch{batch_size}.json"
-        time_engines(engines, task, batch_size, options.processes, kept, _say)
+        time_engines(engines, task, Target(batch_size=batch_size), options.processes, kept, _say)
     return 0
 
 

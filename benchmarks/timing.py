@@ -56,7 +56,7 @@ def build_engines(models: Mapping[str, nn.Module], task: Task, folder: Path) -> 
 def time_engines(
     engines: Mapping[str, Path],
     task: Task,
-    batch_size: int,
+    target: Target,
     processes: int,
     kept: Path,
     say: Callable[[str], None] = print,
@@ -64,8 +64,7 @@ def time_engines(
     """For each process, each engine's time in ms. What `kept` holds of an earlier run of the same engines
     counts, and each process is written there as it ends.
     """
-    target = Target(batch_size=batch_size)
-    shapes = timed_shapes(task, batch_size)
+    shapes = timed_shapes(task, target.batch_size)
     taken = read_times(kept, engines)
     while len(taken) < processes:
         job = LatencyJob(
@@ -77,8 +76,8 @@ def time_engines(
         )
         unit = take_units(job, total=1, say=_quiet)[0]
         taken.append({name: math.exp(log_time(arm)) / 1e6 for name, arm in unit.arms.items()})
-        write(kept, {"batch_size": batch_size, "ms": taken})
-        say(f"batch {batch_size}: {len(taken)} of {processes} processes, load {unit.load}")
+        write(kept, {"batch_size": target.batch_size, "ms": taken})
+        say(f"batch {target.batch_size}: {len(taken)} of {processes} processes, load {unit.load}")
     return taken
 
 

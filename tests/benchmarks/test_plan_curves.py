@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.plan_arms import CONFIGS, MODELS, name_of, points, read_config
-from benchmarks.plan_curves import summary, whole_seeds
+from benchmarks.plan_curves import in_precision
+from benchmarks.plan_report import summary, whole_seeds
 from benchmarks.speed_curves import above, gap
 from reprune.compress.planning.allocate import ladder
 from reprune.compress.planning.costs import cost_model
@@ -73,6 +74,52 @@ def test_a_better_rival_is_told_too() -> None:
     assert found["figures"]["accuracy_margin_mobilenetv2_uniform"] == pytest.approx(-0.98)
     assert {claim["verdict"] for claim in found["claims"]} == {"not shown"}
     assert found["figures"]["speedup_at_equal_accuracy_mobilenetv2"] < 1.0
+
+
+def test_in_int8_plans_by_its_own_tables_stand_against_all_others() -> None:
+    """Each seed's engines are held against that seed's own dense engine, of the same precision."""
+    arms = {"latency_int8": [0.8, 0.5], "latency": [0.7], "uniform": [0.4]}
+    config = {**CONFIG, "points": arms}
+    left = {"latency_int8": (0.8, 0.5), "latency": (0.8,), "uniform": (0.625,)}
+    found, engines, ms = [], [], {}
+    for seed in range(5):
+        # The dense engine of each seed has other layers in float.
+        dense_ms = 1.0 + seed
+        for arm, share in [("dense", 1.0), *points(config)]:
+            of_dense = 1.0 if arm == "dense" else left[arm][arms[arm].index(share)]
+            ms["dense-" + str(seed) if arm == "dense" else name_of(arm, share, seed)] = (
+                of_dense * dense_ms
+            )
+            behind = {"latency": 0.5, "uniform": 2.0}.get(arm, 0.0)
+            row = {"arm": arm, "share": share, "seed": seed}
+            accuracy = 70.0 - 4.0 * (1.0 / of_dense - 1.0) - behind
+            found.append(
+                row | {"accuracy": 10.0, "macs": 50, "params": 10, "planned_latency": None}
+            )
+            engines.append(row | {"accuracy": accuracy, "float_layers": ["fc"]})
+    rows = in_precision(found, engines[:-1])
+    assert whole_seeds(config, rows) == [0, 1, 2, 3]
+    seen = summary(config, in_precision(found, engines), [ms], "int8")
+    figures = seen["figures"]
+    assert figures["dense_accuracy_int8"] == 70.0
+    assert figures["accuracy_margin_mobilenetv2_int8_latency"] == pytest.approx(0.5)
+    assert figures["accuracy_margin_low_mobilenetv2_int8_uniform"] == pytest.approx(2.0)
+    assert {row["precision"] for row in seen["rows"]} == {"int8"}
+    assert seen["rows"][0]["latencies_left"] == pytest.approx([0.8] * 5)
+    assert seen["rows"][0]["float_layers"] == [1] * 5
+    assert all(claim["claim"].endswith(", int8") for claim in seen["claims"])
+    # At equal accuracy only arms of others count: the plans by tables of fp32 are ours too.
+    at = "speed_int8_2_points_below_dense"
+    ratio = figures[f"{at}_latency_int8"] / figures[f"{at}_uniform"]
+    assert figures["speedup_at_equal_accuracy_mobilenetv2_int8"] == pytest.approx(ratio)
+
+
+def test_in_fp32_plans_by_other_tables_are_not_compared() -> None:
+    config = {**CONFIG, "points": {**CONFIG["points"], "latency_int8": [0.8]}}
+    more = [{**rows(ahead=1.0)[1], "arm": "latency_int8", "seed": seed} for seed in range(5)]
+    found = summary(config, [*rows(ahead=1.0), *more], times())
+    assert found["figures"] == summary(CONFIG, rows(ahead=1.0), times())["figures"]
+    assert "latency_int8" not in {row["arm"] for row in found["rows"]}
 
 
 def test_points_beyond_the_reach_of_ours_are_not_compared() -> None:
