@@ -12,9 +12,9 @@ predicted in the measured order; and the same of those whose order the measureme
 committed result's first row again. What is built lies in `--out` and is not built twice.
 
 Whether such plans are also better ones is measured where they are trained: the committed results of
-`benchmarks.resnet20_cifar10`, most of whose points are planned by latency, and of
 `benchmarks.plan_curves` give `accuracy_margin_low_*` (at equal measured speed) and
-`speedup_at_equal_accuracy_*`.
+`speedup_at_equal_accuracy_*`, of models that were measured with seeds enough for a claim. `--told` writes the
+figures of the committed rows again, with those of curves that were committed since.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NEAR = 0.05
 STEP = 8
 # Figures of a trained model's curves that are of this benchmark, whichever measures them.
 NAMED = ("accuracy_margin_low_", "speedup_at_equal_accuracy_")
-CURVED = ("mobilenetv2",)
+CURVED = ("mobilenetv2", "resnet20")
 # A plan of all random widths is about half: some are wider, so that the whole range is looked at.
 LEANINGS = (0.0, 0.0, 0.35, 0.7)
 Widths = Mapping[str, int]
@@ -83,6 +83,11 @@ def main() -> int:
     torch.set_num_threads(1)
     if options.verify:
         return verify(options)
+    if options.told:
+        held = common.committed(NAME)
+        told = figures(held["rows"]) | trained_figures()
+        common.write(options.json or common.RESULTS / f"{NAME}.json", {**held, "figures": told})
+        return 0
     if options.quick:
         options.models, options.batches, options.precisions = "resnet20,chain", "1", "fp32"
         options.plans, options.builds = min(options.plans, 6), min(options.builds, 6)
@@ -308,27 +313,22 @@ def _cases(options: argparse.Namespace, folder: Path) -> list[Case]:
 
 
 def _result(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    trained = trained_figures("resnet20", common.committed("resnet20_cifar10")["figures"])
+    return common.result(figures(rows) | trained_figures(), rows, note=NOTE)
+
+
+def trained_figures() -> dict[str, float]:
+    """What the committed results of curves found."""
+    found: dict[str, float] = {}
     for model in CURVED:
-        held = common.committed(f"plan_curves_{model}")
-        if len(held["seeds"]) >= common.MIN_SEEDS:
-            curves = held["figures"].items()
-            found = {name: value for name, value in curves if name.startswith(NAMED)}
-            assert not trained.keys() & found.keys(), "two benchmarks give one figure"
-            trained |= found
-    return common.result(figures(rows) | trained, rows, note=NOTE)
-
-
-def trained_figures(model: str, committed: Mapping[str, float]) -> dict[str, float]:
-    """What the benchmark that trains `model` found of plans by latency against each rival."""
-    found = {}
-    for name, value in committed.items():
-        if name.startswith("margin_low_") and not name.startswith("margin_low_at"):
-            found[f"accuracy_margin_low_{model}_{name.removeprefix('margin_low_')}"] = value
-        elif name.startswith("speedup_at_equal_accuracy"):
-            bar = name.removeprefix("speedup_at_equal_accuracy")
-            found[f"speedup_at_equal_accuracy_{model}{bar}"] = value
+        found |= told_of(common.committed(f"plan_curves_{model}"))
     return found
+
+
+def told_of(held: Mapping[str, Any]) -> dict[str, float]:
+    """What is told here of a result of curves: nothing of one with too few seeds for a claim."""
+    if len(held["seeds"]) < common.MIN_SEEDS:
+        return {}
+    return {name: value for name, value in held["figures"].items() if name.startswith(NAMED)}
 
 
 NOTE = (
@@ -338,6 +338,7 @@ NOTE = (
 
 
 def _extend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--told", action="store_true", help="measures nothing")
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--batches", default="1,32")
     parser.add_argument("--precisions", default="fp32,int8")

@@ -37,28 +37,30 @@ from reprune.core.step import Documents
 from reprune.measure.profile import count_cost
 
 CONFIGS = Path(__file__).parent / "configs"
-# The plans by latency, by the precision whose tables they follow.
-OURS = {"fp32": "latency", "int8": "latency_int8"}
 STOCK = "tp_global"
+# Plans by latency, by the precision of the target that they are made for.
+OURS = {"fp32": "latency", "int8": "latency_int8"}
+# What ONNX Runtime's channels are multiples of: what plans for such a target are, and torch-pruning's cuts.
+STEPS = {"fp32": STEP, "int8": 16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curved:
     """A model: its task, that one's name in a bundle, and its files. `stock` is torch-pruning's global cut of
-    it, by the share of channels that go. `pretrained` gives what its dense models are trained on from; where
-    it is None they come from elsewhere.
+    it, by the share of channels that go and what those that stay are a multiple of. `pretrained` gives what
+    its dense models are trained on from; where it is None they come from elsewhere.
     """
 
     name: str
     task: Callable[[], WeeklyCifar]
     entry: str
     files: tuple[str, ...]
-    stock: Callable[[Any, float], nn.Module]
+    stock: Callable[[Any, float, int], nn.Module]
     pretrained: Callable[[], nn.Module] | None = None
 
 
-def _stock_resnet20(dense: ResNet20, ratio: float) -> nn.Module:
-    return stock_resnet20(dense, STOCK, ratio, WeeklyCifar(), examples=0, seed=0)
+def _stock_resnet20(dense: ResNet20, ratio: float, step: int) -> nn.Module:
+    return stock_resnet20(dense, STOCK, ratio, WeeklyCifar(), examples=0, seed=0, step=step)
 
 
 MOBILENETV2 = Curved(
@@ -134,7 +136,7 @@ class Seed:
 
     def plans(self) -> list[tuple[str, float]]:
         """The points that are planned: all but those of torch-pruning."""
-        return [(arm, share) for arm, share in points(self.config) if arm != STOCK]
+        return [(arm, share) for arm, share in points(self.config) if allocator_of(arm) != STOCK]
 
     def is_planned(self) -> bool:
         return all(self._planned(arm, share).is_dir() for arm, share in self.plans())
@@ -152,14 +154,14 @@ class Seed:
             return
         if not (self.root / "table").is_dir():
             self.make("sensitivity", ("dense", "data", "previous"), {}, self.root / "table")
-        precision = next((one for one, ours in OURS.items() if ours == arm), None)
-        chosen: dict[str, Any] = {"allocator": arm, "budget": "macs", "fraction": share}
-        if precision is not None:
-            chosen |= {"allocator": "latency", "budget": "latency", "latency_target": "cpu"}
+        precision = precision_of(arm)
+        chosen: dict[str, Any] = {"allocator": allocator_of(arm), "fraction": share}
+        if arm == OURS[precision]:
+            chosen |= {"budget": "latency", "latency_target": "cpu"}
             chosen["latency_trials"] = self.config["trials"]
-        profiles = self._profile(precision or "fp32").name
+        profiles = self._profile(precision).name
         names = {"dense": "dense", "profiles": profiles, "table": "table", "previous": "previous"}
-        self.make("plan", names, {"plan": chosen, **_targeted(precision or "fp32")}, out)
+        self.make("plan", names, {"plan": chosen, **_targeted(precision)}, out)
 
     def planned_latency(self, arm: str, share: float) -> float | None:
         """The share of the dense latency that the plan was timed at; None for one that follows no times."""
@@ -169,8 +171,8 @@ class Seed:
 
     def pruned(self, arm: str, share: float) -> nn.Module:
         """The dense model cut as the arm says; the same one every time."""
-        if arm == STOCK:
-            return self.model.stock(self.dense, share)
+        if allocator_of(arm) == STOCK:
+            return self.model.stock(self.dense, share, STEPS[precision_of(arm)])
         out = self.root / f"pruned-{arm}-{share:g}"
         if not out.is_dir():
             chosen = self._planned(arm, share)
@@ -202,6 +204,15 @@ class Seed:
         return step_runs.documents(
             self.root, name=FOLDER.name, entry=self.model.entry, knobs={**knobs, **shared}
         )
+
+
+def precision_of(arm: str) -> str:
+    """The precision of the target that the arm's plans are made for: its name ends in it, but for fp32."""
+    return next((one for one in OURS if arm.endswith(f"_{one}")), "fp32")
+
+
+def allocator_of(arm: str) -> str:
+    return arm.removesuffix(f"_{precision_of(arm)}")
 
 
 def _targeted(precision: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks import common
-from benchmarks.plan_arms import OURS, name_of, points
+from benchmarks.plan_arms import OURS, allocator_of, name_of, points, precision_of
 from benchmarks.speed_curves import fastest_at, gap
 
 # So many points below the dense model the speeds of all arms are compared.
@@ -26,8 +26,9 @@ def summary(
 ) -> dict[str, Any]:
     """Rows (one a point, its seeds together), figures and claims, from seeds that have every point.
 
-    `times` and the accuracies are of engines of that precision; ours are the plans by its tables. Plans by
-    the tables of fp32 are a rival of those in another precision, not the other way round.
+    `times` and the accuracies are of engines of that precision; ours are the plans by its tables. What was
+    planned for fp32, plans by latency too, is a rival of ours in another precision (`<arm>_fp32` in figures),
+    not the other way round.
     """
     ours, suffix = OURS[precision], "" if precision == "fp32" else f"_{precision}"
     arms = arms_at(config, precision)
@@ -45,9 +46,11 @@ def summary(
     of = f"{config['model']}{suffix}"
     for rival in (arm for arm in arms if arm != ours):
         gaps = [gap(seen.curve(ours, seed), seen.curve(rival, seed)) for seed in seeds]
-        figures[f"accuracy_margin_{of}_{rival}"] = fmean(gaps)
-        figures[f"accuracy_margin_low_{of}_{rival}"] = common.lower_limit(gaps)
-        words = f"plans by latency above {rival} at equal measured speed"
+        name = allocator_of(rival)
+        name += "" if precision_of(rival) == precision else f"_{precision_of(rival)}"
+        figures[f"accuracy_margin_{of}_{name}"] = fmean(gaps)
+        figures[f"accuracy_margin_low_{of}_{name}"] = common.lower_limit(gaps)
+        words = f"plans by latency above {name} at equal measured speed"
         claims.append(
             common.Claim(words=words + (f", {precision}" if suffix else ""), differences=gaps)
         )
@@ -70,9 +73,8 @@ def summary(
 
 
 def arms_at(config: Mapping[str, Any], precision: str) -> list[str]:
-    """The arms that are compared in that precision: in fp32 those planned by other tables are not."""
-    others = [arm for arm in OURS.values() if arm != OURS["fp32"]] if precision == "fp32" else []
-    return [arm for arm in config["points"] if arm not in others]
+    """The arms that are compared in that precision: in fp32 only those planned for it, in another all."""
+    return [arm for arm in config["points"] if precision_of(arm) in ("fp32", precision)]
 
 
 @dataclass(frozen=True, kw_only=True)

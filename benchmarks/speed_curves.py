@@ -21,8 +21,12 @@ def fastest_at(points: Curve, wanted: float) -> float:
 
 
 def above(line: Curve, point: tuple[float, float]) -> float | None:
-    """By how much the line is above the point at its speed; None where it does not reach that far."""
+    """By how much the line is above the point at its speed; None where it does not reach that far. A point
+    that is slower than the whole line is held against its slow end, which is as fast at least.
+    """
     speed, accuracy = point
+    if speed < line[0][0]:
+        return line[0][1] - accuracy
     for (slow, first), (fast, second) in pairwise(line):
         if slow <= speed <= fast:
             share = (speed - slow) / (fast - slow) if fast > slow else 0.0

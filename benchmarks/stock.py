@@ -20,13 +20,20 @@ from reprune.task.protocol import Task
 
 METHODS = ("tp_uniform", "tp_global", "tp_taylor")
 STEP = 8
-ROUND_TO = {"tp_uniform": None, "tp_global": STEP, "tp_taylor": None}
+ROUNDED = ("tp_global",)
 
 
-def stock_resnet20(
-    dense: ResNet20, method: str, ratio: float, task: Task, *, examples: int, seed: int
+def stock_resnet20(  # noqa: PLR0913  what is cut, how, and from which data
+    dense: ResNet20,
+    method: str,
+    ratio: float,
+    task: Task,
+    *,
+    examples: int,
+    seed: int,
+    step: int = STEP,
 ) -> ResNet20:
-    """`dense` cut by torch-pruning: uniform magnitude, global magnitude in steps of 8, or global Taylor
+    """`dense` cut by torch-pruning: uniform magnitude, global magnitude in steps of `step`, or global Taylor
     (gradients over `examples` of calibration). `dense` is not changed.
     """
     import torch_pruning as tp
@@ -43,7 +50,7 @@ def stock_resnet20(
         importance=importance,
         global_pruning=method != "tp_uniform",
         pruning_ratio=ratio,
-        round_to=ROUND_TO[method],
+        round_to=step if method in ROUNDED else None,
         ignored_layers=_ignored(model),
         # Its defaults are dicts shared by all pruners of a process, and it writes into them.
         in_channel_groups={},
@@ -57,9 +64,9 @@ def stock_resnet20(
     return _rebuilt(model)
 
 
-def stock_global(dense: nn.Module, ratio: float) -> nn.Module:
-    """`dense` cut by torch-pruning as its documentation does it: magnitude over all layers, in steps of 8,
-    the classifier left alone; `ratio` is the share of channels that go. `dense` is not changed.
+def stock_global(dense: nn.Module, ratio: float, step: int = STEP) -> nn.Module:
+    """`dense` cut by torch-pruning as its documentation does it: magnitude over all layers, in steps of
+    `step`, the classifier left alone; `ratio` is the share of channels that go. `dense` is not changed.
     """
     import torch_pruning as tp
 
@@ -71,7 +78,7 @@ def stock_global(dense: nn.Module, ratio: float) -> nn.Module:
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         global_pruning=True,
         pruning_ratio=ratio,
-        round_to=STEP,
+        round_to=step,
         ignored_layers=linear,
         # Its defaults are dicts shared by all pruners of a process, and it writes into them.
         in_channel_groups={},

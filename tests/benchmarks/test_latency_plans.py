@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.latency_plans import figures, pairs, random_plans, trained_figures
+from benchmarks.latency_plans import figures, pairs, random_plans, told_of
 
 
 def plan(predicted: float, low: float, high: float) -> dict[str, Any]:
@@ -39,17 +39,8 @@ def test_plans_are_the_same_every_time_and_of_allowed_widths() -> None:
     assert len({tuple(widths.values()) for widths in plans}) > 3
 
 
-def test_what_training_found_is_named_by_model_and_rival() -> None:
-    committed = {
-        "margin_low": 1.0,
-        "margin_low_at_2x": 2.0,
-        "margin_low_tp_uniform": 3.0,
-        "margin_low_macs_at_2x": 4.0,
-        "speedup_at_equal_accuracy": 5.0,
-        "accuracy": 6.0,
-    }
-    assert trained_figures("net", committed) == {
-        "accuracy_margin_low_net_tp_uniform": 3.0,
-        "accuracy_margin_low_net_macs_at_2x": 4.0,
-        "speedup_at_equal_accuracy_net": 5.0,
-    }
+def test_what_training_found_is_told_where_there_are_seeds_enough() -> None:
+    figures = {"accuracy_margin_low_net_uniform": 3.0, "speedup_at_equal_accuracy_net": 5.0}
+    held = {"seeds": [0, 1, 2, 3, 4], "figures": {**figures, "dense_accuracy": 1.0}}
+    assert told_of(held) == figures
+    assert told_of({**held, "seeds": [0, 1, 2, 3]}) == {}
