@@ -86,6 +86,7 @@ def by_latency(
     from reprune.compress.planning.choose import choose
     from reprune.compress.planning.costs import block_key
     from reprune.compress.planning.curves import fit_blocks, fit_curves
+    from reprune.compress.planning.kept_times import kept
     from reprune.compress.planning.latency import Bench, timing
     from reprune.compress.planning.latency_table import measure_table
     from reprune.compress.planning.options import Options
@@ -108,7 +109,9 @@ def by_latency(
     )
     found = {}
     with timing(bench) as time_ratio:
-        times = measure_table(choices.rungs, choices.blocks, time_ratio, work=work, say=_say)
+        times = measure_table(
+            choices.rungs, choices.blocks, kept(time_ratio, "here", work), say=_say
+        )
         choices = replace(choices, times=times)
         for fraction in FRACTIONS:
             params = msgspec.structs.replace(PLAN, fraction=fraction)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from reprune.compress.bundle import load_bundle
 from reprune.compress.planning.allocate import Problem, allocate
+from reprune.compress.planning.kept_times import kept
 from reprune.compress.planning.latency_table import LatencyTable, measure_table
 from reprune.compress.tables.layer_terms import table_of, terms_of
 from reprune.core import store
@@ -130,9 +131,12 @@ def test_savings_are_measured_once_ironed_and_added(tmp_path: Path) -> None:
         return truth[item]
 
     with pytest.raises(KeyboardInterrupt):
-        measure_table(rungs, blocks, ratio, work=tmp_path, say=quiet)
-    table = measure_table(rungs, blocks, ratio, work=tmp_path, say=quiet)
+        measure_table(rungs, blocks, kept(ratio, "a board", tmp_path), say=quiet)
+    table = measure_table(rungs, blocks, kept(ratio, "a board", tmp_path), say=quiet)
     assert sorted(asked) == sorted([*truth, asked[2]])
+    # What another board took is not put together with it.
+    measure_table(rungs, blocks, kept(ratio, "its twin", tmp_path), say=quiet)
+    assert sorted(asked) == sorted([*truth, asked[2], *truth])
     assert table.ratio({}) == 1.0
     assert table.ratio({"a": 2}) == pytest.approx(table.ratio({"a": 4})) == pytest.approx(0.79)
     assert table.ratio({"a": 6}) == pytest.approx(0.895)
@@ -147,7 +151,7 @@ def test_savings_are_measured_once_ironed_and_added(tmp_path: Path) -> None:
     high=st.integers(0, 2),
 )
 def test_predicted_latency_never_falls_when_something_is_widened(
-    savings: list[float], low: int, high: int, tmp_path_factory: pytest.TempPathFactory
+    savings: list[float], low: int, high: int
 ) -> None:
     """The allocators rely on it: whatever was measured, the table is monotone, blocks included."""
     rungs = {"a": (1, 2, 4), "block x": (0, 1)}
@@ -156,7 +160,6 @@ def test_predicted_latency_never_falls_when_something_is_widened(
         rungs,
         {"block x": ("a",)},
         lambda widths: 1.0 - truth[next(iter(widths.items()))],
-        work=tmp_path_factory.mktemp("table"),
         say=quiet,
     )
     narrow, wide = sorted((rungs["a"][low], rungs["a"][high]))

@@ -250,6 +250,45 @@ def test_what_fits_only_within_the_solvers_tolerance_does_not_fit():
     assert allocated("latency", enough) == Allocated(widths={"a": 4, "b": 8}, gap=0.0)
 
 
+def test_a_search_that_floors_stop_takes_nothing_from_what_was_proven(monkeypatch):
+    """It takes the cut that is cheaper by what it saves, and the floor has no room for the other then."""
+    full = {"eye.a": 2, "eye.b": 2}
+    cost = Terms(
+        constant=0.0,
+        terms=(
+            Term(options=("eye.a",), values={(1,): 40.0, (2,): 100.0}),
+            Term(options=("eye.b",), values={(1,): 1.0, (2,): 100.0}),
+        ),
+        full=full,
+    )
+    lost = Terms(
+        constant=0.0,
+        terms=(
+            Term(options=("eye.a",), values={(1,): 0.06, (2,): 0.0}),
+            Term(options=("eye.b",), values={(1,): 0.1, (2,): 0.0}),
+        ),
+        full=full,
+    )
+    problem = Problem(
+        rungs={"eye.a": (1, 2), "eye.b": (1, 2)},
+        rises={"eye.a": (0.06, 0.0), "eye.b": (0.1, 0.0)},
+        cost=cost,
+        limit=105.0,
+        terms=cost,
+        floors=(Limit(name="eye", cost=lost, most=0.11, terms=lost),),
+    )
+    with pytest.raises(CompressionError, match="floor"):
+        allocate("sensitivity", problem)
+    solve = exact.programmed
+    # As where the solver's time is up before its bound is there.
+    monkeypatch.setattr(
+        exact, "programmed", lambda *given: replace(solve(*given), bound=solve(*given).bound - 0.01)
+    )
+    answer = allocated("latency", problem)
+    assert answer.widths == {"eye.a": 2, "eye.b": 1}
+    assert answer.gap == pytest.approx(0.1, abs=1e-3)
+
+
 def test_a_cost_that_is_only_a_function_is_refused():
     """Nothing is proven about a cost that cannot be looked into."""
     problem = Problem(rungs={"a": (1, 2)}, rises={"a": (1.0, 0.0)}, cost=lambda w: w["a"], limit=1)

@@ -13,6 +13,7 @@ from torch import nn
 
 from reprune.compress.bundle import load_bundle
 from reprune.compress.planning import latency
+from reprune.compress.planning.by_hand import ByHand, obeyed
 from reprune.compress.planning.costs import cost_model
 from reprune.compress.structure.groups import find_groups
 from reprune.compress.tables.looking import Seen, Subject, measure_operators
@@ -62,6 +63,41 @@ def planned(
 
 def keeps(plan: Plan) -> dict[str, int]:
     return {item.group: item.keep for item in plan.groups}
+
+
+def test_a_block_with_a_width_by_hand_inside_it_stays():
+    """Else that width would be neither obeyed nor refused; a full one asks nothing of the block."""
+    rungs = {"a": (4, 8), "b": (4, 8), "block x": (0, 1), "block y": (0, 1)}
+    blocks = {"block x": ("a",), "block y": ("b",)}
+    held = obeyed(ByHand(widths={"a": 5}), rungs, blocks, depth=True)
+    assert held == rungs | {"a": (5,), "block x": (1,)}
+    assert obeyed(ByHand(widths={"a": 8}), rungs, blocks, depth=True) == rungs | {"a": (8,)}
+
+
+@pytest.mark.slow
+def test_that_a_block_stays_for_a_width_by_hand_is_said(with_blocks, tmp_path):
+    knobs = residual.PARAMS.replace("fraction: 0.2", "fraction: 0.4")
+    free, _, _ = planned(with_blocks, tmp_path / "free", knobs)
+    inside = {name for name in free.blocks if f"{name}.conv1" in keeps(free)}
+    assert inside
+    name = min(inside)
+    more = f"depth: true, widths: {{{name}.conv1: 9}}"
+    plan, _, said = planned(with_blocks, tmp_path / "held", knobs.replace("depth: true", more))
+    assert name not in (plan.blocks or ())
+    assert keeps(plan)[f"{name}.conv1"] == 9
+    assert any(
+        f"stays, for widths inside it are set by hand: block {name}" in line for line in said
+    )
+
+
+@pytest.mark.slow
+def test_groups_that_are_too_narrow_can_be_cut_by_hand(ground, tmp_path):
+    """With a step that no group is wide enough for, and no budget."""
+    params = with_plan("widths: {conv1: 7}", fraction="1.0").replace("round_to: 4", "round_to: 256")
+    plan, _, said = planned(ground, tmp_path, params)
+    assert keeps(plan)["conv1"] == 7
+    (narrow,) = (line for line in said if "too narrow to be cut" in line)
+    assert "conv1" not in narrow.partition(":")[2].replace("plan: too narrow", "")
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from reprune.core.artifacts import (
     Expectation,
     GroupPlan,
     GroupSensitivity,
+    JointTrial,
     ModelBundle,
     Plan,
     Prediction,
@@ -361,6 +362,53 @@ def test_a_champion_too_slow_for_a_latency_budget_is_not_kept():
     kept = choose(options(error=0.5), params, slow_for(128), champion, quiet)
     assert kept.widths == {"a": 16, "b": 48}
     assert kept.prediction.latency_ratio == 48 / 128
+
+
+def test_the_champions_widths_are_timed_where_no_others_were_fast_enough():
+    """The trial that was kept for them is not lost with the others, and the error is about all of them."""
+    params = PlanParams(budget="latency", fraction=0.6, latency_trials=2)
+    known, timed, told = {"a": 16, "b": 48}, [], []
+
+    def ratio_of(fast):
+        def ratio(widths):
+            timed.append(dict(widths))
+            return fast if widths == known else 0.9
+
+        return ratio
+
+    champion = plan_of(known, budget="latency", fraction=0.6)
+    kept = choose(options(error=0.5), params, ratio_of(0.5), champion, told.append)
+    assert (kept.widths, kept.prediction.latency_ratio, kept.champion) == (known, 0.5, True)
+    assert len(timed) == 2
+    assert any("no others that were timed are fast enough" in line for line in told)
+    for champions, fast in ((champion, 0.7), (None, 0.5)):
+        with pytest.raises(CompressionError, match="fast enough"):
+            choose(options(error=0.5), params, ratio_of(fast), champions, quiet)
+
+
+def test_a_champion_of_another_budget_is_not_looked_at():
+    """So that the generations since one was are not counted on (Plan.age)."""
+    for fraction, looked in ((0.5, True), (0.7, False)):
+        champion = plan_of({"a": 32, "b": 32}, fraction=fraction)
+        assert choose(options(error=0.5), PlanParams(), None, champion, quiet).champion is looked
+
+
+def test_a_champions_widths_are_kept_with_its_blocks_or_not_at_all():
+    """Plans that remove other blocks are others, although no group is cut in either."""
+    tried = JointTrial(
+        known={"a": 64, "block x": 0, "block y": 1},
+        fresh={"a": 64, "block x": 1, "block y": 0},
+        unit="share",
+        worse=0.1,
+        standard_error=0.01,
+        allowed=0.0,
+        examples=10,
+        cost=20,
+    )
+    plan = msgspec.structs.replace(plan_of({"a": 64}), tried=tried)
+    assert msgspec.structs.replace(plan, blocks=("x",)).kept_champions is True
+    assert msgspec.structs.replace(plan, blocks=("y",)).kept_champions is False
+    assert plan.kept_champions is False
 
 
 @given(

@@ -132,6 +132,21 @@ def test_the_champion_is_seldom_called_worse_on_like_data_and_nearly_always_on_o
     assert champion_p(BatchLosses(losses=(9.0,), sizes=(64,)), 0.1) == 1.0
 
 
+@pytest.mark.parametrize("loss", [math.inf, math.nan])
+def test_a_champion_whose_loss_is_no_number_on_new_data_is_worse_there(loss):
+    found = champion_p(BatchLosses(losses=(loss, 0.1, 0.1), sizes=(32,) * 3), 0.1)
+    assert alarms({"rows": 0.9, "champion": found}, 0.05) == ["champion"]
+    assert champion_p(BatchLosses(losses=(loss,), sizes=(32,)), 0.1) == 0.0
+
+
+def test_a_loss_below_zero_rises_towards_it():
+    """A likelihood of a density: what stayed as it was is not worse, what lost half of it is."""
+    losses = tuple(-2.0 + 0.01 * (-1) ** number for number in range(8))
+    assert champion_p(BatchLosses(losses=losses, sizes=(64,) * 8), -2.0) > 0.5
+    half = tuple(loss / 2 for loss in losses)
+    assert champion_p(BatchLosses(losses=half, sizes=(64,) * 8), -2.0) < 0.01
+
+
 def test_holm_rejects_at_one_rate_for_both():
     assert alarms({"rows": 0.03, "champion": 0.9}, 0.05) == []
     assert alarms({"rows": 0.02, "champion": 0.9}, 0.05) == ["rows"]

@@ -151,7 +151,7 @@ def test_recovery_and_widths_say_what_was_the_champions_whatever_the_table() -> 
     ]
     other = Made(start="cut", rate=0.03, rate_how="tried", widths="fresh")
     assert made_words(generation(1, 0.0, 0.5, made=other)) == [
-        "the champion's widths tried; fresh ones lose less",
+        "the champion's widths tried; fresh ones taken",
         "recovery: begun with the cut model; learning rate 0.03, the best of those tried",
     ]
     given = Made(rate=0.03, rate_how="given")

@@ -91,6 +91,16 @@ def test_nothing_is_counted_where_nothing_is_taken_over(ground, tmp_path):  # no
 
 
 @pytest.mark.slow
+def test_no_age_is_counted_of_a_champion_of_another_budget(ground, tmp_path):  # noqa: F811
+    root = second(ground, tmp_path)
+    other = champions(ground, 1)["plan"] | {"fraction": 0.9}
+    previous = fetched(ground, tmp_path / "previous", plan=other)
+    made(root, "sensitivity", "table", KNOBS, previous)
+    plan = made(root, "plan", "plan", KNOBS | WARM, previous).manifest
+    assert (plan.tried, plan.age) == (UNSET, UNSET)
+
+
+@pytest.mark.slow
 def test_widths_that_were_compared_before_a_kill_are_not_cut_again(ground, tmp_path, monkeypatch):  # noqa: F811
     root = second(ground, tmp_path)
     previous = fetched(ground, tmp_path / "previous", plan=champions(ground, 1)["plan"])

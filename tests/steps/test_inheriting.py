@@ -32,7 +32,7 @@ from reprune.core.artifacts import (
 from reprune.core.lock import ChampionRef
 from reprune.core.params import DistillParams, GenerationsParams
 from reprune.core.step import run
-from reprune.steps import get_step
+from reprune.steps import get_step, known_recovery
 from reprune.steps.inheriting import IN_SHARDS, NO_CHAMPION, age_of, in_shards
 from reprune.steps.known_recovery import epochs_needed, epochs_taken
 from reprune.task.trained_on import TRAINED_ON
@@ -476,6 +476,34 @@ def test_a_champion_of_another_shape_is_no_start(ground, tmp_path):
     assert made_of.manifest.recovery.known.start is msgspec.UNSET
     assert len(made_of.manifest.recovery.epochs) >= 2
     assert any("has another shape" in line for line in told)
+
+
+@pytest.mark.slow
+def test_a_champion_of_other_task_code_is_no_start(ground, tmp_path):
+    """Its own network would be trained, and its weights stored beside this generation's code."""
+    held = store.read(ground / "first/candidate", ModelBundle).manifest.task
+    task = msgspec.structs.replace(held, digest="sha256:" + "1" * 64)
+    told: list[str] = []
+    made_of = distilled(ground, tmp_path, STARTED, told.append, champion={"task": task})
+    assert made_of.manifest.recovery.known.start is msgspec.UNSET
+    assert made_of.file(TRAINED_ON).read_bytes() == MARKS["second"]
+    assert any("the task's code is another than the champion's" in line for line in told)
+
+
+@pytest.mark.parametrize("error", [IndexError, KeyError, AttributeError, AssertionError])
+def test_a_champion_that_cannot_run_on_todays_inputs_teaches_nothing(ground, monkeypatch, error):
+    """A smaller vocabulary, say: that is said, and recovery goes on without it."""
+    champion = store.read(ground / "first/candidate", ModelBundle)
+    dense = load_bundle(store.read(ground / "second/dense", ModelBundle))
+    told: list[str] = []
+    assert known_recovery._loaded(champion, dense, told.append) is not None
+
+    def run_module(module, inputs):
+        raise error("out of range")
+
+    monkeypatch.setattr("reprune.measure.outputs.run_module", run_module)
+    assert known_recovery._loaded(champion, dense, told.append) is None
+    assert "nothing is learnt from the champion, for it cannot be run here" in told[-1]
 
 
 @pytest.mark.slow

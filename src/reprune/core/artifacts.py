@@ -796,10 +796,16 @@ class Plan(Manifest, tag="Plan", kw_only=True):
 
     @property
     def kept_champions(self) -> bool | None:
-        """Whether the champion's widths were kept, where they were tried against fresh ones; else None."""
+        """Whether the champion's widths and blocks were kept, where they were tried against fresh ones; else
+        None.
+        """
         if not self.tried:
             return None
-        return all(self.tried.known.get(item.group) == item.keep for item in self.groups)
+        known = dict(self.tried.known)
+        same = all(known.pop(item.group, None) == item.keep for item in self.groups)
+        # What is left are blocks, by their keys (planning.costs.block_key): 0 is gone.
+        gone = {key.removeprefix("block ") for key, kept in known.items() if kept == 0}
+        return same and gone == set(self.blocks or ())
 
 
 class Parity(Fact, kw_only=True):

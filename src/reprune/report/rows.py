@@ -96,7 +96,7 @@ def _table_words(made: Made) -> list[str]:
 def _widths_words(made: Made) -> list[str]:
     if not made.widths:
         return []
-    end = "kept" if made.widths == "kept" else "tried; fresh ones lose less"
+    end = "kept" if made.widths == "kept" else "tried; fresh ones taken"
     return [f"the champion's widths {end}"]
 
 

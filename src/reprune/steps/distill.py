@@ -68,7 +68,8 @@ def distill(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     pupil, dense = load_bundle(student), load_bundle(teacher)
-    known = known_recovery(previous, pupil, dense, distill, generations, seed, ctx.say)
+    code = student.manifest.task.digest
+    known = known_recovery(previous, pupil, dense, distill, generations, seed, ctx.say, code=code)
     if known.fact is not UNSET:
         distill = replace(distill, epochs=known.fact.epochs)
     start, champion = known.start or pupil, str((previous.path / "champion").resolve())

@@ -43,10 +43,13 @@ def known_recovery(
     generations: GenerationsParams | UnsetType,
     seed: int,
     say: Callable[[str], None],
+    *,
+    code: str,
 ) -> Known:
     """What this recovery of `pupil` begins with of the champion's. Nothing where it is not asked for, there
     is no champion, it was not trained, or the last recovery that took nothing over is
-    `generations.cold_every` generations old.
+    `generations.cold_every` generations old. `code` is the digest of the pupil's task: training does not
+    begin with the weights of a champion of another one.
     """
     champion = None
     if generations is not UNSET and generations.reuse and distill.epochs:
@@ -65,7 +68,12 @@ def known_recovery(
     loaded = _loaded(champion, dense, say) if wanted else None
     start = None
     if loaded is not None and generations.champion_start:
-        start = champion_start(pupil, loaded, generations, seed, say)
+        if champion.manifest.task.digest == code:
+            start = champion_start(pupil, loaded, generations, seed, say)
+        else:  # its network would be trained, and its weights stored beside another
+            say(
+                "recovery: begins with the cut model, for the task's code is another than the champion's"
+            )
     began = loaded if start is not None and start.taken else None
     epochs, needed = epochs_taken(recovery, distill, generations, from_champion=began is not None)
     say(f"recovery: {epochs} of {distill.epochs} epochs, for the champion needed {needed}")
@@ -144,16 +152,21 @@ def _loaded(
     from reprune.measure.outputs import run_module
     from reprune.task.load import guarded
 
+    inputs = dense.task.example_inputs(2)
     try:
         loaded = guarded(
             lambda: load_bundle(champion), folder=champion.path.resolve(), doing="rebuilding it"
         )
-        inputs = dense.task.example_inputs(2)
-        mine, theirs = (
-            [(tuple(out.shape), out.dtype) for out in run_module(model.module, inputs)]
-            for model in (loaded, dense)
+        answers = guarded(
+            lambda: run_module(loaded.module, inputs),
+            folder=champion.path.resolve(),
+            doing="running it",
         )
-    except (InputError, RuntimeError, ValueError, TypeError) as error:
+        mine, theirs = (
+            [(tuple(out.shape), out.dtype) for out in found]
+            for found in (answers, run_module(dense.module, inputs))
+        )
+    except InputError as error:
         say(f"recovery: nothing is learnt from the champion, for it cannot be run here: {error}")
         return None
     same = mine == theirs and loaded.task.preprocess_digest == dense.task.preprocess_digest

@@ -49,8 +49,10 @@ from reprune.steps.target_demands import aligned, demands, gains
 from reprune.steps.trying import comparing, known_plan
 
 if TYPE_CHECKING:
+    from reprune.compress.planning.choose import Choice
     from reprune.compress.planning.latency_table import LatencyTable
     from reprune.compress.planning.options import Options
+    from reprune.steps.plan_trials import Trial
 
 PLAN_FILE = "plan.yaml"
 
@@ -133,7 +135,7 @@ def plan(
             choice.widths,
         ),
     )
-    result = structs.replace(result, age=age)
+    result = structs.replace(result, age=age if _looked_at(choice, trial) else UNSET)
     if plan.depth and not result.blocks:
         ctx.say("plan: no block is removed: " + _why_no_block(plan))
     result = with_prior(result, previous, generations)
@@ -149,11 +151,17 @@ def plan(
     return result
 
 
+def _looked_at(choice: Choice, trial: Trial) -> bool:
+    """Whether the champion's widths were compared with fresh ones, or were where one that tries began."""
+    tries = trial.options.tries
+    return choice.champion or (tries is not None and bool(tries.starts))
+
+
 def _times(options: Options, time_ratio: TimeRatio, ctx: Context) -> LatencyTable:
     """A table of what each option saves in the built model, kept in the work folder."""
     from reprune.compress.planning.latency_table import measure_table
 
-    return measure_table(options.rungs, options.blocks, time_ratio, work=ctx.work, say=ctx.say)
+    return measure_table(options.rungs, options.blocks, time_ratio, say=ctx.say)
 
 
 def _by_hand(opened: Dense, options: Options, params: PlanParams, ctx: Context) -> Options:
@@ -166,6 +174,9 @@ def _by_hand(opened: Dense, options: Options, params: PlanParams, ctx: Context) 
         return options
     hand = ByHand(widths=widths, removed=removed, reasons={**opened.skipped, **opened.kept_blocks})
     fixed = options.by_hand(hand, depth=params.depth)
+    kept = [name for name in options.blocks if removed is None and fixed.rungs[name] == (1,)]
+    if kept:
+        ctx.say(f"plan: stays, for widths inside it are set by hand: {', '.join(kept)}")
     for name, width in widths.items():
         unaligned = "" if width in options.rungs[name] else ", which no allocator would choose"
         ctx.say(f"plan: {name} keeps {width} channels, as set by hand{unaligned}")
@@ -275,8 +286,8 @@ def _block_options(opened: Dense, table: Artifact[Sensitivity]) -> dict[str, tup
 
 
 def _say_uncut(opened: Dense, options: Options, params: PlanParams, ctx: Context) -> None:
-    """Names what is not cut and why, and the groups that the params leave no choice for. Raises
-    CompressionError if that is all.
+    """Names what is not cut and why, and the groups that the params leave no choice for, but those set by
+    hand. Raises CompressionError if that is all.
     """
     for layer, reason in opened.skipped.items():
         ctx.say(f"plan: {layer} is not cut: {reason}")
@@ -285,7 +296,10 @@ def _say_uncut(opened: Dense, options: Options, params: PlanParams, ctx: Context
             ctx.say(f"plan: the block {block} is not removed: {reason}")
     if params.head_dimensions and all(group.unit != "dimension" for group in opened.groups):
         ctx.say("plan: no dimension of an attention head can be cut (plan.head_dimensions)")
-    whole = [name for name, rungs in options.rungs.items() if len(rungs) == 1]
+    by_hand = params.widths or {}
+    whole = [
+        name for name, rungs in options.rungs.items() if len(rungs) == 1 and name not in by_hand
+    ]
     if len(whole) == len(options.rungs):
         raise CompressionError(
             f"no group is wide enough to be cut to a multiple of {params.round_to} channels",

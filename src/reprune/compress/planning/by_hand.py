@@ -30,7 +30,8 @@ def obeyed(
 ) -> Rungs:
     """`rungs` with one rung for each option that is set by hand; the others keep theirs.
 
-    A width need not be one that an allocator would choose, only one that the group can have. Raises
+    A width need not be one that an allocator would choose, only one that the group can have. A block with
+    such a width inside it stays, where it is not said which blocks go. Raises
     CompressionError for an unknown group or block (with the nearest one), an impossible width, a block
     that may not go, and a width inside a block that goes.
     """
@@ -46,7 +47,8 @@ def obeyed(
             )
     fixed = {**rungs, **{name: (width,) for name, width in hand.widths.items()}}
     if hand.removed is None:
-        return fixed
+        cut = {name for name, width in hand.widths.items() if width < groups[name]}
+        return fixed | {block: (1,) for block, within in blocks.items() if cut & set(within)}
     if hand.removed and not depth:
         raise CompressionError(
             "blocks are named that are to go, and plan.depth is off: none was measured",

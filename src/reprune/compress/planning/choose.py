@@ -18,6 +18,7 @@ from reprune.compress.planning.latency import search
 from reprune.compress.planning.options import LATENCY, ROUNDING, Options, TimeRatio
 from reprune.compress.planning.terms import Rungs, Terms
 from reprune.core.artifacts import LatencyPrediction, Plan, Prediction
+from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
     from reprune.compress.planning.latency import Widths
@@ -32,12 +33,14 @@ QUESTION = ("allocator", "budget", "fraction", "limits", "floors")
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """Widths for every group, 0 or 1 for the key of every block, and what is expected of them. `tried` is
-    how the champion's widths did against fresh ones, where both were cut.
+    how the champion's widths did against fresh ones, where both were cut; `champion` says whether they were
+    looked at.
     """
 
     widths: dict[str, int]
     prediction: Prediction
     tried: JointTrial | None = None
+    champion: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,8 @@ def choose(
     still fit, and they are predicted to lose no more than one standard error of the prediction above
     the fresh ones: below that the sensitivity cannot tell the two apart, and generations of the same
     shape can be compared with each other. With `compare`, which cuts the champion's widths and fresh ones,
-    what it measured decides instead. The last of a latency budget's trials is left for them.
+    what it measured decides instead. The last of a latency budget's trials is left for them, and where no
+    other widths that were timed meet it, theirs may.
 
     Raises CompressionError where the budget cannot be met.
     """
@@ -85,11 +89,20 @@ def choose(
     kept = _champion_widths(options, params, champion)
     goals = _goals(options, params, time_ratio) if by_table or _by_tables(params) else {}
     trials = max(1, params.latency_trials - (kept is not None))
-    if goals:
-        found = _closed(options, params, goals, trials, say)
-    else:
-        found = _fresh(options, params, time_ratio, trials)
     tried = None
+    try:
+        if goals:
+            found = _closed(options, params, goals, trials, say)
+        else:
+            found = _fresh(options, params, time_ratio, trials)
+    except CompressionError:
+        # None that was timed is fast enough: the trial that is left may be of one that is.
+        timed = kept is not None and (goals or time_ratio is not None)
+        last = _kept(kept, goals, options, params, time_ratio) if kept and timed else None
+        if last is None:
+            raise
+        say("plan: keeps the champion's widths, for no others that were timed are fast enough")
+        found = last
     if kept is not None and kept != found.widths:
         loss, fresh_loss = predicted(options.curves, kept), predicted(options.curves, found.widths)
         tolerance = predicted_error(options.curves, found.widths)
@@ -104,7 +117,10 @@ def choose(
                 found = again
     most = trials + (kept is not None)
     return Choice(
-        widths=found.widths, prediction=_prediction(options, found, taken, most), tried=tried
+        widths=found.widths,
+        prediction=_prediction(options, found, taken, most),
+        tried=tried,
+        champion=kept is not None,
     )
 
 

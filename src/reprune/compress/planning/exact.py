@@ -90,8 +90,12 @@ def _programmed(problem: Problem, names: list[str], losses: Sequence[Sequence[fl
         return math.fsum(loss[level] for loss, level in zip(losses, levels, strict=True))
 
     if (not found or total(found[0]) > answer.bound) and problem.fits(problem.least):
-        searched = by_sensitivity(problem)
-        found.append([problem.rungs[name].index(searched[name]) for name in names])
+        try:
+            searched = by_sensitivity(problem)
+            found.append([problem.rungs[name].index(searched[name]) for name in names])
+        except CompressionError:  # a search may be stuck where the solver was not
+            if not found:
+                raise
     if not found:
         raise CompressionError(
             "no widths that meet all limits were found in the time that the solver has",

@@ -127,7 +127,7 @@ def unreachable(
         f"{'plan.fraction is' if not on else 'asked for is'} {fraction}",
         where="params.yaml (plan)",
         fix=("raise the limit" if on else "raise plan.fraction")
-        + (", or plan.latency_trials above 1" if trials < 2 else "")
+        + (", or plan.latency_trials" if trials < 2 else "")
         + ", or allow narrower layers with a smaller plan.min_keep",
     )
 

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import msgspec
 import numpy as np
 from scipy.optimize import isotonic_regression
 
 from reprune.compress.planning.latency import Widths
 from reprune.compress.planning.terms import Rungs, Term, Terms, merged
-from reprune.core import store
-from reprune.core.artifacts import Fact
-from reprune.core.documents import decode_json
-from reprune.core.errors import DocumentError
-
-PROGRESS_FILE = "latency.json"
 
 # A prediction never falls below this share of the dense time, however many savings add up.
 LEAST = 0.01
@@ -71,43 +63,30 @@ class LatencyTable:
         return float(np.interp(width, [p[0] for p in points], [p[1] for p in points]))
 
 
-class Timings(Fact, kw_only=True):
-    """What is done: latency ratios by "<group>@<width>"."""
-
-    ratios: dict[str, float] = {}
-
-
 def measure_table(
     rungs: Mapping[str, tuple[int, ...]],
     blocks: Mapping[str, tuple[str, ...]],
     time_ratio: Callable[[Widths], float],
     *,
-    work: Path,
     say: Callable[[str], None],
 ) -> LatencyTable:
     """Times the model with each group alone at its least and its middle rung, and without each block.
 
-    Noise is ironed out: more cut never saves less, and nothing costs time (isotonic regression,
-    clipped). Each timing is kept in `work`; a run that was killed goes on from there.
+    Noise is ironed out: more cut never saves less, and nothing costs time (isotonic regression, clipped). A
+    `time_ratio` that keeps what it timed (kept_times) lets a run that was killed go on.
     """
-    path = work / PROGRESS_FILE
-    timings = _read(path)
+    ratios: dict[tuple[str, int], float] = {}
     wanted = [
         (name, width)
         for name, widths in rungs.items()
         for width in sorted({widths[0], widths[(len(widths) - 1) // 2]} - {widths[-1]})
     ]
     for number, (name, width) in enumerate(wanted, start=1):
-        key = f"{name}@{width}"
-        if key in timings.ratios:
-            continue
-        ratio = time_ratio({name: width})
-        timings = Timings(ratios=timings.ratios | {key: ratio})
-        store.write_bytes(path, msgspec.json.encode(timings))
+        ratio = ratios[name, width] = time_ratio({name: width})
         say(f"latency: {number} of {len(wanted)}: {name} at {width} alone, {ratio:.3f} of dense")
     savings = {
         name: _ironed(
-            [(width, 1.0 - timings.ratios[f"{name}@{width}"]) for n, width in wanted if n == name],
+            [(width, 1.0 - ratios[name, width]) for n, width in wanted if n == name],
             widths[-1],
         )
         for name, widths in rungs.items()
@@ -128,11 +107,3 @@ def _ironed(points: list[tuple[int, float]], full: int) -> tuple[tuple[int, floa
         *((width, float(saved)) for (width, _), saved in zip(points, fitted, strict=True)),
         (full, 0.0),
     )
-
-
-def _read(path: Path) -> Timings:
-    """What an earlier run timed; nothing if it cannot be read: that costs only time."""
-    try:
-        return decode_json(path.read_bytes(), Timings, name=str(path))
-    except (FileNotFoundError, DocumentError):
-        return Timings()

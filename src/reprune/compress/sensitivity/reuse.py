@@ -157,8 +157,11 @@ def champion_p(now: BatchLosses, before: float) -> float:
     """The probability that the champion's loss on fresh examples is at least as high as `now`, had it not
     risen by more than WORSE of `before`, its loss on as many examples of its own generation.
 
-    Student's t over batches; the spread of the loss that it had then is taken to be that of now.
+    Student's t over batches; the spread of the loss that it had then is taken to be that of now. A loss that
+    is no number any more has risen.
     """
+    if not math.isfinite(now.mean):
+        return 0.0
     count = len(now.losses)
     if count < 2:
         return 1.0
@@ -167,7 +170,7 @@ def champion_p(now: BatchLosses, before: float) -> float:
         (size * (loss - mean)) ** 2 for loss, size in zip(now.losses, now.sizes, strict=True)
     )
     error = math.sqrt(2.0 * squares * count / (count - 1)) / now.examples
-    gap = mean - before * (1.0 + WORSE)
+    gap = mean - before - WORSE * abs(before)
     return float(stats.t.sf(gap / max(error, TINY), count - 1))
 
 
