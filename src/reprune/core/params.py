@@ -390,9 +390,9 @@ class GenerationsParams(Document, kw_only=True):
     epochs in which the champion's came within `epochs_within` of all that it gained, and at least half of
     those of `distill` (0: all of them). `champion_weight` is the share of what is learnt from teachers that
     is learnt from the champion. With `champion_start` training begins with the champion's weights where it
-    has the shape of the cut model and less loss on `examples` of `tune`; at least a quarter of the epochs are
-    taken then. In every generation number `cold_every` since that was last so, the champion's widths are not
-    looked at, and recovery takes nothing over.
+    has the shape of the cut model, the same task code and less loss on `examples` of `tune`; at least a
+    quarter of the epochs are taken then. In every generation number `cold_every` since that was last so, the
+    champion's widths are not looked at, and recovery takes nothing over.
     """
 
     reuse: bool = True
