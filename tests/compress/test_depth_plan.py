@@ -348,7 +348,7 @@ def test_a_latency_budget_from_savings_in_the_model_is_met(ground: Path, tmp_pat
     plan = make_plan(ground, tmp_path, params).manifest
     assert plan.predicted.latency_ratio is not None
     assert plan.predicted.latency_ratio <= 0.7
-    assert list((tmp_path / "work").rglob("latency.json"))
+    assert list((tmp_path / "work").rglob("timed.json"))
     assert isinstance(plan, Plan)
 
 
