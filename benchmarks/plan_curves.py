@@ -289,7 +289,12 @@ def verify(config: Mapping[str, Any], options: argparse.Namespace) -> int:
             engines, _task(config), Target(), 10, Path(scratch) / "again.json", _say
         )
     now = median(unit["ours"] / unit["dense"] for unit in times)
-    before = next(r["latency_left"] for r in rows if (r["arm"], r["share"]) == (ours, share))
+    point = ("fp32", ours, share)
+    before = next(
+        r["latency_left"]
+        for r in rows
+        if (r.get("precision", "fp32"), r["arm"], r["share"]) == point
+    )
     print(f"latency left at {share:g}, seed 0: {now:.3f} now; {before:.3f} committed, over seeds")
     return 0 if abs(now / before - 1) <= 0.1 else 1
 

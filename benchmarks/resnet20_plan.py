@@ -84,13 +84,13 @@ def by_latency(
     subject: Subject, blocks: Sequence[Block], measured: Sensitivity, work: Path
 ) -> dict[str, list[int]]:
     from reprune.compress.planning.choose import choose
-    from reprune.compress.planning.costs import block_key
     from reprune.compress.planning.curves import fit_blocks, fit_curves
     from reprune.compress.planning.kept_times import kept
     from reprune.compress.planning.latency import Bench, timing
     from reprune.compress.planning.latency_table import measure_table
     from reprune.compress.planning.options import Options
     from reprune.compress.structure.blocks import groups_inside
+    from reprune.core.artifacts import block_key
     from reprune.core.errors import CompressionError
     from reprune.measure.timing_place import here
 
@@ -142,7 +142,7 @@ def by_macs(subject: Subject, measured: Sensitivity) -> dict[str, list[int]]:
 
 def widths_of_choice(widths: Mapping[str, int]) -> list[int]:
     """The plan's groups and blocks as the nine numbers of the configuration."""
-    from reprune.compress.planning.costs import block_key
+    from reprune.core.artifacts import block_key
 
     names = [f"layer{i // 3 + 1}.{i % 3}" for i in range(len(DENSE_WIDTHS))]
     return [0 if widths.get(block_key(name)) == 0 else widths[f"{name}.conv1"] for name in names]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprune.compress.planning.allocate import Problem, allocate, uniform
-from reprune.compress.planning.costs import block_key, cost_model
+from reprune.compress.planning.costs import cost_model
 from reprune.compress.planning.evaluated import (
     EVALUATED_FILE,
     Bed,
@@ -25,6 +25,7 @@ from reprune.compress.planning.trying import Tries
 from reprune.compress.structure.blocks import find_blocks
 from reprune.compress.structure.groups import find_groups
 from reprune.compress.structured import cut
+from reprune.core.artifacts import block_key
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.measure.profile import count_cost

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reprune.compress.planning.costs import block_key, cost_model
+from reprune.compress.planning.costs import cost_model
 from reprune.compress.stages import Course, cut_in_stages
 from reprune.compress.structure.architecture import (
     Architecture,
@@ -27,6 +27,7 @@ from reprune.compress.structure.equality import architecture_of, difference, mas
 from reprune.compress.structure.groups import Survey, survey
 from reprune.compress.structure.separate import SeparateAttention, separate
 from reprune.compress.structured import cut
+from reprune.core.artifacts import block_key
 from reprune.core.errors import CheckpointMismatch, CompressionError, TaskError
 from reprune.core.params import DistillParams, PruneParams, ScheduleParams
 from reprune.measure.profile import count_cost

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reprune.compress.planning.costs import block_key
 from reprune.compress.structure.blocks import find_blocks
 from reprune.compress.structure.groups import find_groups, survey
 from reprune.compress.structure.separate import separate
@@ -39,6 +38,7 @@ from reprune.compress.tables.table import (
     write_tables,
 )
 from reprune.compress.tables.timers import Place, timer_for
+from reprune.core.artifacts import block_key
 from reprune.core.errors import CompressionError
 from reprune.core.params import TableParams, Target
 from reprune.measure.timing_place import here

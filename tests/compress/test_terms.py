@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprune.compress.planning.cost_terms import cost_terms
-from reprune.compress.planning.costs import CostModel, block_key, cost_model
+from reprune.compress.planning.costs import CostModel, cost_model
 from reprune.compress.planning.terms import Term, Terms, merged
 from reprune.compress.structure.blocks import find_blocks
 from reprune.compress.structure.groups import survey
 from reprune.compress.structure.separate import separate
+from reprune.core.artifacts import block_key
 from reprune.measure.profile import count_cost
 from tests import models
 from tests.compress.test_sensitivity import Branches

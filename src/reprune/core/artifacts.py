@@ -759,6 +759,11 @@ class Prediction(Fact, kw_only=True):
     champion: CameOut | UnsetType = UNSET
 
 
+def block_key(block: str) -> str:
+    """The name under which a block is an option beside the groups: 1 keeps it, 0 removes it."""
+    return f"block {block}"
+
+
 class Plan(Manifest, tag="Plan", kw_only=True):
     """Which groups are cut to what width, which blocks go, which weights are masked. Payload:
     `plan.yaml`, the same for people to read and diff.
@@ -803,9 +808,9 @@ class Plan(Manifest, tag="Plan", kw_only=True):
             return None
         known = dict(self.tried.known)
         same = all(known.pop(item.group, None) == item.keep for item in self.groups)
-        # What is left are blocks, by their keys (planning.costs.block_key): 0 is gone.
-        gone = {key.removeprefix("block ") for key, kept in known.items() if kept == 0}
-        return same and gone == set(self.blocks or ())
+        # What is left are blocks.
+        gone = {key for key, kept in known.items() if kept == 0}
+        return same and gone == {block_key(block) for block in self.blocks or ()}
 
 
 class Parity(Fact, kw_only=True):

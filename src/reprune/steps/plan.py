@@ -266,8 +266,8 @@ def _block_options(opened: Dense, table: Artifact[Sensitivity]) -> dict[str, tup
     """The key of each block that was measured, and the groups inside it. Raises ChainBroken where others
     were measured, CompressionError where there is none.
     """
-    from reprune.compress.planning.costs import block_key
     from reprune.compress.structure.blocks import groups_inside
+    from reprune.core.artifacts import block_key
 
     names = [block.name for block in opened.blocks]
     if names != [item.block for item in table.manifest.blocks or ()]:

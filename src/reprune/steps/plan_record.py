@@ -24,7 +24,7 @@ def recorded(
     predicted: Prediction,
 ) -> Plan:
     """The plan as it is stored: what was asked, what was chosen, and what later steps must know of it."""
-    from reprune.compress.planning.costs import block_key
+    from reprune.core.artifacts import block_key
 
     removed = _removed(opened, choice)
     return Plan(
@@ -49,7 +49,7 @@ def recorded(
 
 
 def _removed(opened: Dense, choice: Choice) -> tuple[str, ...]:
-    from reprune.compress.planning.costs import block_key
+    from reprune.core.artifacts import block_key
 
     names = (block.name for block in opened.blocks)
     return tuple(name for name in names if choice.widths.get(block_key(name)) == 0)

@@ -193,7 +193,7 @@ def _tied(evaluator: Evaluator, widths: Mapping[str, int], best: Mapping[str, in
 
 def _widths_of(champion: Plan | None, options: Options) -> tuple[dict[str, int], ...]:
     """The champion's widths, where its plan has the same groups and blocks."""
-    from reprune.compress.planning.costs import block_key
+    from reprune.core.artifacts import block_key
 
     if champion is None:
         return ()

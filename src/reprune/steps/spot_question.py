@@ -100,7 +100,7 @@ def champions_widths(
     allocator for the same budgets, none of them a latency, and still allowed. Else None.
     """
     from reprune.compress.planning.choose import QUESTION
-    from reprune.compress.planning.costs import block_key
+    from reprune.core.artifacts import block_key
 
     if champion is None or _times(plan) or champion.allocator != PLANS_BY:
         return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from reprune.compress.planning.costs import block_key
 from reprune.compress.planning.terms import Rungs
+from reprune.core.artifacts import block_key
 from reprune.core.errors import CompressionError, nearest
 
 WIDTHS = "params.yaml (plan.widths)"

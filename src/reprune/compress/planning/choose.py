@@ -12,12 +12,11 @@ from msgspec import UNSET
 from reprune.compress.planning.allocate import Allocated, Limit, allocate, allocated, least_cost
 from reprune.compress.planning.closing import Goal, Latency, close
 from reprune.compress.planning.cost_terms import cost_terms
-from reprune.compress.planning.costs import block_key
 from reprune.compress.planning.curves import predicted, predicted_error
 from reprune.compress.planning.latency import search
 from reprune.compress.planning.options import LATENCY, ROUNDING, Options, TimeRatio
 from reprune.compress.planning.terms import Rungs, Terms
-from reprune.core.artifacts import LatencyPrediction, Plan, Prediction
+from reprune.core.artifacts import LatencyPrediction, Plan, Prediction, block_key
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -91,10 +90,7 @@ def choose(
     trials = max(1, params.latency_trials - (kept is not None))
     tried = None
     try:
-        if goals:
-            found = _closed(options, params, goals, trials, say)
-        else:
-            found = _fresh(options, params, time_ratio, trials)
+        found = _fresh(options, params, goals, time_ratio, trials, say)
     except CompressionError:
         # None that was timed is fast enough: the trial that is left may be of one that is.
         timed = kept is not None and (goals or time_ratio is not None)
@@ -104,17 +100,12 @@ def choose(
         say("plan: keeps the champion's widths, for no others that were timed are fast enough")
         found = last
     if kept is not None and kept != found.widths:
-        loss, fresh_loss = predicted(options.curves, kept), predicted(options.curves, found.widths)
-        tolerance = predicted_error(options.curves, found.widths)
         tried = compare(kept, found.widths) if compare is not None else None
-        if tried.holds if tried is not None else loss <= fresh_loss + tolerance:
-            again = _kept(kept, goals, options, params, time_ratio)
-            if again is not None:
-                say(
-                    f"plan: keeps the champion's widths; predicted loss {loss:.4f} against "
-                    f"{fresh_loss:.4f} (standard error {tolerance:.4f})"
-                )
-                found = again
+        losses = _as_good(options, kept, found.widths, tried)
+        again = _kept(kept, goals, options, params, time_ratio) if losses else None
+        if again is not None:
+            say(f"plan: keeps the champion's widths; {losses}")
+            found = again
     most = trials + (kept is not None)
     return Choice(
         widths=found.widths,
@@ -122,6 +113,15 @@ def choose(
         tried=tried,
         champion=kept is not None,
     )
+
+
+def _as_good(options: Options, kept: Widths, fresh: Widths, tried: JointTrial | None) -> str:
+    """The predicted losses of both in words, where the champion's widths are as good; else nothing."""
+    loss, fresh_loss = predicted(options.curves, kept), predicted(options.curves, fresh)
+    tolerance = predicted_error(options.curves, fresh)
+    holds = tried.holds if tried is not None else loss <= fresh_loss + tolerance
+    words = f"predicted loss {loss:.4f} against {fresh_loss:.4f} (standard error {tolerance:.4f})"
+    return words if holds else ""
 
 
 def _counted(time_ratio: TimeRatio, target: str, taken: Counter[str]) -> TimeRatio:
@@ -232,8 +232,15 @@ def _closed(
 
 
 def _fresh(
-    options: Options, params: PlanParams, time_ratio: TimeRatio | None, trials: int
+    options: Options,
+    params: PlanParams,
+    goals: Mapping[str, Goal],
+    time_ratio: TimeRatio | None,
+    trials: int,
+    say: Callable[[str], None],
 ) -> Found:
+    if goals:
+        return _closed(options, params, goals, trials, say)
     others = dict(params.limits or {})
     exact = params.allocator == "latency"
     if time_ratio is None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from reprune.compress.planning.costs import CostModel, block_key
+from reprune.compress.planning.costs import CostModel
 from reprune.compress.planning.terms import Rungs, Term, Terms, merged
+from reprune.core.artifacts import block_key
 
 if TYPE_CHECKING:
     from reprune.compress.planning.costs import Integers

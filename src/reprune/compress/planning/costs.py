@@ -12,7 +12,7 @@ import numpy as np
 
 from reprune.compress.structure.architecture import Axis, layout
 from reprune.compress.structure.bypass import inside
-from reprune.core.artifacts import Cost
+from reprune.core.artifacts import Cost, block_key
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,11 +69,6 @@ class CostModel:
                 fixed = fixed - own
         params, macs, size = (int(value) for value in self.coefficients @ products + fixed)
         return Cost(params=params, macs=macs, bytes=size)
-
-
-def block_key(block: str) -> str:
-    """The name under which a block is an option beside the groups: 1 keeps it, 0 removes it."""
-    return f"block {block}"
 
 
 def cost_model(

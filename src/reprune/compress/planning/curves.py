@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from reprune.compress.planning.costs import block_key
-from reprune.core.artifacts import BlockSensitivity, CutPoint, GroupSensitivity
+from reprune.core.artifacts import BlockSensitivity, CutPoint, GroupSensitivity, block_key
 
 # A measured point counts by 1/SE^2; a standard error below this share of the largest increase is
 # taken as this share, so that one lucky batch does not outvote its neighbours.
@@ -72,7 +71,7 @@ def fit_curves(groups: Sequence[GroupSensitivity]) -> dict[str, Curve]:
 
 
 def fit_blocks(blocks: Sequence[BlockSensitivity]) -> dict[str, Curve]:
-    """One curve a block, by its `costs.block_key`: the measured rise (never below 0) without it."""
+    """One curve a block, by its `artifacts.block_key`: the measured rise (never below 0) without it."""
     return {
         block_key(block.block): Curve(
             keeps=(0, 1),

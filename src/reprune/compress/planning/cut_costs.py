@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 from torch import nn
 
-from reprune.compress.planning.costs import block_key, cost_model
+from reprune.compress.planning.costs import cost_model
 from reprune.compress.structure.architecture import Architecture, apply
 from reprune.compress.structure.blocks import Block
 from reprune.compress.structure.bypass import inside
 from reprune.compress.structure.equality import Kept, architecture_of
 from reprune.compress.structure.groups import Group
-from reprune.core.artifacts import BlockCut, Cost, GroupCut
+from reprune.core.artifacts import BlockCut, Cost, GroupCut, block_key
 from reprune.measure.profile import count_cost
 from reprune.task.protocol import Task
 

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from reprune.compress.planning.costs import block_key
 from reprune.compress.planning.trying import Shape
 from reprune.core import store
-from reprune.core.artifacts import Fact
+from reprune.core.artifacts import Fact, block_key
 from reprune.core.documents import decode_json
 from reprune.core.errors import CompressionError, DocumentError
 

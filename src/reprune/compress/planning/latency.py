@@ -144,9 +144,9 @@ def timing(bench: Bench) -> Iterator[Timing]:
     import numpy as np
 
     from reprune.compress.importance import channel_scores, lowest_removed
-    from reprune.compress.planning.costs import block_key
     from reprune.compress.structure.architecture import apply
     from reprune.compress.structure.equality import architecture_of
+    from reprune.core.artifacts import block_key
     from reprune.core.params import PruneParams
     from reprune.measure.calls import write_inputs
     from reprune.measure.pairs import whole_calls

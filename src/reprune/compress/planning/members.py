@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reprune.compress.planning.allocate import Limit, Problem, Widths, allocate
-from reprune.compress.planning.costs import block_key
 from reprune.compress.planning.terms import Term, Terms
-from reprune.core.artifacts import LayerProfile
+from reprune.core.artifacts import LayerProfile, block_key
 from reprune.core.errors import CompressionError
 
 ROUNDING = 1e-12

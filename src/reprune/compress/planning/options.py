@@ -32,7 +32,7 @@ LATENCY = "latency@"
 class Options:
     """What may be chosen (`rungs`, by group), what it is predicted to lose and what it costs.
 
-    Blocks are options beside the groups, by `costs.block_key`, with the rungs 0 and 1; `blocks` maps
+    Blocks are options beside the groups, by `artifacts.block_key`, with the rungs 0 and 1; `blocks` maps
     those keys to the groups inside. `times`, where it was measured, predicts latency.
     `forecasts` predict it by target, in any unit, as tables over rungs, and `timers` measure it there as
     a share of the dense model's. `whole` are the full widths where a rung was set by hand.

@@ -19,13 +19,14 @@ from scipy import stats
 
 from reprune.compress.paired import BatchLosses
 from reprune.compress.planning.allocate import Problem, Widths
-from reprune.compress.planning.costs import CostModel, block_key
+from reprune.compress.planning.costs import CostModel
 from reprune.core.artifacts import (
     BlockSensitivity,
     CutPoint,
     GroupSensitivity,
     RowCheck,
     Sensitivity,
+    block_key,
 )
 
 # Relative standard deviations of rows from one training to the next on data that did not shift: of all

@@ -10,12 +10,11 @@ import numpy as np
 from scipy import stats
 
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
-from reprune.compress.planning.costs import block_key
 from reprune.compress.sensitivity.cutting import CutTrial
 from reprune.compress.sensitivity.pieces import pieces
 from reprune.compress.sensitivity.reuse import Unit
 from reprune.compress.sensitivity.subject import bounded, check_finite
-from reprune.core.artifacts import JointTrial
+from reprune.core.artifacts import JointTrial, block_key
 from reprune.core.errors import NonFiniteWeights
 from reprune.measure.fidelity import CORRECT
 from reprune.measure.records import checked_records, module_answer

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reprune.compress.paired import BatchLosses
-from reprune.compress.planning.costs import block_key
 from reprune.compress.structure.architecture import apply
 from reprune.compress.structure.equality import architecture_of
-from reprune.core.artifacts import BlockSensitivity, GroupSensitivity, JointCheck
+from reprune.core.artifacts import BlockSensitivity, GroupSensitivity, JointCheck, block_key
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:

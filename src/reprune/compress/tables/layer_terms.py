@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, product
 from typing import TYPE_CHECKING
 
-from reprune.compress.planning.costs import block_key
 from reprune.compress.planning.terms import Rungs, Term, Terms, merged
 from reprune.compress.tables.grid import Grid
 from reprune.compress.tables.sites import Site
@@ -16,6 +15,7 @@ from reprune.compress.tables.table import (
     OperatorTable,
     read_tables,
 )
+from reprune.core.artifacts import block_key
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def table_of(profile: Artifact[Profile], target: str) -> OperatorTable:
 
 def terms_of(table: OperatorTable, rungs: Rungs) -> Terms:
     """The latency in microseconds of the dense model cut to any `rungs`, as the table has it. Rungs may hold
-    blocks by `costs.block_key`. A group without rungs is whole.
+    blocks by `artifacts.block_key`. A group without rungs is whole.
 
     Raises CompressionError for rungs of other groups or widths.
     """
