@@ -100,7 +100,11 @@ def _demo(workspace: Path, result: Path) -> int:
     outcomes = [row.outcome for row in results]
     expected = [generation.expected for generation in GENERATIONS]
     if outcomes != expected:
-        print(f"expected {expected}, got {outcomes}: the reports say why", file=sys.stderr)
+        print(
+            f"expected {expected}, got {outcomes}: the reports say why (a busy machine makes times "
+            f"inconclusive). To run it anew: delete {workspace}, then `make demo`",
+            file=sys.stderr,
+        )
         return EXIT_BROKEN
     return EXIT_DONE
 
