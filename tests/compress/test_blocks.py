@@ -222,6 +222,36 @@ def test_named_blocks_are_tried_and_refused_with_a_reason() -> None:
     assert "does not look like" in found.skipped["block2"]
 
 
+class Members(nn.Module):
+    """Two models side by side, as a set has them; one of them adds what it made to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enhancer = Wrapped(nn.Sequential(nn.Linear(6, 6), nn.ReLU()))
+        self.rows = nn.Sequential(*(Wrapped(nn.Sequential(nn.Linear(6, 6))) for _ in range(2)))
+        self.other = nn.Sequential(nn.Linear(6, 6), Wrapped(nn.Sequential(nn.Linear(6, 6))))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.rows(self.enhancer(x)), self.other(x)
+
+
+def test_a_whole_member_of_a_set_is_no_block() -> None:
+    """It could be taken out without the model failing, and nobody would answer in its place."""
+    torch.manual_seed(0)
+    module, inputs = Members(), (torch.randn(3, 6),)
+    assert "enhancer" in [block.name for block in find_blocks(module, inputs, ()).blocks]
+    members = ("enhancer", "rows", "other")
+    inner = ["rows.0", "rows.1"]
+    found = find_blocks(module, inputs, (), members=members)
+    assert [block.name for block in found.blocks] == [*inner, "other.1"]
+    named = find_blocks(module, inputs, (), named=["enhancer"], members=members)
+    assert named.skipped["enhancer"] == "it is a whole member of the set"
+    # One member says which may go, or that none may; the other's are still found.
+    for blocks in ([], inner[:1]):
+        some = find_blocks(module, inputs, (), named=blocks, sought=("other",), members=members)
+        assert [block.name for block in some.blocks] == [*blocks, "other.1"]
+
+
 class Reused(nn.Module):
     """One block twice, and one whose attributes the model asks for."""
 

@@ -22,6 +22,7 @@ from reprune.compress.training.recover import Lesson, recover
 from reprune.compress.training.teacher_cache import fingerprints, is_augmented
 from reprune.core.errors import CompressionError, InputError
 from reprune.core.params import DistillParams
+from reprune.task.bases import TaskSet
 from tests import models
 from tests.compress.small_digits import Cnn, DigitsTask, accuracy, trained
 
@@ -82,6 +83,30 @@ def test_every_way_of_learning_learns(tmp_path, knobs):
     assert accuracy(DigitsTask(), fresh()) < 0.3
     assert accuracy(DigitsTask(), done.module) > 0.4
     assert set(done.module.state_dict()) == set(fresh().state_dict())
+
+
+class TwoNets(TaskSet):
+    """Two members over the same images."""
+
+    members = {"left": DigitsTask, "right": DigitsTask}
+
+
+def test_a_set_is_taught_by_its_dense_set(tmp_path):
+    """By its outputs and by what its members' parts give: the set is called as a whole."""
+    task = TwoNets()
+    teacher, student = task.model().eval(), task.model()
+    for member in task.members:
+        teacher.get_submodule(member).load_state_dict(dense().state_dict())
+    own = [f"right.{name}" for name in FEATURES]
+    knobs = {"weight": 0.8, "features": 0.1, "feature_modules": own, "balance": True}
+    params = DistillParams(epochs=3, learning_rate=0.05, **knobs)
+    given = Lesson(task=task, student=student, teacher=teacher, teacher_digest="sha256:teacher")
+    before = {
+        member: accuracy(DigitsTask(), student.get_submodule(member)) for member in task.members
+    }
+    done = recover(given, params, seed=0, work=tmp_path, say=quiet)
+    for member, had in before.items():
+        assert accuracy(DigitsTask(), done.module.get_submodule(member)) > had + 0.1
 
 
 @pytest.mark.slow

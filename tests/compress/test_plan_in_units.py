@@ -126,6 +126,14 @@ def test_a_limit_that_the_dense_model_keeps_asks_nothing_and_says_so(ground, tmp
     assert shown["limits_as_shares"] == {}
 
 
+def test_limits_that_the_dense_model_keeps_leave_nothing_to_plan(ground, tmp_path):
+    """With a fraction of 1 they are all that was asked: refused here, and not by `prune` with other words."""
+    profile = timed_profile(ground, tmp_path / "profile", tables=False)
+    with pytest.raises(CompressionError, match="within every limit as it is") as refused:
+        planned(ground, tmp_path, with_plan(LIMIT % 25.0, fraction="1.0"), [profile])
+    assert refused.value.where == "params.yaml (plan.limits.latency_ms@cpu)"
+
+
 def test_milliseconds_where_nobody_timed_the_dense_model_are_refused(ground, tmp_path):
     with pytest.raises(CompressionError, match="no profile has timed the dense model on 'cpu'"):
         planned(ground, tmp_path, with_plan(LIMIT % 12.0))

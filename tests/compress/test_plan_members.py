@@ -22,6 +22,7 @@ from reprune.compress.planning.members import (
     belongs,
     equal_split,
     member_shares,
+    own_costs,
     rise_of,
     timed,
 )
@@ -125,6 +126,16 @@ def test_a_shared_budget_is_no_worse_than_an_equal_split(
         if problem.fits(way)
     )
     assert best <= split + 1e-9
+
+
+def test_a_member_that_is_one_layer_owns_it() -> None:
+    assert belongs("eye", "eye")
+    assert not belongs("eyelid", "eye")
+    layers = [
+        LayerProfile(layer=name, type="Linear", macs=macs, params=1, output_shape=(1,))
+        for name, macs in (("eye", 3), ("nose.0", 5))
+    ]
+    assert own_costs(layers, ("eye", "nose")) == {"eye": 3, "nose": 5}
 
 
 def test_a_block_belongs_to_the_member_that_it_lies_in() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from reprune.core.errors import BuildError, EvalIsSealed, NonFiniteWeights, TaskError
 from reprune.measure.parity import take_parity
 from reprune.measure.records import take_records, without_trained_on, write_records
-from reprune.task.bases import Classification, Examples
+from reprune.task.bases import Classification, Examples, Regression, TaskSet
 from reprune.task.protocol import Batch
 from reprune.task.seal import Sealed
 from reprune.task.trained_on import marks
@@ -263,6 +263,82 @@ def test_parity_is_measured_on_outputs_and_on_outcomes() -> None:
 
     turned = take_parity("x", FromModule(model(), turn), model(), task, batches)
     assert turned.agreement == pytest.approx(11 / 12)
+
+
+class Maps(Regression):
+    """One number of a vector."""
+
+    input_names = ("vector",)
+    bounds = (-4.0, 6.0)
+
+    def __init__(self) -> None:
+        task = Vectors()
+        targets = task.examples.inputs[0][:, 0]
+        super().__init__(
+            replace(task.examples, targets=targets, slices={}), task.rows, batch_size=8
+        )
+
+    def model(self) -> nn.Module:
+        return nn.Linear(5, 1)
+
+
+class Wide(Vectors):
+    """Three classes, and large outputs beside them that nobody's records read."""
+
+    input_names = ("vector",)
+
+    def __init__(self) -> None:
+        super().__init__(slices={})
+
+    def model(self) -> nn.Module:
+        return WideLayer()
+
+
+class WideLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x), 100.0 * x
+
+
+class Pair(TaskSet):
+    """Of one member there is so much to see that the other hardly counts."""
+
+    members = {"maps": Maps, "wide": Wide}
+
+
+class OfSet(FromModule):
+    """A session with several outputs, of which the first is changed."""
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        with torch.no_grad():
+            first, *others = self.module(*(torch.from_numpy(array) for array in inputs))
+        return [self.change(first).numpy(), *(output.numpy() for output in others)]
+
+
+def test_parity_of_a_set_is_that_of_the_member_with_the_least() -> None:
+    """A member that computes something else is refused however much the others answer rightly."""
+    torch.manual_seed(0)
+    task = Pair()
+    module = task.model().eval()
+    batches = calibration(task)
+    same = take_parity("x", OfSet(module), module, task, batches)
+    assert (same.cosine, same.agreement) == (1.0, 1.0)
+    near = take_parity("x", OfSet(module, lambda y: y + 0.3), module, task, batches)
+    alone = Maps()
+    expected = take_parity(
+        "x",
+        FromModule(module.get_submodule("maps"), lambda y: y + 0.3),
+        module.get_submodule("maps"),
+        alone,
+        calibration(alone),
+    )
+    assert (near.cosine, near.agreement) == (expected.cosine, expected.agreement)
+    assert near.agreement < 1.0
+    with pytest.raises(BuildError, match="does not compute what its bundle does"):
+        take_parity("x", OfSet(module, lambda y: -y), module, task, batches)
 
 
 def test_an_engine_of_another_function_is_refused() -> None:

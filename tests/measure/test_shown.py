@@ -46,6 +46,16 @@ def test_every_target_counts_and_the_champion_does_not() -> None:
     assert changed_ids(known, 48) == ["e0", "e1"]
 
 
+def test_examples_of_every_member_of_a_set_are_shown() -> None:
+    known = taken(dense=[1, 1, 0], candidate_t=[0, 1, 1])
+    other = {"dense": [1, 1, 1], "candidate@t": [1, 0, 1]}
+    for key, columns in known.arms.items():
+        right = columns.pop("correct")
+        columns |= {"car.correct": right, "lane.correct": np.asarray(other[key], dtype=np.int64)}
+        columns["depth.predicted"] = right
+    assert changed_ids(known, 48) == ["e0", "e2", "e1"]
+
+
 def test_records_that_are_not_right_or_wrong_show_nothing() -> None:
     known = taken(dense=[1], candidate_t=[0])
     known.arms["dense"] = {"target": known.arms["dense"]["correct"]}

@@ -201,8 +201,34 @@ def with_records(case: Case, **arms: dict[str, tuple[int, ...]]) -> Case:
     return replace(case, evidence=other(case.evidence, quality=quality))
 
 
+def test_flips_are_of_answers_and_not_of_measured_values(stand: Stand) -> None:
+    """A value in millionths is another one in every generation, and would say that no policy can pass; of two
+    members the one with more flips counts.
+    """
+    case = stand.case
+    dense = {
+        "lane.correct": (1, 1, 1, 1),
+        "car.correct": (1, 1, 1, 1),
+        "depth.predicted": (1, 2, 3, 4),
+    }
+    mine = {
+        "lane.correct": (1, 1, 1, 0),
+        "car.correct": (0, 0, 1, 1),
+        "depth.predicted": (5, 6, 7, 8),
+    }
+    assert decided(with_records(case, candidate=mine, dense=dense)).flips == 0.5
+    for kept, flips in (("lane.correct", 0.25), ("depth.predicted", None)):
+        arms = {"candidate": {kept: mine[kept]}, "dense": {kept: dense[kept]}}
+        assert decided(with_records(case, **arms)).flips == flips
+    classes = {"answer": (1, 2), "actual": (1, 1), "confidence": (3, 4)}
+    others = {"answer": (1, 1), "actual": (1, 1), "confidence": (5, 6)}
+    assert decided(with_records(case, candidate=classes, dense=others)).flips == 0.5
+
+
 def test_flips_are_examples_whose_record_differs(stand: Stand) -> None:
-    """In any column, each once; of the first target by name, where both arms have the same columns."""
+    """In any column that no built-in metric reads, each once; of the first target by name, where both arms
+    have the same columns.
+    """
     case = stand.case
     dense = {"a": (1, 1, 1, 1), "b": (0, 0, 0, 0)}
     mine = {"a": (1, 0, 1, 0), "b": (0, 0, 1, 1)}

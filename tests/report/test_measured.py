@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from reprune.core.artifacts import (
     Cost,
@@ -25,6 +26,7 @@ from reprune.core.artifacts import (
 from reprune.core.artifacts import Sensitivity as Table
 from reprune.judge.evidence import ArmTimes, TargetEvidence, Unit
 from reprune.report import svg, words
+from reprune.report.diff import _flips
 from reprune.report.measured import (
     call_times,
     expected_losses,
@@ -88,6 +90,25 @@ def test_flips_count_both_ways(tmp_path: Path) -> None:
     assert (dense.baseline, champion.baseline) == ("dense", "champion")
     assert dense.became_right - dense.became_wrong == 414 - 441
     assert dense.examples == 450
+
+
+def test_flips_of_a_set_are_told_by_member(tmp_path: Path) -> None:
+    """Each member's own, under its name; two of the same verdict compared are told so too."""
+    known = facts(BLOCKED, tmp_path)
+    assert known.evidence is not None
+    arms = {
+        key: structs.replace(
+            records, columns={f"car.{name}": values for name, values in records.columns.items()}
+        )
+        for key, records in known.evidence.quality.arms.items()
+    }
+    quality = structs.replace(known.evidence.quality, arms=arms)
+    evidence = structs.replace(known.evidence, quality=quality)
+    alone = flips(known.evidence)
+    assert [one.where for one in flips(evidence)] == [f"car, {one.target}" for one in alone]
+    assert [one.wrong_at for one in flips(evidence)] == [one.wrong_at for one in alone]
+    told = _flips(evidence, evidence)
+    assert [(one.member, one.only_before, one.only_after) for one in told] == [("car", 0, 0)]
 
 
 def test_the_share_of_time_is_told_where_names_tell() -> None:

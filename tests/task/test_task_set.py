@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from reprune.core.errors import TaskError
 from reprune.task.bases import TaskSet
@@ -30,9 +32,13 @@ class Classes(Vectors):
     input_names = ("vector",)
 
 
-def set_of(weights: Mapping[str, float] | None = None, **members: type | Callable[[], Any]) -> Any:
-    made = type("Pair", (TaskSet,), {"members": members, "weights": weights or {}})
-    return made()
+def set_of(
+    weights: Mapping[str, float] | None = None,
+    labels_of: str = "",
+    **members: type | Callable[[], Any],
+) -> Any:
+    said = {"members": members, "weights": weights or {}, "labels_of": labels_of}
+    return type("Pair", (TaskSet,), said)()
 
 
 def test_a_set_keeps_the_protocol_of_a_task() -> None:
@@ -106,13 +112,33 @@ def test_members_that_do_not_share_their_frames_are_refused(
     assert refused.value.fix
 
 
-def test_labels_are_kept_where_members_agree() -> None:
-    """Then the data contract looks at them; members that mean other things have none."""
-    same = set_of(classes=Classes, again=Classes)
-    batch = next(iter(same.batches("eval", epoch=0, seed=0)))
-    assert batch.labels == next(iter(Classes().batches("eval", epoch=0, seed=0))).labels
-    other = set_of(classes=Classes, signs=Signs)
-    assert next(iter(other.batches("eval", epoch=0, seed=0))).labels is None
+class Plain(Signs):
+    """The same answers without labels."""
+
+    def batches(self, split: Any, **how: Any) -> Any:
+        return (replace(batch, labels=None) for batch in super().batches(split, **how))
+
+
+def test_labels_are_those_of_one_member_in_every_batch() -> None:
+    """Of the one that is named, or of the only one that has some: two members whose labels happen to agree in
+    a batch must not give labels in that batch alone.
+    """
+    wanted = [batch.labels for batch in Classes().batches("eval", epoch=0, seed=0)]
+    for pair in (
+        set_of(classes=Classes, signs=Plain),
+        set_of(labels_of="classes", classes=Classes, signs=Signs),
+    ):
+        assert [batch.labels for batch in pair.batches("eval", epoch=0, seed=0)] == wanted
+    rare = np.zeros(120, dtype=np.int64)
+    rare[60] = 1
+    other = set_of(
+        signs=lambda: Signs(changed={"targets": rare}),
+        other=lambda: Signs(changed={"targets": 0 * rare}),
+    )
+    assert {batch.labels for batch in other.batches("eval", epoch=0, seed=0)} == {None}
+    check_task(other, seed=0)
+    with pytest.raises(TaskError, match="has the labels of 'nobody'"):
+        set_of(labels_of="nobody", classes=Classes)
 
 
 def test_what_members_say_of_examples_is_joined() -> None:
@@ -143,3 +169,145 @@ def test_weights_of_nobody_and_of_nothing_are_refused(
 ) -> None:
     with pytest.raises(TaskError, match=words):
         set_of(weights, classes=Classes, signs=Signs)
+
+
+class Noted(nn.Module):
+    """Says how often it ran, and gives something more in training; `aside` is what a loss may ask for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.runs = 0
+
+    def forward(self, x: Tensor) -> Any:
+        self.runs += 1
+        y = self.norm(self.layer(x))
+        return (y, 0.5 * y) if self.training else y
+
+    def aside(self) -> Tensor:
+        return self.layer.weight.square().sum()
+
+
+class Loud(Signs):
+    """A loss that looks into the module: its mode, what it gives beside, its weights."""
+
+    def model(self) -> nn.Module:
+        return Noted()
+
+    def loss(self, module: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        assert isinstance(module, Noted)
+        given = module(*batch.inputs)
+        first = given[0] if module.training else given
+        return nn.functional.cross_entropy(first, torch.as_tensor(batch.targets)) + module.aside()
+
+
+class Twice(Loud):
+    """Two passes over the same inputs, and one over others."""
+
+    def loss(self, module: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        module(*batch.inputs)
+        module(*(2 * given for given in batch.inputs))
+        return super().loss(module, batch, generator)
+
+
+def test_the_loss_runs_the_set_once_as_a_whole() -> None:
+    """Whoever listens to the module hears it, as distillation does; no member runs twice for it."""
+    pair = set_of({"loud": 2.0}, classes=Classes, loud=Loud)
+    module = pair.model().train()
+    heard: list[Any] = []
+    module.register_forward_hook(lambda _, given, output: heard.append((given, output)))
+    batch = next(iter(pair.batches("train", epoch=0, seed=0)))
+    loss = pair.loss(module, batch, torch.Generator())
+    assert [len(output) for _, output in heard] == [3]
+    assert heard[0][0] == batch.inputs
+    loud = module.get_submodule("loud")
+    assert loud.runs == 1
+    assert int(loud.norm.num_batches_tracked) == 1
+    assert not loud._forward_hooks
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    alone = pair.tasks["loud"].loss(loud, pair._part("loud", batch), torch.Generator())
+    other = pair.tasks["classes"].loss(
+        module.get_submodule("classes"), pair._part("classes", batch), torch.Generator()
+    )
+    assert torch.equal(loss, torch.stack([other, 2.0 * alone]).sum())
+
+
+def test_a_member_that_asks_again_is_run_again() -> None:
+    """Two passes of one batch may differ by their dropout, and other inputs have another answer."""
+    pair = set_of(twice=Twice)
+    module = pair.model().train()
+    batch = next(iter(pair.batches("train", epoch=0, seed=0)))
+    pair.loss(module, batch, torch.Generator())
+    assert module.get_submodule("twice").runs == 3
+
+
+class Engine(nn.Module):
+    """The outputs of a module, and none of its parts."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.run = (module,)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.run[0](*inputs)
+
+
+def test_an_engine_of_a_set_has_the_loss_of_its_module() -> None:
+    """As far as outputs tell it; a member whose loss looks inside says so by an AttributeError."""
+    pair = set_of({"signs": 3.0}, classes=Classes, signs=Signs)
+    module = pair.model().eval()
+    batch = next(iter(pair.batches("eval", epoch=0, seed=0)))
+    with torch.no_grad():
+        losses = [pair.loss(each, batch, torch.Generator()) for each in (module, Engine(module))]
+        assert torch.equal(*losses)
+        inside = set_of(loud=LooksInside)
+        engine = Engine(inside.model().eval())
+        batch = next(iter(inside.batches("eval", epoch=0, seed=0)))
+        with pytest.raises(AttributeError):
+            inside.loss(engine, batch, torch.Generator())
+
+
+class LooksInside(Signs):
+    """A weight of the module is part of the loss."""
+
+    def loss(self, module: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        return super().loss(module, batch, generator) + module.get_submodule("0").weight.sum()
+
+
+def test_what_protects_layers_is_joined_and_never_dropped() -> None:
+    """The set's own words and the members'; "none may go" of one member, others left to be found."""
+
+    class Kept(Signs):
+        keep = ("0",)
+        blocks = ()
+
+    class Own(TaskSet):
+        members = {"kept": Kept, "signs": Signs}
+        keep = ("signs",)
+        features = ("signs.0",)
+
+        def shown(self, batch: Any) -> list[str]:
+            return ["mine"] * len(batch)
+
+    own = Own()
+    assert own.keep == ("signs", "kept.0")
+    assert own.features == ("signs.0",)
+    assert own.blocks == ()  # type: ignore[attr-defined]  # given where members say something
+    assert own.blocks_sought == ("signs",)  # type: ignore[attr-defined]
+    assert own.shown(own.example_inputs(2)) == ["mine"]
+    assert not hasattr(set_of(signs=Signs), "blocks")
+
+
+@pytest.mark.parametrize("name", ["places", "train", "type", "forward"])
+def test_a_member_with_a_name_of_every_module_is_refused(name: str) -> None:
+    with pytest.raises(TaskError, match=f"called '{name}'"):
+        set_of(**{name: Signs})
+
+
+def test_outputs_are_told_apart_by_member() -> None:
+    pair = set_of(classes=Classes, signs=Signs)
+    outputs = outputs_of(pair.model().eval(), pair.example_inputs(2))
+    found = pair.outputs_of_members(outputs)
+    assert {name: len(own) for name, own in found.items()} == {"classes": 1, "signs": 1}

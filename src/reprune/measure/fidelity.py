@@ -101,7 +101,7 @@ class Yardstick:
             return Judged(harm=harm, words=words)
         return Judged(
             harm=0.0,
-            words="not compared: no record `correct`, and the loss needs more than outputs",
+            words="not compared: no record `correct` for the whole, and the loss needs more than outputs",
         )
 
     def bound(self, params: BuildParams) -> str:
@@ -127,7 +127,8 @@ class Yardstick:
             for batch in self._batches:
                 try:
                     loss = self._task.loss(module, batch, generator)
-                except AttributeError:
+                except (AttributeError, TypeError):
+                    # It asked an engine for a layer, by name or by place.
                     if isinstance(module, _Engine):
                         return None
                     raise

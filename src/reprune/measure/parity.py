@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,30 +34,36 @@ def take_parity(
     """The engine's outputs against the module's on `batches`; `agreement` is of whole records, whose
     measured values need only be close (see `alike`).
 
-    `cosine` is between all outputs taken as one vector, `max_abs` over all of them. Raises
+    `cosine` is between all outputs taken as one vector, `max_abs` over all of them; in a set `cosine`
+    and `agreement` are those of the member with the least: the others' many outputs would hide it. Raises
     BuildError for an engine of another form, with outputs that are not finite, or that computes
     another function; the policy bounds what is less than that.
     """
-    expected_all: list[Tensor] = []
-    found_all: list[Tensor] = []
-    agreeing = 0
+    of_members = getattr(task, "outputs_of_members", _undivided)
+    told: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    agreeing: Counter[str] = Counter()
     for batch in batches:
         expected, found = module_answer(module, batch), engine_answer(key, session, batch)
         forms = [[tuple(output.shape) for output in outputs] for outputs in (expected, found)]
         if forms[0] != forms[1]:
             raise BuildError(f"the engine {key} gives outputs {forms[1]}, its bundle {forms[0]}")
-        expected_all += [output.detach().cpu().double().flatten() for output in expected]
-        found_all += [output.double().flatten() for output in found]
-        agreeing += _agreeing(
-            checked_records(task, expected, batch), checked_records(task, found, batch)
+        answers = zip(*(of_members(outputs).items() for outputs in (expected, found)), strict=True)
+        for (member, ours), (_, theirs) in answers:
+            one, other = told.setdefault(member, ([], []))
+            one += [output.detach().cpu().double().flatten() for output in ours]
+            other += [output.double().flatten() for output in theirs]
+        agreeing.update(
+            _agreeing(
+                checked_records(task, expected, batch), checked_records(task, found, batch), told
+            )
         )
-    one, other = torch.cat(expected_all), torch.cat(found_all)
+    pairs = [(torch.cat(one), torch.cat(other)) for one, other in told.values()]
     examples = sum(len(batch) for batch in batches)
     parity = Parity(
         examples=examples,
-        max_abs=float(f"{float((one - other).abs().max()):.6g}"),
-        cosine=round(_cosine(one, other), 9),
-        agreement=round(agreeing / examples, 9),
+        max_abs=float(f"{max(float((one - other).abs().max()) for one, other in pairs):.6g}"),
+        cosine=round(min(_cosine(one, other) for one, other in pairs), 9),
+        agreement=round(min(agreeing.values()) / examples, 9),
     )
     if parity.cosine < LEAST_COSINE:
         raise BuildError(
@@ -86,9 +93,20 @@ def alike(column: str, one: Column, other: Column) -> Bools:
     return same
 
 
-def _agreeing(one: dict[str, Column], other: dict[str, Column]) -> int:
-    same = np.logical_and.reduce([alike(name, one[name], other[name]) for name in one])
-    return int(same.sum())
+def _undivided(outputs: Sequence[Tensor]) -> dict[str, Sequence[Tensor]]:
+    return {"": outputs}
+
+
+def _agreeing(
+    one: dict[str, Column], other: dict[str, Column], members: Collection[str]
+) -> dict[str, int]:
+    """How many examples have the same answer in all columns, by the member whose columns they are."""
+    found: dict[str, list[Bools]] = {}
+    for name, column in one.items():
+        member = name.rpartition(".")[0]
+        same = alike(name, column, other[name])
+        found.setdefault(member if member in members else "", []).append(same)
+    return {member: int(np.logical_and.reduce(same).sum()) for member, same in found.items()}
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:

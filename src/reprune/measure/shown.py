@@ -25,17 +25,19 @@ MAX_TEXT = 400
 
 def changed_ids(taken: Taken, most: int) -> list[str]:
     """The ids of examples that the candidate answers otherwise than the dense model, at most `most`:
-    one that became wrong, one that became right, and so on; empty where records are not right or wrong.
+    one that became wrong, one that became right, and so on, whichever member of a set answered; empty
+    where records are not right or wrong.
     """
-    dense = taken.arms["dense"].get("correct")
+    dense = {n: c for n, c in taken.arms["dense"].items() if n.rpartition(".")[2] == "correct"}
     worse: dict[int, None] = {}
     better: dict[int, None] = {}
     for key in sorted(taken.arms):
-        mine = taken.arms[key].get("correct")
-        if not key.startswith("candidate@") or dense is None or mine is None:
-            continue
-        worse |= dict.fromkeys(_places((dense == 1) & (mine == 0)))
-        better |= dict.fromkeys(_places((dense == 0) & (mine == 1)))
+        for name, column in dense.items():
+            mine = taken.arms[key].get(name)
+            if not key.startswith("candidate@") or mine is None:
+                continue
+            worse |= dict.fromkeys(_places((column == 1) & (mine == 0)))
+            better |= dict.fromkeys(_places((column == 0) & (mine == 1)))
     turns = chain.from_iterable(zip_longest(sorted(worse), sorted(better)))
     # On two targets an example may change in both directions.
     found = dict.fromkeys(taken.ids[place] for place in turns if place is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from reprune.core.artifacts import Plan, RuleResult, SliceResult
 from reprune.judge.between import Estimate, difference, factor
@@ -23,6 +23,7 @@ from reprune.report.differences import (
     VerdictDiff,
 )
 from reprune.report.facts import ReportFacts
+from reprune.report.measured import right_or_wrong
 from reprune.report.plan_change import compared_parts
 from reprune.report.plan_knobs import plan_knobs
 
@@ -189,27 +190,29 @@ def _flips(before: Evidence | None, after: Evidence | None) -> tuple[FlipDiff, .
     shared = [(at, places[name]) for at, name in enumerate(before.quality.ids) if name in places]
     found = []
     for target in dict.fromkeys(given.target for given in before.targets):
-        key = f"candidate@{target}"
-        was, now = _right(before, key), _right(after, key)
-        if not shared or not was or not now:
-            continue
-        pairs = [(was[one], now[other]) for one, other in shared]
-        lost, won = pairs.count((1, 0)), pairs.count((0, 1))
-        found.append(
-            FlipDiff(
-                target=target,
-                examples=len(pairs),
-                only_before=lost,
-                only_after=won,
-                p=rounded(min(1.0, 2 * sign_test(min(lost, won), lost + won))),
-            )
+        was, now = (
+            right_or_wrong(each.quality.arms.get(f"candidate@{target}")) for each in (before, after)
         )
+        found += [
+            _flipped(
+                target, member, [(was[member][one], now[member][other]) for one, other in shared]
+            )
+            for member in was
+            if shared and was[member] and now.get(member)
+        ]
     return tuple(found)
 
 
-def _right(evidence: Evidence, key: str) -> tuple[int, ...]:
-    records = evidence.quality.arms.get(key)
-    return () if records is None else records.columns.get("correct", ())
+def _flipped(target: str, member: str, pairs: Sequence[tuple[int, int]]) -> FlipDiff:
+    lost, won = pairs.count((1, 0)), pairs.count((0, 1))
+    return FlipDiff(
+        target=target,
+        member=member,
+        examples=len(pairs),
+        only_before=lost,
+        only_after=won,
+        p=rounded(min(1.0, 2 * sign_test(min(lost, won), lost + won))),
+    )
 
 
 def _notes(before: ReportFacts, after: ReportFacts) -> Iterator[str]:

@@ -79,8 +79,9 @@ def _head(letter: str, side: Side, columns: int) -> Iterator[str]:
 def _verdicts(told: VerdictDiff, columns: int) -> Iterator[str]:
     yield from _rules(told.rules, columns)
     for one in told.flips:
+        where = ", ".join(visible(each, 60) for each in (one.member, one.target) if each)
         yield from wrapped(
-            f"On the same {words.plural(one.examples, 'example')} on {visible(one.target, 60)}: only A had "
+            f"On the same {words.plural(one.examples, 'example')} on {where}: only A had "
             f"{words.count(one.only_before)} right, only B {words.count(one.only_after)} "
             f"(McNemar's exact test: p = {words.number(one.p, 2)}).",
             columns,

@@ -112,9 +112,11 @@ class FlipDiff(Fact, kw_only=True):
     """The same examples through both candidates: how many only one of them had right.
 
     `p` is McNemar's exact test, two-sided: how often two equally good models differ at least so much.
+    `member` is whose answers they are in a set, empty where there is none.
     """
 
     target: str
+    member: str = ""
     examples: int
     only_before: int
     only_after: int

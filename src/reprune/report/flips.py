@@ -31,7 +31,7 @@ def flips_figure(facts: ReportFacts) -> svg.Figure | None:
         key="flips",
         title="Examples that changed their answer",
         description="; ".join(
-            f"against {words.baseline_name(one.baseline, facts)} on {one.target}: {one.became_wrong} "
+            f"against {words.baseline_name(one.baseline, facts)} on {one.where}: {one.became_wrong} "
             f"became wrong, {one.became_right} became right"
             for one in found[:12]
         ),
@@ -45,7 +45,7 @@ def flips_figure(facts: ReportFacts) -> svg.Figure | None:
 def _table(facts: ReportFacts, found: tuple[Flips, ...]) -> Safe:
     rows = [
         [
-            tag("bdi", esc(f"{words.baseline_name(one.baseline, facts)}, {one.target}")),
+            tag("bdi", esc(f"{words.baseline_name(one.baseline, facts)}, {one.where}")),
             *(
                 esc(words.count(value))
                 for value in (one.both_right, one.became_wrong, one.became_right, one.both_wrong)
@@ -72,7 +72,7 @@ def _flip_row(one: Flips, facts: ReportFacts, y: float, most: int) -> list[Safe]
             0, y + 16, f"against {words.baseline_name(one.baseline, facts)}", "strong", limit=30
         ),
         svg.label(
-            0, y + 32, f"{one.target}, {words.count(one.examples)} examples", "tick", limit=38
+            0, y + 32, f"{one.where}, {words.count(one.examples)} examples", "tick", limit=38
         ),
         svg.box(480 - wrong, y + 8, wrong, 20, "bar lost"),
         svg.box(480, y + 8, right, 20, "bar won"),
@@ -104,21 +104,22 @@ def _how(place: int, found: tuple[Flips, ...], facts: ReportFacts) -> str:
     told = []
     for one in found:
         if one.baseline == "dense" and place in one.wrong_at:
-            told.append(f"became wrong on {one.target}{_answers(place, one.target, facts)}")
+            told.append(f"became wrong on {one.where}{_answers(place, one, facts)}")
         if one.baseline == "dense" and place in one.right_at:
-            told.append(f"became right on {one.target}{_answers(place, one.target, facts)}")
+            told.append(f"became right on {one.where}{_answers(place, one, facts)}")
     slices = facts.evidence.quality.slices if facts.evidence is not None else {}
     within = [f"{family}={values[place]}" for family, values in sorted(slices.items())[:4]]
     return "; ".join([*told, *within])
 
 
-def _answers(place: int, target: str, facts: ReportFacts) -> str:
+def _answers(place: int, one: Flips, facts: ReportFacts) -> str:
     """The class that the dense model saw and the one that is seen now; empty where records are no classes."""
     arms = facts.evidence.quality.arms if facts.evidence is not None else {}
+    answer = f"{one.member}.answer" if one.member else "answer"
     seen = [
-        arms[key].columns["answer"][place]
-        for key in ("dense", f"candidate@{target}")
-        if key in arms and "answer" in arms[key].columns
+        arms[key].columns[answer][place]
+        for key in ("dense", f"candidate@{one.target}")
+        if key in arms and answer in arms[key].columns
     ]
     return f": class {seen[0]} → {seen[1]}" if len(seen) == 2 else ""
 
@@ -142,7 +143,7 @@ def changed_tables(facts: ReportFacts) -> list[Safe]:
         changed = [(place, "became wrong") for place in one.wrong_at]
         changed += [(place, "became right") for place in one.right_at]
         if changed:
-            about = f"{words.baseline_name(one.baseline, facts)}, {one.target}"
+            about = f"{words.baseline_name(one.baseline, facts)}, {one.where}"
             rows = [
                 [tag("bdi", esc(ids[at], 120)), esc(how)] for at, how in changed[:MOST_EXAMPLES]
             ]

@@ -38,15 +38,20 @@ class CallTimes:
 class Flips:
     """The same examples through a baseline and the candidate, both as built for `target`, or the
     dense model as trained where `baseline` is `dense`. `wrong_at` and `right_at` are the places of
-    the examples that became so.
+    the examples that became so. `member` is whose answers they are in a set, empty where there is none.
     """
 
     baseline: str
     target: str
+    member: str
     both_right: int
     both_wrong: int
     wrong_at: tuple[int, ...]
     right_at: tuple[int, ...]
+
+    @property
+    def where(self) -> str:
+        return f"{self.member}, {self.target}" if self.member else self.target
 
     @property
     def became_wrong(self) -> int:
@@ -119,26 +124,43 @@ def call_times(evidence: TargetEvidence) -> tuple[CallTimes, ...]:
 
 
 def flips(evidence: Evidence) -> tuple[Flips, ...]:
-    """Both ways, for each target, where the records are right or wrong: dense parent, then champion."""
+    """Both ways, for each target, where the records are right or wrong: dense parent, then champion; in a
+    set one member after the other.
+    """
     arms = evidence.quality.arms
     found = []
     for target in [given.target for given in evidence.targets]:
-        mine = _correct(arms.get(f"candidate@{target}"))
+        mine = right_or_wrong(arms.get(f"candidate@{target}"))
         for key, baseline in (("dense", "dense"), (f"champion@{target}", "champion")):
-            theirs = _correct(arms.get(key))
-            if mine and len(mine) == len(theirs):
-                pairs = list(zip(theirs, mine, strict=True))
-                found.append(
-                    Flips(
-                        baseline=baseline,
-                        target=target,
-                        both_right=pairs.count((1, 1)),
-                        both_wrong=pairs.count((0, 0)),
-                        wrong_at=tuple(at for at, pair in enumerate(pairs) if pair == (1, 0)),
-                        right_at=tuple(at for at, pair in enumerate(pairs) if pair == (0, 1)),
-                    )
-                )
+            theirs = right_or_wrong(arms.get(key))
+            found += [
+                _flips(baseline, target, member, theirs[member], mine[member])
+                for member in mine
+                if mine[member] and len(mine[member]) == len(theirs.get(member, ()))
+            ]
     return tuple(found)
+
+
+def right_or_wrong(records: ArmRecords | None) -> dict[str, tuple[int, ...]]:
+    """The column `correct`, by the member whose it is; under "" that of a model that is no set."""
+    columns = records.columns if records is not None else {}
+    split = {name: name.rpartition(".") for name in columns}
+    return {member: columns[name] for name, (member, _, kind) in split.items() if kind == "correct"}
+
+
+def _flips(
+    baseline: str, target: str, member: str, theirs: Sequence[int], mine: Sequence[int]
+) -> Flips:
+    pairs = list(zip(theirs, mine, strict=True))
+    return Flips(
+        baseline=baseline,
+        target=target,
+        member=member,
+        both_right=pairs.count((1, 1)),
+        both_wrong=pairs.count((0, 0)),
+        wrong_at=tuple(at for at, pair in enumerate(pairs) if pair == (1, 0)),
+        right_at=tuple(at for at, pair in enumerate(pairs) if pair == (0, 1)),
+    )
 
 
 def expected_losses(
@@ -193,7 +215,3 @@ def _loss_at(group: GroupSensitivity, keep: int) -> float:
 
 def _log_median(blocks_ns: tuple[tuple[int, ...], ...]) -> float:
     return fmean(math.log(max(1.0, median(block))) for block in blocks_ns if block)
-
-
-def _correct(records: ArmRecords | None) -> tuple[int, ...]:
-    return records.columns.get("correct", ()) if records is not None else ()

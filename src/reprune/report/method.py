@@ -58,7 +58,7 @@ def _quality(facts: ReportFacts) -> Iterator[Phrase]:
     for one in flips(facts.evidence):
         yield (
             f"Against {words.baseline_name(one.baseline, facts)} on ",
-            Code(one.target),
+            Code(one.where),
             f": {one.became_wrong} became wrong, {one.became_right} became right, "
             f"{words.count(one.both_right)} right and {words.count(one.both_wrong)} wrong with both.",
         )

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from msgspec import UNSET, UnsetType
 
 from reprune import __version__
 from reprune.core.artifacts import Plan, Waiver
 from reprune.core.documents import read_bounded
+from reprune.core.records import range_of
 from reprune.core.store import decode_any
 from reprune.registry.figures import latency_ratios, quality_drops
 from reprune.registry.receipts import Decision
 from reprune.steps.acceptance import Case
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Columns: TypeAlias = Mapping[str, Sequence[int]]
 
 
 def decision(
@@ -100,7 +109,10 @@ def _quality_drop(case: Case) -> float | None:
 
 
 def _flips(case: Case) -> float | None:
-    """The share of examples whose record differs between candidate and dense model."""
+    """The share of examples that candidate and dense model answer differently: right and not right, where
+    the records tell that, of the member with the most in a set. Else of the classes that are answered, or
+    of columns that no built-in metric knows; None without any: measured values hardly ever stay the same.
+    """
     arms = case.evidence.quality.arms
     targets = sorted(target.target for target in case.evidence.targets)
     candidate = arms.get(f"candidate@{targets[0]}") if targets else None
@@ -108,8 +120,17 @@ def _flips(case: Case) -> float | None:
     examples = len(case.evidence.quality.ids)
     if candidate is None or dense is None or set(candidate.columns) != set(dense.columns):
         return None
-    pairs = [
-        zip(candidate.columns[name], dense.columns[name], strict=True) for name in dense.columns
-    ]
-    differs = [any(a != b for a, b in row) for row in zip(*pairs, strict=True)]
-    return sum(differs) / examples if examples else None
+    kinds = {name: name.rpartition(".")[2] for name in dense.columns}
+    strange = [name for name, kind in kinds.items() if range_of(kind) is None]
+    right = [[name] for name, kind in kinds.items() if kind == "correct"]
+    named = [[name] for name, kind in kinds.items() if kind == "answer"]
+    groups = right or named or ([strange] if strange else [])
+    if not examples or not groups:
+        return None
+    return max(_differing(candidate.columns, dense.columns, names) for names in groups) / examples
+
+
+def _differing(one: Columns, other: Columns, names: Sequence[str]) -> int:
+    """How many examples have another number in any of these columns."""
+    pairs = [zip(one[name], other[name], strict=True) for name in names]
+    return sum(any(a != b for a, b in row) for row in zip(*pairs, strict=True))

@@ -78,7 +78,14 @@ def open_dense(
         inputs, heads = task.example_inputs(2), getattr(task, "heads", None)
         return Found(
             channels=survey(module, inputs, keep, heads=heads, dimensions=head_dimensions),
-            blocks=find_blocks(module, inputs, keep, getattr(task, "blocks", None)),
+            blocks=find_blocks(
+                module,
+                inputs,
+                keep,
+                getattr(task, "blocks", None),
+                sought=getattr(task, "blocks_sought", ()),
+                members=tuple(getattr(task, "members", None) or ()),
+            ),
         )
 
     both = surveyed(dense, find, head_dimensions=head_dimensions)

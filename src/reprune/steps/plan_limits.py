@@ -38,9 +38,11 @@ def in_shares(
     asked: PlanParams, before: Cost, dense_ms: Mapping[str, float], say: Callable[[str], None]
 ) -> PlanParams:
     """The params with every limit as a share of the dense model's; without those that it meets as it is,
-    which is said. Raises CompressionError for milliseconds on a target on which nobody timed it.
+    which is said. Raises CompressionError for milliseconds on a target on which nobody timed it, and where
+    the dense model meets everything that was asked, so that there is nothing to cut.
     """
     found: dict[str, float] = {}
+    met = []
     for name, most in (asked.limits or {}).items():
         if bounded(name) == name:
             found[name] = most
@@ -48,10 +50,18 @@ def in_shares(
         whole = _whole(name, before, dense_ms)
         told = f"plan: {name}: {most:g}, of {whole:.6g} that the dense model takes"
         if most >= whole:
+            met.append(f"plan.limits.{name}")
             say(f"{told}: it asks nothing")
         else:
             found[bounded(name)] = most / whole
             say(f"{told}: {most / whole:.4f} of it")
+    by_hand = asked.widths or asked.removed_blocks
+    if met and not found and asked.fraction >= 1.0 and not by_hand:
+        raise CompressionError(
+            "the dense model is within every limit as it is: nothing is asked that a cut could give",
+            where=f"params.yaml ({met[0]})",
+            fix="lower the limit, or set plan.fraction to less than 1",
+        )
     return structs.replace(asked, limits=found or UNSET)
 
 

@@ -26,7 +26,7 @@ from reprune.core.step import Documents
 from reprune.registry import compressed
 from reprune.registry.protocol import Registry
 from reprune.steps.pinning import pinned
-from reprune.steps.update import check_targets, reference, task_of
+from reprune.steps.update import check_together, reference, task_of
 from reprune.task.load import task_digest
 
 PROJECT_FILE = "reprune.project.yaml"
@@ -61,7 +61,7 @@ def describe(root: Path) -> Described:
     """
     given = read_params(root / PARAMS_FILE)
     policy = read_policy(root / POLICY_FILE)
-    check_targets(given, policy, root)
+    check_together(given, policy, root)
     data_version = task_of(given, root).data_version
     project = _expected(given, policy, root, data_version)
     path = root / PROJECT_FILE
@@ -80,7 +80,7 @@ def check(root: Path) -> Described:
     found = read_yaml(root / PROJECT_FILE, Project)
     given = read_params(root / PARAMS_FILE)
     policy = read_policy(root / POLICY_FILE)
-    check_targets(given, policy, root)
+    check_together(given, policy, root)
     _check(found, _expected(given, policy, root, found.data_version), root)
     return Described(project=found, changed=False, path=root / PROJECT_FILE)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from msgspec import UNSET
+
 from reprune import __version__
 from reprune.core import store
 from reprune.core.documents import digest_of
@@ -58,7 +60,7 @@ def update(
     with exclusive(f"update:{root.resolve()}", what="another `reprune update` runs here"):
         given = read_params(root / PARAMS_FILE)
         policy = read_policy(root / POLICY_FILE)
-        check_targets(given, policy, root)
+        check_together(given, policy, root)
         registry = open_registry(given.registry, root)
         dense = pinned(registry, given, version)
         if say:
@@ -139,8 +141,15 @@ def check_lock(documents: Documents) -> None:
         )
 
 
-def check_targets(given: Params, policy: Policy, root: Path) -> None:
-    """The policy must speak about exactly the targets that will be built."""
+def check_together(given: Params, policy: Policy, root: Path) -> None:
+    """The policy must speak about exactly the targets that will be built, and the members of a set. Raises
+    DocumentError.
+    """
+    _check_targets(given, policy, root)
+    _check_members(given, policy, root)
+
+
+def _check_targets(given: Params, policy: Policy, root: Path) -> None:
     unknown = sorted(set(policy.targets) - set(given.targets))
     if unknown:
         raise DocumentError(
@@ -155,6 +164,28 @@ def check_targets(given: Params, policy: Policy, root: Path) -> None:
             f"does not say whether the target '{silent[0]}' is required or advisory",
             where=f"{root / POLICY_FILE} (targets)",
             fix=f"add `{silent[0]}: required` or `{silent[0]}: advisory`",
+        )
+
+
+def _check_members(given: Params, policy: Policy, root: Path) -> None:
+    if given.members is UNSET:
+        return
+    asked = {metric: metric.partition(".")[0] for metric in policy.quality}
+    where = f"{root / POLICY_FILE} (quality)"
+    for metric, member in asked.items():
+        if member not in given.members:
+            raise DocumentError(
+                f"'{metric}' is no metric of a member; {nearest(member, given.members)}",
+                where=where,
+                fix=f"write <member>.<metric>, with one of: {', '.join(sorted(given.members))}",
+            )
+    silent = sorted(set(given.members) - set(asked.values()))
+    if silent:
+        raise DocumentError(
+            f"asks nothing of the quality of the member '{silent[0]}': it would be cut, and promoted "
+            "whatever it lost",
+            where=where,
+            fix=f"add a metric, for example `{silent[0]}.accuracy: {{vs_parent: {{max_drop: 0.01}}}}`",
         )
 
 

@@ -34,14 +34,16 @@ def timed(problem: Problem, terms: Terms) -> Problem:
 
 
 def belongs(option: str, member: str) -> bool:
-    """Whether a group or a block's key lies in the member's part of the model."""
-    return option.startswith((f"{member}.", block_key(f"{member}.")))
+    """Whether a group or a block's key lies in the member's part of the model, or is all of it: a member may
+    be one layer.
+    """
+    return option == member or option.startswith((f"{member}.", block_key(f"{member}.")))
 
 
 def own_costs(layers: Sequence[LayerProfile], members: Sequence[str]) -> dict[str, int]:
     """The MACs of each member's layers in the dense model."""
     return {
-        member: sum(layer.macs for layer in layers if layer.layer.startswith(f"{member}."))
+        member: sum(layer.macs for layer in layers if belongs(layer.layer, member))
         for member in members
     }
 

@@ -44,6 +44,9 @@ def find_blocks(
     example_inputs: tuple[Tensor, ...],
     keep: Collection[str],
     named: Sequence[str] | None = None,
+    *,
+    sought: Collection[str] = (),
+    members: Collection[str] = (),
 ) -> BlockSurvey:
     """Every block whose removal was tried on a copy and left a model that runs. `module` is not changed.
 
@@ -51,8 +54,8 @@ def find_blocks(
     its first tensor input, and holds a residual addition: the input reaches the output without passing
     a convolution, linear layer or the like, and what passes one is added to it. Of blocks inside
     blocks the outer one is offered, unless it only holds blocks one after another. Nothing that
-    contains a module of `keep` is offered. With `named` exactly those modules are tried, residual or
-    not.
+    contains a module of `keep` is offered, nor one of `members`: a model of its own. With `named` exactly
+    those modules are tried, residual or not, and inside those of `sought` what is found.
 
     Raises TaskError for an unknown name, CompressionError for a model that does not run.
     """
@@ -67,16 +70,16 @@ def find_blocks(
     inputs = tuple(example_inputs)
     watched = _watch(module, inputs)
     skipped: dict[str, str] = {}
-    if named is None:
-        found = [name for name, seen in watched.items() if seen.residual]
-        candidates = _useful(module, found)
-    else:
-        candidates = [name for name in names if name in set(named)]
+    found = [name for name, seen in watched.items() if seen.residual and name not in members]
+    if named is not None:
+        found = [name for name in found if inside(name, sought)]
+    wanted_too = {*_useful(module, found), *(named or ())}
+    candidates = [name for name in names if name in wanted_too]
     trial = _Trial(module, inputs)
     blocks: list[Block] = []
     for name in candidates:
         seen = watched.get(name)
-        reason = _misfit(name, seen, keep) or (
+        reason = _misfit(name, seen, keep, members) or (
             f"lies inside {blocks[-1].name}"
             if inside(name, [block.name for block in blocks])
             else trial.fault(name, seen.returns if seen else 0)
@@ -237,7 +240,11 @@ def _only_holds(module: nn.Module, name: str, names: Sequence[str]) -> bool:
     return len(top) > 1 and all(inside(layer, top) for layer in layers)
 
 
-def _misfit(name: str, seen: _Seen | None, keep: Collection[str]) -> str | None:
+def _misfit(
+    name: str, seen: _Seen | None, keep: Collection[str], members: Collection[str]
+) -> str | None:
+    if name in members:
+        return "it is a whole member of the set"
     if any(not wanted or inside(wanted, [name]) or inside(name, [wanted]) for wanted in keep):
         return "it is named in `keep`, or holds what is"
     if seen is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -12,37 +13,13 @@ from torch import Tensor, nn
 
 from reprune.core.documents import digest_of
 from reprune.core.errors import TaskError
+from reprune.task.bases.set_module import SetModule, Unknown, answered
+from reprune.task.bases.set_options import give_options, refuse_wrong
 from reprune.task.outputs import outputs_of
 from reprune.task.protocol import Batch, Split, Task, Work
 
 if TYPE_CHECKING:
     from reprune.task.protocol import Records
-
-_PER_MODULE = ("keep", "blocks", "features")
-
-
-class SetModule(nn.Module):
-    """The members' modules side by side, each a child under its member's name.
-
-    Takes every input once, by `inputs` (each member's places among them), and returns all members'
-    outputs, one member's after the other's.
-    """
-
-    def __init__(
-        self, members: Mapping[str, nn.Module], inputs: Mapping[str, Sequence[int]]
-    ) -> None:
-        super().__init__()
-        self.places = {member: tuple(inputs[member]) for member in members}
-        for member, module in members.items():
-            self.add_module(member, module)
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """One frame through all members."""
-        outputs: list[Tensor] = []
-        for member, places in self.places.items():
-            own = outputs_of(self.get_submodule(member), tuple(inputs[place] for place in places))
-            outputs.extend(own)
-        return tuple(outputs)
 
 
 class TaskSet:
@@ -52,46 +29,24 @@ class TaskSet:
     two members call by one name is one input of the set, and must be the same for both. `weights` say how
     much each member's loss counts (1 where it is not named): cuts are shared out accordingly. The records
     are the members' own, each column as `<member>.<column>`, which the policy's metrics `<member>.<metric>`
-    read. Class labels are kept where the members agree about them. Raises TaskError where members do not
-    fit together, at the first batch that shows it.
+    read. Class labels are those of the member `labels_of`, or of the only one that has some. What members
+    say of their modules (`keep`, `heads`, `blocks`, `features`) holds below their names, beside what the
+    set's own class says. Raises TaskError where members do not fit together, at the first batch that shows
+    it.
     """
 
     members: ClassVar[Mapping[str, type]]
     weights: ClassVar[Mapping[str, float]] = {}
+    labels_of: ClassVar[str] = ""
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {name: made() for name, made in sorted(self.members.items())}
-        unknown = sorted(set(self.weights) - set(self.tasks))
-        wrong = [name for name, weight in self.weights.items() if not weight > 0]
-        if not self.tasks or unknown or wrong:
-            what = f"weighs '{unknown[0]}', which is no member" if unknown else "names no member"
-            raise TaskError(
-                f"the weight of '{wrong[0]}' is not above 0" if wrong else what,
-                where=type(self).__name__,
-                fix=f"its members are: {', '.join(self.tasks)}",
-            )
-        for option in _PER_MODULE:
-            found = self._named(option)
-            if found:
-                setattr(self, option, found)
-        heads = {
-            f"{member}.{module}": count
-            for member, task in self.tasks.items()
-            for module, count in (getattr(task, "heads", None) or {}).items()
-        }
-        if heads:
-            self.heads = heads
+        refuse_wrong(self, self.tasks)
+        give_options(self, self.tasks)
         if all(hasattr(task, "plain") for task in self.tasks.values()):
-            self.plain = self._plain
+            self.plain = getattr(self, "plain", self._plain)
         if any(hasattr(task, "shown") for task in self.tasks.values()):
-            self.shown = self._shown
-        own = [name for name, task in self.tasks.items() if hasattr(task, "optimizer")]
-        if own and not hasattr(self, "optimizer"):
-            raise TaskError(
-                f"'{own[0]}' has an optimizer of its own, and all members are trained by one",
-                where=type(self).__name__,
-                fix="give the set `optimizer(params)`",
-            )
+            self.shown = getattr(self, "shown", self._shown)
 
     @cached_property
     def data_version(self) -> str:
@@ -119,12 +74,21 @@ class TaskSet:
         )
 
     def loss(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The weighted sum of the members' losses."""
-        parts = [
-            self.weights.get(member, 1.0)
-            * task.loss(module.get_submodule(member), self._part(member, batch), generator)
-            for member, task in self.tasks.items()
-        ]
+        """The weighted sum of the members' losses.
+
+        The set runs once, as a whole, so that whoever listens to `module` hears it, and an engine of the
+        set can be asked; each member's loss is given what its part answered (`answered`).
+        """
+        with self._heard(module) as heard:
+            outputs = tuple(module(*batch.inputs))
+        parts = []
+        for member, own in self.outputs_of_members(outputs).items():
+            part = self._part(member, batch)
+            if member not in heard:  # an engine's: it has no parts that could be called
+                heard[member] = Unknown(), own[0] if self._forms[member][1] else own
+            once = answered(heard[member][0], part.inputs, heard[member][1])
+            loss = self.tasks[member].loss(once, part, generator)
+            parts.append(self.weights.get(member, 1.0) * loss)
         return torch.stack(parts).sum()
 
     def batches(
@@ -150,12 +114,9 @@ class TaskSet:
 
     def records(self, outputs: tuple[Tensor, ...], batch: Batch) -> Records:
         found: dict[str, Any] = {}
-        begin = 0
-        for member, task in self.tasks.items():
-            end = begin + self._outputs[member]
-            own = task.records(outputs[begin:end], self._part(member, batch))
-            found |= {f"{member}.{column}": values for column, values in own.items()}
-            begin = end
+        for member, own in self.outputs_of_members(outputs).items():
+            columns = self.tasks[member].records(own, self._part(member, batch))
+            found |= {f"{member}.{column}": values for column, values in columns.items()}
         return found
 
     def workload(self) -> Sequence[Work]:
@@ -173,12 +134,12 @@ class TaskSet:
             found.append(Work(inputs=self._joined(inputs, "workload()"), weight=row[0].weight))
         return found
 
-    def _named(self, option: str) -> tuple[str, ...]:
-        return tuple(
-            f"{member}.{name}"
-            for member, task in self.tasks.items()
-            for name in (getattr(task, option, None) or ())
-        )
+    def _labels(self, given: Mapping[str, Sequence[str] | None]) -> Sequence[str] | None:
+        """The labels of one member: which must not change from batch to batch."""
+        if self.labels_of:
+            return given[self.labels_of]
+        having = [labels for labels in given.values() if labels is not None]
+        return having[0] if len(having) == 1 else None
 
     @cached_property
     def _places(self) -> dict[str, list[int]]:
@@ -190,14 +151,42 @@ class TaskSet:
         }
 
     @cached_property
-    def _outputs(self) -> dict[str, int]:
-        """How many outputs each member's module has."""
-        counts = {}
+    def _forms(self) -> dict[str, tuple[int, bool]]:
+        """How many outputs each member's module has, and whether it gives a tensor alone."""
+        forms = {}
         for member, task in self.tasks.items():
-            module = task.model().eval()
+            module, inputs = task.model().eval(), task.example_inputs(2)
             with torch.no_grad():
-                counts[member] = len(outputs_of(module, task.example_inputs(2)))
-        return counts
+                count = len(outputs_of(module, inputs))
+                forms[member] = count, isinstance(module(*inputs), Tensor)
+        return forms
+
+    def outputs_of_members(self, outputs: Sequence[Tensor]) -> dict[str, tuple[Tensor, ...]]:
+        """The members' own among the outputs of the set in eval mode."""
+        found, begin = {}, 0
+        for member, (count, _) in self._forms.items():
+            found[member] = tuple(outputs[begin : begin + count])
+            begin += count
+        return found
+
+    @contextmanager
+    def _heard(self, module: nn.Module) -> Iterator[dict[str, tuple[nn.Module, object]]]:
+        """Inside, each member's part of `module` that is called is noted, with what it gave: in training it
+        may give more than in eval mode.
+        """
+        heard: dict[str, tuple[nn.Module, object]] = {}
+        parts = dict(module.named_children())
+        hooks = [
+            parts[member].register_forward_hook(
+                lambda part, _, output, member=member: heard.update({member: (part, output)})
+            )
+            for member in self.tasks.keys() & parts.keys()
+        ]
+        try:
+            yield heard
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _part(self, member: str, batch: Batch) -> Batch:
         """The batch as the member's own task gave it."""
@@ -282,7 +271,7 @@ class TaskSet:
                 slices=slices,
                 source=self._one([batch.source for batch in row], "source"),
                 time=self._one([batch.time for batch in row], "time"),
-                labels=_agreed([batch.labels for batch in row]),
+                labels=self._labels({member: batch.labels for member, batch in parts.items()}),
             )
 
 
