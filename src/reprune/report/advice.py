@@ -186,8 +186,10 @@ def _slice_line(one: SliceResult, facts: ReportFacts) -> Phrase:
 def _asks(facts: ReportFacts, kind: words.Family, *outcomes: Outcome) -> bool:
     """Whether a required rule of this kind stands in the way of passing."""
     stops = outcomes or ("block", "inconclusive", "error")
-    if kind == "slices" and words.moved(facts.judgement):
-        return True
+    if kind == "slices":
+        harmed = (words.rule_of(one, facts) for one in words.moved(facts.judgement))
+        if any(one is None or one.required for one in harmed):
+            return True
     return any(
         result.required and result.outcome in stops and words.family(result) == kind
         for result in facts.judgement.rules
@@ -241,6 +243,8 @@ def _cut_more(facts: ReportFacts, *, also_better: bool = False) -> list[Phrase]:
         lines.append(("Plan by measured time: ", knob, f" (now {budget}), ", *AFTERWARDS))
     if also_better:
         return lines
-    knob = Code(f"plan.fraction: {max(0.05, round(0.75 * fraction, 2)):g}")
-    lines.append(("Cut more: ", knob, f" (now {fraction:g}), ", *AFTERWARDS))
+    more = max(0.05, round(0.75 * fraction, 2))
+    if more < fraction:
+        knob = Code(f"plan.fraction: {more:g}")
+        lines.append(("Cut more: ", knob, f" (now {fraction:g}), ", *AFTERWARDS))
     return lines

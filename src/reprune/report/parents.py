@@ -12,18 +12,21 @@ from reprune.report.phrases import Code, Phrase
 
 def mostly_the_parents(quality: Sequence[RuleResult], facts: ReportFacts) -> list[Phrase]:
     """The candidate's distance from the champion is its distance from its parent plus the parent's from
-    the champion; the first part is compression's.
+    the champion; the first part is compression's. Told where for every demand that blocks, that part of
+    the same metric on the same target is at most half; what a floor says is `missed_by_the_parent`'s.
     """
-    parents = [one for one in quality if words.is_parent(one)]
-    blocked = [one for one in quality if not words.is_parent(one) and one.outcome == "block"]
-    if not blocked or not parents or any(one.outcome == "block" for one in parents):
+    needed = [one for one in quality if one.required]
+    blocked = [one for one in needed if one.outcome == "block" and not words.is_absolute(one)]
+    absolute = [one for one in needed if one.outcome == "block" and words.is_absolute(one)]
+    shares = [(_parents_part(one, quality), _lost(one)) for one in blocked]
+    if not shares or any(not _missed(one, quality) for one in absolute):
         return []
-    ours = _largest(parents)
-    whole = _largest([one for one in blocked if one.baseline_value is not None])
-    if ours > whole / 2 and any(one.outcome != "pass" for one in parents):
+    known = [(ours, whole) for ours, whole in shares if ours is not None and whole is not None]
+    if len(known) < len(shares) or any(ours > whole / 2 for ours, whole in known):
         return []
+    ours, whole = max(known, key=lambda pair: pair[1])
     dense = words.version(facts.verdict.dense_version)
-    share = f" (its share is {_loss(ours)} of {_loss(whole)})" if whole > ours else ""
+    share = f" (its share is {_loss(ours)} of {_loss(whole)})" if ours > 0 else ""
     return [
         _retrain(
             f"Compression is not the cause{share}: the dense parent {dense} is itself worse", dense
@@ -36,11 +39,42 @@ def missed_by_the_parent(quality: Sequence[RuleResult], facts: ReportFacts) -> l
     dense = words.version(facts.verdict.dense_version)
     for one in quality:
         was = _parents_value(one, quality)
-        if one.outcome == "block" and one.required and was is not None and _misses(was, one):
+        if one.outcome == "block" and one.required and was is not None and _missed(one, quality):
             told = f"the dense parent {dense} is itself at {words.percent(was)}, and the policy demands "
             told += f"{cells.limit(one)}, so that no plan can pass"
             return [_retrain(f"Compression is not the cause: {told}", dense)]
     return []
+
+
+def _missed(one: RuleResult, quality: Sequence[RuleResult]) -> bool:
+    """Whether the dense parent is known not to reach it either."""
+    was = _parents_value(one, quality)
+    return was is not None and _misses(was, one)
+
+
+def _parents_part(one: RuleResult, quality: Sequence[RuleResult]) -> float | None:
+    """What the same metric lost to the dense parent on the same target; None where nobody asked, and where
+    the rule that blocks is about the parent: then it is compression.
+    """
+    if words.is_parent(one):
+        return None
+    same = [each for each in quality if words.is_parent(each) and _of_one_thing(each, one)]
+    return next((_lost(each) for each in same), None)
+
+
+def _of_one_thing(one: RuleResult, other: RuleResult) -> bool:
+    return (words.metric(one), one.target) == (words.metric(other), other.target)
+
+
+def _lost(one: RuleResult) -> float | None:
+    """By how much it is worse than its baseline: below 0 for a gain."""
+    if one.change is None or one.baseline_value is None:
+        return None
+    return -one.change if one.direction == "at least" else one.change
+
+
+def _loss(change: float) -> str:
+    return words.points(-change).lstrip(words.MINUS)
 
 
 def _parents_value(one: RuleResult, quality: Sequence[RuleResult]) -> float | None:
@@ -50,8 +84,7 @@ def _parents_value(one: RuleResult, quality: Sequence[RuleResult]) -> float | No
     same = [
         each.baseline_value
         for each in quality
-        if words.is_parent(each)
-        and (words.metric(each), each.target) == (words.metric(one), one.target)
+        if words.is_parent(each) and _of_one_thing(each, one)
     ]
     return next((value for value in same if value is not None), None)
 
@@ -68,11 +101,3 @@ def _retrain(why: str, dense: str) -> Phrase:
         Code("dvc repro"),
         ".",
     )
-
-
-def _largest(rules: Sequence[RuleResult]) -> float:
-    return max((abs(one.change) for one in rules if one.change is not None), default=0.0)
-
-
-def _loss(change: float) -> str:
-    return words.points(-abs(change)).lstrip(words.MINUS)
