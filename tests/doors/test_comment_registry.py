@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,25 @@ def test_a_blocked_verdict_stays_a_failure(
     shutil.rmtree(root / "artifacts")
     ready(root, Story(candidate_wrong=200))
     assert told(root, capsys, "--registry").conclusion == "failure"
+
+
+@pytest.mark.parametrize(
+    ("story", "conclusion"),
+    [(Story(), "action_required"), (Story(candidate_wrong=200), "failure")],
+)
+def test_a_registry_that_does_not_answer_leaves_the_verdict_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], story: Story, conclusion: str
+) -> None:
+    """A pass asks for action, a block stays a failure, and neither is left without its check."""
+    root = tmp_path / "r"
+    ready(root, story)
+    params = (root / "params.yaml").read_text()
+    # A file where the registry's folder should be.
+    (root / "params.yaml").write_text(re.sub(r"uri: [^,}\n]+", "uri: policy.yaml", params, count=1))
+    found = told(root, capsys, "--registry")
+    assert found.conclusion == conclusion
+    assert "Whether the champion moved is not known" in found.body
+    assert any("does not answer" in warning for warning in found.warnings)
 
 
 def test_a_verdict_that_its_samples_do_not_give_is_not_told(

@@ -108,6 +108,33 @@ def test_the_same_lock_leaves_what_was_judged(
     assert git(remote, "diff", "--name-only", f"main..{BRANCH}") == LOCK_FILE
 
 
+def test_looks_at_the_sealed_data_stay_whatever_the_branch_becomes(
+    clone: Path, remote: Path, server: ForgeServer, tmp_path: Path
+) -> None:
+    """What was judged on the branch was looked at, also where the base goes on and where another lock is
+    proposed: the next look is no first one. Looks of the base come first, each line once.
+    """
+    ledger, judge = "reprune.attempts.jsonl", tmp_path / "judge"
+    proposed(clone, server, "2")
+    git(tmp_path, "clone", "-q", "-b", BRANCH, str(remote), str(judge))
+    (judge / ledger).write_text('{"attempt":1}\n{"attempt":1}\n{"attempt":2}')
+    (judge / "dvc.lock").write_text("judged\n")
+    git(judge, "add", ".")
+    git(judge, "commit", "-qm", "Judge")
+    git(judge, "push", "-q")
+    first = tmp_path / "first"
+    (first / ledger).write_text('{"attempt":0}\n{"attempt":1}\n')
+    git(first, "add", ".")
+    git(first, "commit", "-qm", "Go on")
+    git(first, "push", "-q", "origin", "main")
+    for version in ("2", "3"):
+        assert proposed(clone, server, version).done == "opened"
+        kept = git(remote, "show", f"{BRANCH}:{ledger}").splitlines()
+        assert kept == [f'{{"attempt":{n}}}' for n in (0, 1, 1, 2)]
+        changed = git(remote, "diff", "--name-only", f"main..{BRANCH}").splitlines()
+        assert changed == [ledger, LOCK_FILE]
+
+
 def test_nothing_new_is_nothing(clone: Path, remote: Path, server: ForgeServer) -> None:
     """The base's own lock opens no pull request and asks nobody."""
     assert proposed(clone, server, "1").done == "nothing"
@@ -142,9 +169,9 @@ def test_a_branch_that_moves_meanwhile_is_not_overwritten(
     proposed(clone, server, "2")
     make = proposing._committed
 
-    def meanwhile(root: Path, base: str, wanted: Lock) -> str:
+    def meanwhile(root: Path, base: str, wanted: Lock, before: str) -> str:
         git(tmp_path / "first", "push", "-qf", "origin", f"main:{BRANCH}")
-        return make(root, base, wanted)
+        return make(root, base, wanted, before)
 
     monkeypatch.setattr(proposing, "_committed", meanwhile)
     with pytest.raises(Busy, match="moved meanwhile"):

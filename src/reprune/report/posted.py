@@ -32,14 +32,15 @@ UPDATE = "reprune update"
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
     """`policy` is what the second line says about it, `moved` what is said of a champion that moved since
-    the lock was written, each empty if there is nothing; `foreign` is evidence that anybody could have
-    shaped. `head` and `order` say which commit and which run.
+    the lock was written, `unsure` where nobody could say, each empty if there is nothing; `foreign` is
+    evidence that anybody could have shaped. `head` and `order` say which commit and which run.
     """
 
     head: str = ""
     order: Order = ()
     policy: str = ""
     moved: str = ""
+    unsure: str = ""
     foreign: bool = False
     run_link: str = ""
 
@@ -117,7 +118,7 @@ def conclusion(outcome: str, around: Circumstances) -> Conclusion:
     """What the check says. Never `neutral`: GitHub counts that as passed."""
     if outcome in ("block", "error"):
         return "failure"
-    if outcome != "pass" or around.moved or around.foreign:
+    if outcome != "pass" or around.moved or around.unsure or around.foreign:
         return "action_required"
     return "success"
 
@@ -188,13 +189,15 @@ def _with_lines(text: str, around: Circumstances) -> str:
         if around.foreign
         else ""
     )
-    extra = [line for line in (around.policy, around.moved, foreign) if line]
+    extra = [line for line in (around.policy, around.moved, around.unsure, foreign) if line]
     return "\n\n".join((first, *extra, rest.lstrip("\n")))
 
 
 def _title(headline: str, around: Circumstances) -> str:
     if around.moved:
         return f"The champion moved meanwhile: run `{UPDATE}`"
+    if around.unsure:
+        return f"Whether the champion moved is not known: {headline}"
     if around.foreign:
         return f"From a fork, to be judged here: {headline}"
     return headline

@@ -25,7 +25,9 @@ from reprune.core.errors import (
     ChampionLost,
     DocumentError,
     InputError,
+    MissingExtra,
     OrchestratorError,
+    RegistryError,
 )
 from reprune.core.lock import LOCK_FILE, ChampionRef, read_lock
 from reprune.core.params import PARAMS_FILE, read_params
@@ -120,10 +122,12 @@ def prepare(root: Path, wish: Wish, around: Surroundings, forge: Forge | None) -
         return Prepared(draft=missing, name=name, warnings=())
     policy, unknown = _policy(root, wish, around, facts, forge)
     warnings += unknown
-    moved = ""
-    if wish.registry and (moved := _moved(root, facts)):
+    moved, unsure = _champion_now(root, facts) if wish.registry else ("", "")
+    if moved:
         warnings.append(f"the champion moved since the lock was written: run `{UPDATE}`")
-    said = draft(facts, replace(bare, policy=policy, moved=moved))
+    if unsure:
+        warnings.append("whether the champion moved is not known: the registry does not answer")
+    said = draft(facts, replace(bare, policy=policy, moved=moved, unsure=unsure))
     return Prepared(draft=said, name=facts.verdict.name, warnings=tuple(warnings))
 
 
@@ -257,6 +261,16 @@ def _policy_there(
 
 def _git(root: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["git", *words], cwd=root, capture_output=True, check=False)
+
+
+def _champion_now(root: Path, facts: ReportFacts) -> tuple[str, str]:
+    """What is said of a champion that is not the locked one, and of a registry that does not tell which it
+    is; each empty if there is nothing to say.
+    """
+    try:
+        return _moved(root, facts), ""
+    except (RegistryError, MissingExtra) as error:
+        return "", f"⚠️ **Whether the champion moved is not known:** {plain.text(error.what)}"
 
 
 def _moved(root: Path, facts: ReportFacts) -> str:

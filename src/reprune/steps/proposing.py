@@ -3,7 +3,8 @@
     lock as on the base -> nothing;  lock as on the branch -> the pull request is there, nothing is pushed
     else -> commit on the base -> push, unless somebody else moved the branch -> open or refresh
 
-What was judged on the branch goes with it: a verdict is of one lock only.
+What was judged on the branch goes with it: a verdict is of one lock only. The ledger of looks at the sealed
+data stays: what was looked at on the branch has been looked at.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Literal, TypeAlias
 from reprune.core.documents import decode_yaml
 from reprune.core.errors import Busy, DocumentError, InputError, RepruneError
 from reprune.core.lock import LOCK_FILE, Lock, read_lock
+from reprune.measure.attempts import ATTEMPTS_FILE
 from reprune.orchestrate.forge import Forge, Proposal, patiently
 from reprune.report import plain
 from reprune.report.markup import visible
@@ -53,8 +56,9 @@ def propose(
 ) -> Proposed:
     """Afterwards the lock of `root` is on the base, or in one open pull request from `ask.branch`.
 
-    Nothing but the lock is committed, on top of the remote's base; the working tree stays as it is. Raises
-    Busy if the branch moved meanwhile, InputError for what git does not know, and what the forge raises.
+    Nothing but the lock is committed, on top of the remote's base, and the ledger of looks with what the
+    branch had in it; the working tree stays as it is. Raises Busy if the branch moved meanwhile, InputError
+    for what git does not know, and what the forge raises.
     """
     lock = read_lock(root / LOCK_FILE)
     _git(root, "fetch", "--quiet", ask.remote, f"+refs/heads/{ask.base}:{_tracked(ask, ask.base)}")
@@ -67,7 +71,7 @@ def propose(
     there = _fetched(root, ask)
     same = bool(there) and _lock_at(root, there) == lock and _contains(root, there, base)
     if not same:
-        _push(root, ask, _committed(root, base, lock), expected=there)
+        _push(root, ask, _committed(root, base, lock, there), expected=there)
     proposal = Proposal(
         branch=ask.branch, base=ask.base, title=_title(lock), body=_body(lock, before)
     )
@@ -75,23 +79,68 @@ def propose(
     return Proposed(done="same" if same else "opened", lock=lock.digest, number=number)
 
 
-def _committed(root: Path, base: str, lock: Lock) -> str:
-    """A commit on `base` with the lock as it lies in `root`; neither index nor working tree is touched."""
-    path = _git(root, "rev-parse", "--show-prefix").strip() + LOCK_FILE
+def _committed(root: Path, base: str, lock: Lock, before: str) -> str:
+    """A commit on `base` with the lock as it lies in `root` and the looks of base and the branch `before`;
+    neither index nor working tree is touched.
+    """
+    prefix = _git(root, "rev-parse", "--show-prefix").strip()
+    blobs = {LOCK_FILE: _git(root, "hash-object", "-w", "--", LOCK_FILE).strip()}
+    looks = _joined(_ledger_at(root, base), _ledger_at(root, before) if before else b"")
+    if looks:
+        blobs[ATTEMPTS_FILE] = _written(root, looks)
     index = root / ".reprune" / f"index.{os.getpid()}"
     index.parent.mkdir(exist_ok=True)
     environment = {"GIT_INDEX_FILE": str(index.resolve())}
     try:
         _git(root, "read-tree", base, **environment)
-        blob = _git(root, "hash-object", "-w", "--", LOCK_FILE).strip()
-        entry = f"100644,{blob},{path}"
-        _git(root, "update-index", "--add", "--cacheinfo", entry, **environment)
+        for name, blob in blobs.items():
+            entry = f"100644,{blob},{prefix}{name}"
+            _git(root, "update-index", "--add", "--cacheinfo", entry, **environment)
         tree = _git(root, "write-tree", **environment).strip()
     finally:
         index.unlink(missing_ok=True)
     return _git(
         root, "commit-tree", tree, "-p", base, "-m", _title(lock), **_identity(root)
     ).strip()
+
+
+def _ledger_at(root: Path, commit: str) -> bytes:
+    words = ["git", "show", f"{commit}:./{ATTEMPTS_FILE}"]
+    done = subprocess.run(words, cwd=root, capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else b""
+
+
+def _joined(base: bytes, branch: bytes) -> bytes:
+    """The lines of the base and those that only the branch has, each as often as it stands there: a look of
+    the same candidate again is another look.
+    """
+    ours = Counter(base.splitlines())
+    more = []
+    for line in branch.splitlines():
+        ours[line] -= 1
+        if ours[line] < 0 and line.strip():
+            more.append(line)
+    if not more:
+        return base
+    end = b"" if not base or base.endswith(b"\n") else b"\n"
+    return base + end + b"".join(line + b"\n" for line in more)
+
+
+def _written(root: Path, content: bytes) -> str:
+    """The name of a blob with that content, which the repository has afterwards."""
+    done = subprocess.run(
+        ["git", "hash-object", "-w", "--stdin"],
+        cwd=root,
+        input=content,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise InputError(
+            f"git hash-object failed: {_last(done.stderr.decode(errors='replace'))}",
+            where=str(root),
+        )
+    return done.stdout.decode().strip()
 
 
 def _push(root: Path, ask: Ask, commit: str, *, expected: str) -> None:
