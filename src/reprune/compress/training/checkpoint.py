@@ -47,7 +47,7 @@ class Progress(Fact, kw_only=True):
     bar: float | None = None
     epochs: tuple[RecoveryEpoch, ...] = ()
     running: Running = Running()
-    scaler: dict[str, float] | None = None
+    scaler: dict[str, int | float] | None = None
     scalars: dict[str, Scalar] = {}
 
 
@@ -132,3 +132,11 @@ def restore_optimizer(
         state.setdefault(int(parameter), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def restore_scaler(scaler: torch.amp.GradScaler, saved: Mapping[str, int | float]) -> None:
+    """Gives a fresh loss scaler the state that its like had. What it counts are integers again, which
+    torch insists on; earlier files hold them as floats.
+    """
+    own = scaler.state_dict()
+    scaler.load_state_dict({key: type(own[key])(value) for key, value in saved.items()})

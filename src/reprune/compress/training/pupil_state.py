@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from reprune.compress.training.checkpoint import Progress, State, restore_optimizer, split_optimizer
+from reprune.compress.training.checkpoint import (
+    Progress,
+    State,
+    restore_optimizer,
+    restore_scaler,
+    split_optimizer,
+)
 from reprune.compress.training.lesson import on_cpu, part_of
 
 if TYPE_CHECKING:
@@ -72,7 +78,7 @@ def resume(pupil: Pupil, kept: State) -> None:
     pupil.teaching.restore(part_of(kept.more, "teaching"))
     restore_optimizer(pupil.prepared, kept.optimizer, progress.scalars)
     if pupil.accelerator.scaler is not None and progress.scaler is not None:
-        pupil.accelerator.scaler.load_state_dict(progress.scaler)
+        restore_scaler(pupil.accelerator.scaler, progress.scaler)
     pupil.bar = progress.bar
     pupil.steps, pupil.taken, pupil.examples = progress.steps, progress.taken, progress.examples
     pupil.best_epoch = progress.best_epoch
