@@ -273,7 +273,9 @@ def _learn(
 
 
 def stage_params(course: Course, number: int) -> DistillParams:
-    """How cut `number` is recovered from: for its share of the epochs, rounded to whole ones."""
+    """How cut `number` is recovered from: for its share of the epochs, rounded to whole ones. The bar is not
+    for it: only what is recovered from the last cut, by the distill step, has to meet that.
+    """
     schedule = course.prune.schedule
     ends = [round(schedule.epochs * stage / schedule.steps) for stage in (number - 1, number)]
     first = number == 1 or not ends[0]
@@ -281,6 +283,8 @@ def stage_params(course: Course, number: int) -> DistillParams:
         course.distill,
         epochs=ends[1] - ends[0],
         rate="constant",
+        bar=0.0,
+        bar_ratio=0.0,
         warmup_epochs=course.distill.warmup_epochs if first else 0.0,
     )
 

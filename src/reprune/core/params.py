@@ -287,9 +287,10 @@ class DistillParams(Document, kw_only=True):
     ("torchrun --nproc-per-node {processes} {args}"). Each keeps a teacher cache of its own.
 
     `bar` is the loss on `tune` to reach, or `bar_ratio` times the dense model's, whichever is lower
-    (0: none): training stops when even an optimistic look at its curve cannot reach it. With `patience` it
-    also stops after so many epochs without a gain on `tune`; on a cosine the last epochs gain most, so that a
-    small one gives those away. With
+    (0: none): training stops when even an optimistic look at its curve cannot reach it; between the cuts of
+    a schedule it does not, for what comes last has to meet the bar. With `patience` training also stops after
+    so many epochs without a gain on `tune`; on a cosine the last epochs gain most, so that a small one gives
+    those away. Epochs before the last mask do not count for either. With
     `quantize` the model trains, and is judged, with weights and activations rounded to that; what is
     returned are its float weights.
     """

@@ -54,8 +54,8 @@ def grow_masks(course: MaskCourse, work: Path) -> Masked:
     """A copy of the course's module, masked in `schedule.steps` cuts over `schedule.epochs` of training.
 
     When the cuts are made says `share_of`; weights are ranked anew at each one. Training is as
-    `distill` says, at a constant rate after the warm-up: the falling rate is the distill step's.
-    Of the epochs after the last cut the one with the least loss on `tune` is kept, and its masks are
+    `distill` says, at a constant rate after the warm-up: the falling rate is the distill step's, and so is
+    the bar. Of the epochs after the last cut the one with the least loss on `tune` is kept, and its masks are
     exactly the plan. `surgery.stages` has an entry an epoch.
 
     A killed run goes on from `work` and ends, on a CPU, in the same bits. The module is not changed.
@@ -90,7 +90,9 @@ def grow_masks(course: MaskCourse, work: Path) -> Masked:
             teacher=course.module,
             teacher_digest=course.digest,
         ),
-        msgspec.structs.replace(course.distill, epochs=epochs, rate="constant"),
+        msgspec.structs.replace(
+            course.distill, epochs=epochs, rate="constant", bar=0.0, bar_ratio=0.0
+        ),
         seed=course.seed,
         work=work,
         say=course.say,

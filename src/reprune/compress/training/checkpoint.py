@@ -34,8 +34,8 @@ class Running(Fact, kw_only=True):
 class Progress(Fact, kw_only=True):
     """Everything but tensors. `identity` names the training; `steps` are batches an epoch, `taken`
     optimiser steps; `best_loss` is on `tune` (None: no state that may be kept yet), `best_epoch` 0 is
-    the model that training began with; `bar` is the loss to reach; `scaler` is the loss scaler's
-    state (fp16 only).
+    the model that training began with; `start_loss` (None: it was not settled, or an older file does not
+    say), `unsettled` and `bar` are what says when to stop; `scaler` is the loss scaler's state (fp16 only).
     """
 
     identity: str
@@ -45,6 +45,8 @@ class Progress(Fact, kw_only=True):
     best_loss: float | None
     examples: int
     bar: float | None = None
+    start_loss: float | None = None
+    unsettled: int = 0
     epochs: tuple[RecoveryEpoch, ...] = ()
     running: Running = Running()
     scaler: dict[str, int | float] | None = None
