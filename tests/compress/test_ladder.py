@@ -26,7 +26,7 @@ from reprune.compress.structure.separate import separate
 from reprune.compress.training.reach import bar_of, out_of_reach
 from reprune.compress.training.recover import Lesson, recover
 from reprune.core.artifacts import Cost
-from reprune.core.errors import InputError
+from reprune.core.errors import CompressionError, InputError
 from reprune.core.params import (
     DistillParams,
     LadderParams,
@@ -134,6 +134,37 @@ def test_a_cut_that_is_best_before_its_trial_is_judged_as_it_came(tmp_path):
     surgery = prune_channels(wild, tmp_path).surgery
     assert surgery.ladder[0].endswith(": taken")
     assert [cut.keep for cut in surgery.groups] == [8, 12]
+
+
+class FragileTask(DigitsTask):
+    """Narrow models have no finite loss, `when` they are looked at or trained."""
+
+    def __init__(self, when):
+        super().__init__()
+        self.when = when
+
+    def loss(self, module, batch, generator):
+        own = super().loss(module, batch, generator)
+        broken = module.conv1.out_channels < 8 and module.training == (self.when == "trained")
+        return own * float("nan") if broken else own
+
+
+@pytest.mark.parametrize("when", ["looked at", "trained"])
+def test_a_cut_without_a_finite_loss_is_too_much(tmp_path, when):
+    """Of the cut itself as of its trial: the next gentler one is tried."""
+    plan = laddered(0.5, 0.25, ratio=5.0, kind="one-shot", widths=(4, 6))
+    surgery = prune_channels(replace(plan, task=FragileTask(when)), tmp_path).surgery
+    assert surgery.ladder[0] == "100% of the cut: no finite loss: too much"
+    assert surgery.ladder[1].endswith(": taken")
+    assert [cut.keep for cut in surgery.groups] == [8, 14]
+
+
+def test_a_cut_that_fails_for_another_reason_ends_the_ladder(tmp_path):
+    """A gentler cut would fail alike, and not say why."""
+    plan = laddered(0.5, 0.25, ratio=5.0, kind="one-shot", widths=(4, 6))
+    frozen = msgspec.structs.replace(plan.distill, freeze=("*",))
+    with pytest.raises(CompressionError, match="no parameter that can be trained"):
+        prune_channels(replace(plan, distill=frozen), tmp_path)
 
 
 def test_the_last_rung_always_completes(tmp_path):

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from reprune.compress.training.reach import without_gain
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle, Recovery, RecoveryEpoch
-from reprune.core.errors import CompressionError
+from reprune.core.errors import Diverged
 from reprune.core.params import DistillParams, Params
 from reprune.steps.learning_rate import chosen_rate
 from tests.steps import test_inheriting
@@ -43,7 +43,7 @@ class Valley:
         self.rates.append(rate)
         assert params.epochs == 1
         if rate > self.limit:
-            raise CompressionError("the train loss is nan in epoch 1")
+            raise Diverged("the train loss is nan in epoch 1")
         loss = abs(rate / self.best - 1.0) if rate > self.best else abs(self.best / rate - 1.0)
         recovery = Recovery(epochs=(epoch(loss),), best_epoch=1, examples=100, teacher="t")
         return SimpleNamespace(recovery=recovery)
@@ -75,7 +75,7 @@ def test_rates_that_diverge_are_passed_over_unless_all_do(tmp_path: Path) -> Non
     found = asked(DistillParams(learning_rate="auto"), Valley(0.05, limit=0.02), tmp_path)
     assert found.learning_rate == 0.01
     assert [one.tune_loss is None for one in found.tried] == [False, False, True]
-    with pytest.raises(CompressionError, match="nan"):
+    with pytest.raises(Diverged, match="nan"):
         asked(DistillParams(learning_rate="auto"), Valley(0.05, limit=0.0), tmp_path)
 
 

@@ -20,7 +20,7 @@ from reprune.compress.training.lesson import Lesson
 from reprune.compress.training.reach import bar_of
 from reprune.compress.training.recover import recover
 from reprune.compress.training.sparse_learning import SparsePush
-from reprune.core.errors import InputError
+from reprune.core.errors import Diverged, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,10 +38,10 @@ def prune_channels(course: Course, work: Path) -> CutResult:
     """The course's module cut as its `prune` params say; the module itself is not changed.
 
     With `sparse_learning` the model is pushed first. With a `ladder` the cut is tried at once and
-    recovers for the ladder's epochs; if that misses the bar of `distill`, the next gentler cut is
-    tried; the last is taken as it is. `surgery.ladder` says in words what was tried. The cut that is
-    taken is then made at once or on the schedule. Whatever was cut when, each group and block is on
-    record as what the plan asked of the course's module, and what was done to it, both with costs.
+    recovers for the ladder's epochs; if that misses the bar of `distill`, or has no finite loss, the next
+    gentler cut is tried; the last is taken as it is. `surgery.ladder` says in words what was tried. The
+    cut that is taken is then made at once or on the schedule. Whatever was cut when, each group and block
+    is on record as what the plan asked of the course's module, and what was done to it, both with costs.
 
     What was trained is resumed from `work`. Raises what `cut` and `recover` raise, InputError for a
     ladder without a bar.
@@ -150,7 +150,11 @@ def _choose_rung(course: Course, work: Path) -> tuple[Course, tuple[str, ...], i
             note(f"{name}: the same cut again, not tried")
             continue
         tried.append((rung.widths, rung.blocks))
-        loss, examples = _trial(rung, work / f"rung-{number}")
+        try:
+            loss, examples = _trial(rung, work / f"rung-{number}")
+        except Diverged:
+            note(f"{name}: no finite loss: too much")
+            continue
         spent += examples
         note(
             f"{name}: loss on tune {loss:.4f} after {ladder.epochs} epoch{'s' * (ladder.epochs > 1)}, "

@@ -21,7 +21,7 @@ from reprune.compress.training.recover import Recovered, recover
 from reprune.compress.training.schedule import share_at
 from reprune.core.artifacts import PruneStage, Surgery
 from reprune.core.documents import digest_of
-from reprune.core.errors import CompressionError, TaskError
+from reprune.core.errors import CompressionError, Diverged, TaskError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -173,7 +173,7 @@ def _surgery(
     examples = first_batches(task, "calibration", examples=course.prune.examples, seed=seed)
     after = mean_loss(task, recovered.module, examples, seed=seed)
     if not math.isfinite(after):
-        raise CompressionError(f"the masked model's loss on the calibration split is {after}")
+        raise Diverged(f"the masked model's loss on the calibration split is {after}")
     stages = []
     for record in recovered.recovery.epochs:
         done = share(record.epoch * batches)

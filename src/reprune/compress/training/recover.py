@@ -76,7 +76,7 @@ def recover(
     first writes to `work` and reads from it. The result is that of one process up to float rounding,
     but for dropout, of which each process draws its own. Raises RepruneError where they drift apart.
 
-    Raises CompressionError where the loss is not finite, InputError for a precision that this
+    Raises Diverged where the loss is not finite, InputError for a precision that this
     machine cannot train in, TaskError for a task that cannot be trained.
     """
     pupil = Pupil.start(lesson, params, seed, shapers)
