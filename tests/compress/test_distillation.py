@@ -193,7 +193,7 @@ def test_attention_of_anything_else_is_refused(ours, theirs):
 
 
 @given(
-    sizes=st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=4),
+    sizes=st.lists(st.floats(0.05, 40.0), min_size=2, max_size=4),
     shares=st.lists(st.floats(0.1, 1.0), min_size=4, max_size=4),
 )
 def test_balanced_parts_keep_their_shares_of_the_whole(sizes, shares):
@@ -211,6 +211,47 @@ def test_balanced_parts_keep_their_shares_of_the_whole(sizes, shares):
     for name, leaf in leaves.items():
         share = (leaf.grad * leaf.detach()).item() / plain
         assert share == pytest.approx(given[name] / sum(given.values()))
+
+
+def balanced(values, balancer=None):
+    """The weight of the second of two parts of equal shares, the first of which is 1, step by step."""
+    balancer = balancer or Balancer()
+    weights = []
+    for value in values:
+        part = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        parts = {"own": torch.ones((), dtype=torch.float64), "taught": part}
+        balancer.combine(parts, {"own": 0.5, "taught": 0.5}).backward()
+        weights.append(part.grad.item())
+    return weights
+
+
+@pytest.mark.parametrize("zeros", [[], [0.0], [1e-9], [0.0, 1e-12, 0.0]])
+def test_a_part_that_begins_at_nothing_is_not_blown_up(zeros):
+    """A student that teaches itself is its teacher at first: its magnitude is that of what came since."""
+    weights = balanced([*zeros, *[0.2] * 5])
+    assert weights[: len(zeros)] == [0.5] * len(zeros)
+    assert weights[len(zeros) :] == pytest.approx([0.5 * (0.5 + 0.1) / 0.2] * 5)
+
+
+def test_a_part_that_grows_counts_for_a_few_times_its_share_and_a_small_one_has_a_ceiling():
+    """As the square of the steps taken, as a distance does; and however small, a thousandfold."""
+    values = [1e-4 * step**2 for step in range(1, 30)]
+    shares = [w * v / (0.5 + w * v) for w, v in zip(balanced(values), values, strict=True)]
+    assert max(shares) < 0.8
+    assert max(balanced([1e-5] * 3)) == 0.5 * 1000
+
+
+def test_a_balance_that_was_stored_goes_on(tmp_path):
+    """Exactly; and one of an earlier file, which does not say of how many values, moves little."""
+    values = [0.0, 0.3, 0.1, 0.5]
+    balancer, again, older = Balancer(), Balancer(), Balancer()
+    balanced(values, balancer)
+    again.restore(balancer.state())
+    older.restore({"magnitudes": balancer.state()["magnitudes"]})
+    assert balanced([0.2, 0.4], again) == balanced([0.2, 0.4], balancer)
+    balanced([9.0], older)
+    assert older.magnitudes[0].item() == pytest.approx(1.0)
+    assert older.magnitudes[1].item() == pytest.approx(0.99 * 0.3 + 0.01 * 9.0, abs=0.01)
 
 
 def test_the_average_is_returned_and_follows_the_weights(tmp_path):

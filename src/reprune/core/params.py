@@ -270,8 +270,8 @@ class DistillParams(Document, kw_only=True):
     The loss is (1 - weight) x the task's + weight x the distance of the logits to the teacher's
     (0 is plain fine-tuning) + `features` x that of the outputs of `feature_modules` (the task's
     `features` where it is empty) + `attention` x that of their attention maps, over places or tokens;
-    with `balance` the parts keep these shares of the whole whatever their sizes. The `teacher` may be
-    the student itself, as it came ("self") or as its moving average ("ema").
+    with `balance` the parts keep these shares of the whole whatever their sizes, up to a thousandfold. The
+    `teacher` may be the student itself, as it came ("self") or as its moving average ("ema").
 
     The learning rate rises over `warmup_epochs`, is held until `hold_epochs`, and falls along a cosine
     unless `rate` is constant. `learning_rate: auto` takes the champion's, where `generations.reuse` is on and
