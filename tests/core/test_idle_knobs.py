@@ -124,6 +124,39 @@ def test_a_knob_that_is_read_or_says_the_default_is_taken(
         assert {knob: found[knob] for knob in section} == section  # type: ignore[attr-defined]
 
 
+TRAINING = [
+    (
+        {"generations": {"champion_weight": 0.5}, "distill": {"weight": 0.0}},
+        "generations.champion_weight",
+        "take it out, or set distill.weight",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("sections", "knob", "fix"), TRAINING, ids=[knob for _, knob, _ in TRAINING]
+)
+def test_a_knob_of_training_that_would_do_nothing_is_refused(
+    tmp_path: Path, sections: dict[str, object], knob: str, fix: str
+) -> None:
+    """Beside what makes it do nothing; alone it is taken, and so are the defaults."""
+    with pytest.raises(DocumentError, match="would do nothing") as caught:
+        read(tmp_path, **sections)
+    assert caught.value.where == f"{tmp_path / 'params.yaml'} ({knob})"
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"generations": {}, "distill": {"weight": 0.0}},
+        {"generations": {"champion_weight": 0.5}},
+    ],
+)
+def test_what_training_can_obey_is_taken(tmp_path: Path, sections: dict[str, object]) -> None:
+    assert read(tmp_path, **sections)
+
+
 def test_every_knob_of_a_plan_is_of_some_method() -> None:
     """A new knob is about channels unless the table says otherwise: it is then in the tests above."""
     masks = {"method", "sparsity", "sparsities", "scope", "pattern"}

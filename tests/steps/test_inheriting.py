@@ -566,6 +566,22 @@ def test_a_champion_that_does_not_say_what_it_was_made_with_does_not_teach(groun
     assert done.file(TRAINED_ON).read_bytes() == MARKS["second"]
 
 
+@pytest.mark.slow
+def test_a_champion_does_not_teach_where_nothing_is_learnt_from_logits(ground, tmp_path):
+    """It is neither on record, nor do its examples count as what the candidate was made with."""
+    root = second(ground, tmp_path)
+    previous = fetched(ground, tmp_path / "previous")
+    for step, out in (("sensitivity", "table"), ("plan", "plan"), ("prune", "pruned")):
+        made(root, step, out, KNOBS, previous)
+    told: list[str] = []
+    taught = {"generations": {"champion_weight": 0.5}, "distill": {"epochs": 1, "weight": 0.0}}
+    done = made(root, "distill", "plain", KNOBS | taught, previous, told.append)
+    known = done.manifest.recovery.known
+    assert (known.second, known.weight) == ("", 0.0)
+    assert done.file(TRAINED_ON).read_bytes() == MARKS["second"]
+    assert len([line for line in told if "does not teach" in line]) == 1
+
+
 def recovery_of(*losses: float, **more: Any) -> Recovery:
     epochs = tuple(
         RecoveryEpoch(epoch=number, train_loss=1.0, tune_loss=loss, learning_rate=0.1)

@@ -12,7 +12,7 @@ from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import DocumentError
 from reprune.core.lock import Name
 from reprune.core.plan_checks import check_plan
-from reprune.core.schedule_checks import check_schedule
+from reprune.core.schedule_checks import check_schedule, check_training
 
 PARAMS_FILE = "params.yaml"
 MIN_EXAMPLES = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
@@ -478,6 +478,7 @@ def read_params(path: Path) -> Params:
             fix=f"use one of: {', '.join(sorted(params.targets))}",
         )
     check_schedule(params, path)
+    check_training(params, path)
     check_plan(params, path)
     latency_target = params.plan.latency_target
     if params.plan.budget == "latency" and latency_target not in params.targets:

@@ -1,7 +1,8 @@
-"""What of `prune.schedule` would not do what it says: refused when the file is read."""
+"""What of `prune.schedule`, and of training, would not do what it says: refused when the file is read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,4 +85,21 @@ def _check_course(params: Params, path: Path) -> None:
             f"the schedule would begin at a sparsity of {schedule.initial}, and the plan's is {final:g}",
             where=f"{path} (prune.schedule.initial)",
             fix="set it lower",
+        )
+
+
+def check_training(params: Params, path: Path) -> None:
+    """Raises DocumentError for knobs of training that contradict each other or do nothing."""
+    for key, what, fix in _wrongs(params):
+        raise DocumentError(what, where=f"{path} ({key})", fix=fix)
+
+
+def _wrongs(params: Params) -> Iterator[tuple[str, str, str]]:
+    """Where, what and how to mend it."""
+    distill, generations = params.distill, params.generations
+    if generations and generations.champion_weight and not distill.weight:
+        yield (
+            "generations.champion_weight",
+            "would do nothing: the champion teaches logits, and distill.weight 0 learns from none",
+            "take it out, or set distill.weight, for example to 0.9",
         )
