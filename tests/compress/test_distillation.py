@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from functools import cache
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from reprune.compress.training.averaging import average
 from reprune.compress.training.balancing import Balancer
 from reprune.compress.training.distillation import Call, calls_of
 from reprune.compress.training.features import Projections, attention_distance, feature_distance
-from reprune.compress.training.rates import rate_at, without_dropout
+from reprune.compress.training.rates import for_epochs, rate_at, without_dropout
 from reprune.compress.training.recover import Lesson, recover
 from reprune.compress.training.teacher_cache import fingerprints, is_augmented
 from reprune.core.errors import CompressionError, InputError
@@ -327,6 +328,12 @@ def test_the_rate_is_held_and_then_falls():
     assert found == pytest.approx([0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
     constant = DistillParams(epochs=10, warmup_epochs=1.0, rate="constant")
     assert [rate_at(epoch, constant) for epoch in (0.5, 3.0, 10.0)] == [0.5, 1.0, 1.0]
+    for epochs in (1, 3, 20):
+        other = for_epochs(held, epochs)
+        assert other.epochs == epochs
+        assert rate_at(0.599 * epochs, msgspec.structs.replace(other, warmup_epochs=0.0)) == 1.0
+        assert rate_at(0.8 * epochs, other) == pytest.approx(0.5)
+    assert for_epochs(DistillParams(epochs=0, hold_epochs=2.0), 1).hold_epochs == 0.0
     late = DistillParams(epochs=4, warmup_epochs=0.0, hold_epochs=9.0)
     assert rate_at(3.9, late) == 1.0
 

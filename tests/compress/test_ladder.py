@@ -23,8 +23,9 @@ from reprune.compress.structure.blocks import find_blocks
 from reprune.compress.structure.equality import architecture_of
 from reprune.compress.structure.groups import Group, find_groups, survey
 from reprune.compress.structure.separate import separate
+from reprune.compress.training.checkpoint import read_state
 from reprune.compress.training.reach import bar_of, out_of_reach
-from reprune.compress.training.recover import Lesson, recover
+from reprune.compress.training.recover import CHECKPOINT, Lesson, recover
 from reprune.core.artifacts import Cost
 from reprune.core.errors import CompressionError, InputError
 from reprune.core.params import (
@@ -176,6 +177,15 @@ def test_the_last_rung_always_completes(tmp_path):
         "taken without a trial",
     ]
     assert [cut.keep for cut in surgery.groups] == [12, 18]
+
+
+def test_the_rate_of_a_trial_falls_as_that_of_the_whole_does(tmp_path):
+    """Held for three of four epochs, it was held for all of a trial, whose last step said little then."""
+    plan = laddered(0.25, ratio=1e-6, kind="one-shot", widths=(4, 6))
+    held = msgspec.structs.replace(plan.distill, epochs=4, hold_epochs=3.0)
+    prune_channels(replace(plan, distill=held), tmp_path)
+    (epoch,) = read_state(tmp_path / "rung-0" / CHECKPOINT).progress.epochs
+    assert 0.0 < epoch.learning_rate < 0.3 * held.learning_rate
 
 
 def test_without_a_ladder_the_cut_is_the_plans(tmp_path):

@@ -147,8 +147,32 @@ def test_a_knob_of_training_that_would_do_nothing_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("sections", "where", "what", "fix"),
+    [
+        (
+            {"distill": {"hold_epochs": 4}},
+            "distill.hold_epochs",
+            "held for 4 of 4 epochs and would never fall",
+            "set it lower than distill.epochs, or distill.rate to constant",
+        ),
+    ],
+)
+def test_knobs_of_training_that_contradict_each_other_are_refused(
+    tmp_path: Path, sections: dict[str, object], where: str, what: str, fix: str
+) -> None:
+    """Where they stand, and with a way out."""
+    with pytest.raises(DocumentError, match=what) as caught:
+        read(tmp_path, **sections)
+    assert caught.value.where == f"{tmp_path / 'params.yaml'} ({where})"
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
     "sections",
     [
+        {"distill": {"epochs": 6, "hold_epochs": 4}},
+        {"distill": {"hold_epochs": 9, "rate": "constant"}},
+        {"distill": {"epochs": 0, "hold_epochs": 2}},
         {"generations": {}, "distill": {"weight": 0.0}},
         {"generations": {"champion_weight": 0.5}},
     ],

@@ -387,6 +387,10 @@ def test_recovery_takes_the_epochs_that_the_champion_needed_and_its_advice(groun
     assert (two.known.second, two.known.weight) == (champion.digest, 0.5)
     assert two.examples == one.examples + 900 * len(two.epochs)
     assert two.epochs != one.epochs
+    held = KNOBS["distill"] | {"hold_epochs": 3}
+    shorter = made(root, "distill", "held", KNOBS | quick | {"distill": held}, previous)
+    rates = [epoch.learning_rate for epoch in shorter.manifest.recovery.epochs]
+    assert rates[-1] < 0.5 * max(rates)  # held for three quarters of what is left
     plain = made(root, "distill", "plain", KNOBS, previous).manifest.recovery
     assert plain
     assert plain.known is msgspec.UNSET

@@ -17,6 +17,7 @@ from reprune.compress.planning.cut_costs import asked_and_done
 from reprune.compress.stages import Course, cut_in_stages
 from reprune.compress.structured import CutResult, cut
 from reprune.compress.training.lesson import Lesson
+from reprune.compress.training.rates import for_epochs
 from reprune.compress.training.reach import bar_of
 from reprune.compress.training.recover import recover
 from reprune.compress.training.sparse_learning import SparsePush
@@ -187,7 +188,7 @@ def _trial(course: Course, work: Path) -> tuple[float, int]:
         teacher=course.teacher,
         teacher_digest=course.digest,
     )
-    params = msgspec.structs.replace(course.distill, epochs=course.prune.ladder.epochs)
+    params = for_epochs(course.distill, course.prune.ladder.epochs)
     done = recover(lesson, params, seed=course.seed, work=work, say=course.say)
     losses = [epoch.tune_loss for epoch in done.recovery.epochs]
     start = done.recovery.start_loss
@@ -224,7 +225,8 @@ def _pushed(course: Course, work: Path) -> tuple[Course, int]:
         teacher=course.teacher,
         teacher_digest=course.digest,
     )
-    distill = msgspec.structs.replace(course.distill, epochs=params.epochs, bar=0.0, bar_ratio=0.0)
+    distill = for_epochs(course.distill, params.epochs)
+    distill = msgspec.structs.replace(distill, bar=0.0, bar_ratio=0.0)
     done = recover(lesson, distill, seed=course.seed, work=work, say=course.say, shapers=(push,))
     course.say(f"sparse learning: {params.method} for {params.epochs} epochs")
     return replace(course, module=done.module), done.recovery.examples

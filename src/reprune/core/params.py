@@ -273,13 +273,14 @@ class DistillParams(Document, kw_only=True):
     with `balance` the parts keep these shares of the whole whatever their sizes, up to a thousandfold. The
     `teacher` may be the student itself, as it came ("self") or as its moving average ("ema").
 
-    The learning rate rises over `warmup_epochs`, is held until `hold_epochs`, and falls along a cosine
-    unless `rate` is constant. `learning_rate: auto` takes the champion's, where `generations.reuse` is on and
-    that is known for this optimiser; else the distill step tries some for an epoch each and takes the best on
-    `tune`. A task's own `optimizer` wins over `optimizer`, and over `learning_rate`. `ema` is the decay of a
-    moving average that is then judged and returned instead of the weights (0: none). Parameters whose
-    names fit a pattern in `freeze` are not trained. `clip_norm` 0 does not clip. The teacher's outputs
-    are kept where they fit `teacher_cache_bytes` and the task's `train` is not augmented.
+    The learning rate rises over `warmup_epochs`, is held until `hold_epochs` (where training takes more or
+    fewer than `epochs`, for the same share of it), and falls along a cosine unless `rate` is constant.
+    `learning_rate: auto` takes the champion's, where `generations.reuse` is on and that is known for this
+    optimiser; else the distill step tries some for an epoch each and takes the best on `tune`. A task's own
+    `optimizer` wins over `optimizer`, and over `learning_rate`. `ema` is the decay of a moving average that
+    is then judged and returned instead of the weights (0: none). Parameters whose names fit a pattern in
+    `freeze` are not trained. `clip_norm` 0 does not clip. The teacher's outputs are kept where they fit
+    `teacher_cache_bytes` and the task's `train` is not augmented.
 
     With `processes` above 1 the distill step trains in so many processes, each with its share of every
     batch: on GPUs where there are any, one each. They learn what one process would, but for rounding and

@@ -97,6 +97,12 @@ def check_training(params: Params, path: Path) -> None:
 def _wrongs(params: Params) -> Iterator[tuple[str, str, str]]:
     """Where, what and how to mend it."""
     distill, generations = params.distill, params.generations
+    if distill.rate == "cosine" and 0 < distill.epochs <= distill.hold_epochs:
+        yield (
+            "distill.hold_epochs",
+            f"the rate is held for {distill.hold_epochs:g} of {distill.epochs} epochs and would never fall",
+            "set it lower than distill.epochs, or distill.rate to constant and take it out",
+        )
     if generations and generations.champion_weight and not distill.weight:
         yield (
             "generations.champion_weight",

@@ -85,6 +85,8 @@ def _champions(
 
 
 def _tried(likely: float, params: DistillParams, train: Train, ctx: Context) -> RateChoice:
+    from reprune.compress.training.rates import for_epochs
+
     seen: dict[int, TriedRate] = {}
     examples = 0
     trouble: Diverged | None = None
@@ -92,7 +94,7 @@ def _tried(likely: float, params: DistillParams, train: Train, ctx: Context) -> 
         if abs(power) > 1 and not _outermost(seen, inside=power - int(math.copysign(1, power))):
             continue
         rate = _rounded(likely * STEP**power)
-        trial = replace(params, learning_rate=rate, epochs=TRIAL_EPOCHS, patience=UNSET)
+        trial = replace(for_epochs(params, TRIAL_EPOCHS), learning_rate=rate, patience=UNSET)
         ctx.say(f"recovery: trying the learning rate {rate:g}")
         try:
             recovery = train(trial, ctx.work / f"rate-{rate:g}").recovery

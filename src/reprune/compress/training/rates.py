@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from reprune.core.errors import CompressionError, InputError, nearest
@@ -39,6 +40,12 @@ def rate_at(progress_epochs: float, params: DistillParams) -> float:
     if params.rate == "constant" or progress_epochs < start or start >= params.epochs:
         return 1.0
     return 0.5 * (1.0 + math.cos(math.pi * (progress_epochs - start) / (params.epochs - start)))
+
+
+def for_epochs(params: DistillParams, epochs: int) -> DistillParams:
+    """`params` for a training of `epochs`, of which the rate is held for the same share."""
+    share = params.hold_epochs / params.epochs if params.epochs else 0.0
+    return replace(params, epochs=epochs, hold_epochs=share * epochs)
 
 
 def freeze(student: nn.Module, patterns: tuple[str, ...]) -> None:
