@@ -16,10 +16,12 @@ from torch import nn
 
 from reprune.compress.training.averaging import average
 from reprune.compress.training.balancing import Balancer
+from reprune.compress.training.checkpoint import read_state
 from reprune.compress.training.distillation import Call, calls_of
 from reprune.compress.training.features import Projections, attention_distance, feature_distance
+from reprune.compress.training.optimizer_state import moments_of
 from reprune.compress.training.rates import for_epochs, rate_at, without_dropout
-from reprune.compress.training.recover import Lesson, recover
+from reprune.compress.training.recover import CHECKPOINT, Lesson, recover
 from reprune.compress.training.teacher_cache import fingerprints, is_augmented
 from reprune.core.errors import CompressionError, InputError
 from reprune.core.params import DistillParams
@@ -285,6 +287,33 @@ def test_frozen_parameters_keep_their_bits(tmp_path):
         assert torch.equal(done.get_parameter(name), value) == frozen, name
     with pytest.raises(InputError, match="conv1"):
         taught(tmp_path / "x", freeze=("conv9.*",))
+
+
+def test_a_pattern_whose_parameters_the_cut_took_is_said_and_no_error(tmp_path):
+    """Which blocks a plan removes is not known when the pattern is written; the teacher still has them."""
+
+    class Deeper(Cnn):
+        def __init__(self):
+            super().__init__()
+            self.extra = nn.Linear(10, 10)
+
+    ours = replace(lesson(), teacher=Deeper().eval())
+    params = DistillParams(epochs=1, freeze=("extra.*", "conv1.*"))
+    told: list[str] = []
+    done = recover(ours, params, seed=1, work=tmp_path, say=told.append).module
+    assert torch.equal(done.conv1.weight, ours.student.conv1.weight)
+    assert [line for line in told if "freezes nothing" in line] == [told[0]]
+    assert "'extra.*' of distill.freeze" in told[0]
+    state = read_state(tmp_path / CHECKPOINT)
+    assert "head.weight" in moments_of(state, ours.task, ours.student, params)
+    with pytest.raises(InputError, match="extra"):
+        recover(
+            ours,
+            msgspec.structs.replace(params, freeze=("extr.*",)),
+            seed=1,
+            work=tmp_path,
+            say=print,
+        )
 
 
 def test_one_clipped_step_is_no_longer_than_the_limit(tmp_path):
