@@ -210,7 +210,9 @@ def test_sparse_learning_comes_before_the_cut(tmp_path):
     after = prune_channels(pushed, tmp_path / "a").surgery
     before = prune_channels(plan, tmp_path / "b").surgery
     assert after.examples == 2 * 900 + 2 * 300
-    assert after.loss_dense != before.loss_dense
+    assert after.loss_cut != before.loss_cut
+    assert after.loss_dense == before.loss_dense
+    assert (after.sparse_learning, before.sparse_learning) == ("group-norm", msgspec.UNSET)
 
 
 @settings(deadline=None)

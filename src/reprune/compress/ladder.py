@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
+from reprune.compress.losses import first_batches, mean_loss
 from reprune.compress.paired import batch_losses
 from reprune.compress.planning.cut_costs import asked_and_done
 from reprune.compress.stages import Course, cut_in_stages
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from reprune.compress.structure.blocks import Block
     from reprune.compress.structure.groups import Group
+    from reprune.core.artifacts import Surgery
 
 ONE_SHOT = "one-shot"
 # The most that a runtime here asks for. Where a plan does not say what it aligned its widths to, those of
@@ -60,13 +62,23 @@ def prune_channels(course: Course, work: Path) -> CutResult:
         plan.task, plan.module, plan.groups, plan.widths, plan.blocks, result.architecture
     )
     surgery = msgspec.structs.replace(
-        result.surgery,
+        _of_dense(result.surgery, plan),
         groups=groups,
         block_cuts=removals or UNSET,
         ladder=words or UNSET,
         examples=spent or UNSET,
     )
     return replace(result, surgery=surgery)
+
+
+def _of_dense(surgery: Surgery, plan: Course) -> Surgery:
+    """What was done to the model as it came: the cut itself knows the sparsely trained one."""
+    method = plan.prune.sparse_learning.method
+    if method == "none":
+        return surgery
+    examples = first_batches(plan.task, "calibration", examples=plan.prune.examples, seed=plan.seed)
+    dense = mean_loss(plan.task, plan.module, examples, seed=plan.seed)
+    return msgspec.structs.replace(surgery, loss_dense=dense, sparse_learning=method)
 
 
 def rung_widths(
