@@ -15,7 +15,7 @@ from msgspec import UNSET
 from reprune.compress.losses import first_batches, mean_loss
 from reprune.compress.paired import batch_losses
 from reprune.compress.planning.cut_costs import asked_and_done
-from reprune.compress.stages import Course, cut_in_stages
+from reprune.compress.stages import Course, cut_in_stages, rehearse
 from reprune.compress.structured import CutResult, cut
 from reprune.compress.training.lesson import Lesson
 from reprune.compress.training.rates import for_epochs
@@ -47,9 +47,12 @@ def prune_channels(course: Course, work: Path) -> CutResult:
     is on record as what the plan asked of the course's module, and what was done to it, both with costs.
 
     What was trained is resumed from `work`. Raises what `cut` and `recover` raise, InputError for a
-    ladder without a bar.
+    ladder without a bar; and, before anything trains, what `rehearse` does of any cut that may be taken.
     """
     plan = course
+    if course.prune.schedule.kind != ONE_SHOT:
+        for fraction in (1.0, *course.prune.ladder.fractions):
+            rehearse(_rung(course, fraction))
     course, spent = _pushed(course, work / "sparse-learning")
     course, words, tried = _choose_rung(course, work)
     spent += tried

@@ -93,7 +93,7 @@ def cut_in_stages(course: Course, work: Path) -> CutResult:
     Raises what `cut` and `recover` raise, and CompressionError for an attention that a stage leaves in a
     shape that no later one can cut, before anything is trained.
     """
-    _rehearse(course)
+    rehearse(course)
     identity = _identity(course)
     reached = _Reached(module=course.module, architecture=Architecture(), moments={})
     found: list[StageFacts] = []
@@ -196,11 +196,13 @@ def _share(course: Course, number: int) -> float:
     return share_at(schedule.kind, done, final=removed, power=_power(course))
 
 
-def _rehearse(course: Course) -> None:
-    """Goes through the cuts by width alone: raises what `_groups_now` would raise after hours of training.
+def rehearse(course: Course) -> None:
+    """Goes through the cuts by width alone: raises what they would raise after hours of training, UnknownName
+    for a schedule that nobody registered and CompressionError for a group that is lost on the way.
 
-    Only attention can be lost on the way (heads of one dimension, queries and values of different sizes).
+    Only attention can be lost (heads of one dimension, queries and values of different sizes).
     """
+    stage_widths(course, 1)
     if all(group.unit == "channel" for group in course.groups):
         return
     module = course.module
