@@ -13,6 +13,7 @@ from reprune.core.artifacts import (
     ModelBundle,
     Plan,
     Prediction,
+    PruneStage,
     Recovery,
     RecoveryEpoch,
     Surgery,
@@ -95,6 +96,18 @@ def test_a_gentler_cut_than_the_plans_tells_nothing_of_what_it_predicted():
         assert (found.repaired, found.recovered, found.factor) == (None, None, None)
     gone = msgspec.structs.replace(surgery, blocks=("b",))
     assert not gone.gentler
+
+
+STAGE = PruneStage(epoch=1.0, share=1.0, macs=5, params=5, zeros=0, loss_after=1.1)
+
+
+@pytest.mark.parametrize("change", [{"stages": (STAGE,)}, {"sparse_learning": "group-norm"}])
+def test_losses_that_training_had_a_part_in_tell_nothing_of_the_cut(change):
+    """What came of the recovered model is known all the same."""
+    surgery = msgspec.structs.replace(SURGERY, **change)
+    found = achieved(PLAN, msgspec.structs.replace(BUNDLE, surgery=surgery), base_loss=1.0)
+    assert (found.cut, found.repaired, found.factor) == (None, None, None)
+    assert found.recovered == pytest.approx(0.05)
 
 
 def test_what_is_not_known_is_none():

@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from functools import cache
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,12 @@ from torch import nn
 
 from reprune.compress.training.averaging import average
 from reprune.compress.training.balancing import Balancer
+from reprune.compress.training.checkpoint import read_state
 from reprune.compress.training.distillation import Call, calls_of
 from reprune.compress.training.features import Projections, attention_distance, feature_distance
-from reprune.compress.training.rates import rate_at, without_dropout
-from reprune.compress.training.recover import Lesson, recover
+from reprune.compress.training.optimizer_state import moments_of
+from reprune.compress.training.rates import for_epochs, rate_at, without_dropout
+from reprune.compress.training.recover import CHECKPOINT, Lesson, recover
 from reprune.compress.training.teacher_cache import fingerprints, is_augmented
 from reprune.core.errors import CompressionError, InputError
 from reprune.core.params import DistillParams
@@ -218,7 +221,7 @@ def test_attention_of_anything_else_is_refused(ours, theirs):
 
 
 @given(
-    sizes=st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=4),
+    sizes=st.lists(st.floats(0.05, 40.0), min_size=2, max_size=4),
     shares=st.lists(st.floats(0.1, 1.0), min_size=4, max_size=4),
 )
 def test_balanced_parts_keep_their_shares_of_the_whole(sizes, shares):
@@ -236,6 +239,47 @@ def test_balanced_parts_keep_their_shares_of_the_whole(sizes, shares):
     for name, leaf in leaves.items():
         share = (leaf.grad * leaf.detach()).item() / plain
         assert share == pytest.approx(given[name] / sum(given.values()))
+
+
+def balanced(values, balancer=None):
+    """The weight of the second of two parts of equal shares, the first of which is 1, step by step."""
+    balancer = balancer or Balancer()
+    weights = []
+    for value in values:
+        part = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        parts = {"own": torch.ones((), dtype=torch.float64), "taught": part}
+        balancer.combine(parts, {"own": 0.5, "taught": 0.5}).backward()
+        weights.append(part.grad.item())
+    return weights
+
+
+@pytest.mark.parametrize("zeros", [[], [0.0], [1e-9], [0.0, 1e-12, 0.0]])
+def test_a_part_that_begins_at_nothing_is_not_blown_up(zeros):
+    """A student that teaches itself is its teacher at first: its magnitude is that of what came since."""
+    weights = balanced([*zeros, *[0.2] * 5])
+    assert weights[: len(zeros)] == [0.5] * len(zeros)
+    assert weights[len(zeros) :] == pytest.approx([0.5 * (0.5 + 0.1) / 0.2] * 5)
+
+
+def test_a_part_that_grows_counts_for_a_few_times_its_share_and_a_small_one_has_a_ceiling():
+    """As the square of the steps taken, as a distance does; and however small, a thousandfold."""
+    values = [1e-4 * step**2 for step in range(1, 30)]
+    shares = [w * v / (0.5 + w * v) for w, v in zip(balanced(values), values, strict=True)]
+    assert max(shares) < 0.8
+    assert max(balanced([1e-5] * 3)) == 0.5 * 1000
+
+
+def test_a_balance_that_was_stored_goes_on(tmp_path):
+    """Exactly; and one of an earlier file, which does not say of how many values, moves little."""
+    values = [0.0, 0.3, 0.1, 0.5]
+    balancer, again, older = Balancer(), Balancer(), Balancer()
+    balanced(values, balancer)
+    again.restore(balancer.state())
+    older.restore({"magnitudes": balancer.state()["magnitudes"]})
+    assert balanced([0.2, 0.4], again) == balanced([0.2, 0.4], balancer)
+    balanced([9.0], older)
+    assert older.magnitudes[0].item() == pytest.approx(1.0)
+    assert older.magnitudes[1].item() == pytest.approx(0.99 * 0.3 + 0.01 * 9.0, abs=0.01)
 
 
 def test_the_average_is_returned_and_follows_the_weights(tmp_path):
@@ -268,6 +312,33 @@ def test_frozen_parameters_keep_their_bits(tmp_path):
         assert torch.equal(done.get_parameter(name), value) == frozen, name
     with pytest.raises(InputError, match="conv1"):
         taught(tmp_path / "x", freeze=("conv9.*",))
+
+
+def test_a_pattern_whose_parameters_the_cut_took_is_said_and_no_error(tmp_path):
+    """Which blocks a plan removes is not known when the pattern is written; the teacher still has them."""
+
+    class Deeper(Cnn):
+        def __init__(self):
+            super().__init__()
+            self.extra = nn.Linear(10, 10)
+
+    ours = replace(lesson(), teacher=Deeper().eval())
+    params = DistillParams(epochs=1, freeze=("extra.*", "conv1.*"))
+    told: list[str] = []
+    done = recover(ours, params, seed=1, work=tmp_path, say=told.append).module
+    assert torch.equal(done.conv1.weight, ours.student.conv1.weight)
+    assert [line for line in told if "freezes nothing" in line] == [told[0]]
+    assert "'extra.*' of distill.freeze" in told[0]
+    state = read_state(tmp_path / CHECKPOINT)
+    assert "head.weight" in moments_of(state, ours.task, ours.student, params)
+    with pytest.raises(InputError, match="extra"):
+        recover(
+            ours,
+            msgspec.structs.replace(params, freeze=("extr.*",)),
+            seed=1,
+            work=tmp_path,
+            say=print,
+        )
 
 
 def test_one_clipped_step_is_no_longer_than_the_limit(tmp_path):
@@ -311,6 +382,12 @@ def test_the_rate_is_held_and_then_falls():
     assert found == pytest.approx([0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
     constant = DistillParams(epochs=10, warmup_epochs=1.0, rate="constant")
     assert [rate_at(epoch, constant) for epoch in (0.5, 3.0, 10.0)] == [0.5, 1.0, 1.0]
+    for epochs in (1, 3, 20):
+        other = for_epochs(held, epochs)
+        assert other.epochs == epochs
+        assert rate_at(0.599 * epochs, msgspec.structs.replace(other, warmup_epochs=0.0)) == 1.0
+        assert rate_at(0.8 * epochs, other) == pytest.approx(0.5)
+    assert for_epochs(DistillParams(epochs=0, hold_epochs=2.0), 1).hold_epochs == 0.0
     late = DistillParams(epochs=4, warmup_epochs=0.0, hold_epochs=9.0)
     assert rate_at(3.9, late) == 1.0
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from reprune.compress.ladder import prune_channels
 from reprune.compress.planning.costs import cost_model
 from reprune.compress.stages import Course, cut_in_stages
 from reprune.compress.structure.architecture import (
@@ -29,7 +31,13 @@ from reprune.compress.structure.separate import SeparateAttention, separate
 from reprune.compress.structured import cut
 from reprune.core.artifacts import block_key
 from reprune.core.errors import CheckpointMismatch, CompressionError, TaskError
-from reprune.core.params import DistillParams, PruneParams, ScheduleParams
+from reprune.core.params import (
+    DistillParams,
+    LadderParams,
+    PruneParams,
+    ScheduleParams,
+    SparseLearningParams,
+)
 from reprune.measure.profile import count_cost
 from tests import models
 from tests.compress.test_blocks import exported, quiet, reload
@@ -256,6 +264,13 @@ def test_an_attention_that_no_later_stage_can_cut_is_refused_before_anything_is_
     )
     with pytest.raises(CompressionError, match="after stage 1 it can no longer be cut"):
         cut_in_stages(lost, tmp_path)
+    sparse = SparseLearningParams(method="group-norm", epochs=1)
+    gentler = LadderParams(fractions=(0.5,))
+    for change in ({"sparse_learning": sparse}, {"ladder": gentler}):
+        prune = msgspec.structs.replace(lost.prune, **change)
+        distill = DistillParams(bar_ratio=1.1)
+        with pytest.raises(CompressionError, match="after stage 1 it can no longer be cut"):
+            prune_channels(replace(lost, prune=prune, distill=distill), tmp_path)
     assert not heard
     assert not list(tmp_path.iterdir())
 

@@ -23,10 +23,11 @@ from reprune.compress.structure.blocks import find_blocks
 from reprune.compress.structure.equality import architecture_of
 from reprune.compress.structure.groups import Group, find_groups, survey
 from reprune.compress.structure.separate import separate
+from reprune.compress.training.checkpoint import read_state
 from reprune.compress.training.reach import bar_of, out_of_reach
-from reprune.compress.training.recover import Lesson, recover
+from reprune.compress.training.recover import CHECKPOINT, Lesson, recover
 from reprune.core.artifacts import Cost
-from reprune.core.errors import InputError
+from reprune.core.errors import CompressionError, InputError
 from reprune.core.params import (
     DistillParams,
     LadderParams,
@@ -136,6 +137,37 @@ def test_a_cut_that_is_best_before_its_trial_is_judged_as_it_came(tmp_path):
     assert [cut.keep for cut in surgery.groups] == [8, 12]
 
 
+class FragileTask(DigitsTask):
+    """Narrow models have no finite loss, `when` they are looked at or trained."""
+
+    def __init__(self, when):
+        super().__init__()
+        self.when = when
+
+    def loss(self, module, batch, generator):
+        own = super().loss(module, batch, generator)
+        broken = module.conv1.out_channels < 8 and module.training == (self.when == "trained")
+        return own * float("nan") if broken else own
+
+
+@pytest.mark.parametrize("when", ["looked at", "trained"])
+def test_a_cut_without_a_finite_loss_is_too_much(tmp_path, when):
+    """Of the cut itself as of its trial: the next gentler one is tried."""
+    plan = laddered(0.5, 0.25, ratio=5.0, kind="one-shot", widths=(4, 6))
+    surgery = prune_channels(replace(plan, task=FragileTask(when)), tmp_path).surgery
+    assert surgery.ladder[0] == "100% of the cut: no finite loss: too much"
+    assert surgery.ladder[1].endswith(": taken")
+    assert [cut.keep for cut in surgery.groups] == [8, 14]
+
+
+def test_a_cut_that_fails_for_another_reason_ends_the_ladder(tmp_path):
+    """A gentler cut would fail alike, and not say why."""
+    plan = laddered(0.5, 0.25, ratio=5.0, kind="one-shot", widths=(4, 6))
+    frozen = msgspec.structs.replace(plan.distill, freeze=("*",))
+    with pytest.raises(CompressionError, match="no parameter that can be trained"):
+        prune_channels(replace(plan, distill=frozen), tmp_path)
+
+
 def test_the_last_rung_always_completes(tmp_path):
     """A bar that nothing reaches: no dead run, but the gentlest cut, and words about it."""
     plan = laddered(0.25, ratio=1e-6, kind="one-shot", widths=(4, 6))
@@ -145,6 +177,15 @@ def test_the_last_rung_always_completes(tmp_path):
         "taken without a trial",
     ]
     assert [cut.keep for cut in surgery.groups] == [12, 18]
+
+
+def test_the_rate_of_a_trial_falls_as_that_of_the_whole_does(tmp_path):
+    """Held for three of four epochs, it was held for all of a trial, whose last step said little then."""
+    plan = laddered(0.25, ratio=1e-6, kind="one-shot", widths=(4, 6))
+    held = msgspec.structs.replace(plan.distill, epochs=4, hold_epochs=3.0)
+    prune_channels(replace(plan, distill=held), tmp_path)
+    (epoch,) = read_state(tmp_path / "rung-0" / CHECKPOINT).progress.epochs
+    assert 0.0 < epoch.learning_rate < 0.3 * held.learning_rate
 
 
 def test_without_a_ladder_the_cut_is_the_plans(tmp_path):
@@ -169,7 +210,9 @@ def test_sparse_learning_comes_before_the_cut(tmp_path):
     after = prune_channels(pushed, tmp_path / "a").surgery
     before = prune_channels(plan, tmp_path / "b").surgery
     assert after.examples == 2 * 900 + 2 * 300
-    assert after.loss_dense != before.loss_dense
+    assert after.loss_cut != before.loss_cut
+    assert after.loss_dense == before.loss_dense
+    assert (after.sparse_learning, before.sparse_learning) == ("group-norm", msgspec.UNSET)
 
 
 @settings(deadline=None)

@@ -22,7 +22,7 @@ from reprune.compress.training.quantization import (
     simulated,
 )
 from reprune.compress.training.recover import CHECKPOINT, recover
-from reprune.core.errors import CompressionError
+from reprune.core.errors import CompressionError, Diverged
 from reprune.core.params import DistillParams
 from reprune.task.protocol import Batch
 from tests.compress.small_digits import DigitsTask, trained
@@ -171,6 +171,27 @@ class Named(nn.Module):
 
     def forward(self, x):
         return self.inner(input=x)
+
+
+def test_a_training_that_diverges_in_its_last_step_says_so(tmp_path):
+    """One step is an epoch here, and what layers are given after it has no range."""
+    lesson = Lesson(
+        task=DigitsTask(batch_size=900), student=dense(), teacher=dense(), teacher_digest="x"
+    )
+    params = DistillParams(epochs=1, learning_rate=1e38, warmup_epochs=0.0, quantize="int8")
+    with pytest.raises(Diverged, match="not finite") as caught:
+        recover(lesson, params, seed=0, work=tmp_path, say=lambda _: None)
+    assert "distill.learning_rate" in caught.value.fix
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_have_no_range(value):
+    module = copy.deepcopy(dense())
+    with torch.no_grad():
+        module.conv1.weight[0, 0, 0, 0] = value
+    with pytest.raises(Diverged, match="not finite") as caught:
+        FakeQuantizer(module=module).attach().calibrate(batches("calibration"))
+    assert caught.value.where == "conv2"
 
 
 def test_inputs_given_by_name_are_rounded_too():

@@ -15,6 +15,13 @@ from torch import nn
 from reprune.compress.compact.learning import BookShaper
 from reprune.compress.masks.choosing import plan_counts
 from reprune.compress.masks.shaper import MaskShaper
+from reprune.compress.training.checkpoint import (
+    Progress,
+    State,
+    read_state,
+    restore_scaler,
+    write_state,
+)
 from reprune.compress.training.lesson import identity_of
 from reprune.compress.training.recover import Lesson, recover
 from reprune.core.params import DistillParams
@@ -259,3 +266,38 @@ def test_an_optimisers_state_to_begin_with_is_part_of_a_training():
     ]
     names = {identity_of(replace(start, moments=m), DistillParams(), 0, []) for m in given}
     assert len(names) == len(given)
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["today's file", "an earlier file"])
+def test_a_loss_scaler_goes_on_as_if_it_had_never_been_stored(tmp_path, earlier):
+    """It counts in integers, and torch refuses floats; earlier files hold nothing else."""
+    scalers = []
+    for stored in (False, True):
+        parameter = nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.SGD([parameter], lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", growth_interval=3)
+        for step in range(4):
+            if stored and step == 2:
+                state = scaler.state_dict()
+                kept = {k: float(v) for k, v in state.items()} if earlier else state
+                progress = Progress(
+                    identity="",
+                    steps=1,
+                    taken=2,
+                    best_epoch=0,
+                    best_loss=None,
+                    examples=0,
+                    scaler=kept,
+                )
+                file = tmp_path / "state"
+                write_state(
+                    file, State(progress=progress, model={}, best={}, optimizer={}, more={})
+                )
+                scaler = torch.amp.GradScaler("cpu", growth_interval=3)
+                restore_scaler(scaler, read_state(file).progress.scaler)
+            scaler.scale(parameter.sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        scalers.append(scaler.state_dict())
+    assert scalers[0] == scalers[1]
+    assert scalers[0]["scale"] == 2.0**17

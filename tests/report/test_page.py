@@ -9,11 +9,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from reprune.core.artifacts import Expectation
+from reprune.core.artifacts import Expectation, PruneStage, TensorSparsity
 from reprune.core.params import CostParams
 from reprune.report import words
 from reprune.report.facts import ReportFacts, read_facts
@@ -138,6 +139,45 @@ def test_what_was_asked_stands_beside_what_was_done(told: Told) -> None:
     assert "<summary>Asked and done: 4 cuts were made as planned</summary>" in render_html(
         told("pass")
     )
+
+
+STAGES = tuple(
+    PruneStage(epoch=float(n), share=n / 2, macs=1, params=1, zeros=0, loss_after=0.1)
+    for n in (1, 2)
+)
+MASKED = (TensorSparsity(tensor="a.weight", size=10, requested=5, zeros=5, pattern="unstructured"),)
+
+
+@pytest.mark.parametrize(
+    ("surgery", "lead", "title"),
+    [
+        ({}, "First the cut is repaired in closed form, then", "Repair before any training"),
+        (
+            {"sparse_learning": "group-norm"},
+            "First the model is trained to be sparse, then the cut is repaired",
+            "Repair of the cut, after sparse learning",
+        ),
+        (
+            {"stages": STAGES},
+            "First it is made in 2 cuts, each of them repaired",
+            "Repair of the last cut, after training between the cuts",
+        ),
+        (
+            {"stages": STAGES, "sparsity": MASKED, "groups": ()},
+            "First masks grow while the model trains",
+            "Before and after masks grew in training",
+        ),
+    ],
+    ids=["at once", "pushed", "stages", "masks"],
+)
+def test_what_the_losses_before_recovery_are_is_said_truly(
+    tmp_path: Path, surgery: dict[str, Any], lead: str, title: str
+) -> None:
+    """Only a cut that nothing was trained before is called repaired before any training."""
+    text = " ".join(Page(render_html(facts(replace(PASSED, surgery=surgery), tmp_path))).text)
+    assert lead in text
+    assert title in text
+    assert ("Repair before any training" in text) == (not surgery)
 
 
 def test_layers_that_compensation_left_are_named(told: Told, tmp_path: Path) -> None:

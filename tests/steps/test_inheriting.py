@@ -387,6 +387,10 @@ def test_recovery_takes_the_epochs_that_the_champion_needed_and_its_advice(groun
     assert (two.known.second, two.known.weight) == (champion.digest, 0.5)
     assert two.examples == one.examples + 900 * len(two.epochs)
     assert two.epochs != one.epochs
+    held = KNOBS["distill"] | {"hold_epochs": 3}
+    shorter = made(root, "distill", "held", KNOBS | quick | {"distill": held}, previous)
+    rates = [epoch.learning_rate for epoch in shorter.manifest.recovery.epochs]
+    assert rates[-1] < 0.5 * max(rates)  # held for three quarters of what is left
     plain = made(root, "distill", "plain", KNOBS, previous).manifest.recovery
     assert plain
     assert plain.known is msgspec.UNSET
@@ -564,6 +568,22 @@ def test_a_champion_that_does_not_say_what_it_was_made_with_does_not_teach(groun
     assert done.manifest.recovery.known.second == ""
     assert any("does not say which examples it was made with" in line for line in told)
     assert done.file(TRAINED_ON).read_bytes() == MARKS["second"]
+
+
+@pytest.mark.slow
+def test_a_champion_does_not_teach_where_nothing_is_learnt_from_logits(ground, tmp_path):
+    """It is neither on record, nor do its examples count as what the candidate was made with."""
+    root = second(ground, tmp_path)
+    previous = fetched(ground, tmp_path / "previous")
+    for step, out in (("sensitivity", "table"), ("plan", "plan"), ("prune", "pruned")):
+        made(root, step, out, KNOBS, previous)
+    told: list[str] = []
+    taught = {"generations": {"champion_weight": 0.5}, "distill": {"epochs": 1, "weight": 0.0}}
+    done = made(root, "distill", "plain", KNOBS | taught, previous, told.append)
+    known = done.manifest.recovery.known
+    assert (known.second, known.weight) == ("", 0.0)
+    assert done.file(TRAINED_ON).read_bytes() == MARKS["second"]
+    assert len([line for line in told if "does not teach" in line]) == 1
 
 
 def recovery_of(*losses: float, **more: Any) -> Recovery:

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from reprune.compress.training.reach import without_gain
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle, Recovery, RecoveryEpoch
-from reprune.core.errors import CompressionError
+from reprune.core.errors import Diverged
 from reprune.core.params import DistillParams, Params
 from reprune.steps.learning_rate import chosen_rate
 from tests.steps import test_inheriting
@@ -42,8 +42,9 @@ class Valley:
         rate = float(params.learning_rate)
         self.rates.append(rate)
         assert params.epochs == 1
+        self.held = params.hold_epochs
         if rate > self.limit:
-            raise CompressionError("the train loss is nan in epoch 1")
+            raise Diverged("the train loss is nan in epoch 1")
         loss = abs(rate / self.best - 1.0) if rate > self.best else abs(self.best / rate - 1.0)
         recovery = Recovery(epochs=(epoch(loss),), best_epoch=1, examples=100, teacher="t")
         return SimpleNamespace(recovery=recovery)
@@ -61,8 +62,9 @@ def test_the_search_ends_beside_the_best_rate_and_looks_no_further(
 ) -> None:
     """Within one step of it where it is within what is looked at, else at the end nearest to it."""
     train = Valley(best)
-    found = asked(DistillParams(learning_rate="auto"), train, tmp_path)
+    found = asked(DistillParams(learning_rate="auto", hold_epochs=3.0), train, tmp_path)
     assert found.how == "tried"
+    assert train.held == 0.75  # of one epoch, as of all four
     assert len(train.rates) == len(set(train.rates)) == len(found.tried) <= 5
     reached = min(max(best, 0.01 / 27), 0.27)
     assert 1 / 3 < found.learning_rate / reached < 3
@@ -72,11 +74,15 @@ def test_the_search_ends_beside_the_best_rate_and_looks_no_further(
 
 
 def test_rates_that_diverge_are_passed_over_unless_all_do(tmp_path: Path) -> None:
-    found = asked(DistillParams(learning_rate="auto"), Valley(0.05, limit=0.02), tmp_path)
+    found = asked(
+        DistillParams(learning_rate="auto", hold_epochs=3.0), Valley(0.05, limit=0.02), tmp_path
+    )
     assert found.learning_rate == 0.01
     assert [one.tune_loss is None for one in found.tried] == [False, False, True]
-    with pytest.raises(CompressionError, match="nan"):
-        asked(DistillParams(learning_rate="auto"), Valley(0.05, limit=0.0), tmp_path)
+    with pytest.raises(Diverged, match="nan"):
+        asked(
+            DistillParams(learning_rate="auto", hold_epochs=3.0), Valley(0.05, limit=0.0), tmp_path
+        )
 
 
 def test_each_optimiser_has_its_own_beginning(tmp_path: Path) -> None:

@@ -12,21 +12,24 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
+from reprune.compress.losses import first_batches, mean_loss
 from reprune.compress.paired import batch_losses
 from reprune.compress.planning.cut_costs import asked_and_done
-from reprune.compress.stages import Course, cut_in_stages
+from reprune.compress.stages import Course, cut_in_stages, rehearse
 from reprune.compress.structured import CutResult, cut
 from reprune.compress.training.lesson import Lesson
+from reprune.compress.training.rates import for_epochs
 from reprune.compress.training.reach import bar_of
 from reprune.compress.training.recover import recover
 from reprune.compress.training.sparse_learning import SparsePush
-from reprune.core.errors import InputError
+from reprune.core.errors import Diverged, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from reprune.compress.structure.blocks import Block
     from reprune.compress.structure.groups import Group
+    from reprune.core.artifacts import Surgery
 
 ONE_SHOT = "one-shot"
 # The most that a runtime here asks for. Where a plan does not say what it aligned its widths to, those of
@@ -38,15 +41,18 @@ def prune_channels(course: Course, work: Path) -> CutResult:
     """The course's module cut as its `prune` params say; the module itself is not changed.
 
     With `sparse_learning` the model is pushed first. With a `ladder` the cut is tried at once and
-    recovers for the ladder's epochs; if that misses the bar of `distill`, the next gentler cut is
-    tried; the last is taken as it is. `surgery.ladder` says in words what was tried. The cut that is
-    taken is then made at once or on the schedule. Whatever was cut when, each group and block is on
-    record as what the plan asked of the course's module, and what was done to it, both with costs.
+    recovers for the ladder's epochs; if that misses the bar of `distill`, or has no finite loss, the next
+    gentler cut is tried; the last is taken as it is. `surgery.ladder` says in words what was tried. The
+    cut that is taken is then made at once or on the schedule. Whatever was cut when, each group and block
+    is on record as what the plan asked of the course's module, and what was done to it, both with costs.
 
     What was trained is resumed from `work`. Raises what `cut` and `recover` raise, InputError for a
-    ladder without a bar.
+    ladder without a bar; and, before anything trains, what `rehearse` does of any cut that may be taken.
     """
     plan = course
+    if course.prune.schedule.kind != ONE_SHOT:
+        for fraction in (1.0, *course.prune.ladder.fractions):
+            rehearse(_rung(course, fraction))
     course, spent = _pushed(course, work / "sparse-learning")
     course, words, tried = _choose_rung(course, work)
     spent += tried
@@ -59,13 +65,23 @@ def prune_channels(course: Course, work: Path) -> CutResult:
         plan.task, plan.module, plan.groups, plan.widths, plan.blocks, result.architecture
     )
     surgery = msgspec.structs.replace(
-        result.surgery,
+        _of_dense(result.surgery, plan),
         groups=groups,
         block_cuts=removals or UNSET,
         ladder=words or UNSET,
         examples=spent or UNSET,
     )
     return replace(result, surgery=surgery)
+
+
+def _of_dense(surgery: Surgery, plan: Course) -> Surgery:
+    """What was done to the model as it came: the cut itself knows the sparsely trained one."""
+    method = plan.prune.sparse_learning.method
+    if method == "none":
+        return surgery
+    examples = first_batches(plan.task, "calibration", examples=plan.prune.examples, seed=plan.seed)
+    dense = mean_loss(plan.task, plan.module, examples, seed=plan.seed)
+    return msgspec.structs.replace(surgery, loss_dense=dense, sparse_learning=method)
 
 
 def rung_widths(
@@ -150,7 +166,11 @@ def _choose_rung(course: Course, work: Path) -> tuple[Course, tuple[str, ...], i
             note(f"{name}: the same cut again, not tried")
             continue
         tried.append((rung.widths, rung.blocks))
-        loss, examples = _trial(rung, work / f"rung-{number}")
+        try:
+            loss, examples = _trial(rung, work / f"rung-{number}")
+        except Diverged:
+            note(f"{name}: no finite loss: too much")
+            continue
         spent += examples
         note(
             f"{name}: loss on tune {loss:.4f} after {ladder.epochs} epoch{'s' * (ladder.epochs > 1)}, "
@@ -183,7 +203,7 @@ def _trial(course: Course, work: Path) -> tuple[float, int]:
         teacher=course.teacher,
         teacher_digest=course.digest,
     )
-    params = msgspec.structs.replace(course.distill, epochs=course.prune.ladder.epochs)
+    params = for_epochs(course.distill, course.prune.ladder.epochs)
     done = recover(lesson, params, seed=course.seed, work=work, say=course.say)
     losses = [epoch.tune_loss for epoch in done.recovery.epochs]
     start = done.recovery.start_loss
@@ -220,7 +240,8 @@ def _pushed(course: Course, work: Path) -> tuple[Course, int]:
         teacher=course.teacher,
         teacher_digest=course.digest,
     )
-    distill = msgspec.structs.replace(course.distill, epochs=params.epochs, bar=0.0, bar_ratio=0.0)
+    distill = for_epochs(course.distill, params.epochs)
+    distill = msgspec.structs.replace(distill, bar=0.0, bar_ratio=0.0)
     done = recover(lesson, distill, seed=course.seed, work=work, say=course.say, shapers=(push,))
     course.say(f"sparse learning: {params.method} for {params.epochs} epochs")
     return replace(course, module=done.module), done.recovery.examples

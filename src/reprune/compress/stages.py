@@ -93,7 +93,7 @@ def cut_in_stages(course: Course, work: Path) -> CutResult:
     Raises what `cut` and `recover` raise, and CompressionError for an attention that a stage leaves in a
     shape that no later one can cut, before anything is trained.
     """
-    _rehearse(course)
+    rehearse(course)
     identity = _identity(course)
     reached = _Reached(module=course.module, architecture=Architecture(), moments={})
     found: list[StageFacts] = []
@@ -196,11 +196,13 @@ def _share(course: Course, number: int) -> float:
     return share_at(schedule.kind, done, final=removed, power=_power(course))
 
 
-def _rehearse(course: Course) -> None:
-    """Goes through the cuts by width alone: raises what `_groups_now` would raise after hours of training.
+def rehearse(course: Course) -> None:
+    """Goes through the cuts by width alone: raises what they would raise after hours of training, UnknownName
+    for a schedule that nobody registered and CompressionError for a group that is lost on the way.
 
-    Only attention can be lost on the way (heads of one dimension, queries and values of different sizes).
+    Only attention can be lost (heads of one dimension, queries and values of different sizes).
     """
+    stage_widths(course, 1)
     if all(group.unit == "channel" for group in course.groups):
         return
     module = course.module
@@ -273,7 +275,9 @@ def _learn(
 
 
 def stage_params(course: Course, number: int) -> DistillParams:
-    """How cut `number` is recovered from: for its share of the epochs, rounded to whole ones."""
+    """How cut `number` is recovered from: for its share of the epochs, rounded to whole ones. The bar is not
+    for it: only what is recovered from the last cut, by the distill step, has to meet that.
+    """
     schedule = course.prune.schedule
     ends = [round(schedule.epochs * stage / schedule.steps) for stage in (number - 1, number)]
     first = number == 1 or not ends[0]
@@ -281,6 +285,8 @@ def stage_params(course: Course, number: int) -> DistillParams:
         course.distill,
         epochs=ends[1] - ends[0],
         rate="constant",
+        bar=0.0,
+        bar_ratio=0.0,
         warmup_epochs=course.distill.warmup_epochs if first else 0.0,
     )
 

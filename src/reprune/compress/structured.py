@@ -21,7 +21,7 @@ from reprune.compress.structure.blocks import Block
 from reprune.compress.structure.equality import architecture_of, difference, mask
 from reprune.compress.structure.groups import Group, frozen_layers
 from reprune.core.artifacts import Cost, Surgery
-from reprune.core.errors import CompressionError, nearest
+from reprune.core.errors import CompressionError, Diverged, nearest
 from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch, Task
 
@@ -213,10 +213,10 @@ def _say_unfitted(
 
 def _best(losses: dict[Repair, float], say: Callable[[str], None]) -> Repair:
     """The repair with the lowest finite loss, the plainest of equals; the others' losses are dropped,
-    and it is said, where they are not finite. Raises CompressionError where the plain cut's is not.
+    and it is said, where they are not finite. Raises Diverged where the plain cut's is not.
     """
     if not math.isfinite(losses["cut"]):
-        raise CompressionError(
+        raise Diverged(
             f"the loss of the cut model on the calibration split is {losses['cut']}",
             fix="cut less, or correct the task's loss()",
         )

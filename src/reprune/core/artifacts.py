@@ -132,12 +132,14 @@ class PruneStage(Fact, kw_only=True):
 class Surgery(Fact, kw_only=True):
     """What a cut did. `equality_max_abs` is the largest logit difference of masked-dense and sliced.
 
-    `loss_*` are on the calibration split: before the cut, after it, after compensation was tried
-    (None where it was not), and of the model that was kept, which is the best of them. `blocks` were
-    removed whole, `block_cuts` says what those that were to go came to; `unfitted` names the layers that
-    lost inputs and that compensation left as they were, `left` those that run after them and were to be
-    refitted too (prune.refit: onwards), each with the reason; `sparsity` lists masked tensors; `ladder` says
-    in words which cuts were tried and what came of them; `examples` went through a model for all this.
+    `loss_*` are on the calibration split: of the dense model as it came, after the cut, and after each repair
+    that was tried (None where it was not); `kept` names the best of these. With `stages`, or after
+    `sparse_learning` (its method), the model trained before the last of them, so that what they differ by is
+    no longer the cut's alone (`untrained`). `blocks` were removed whole, `block_cuts` says what those that
+    were to go came to; `unfitted` names the layers that lost inputs and that compensation left as they were,
+    `left` those that run after them and were to be refitted too (prune.refit: onwards), each with the reason;
+    `sparsity` lists masked tensors; `ladder` says in words which cuts were tried and what came of them;
+    `examples` went through a model for all this.
     """
 
     criterion: str
@@ -158,6 +160,12 @@ class Surgery(Fact, kw_only=True):
     examples: int | UnsetType = UNSET
     unfitted: dict[str, str] | UnsetType = UNSET
     left: dict[str, str] | UnsetType = UNSET
+    sparse_learning: str | UnsetType = UNSET
+
+    @property
+    def untrained(self) -> bool:
+        """Whether nothing was trained before the losses were taken, so that they tell of the cut alone."""
+        return not self.stages and not self.sparse_learning
 
     @property
     def gentler(self) -> bool:

@@ -24,6 +24,7 @@
        |  |- NonFiniteWeights
        |  `- CheckpointMismatch
        |- CompressionError              a cut that did nothing, or that would change the function
+       |  `- Diverged                   a cut or a training that left no finite loss
        |- DataRefused                   the data contract failed
        |- BuildError                    an engine that cannot be built, or disagrees with its bundle
        |- RegistryError
@@ -169,6 +170,10 @@ class CheckpointMismatch(CheckpointError):
 
 class CompressionError(InputError):
     code = "compression"
+
+
+class Diverged(CompressionError):
+    code = "diverged"
 
 
 class DataRefused(InputError):

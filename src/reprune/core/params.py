@@ -12,7 +12,7 @@ from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import DocumentError
 from reprune.core.lock import Name
 from reprune.core.plan_checks import check_plan
-from reprune.core.schedule_checks import check_schedule
+from reprune.core.schedule_checks import check_schedule, check_training
 
 PARAMS_FILE = "params.yaml"
 MIN_EXAMPLES = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
@@ -270,16 +270,17 @@ class DistillParams(Document, kw_only=True):
     The loss is (1 - weight) x the task's + weight x the distance of the logits to the teacher's
     (0 is plain fine-tuning) + `features` x that of the outputs of `feature_modules` (the task's
     `features` where it is empty) + `attention` x that of their attention maps, over places or tokens;
-    with `balance` the parts keep these shares of the whole whatever their sizes. The `teacher` may be
-    the student itself, as it came ("self") or as its moving average ("ema").
+    with `balance` the parts keep these shares of the whole whatever their sizes, up to a thousandfold. The
+    `teacher` may be the student itself, as it came ("self") or as its moving average ("ema").
 
-    The learning rate rises over `warmup_epochs`, is held until `hold_epochs`, and falls along a cosine
-    unless `rate` is constant. `learning_rate: auto` takes the champion's, where `generations.reuse` is on and
-    that is known for this optimiser; else the distill step tries some for an epoch each and takes the best on
-    `tune`. A task's own `optimizer` wins over `optimizer`, and over `learning_rate`. `ema` is the decay of a
-    moving average that is then judged and returned instead of the weights (0: none). Parameters whose
-    names fit a pattern in `freeze` are not trained. `clip_norm` 0 does not clip. The teacher's outputs
-    are kept where they fit `teacher_cache_bytes` and the task's `train` is not augmented.
+    The learning rate rises over `warmup_epochs`, is held until `hold_epochs` (where training takes more or
+    fewer than `epochs`, for the same share of it), and falls along a cosine unless `rate` is constant.
+    `learning_rate: auto` takes the champion's, where `generations.reuse` is on and that is known for this
+    optimiser; else the distill step tries some for an epoch each and takes the best on `tune`. A task's own
+    `optimizer` wins over `optimizer`, and over `learning_rate`. `ema` is the decay of a moving average that
+    is then judged and returned instead of the weights (0: none). Parameters whose names fit a pattern in
+    `freeze` are not trained. `clip_norm` 0 does not clip. The teacher's outputs are kept where they fit
+    `teacher_cache_bytes` and the task's `train` is not augmented.
 
     With `processes` above 1 the distill step trains in so many processes, each with its share of every
     batch: on GPUs where there are any, one each. They learn what one process would, but for rounding and
@@ -287,9 +288,10 @@ class DistillParams(Document, kw_only=True):
     ("torchrun --nproc-per-node {processes} {args}"). Each keeps a teacher cache of its own.
 
     `bar` is the loss on `tune` to reach, or `bar_ratio` times the dense model's, whichever is lower
-    (0: none): training stops when even an optimistic look at its curve cannot reach it. With `patience` it
-    also stops after so many epochs without a gain on `tune`; on a cosine the last epochs gain most, so that a
-    small one gives those away. With
+    (0: none): training stops when even an optimistic look at its curve cannot reach it; between the cuts of
+    a schedule it does not, for what comes last has to meet the bar. With `patience` training also stops after
+    so many epochs without a gain on `tune`; on a cosine the last epochs gain most, so that a small one gives
+    those away. Epochs before the last mask do not count for either. With
     `quantize` the model trains, and is judged, with weights and activations rounded to that; what is
     returned are its float weights.
     """
@@ -477,6 +479,7 @@ def read_params(path: Path) -> Params:
             fix=f"use one of: {', '.join(sorted(params.targets))}",
         )
     check_schedule(params, path)
+    check_training(params, path)
     check_plan(params, path)
     latency_target = params.plan.latency_target
     if params.plan.budget == "latency" and latency_target not in params.targets:

@@ -6,7 +6,6 @@ profile and a sensitivity by then.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from msgspec import UNSET
 
 from reprune.core.errors import DocumentError, nearest
 from reprune.core.limits import check_limits
-from reprune.core.plugins import registered
+from reprune.core.plugins import misspelt, registered
 
 if TYPE_CHECKING:
     from reprune.core.documents import Document
@@ -42,6 +41,7 @@ CUT_KNOBS = tuple(
         "reduction",
         "normalizer",
         "sparse_learning",
+        "ladder",
         "refit",
         "ridge",
         "equality_max_abs",
@@ -50,8 +50,6 @@ CUT_KNOBS = tuple(
 CALIBRATED_KNOBS = tuple(
     f"sensitivity.{knob}" for knob in ("budget", "precision", "joint_fraction")
 )
-# So alike are two words of which one may be the other misspelt.
-ALIKE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ def planned_by_tables(plan: PlanParams) -> bool:
 def _wrongs(params: Params) -> Iterator[_Wrong]:
     plan = params.plan
     yield from _unknown_floors(params)
-    meant = _misspelt(plan.allocator)
+    meant = misspelt("allocators", plan.allocator, ALLOCATORS)
     if meant:
         yield _Wrong(
             what=f"there is no allocator called '{plan.allocator}'; did you mean '{meant}'?",
@@ -184,18 +182,6 @@ def _idle_trials(plan: PlanParams) -> Iterator[_Wrong]:
             )
             + ", or take it out",
         )
-
-
-def _misspelt(name: str) -> str:
-    """The allocator that `name` seems to mean, where nothing here is called that; "" else.
-
-    Any other unknown name may be of a package that only the image which plans has: there `sensitivity` looks
-    it up, before it measures anything.
-    """
-    if name in ALLOCATORS or any(name in one or one in name for one in ALLOCATORS):
-        return ""
-    close = difflib.get_close_matches(name, ALLOCATORS, n=1, cutoff=ALIKE)
-    return close[0] if close and name not in registered("allocators") else ""
 
 
 def _check_idle(params: Params, path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from reprune.core.errors import MissingExtra, UnknownName, nearest
+
+# So alike are two words of which one may be the other misspelt.
+ALIKE = 0.8
 
 
 def lookup(group: str, name: str, builtins: Mapping[str, str]) -> Any:
@@ -43,6 +47,17 @@ def lookup(group: str, name: str, builtins: Mapping[str, str]) -> Any:
 def registered(group: str) -> set[str]:
     """The names that installed packages add to `group`. Nothing of them is imported."""
     return {point.name for point in entry_points(group=f"reprune.{group}")}
+
+
+def misspelt(group: str, name: str, builtins: Collection[str]) -> str:
+    """The built-in that `name` seems to mean, where nothing here is called that in `group`; "" else.
+
+    Any other unknown name may be of a package that only the image which uses it has: there it is looked up.
+    """
+    if name in builtins or any(name in one or one in name for one in builtins):
+        return ""
+    close = difflib.get_close_matches(name, builtins, n=1, cutoff=ALIKE)
+    return close[0] if close and name not in registered(group) else ""
 
 
 @dataclass(frozen=True, kw_only=True)

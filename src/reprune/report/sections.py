@@ -18,6 +18,7 @@ from reprune.report.markup import table as html_table
 from reprune.report.masked import NO_PROMISE, masked_table
 from reprune.report.phrases import as_html
 from reprune.report.plan_change import change_table
+from reprune.report.repairs import done_words, losses_table
 from reprune.report.slices import newest, ordered, slice_figures, slices_table
 from reprune.report.timings import call_figures, operator_figures, ratio_figures
 
@@ -172,19 +173,7 @@ def recovery_section(facts: ReportFacts) -> Section | None:
     content: list[Safe] = []
     surgery, recovery = facts.surgery, facts.recovery
     if surgery is not None:
-        steps = [
-            ("Dense", surgery.loss_dense, "before"),
-            ("After the cut", surgery.loss_cut, "cut"),
-            ("With compensation", surgery.loss_compensated, "compensated"),
-            ("With fresh batch statistics", surgery.loss_recalibrated, "recalibrated"),
-        ]
-        rows = [
-            [esc(name), esc(words.number(loss)), esc("kept" if kind == surgery.kept else "")]
-            for name, loss, kind in steps
-            if loss is not None
-        ]
-        head = ["Model", "Loss on calibration", ""]
-        content.append(html_table("Repair before any training", head, rows, numbers=1))
+        content.append(losses_table(surgery))
         for title, reasons in (
             ("Lost inputs, and kept their weights", surgery.unfitted),
             ("Run behind the cut, and kept their weights", surgery.left),
@@ -201,7 +190,7 @@ def recovery_section(facts: ReportFacts) -> Section | None:
     return Section(
         key="recovery",
         title="Repair and recovery",
-        lead=f"First the cut is repaired in closed form, then the model learns again.{seen}",
+        lead=f"{done_words(surgery)}{seen}",
         content=tuple(content),
     )
 

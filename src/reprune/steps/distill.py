@@ -62,6 +62,7 @@ def distill(
     import torch
 
     from reprune.compress.bundle import load_bundle, save_bundle
+    from reprune.compress.training.rates import for_epochs
     from reprune.compress.training.recover import Lesson
     from reprune.task.trained_on import TRAINED_ON, together
 
@@ -71,7 +72,7 @@ def distill(
     code = student.manifest.task.digest
     known = known_recovery(previous, pupil, dense, distill, generations, seed, ctx.say, code=code)
     if known.fact is not UNSET:
-        distill = replace(distill, epochs=known.fact.epochs)
+        distill = for_epochs(distill, known.fact.epochs)
     start, champion = known.start or pupil, str((previous.path / "champion").resolve())
     lesson = Lesson(
         task=pupil.task,

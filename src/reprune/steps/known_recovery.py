@@ -64,7 +64,8 @@ def known_recovery(
             "(generations.cold_every)"
         )
         return Known()
-    wanted = bool(generations.champion_weight or generations.champion_start)
+    advice = _advice(distill, generations, say)
+    wanted = bool(advice or generations.champion_start)
     loaded = _loaded(champion, dense, say) if wanted else None
     start = None
     if loaded is not None and generations.champion_start:
@@ -78,12 +79,10 @@ def known_recovery(
     epochs, needed = epochs_taken(recovery, distill, generations, from_champion=began is not None)
     say(f"recovery: {epochs} of {distill.epochs} epochs, for the champion needed {needed}")
     second = None
-    if loaded is not None and generations.champion_weight:
+    if loaded is not None and advice:
         from reprune.compress.training.lesson import Second
 
-        second = Second(
-            module=loaded.module, digest=champion.digest, weight=generations.champion_weight
-        )
+        second = Second(module=loaded.module, digest=champion.digest, weight=advice)
     return Known(
         fact=KnownRecovery(
             champion=champion.digest,
@@ -99,6 +98,18 @@ def known_recovery(
         start=began,
         marks=champion.file(TRAINED_ON).read_bytes() if second or began else b"",
     )
+
+
+def _advice(
+    distill: DistillParams, generations: GenerationsParams, say: Callable[[str], None]
+) -> float:
+    """The champion's share of what is learnt from teachers; 0, and it is said, where nothing is."""
+    if generations.champion_weight and not distill.weight:
+        say(
+            "recovery: the champion does not teach, for nothing is learnt from logits (distill.weight)"
+        )
+        return 0.0
+    return generations.champion_weight
 
 
 def epochs_taken(

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from reprune.core.artifacts import ModelBundle, Previous, RateChoice, TriedRate
-from reprune.core.errors import CompressionError
+from reprune.core.errors import Diverged
 from reprune.core.params import DistillParams, GenerationsParams
 from reprune.core.step import Context
 from reprune.core.store import Artifact
@@ -40,7 +40,7 @@ def chosen_rate(
     each, in folders of their own below the work folder, around the champion's where there is one. UNSET
     where nothing is trained.
 
-    Raises CompressionError where training diverges at every rate.
+    Raises Diverged where training diverges at every rate.
     """
     if not params.epochs:
         return UNSET
@@ -85,18 +85,20 @@ def _champions(
 
 
 def _tried(likely: float, params: DistillParams, train: Train, ctx: Context) -> RateChoice:
+    from reprune.compress.training.rates import for_epochs
+
     seen: dict[int, TriedRate] = {}
     examples = 0
-    trouble: CompressionError | None = None
+    trouble: Diverged | None = None
     for power in (0, -1, 1, *range(-2, -2 - BEYOND, -1), *range(2, 2 + BEYOND)):
         if abs(power) > 1 and not _outermost(seen, inside=power - int(math.copysign(1, power))):
             continue
         rate = _rounded(likely * STEP**power)
-        trial = replace(params, learning_rate=rate, epochs=TRIAL_EPOCHS, patience=UNSET)
+        trial = replace(for_epochs(params, TRIAL_EPOCHS), learning_rate=rate, patience=UNSET)
         ctx.say(f"recovery: trying the learning rate {rate:g}")
         try:
             recovery = train(trial, ctx.work / f"rate-{rate:g}").recovery
-        except CompressionError as error:
+        except Diverged as error:
             trouble = error
             seen[power] = TriedRate(learning_rate=rate, tune_loss=None)
             continue

@@ -21,7 +21,7 @@ from reprune.compress.training.recover import Recovered, recover
 from reprune.compress.training.schedule import share_at
 from reprune.core.artifacts import PruneStage, Surgery
 from reprune.core.documents import digest_of
-from reprune.core.errors import CompressionError, TaskError
+from reprune.core.errors import CompressionError, Diverged, TaskError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,8 +54,8 @@ def grow_masks(course: MaskCourse, work: Path) -> Masked:
     """A copy of the course's module, masked in `schedule.steps` cuts over `schedule.epochs` of training.
 
     When the cuts are made says `share_of`; weights are ranked anew at each one. Training is as
-    `distill` says, at a constant rate after the warm-up: the falling rate is the distill step's.
-    Of the epochs after the last cut the one with the least loss on `tune` is kept, and its masks are
+    `distill` says, at a constant rate after the warm-up: the falling rate is the distill step's, and so is
+    the bar. Of the epochs after the last cut the one with the least loss on `tune` is kept, and its masks are
     exactly the plan. `surgery.stages` has an entry an epoch.
 
     A killed run goes on from `work` and ends, on a CPU, in the same bits. The module is not changed.
@@ -90,7 +90,9 @@ def grow_masks(course: MaskCourse, work: Path) -> Masked:
             teacher=course.module,
             teacher_digest=course.digest,
         ),
-        msgspec.structs.replace(course.distill, epochs=epochs, rate="constant"),
+        msgspec.structs.replace(
+            course.distill, epochs=epochs, rate="constant", bar=0.0, bar_ratio=0.0
+        ),
         seed=course.seed,
         work=work,
         say=course.say,
@@ -171,7 +173,7 @@ def _surgery(
     examples = first_batches(task, "calibration", examples=course.prune.examples, seed=seed)
     after = mean_loss(task, recovered.module, examples, seed=seed)
     if not math.isfinite(after):
-        raise CompressionError(f"the masked model's loss on the calibration split is {after}")
+        raise Diverged(f"the masked model's loss on the calibration split is {after}")
     stages = []
     for record in recovered.recovery.epochs:
         done = share(record.epoch * batches)

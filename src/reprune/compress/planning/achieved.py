@@ -17,7 +17,7 @@ class Achieved:
 
     `sum_of_cuts` is the plan's sum of single cuts on tune (refitted where the plan was), `measured` the
     joint cut's on tune, as the plan measured it; `cut` and `repaired` are on calibration, as prune
-    found them before recovery; `recovered` is that of the recovered model on all of tune.
+    found them before anything was trained; `recovered` is that of the recovered model on all of tune.
     """
 
     sum_of_cuts: float | None
@@ -55,7 +55,7 @@ def achieved(plan: Plan, bundle: ModelBundle, base_loss: float | None = None) ->
     if surgery is not None and surgery.gentler:
         surgery = recovery = None
     cut = repaired = recovered = None
-    if surgery is not None:
+    if surgery is not None and surgery.untrained:
         kept = {
             "cut": surgery.loss_cut,
             "compensated": surgery.loss_compensated,

@@ -34,8 +34,8 @@ class Running(Fact, kw_only=True):
 class Progress(Fact, kw_only=True):
     """Everything but tensors. `identity` names the training; `steps` are batches an epoch, `taken`
     optimiser steps; `best_loss` is on `tune` (None: no state that may be kept yet), `best_epoch` 0 is
-    the model that training began with; `bar` is the loss to reach; `scaler` is the loss scaler's
-    state (fp16 only).
+    the model that training began with; `start_loss` (None: it was not settled, or an older file does not
+    say), `unsettled` and `bar` are what says when to stop; `scaler` is the loss scaler's state (fp16 only).
     """
 
     identity: str
@@ -45,9 +45,11 @@ class Progress(Fact, kw_only=True):
     best_loss: float | None
     examples: int
     bar: float | None = None
+    start_loss: float | None = None
+    unsettled: int = 0
     epochs: tuple[RecoveryEpoch, ...] = ()
     running: Running = Running()
-    scaler: dict[str, float] | None = None
+    scaler: dict[str, int | float] | None = None
     scalars: dict[str, Scalar] = {}
 
 
@@ -132,3 +134,11 @@ def restore_optimizer(
         state.setdefault(int(parameter), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def restore_scaler(scaler: torch.amp.GradScaler, saved: Mapping[str, int | float]) -> None:
+    """Gives a fresh loss scaler the state that its like had. What it counts are integers again, which
+    torch insists on; earlier files hold them as floats.
+    """
+    own = scaler.state_dict()
+    scaler.load_state_dict({key: type(own[key])(value) for key, value in saved.items()})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reprune.compress.training.crew import ALONE, Crew
 from reprune.core.documents import digest_of
-from reprune.core.errors import CompressionError
+from reprune.core.errors import Diverged
 
 if TYPE_CHECKING:
     from reprune.compress.training.optimizer_state import Moments
@@ -86,15 +86,15 @@ def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     }
 
 
-def not_finite(what: str, value: float, epoch: int, step: int | None) -> CompressionError:
+def not_finite(what: str, value: float, epoch: int, step: int | None) -> Diverged:
     where = f"epoch {epoch}" + (f", batch {step}" if step is not None else "")
     if epoch == 0:
-        return CompressionError(
+        return Diverged(
             f"the {what} is {value} before recovery began",
             where="distill",
             fix="cut less (plan.fraction), or check the task's loss on this model",
         )
-    return CompressionError(
+    return Diverged(
         f"the {what} is {value} in {where}",
         where="distill",
         fix="lower distill.learning_rate or lengthen distill.warmup_epochs; with fp16 try bf16 or no",

@@ -25,7 +25,7 @@ from reprune.compress.training.lesson import Lesson, identity_of, not_finite, on
 from reprune.compress.training.optimizer_state import give_moments
 from reprune.compress.training.quantization import FakeQuantizer
 from reprune.compress.training.rates import build_optimizer, freeze, rate_at, without_dropout
-from reprune.compress.training.reach import bar_of, out_of_reach, without_gain
+from reprune.compress.training.reach import bar_of, why_stop
 from reprune.compress.training.shaping import Moment, recalibrating, settled
 from reprune.compress.training.shares import PROBED_BATCHES, check_crew, check_shares, share_of
 from reprune.compress.training.teaching import TEACHERS, Teaching, second_of, teacher_of
@@ -50,7 +50,8 @@ class Pupil:
 
     `taken` counts optimiser steps over all epochs, `steps` are batches an epoch. All randomness of a
     step is a function of (seed, taken), so that it can be taken up at any of them. What all processes
-    of the lesson's crew do alike is counted once.
+    of the lesson's crew do alike is counted once. `start_loss` is on `tune`, infinite where a shaper did not
+    call the start settled; `unsettled` is the last epoch at whose end one did not.
     """
 
     lesson: Lesson
@@ -71,6 +72,8 @@ class Pupil:
     taken: int = 0
     examples: int = 0
     bar: float | None = None
+    start_loss: float = math.inf
+    unsettled: int = 0
     best_epoch: int = 0
     best_loss: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -139,7 +142,8 @@ class Pupil:
             self.bar = bar_of(self.params, self._dense_loss())
         give_moments(self.optimizer, self.student, self.lesson.moments)
         self.examples += self.check_crew()
-        self._judge(0)
+        loss = self._judge(0)
+        self.start_loss = loss if settled(self.shapers) else math.inf
 
     def check_crew(self) -> int:
         """Whether several processes learn what one would, and begin alike; the examples that took."""
@@ -167,6 +171,8 @@ class Pupil:
             learning_rate=running.rate,
         )
         self.epochs.append(record)
+        if not settled(self.shapers):
+            self.unsettled = epoch
         self.running = Running()
         self.lesson.crew.check_alike(self.student.state_dict())
         return record
@@ -174,17 +180,15 @@ class Pupil:
     @property
     def stopped(self) -> str:
         """Why training ends here although epochs are left, in words; empty: it goes on."""
-        losses = [epoch.tune_loss for epoch in self.epochs]
-        left = self.params.epochs - len(losses)
-        if not left or not settled(self.shapers):
+        if not settled(self.shapers):
             return ""
-        after = f"after epoch {len(losses)} of {self.params.epochs}: the loss on tune was "
-        if self.bar is not None and out_of_reach(losses, left, self.bar):
-            return f"{after}{min(losses):.4f} at best, and the bar of {self.bar:.4f} out of reach"
-        idle = without_gain(losses)
-        if self.params.patience is not UNSET and idle >= self.params.patience:
-            return f"{after}{min(losses):.4f} at best, without a gain in the last {idle} (distill.patience)"
-        return ""
+        done, of = len(self.epochs), self.params.epochs
+        # What was less masked or pushed than it will be is another model, and no part of this curve.
+        losses = [epoch.tune_loss for epoch in self.epochs[self.unsettled :]]
+        why = why_stop(
+            losses, self.params, start=self.start_loss, remaining=of - done, bar=self.bar
+        )
+        return f"after epoch {done} of {of}: {why}" if why else ""
 
     def recovery(self) -> Recovery:
         kept = self.epochs and not self.best_epoch and math.isfinite(self.best_loss)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from reprune.compress.training.checkpoint import Progress, State, restore_optimizer, split_optimizer
+from reprune.compress.training.checkpoint import (
+    Progress,
+    State,
+    restore_optimizer,
+    restore_scaler,
+    split_optimizer,
+)
 from reprune.compress.training.lesson import on_cpu, part_of
 
 if TYPE_CHECKING:
@@ -29,6 +35,8 @@ def state_of(pupil: Pupil) -> State:
             best_loss=pupil.best_loss if math.isfinite(pupil.best_loss) else None,
             examples=pupil.examples,
             bar=pupil.bar,
+            start_loss=pupil.start_loss if math.isfinite(pupil.start_loss) else None,
+            unsettled=pupil.unsettled,
             epochs=tuple(pupil.epochs),
             running=pupil.running,
             scaler=scaler.state_dict() if scaler is not None else None,
@@ -72,8 +80,9 @@ def resume(pupil: Pupil, kept: State) -> None:
     pupil.teaching.restore(part_of(kept.more, "teaching"))
     restore_optimizer(pupil.prepared, kept.optimizer, progress.scalars)
     if pupil.accelerator.scaler is not None and progress.scaler is not None:
-        pupil.accelerator.scaler.load_state_dict(progress.scaler)
-    pupil.bar = progress.bar
+        restore_scaler(pupil.accelerator.scaler, progress.scaler)
+    pupil.bar, pupil.unsettled = progress.bar, progress.unsettled
+    pupil.start_loss = math.inf if progress.start_loss is None else progress.start_loss
     pupil.steps, pupil.taken, pupil.examples = progress.steps, progress.taken, progress.examples
     pupil.best_epoch = progress.best_epoch
     pupil.best_loss = math.inf if progress.best_loss is None else progress.best_loss

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from reprune.core.errors import CompressionError
+from reprune.core.errors import CompressionError, Diverged
 from reprune.measure.outputs import evaluating
 from reprune.task.protocol import Batch
 
@@ -80,6 +80,7 @@ class FakeQuantizer:
 
         Of ranges from the whole span down to a tenth the one with the least squared error of rounding
         and clipping is taken, so that a few outliers do not take the resolution of all others.
+        Raises Diverged for a layer that is given values which are not finite.
         """
         self._seen = {}
         examples = 0
@@ -89,7 +90,7 @@ class FakeQuantizer:
                     self.module(*batch.inputs)
                     examples += len(batch)
             self.ranges = {
-                name: best_range(torch.cat(values), bits=self.bits)
+                name: best_range(_finite(torch.cat(values), name), bits=self.bits)
                 for name, values in self._seen.items()
             }
         finally:
@@ -163,6 +164,17 @@ def best_range(values: Tensor, *, bits: int) -> tuple[float, float]:
     ]
     share = SHRINK[errors.index(min(errors))]
     return low * share, high * share
+
+
+def _finite(values: Tensor, name: str) -> Tensor:
+    """`values`. Raises Diverged where one is not finite: no range holds them."""
+    if not bool(values.isfinite().all()):
+        raise Diverged(
+            "it is given values that are not finite, so that they have no range of integers",
+            where=name,
+            fix="lower distill.learning_rate or lengthen distill.warmup_epochs; with fp16 try bf16 or no",
+        )
+    return values
 
 
 def _sample(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from reprune.core.errors import CompressionError, InputError, nearest
@@ -41,19 +42,36 @@ def rate_at(progress_epochs: float, params: DistillParams) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (progress_epochs - start) / (params.epochs - start)))
 
 
+def for_epochs(params: DistillParams, epochs: int) -> DistillParams:
+    """`params` for a training of `epochs`, of which the rate is held for the same share."""
+    share = params.hold_epochs / params.epochs if params.epochs else 0.0
+    return replace(params, epochs=epochs, hold_epochs=share * epochs)
+
+
 def freeze(student: nn.Module, patterns: tuple[str, ...]) -> None:
-    """No parameter whose name fits a shell pattern is trained. Raises InputError for one that fits none."""
-    names = [name for name, _ in student.named_parameters()]
+    """No parameter whose name fits a shell pattern is trained."""
+    for name, parameter in student.named_parameters():
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+
+
+def cut_away(patterns: tuple[str, ...], student: nn.Module, teacher: nn.Module) -> tuple[str, ...]:
+    """The patterns that freeze nothing in the student, because the cut took all that fits them: there is
+    such a parameter in the teacher. Raises InputError for one that fits none in either.
+    """
+    names, whole = ([name for name, _ in one.named_parameters()] for one in (student, teacher))
+    gone = []
     for pattern in patterns:
-        found = [name for name in names if fnmatchcase(name, pattern)]
-        if not found:
+        if any(fnmatchcase(name, pattern) for name in names):
+            continue
+        if not any(fnmatchcase(name, pattern) for name in whole):
             raise InputError(
-                f"no parameter's name fits '{pattern}'; {nearest(pattern, names)}",
+                f"no parameter's name fits '{pattern}'; {nearest(pattern, whole)}",
                 where="params.yaml (distill.freeze)",
                 fix="use names of model.named_parameters(), with * for anything",
             )
-        for name in found:
-            student.get_parameter(name).requires_grad_(False)
+        gone.append(pattern)
+    return tuple(gone)
 
 
 def build_optimizer(task: Task, student: nn.Module, params: DistillParams) -> torch.optim.Optimizer:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from msgspec import UNSET
 
 if TYPE_CHECKING:
     from reprune.core.params import DistillParams
@@ -23,12 +26,36 @@ def bar_of(params: DistillParams, dense_loss: float) -> float | None:
     return min(bars, default=None)
 
 
-def out_of_reach(losses: Sequence[float], remaining: int, bar: float) -> bool:
+def why_stop(
+    losses: Sequence[float],
+    params: DistillParams,
+    *,
+    start: float,
+    remaining: int,
+    bar: float | None,
+) -> str:
+    """Why nothing is to be hoped of the `remaining` epochs, in words; empty: they are worth taking. `losses`
+    are those on `tune` of the epochs that may be judged, `start` that of what training began with.
+    """
+    if not losses or not remaining:
+        return ""
+    found = f"the loss on tune was {min(start, *losses):.4f} at best"
+    if bar is not None and out_of_reach(losses, remaining, bar, start=start):
+        return f"{found}, and the bar of {bar:.4f} out of reach"
+    idle = without_gain(losses)
+    if params.patience is not UNSET and idle >= params.patience:
+        return f"{found}, without a gain in the last {idle} (distill.patience)"
+    return ""
+
+
+def out_of_reach(
+    losses: Sequence[float], remaining: int, bar: float, *, start: float = math.inf
+) -> bool:
     """Whether the bar stays out of reach even if every one of the `remaining` epochs brought twice what
     the best of the last three did. `losses` are those on `tune`, epoch by epoch; never True for fewer
-    than three, nor once the bar was reached.
+    than three, nor once the bar was reached, by the model at the `start` if need be.
     """
-    best = min(losses, default=float("inf"))
+    best = min([start, *losses])
     if len(losses) < MIN_EPOCHS or best <= bar:
         return False
     recent = losses[-MIN_EPOCHS:]

@@ -18,7 +18,7 @@ from reprune.compress.training.crew import Crew
 from reprune.compress.training.lesson import Lesson, identity_of
 from reprune.compress.training.pupil import Pupil
 from reprune.compress.training.pupil_state import resume, state_of, take_up
-from reprune.compress.training.rates import rate_at
+from reprune.compress.training.rates import cut_away, rate_at
 from reprune.core.artifacts import Recovery
 
 if TYPE_CHECKING:
@@ -76,9 +76,14 @@ def recover(
     first writes to `work` and reads from it. The result is that of one process up to float rounding,
     but for dropout, of which each process draws its own. Raises RepruneError where they drift apart.
 
-    Raises CompressionError where the loss is not finite, InputError for a precision that this
-    machine cannot train in, TaskError for a task that cannot be trained.
+    Raises Diverged where the loss is not finite, InputError for a precision that this machine cannot
+    train in and, before anything trains, for a pattern of `params.freeze` that fits no parameter of either
+    model; TaskError for a task that cannot be trained.
     """
+    for pattern in cut_away(params.freeze, lesson.student, lesson.teacher):
+        say(
+            f"recovery: '{pattern}' of distill.freeze freezes nothing, for the cut took all that fits it"
+        )
     pupil = Pupil.start(lesson, params, seed, shapers)
     path, crew = work / CHECKPOINT, lesson.crew
     if params.epochs:

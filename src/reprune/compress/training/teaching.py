@@ -146,13 +146,13 @@ class Teaching:
     def state(self) -> dict[str, Tensor]:
         """What has been learnt besides the student."""
         found = {} if self.projections is None else dict(self.projections.state_dict())
-        if self.balancer.magnitudes is not None:
-            found["magnitudes"] = self.balancer.magnitudes
-        return found
+        return found | self.balancer.state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Takes up what `state` gave."""
-        self.balancer.magnitudes = state.pop("magnitudes", None)
+        self.balancer.restore(state)
+        for name in self.balancer.state():
+            state.pop(name, None)
         if self.projections is not None:
             self.projections.load_state_dict(state)
 
