@@ -21,9 +21,12 @@ from torch import nn
 
 from reprune.compress.planning.costs import cost_model
 from reprune.compress.sensitivity.calibrated import SAVED_FILE, observe
+from reprune.compress.sensitivity.evidence import Trace, estimate
 from reprune.compress.sensitivity.measure import Subject, keeps, measure
 from reprune.compress.sensitivity.merging import merge
+from reprune.compress.sensitivity.moments import Refit
 from reprune.compress.sensitivity.observed import Saved
+from reprune.compress.sensitivity.slopes import slopes
 from reprune.compress.sensitivity.spending import Fixed, bound
 from reprune.compress.sensitivity.subject import removables
 from reprune.compress.structure.blocks import find_blocks
@@ -348,3 +351,17 @@ def test_parts_of_the_budget_never_exceed_it(share, examples, scores, piece):
     spent = scores + found.calibration + piece * (3 * found.slopes + JOINT_PLANS * found.joint)
     spent += sum(found.direct.values()) + found.free
     assert spent <= bound(subject(), params, PRUNE, fixed) + 1e-6
+
+
+def test_a_cut_without_a_closed_form_has_no_slopes():
+    """Zeros would be taken for known changes that never vary, and shrink its error to nothing."""
+    about = subject()
+    module = about.module
+    batches = list(about.task.batches("tune", epoch=0, seed=0))
+    changed = {"head": Refit(weight=module.head.weight.detach() * 0.9, bias=None)}
+    found = slopes(about.task, module, {"closed": changed, "open": {}}, batches, seed=0)
+    assert len(found.changes["closed"]) == len(batches)
+    assert found.changes["open"] == ()
+    rises = (0.1, 0.3, 0.2)
+    told = estimate(Trace(rises=rises, slopes=found.changes["open"]), 0.7)
+    assert told.per_piece == pytest.approx(np.var(rises, ddof=1))
