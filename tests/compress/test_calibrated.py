@@ -365,3 +365,20 @@ def test_a_cut_without_a_closed_form_has_no_slopes():
     rises = (0.1, 0.3, 0.2)
     told = estimate(Trace(rises=rises, slopes=found.changes["open"]), 0.7)
     assert told.per_piece == pytest.approx(np.var(rises, ddof=1))
+
+
+@pytest.mark.slow
+def test_every_piece_of_a_trace_is_of_one_model(tmp_path, monkeypatch):
+    """Norms before a cut are the dense model's where its outputs are replayed: so they are where the cache
+    is full and nothing is.
+    """
+    params = msgspec.structs.replace(PARAMS, precision=1e-6)
+    prune = PruneParams(examples=100, criterion="l2", compensate=False)
+    cached = look(tmp_path / "cached", params=params, prune=prune)
+    monkeypatch.setattr("reprune.compress.sensitivity.slopes.CACHE_BYTES", -1)
+    full = look(tmp_path / "full", params=params, prune=prune)
+    deep = [group.name for group in subject().groups if group.name.startswith(("block2", "hidden"))]
+    assert any(cached.cuts[key].repair for key in cached.cuts if key.startswith(tuple(deep)))
+    for key, seen in full.cuts.items():
+        both = list(zip(seen.losses, cached.cuts[key].losses, strict=False))
+        assert all(one == pytest.approx(other, rel=1e-4) for one, other in both), key
