@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -19,13 +20,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
+from reprune.compress.paired import BatchLosses
 from reprune.compress.planning.costs import cost_model
 from reprune.compress.sensitivity.calibrated import SAVED_FILE, observe
 from reprune.compress.sensitivity.evidence import Trace, estimate
 from reprune.compress.sensitivity.measure import Subject, keeps, measure
-from reprune.compress.sensitivity.merging import merge
+from reprune.compress.sensitivity.merging import _rows, merge
 from reprune.compress.sensitivity.moments import Refit
-from reprune.compress.sensitivity.observed import Saved
+from reprune.compress.sensitivity.observed import CutSeen, Observed, Saved
 from reprune.compress.sensitivity.slopes import slopes
 from reprune.compress.sensitivity.spending import Fixed, bound
 from reprune.compress.sensitivity.subject import removables
@@ -382,3 +384,24 @@ def test_every_piece_of_a_trace_is_of_one_model(tmp_path, monkeypatch):
     for key, seen in full.cuts.items():
         both = list(zip(seen.losses, cached.cuts[key].losses, strict=False))
         assert all(one == pytest.approx(other, rel=1e-4) for one, other in both), key
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [(2, {1: 1}), (3, {2: 0, 1: 2}), (4, {3: 0, 2: 1, 1: 2}), (64, {48: 0, 32: 1, 16: 2})],
+)
+def test_a_narrow_groups_cut_is_told_beside_its_like(width, expected):
+    """Half of two channels is half, not the gentlest share, though it is the group's first cut."""
+    cuts = (0.25, 0.5, 0.75)
+    seen = CutSeen(slopes=(), losses=(1.0,))
+    part = Observed(
+        shard=0,
+        shards=1,
+        base=BatchLosses(losses=(1.0,), sizes=(1,)),
+        fixed=0.0,
+        cuts={f"g@{keep}": seen for keep in expected},
+        joint={},
+    )
+    about = SimpleNamespace(groups=[SimpleNamespace(name="g", width=width)], blocks=())
+    rows = _rows(about, SensitivityParams(cuts=cuts), [part])
+    assert {int(row.key.removeprefix("g@")): row.share for row in rows} == expected
