@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -19,11 +20,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
+from reprune.compress.paired import BatchLosses
 from reprune.compress.planning.costs import cost_model
 from reprune.compress.sensitivity.calibrated import SAVED_FILE, observe
+from reprune.compress.sensitivity.evidence import Trace, estimate
 from reprune.compress.sensitivity.measure import Subject, keeps, measure
-from reprune.compress.sensitivity.merging import merge
-from reprune.compress.sensitivity.observed import Saved
+from reprune.compress.sensitivity.merging import _rows, merge
+from reprune.compress.sensitivity.moments import Refit
+from reprune.compress.sensitivity.observed import CutSeen, Observed, Saved
+from reprune.compress.sensitivity.slopes import slopes
 from reprune.compress.sensitivity.spending import Fixed, bound
 from reprune.compress.sensitivity.subject import removables
 from reprune.compress.structure.blocks import find_blocks
@@ -348,3 +353,55 @@ def test_parts_of_the_budget_never_exceed_it(share, examples, scores, piece):
     spent = scores + found.calibration + piece * (3 * found.slopes + JOINT_PLANS * found.joint)
     spent += sum(found.direct.values()) + found.free
     assert spent <= bound(subject(), params, PRUNE, fixed) + 1e-6
+
+
+def test_a_cut_without_a_closed_form_has_no_slopes():
+    """Zeros would be taken for known changes that never vary, and shrink its error to nothing."""
+    about = subject()
+    module = about.module
+    batches = list(about.task.batches("tune", epoch=0, seed=0))
+    changed = {"head": Refit(weight=module.head.weight.detach() * 0.9, bias=None)}
+    found = slopes(about.task, module, {"closed": changed, "open": {}}, batches, seed=0)
+    assert len(found.changes["closed"]) == len(batches)
+    assert found.changes["open"] == ()
+    rises = (0.1, 0.3, 0.2)
+    told = estimate(Trace(rises=rises, slopes=found.changes["open"]), 0.7)
+    assert told.per_piece == pytest.approx(np.var(rises, ddof=1))
+
+
+@pytest.mark.slow
+def test_every_piece_of_a_trace_is_of_one_model(tmp_path, monkeypatch):
+    """Norms before a cut are the dense model's where its outputs are replayed: so they are where the cache
+    is full and nothing is.
+    """
+    params = msgspec.structs.replace(PARAMS, precision=1e-6)
+    prune = PruneParams(examples=100, criterion="l2", compensate=False)
+    cached = look(tmp_path / "cached", params=params, prune=prune)
+    monkeypatch.setattr("reprune.compress.sensitivity.slopes.CACHE_BYTES", -1)
+    full = look(tmp_path / "full", params=params, prune=prune)
+    deep = [group.name for group in subject().groups if group.name.startswith(("block2", "hidden"))]
+    assert any(cached.cuts[key].repair for key in cached.cuts if key.startswith(tuple(deep)))
+    for key, seen in full.cuts.items():
+        both = list(zip(seen.losses, cached.cuts[key].losses, strict=False))
+        assert all(one == pytest.approx(other, rel=1e-4) for one, other in both), key
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [(2, {1: 1}), (3, {2: 0, 1: 2}), (4, {3: 0, 2: 1, 1: 2}), (64, {48: 0, 32: 1, 16: 2})],
+)
+def test_a_narrow_groups_cut_is_told_beside_its_like(width, expected):
+    """Half of two channels is half, not the gentlest share, though it is the group's first cut."""
+    cuts = (0.25, 0.5, 0.75)
+    seen = CutSeen(slopes=(), losses=(1.0,))
+    part = Observed(
+        shard=0,
+        shards=1,
+        base=BatchLosses(losses=(1.0,), sizes=(1,)),
+        fixed=0.0,
+        cuts={f"g@{keep}": seen for keep in expected},
+        joint={},
+    )
+    about = SimpleNamespace(groups=[SimpleNamespace(name="g", width=width)], blocks=())
+    rows = _rows(about, SensitivityParams(cuts=cuts), [part])
+    assert {int(row.key.removeprefix("g@")): row.share for row in rows} == expected

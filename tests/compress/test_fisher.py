@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
 from reprune.compress.criteria.fisher import fisher
 from reprune.compress.criteria.gradients import singles
@@ -15,6 +17,7 @@ from reprune.compress.importance import channel_scores
 from reprune.compress.structure.groups import Group, survey
 from reprune.compress.structure.separate import separate
 from reprune.core.params import PruneParams
+from reprune.task.protocol import Batch
 from tests import models
 
 
@@ -100,3 +103,41 @@ def test_a_neuron_that_nobody_reads_counts_for_nothing(model_task: Callable[...,
     score = fisher(task, module, [group], params=PruneParams(examples=64), seed=0)["fc1"]
     assert score[3] == 0.0
     assert (score[[0, 1, 2, 4]] > 0.0).all()
+
+
+class Words(nn.Module):
+    """Two recurrent layers in one, whose units the linear layer reads."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rnn = kind(3, 4, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.rnn(x)[0].mean(1))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layers_own_reading_counts(kind: type[nn.RNNBase]) -> None:
+    """The gate of a hidden unit is on what the layer itself, the next one and the head read of it."""
+    torch.manual_seed(0)
+    module = Words(kind).eval()
+    inputs, targets = torch.randn(6, 5, 3), torch.randn(6, 2)
+    batch = Batch(inputs=(inputs,), targets=targets, ids=[str(n) for n in range(6)])
+    task = SimpleNamespace(
+        batches=lambda *_, **__: iter([batch]),
+        loss=lambda net, one, _: F.mse_loss(net(*one.inputs), one.targets),
+    )
+    (group,) = [one for one in survey(module, (inputs,), ()).groups if one.name == "rnn"]
+    scores = fisher(task, module, [group], params=PruneParams(examples=6), seed=0)["rnn"]
+    expected = torch.zeros(4, dtype=torch.float64)
+    for one in singles(batch):
+        gate = torch.ones(4, requires_grad=True)
+        reading = {
+            name: tensor * gate.repeat(tensor.shape[1] // 4)
+            for name, tensor in module.named_parameters()
+            if "weight_hh" in name or "weight_ih_l1" in name or name == "head.weight"
+        }
+        F.mse_loss(functional_call(module, reading, one.inputs), one.targets).backward()
+        expected += gate.grad.double().square() / 6
+    assert torch.allclose(scores, expected, rtol=1e-3, atol=1e-12)

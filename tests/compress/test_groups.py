@@ -331,3 +331,60 @@ def test_packed_attention_in_a_residual_connection_ends() -> None:
     found = survey(Net().eval(), (torch.randn(2, 1, 8, 8),), ())
     assert "followed" in found.skipped["stem"]
     assert {group.name for group in found.groups} == {"blocks.0.conv1", "blocks.1.conv1"}
+
+
+class Masked(nn.Module):
+    """Padded shortcuts (see "resnet-a") behind logits of which one is hidden by `fill`."""
+
+    def __init__(self, fill: float, add: bool) -> None:
+        super().__init__()
+        self.net = models.build("resnet-a")
+        self.fill = fill
+        self.add = add
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        hidden = torch.arange(logits.shape[1]) == 1
+        if self.add:
+            return logits + torch.zeros_like(logits).masked_fill(hidden, self.fill)
+        return logits.masked_fill(hidden, self.fill)
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("fill", [-1e4, -1e9, torch.finfo(torch.float32).min, float("-inf")])
+def test_masked_logits_do_not_hide_a_wrong_cut(fill: float, add: bool) -> None:
+    """Relative to the fill value of masked logits any cut would be right; relative to the others none is."""
+    found = survey(Masked(fill, add), models.inputs("resnet-a", 2), ())
+    assert {group.name for group in found.groups} == {f"net.{name}" for name in GROUPS["resnet-a"]}
+    assert "changed the function" in found.skipped["net.stem.0"]
+
+
+class Chosen(nn.Module):
+    """Padded shortcuts behind logits of which all but the two largest are hidden."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = models.build("resnet-a")
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        least = logits.topk(2, dim=1).values[:, -1:]
+        return logits.masked_fill(logits < least, -1e9)
+
+
+def test_logits_that_are_masked_by_their_values_do_not_hide_a_wrong_cut() -> None:
+    """Which entries are filled depends on the weights: they move from one run to another."""
+    found = survey(Chosen(), models.inputs("resnet-a", 2), ())
+    assert {group.name for group in found.groups} == {f"net.{name}" for name in GROUPS["resnet-a"]}
+
+
+def test_what_is_not_a_number_is_no_proof() -> None:
+    """A model whose outputs hold NaN cannot show that a cut is right: none is offered."""
+
+    class Broken(Masked):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x)
+            return torch.cat([logits, torch.full_like(logits, float("nan"))], dim=1)
+
+    found = survey(Broken(0.0, False), models.inputs("resnet-a", 2), ())
+    assert not found.groups

@@ -380,3 +380,27 @@ def test_attention_is_seen_by_what_it_does() -> None:
         (2, 6, 10, 14),
         (3, 7, 11, 15),
     ]
+
+
+def test_an_attention_under_two_names_stays_one() -> None:
+    """Layers that share an attention share the separate one too: so do they when the cut is made again."""
+
+    class Layer(nn.Module):
+        def __init__(self, attention: nn.MultiheadAttention) -> None:
+            super().__init__()
+            self.attention = attention
+            self.after = nn.Linear(12, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.after(x + self.attention(x, x, x, need_weights=False)[0])
+
+    torch.manual_seed(0)
+    shared = nn.MultiheadAttention(12, 3, batch_first=True)
+    module = nn.Sequential(Layer(shared), Layer(shared)).eval()
+    inputs = (torch.randn(2, 5, 12),)
+    single = separate(module)
+    again = apply(module, architecture_of(single, (), {}))
+    for found in (single, again):
+        assert isinstance(found[0].attention, SeparateAttention)
+        assert found[0].attention is found[1].attention
+        assert difference(module, found, [inputs]) < 1e-5

@@ -106,6 +106,37 @@ class Sequences(nn.Module):
         return self.head(self.decoder(read, (start, start))[0][-1])
 
 
+class Usual(nn.Module):
+    """What tutorials write: first states of the layer's own shape, given by name."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.before = nn.Linear(4, 6)
+        self.rnn = kind(6, 8, 2, bidirectional=True, batch_first=True, dropout=0.1)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rnn.flatten_parameters()
+        ways = 2 if self.rnn.bidirectional else 1
+        start = x.new_zeros(self.rnn.num_layers * ways, len(x), self.rnn.hidden_size)
+        state = (start, start) if self.rnn.mode == "LSTM" else start
+        given = torch.tanh(self.before(x)).reshape(len(x), -1, self.rnn.input_size)
+        made, _ = self.rnn(input=given, hx=state)
+        read = (self.rnn.bias, self.rnn.batch_first, self.rnn.dropout, self.rnn.proj_size)
+        assert read == (True, True, 0.1, 0)
+        return self.head(made[:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_what_forward_reads_of_a_recurrent_layer_is_there(kind: type[nn.RNNBase]) -> None:
+    """flatten_parameters, the layer's numbers and its arguments by name: models are cut as others are."""
+    module = generic(Usual(kind))
+    inputs = (torch.randn(3, 5, 4),)
+    found = survey(module, inputs, ())
+    assert {group.name: group.width for group in found.groups} == {"before": 6, "rnn": 8}
+    every_cut_is_the_mask(module, inputs, found)
+
+
 @pytest.mark.parametrize("unpacks", [False, True])
 def test_packed_sequences_and_first_states_are_followed(unpacks: bool) -> None:
     """What makes the first state has the units of the layer that it starts."""

@@ -8,12 +8,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from reprune.core.errors import BuildError, MissingExtra
+from reprune.core.machine import this_machine
 from reprune.core.params import Target
 from reprune.judge.evidence import DeviceConditions
 from reprune.measure import accelerator
-from reprune.measure.accelerator import read_device, throttle_names, watched_gpu
+from reprune.measure.accelerator import (
+    gpu_name,
+    read_device,
+    throttle_names,
+    timing_machine,
+    watched_gpu,
+)
 
 
 class NVMLError(Exception):
@@ -51,6 +59,12 @@ class Nvml:
         if uuid != "GPU-1":
             raise NVMLError("Not Found")
         return uuid
+
+    def nvmlDeviceGetName(self, _: str) -> bytes:  # noqa: N802
+        return b"NVIDIA H200"
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        return "580.95"
 
     def nvmlDeviceGetComputeRunningProcesses(self, _: str) -> list[Any]:  # noqa: N802
         return [SimpleNamespace(pid=pid) for pid in self.pids]
@@ -155,3 +169,34 @@ def test_nothing_is_loaded_for_a_target_without_a_gpu() -> None:
         "    sys.exit(read is not None or 'pynvml' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_times_of_a_gpu_are_keyed_by_it_and_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One box has two GPUs over its life: what was timed on one says nothing about the other."""
+    nvml = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    found = timing_machine(gpu_runtime("GPU-1"), Target(), 1)
+    plain = this_machine(1)
+    assert found.accelerator == "NVIDIA H200, driver 580.95"
+    assert (found.kind, found.instance) == (plain.kind, plain.instance)
+    assert found.timed_kind != plain.timed_kind == plain.kind
+    newer = replace(found, accelerator="NVIDIA H200, driver 590.1")
+    assert newer.timed_kind != found.timed_kind
+    assert nvml.open == 0
+
+
+def test_a_target_on_the_cpu_has_no_gpu_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier tables of such targets stay valid: NVML is not even asked for."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    for runtime in (gpu_runtime(""), SimpleNamespace()):
+        assert timing_machine(runtime, Target(), 1) == this_machine(1)
+
+
+def test_a_gpu_that_nvml_does_not_tell_of_is_named_by_its_binding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the package, and where the driver knows no such GPU."""
+    runtime = SimpleNamespace(gpu_uuid=lambda _: "GPU-2", binding=lambda _: {"GPU": "Orin"})
+    for nvml in (None, Nvml()):
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        assert gpu_name(runtime, Target()) == "a GPU (GPU Orin)"

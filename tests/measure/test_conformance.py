@@ -16,6 +16,7 @@ from reprune.measure.conformance import prove
 from reprune.measure.promises import CAN_RUN
 from reprune.runtimes.base import RUNTIMES, cannot_run_here, get_runtime
 from reprune.runtimes.onnxruntime import OnnxRuntime, OnnxSession
+from reprune.steps import proofs
 from reprune.steps.proofs import demand_proof, proof_of, proof_path
 from tests.litert_environment import converter_python
 
@@ -149,6 +150,9 @@ def test_a_missing_proof_is_made_once_and_a_failed_one_is_an_error(
     assert found.failures == ()
     assert proof_of(Target(), "another version") is None
     assert proof_of(Target(precision="int8"), version) is None
+    with monkeypatch.context() as other_gpu:
+        other_gpu.setattr(proofs, "gpu_name", lambda *_: "NVIDIA H200, driver 580.95")
+        assert proof_of(Target(), version) is None
     demand_proof(targets, said.append)
     assert len(said) == 2
     path = proof_path("onnxruntime", version)

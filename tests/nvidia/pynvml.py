@@ -36,6 +36,10 @@ def nvmlSystemGetDriverVersion() -> str:
     return "580.95"
 
 
+def nvmlDeviceGetName(handle: str) -> str:
+    return "NVIDIA A10"
+
+
 def nvmlDeviceGetHandleByUUID(uuid: str) -> str:
     if uuid != UUID:
         raise NVMLError("Not Found")

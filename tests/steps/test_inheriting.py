@@ -190,6 +190,11 @@ def test_a_table_that_holds_is_used_again_with_its_checked_rows_renewed(ground, 
     [
         ({"sensitivity": {"cuts": [0.5], "examples": 100}}, {}, "other groups, cuts, criterion"),
         ({"prune": {"examples": 100, "criterion": "l2"}}, {}, "other groups, cuts, criterion"),
+        (
+            {"sensitivity": {"cuts": [0.25, 0.5, 0.75], "examples": 100, "method": "calibrated"}},
+            {},
+            "another method",
+        ),
         ({}, {"sensitivity": None}, "holds no table"),
         ({}, {"sensitivity": {"basis": msgspec.UNSET}}, "other groups, cuts, criterion"),
         ({}, {"champion": None}, "the champion cannot be read"),
@@ -199,7 +204,7 @@ def test_a_table_that_holds_is_used_again_with_its_checked_rows_renewed(ground, 
             "3 generations ago",
         ),
     ],
-    ids=["cuts", "criterion", "nothing stored", "before tables could be compared", "no champion", "cold"],
+    ids=["cuts", "criterion", "method", "nothing", "before tables could be compared", "no champion", "cold"],
 )  # fmt: skip
 def test_what_cannot_be_used_again_is_measured_and_says_why(ground, tmp_path, knobs, changes, why):
     found = warm_table(ground, tmp_path, WARM | knobs, **changes)

@@ -154,7 +154,7 @@ def _say_choices(
 
 def _prove(masked: nn.Module, sliced: nn.Module, batches: Sequence[Batch], limit: float) -> float:
     apart = difference(masked, sliced, (batch.inputs for batch in batches))
-    if apart > limit:
+    if not apart <= limit:
         raise CompressionError(
             f"the sliced model is not the masked one: outputs differ by {apart:.3g}, "
             f"{limit:.3g} is allowed",

@@ -5,15 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from reprune.core.documents import digest_of
 
+# What a board says that it is ("Raspberry Pi 5 Model B Rev 1.0"), on Linux that boots by a device tree.
+BOARD_FILES = ("/proc/device-tree/model", "/sys/firmware/devicetree/base/model")
+
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Two machines of one `kind` may share latency tables; only one `instance` may share samples."""
+    """Two machines of one `kind` may share latency tables; only one `instance` may share samples.
+
+    `accelerator` is the GPU with its driver, where it is known that engines run on one.
+    """
 
     instance: str
     kind: str
@@ -21,6 +30,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     logical_cpus: int
     os: str
     accelerator: str = ""
+
+    @property
+    def timed_kind(self) -> str:
+        """What keys times of engines that run here: `kind`, and the accelerator if there is one."""
+        return digest_of([self.kind, self.accelerator]) if self.accelerator else self.kind
 
 
 def this_machine(threads: int) -> Machine:
@@ -37,14 +51,48 @@ def this_machine(threads: int) -> Machine:
     return Machine(instance=instance, kind=kind, cpu=cpu, logical_cpus=cpus, os=system)
 
 
+def cpu_name(cpuinfo: str, board: str, brand: str) -> str:
+    """The CPU by what Linux says in /proc/cpuinfo, by the board's model and by macOS's brand string, each
+    "" where there is none; "" where none of them says it.
+
+    ARM's numbers of the cores stand beside the board: Linux on 64-bit ARM has no name for them, and on
+    32-bit one that all share.
+    """
+    cores = []
+    for core in re.split(r"\n\s*\n", cpuinfo):
+        told: dict[str, str] = dict(
+            re.findall(r"^([^:\n]+?)[ \t]*:[ \t]*(.*?)[ \t]*$", core, re.MULTILINE)
+        )
+        if "CPU implementer" in told:
+            maker, part, variant, revision = (
+                told.get(f"CPU {name}", "?")
+                for name in ("implementer", "part", "variant", "revision")
+            )
+            cores.append(f"ARM {maker}:{part} {variant} r{revision}")
+        elif "model name" in told:
+            return told["model name"]
+    named = [name for name in (board.rstrip("\0").strip(), brand.strip()) if name]
+    return ", ".join([*named, *dict.fromkeys(cores)])
+
+
 def _cpu_model() -> str:
+    brand = ""
+    if platform.system() == "Darwin":
+        asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        with suppress(OSError, subprocess.SubprocessError):
+            brand = subprocess.run(
+                asked, capture_output=True, check=False, text=True, timeout=10
+            ).stdout
+    board = next((text for text in map(_text, BOARD_FILES) if text), "")
+    found = cpu_name(_text("/proc/cpuinfo"), board, brand)
+    return found or platform.processor() or platform.machine()
+
+
+def _text(path: str) -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
 
 
 def _machine_id() -> str:

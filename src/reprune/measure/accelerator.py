@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from reprune.core.errors import BuildError
+from msgspec import structs
+
+from reprune.core.errors import BuildError, MissingExtra
+from reprune.core.machine import Machine, this_machine
 from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.judge.evidence import DeviceConditions
@@ -63,6 +66,47 @@ def watched_gpu(runtime: Runtime, target: Target) -> Iterator[DeviceReader | Non
         yield lambda: read_device(nvml, handle)
     finally:
         nvml.nvmlShutdown()
+
+
+def timing_machine(runtime: Runtime, target: Target, threads: int) -> Machine:
+    """This machine, and the GPU of `target`'s sessions with its driver where they use one."""
+    return structs.replace(this_machine(threads), accelerator=gpu_name(runtime, target))
+
+
+def gpu_name(runtime: Runtime, target: Target) -> str:
+    """The GPU of `target`'s sessions and its driver, by name; "" where they use none.
+
+    Where NVML does not tell (a Jetson board, whose model is the CPU's name; no nvidia-ml-py), it is what
+    the runtime's engines are bound to.
+    """
+    uuid = runtime.gpu_uuid(target) if isinstance(runtime, NvidiaRuntime) else ""
+    if not uuid:
+        return ""
+    try:
+        nvml = require("pynvml", "nvidia")
+    except MissingExtra:
+        return _bound(runtime, target)
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return _bound(runtime, target)
+    try:
+        name = nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByUUID(uuid))
+        return f"{_words(name)}, driver {_words(nvml.nvmlSystemGetDriverVersion())}"
+    except nvml.NVMLError:
+        return _bound(runtime, target)
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _words(told: str | bytes) -> str:
+    """Bindings before 11.5 give bytes."""
+    return told.decode() if isinstance(told, bytes) else told
+
+
+def _bound(runtime: Runtime, target: Target) -> str:
+    bound = (f"{name} {value}" for name, value in sorted(runtime.binding(target).items()))
+    return f"a GPU ({', '.join(bound)})"
 
 
 def read_device(nvml: Any, handle: Any) -> DeviceConditions | None:

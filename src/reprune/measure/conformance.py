@@ -23,9 +23,9 @@ from msgspec import structs
 
 from reprune.core.children import answer, ask
 from reprune.core.errors import BuildError, RepruneError
-from reprune.core.machine import this_machine
 from reprune.core.params import Target
 from reprune.core.policy import ParityRules
+from reprune.measure.accelerator import timing_machine
 from reprune.measure.calls import Shape, settled_clock, timed_calls
 from reprune.measure.promises import CAN_RUN, Check, Conformance
 from reprune.runtimes.base import Session, Source, get_runtime
@@ -71,7 +71,7 @@ def prove(target: Target, precisions: Sequence[str] = ()) -> Conformance:
         runtime=target.runtime,
         version=version,
         device=target.device,
-        machine=this_machine(1),
+        machine=timing_machine(runtime, target, 1),
         checks=tuple(checks),
         seconds=round(time.monotonic() - begin, 1),
     )

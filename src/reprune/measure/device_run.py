@@ -22,9 +22,9 @@ from reprune.core.artifacts import BuildFact
 from reprune.core.children import ask
 from reprune.core.documents import canonical
 from reprune.core.errors import BuildError, RepruneError
-from reprune.core.machine import this_machine
 from reprune.core.store import write_bytes
 from reprune.judge.evidence import CONTROL, Start, Unit
+from reprune.measure.accelerator import timing_machine
 from reprune.measure.device_job import Arrays, DeviceJob, Timing, job_digest, read_job
 from reprune.measure.device_outputs import OutputsSpec
 from reprune.measure.device_results import Compiled, DeviceResult, seal_result
@@ -82,7 +82,7 @@ def run_job(source: Path, out: Path, *, say: Say = to_stderr) -> DeviceResult:
         nonce=job.nonce,
         job=job_digest(job),
         reprune=__version__,
-        machine=this_machine(job.target.threads),
+        machine=timing_machine(runtime, job.target, job.target.threads),
         python=platform.python_version(),
         runtime_version=version,
         binding=binding,

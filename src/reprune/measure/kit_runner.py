@@ -14,11 +14,13 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -31,6 +33,7 @@ RESULT_FILE = "result.json"
 MAX_OUTPUT_BYTES = 4 * 2**30
 HOST_CLOCK = "host, each call"
 CONTROL = "control"
+BOARD_FILES = ("/proc/device-tree/model", "/sys/firmware/devicetree/base/model")
 PACKAGES = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert"}
 STABLE_WITHIN = 0.02
 STABLE_BLOCKS = 3
@@ -489,14 +492,43 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
+def cpu_name(cpuinfo: str, board: str, brand: str) -> str:
+    """As reprune.core.machine.cpu_name."""
+    cores = []
+    for core in re.split(r"\n\s*\n", cpuinfo):
+        told: dict[str, str] = dict(
+            re.findall(r"^([^:\n]+?)[ \t]*:[ \t]*(.*?)[ \t]*$", core, re.MULTILINE)
+        )
+        if "CPU implementer" in told:
+            maker, part, variant, revision = (
+                told.get(f"CPU {name}", "?")
+                for name in ("implementer", "part", "variant", "revision")
+            )
+            cores.append(f"ARM {maker}:{part} {variant} r{revision}")
+        elif "model name" in told:
+            return told["model name"]
+    named = [name for name in (board.rstrip("\0").strip(), brand.strip()) if name]
+    return ", ".join([*named, *dict.fromkeys(cores)])
+
+
 def cpu_model() -> str:
+    brand = ""
+    if platform.system() == "Darwin":
+        asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        with suppress(OSError, subprocess.SubprocessError):
+            brand = subprocess.run(
+                asked, capture_output=True, check=False, text=True, timeout=10
+            ).stdout
+    board = next((text for text in map(text_of, BOARD_FILES) if text), "")
+    found = cpu_name(text_of("/proc/cpuinfo"), board, brand)
+    return found or platform.processor() or platform.machine()
+
+
+def text_of(path: str) -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
 
 
 def machine_id() -> str:

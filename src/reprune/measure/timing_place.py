@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from reprune.core.children import ask
-from reprune.core.machine import Machine, this_machine
+from reprune.core.machine import Machine
 from reprune.core.params import BuildParams, Target
 from reprune.judge.evidence import Unit
+from reprune.measure.accelerator import timing_machine
 from reprune.measure.hostlock import host_lock
 from reprune.measure.latency import LatencyJob, take_units
 from reprune.measure.pairs import Pair, PairSpec, PairTimes, take_pair
@@ -46,7 +47,7 @@ def here(target: Target, threads: int) -> TimingPlace:
     return TimingPlace(
         target=target,
         runtime=runtime,
-        machine=this_machine(threads),
+        machine=timing_machine(runtime, target, threads),
         version=runtime.version(),
         inside=not apart,
         make=partial(_make, runtime),

@@ -125,7 +125,9 @@ def _inherited(
         return "tables of masks are not used again" if masks else NO_CHAMPION
     table = stored_part(previous, "sensitivity", Sensitivity)
     if table is None or table.manifest.basis != work.basis:
-        other = "the champion's table is of other groups, cuts, criterion or repairs"
+        other = (
+            "the champion's table is of other groups, cuts, criterion, repairs or another method"
+        )
         return "the registry holds no table of the champion's" if table is None else other
     age = age_of(previous.manifest, table.manifest.reuse.age if table.manifest.reuse else 0)
     if age >= params.cold_every:

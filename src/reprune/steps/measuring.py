@@ -104,11 +104,13 @@ class CutWork:
     @property
     def basis(self) -> str:
         """Names all that two tables must share to be compared row by row, but for the weights and data:
-        what is cut, in what steps, how its channels are chosen and repaired. Not how many examples show it.
+        what is cut, in what steps, how its channels are chosen and repaired, and how losses are measured. Not
+        how many examples show it.
         """
         prune, plan = self.knobs.prune, self.knobs.plan
         # The default says nothing, so that tables from before there was a choice can be compared.
         refit = () if prune.refit == "readers" else (prune.refit,)
+        method = self.knobs.sensitivity.method
         return digest_of(
             {
                 "task": self.entry,
@@ -119,6 +121,7 @@ class CutWork:
                 "choice": (prune.criterion, prune.reduction, prune.normalizer),
                 "repair": (prune.compensate, prune.recalibrate, prune.ridge, *refit),
             }
+            | ({} if method == "full" else {"method": method})
         )
 
     def look(self, shard: tuple[int, int], ctx: Context) -> Observed:

@@ -58,7 +58,7 @@ def not_timed(
 def _profiled_elsewhere(profiles: list[Artifact[Profile]], name: str, here: Machine) -> str:
     """What profiled it, where that were machines of other kinds only; "" else, and where nothing did."""
     machines = profiled_by(profiles, name)
-    if not machines or any(machine.kind == here.kind for machine in machines):
+    if not machines or any(_alike(machine, here) for machine in machines):
         return ""
     return (
         f"it was profiled on another kind of machine: {_described(machines[0])} there, "
@@ -214,6 +214,12 @@ def _refuse_two_kinds(having: list[Artifact[Profile]], name: str) -> None:
             )
 
 
+def _alike(one: Machine, other: Machine) -> bool:
+    """Whether times of one hold for the other; older profiles do not say of which GPU they are."""
+    told = {machine.accelerator for machine in (one, other)} - {""}
+    return one.kind == other.kind and len(told) <= 1
+
+
 def _described(machine: Machine) -> str:
     kind = machine.kind.removeprefix("sha256:")[:12]
     return f"{machine.cpu}, {machine.logical_cpus} CPUs, {machine.os} (kind {kind})"
@@ -276,7 +282,7 @@ def timers(  # the model, where it runs, what is known of that, and where it is 
 def _refuse_other_kind(profiles: list[Artifact[Profile]], name: str, where: TimingPlace) -> None:
     """Of a device, which says only when it is called what it is. Raises ChainBroken."""
     machines = profiled_by(profiles, name)
-    if not machines or any(machine.kind == where.machine.kind for machine in machines):
+    if not machines or any(_alike(machine, where.machine) for machine in machines):
         return
     raise ChainBroken(
         f"the device of '{name}' is another kind of machine than the one it was profiled on: "

@@ -17,6 +17,7 @@ from reprune.core.machine import this_machine
 from reprune.core.params import Target
 from reprune.core.step import work_root
 from reprune.core.store import write_bytes
+from reprune.measure.accelerator import gpu_name
 from reprune.measure.conformance import prove, prove_apart
 from reprune.measure.promises import Conformance
 from reprune.runtimes.base import get_runtime
@@ -44,7 +45,7 @@ def proof_of(target: Target, version: str) -> Conformance | None:
         stored = decode_json(raw, dict[str, Conformance], name="selftest")
     except (OSError, DocumentError):
         return None
-    return stored.get(_key(target))
+    return stored.get(_key(target, _gpu(target)))
 
 
 def selftest(target: Target, *, every: bool, apart: bool) -> Conformance:
@@ -69,9 +70,9 @@ def demand_proof(targets: Iterable[tuple[str, Target]], say: Callable[[str], Non
     """
     seen: set[tuple[str, str]] = set()
     for name, target in targets:
-        if target.run or (target.runtime, _key(target)) in seen:
+        if target.run or (target.runtime, _key(target, "")) in seen:
             continue
-        seen.add((target.runtime, _key(target)))
+        seen.add((target.runtime, _key(target, "")))
         found = _proof(name, target, say)
         if found.failures:
             broken = found.failures[0]
@@ -112,9 +113,17 @@ def store_proof(found: Conformance, target: Target) -> None:
         one = msgspec.structs.replace(
             found, checks=tuple(check for check in found.checks if check.precision == precision)
         )
-        stored[_key(target, precision)] = one
+        stored[_key(target, found.machine.accelerator, precision)] = one
     write_bytes(path, canonical(stored) + b"\n")
 
 
-def _key(target: Target, precision: str = "") -> str:
-    return f"{precision or target.precision} on {target.device or 'its usual device'}"
+def _gpu(target: Target) -> str:
+    try:
+        return gpu_name(get_runtime(target.runtime), target)
+    except RepruneError:  # no such GPU, or no library that finds it: nothing was proven on it
+        return ""
+
+
+def _key(target: Target, gpu: str, precision: str = "") -> str:
+    place = f"{target.device or 'its usual device'}{f' ({gpu})' if gpu else ''}"
+    return f"{precision or target.precision} on {place}"

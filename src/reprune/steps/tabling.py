@@ -130,7 +130,7 @@ def table_key(where: TimingPlace, shapes: Sequence[tuple[int, ...]], questions: 
     """The key of tables measured there now; `questions` is `table.questions_digest` of their sites."""
     target = where.target
     return TableKey(
-        machine_kind=where.machine.kind,
+        machine_kind=where.machine.timed_kind,
         runtime=target.runtime,
         version=where.version,
         precision=target.precision,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +50,9 @@ def fisher(
 
 def _gate(module: nn.Module, group: Group) -> Tensor:
     """dL/dm for each channel, from the gradients that lie in `module`."""
-    readers = tuple(member for member in group.members if member.axis == "in")
-    gated = replace(group, members=readers or group.members)
-    rows = summed(module, gated, _signed).sum(0)
-    return rows if readers else rows / 2
+    if any(member.axis == "in" for member in group.members):
+        return summed(module, group, _signed, readers_only=True).sum(0)
+    return summed(module, group, _signed).sum(0) / 2
 
 
 def _signed(tensor: Tensor) -> Tensor:

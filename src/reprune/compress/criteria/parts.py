@@ -17,12 +17,18 @@ Measure = Callable[[Tensor], Tensor]
 
 
 def summed(
-    module: nn.Module, group: Group, measure: Measure, *, weights_only: bool = False
+    module: nn.Module,
+    group: Group,
+    measure: Measure,
+    *,
+    weights_only: bool = False,
+    readers_only: bool = False,
 ) -> Tensor:
     """`measure` of every number that a channel has in the group, summed by member: (members, width).
 
-    With `weights_only` biases are left out. A member with no parameter (a norm without scale) has no
-    row. float64, on the CPU.
+    With `weights_only` biases are left out, with `readers_only` all but the numbers that read the channel (a
+    recurrent layer reads its own). A member with none of them (a norm without scale) has no row. float64, on
+    the CPU.
     """
     rows = []
     for member in group.members:
@@ -31,7 +37,7 @@ def summed(
         parts = [
             _by_channel(by_position(_plain(measure(tensor)), span, found.size).sum(1), member)
             for span, tensor in _parameters(layer, found, weights_only=weights_only)
-            if found is not None
+            if found is not None and (not readers_only or span.reads or member.axis == "in")
         ]
         if parts:
             rows.append(torch.stack(parts).sum(0))

@@ -102,9 +102,9 @@ def merge(subject: Subject, params: SensitivityParams, parts: Sequence[Observed]
 
 def _rows(subject: Subject, params: SensitivityParams, parts: Sequence[Observed]) -> list[_Row]:
     wanted = [
-        (group.name, f"{group.name}@{keep}", number, share)
+        (group.name, f"{group.name}@{keep}", number, _share(1.0 - keep / group.width, params.cuts))
         for number, group in enumerate(subject.groups)
-        for share, keep in enumerate(keeps(group.width, params.cuts))
+        for keep in keeps(group.width, params.cuts)
     ]
     unshared, first = len(params.cuts), len(subject.groups)
     wanted += [
@@ -116,6 +116,11 @@ def _rows(subject: Subject, params: SensitivityParams, parts: Sequence[Observed]
         _Row(unit=unit, key=key, group=group, share=share, seen=cuts[key])
         for unit, key, group, share in wanted
     ]
+
+
+def _share(gone: float, cuts: Sequence[float]) -> int:
+    """The number of the cut share that leaves `gone` away: a narrow group has fewer widths than shares."""
+    return min(range(len(cuts)), key=lambda number: abs(cuts[number] - gone))
 
 
 def _rises(rows: Sequence[_Row], base: BatchLosses) -> tuple[Array, Array]:

@@ -10,8 +10,8 @@ from reprune.core.artifacts import Fact
 
 class CutSeen(Fact, kw_only=True):
     """One cut on the first batches: their losses, and what each cost; `slopes` are the first-order
-    changes on all batches (none for a block). `moves` are the mean squared changes of the outputs (-1
-    where they cannot be compared). `repair` is which of the trial's repairs was kept.
+    changes on all batches (none for a block or without a closed form). `moves` are the mean squared changes
+    of the outputs (-1 where they cannot be compared). `repair` is which of the trial's repairs was kept.
     """
 
     slopes: tuple[float, ...]

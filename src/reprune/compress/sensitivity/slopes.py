@@ -26,7 +26,8 @@ Changes = Mapping[str, Mapping[str, Refit]]
 @dataclass(frozen=True, kw_only=True)
 class Slopes:
     """By batch: `losses` of the dense model, for each cut `changes[key]`, the first-order change of the
-    loss, `outputs`, what the modules that were asked for gave, and `answers`, what the model gave.
+    loss (none for a cut without a closed form), `outputs`, what the modules that were asked for gave, and
+    `answers`, what the model gave.
     """
 
     losses: BatchLosses
@@ -45,7 +46,7 @@ def slopes(
     keep: Collection[str] = (),
 ) -> Slopes:
     """One forward and one backward pass a batch: the dense losses, and for each cut <dL/dW, change of W>
-    summed over its readers, the first-order change of the batch's loss.
+    summed over its readers, the first-order change of the batch's loss; none where `changes` has no reader.
 
     Eval mode; the random numbers are those of `paired.batch_losses`. `module` is not changed. A
     change that is not finite is given as 0. `keep` names modules whose outputs are kept too, up to
@@ -79,7 +80,8 @@ def slopes(
         looked.zero_grad(set_to_none=True)
     return Slopes(
         losses=BatchLosses(losses=tuple(losses), sizes=tuple(len(batch) for batch in batches)),
-        changes={key: tuple(values) for key, values in found.items()},
+        # Zeros would say that the change is known, and known to be nothing.
+        changes={key: tuple(values) if moves[key] else () for key, values in found.items()},
         outputs=outputs,
         answers=answers,
     )

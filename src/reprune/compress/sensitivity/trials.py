@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
-from reprune.compress.compensate import batch_norms, recalibrate
+from reprune.compress.compensate import batch_norms, renew_statistics
 from reprune.compress.importance import lowest_removed
 from reprune.compress.paired import SEED_STRIDE, BatchLosses, seeded
 from reprune.compress.replay import Timeline, replayed, share_run
@@ -144,7 +145,7 @@ class Trials:
         module = repaired(self.subject.module, groups, kept, made)
         extra = 0
         if not self.moments and self._recalibrates(module):
-            module = self._recalibrated(module)
+            module = self._recalibrated(module, None)
             extra = RECALIBRATION
         used = self.tune[:count]
         losses = [self._loss(module, None, piece)[0] for piece in range(len(used))]
@@ -170,13 +171,24 @@ class Trials:
                 return [module]
         else:
             module = self._block(unit).cut().eval()
-        return [module, self._recalibrated(module)] if self._recalibrates(module) else [module]
+        if not self._recalibrates(module):
+            return [module]
+        return [module, self._recalibrated(module, unit)]
 
     def _recalibrates(self, module: nn.Module) -> bool:
         return self.prune.recalibrate and bool(batch_norms(module))
 
-    def _recalibrated(self, module: nn.Module) -> nn.Module:
-        return recalibrate(module, list(pieces(self.calibration[:1], RECALIBRATION))[:1])
+    def _recalibrated(self, module: nn.Module, unit: str | None) -> nn.Module:
+        """With the norms renewed behind the unit's cut, or all. What is before it is replayed where that is
+        there, and so is the dense model's: renewed norms would count on the other pieces alone, and are no
+        cost of this cut.
+        """
+        result = copy.deepcopy(module)
+        before = self._skipped(unit) if unit is not None else ()
+        kept = {id(norm) for name in before for norm in result.get_submodule(name).modules()}
+        norms = [norm for norm in batch_norms(result) if id(norm) not in kept]
+        renew_statistics(result, list(pieces(self.calibration[:1], RECALIBRATION))[:1], norms)
+        return result
 
     def _skipped(self, unit: str) -> tuple[str, ...]:
         for group in self.subject.groups:

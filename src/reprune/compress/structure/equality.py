@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -154,27 +155,42 @@ def _silence(
 def difference(one: nn.Module, other: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> float:
     """The largest absolute difference of any output on `batches`, in eval mode, float32 as it stands.
 
-    Raises CompressionError if either does not run, the outputs have different shapes, or one of them
-    is not finite where the other is.
+    Raises CompressionError if either does not run or the outputs have different shapes. Infinite where
+    one of them is not finite and the other is not the same.
     """
-    worst = 0.0
+    pairs = (pair for inputs in batches for pair in both_outputs(one, other, inputs))
+    return max((_largest(_gap(*pair)) for pair in pairs), default=0.0)
+
+
+def both_outputs(
+    one: nn.Module, other: nn.Module, inputs: tuple[Tensor, ...]
+) -> list[tuple[Tensor, Tensor]]:
+    """Each output of both in eval mode. Raises CompressionError as `difference` does."""
     with evaluating(one), evaluating(other):
-        for inputs in batches:
-            pairs = list(zip(run(one, inputs), run(other, inputs), strict=True))
-            for expected, found in pairs:
-                if expected.shape != found.shape:
-                    raise CompressionError(
-                        f"the shape of an output changes from {tuple(expected.shape)} to "
-                        f"{tuple(found.shape)}",
-                    )
-                worst = max(worst, _distance(expected, found))
-    return worst
+        pairs = list(zip(run(one, inputs), run(other, inputs), strict=True))
+    for expected, found in pairs:
+        if expected.shape != found.shape:
+            raise CompressionError(
+                f"the shape of an output changes from {tuple(expected.shape)} to {tuple(found.shape)}",
+            )
+    return pairs
 
 
-def _distance(expected: Tensor, found: Tensor) -> float:
-    if expected.numel() == 0:
-        return 0.0
+def beyond(expected: Tensor, found: Tensor, tolerance: float, scale: float) -> float:
+    """The largest difference of an entry that is off by more than `tolerance` times `scale`, or its own
+    size where that is more; 0 where none is. One that is not finite must be the same in both.
+    """
+    # Its own size, not the largest one: a masked logit of -1e9 says nothing about the others.
+    size = torch.where(expected.isfinite(), expected.abs(), torch.zeros_like(expected))
+    gap = _gap(expected, found)
+    return _largest(gap[~(gap <= tolerance * size.clamp(min=scale))])
+
+
+def _gap(expected: Tensor, found: Tensor) -> Tensor:
     # Equal infinities (a masked logit) differ by nothing; their subtraction would be NaN.
-    gap = torch.where(expected == found, torch.zeros_like(expected), (expected - found).abs())
-    worst = float(gap.max())
-    return worst if worst == worst else float("inf")  # noqa: PLR0124  NaN is not itself
+    return torch.where(expected == found, torch.zeros_like(expected), (expected - found).abs())
+
+
+def _largest(gap: Tensor) -> float:
+    worst = float(gap.max()) if gap.numel() else 0.0
+    return float("inf") if math.isnan(worst) else worst

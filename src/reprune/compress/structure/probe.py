@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from reprune.compress.structure.architecture import apply
 from reprune.compress.structure.copies import run
 from reprune.compress.structure.coupling import Group
-from reprune.compress.structure.equality import architecture_of, difference, mask
+from reprune.compress.structure.equality import architecture_of, beyond, both_outputs, mask
 from reprune.core.errors import CompressionError
 from reprune.measure.outputs import evaluating
 
 # Rounding differs between a sliced and a masked sum; a wrong cut is off by more, but not always by
-# much: one that changed the outputs by 1e-4 was met. Relative to the largest output.
+# much: one that changed the outputs by 1e-4 was met. Relative to how far the outputs move with the weights.
 TRIAL_TOLERANCE = 1e-9
 FLOAT32_TOLERANCE = 1e-4
+# An entry of -1e9 + x moves by less of itself; one that is filled in one run only moves by more than others.
+LEAST_MOVE, LARGEST_MOVE = 1e-6, 1e4
 TRIALS = 2
 TRIAL_SEED = 0
 
@@ -35,13 +37,10 @@ class Probe:
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.module, self.inputs, self.tolerance = next(
-            (trial for trial in _trials(module, inputs) if _is_finite(*trial[:2])),
+            (trial for trial in _trials(module, inputs) if _is_sound(*trial[:2], module, inputs)),
             (copy.deepcopy(module).eval(), inputs, FLOAT32_TOLERANCE),
         )
-        with evaluating(self.module):
-            self.scale = max(
-                (float(output.abs().max()) for output in run(self.module, self.inputs)), default=0.0
-            )
+        self.scales = _scales(self.module, self.inputs)
 
     def fault(self, group: Group) -> str | None:
         """Why the group cannot be cut, or None: sliced copies are the masked copies."""
@@ -51,10 +50,17 @@ class Probe:
             kept = {group.name: sorted(order[: group.width // 2])}
             try:
                 sliced = apply(self.module, architecture_of(self.module, [group], kept))
-                apart = difference(mask(self.module, [group], kept), sliced, [self.inputs])
+                outputs = both_outputs(mask(self.module, [group], kept), sliced, self.inputs)
             except CompressionError as error:
                 return f"a trial cut failed: {error.what}"
-            if apart > self.tolerance * self.scale:
+            apart = max(
+                (
+                    beyond(expected, found, self.tolerance, scale)
+                    for (expected, found), scale in zip(outputs, self.scales, strict=True)
+                ),
+                default=0.0,
+            )
+            if apart:
                 return (
                     f"a trial cut changed the function: outputs are off by {apart:.2g} from the "
                     f"masked model (forward() depends on the position or number of these channels)"
@@ -67,11 +73,8 @@ def _trials(
 ) -> Iterator[tuple[nn.Module, tuple[Tensor, ...], float]]:
     """Module, inputs and tolerance, the best trial first; each copy is made when it is asked for."""
     generator = torch.Generator().manual_seed(TRIAL_SEED)
-    perturbed = copy.deepcopy(module).eval()
+    perturbed = _moved(module, generator)
     moved = tuple(_perturbed(tensor, generator) for tensor in inputs)
-    with torch.no_grad():
-        for parameter in perturbed.parameters():
-            parameter.copy_(_perturbed(parameter, generator))
     yield _doubled(perturbed), tuple(_in_double(tensor) for tensor in moved), TRIAL_TOLERANCE
     yield perturbed, moved, FLOAT32_TOLERANCE
     plain = _doubled(copy.deepcopy(module).eval())
@@ -86,14 +89,57 @@ def _in_double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _is_finite(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    """Whether the module runs on the inputs (float32 may be written into forward()) without NaN."""
+def _is_sound(
+    trial: nn.Module, moved: tuple[Tensor, ...], module: nn.Module, inputs: tuple[Tensor, ...]
+) -> bool:
+    """Whether `trial` runs on `moved` (float32 may be written into forward()) with no NaN, and infinite
+    only where `module` is: masked logits.
+    """
     try:
-        with evaluating(module):
-            outputs = run(module, inputs)
+        with evaluating(module), evaluating(trial):
+            pairs = list(zip(run(module, inputs), run(trial, moved), strict=True))
     except CompressionError:
         return False
-    return all(bool(torch.isfinite(output).all()) for output in outputs)
+    return all(
+        expected.shape == found.shape
+        and not bool(found.isnan().any())
+        and bool((found.isinf() == expected.isinf()).all())
+        for expected, found in pairs
+    )
+
+
+def _scales(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[float]:
+    """For each output how far its entries move, at most, where every weight moves by a tenth.
+
+    The largest value would not do: a model may fill entries of its outputs with -1e9 or infinity, and
+    relative to that any cut is right. 0 for an output that does not move, or where moved weights
+    do not run: each entry's own size is all that can be said then.
+    """
+    with evaluating(module):
+        still = run(module, inputs)
+        try:
+            moved = run(_moved(module, torch.Generator().manual_seed(TRIAL_SEED + 1)), inputs)
+        except CompressionError:
+            return [0.0] * len(still)
+    if [one.shape for one in still] != [one.shape for one in moved]:
+        return [0.0] * len(still)
+    return [_movement(*pair) for pair in zip(still, moved, strict=True)]
+
+
+def _movement(still: Tensor, moved: Tensor) -> float:
+    moves = (moved - still).abs()
+    moves = moves[moves.isfinite() & (moves > LEAST_MOVE * still.abs())]
+    if not moves.numel():
+        return 0.0
+    return float(moves[moves <= LARGEST_MOVE * moves.median()].max())
+
+
+def _moved(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    moved = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.copy_(_perturbed(parameter, generator))
+    return moved
 
 
 def _perturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:

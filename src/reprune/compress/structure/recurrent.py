@@ -14,33 +14,52 @@ from torch.nn.utils.rnn import PackedSequence
 
 from reprune.compress.structure.layouts import recurrent_layout
 
+# What forward() may read of a recurrent layer.
+NUMBERS = (
+    "mode",
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+    "proj_size",
+)
+
 State = Tensor | tuple[Tensor, Tensor]
 
 
 class StandIn(nn.Module):
-    """Called and answering like the recurrent `layer`, with no memory. `units` makes all its outputs."""
+    """Called and read like the recurrent `layer`, with no memory. `units` makes all its outputs."""
+
+    num_layers: int
+    hidden_size: int
+    batch_first: bool
 
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__()
+        for name in NUMBERS:
+            setattr(self, name, getattr(layer, name))
         self.directions = 2 if layer.bidirectional else 1
-        self.layers = layer.num_layers
-        self.hidden = layer.hidden_size
-        self.batch_first = layer.batch_first
         self.has_cell = isinstance(layer, nn.LSTM)
         weight = layer.get_parameter("weight_hh_l0")
         self.units = nn.Linear(
             layer.input_size,
-            self.directions * self.hidden,
+            self.directions * layer.hidden_size,
             device=weight.device,
             dtype=weight.dtype,
         )
 
     def forward(
-        self, given: Tensor | PackedSequence, state: State | None = None
+        self,
+        input: Tensor | PackedSequence,  # torch's own name: forward() may use it
+        hx: State | None = None,
     ) -> tuple[Tensor | PackedSequence, State]:
+        given = input
         values: Tensor = self.units(given.data if isinstance(given, PackedSequence) else given)
         # What makes the first state has the same units.
-        for start in (state,) if isinstance(state, Tensor) else (state or ()):
+        for start in (hx,) if isinstance(hx, Tensor) else (hx or ()):
             values = values + self._wide(start)
         if isinstance(given, PackedSequence):
             # Without slices: torch-pruning takes one of the first dimension for one of channels.
@@ -48,9 +67,12 @@ class StandIn(nn.Module):
         else:
             last = values.select(1 if values.ndim == 3 and self.batch_first else 0, -1)
         ends = last.chunk(2, dim=-1) if self.directions == 2 else (last,)
-        hidden = torch.stack([end for _ in range(self.layers) for end in ends])
+        hidden = torch.stack([end for _ in range(self.num_layers) for end in ends])
         made = given._replace(data=values) if isinstance(given, PackedSequence) else values
         return made, ((hidden, hidden) if self.has_cell else hidden)
+
+    def flatten_parameters(self) -> None:
+        """Nothing: there is no memory to be laid out."""
 
     def _wide(self, start: Tensor) -> Tensor:
         """The last layer's state, both directions side by side, to be added to all outputs."""

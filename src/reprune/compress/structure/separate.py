@@ -114,7 +114,8 @@ def separate(module: nn.Module) -> nn.Module:
 
 
 def separate_one(module: nn.Module, name: str) -> None:
-    """Replaces the attention `name` of `module`, in place; one that was replaced before stays.
+    """Replaces the attention `name` of `module`, in place and under all names that it has; one that was
+    replaced before stays.
 
     Raises CompressionError for a module that cannot be written separately.
     """
@@ -131,7 +132,10 @@ def separate_one(module: nn.Module, name: str) -> None:
     )
     if reason or not name:
         raise CompressionError(reason or "is the whole model", where=name)
-    replace_submodule(module, name, SeparateAttention(layer))
+    names = [found for found, one in module.named_modules(remove_duplicate=False) if one is layer]
+    separately = SeparateAttention(layer)
+    for found in names:
+        replace_submodule(module, found, separately)
 
 
 def separated(module: nn.Module) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor, nn
@@ -101,6 +102,7 @@ def sites_of(
     the model's order. The kinds are part of a layer's question: a sum that is fused into it costs time.
     """
     shapes = _input_shapes(module, example_inputs)
+    batch = len(example_inputs[0])
     parts = _parts(groups)
     found = []
     for name, layer in module.named_modules():
@@ -113,7 +115,7 @@ def sites_of(
             # The two lengths cannot be set apart: one of them tells the time.
             note = f"reads and makes the channels of {', '.join(sorted(shared))}: timed by what it makes"
             axes["in"] = AxisParts(size=0)
-        question = _question(layer, name, shapes.get(name), kinds[name])
+        question = _question(layer, name, shapes.get(name), kinds[name], batch)
         found.append(
             Site(
                 layer=name,
@@ -161,9 +163,11 @@ def _axis(
 
 
 def _question(
-    layer: nn.Module, name: str, shape: tuple[int, ...] | None, kinds: Sequence[str]
+    layer: nn.Module, name: str, shape: tuple[int, ...] | None, kinds: Sequence[str], batch: int
 ) -> str:
-    """What the layer computes, without its widths; a layer of a kind not known here is its own."""
+    """What the layer computes for an example of a `batch`, without its widths; a layer of a kind not known
+    here is its own.
+    """
     told = f"{type(layer).__name__}"
     if not isinstance(layer, _ConvNd | nn.Linear) or shape is None:
         return f"{told} {name} {'+'.join(kinds)}"
@@ -172,6 +176,9 @@ def _question(
         for key in sorted(set(layer.__constants__) - WIDTHS)
         if hasattr(layer, key)
     ]
+    if shape[0] != batch:
+        # Windows, or tokens that were flattened into the batch.
+        numbers.append(f"rows={Fraction(shape[0], batch)}")
     if isinstance(layer, _ConvNd):
         numbers.append("by channel" if is_depthwise(layer) else f"groups={layer.groups}")
         shape = shape[2:]

@@ -17,8 +17,8 @@ TABLES_FILE = "tables.json"
 
 
 class TableKey(Fact, kw_only=True):
-    """What must be equal for times to hold: the kind of machine, the runtime and how it runs, the shapes of
-    a call's inputs, and the digest of all questions, so of the architecture.
+    """What must be equal for times to hold: the kind of machine (Machine.timed_kind), the runtime and how it
+    runs, the shapes of a call's inputs, and the digest of all questions, so of the architecture.
     """
 
     machine_kind: str

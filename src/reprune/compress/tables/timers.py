@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from msgspec import structs
 from torch import Tensor, nn
 
 from reprune.compress.tables.looking import Seen, Timer, by_the_clock, layers_to_time, seen_of
@@ -119,9 +121,11 @@ class Alone:
     def look(self, module: nn.Module) -> Seen:
         """See Timer. Layers of a shape that was timed before are not built again."""
         place, source = self.place, self.place.source(module)
+        # Of the very inputs of a call: a layer's first dimension need not be the batch (windows, tokens).
+        inputs = [torch.tensor(array) for array in place.inputs]
         asked = {
-            name: (f"{layer} on {[tuple(tensor.shape[1:]) for tensor in given]}", layer, given)
-            for name, layer, given in _called(module, source.example_inputs)
+            name: (f"{layer} on {[tuple(tensor.shape) for tensor in given]}", layer, given)
+            for name, layer, given in _called(module, inputs)
         }
         new = {q: (layer, given) for q, layer, given in asked.values() if q not in self.known}
         call = place.written("call", place.inputs)
@@ -144,7 +148,9 @@ class Alone:
     def _taken(self, portion: Sequence[_Asked]) -> list[float]:
         """The ratios; the layers' inputs are gone afterwards: there may be much of them."""
         place = self.place
-        place.where.make({one.engine: one.source for one in portion}, place.where.target)
+        for rows in dict.fromkeys(one.rows for one in portion):
+            sources = {one.engine: one.source for one in portion if one.rows == rows}
+            place.where.make(sources, structs.replace(place.where.target, batch_size=rows))
         for one in portion:
             if one.inputs:
                 write_inputs(Path(one.pair.inputs), one.inputs)
@@ -158,19 +164,25 @@ class Alone:
     def _whole(self, source: Source, call: str) -> _Asked:
         """The whole cut model beside the dense one."""
         engine = self.place.path("cut")
-        return _Asked(engine=engine, source=source, pair=self.place.pair(engine, self.engine, call))
+        return _Asked(
+            engine=engine,
+            source=source,
+            pair=self.place.pair(engine, self.engine, call),
+            rows=self.place.where.target.batch_size,
+        )
 
     def _layer(  # the layer, what it is called with, and what that comes from
         self, name: str, layer: nn.Module, given: tuple[Tensor, ...], whole: Source, call: str
     ) -> _Asked:
         """The layer's own engine beside the dense model's."""
         place, engine = self.place, self.place.path(name)
-        batch = place.where.target.batch_size
+        # A single example would be taken for a constant.
+        example = tuple(one if len(one) > 1 else one.repeat_interleave(2, 0) for one in given)
         source = Source(
             module=layer,
-            example_inputs=given,
+            example_inputs=example,
             input_names=[f"input_{number}" for number in range(len(given))],
-            calibration=[given] if whole.calibration else (),
+            calibration=[example] if whole.calibration else (),
         )
         pair = Pair(
             how="calls",
@@ -182,17 +194,20 @@ class Alone:
             calls=CALLS[1],
             other_calls=place.calls,
         )
-        inputs = tuple(_of_batch(tensor, batch) for tensor in given)
-        return _Asked(engine=engine, source=source, pair=pair, inputs=inputs)
+        inputs = tuple(tensor.cpu().numpy() for tensor in given)
+        return _Asked(engine=engine, source=source, pair=pair, rows=len(given[0]), inputs=inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """An engine to be made of `source`, and the pair that it is timed in, on `inputs` of its own if any."""
+    """An engine to be made of `source` for `rows` as its batch, and the pair that it is timed in, on `inputs`
+    of its own if any.
+    """
 
     engine: Path
     source: Source
     pair: Pair
+    rows: int
     inputs: tuple[Array, ...] = ()
 
 
@@ -211,10 +226,36 @@ def _portions(work: Sequence[_Asked]) -> Iterator[list[_Asked]]:
         yield portion
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer as engines can be built of it: the batch is the first dimension of all there is."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs without the last states."""
+        if self.layer.batch_first:
+            outputs: Tensor = self.layer(x)[0]
+            return outputs
+        outputs = self.layer(x.transpose(0, 1))[0]
+        return outputs.transpose(0, 1)
+
+
+def alone(layer: nn.Module, given: Sequence[Tensor]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """What is built of the layer alone, and what that is called with where the layer is with `given`."""
+    if not isinstance(layer, nn.RNNBase):
+        return layer, tuple(given)
+    turned = not layer.batch_first and given[0].dim() == 3
+    return Recurrent(layer), (given[0].transpose(0, 1).contiguous() if turned else given[0],)
+
+
 def _called(
     module: nn.Module, inputs: Sequence[Tensor]
 ) -> list[tuple[str, nn.Module, tuple[Tensor, ...]]]:
-    """Every layer that makes channels and is called with tensors alone, with those of its first call."""
+    """Every layer that makes channels and is called with tensors alone, equally long, with those of its
+    first call. An engine has one batch: a recurrent layer that is given its first state is left out.
+    """
     from reprune.compress.structure.groups import MAKERS
     from reprune.measure.outputs import evaluating
 
@@ -222,8 +263,11 @@ def _called(
 
     def noting(name: str) -> Any:
         def note(layer: nn.Module, args: tuple[Any, ...]) -> None:
-            if args and all(isinstance(one, Tensor) for one in args):
-                found.setdefault(name, (layer, tuple(one.detach().clone() for one in args)))
+            if not args or not all(isinstance(one, Tensor) and one.dim() for one in args):
+                return
+            if len({len(one) for one in args}) == 1:
+                copies = [one.detach().clone() for one in args]
+                found.setdefault(name, alone(layer, copies))
 
         return note
 
@@ -239,9 +283,3 @@ def _called(
         for hook in hooks:
             hook.remove()
     return [(name, layer, given) for name, (layer, given) in found.items()]
-
-
-def _of_batch(tensor: Tensor, batch: int) -> Array:
-    times = -(-batch // len(tensor))
-    array: Array = tensor.repeat(times, *[1] * (tensor.dim() - 1))[:batch].cpu().numpy()
-    return array
