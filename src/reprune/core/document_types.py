@@ -10,13 +10,18 @@ import msgspec
 
 
 def fields_at(kind: Any, steps: list[str]) -> set[str]:
-    """The keys that may stand at `steps` inside `kind`: of every struct that the path can mean."""
-    return {
-        field.encode_name
-        for kind_info in types_at(kind, steps)
-        if isinstance(kind_info, msgspec.inspect.StructType)
-        for field in kind_info.fields
-    }
+    """The keys that may stand at `steps` inside `kind`: of every struct that the path can mean, and of every
+    mapping whose keys are words of a list.
+    """
+    found: set[str] = set()
+    for one in types_at(kind, steps):
+        if isinstance(one, msgspec.inspect.StructType):
+            found |= {field.encode_name for field in one.fields}
+        elif isinstance(one, msgspec.inspect.DictType):
+            keys = _members(one.key_type)
+            words = [key for key in keys if isinstance(key, msgspec.inspect.LiteralType)]
+            found |= {str(value) for each in words for value in each.values}
+    return found
 
 
 def types_at(kind: Any, steps: list[str]) -> list[msgspec.inspect.Type]:

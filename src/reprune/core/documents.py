@@ -28,7 +28,8 @@ _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _INNERMOST = re.compile(rb"\[\]|\{\}")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_AT = re.compile(r" - at `(?P<path>\$[^`]*)`$")
+_AT = re.compile(r" - at (?P<key>`key` in )?`(?P<path>\$[^`]*)`$")
+_NO_WORD_OF_LIST = re.compile(r"Invalid enum value '(?P<word>.*)'", re.DOTALL)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -160,13 +161,16 @@ def _explain(message: str, kind: Any, node: yaml.Node | None, name: str) -> NoRe
     what = message[: at.start()] if at else message
     steps = [step for step in re.split(r"[.\[\]]+", path[1:].replace("[...]", ".*")) if step]
     fix = ""
-    unknown = _UNKNOWN_FIELD.search(what)
+    of_key = bool(at and at["key"])
+    unknown = _NO_WORD_OF_LIST.search(what) if of_key else _UNKNOWN_FIELD.search(what)
     if unknown:
-        field = unknown["field"]
+        field = unknown[1]
         known = document_types.fields_at(kind, steps)
         what = f"unknown key '{field}'" + (f"; {nearest(field, known)}" if known else "")
         fix = f"known keys here: {', '.join(sorted(known))}" if known else ""
         steps = [*steps, field]
+    elif of_key:
+        what = f"a key there is wrong: {what}"
     elif node is not None:
         fix = document_types.allowed_at(kind, steps)
     line = _line_of(node, steps)
