@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from reprune.core.params import PARAMS_FILE
 from reprune.core.store import files
 from reprune.doors.ci import KINDS, write_ci
 from reprune.doors.output import InitOutput
+from reprune.doors.root import enter
 
 TEMPLATE = Path(reprune.__file__).parent / "template"
 IGNORED = (".reprune/",)
@@ -47,7 +47,7 @@ def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
     )
 
     def execute(parsed: argparse.Namespace) -> int:
-        os.chdir(parsed.root)
+        enter(parsed.root)
         there = parsed.ci is not None and (parsed.directory / PARAMS_FILE).exists()
         written, version = (
             ([], None) if there else init(parsed.directory, train=not parsed.no_train)
