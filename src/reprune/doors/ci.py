@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import reprune
@@ -12,6 +11,7 @@ from reprune.core import store
 from reprune.core.errors import InputError
 from reprune.core.params import PARAMS_FILE, CiParams, read_params
 from reprune.core.store import files
+from reprune.doors import git
 
 TEMPLATES = Path(reprune.__file__).parent / "template-ci"
 PLACES = {"github": ".github/workflows", "gitlab": ".gitlab"}
@@ -35,7 +35,7 @@ def write_ci(root: Path, kind: str, branch: str = "") -> list[str]:
     other = sorted(
         name
         for name, text in wanted.items()
-        if (root / name).exists() and not _same(root / name, text)
+        if (root / name).exists() and not same(root / name, text.encode())
     )
     if other:
         raise InputError(
@@ -66,16 +66,11 @@ def rendered(kind: str, runner: tuple[str, ...], branch: str) -> dict[str, str]:
     return found
 
 
-def _same(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
+def same(path: Path, content: bytes) -> bool:
+    """Whether `path` is a file that holds exactly this."""
+    return path.is_file() and path.read_bytes() == content
 
 
 def _default_branch(root: Path) -> str:
-    done = subprocess.run(
-        ["git", "symbolic-ref", "--short", "refs/remotes/origin/HEAD"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip().removeprefix("origin/") if done.returncode == 0 else MAIN
+    found = git.answer(root, "symbolic-ref", "--short", "refs/remotes/origin/HEAD")
+    return found.removeprefix("origin/") if found else MAIN
