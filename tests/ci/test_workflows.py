@@ -286,6 +286,36 @@ def test_init_writes_them_once(
     assert judge.read_text().endswith("# mine\n")
 
 
+@pytest.mark.parametrize("kind", ["github", "gitlab"])
+@pytest.mark.parametrize("new", [True, False])
+def test_below_the_root_of_a_repository_nothing_is_written(
+    kind: str,
+    new: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No forge reads workflows there; the folder is named as somebody has to write it."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    project = tmp_path / "models" / "digits"
+    if not new:
+        project.mkdir(parents=True)
+        (project / "params.yaml").write_text("name: m\ntask: task.m:T\n")
+    assert main(["init", "models/digits", "--ci", kind, "--no-train"]) == 2
+    said = capsys.readouterr().err
+    assert "is the folder models/digits of the git repository" in said
+    assert {"github": "`working-directory: models/digits`", "gitlab": "`cd models/digits`"}[
+        kind
+    ] in said
+    assert {path.name for path in tmp_path.iterdir()} == ({".git"} if new else {".git", "models"})
+    assert [path.name for path in project.glob("*")] == ([] if new else ["params.yaml"])
+    if not new:
+        # The same folder as a repository of its own.
+        subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+        assert main(["init", "models/digits", "--ci", kind]) == 0
+
+
 @pytest.mark.parametrize("branch", ["-x", "a b", 'm"]', "${{ x }}", "a\nb"])
 def test_a_branch_is_a_word(branch: str, tmp_path: Path) -> None:
     """What could end the line of a workflow is refused, and nothing is written."""

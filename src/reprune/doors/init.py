@@ -25,7 +25,7 @@ from reprune.core.errors import (
 from reprune.core.params import PARAMS_FILE
 from reprune.core.store import files
 from reprune.doors import git
-from reprune.doors.ci import KINDS, same, write_ci
+from reprune.doors.ci import KINDS, check_place, same, write_ci
 from reprune.doors.output import InitOutput
 from reprune.doors.root import enter
 
@@ -64,6 +64,8 @@ def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
 
     def execute(parsed: argparse.Namespace) -> int:
         enter(parsed.root)
+        if parsed.ci is not None:
+            check_place(parsed.directory, parsed.ci)
         there = parsed.ci is not None and _set_up(parsed.directory)
         written, version = (
             ([], None)
