@@ -6,6 +6,7 @@ actionlint is asked too (test_actionlint.py); here is what it does not know of, 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ import pytest
 from reprune.core.errors import InputError
 from reprune.doors.ci import rendered, write_ci
 from reprune.doors.cli import main
-from tests.ci.workflows import CONTEXTS, EXPRESSION, FUNCTIONS, load, tokens
+from tests.ci.workflows import CONTEXTS, EXPRESSION, FUNCTIONS, commands, load, tokens
+from tests.report.scenes import SCENES
+from tests.report.verdicts import write_verdict
 
 ROOT = Path(__file__).parents[2]
 GITHUB = rendered("github", ("self-hosted", "gpu"), "main")
@@ -262,6 +265,43 @@ def test_the_action_is_whole() -> None:
     assert not re.search(r"^\s*-? ?uses:(?!.*@[0-9a-f]{40} #)", ACTION, re.MULTILINE)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scene", "outcome", "code"),
+    [
+        ("pass", "pass", 0),
+        ("block", "block", 3),
+        ("inconclusive", "inconclusive", 4),
+        ("error", "error", 2),
+        ("none", "", 2),
+        ("broken", "", 2),
+    ],
+)
+def test_the_action_says_the_verdict_and_nothing_where_there_is_none(
+    scene: str, outcome: str, code: int, tmp_path: Path
+) -> None:
+    """`reprune check` ends in 2 for an error verdict and for none; whoever reads the output can tell them."""
+    if scene != "none":
+        known = write_verdict(SCENES.get(scene, SCENES["pass"]), tmp_path)
+        known.path.rename(tmp_path / "at")
+    if scene == "broken":
+        (tmp_path / "at" / "manifest.json").write_text("{}")
+    check = next(step for step in load(ACTION)["runs"]["steps"] if step.get("id") == "check")
+    programs = commands(tmp_path / "programs", ROOT / "src")
+    for fail in ("true", "false"):
+        written = tmp_path / f"output-{fail}"
+        done = subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", check["run"]],
+            cwd=tmp_path,
+            env=os.environ
+            | {"PATH": f"{programs}:{os.environ['PATH']}", "GITHUB_OUTPUT": str(written)}
+            | {"VERDICT": "at", "FAIL": fail},
+            check=False,
+        )
+        assert written.read_text() == f"outcome={outcome}\nexit-code={code}\n"
+        assert done.returncode == (code if fail == "true" else 0)
+
+
 def test_init_writes_them_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,6 +324,36 @@ def test_init_writes_them_once(
     assert main(["init", "--ci", "github", "--branch", "trunk"]) == 2
     assert "reprune-judge.yml" in capsys.readouterr().err
     assert judge.read_text().endswith("# mine\n")
+
+
+@pytest.mark.parametrize("kind", ["github", "gitlab"])
+@pytest.mark.parametrize("new", [True, False])
+def test_below_the_root_of_a_repository_nothing_is_written(
+    kind: str,
+    new: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No forge reads workflows there; the folder is named as somebody has to write it."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    project = tmp_path / "models" / "digits"
+    if not new:
+        project.mkdir(parents=True)
+        (project / "params.yaml").write_text("name: m\ntask: task.m:T\n")
+    assert main(["init", "models/digits", "--ci", kind, "--no-train"]) == 2
+    said = capsys.readouterr().err
+    assert "is the folder models/digits of the git repository" in said
+    assert {"github": "`working-directory: models/digits`", "gitlab": "`cd models/digits`"}[
+        kind
+    ] in said
+    assert {path.name for path in tmp_path.iterdir()} == ({".git"} if new else {".git", "models"})
+    assert [path.name for path in project.glob("*")] == ([] if new else ["params.yaml"])
+    if not new:
+        # The same folder as a repository of its own.
+        subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+        assert main(["init", "models/digits", "--ci", kind]) == 0
 
 
 @pytest.mark.parametrize("branch", ["-x", "a b", 'm"]', "${{ x }}", "a\nb"])

@@ -43,6 +43,16 @@ def refusal(text: str, kind: type = Params) -> DocumentError:
         (GOOD + "plan:\n  fraction: 2\n", "params.yaml:4 (plan.fraction)", "<= 1.0"),
         (GOOD + "plan:\n  fraction: half\n", "params.yaml:4 (plan.fraction)", "Expected `float`"),
         (GOOD + "distill:\n  epochs: 1.5\n", "params.yaml:4 (distill.epochs)", "Expected `int`"),
+        (
+            GOOD + "validate:\n  min_examples:\n    train: 1\n    evel: 300\n",
+            "params.yaml:6 (validate.min_examples.evel)",
+            "unknown key 'evel'; did you mean 'eval'?",
+        ),
+        (
+            GOOD + "targets: {a b: {}}\n",
+            "params.yaml:3 (targets)",
+            "a key there is wrong: Expected",
+        ),
         (GOOD + "seed: -1\n", "params.yaml:3 (seed)", ">= 0"),
         (GOOD + "targets:\n  a: {}\n  b:\n    runtim: x\n", "params.yaml:6", "'runtime'?"),
         (GOOD + "sensitivity:\n  cuts: [0.5, 1.5]\n", "params.yaml:4", "< 1.0"),

@@ -136,6 +136,32 @@ def test_work_folders_are_named_by_everything_that_matters(
     assert len(list(work.glob("tiny-*"))) == 2
 
 
+@step("dear")
+def dear(ctx: Context) -> Plan:
+    """Takes long, which `ran` stands for."""
+    (ctx.root / "ran").touch()
+    return make_plan()
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "a folder of something else"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_step(
+    tmp_path: Path, documents: Documents, place: str
+) -> None:
+    """The hours that a step takes are not spent on what cannot be kept; and nothing is touched."""
+    out = tmp_path / "out"
+    if place == "a folder of something else":
+        out.mkdir()
+    mine = out / "mine" if out.exists() else out
+    mine.write_text("mine")
+    with pytest.raises(
+        InputError, match=r"exists and is not an artefact|Not a directory"
+    ) as caught:
+        run(dear, {}, documents, out / "below" if place == "below a file" else out)
+    assert str(out) in caught.value.where
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "ran").exists()
+
+
 def test_two_runs_at_once_in_one_folder(tmp_path: Path, documents: Documents) -> None:
     """The second run is told at once that somebody else is writing there."""
     write_plan(tmp_path / "a")

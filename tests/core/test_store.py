@@ -22,6 +22,7 @@ from reprune.core.errors import (
     DiskFull,
     ManifestEdited,
     PayloadCorrupt,
+    RepruneError,
     SchemaTooNew,
 )
 
@@ -189,6 +190,13 @@ def test_os_errors_become_words() -> None:
     assert full.exit_code == 1
     assert "free some space" in str(full)
     assert isinstance(store.translate(OSError(errno.EACCES, "denied"), Path("x")), ArtifactError)
+    for number in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        wrong = store.translate(OSError(number, "no way"), Path("x"))
+        assert isinstance(wrong, ArtifactError)
+        assert str(wrong).startswith("x: cannot be written: no way\nTo fix: correct the path")
+    ours = store.translate(OSError(errno.EIO, "broken"), Path("x"))
+    assert isinstance(ours, RepruneError)
+    assert ours.exit_code == 1
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")

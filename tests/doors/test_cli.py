@@ -77,6 +77,9 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["prune", "--dens", "x"], "required"),
         (["check", "nowhere"], "no such artefact"),
         (["update"], "no such file"),
+        (["compile", "--out", "a-file"], "a-file: cannot be written: Not a directory"),
+        (["compile", "--out", "a-file/below"], "a-file/below: cannot be written: Not a directory"),
+        (["init", "a-file"], "a-file: cannot be written: Not a directory"),
     ],
 )
 def test_mistakes_are_the_users_and_are_named(
@@ -84,10 +87,30 @@ def test_mistakes_are_the_users_and_are_named(
 ) -> None:
     """A typo, a missing flag, a wrong path: exit 2, the nearest word, no stack trace."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").touch()
     assert main(words) == 2
     captured = capsys.readouterr()
     assert what in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *STEPS])
+def test_a_folder_that_is_none_is_the_users_mistake(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`-C DIR` of every command: never that we broke, whatever it would have done there."""
+    nowhere = tmp_path / "nowhere"
+    words = [name, "-C", str(nowhere), "--json"]
+    assert main(words) == 2
+    _, _, needed = json.loads(capsys.readouterr().out)["what"].partition("are required: ")
+    for each in filter(None, needed.split(", ")):
+        words += [each, "x"] if each.startswith("-") else ["x"]
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    output = msgspec.json.decode(captured.out, type=ErrorOutput)
+    assert output.where == f"-C {nowhere}"
+    assert output.what == "cannot be worked in: No such file or directory"
 
 
 def test_failures_are_json_too(

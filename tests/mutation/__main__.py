@@ -137,6 +137,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "reprune.core.accepted": ("tests/core/test_lock.py",),
     "reprune.core.lock": ("tests/core/test_lock.py",),
     "reprune.core.documents": ("tests/core/test_documents.py", "tests/core/test_strict_json.py"),
+    "reprune.core.document_types": ("tests/core/test_documents.py",),
+    "reprune.core.yaml_values": ("tests/core/test_documents.py",),
     "reprune.registry.sets": ("tests/registry/test_sets.py",),
     "reprune.steps.checking": ("tests/registry/test_check_rules.py",),
     "reprune.steps.rollback": ("tests/registry/test_rollback_rules.py",),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from reprune.core import store
 from reprune.core.artifacts import Previous, Verdict, Waiver
-from reprune.core.errors import ChampionForeign, ChampionLost, DocumentError, OverrideRefused
+from reprune.core.errors import Busy, ChampionForeign, ChampionLost, DocumentError, OverrideRefused
 from reprune.core.overrides import (
     OVERRIDES_FILE,
     Override,
@@ -21,7 +24,7 @@ from reprune.core.overrides import (
     overrides_text,
     read_overrides,
 )
-from reprune.core.step import run
+from reprune.core.step import exclusive, run
 from reprune.doors.cli import main
 from reprune.registry import compressed, receipts
 from reprune.registry.protocol import VersionInfo
@@ -120,6 +123,33 @@ def test_an_entry_is_written_and_bound(root: Path) -> None:
     assert (root / OVERRIDES_FILE).read_bytes() == before
     assert asked(root, reason="another").changed
     assert len(read_overrides(root / OVERRIDES_FILE).overrides) == 2
+
+
+def test_of_overrides_at_once_none_is_lost(root: Path) -> None:
+    """Each is written beside the others, or told to wait; never is one written over another."""
+
+    def persistently(by: str) -> None:
+        for _ in range(6000):
+            with suppress(Busy):
+                asked(root, by=by)
+                return
+            time.sleep(0.01)
+
+    names = [f"person {number}" for number in range(12)]
+    with ThreadPoolExecutor(max_workers=6) as crew:
+        list(crew.map(persistently, names))
+    written = read_overrides(root / OVERRIDES_FILE).overrides
+    assert sorted(entry.by for entry in written) == sorted(names)
+
+
+def test_an_override_beside_another_waits(root: Path) -> None:
+    path = root / OVERRIDES_FILE
+    with exclusive(f"overrides:{path.resolve()}", what="held"), pytest.raises(Busy) as caught:
+        asked(root)
+    assert "another override is writing" in caught.value.what
+    assert caught.value.exit_code == 2
+    assert not path.exists()
+    assert asked(root).changed
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,15 @@ from reprune.core.artifacts import (
 from reprune.core.documents import decode_yaml
 from reprune.core.errors import TaskError
 from reprune.core.lock import DenseRef, Lock
-from reprune.core.params import Params
+from reprune.core.params import MIN_EXAMPLES, Params
 from reprune.core.policy import Policy
 from reprune.core.step import Documents, run
 from reprune.core.store import Artifact
 from reprune.steps import get_step
+from reprune.steps.contract import demands
 from reprune.task.load import load_task, task_digest
+from reprune.task.protocol import SPLITS
+from reprune.task.seal import Census
 
 ENTRY = "task.it:It"
 DIGEST = f"sha256:{'0' * 64}"
@@ -361,3 +364,14 @@ def test_a_task_that_breaks_its_promises_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="float64"):
         validated(tmp_path, "x = x.astype(np.float64)")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("given", [{}, {"eval": 300}, {"train": 7, "tune": 8}])
+def test_a_split_that_is_not_named_keeps_its_default(given: dict[str, int]) -> None:
+    """One split with a number of its own says nothing of the others."""
+    text = f"name: it\ntask: {ENTRY}\nvalidate: {{min_examples: {given}}}\n"
+    params = decode_yaml(text, Params, name="params.yaml")
+    empty = Census(ids=(), contents=(), labels=None, slices={}, sources=None, times=None)
+    found, _ = demands(dict.fromkeys(SPLITS, empty), params.validate)
+    least = {one.split: one.arguments for one in found if one.name == "enough examples"}
+    assert least == {name: {"min_value": n} for name, n in (MIN_EXAMPLES | given).items()}

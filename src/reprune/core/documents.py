@@ -8,19 +8,19 @@ import math
 import os
 import re
 import stat
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, dataclass_transform
 
 import msgspec
 import yaml
 
+from reprune.core import document_types, yaml_values
 from reprune.core.errors import DocumentError, nearest
+from reprune.core.yaml_values import MAX_DEPTH
 
 T = TypeVar("T")
 
 MAX_DOCUMENT_BYTES = 1_000_000
-MAX_DEPTH = 64
 MAX_JSON_BYTES = 64_000_000
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
@@ -28,7 +28,8 @@ _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _INNERMOST = re.compile(rb"\[\]|\{\}")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_AT = re.compile(r" - at `(?P<path>\$[^`]*)`$")
+_AT = re.compile(r" - at (?P<key>`key` in )?`(?P<path>\$[^`]*)`$")
+_NO_WORD_OF_LIST = re.compile(r"Invalid enum value '(?P<word>.*)'", re.DOTALL)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -65,17 +66,7 @@ def decode_yaml(raw: bytes | str, kind: type[T], *, name: str) -> T:
     """Decodes YAML text; duplicate keys, aliases, unknown fields and wrong values are refused."""
     if len(raw) > MAX_DOCUMENT_BYTES:
         raise DocumentError(f"is larger than {MAX_DOCUMENT_BYTES} bytes", where=name)
-    try:
-        node = yaml.compose(raw, Loader=yaml.SafeLoader)
-        if node is None:
-            raise DocumentError("is empty", where=name)
-        _refuse_surprises(node, name, set(), depth=0)
-        value = yaml.safe_load(raw)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark is not None else name
-        problem = getattr(error, "problem", None) or str(error)
-        raise DocumentError(f"is not valid YAML: {problem}", where=where) from error
+    node, value = yaml_values.read(raw, kind, name=name)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -164,45 +155,24 @@ def _deeper(raw: bytes, depth: int) -> bool:
     return bool(_INNERMOST.search(left))
 
 
-def _refuse_surprises(node: yaml.Node, name: str, seen: set[int], depth: int) -> None:
-    """Refuses what YAML lets pass: a key given twice, an alias (the same node reached twice), great depth."""
-    if depth > MAX_DEPTH:
-        raise DocumentError("is nested too deeply", where=name)
-    line = node.start_mark.line + 1
-    if id(node) in seen:
-        raise DocumentError("uses a YAML alias", where=f"{name}:{line}", fix="write the value out")
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        keys: set[Hashable] = set()
-        for key, value in node.value:
-            if key.value in keys:
-                raise DocumentError(
-                    f"the key '{key.value}' stands there twice",
-                    where=f"{name}:{key.start_mark.line + 1}",
-                    fix="delete one of them",
-                )
-            keys.add(key.value)
-            _refuse_surprises(value, name, seen, depth + 1)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_surprises(value, name, seen, depth + 1)
-
-
 def _explain(message: str, kind: Any, node: yaml.Node | None, name: str) -> NoReturn:
     at = _AT.search(message)
     path = at["path"] if at else "$"
     what = message[: at.start()] if at else message
     steps = [step for step in re.split(r"[.\[\]]+", path[1:].replace("[...]", ".*")) if step]
     fix = ""
-    unknown = _UNKNOWN_FIELD.search(what)
+    of_key = bool(at and at["key"])
+    unknown = _NO_WORD_OF_LIST.search(what) if of_key else _UNKNOWN_FIELD.search(what)
     if unknown:
-        field = unknown["field"]
-        known = _fields_at(kind, steps)
+        field = unknown[1]
+        known = document_types.fields_at(kind, steps)
         what = f"unknown key '{field}'" + (f"; {nearest(field, known)}" if known else "")
         fix = f"known keys here: {', '.join(sorted(known))}" if known else ""
         steps = [*steps, field]
+    elif of_key:
+        what = f"a key there is wrong: {what}"
     elif node is not None:
-        fix = _allowed_at(kind, steps)
+        fix = document_types.allowed_at(kind, steps)
     line = _line_of(node, steps)
     where = f"{name}:{line}" if line else name
     inside = ".".join(steps)
@@ -239,63 +209,4 @@ def _below(node: yaml.Node, steps: list[str]) -> list[tuple[int, yaml.Node]]:
         ]
     if steps and isinstance(node, yaml.SequenceNode) and steps[0].isdigit():
         return [(item.start_mark.line + 1, item) for item in node.value[int(steps[0]) :][:1]]
-    return []
-
-
-def _fields_at(kind: Any, steps: list[str]) -> set[str]:
-    """The keys that may stand at `steps` inside `kind`: of every struct that the path can mean."""
-    return {
-        field.encode_name
-        for kind_info in _types_at(kind, steps)
-        if isinstance(kind_info, msgspec.inspect.StructType)
-        for field in kind_info.fields
-    }
-
-
-def _types_at(kind: Any, steps: list[str]) -> list[msgspec.inspect.Type]:
-    types = _members(msgspec.inspect.type_info(kind))
-    for step in steps:
-        children = [child for outer in types for child in _children(outer, step)]
-        types = [inner for child in children for inner in _members(child)]
-    return types
-
-
-def _allowed_at(kind: Any, steps: list[str]) -> str:
-    """What a word or a number at `steps` inside `kind` may be; "" where its type alone says all."""
-    words: list[str] = []
-    numbers: list[str] = []
-    for one in _types_at(kind, steps):
-        if isinstance(one, msgspec.inspect.LiteralType):
-            words += map(str, one.values)
-        elif isinstance(one, msgspec.inspect.IntType | msgspec.inspect.FloatType):
-            what = "a number" if isinstance(one, msgspec.inspect.FloatType) else "a whole number"
-            numbers += [what + bounds for bounds in [_bounds(one)] if bounds]
-    allowed = [f"use {one}" for one in numbers]
-    if words:
-        allowed.append(f"use {'one of: ' if len(words) > 1 else ''}{', '.join(sorted(words))}")
-    return ", or ".join(allowed)
-
-
-def _bounds(number: msgspec.inspect.IntType | msgspec.inspect.FloatType) -> str:
-    bounds = {
-        "above": number.gt,
-        "of at least": number.ge,
-        "below": number.lt,
-        "of at most": number.le,
-    }
-    said = [f"{word} {value:g}" for word, value in bounds.items() if value is not None]
-    return f" {' and '.join(said)}" if said else ""
-
-
-def _members(info: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
-    return list(info.types) if isinstance(info, msgspec.inspect.UnionType) else [info]
-
-
-def _children(info: msgspec.inspect.Type, step: str) -> list[msgspec.inspect.Type]:
-    if isinstance(info, msgspec.inspect.StructType):
-        return [field.type for field in info.fields if field.encode_name == step]
-    if isinstance(info, msgspec.inspect.DictType):
-        return [info.value_type]
-    if isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
-        return [info.item_type]
     return []

@@ -15,7 +15,6 @@ from reprune.core.plan_checks import check_plan
 from reprune.core.schedule_checks import check_schedule, check_training
 
 PARAMS_FILE = "params.yaml"
-MIN_EXAMPLES = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
 
 Share: TypeAlias = Annotated[float, Meta(gt=0.0, le=1.0)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=100_000_000)]
@@ -26,8 +25,10 @@ Positive: TypeAlias = Annotated[float, Meta(gt=0.0, le=1e9)]
 Precision: TypeAlias = Literal[
     "fp32", "fp16", "bf16", "int8", "int8-fp16", "int8-weights", "palette4"
 ]
+SplitName: TypeAlias = Literal["train", "tune", "calibration", "eval"]
 Entry: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
+MIN_EXAMPLES: dict[SplitName, int] = {"train": 100, "tune": 50, "calibration": 50, "eval": 100}
 
 MaxBytes: TypeAlias = Annotated[int, Meta(ge=1_000, le=2**50)]
 MaxFiles: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -85,9 +86,11 @@ class Target(Document, kw_only=True):
 
 
 class ValidateParams(Document, kw_only=True):
-    """The data contract. `classes` 0 means: do not check the label range."""
+    """The data contract. `classes` 0 means: do not check the label range. A split that `min_examples` does
+    not name keeps its default.
+    """
 
-    min_examples: dict[str, Count] = field(default_factory=lambda: dict(MIN_EXAMPLES))
+    min_examples: dict[SplitName, Count] = field(default_factory=lambda: dict(MIN_EXAMPLES))
     classes: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     max_class_share: Share = 0.9
     min_slice_examples: Annotated[int, Meta(ge=0)] = 0

@@ -169,6 +169,7 @@ def run(  # noqa: PLR0913  what is run on what, then who listens and where
     is writing `out`, UnknownName for a machine without targets.
     """
     with exclusive(f"out:{out.resolve()}", what=f"another run is writing {out}"):
+        store.check_place(out)
         opened = {given.name: _open(given, inputs) for given in the_step.inputs}
         unknown = set(inputs) - set(opened)
         if unknown:

@@ -41,6 +41,10 @@ M_co = TypeVar("M_co", bound=Manifest, covariant=True)
 MANIFEST = "manifest.json"
 DIGEST = "manifest.digest"
 
+# Whoever gave the path has to act: a file where a folder is needed, or a folder where a file is, a name that
+# is too long, links in a circle.
+_IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact(Generic[M_co]):
@@ -144,6 +148,19 @@ def drafting(out: Path) -> Iterator[Path]:
         _remove(draft)
 
 
+def check_place(out: Path) -> None:
+    """Raises ArtifactError where `out` is a file, or a folder of something that is no artefact."""
+    with disk_errors(out):
+        if not out.exists() or (out / MANIFEST).is_file():
+            return
+        if not out.is_dir() or any(out.iterdir()):
+            raise ArtifactError(
+                "exists and is not an artefact; nothing was changed",
+                where=str(out),
+                fix="name another --out",
+            )
+
+
 def sweep(out: Path) -> None:
     """Removes what a killed run left beside `out`: the caller holds the folder's lock."""
     for leftover in out.parent.glob(f".{out.name}.*.draft"):
@@ -199,6 +216,12 @@ def translate(error: OSError, where: Path) -> Exception:
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return ArtifactError(
             f"cannot be written: {error.strerror}", where=str(error.filename or where)
+        )
+    if error.errno in _IN_THE_WAY:
+        return ArtifactError(
+            f"cannot be written: {error.strerror}",
+            where=str(error.filename or where),
+            fix="correct the path: what stands in it is no folder, or its name cannot be one",
         )
     return (
         error
@@ -314,12 +337,7 @@ def _is_own_file(folder: Path, name: PurePosixPath) -> bool:
 
 
 def _replace_directory(draft: Path, out: Path) -> None:
-    if out.exists() and not (out / MANIFEST).is_file() and any(out.iterdir()):
-        raise ArtifactError(
-            "exists and is not an artefact; nothing was changed",
-            where=str(out),
-            fix="name another --out",
-        )
+    check_place(out)
     durable.replace_folder(draft, out)
     _remove(draft)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 from reprune.core.errors import EXIT_DONE
 from reprune.doors.commands import Execute
 from reprune.doors.output import AdoptOutput
+from reprune.doors.root import enter
 
 
 def define_adopt(parser: argparse.ArgumentParser) -> Execute:
@@ -35,7 +35,7 @@ def define_adopt(parser: argparse.ArgumentParser) -> Execute:
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.steps.adopt import adopt
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         result = adopt(
             Path.cwd(),
             version=parsed.version,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import reprune
@@ -12,8 +11,14 @@ from reprune.core import store
 from reprune.core.errors import InputError
 from reprune.core.params import PARAMS_FILE, CiParams, read_params
 from reprune.core.store import files
+from reprune.doors import git
 
 TEMPLATES = Path(reprune.__file__).parent / "template-ci"
+# What a person can do by hand for a project that is one folder of a repository.
+BY_HAND = {
+    "github": "write a workflow at its root whose step `uses:` the action with `working-directory: {prefix}`",
+    "gitlab": "write jobs at its root whose scripts begin with `cd {prefix}`",
+}
 PLACES = {"github": ".github/workflows", "gitlab": ".gitlab"}
 KINDS = tuple(PLACES)
 MAIN = "main"
@@ -25,8 +30,9 @@ def write_ci(root: Path, kind: str, branch: str = "") -> list[str]:
 
     The runner's labels are `ci.runner` of params.yaml, the Reprune that they install is this one, and what
     promotes runs on `branch` (default: the remote's own, else main). Raises InputError, having written
-    nothing, where one of the files is there and says something else.
+    nothing, where one of the files is there and says something else, or where no forge would read it.
     """
+    check_place(root, kind)
     named = branch or _default_branch(root)
     if not _BRANCH.fullmatch(named):
         raise InputError(f"'{named}' is no name of a branch that a workflow can hold")
@@ -35,7 +41,7 @@ def write_ci(root: Path, kind: str, branch: str = "") -> list[str]:
     other = sorted(
         name
         for name, text in wanted.items()
-        if (root / name).exists() and not _same(root / name, text)
+        if (root / name).exists() and not same(root / name, text.encode())
     )
     if other:
         raise InputError(
@@ -47,6 +53,23 @@ def write_ci(root: Path, kind: str, branch: str = "") -> list[str]:
     for name in new:
         store.write_bytes(root / name, wanted[name].encode())
     return new
+
+
+def check_place(root: Path, kind: str) -> None:
+    """Raises InputError where `root` is, or would be, a folder below the root of a git repository."""
+    place = root.resolve()
+    with store.disk_errors(root):
+        there = next(each for each in (place, *place.parents) if each.is_dir())
+    top = git.answer(there, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() == place:
+        return
+    prefix = place.relative_to(Path(top).resolve()).as_posix()
+    raise InputError(
+        f"is the folder {prefix} of the git repository {top}, and a forge reads and runs workflows at its "
+        "root alone",
+        where=str(root),
+        fix=f"make it a repository of its own, or {BY_HAND[kind].format(prefix=prefix)} (docs/ci.md)",
+    )
 
 
 def rendered(kind: str, runner: tuple[str, ...], branch: str) -> dict[str, str]:
@@ -66,16 +89,11 @@ def rendered(kind: str, runner: tuple[str, ...], branch: str) -> dict[str, str]:
     return found
 
 
-def _same(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
+def same(path: Path, content: bytes) -> bool:
+    """Whether `path` is a file that holds exactly this."""
+    return path.is_file() and path.read_bytes() == content
 
 
 def _default_branch(root: Path) -> str:
-    done = subprocess.run(
-        ["git", "symbolic-ref", "--short", "refs/remotes/origin/HEAD"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip().removeprefix("origin/") if done.returncode == 0 else MAIN
+    found = git.answer(root, "symbolic-ref", "--short", "refs/remotes/origin/HEAD")
+    return found.removeprefix("origin/") if found else MAIN

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from reprune.doors.output import (
     PromoteOutput,
     UpdateOutput,
 )
+from reprune.doors.root import enter
 
 Execute: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -55,7 +55,7 @@ def define_update(parser: argparse.ArgumentParser) -> Execute:
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.steps.update import update
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         result = update(Path.cwd(), version=parsed.dense_version, again=parsed.again)
         champion = None if result.lock.champion == "none" else result.lock.champion.version
         look = 1 if result.lock.look is UNSET else result.lock.look
@@ -107,7 +107,7 @@ def define_check(parser: argparse.ArgumentParser) -> Execute:
         from reprune.report.terminal import render_terminal
         from reprune.steps.checking import receipt_path
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         receipt = receipt_path(parsed.verdict)
         if receipt is not None:
             from reprune.doors.receipt import check
@@ -139,7 +139,7 @@ def define_explain(parser: argparse.ArgumentParser) -> Execute:
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.report.terminal import render_explanation
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         verdict = _read(parsed.verdict, recompute=False)
         if parsed.json:
             _print(_check_output(verdict, recomputed=False))
@@ -176,7 +176,7 @@ def define_override(parser: argparse.ArgumentParser) -> Execute:
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.steps.override import Request, override
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         request = Request(
             by=parsed.by, reason=parsed.reason, expires=parsed.expires, rules=parsed.rule
         )
@@ -217,7 +217,7 @@ def define_promote(parser: argparse.ArgumentParser) -> Execute:
         from reprune.steps.noticing import tell_promotion
         from reprune.steps.promote import Evidence, promote
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         root = Path.cwd()
         evidence = Evidence(
             verdict=artifact(root, "verdict"),
@@ -265,7 +265,7 @@ def define_anchor(parser: argparse.ArgumentParser) -> Execute:
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.steps.anchor import move_anchor
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         result = move_anchor(Path.cwd(), version=parsed.version, by=parsed.by, reason=parsed.reason)
         if parsed.json:
             _print(AnchorOutput(version=result.version, before=result.before, moved=result.moved))

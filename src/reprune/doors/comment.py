@@ -19,6 +19,7 @@ from reprune.core.marker import order_of
 from reprune.doors.commands import Execute
 from reprune.doors.forge_options import TOKENS, add_place, add_tasks, add_verdict
 from reprune.doors.output import CommentOutput
+from reprune.doors.root import enter
 from reprune.orchestrate.forge import Forge
 from reprune.orchestrate.github import API, GitHub
 from reprune.orchestrate.gitlab import GitLab
@@ -48,7 +49,7 @@ def define_comment(parser: argparse.ArgumentParser) -> Execute:
 def _execute(parsed: argparse.Namespace) -> int:
     from reprune.steps.posting import locate, post, prepare
 
-    os.chdir(parsed.root)
+    enter(parsed.root)
     around = _around(parsed)
     if parsed.sweep:
         return _sweep(parsed, around)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from reprune.core.errors import EXIT_DONE, InputError
+from reprune.doors.root import enter
 
 if TYPE_CHECKING:
     from reprune.doors.kfp.options import Options
@@ -56,7 +56,7 @@ def define_compile(parser: argparse.ArgumentParser) -> Execute:
     parser.add_argument("--namespace", default="", metavar="NS", help="of these manifests")
 
     def execute(parsed: argparse.Namespace) -> int:
-        os.chdir(parsed.root)
+        enter(parsed.root)
         return _execute(parsed)
 
     return execute

@@ -17,6 +17,7 @@ import msgspec
 from reprune.core.errors import EXIT_BROKEN, EXIT_DONE, InputError
 from reprune.doors.local import artifact
 from reprune.doors.output import DeviceRunOutput, ImportOutput, KitOutput
+from reprune.doors.root import enter
 
 Execute: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -32,7 +33,7 @@ def define_device_run(parser: argparse.ArgumentParser) -> Execute:
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the result of a folder goes")
 
     def execute(parsed: argparse.Namespace) -> int:
-        os.chdir(parsed.root)
+        enter(parsed.root)
         if parsed.job == "-":
             return _through_pipes()
         if parsed.out is None:
@@ -63,7 +64,7 @@ def define_kit(parser: argparse.ArgumentParser) -> Execute:
         from reprune.doors.steps import read_documents
         from reprune.steps.kit_out import Parts, make_kits
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         parts = Parts(
             engines=store.read(parsed.engines, Engines),
             dense=store.read(parsed.dense, ModelBundle),
@@ -103,7 +104,7 @@ def define_import(parser: argparse.ArgumentParser) -> Execute:
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.steps.kits import import_result
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         imported = import_result(Path.cwd(), parsed.result, kit=parsed.kit, now=time.time())
         job, result = imported.kit.job, imported.result
         if parsed.json:

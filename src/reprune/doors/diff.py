@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import msgspec
@@ -11,6 +10,7 @@ import msgspec
 from reprune.core.errors import EXIT_DONE
 from reprune.doors.commands import Execute
 from reprune.doors.output import DiffOutput
+from reprune.doors.root import enter
 from reprune.doors.screen import columns
 
 
@@ -29,7 +29,7 @@ def define_diff(parser: argparse.ArgumentParser) -> Execute:
         from reprune.report.diff_text import render_diff
         from reprune.steps.diff import diff
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         told = diff(Path.cwd(), parsed.before, parsed.after)
         if parsed.json:
             print(msgspec.json.encode(DiffOutput(difference=told)).decode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from reprune.core.errors import EXIT_DONE, EXIT_INPUT
+from reprune.doors.root import enter
 
 if TYPE_CHECKING:
     from reprune.measure.promises import Conformance
@@ -33,7 +33,7 @@ def define_doctor(parser: argparse.ArgumentParser) -> Execute:
     )
 
     def execute(parsed: argparse.Namespace) -> int:
-        os.chdir(parsed.root)
+        enter(parsed.root)
         if parsed.selftest:
             return _selftest(parsed.selftest, as_json=parsed.json)
         from reprune.steps.doctor import diagnose

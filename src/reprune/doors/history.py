@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import msgspec
 from reprune.core.errors import EXIT_DONE
 from reprune.doors.commands import Execute
 from reprune.doors.output import HistoryOutput
+from reprune.doors.root import enter
 from reprune.doors.screen import columns
 
 
@@ -32,7 +32,7 @@ def define_history(parser: argparse.ArgumentParser) -> Execute:
         from reprune.report.history import render_history, render_waiting
         from reprune.steps.history import SHOWN, history
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         most = 0 if parsed.waiting else None if parsed.all else SHOWN
         told = history(Path.cwd(), most=most, now=time.time())
         if parsed.json:

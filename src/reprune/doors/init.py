@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
 import reprune
 from reprune.core import store
-from reprune.core.errors import InputError, MissingExtra, RepruneError
+from reprune.core.errors import (
+    InputError,
+    MissingExtra,
+    RegistryUnreachable,
+    RepruneError,
+    VersionNotFound,
+)
 from reprune.core.params import PARAMS_FILE
 from reprune.core.store import files
-from reprune.doors.ci import KINDS, write_ci
+from reprune.doors import git
+from reprune.doors.ci import KINDS, check_place, same, write_ci
 from reprune.doors.output import InitOutput
+from reprune.doors.root import enter
 
 TEMPLATE = Path(reprune.__file__).parent / "template"
 IGNORED = (".reprune/",)
 GITIGNORE = ".gitignore"
+# What DVC is told; the last one is about git.
+SETTINGS = (("analytics", "false"), ("check_update", "false"), ("autostage", "true"))
 
 
 def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -32,11 +44,15 @@ def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         "Writes task/, train.py, params.yaml, policy.yaml, dvc.yaml, Containerfile and the lines for "
         ".gitignore, sets up DVC where it is not, makes a local signing key, then trains the example's "
         "dense model and registers it as the first version. With --ci it writes the workflows that update, "
-        "judge and promote; where params.yaml is there already, only them. Never overwrites a file."
+        "judge and promote; where params.yaml is there already, only them. Never overwrites a file; cut "
+        "short and run again, it goes on."
     )
     parser.add_argument("directory", nargs="?", default=".", metavar="DIR", type=Path)
     parser.add_argument(
         "--no-train", action="store_true", help="write the files only; register a model yourself"
+    )
+    parser.add_argument(
+        "--no-scm", action="store_true", help="set up DVC without git, as `dvc init --no-scm` does"
     )
     parser.add_argument("--ci", choices=KINDS, help="the workflows for this CI")
     parser.add_argument(
@@ -47,10 +63,14 @@ def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
     )
 
     def execute(parsed: argparse.Namespace) -> int:
-        os.chdir(parsed.root)
-        there = parsed.ci is not None and (parsed.directory / PARAMS_FILE).exists()
+        enter(parsed.root)
+        if parsed.ci is not None:
+            check_place(parsed.directory, parsed.ci)
+        there = parsed.ci is not None and _set_up(parsed.directory)
         written, version = (
-            ([], None) if there else init(parsed.directory, train=not parsed.no_train)
+            ([], None)
+            if there
+            else init(parsed.directory, train=not parsed.no_train, scm=not parsed.no_scm)
         )
         if parsed.ci is not None:
             written = [*written, *write_ci(parsed.directory, parsed.ci, parsed.branch)]
@@ -80,31 +100,77 @@ def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
     return execute
 
 
-def init(root: Path, *, train: bool) -> tuple[list[str], str | None]:
-    """Writes the template into `root`; returns what was written and the dense version, if one was trained.
+def init(root: Path, *, train: bool, scm: bool = True) -> tuple[list[str], str | None]:
+    """Afterwards `root` holds the template, DVC, a signing key and, with `train`, a dense version.
 
-    Raises InputError, having written nothing, if a file of the template is already there.
+    Returns what was not there before, and the dense version if one was trained. What an earlier call left
+    when it was cut short is kept. Raises InputError or MissingExtra, having written nothing, if a file of
+    the template is there and says something else, or if what this needs is not installed.
     """
-    sources = {path.relative_to(TEMPLATE).as_posix(): path for path in files(TEMPLATE)}
-    there = sorted(name for name in sources if (root / name).exists())
-    if there:
-        raise InputError(
-            f"these files are already there and are never overwritten: {', '.join(there)}",
-            where=str(root),
-            fix="move them away, or run `reprune init` in another folder",
-        )
-    for name, source in sources.items():
-        store.write_bytes(root / name, source.read_bytes())
-    written = [*sources]
+    sources = _sources()
+    with store.disk_errors(root):
+        other = _other(root, sources)
+        if other:
+            raise InputError(
+                f"these files are already there and are never overwritten: {', '.join(other)}",
+                where=str(root),
+                fix="move them away, or run `reprune init` in another folder",
+            )
+        _look_for_needed(root, train=train, scm=scm)
+    written = [name for name in sources if not (root / name).exists()]
+    fresh = PARAMS_FILE in written
+    for name in written:
+        store.write_bytes(root / name, sources[name].read_bytes())
     if _ignore(root):
         written.append(GITIGNORE)
-    if _dvc_init(root):
+    if _dvc_init(root, scm=scm):
         written.append(".dvc/")
-    from reprune.steps.promote import make_promoter
+    from reprune.steps.promoter import CONFIG, FOLDER, make_promoter
 
+    if not (root / FOLDER / CONFIG).exists():
+        written.append(".reprune/promoter/ (a signing key for this machine; never committed)")
     make_promoter(root)
-    written.append(".reprune/promoter/ (a signing key for this machine; never committed)")
-    return written, _train(root) if train else None
+    return written, _train(root, fresh=fresh) if train else None
+
+
+def _sources() -> dict[str, Path]:
+    return {path.relative_to(TEMPLATE).as_posix(): path for path in files(TEMPLATE)}
+
+
+def _other(root: Path, sources: dict[str, Path]) -> list[str]:
+    """Which files of the template are there and say something else."""
+    return sorted(
+        name
+        for name, source in sources.items()
+        if os.path.lexists(root / name) and not same(root / name, source.read_bytes())
+    )
+
+
+def _set_up(root: Path) -> bool:
+    """Whether somebody works with params.yaml already, and no `init` was cut short before DVC was there."""
+    with store.disk_errors(root):
+        if not (root / PARAMS_FILE).exists():
+            return False
+        return (root / ".dvc").exists() or bool(_other(root, _sources()))
+
+
+def _look_for_needed(root: Path, *, train: bool, scm: bool) -> None:
+    """Raises MissingExtra or InputError for what is needed to go on and is not installed."""
+    sets_up = not (root / ".dvc").exists()
+    if sets_up and scm and not git.installed():
+        raise InputError(
+            "git is not installed",
+            where="reprune init",
+            fix="install git, or run `reprune init --no-scm`, which sets DVC up without it",
+        )
+    needed = (*(("dvc",) if sets_up else ()), *(("mlflow", "sklearn", "torch") if train else ()))
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"needs packages that are not installed: {', '.join(missing)}",
+            where="reprune init",
+            fix=f"pip install 'reprune[{'local' if train else 'dvc'}]'",
+        )
 
 
 def _ignore(root: Path) -> bool:
@@ -117,50 +183,62 @@ def _ignore(root: Path) -> bool:
     return bool(missing)
 
 
-def _dvc_init(root: Path) -> bool:
-    """Sets up DVC in `root` if it is not; below a git root as a sub-folder, without git on its own."""
-    if (root / ".dvc").exists():
-        return False
-    top = subprocess.run(
-        ["git", "rev-parse", "--show-toplevel"],
+def _dvc_init(root: Path, *, scm: bool) -> bool:
+    """Sets up DVC in `root` if it is not; below a git root as a sub-folder, without git on its own.
+
+    Of a `.dvc` that says less than ours and nothing else, it is taken that its settings were cut short.
+    """
+    top = git.answer(root, "rev-parse", "--show-toplevel") if scm else None
+    new = not (root / ".dvc").exists()
+    if new:
+        options = ["--no-scm"]
+        if top is not None:
+            options = [] if Path(top).resolve() == root.resolve() else ["--subdir"]
+        _dvc(root, "init", "-q", *options)
+    config = root / ".dvc/config"
+    text = config.read_text(encoding="utf-8") if config.exists() else ""
+    said = {line.strip() for line in text.splitlines()} - {"", "[core]", "no_scm = True"}
+    settings = SETTINGS if top is not None else SETTINGS[:-1]
+    ours = {f"{name} = {value}" for name, value in settings}
+    unset = settings if said < ours else ()
+    for name, value in unset:
+        _dvc(root, "config", "-q", f"core.{name}", value)
+    return new or bool(unset)
+
+
+def _dvc(root: Path, *words: str) -> None:
+    name = f"dvc {words[0]}"
+    result = subprocess.run(
+        [sys.executable, "-m", "dvc", *words],
         cwd=root,
         capture_output=True,
         text=True,
         check=False,
     )
-    options = ["--no-scm"]
-    if top.returncode == 0:
-        options = [] if Path(top.stdout.strip()).resolve() == root.resolve() else ["--subdir"]
-    _call([sys.executable, "-m", "dvc", "init", "-q", *options], root, "dvc init", extra="dvc")
-    settings = {"core.analytics": "false", "core.check_update": "false", "core.autostage": "true"}
-    if top.returncode != 0:
-        del settings["core.autostage"]
-    for key, value in settings.items():
-        _call(
-            [sys.executable, "-m", "dvc", "config", "-q", key, value],
-            root,
-            "dvc config",
-            extra="dvc",
-        )
-    return True
+    if result.returncode == 0:
+        return
+    detail = result.stderr.strip()
+    if "No module named" in detail:
+        raise MissingExtra(f"{name} needs a package: {detail}", fix="pip install 'reprune[dvc]'")
+    raise RepruneError(f"{name} failed. {detail}".strip(), where=str(root))
 
 
-def _train(root: Path) -> str:
-    _call([sys.executable, "train.py"], root, "train.py", extra="local", show=True)
-    from reprune.core.params import PARAMS_FILE, read_params
+def _train(root: Path, *, fresh: bool) -> str | None:
+    """Trains and registers the example's model, unless that was done; returns the version if it was not."""
+    from reprune.core.params import read_params
     from reprune.registry.open import open_registry
 
     params = read_params(root / PARAMS_FILE)
-    return open_registry(params.registry, root).versions(params.name)[-1].version
-
-
-def _call(words: list[str], root: Path, name: str, *, extra: str, show: bool = False) -> None:
-    result = subprocess.run(words, cwd=root, capture_output=not show, text=True, check=False)
-    if result.returncode == 0:
-        return
-    detail = "" if show else result.stderr.strip()
-    if "No module named" in detail:
-        raise MissingExtra(
-            f"{name} needs a package: {detail}", fix=f"pip install 'reprune[{extra}]'"
+    if not fresh:
+        # Neither is there before a first version.
+        with contextlib.suppress(RegistryUnreachable, VersionNotFound):
+            if open_registry(params.registry, root).versions(params.name):
+                return None
+    done = subprocess.run([sys.executable, "train.py"], cwd=root, check=False)
+    if done.returncode != 0:
+        raise RepruneError(
+            "train.py failed",
+            where=str(root),
+            fix="its own words are above; once what they name is mended, `reprune init` goes on from here",
         )
-    raise RepruneError(f"{name} failed. {detail}".strip(), where=str(root))
+    return open_registry(params.registry, root).versions(params.name)[-1].version

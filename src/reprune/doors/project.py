@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import msgspec
 from reprune.core.errors import EXIT_DONE
 from reprune.doors.commands import Execute
 from reprune.doors.output import ProjectOutput
+from reprune.doors.root import enter
 
 
 def define_project(parser: argparse.ArgumentParser) -> Execute:
@@ -30,7 +30,7 @@ def define_project(parser: argparse.ArgumentParser) -> Execute:
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.steps.project import check, describe
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         result = check(Path.cwd()) if parsed.check else describe(Path.cwd())
         if parsed.json:
             output = ProjectOutput(

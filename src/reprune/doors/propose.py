@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from reprune.doors.commands import Execute
 from reprune.doors.comment import around_us, open_forge
 from reprune.doors.forge_options import add_forge
 from reprune.doors.output import ProposeOutput
+from reprune.doors.root import enter
 from reprune.orchestrate.forge import patiently
 from reprune.orchestrate.github import GitHub
 
@@ -39,7 +39,7 @@ def define_propose(parser: argparse.ArgumentParser) -> Execute:
     def execute(parsed: argparse.Namespace) -> int:
         from reprune.steps.proposing import BRANCH, Ask, propose
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         forge = open_forge(parsed, around_us(parsed))
         if parsed.start and not isinstance(forge, GitHub):
             raise InputError("--start is for GitHub alone: on GitLab a push starts the pipeline")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 from reprune.core.errors import EXIT_DONE
 from reprune.doors.commands import Execute
 from reprune.doors.output import RollbackOutput
+from reprune.doors.root import enter
 
 
 def define_rollback(parser: argparse.ArgumentParser) -> Execute:
@@ -32,7 +32,7 @@ def define_rollback(parser: argparse.ArgumentParser) -> Execute:
         from reprune.steps.noticing import tell_rollback
         from reprune.steps.rollback import rollback
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         result = rollback(
             Path.cwd(),
             to=parsed.to,

@@ -19,6 +19,7 @@ from reprune.core.errors import EXIT_BROKEN, EXIT_DONE, InputError
 from reprune.core.plugins import require
 from reprune.doors.commands import Execute
 from reprune.doors.output import ServeOutput
+from reprune.doors.root import enter
 
 if TYPE_CHECKING:
     from reprune.doors.service.config import Settings
@@ -52,7 +53,7 @@ def define_serve(parser: argparse.ArgumentParser) -> Execute:
         from reprune.doors.service.logs import configure
         from reprune.doors.service.wiring import make_sweeper
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         settings = read_settings(parsed.config.resolve())
         if not parsed.once:
             settings.secrets()

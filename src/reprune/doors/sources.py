@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 from reprune.core.errors import EXIT_DONE, InputError
 from reprune.core.store import drafting
 from reprune.doors.output import SourcesOutput
+from reprune.doors.root import enter
 
 Execute: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -29,7 +29,7 @@ def define_sources(parser: argparse.ArgumentParser) -> Execute:
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="a new folder")
 
     def execute(parsed: argparse.Namespace) -> int:
-        os.chdir(parsed.root)
+        enter(parsed.root)
         output = _written(parsed.engine, parsed.out)
         if parsed.json:
             print(msgspec.json.encode(output).decode())

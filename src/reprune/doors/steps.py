@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.policy import POLICY_FILE, read_policy
 from reprune.core.step import Documents, for_shard, run
 from reprune.doors.output import StepOutput
+from reprune.doors.root import enter
 from reprune.steps import get_step
 
 
@@ -50,7 +50,7 @@ def define_step(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         parser.epilog = f"reads from {PARAMS_FILE}: {', '.join(step.sections)}"
 
     def execute(parsed: argparse.Namespace) -> int:
-        os.chdir(parsed.root)
+        enter(parsed.root)
         inputs = {given.name: getattr(parsed, given.name) for given in step.inputs}
         asked = for_shard(step, parsed.shard) if step.sharded else step
         result = run(asked, inputs, read_documents(), parsed.out)

@@ -14,6 +14,7 @@ from reprune.core.errors import EXIT_DONE, InputError, Interrupted
 from reprune.core.lock import LOCK_FILE
 from reprune.doors.commands import Execute
 from reprune.doors.output import SubmitOutput
+from reprune.doors.root import enter
 from reprune.doors.steps import read_documents
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def define_submit(parser: argparse.ArgumentParser) -> Execute:
         from reprune.doors.submission import conclude, prepare, start, unpinned
         from reprune.steps.update import look_again
 
-        os.chdir(parsed.root)
+        enter(parsed.root)
         documents = read_documents()
         submission = prepare(documents, _request(parsed))
         endpoint = _endpoint(parsed)

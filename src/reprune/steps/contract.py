@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from reprune.core.artifacts import Expectation
-from reprune.core.params import ValidateParams
+from reprune.core.params import MIN_EXAMPLES, ValidateParams
 from reprune.steps.expectations import Demand, Severity, Table
 from reprune.task.protocol import Split
 from reprune.task.seal import Census
@@ -31,7 +31,7 @@ def demands(
 
 def _of_one_split(split: Split, census: Census, validate: ValidateParams) -> list[Demand]:
     count = len(census.ids)
-    least = validate.min_examples.get(split, 1)
+    least = validate.min_examples.get(split, MIN_EXAMPLES[split])
     labels = None if census.labels is None else _present(census.labels)
     table: dict[str, list[Any]] = {"id": _present(census.ids)}
     found = [

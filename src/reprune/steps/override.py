@@ -22,6 +22,7 @@ from reprune.core.overrides import (
     overrides_text,
     read_overrides,
 )
+from reprune.core.step import exclusive
 from reprune.core.store import Artifact
 
 
@@ -48,7 +49,8 @@ def override(root: Path, verdict: Path, request: Request, *, now: float) -> Over
     """Afterwards the overrides file below `root` holds the entry; the same request again changes nothing.
 
     It promotes nothing: `reprune promote` does, where the promoter allows it. `now` is Unix time.
-    Raises OverrideRefused for what no promoter could accept, ArtifactError or DocumentError.
+    Raises OverrideRefused for what no promoter could accept, Busy while another one writes, ArtifactError or
+    DocumentError.
     """
     judged = store.read(verdict, Verdict)
     failed = _overridable(judged)
@@ -68,15 +70,21 @@ def override(root: Path, verdict: Path, request: Request, *, now: float) -> Over
         candidate=judged.manifest.parents["candidate"],
         policy=judged.manifest.policy,
     )
-    path = root / OVERRIDES_FILE
-    held = read_overrides(path)
-    changed = entry not in held.overrides
-    if changed:
-        grown = msgspec.structs.replace(held, overrides=(*held.overrides, entry))
-        with store.disk_errors(path):
-            store.write_bytes(path, overrides_text(grown).encode())
+    changed = _written(root / OVERRIDES_FILE, entry)
     uncovered = tuple(rule for rule in failed if rule not in rules)
     return Overridden(entry=entry, changed=changed, uncovered=uncovered)
+
+
+def _written(path: Path, entry: Override) -> bool:
+    """Afterwards the file holds the entry beside all that it held; False where it did already."""
+    # Read and written under one lock: of two at once, the later would write the file without the other's.
+    with exclusive(f"overrides:{path.resolve()}", what=f"another override is writing {path}"):
+        held = read_overrides(path)
+        if entry in held.overrides:
+            return False
+        grown = msgspec.structs.replace(held, overrides=(*held.overrides, entry))
+        store.write_bytes(path, overrides_text(grown).encode())
+        return True
 
 
 def _overridable(judged: Artifact[Verdict]) -> tuple[str, ...]:
