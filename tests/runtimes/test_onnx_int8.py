@@ -281,6 +281,20 @@ def test_weights_or_values_that_are_not_finite_are_refused_by_name(tmp_path: Pat
         OnnxRuntime().build(source, INT8, tmp_path / "n.onnx")
 
 
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 7999])
+def test_one_value_that_is_not_finite_is_refused_in_whichever_batch_it_lies(
+    method: str, value: float, place: int
+) -> None:
+    """With the tensor's name: a range taken round it would be of an activation that the model lacks."""
+    values = np.random.default_rng(0).normal(size=8000)
+    values[place] = value
+    with pytest.raises(BuildError, match="not finite") as caught:
+        ranges_of(values, method)
+    assert caught.value.where == "x"
+
+
 def test_a_channel_of_zeros_keeps_its_bias(tmp_path: Path) -> None:
     """What pruning by masks leaves: the step of such a channel is the layer's, not one of its own."""
     torch.manual_seed(0)
