@@ -105,8 +105,9 @@ class TensorRT:
             sparsity=() if library.ahead_of_time else ("2:4",),
             alignment={"fp32": 8, "fp16": 8, "int8": 32, "int8-fp16": 32},
             may_crash=True,
-            # 2: TF32 is off in every precision unless it is asked for.
-            revision=2,
+            # 2: TF32 is off in every precision unless it is asked for. 3: transposed convolutions in groups
+            # have one scale a weight in int8.
+            revision=3,
         )
 
     def version(self) -> str:
