@@ -26,7 +26,7 @@ from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.core.step import work_root
 from reprune.core.store import write_bytes
-from reprune.runtimes.base import Binding, Capabilities, Source
+from reprune.runtimes.base import Binding, Capabilities, Source, float_patterns
 from reprune.runtimes.cuda import Gpu, checked, cudart, find_gpu, gpu_count
 from reprune.runtimes.isolated import build_within
 from reprune.runtimes.jetson import is_jetson, jetson_details, jetson_state
@@ -102,6 +102,7 @@ class TensorRT:
             converter=("onnx", "onnxscript", "onnxruntime"),
             devices=("gpu",) if library.ahead_of_time else ("gpu", "dla"),
             dynamic_batch=False,
+            options=Options.__struct_fields__,
             sparsity=() if library.ahead_of_time else ("2:4",),
             alignment={"fp32": 8, "fp16": 8, "int8": 32, "int8-fp16": 32},
             may_crash=True,
@@ -153,7 +154,7 @@ class TensorRT:
         """
         content, fact = float_onnx(source), BuildFact()
         # Quantised, a named layer is in fp16; without quantisation it is in fp32.
-        keep = (*source.float_layers, *target.float_layers) if target.precision == "fp16" else ()
+        keep = float_patterns(source, target) if target.precision == "fp16" else ()
         details: dict[str, str] = {}
         notes: tuple[str, ...] = ()
         if target.precision in HALF:
