@@ -46,13 +46,13 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `sparsity` names the patterns ("2:4") whose zeros it can skip, so that they may save time;
     `stores_sparse` those that it stores in fewer bytes. `alignment` maps precision to the number that
     channel counts should be a multiple of. `dynamic_batch` False: an engine runs the batch size that it was
-    built for. `options` are the names that Target.options may have. `latency` False: what it takes here
-    means nothing for the device (an emulation, a file for another machine). `devices` are the words that
-    Target.device may begin with, its usual one first. `modules` are what must be installed, from `extra`;
-    `converter` those that only `build` needs, in the environment of Target.python where that is named.
-    `may_crash`: its library has been seen to end the process, so that steps run it in one of its own
-    (runtimes.guarded). `revision` is raised with every change of our own code that makes another engine of
-    the same source: older ones are built again.
+    built for. `fixed_threads`: nor other threads. `options` are the names that Target.options may have.
+    `latency` False: what it takes here means nothing for the device (an emulation, a file for another
+    machine). `devices` are the words that Target.device may begin with, its usual one first. `modules` are
+    what must be installed, from `extra`; `converter` those that only `build` needs, in the environment of
+    Target.python where that is named. `may_crash`: its library has been seen to end the process, so that
+    steps run it in one of its own (runtimes.guarded). `revision` is raised with every change of our own
+    code that makes another engine of the same source: older ones are built again.
     """
 
     precisions: tuple[Precision, ...]
@@ -61,6 +61,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     converter: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu",)
     dynamic_batch: bool = True
+    fixed_threads: bool = False
     sparsity: tuple[str, ...] = ()
     stores_sparse: tuple[str, ...] = ()
     alignment: dict[Precision, int] = {}

@@ -247,8 +247,11 @@ def _build(
 
 def _essence(target: Target, runtime: Runtime) -> Target:
     """The target less what does not change its engine."""
+    can = runtime.capabilities
     plain = structs.replace(target, **RUN_ONLY)
-    return structs.replace(plain, **ANY_BATCH) if runtime.capabilities.dynamic_batch else plain
+    if can.fixed_threads:
+        plain = structs.replace(plain, threads=target.threads)
+    return structs.replace(plain, **ANY_BATCH) if can.dynamic_batch else plain
 
 
 def _usable(cached: Path, runtime: Runtime, target: Target) -> bool:
