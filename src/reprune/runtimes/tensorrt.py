@@ -107,7 +107,7 @@ class TensorRT:
             alignment={"fp32": 8, "fp16": 8, "int8": 32, "int8-fp16": 32},
             may_crash=True,
             # 2: TF32 is off in every precision unless it is asked for. 3: transposed convolutions in groups
-            # have one scale a weight in int8.
+            # have one scale a weight in int8, and layers kept in fp32 hand fp32 on to each other.
             revision=3,
         )
 
