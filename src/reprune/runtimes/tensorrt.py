@@ -49,7 +49,7 @@ from reprune.runtimes.tensorrt_build import (
     read_options,
 )
 from reprune.runtimes.tensorrt_session import TensorRTSession
-from reprune.runtimes.timing_cache import CachePlan, cache_path
+from reprune.runtimes.timing_cache import CachePlan, cache_path, pinned_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -263,7 +263,10 @@ class TensorRT:
         pinned = options.timing_cache.startswith("sha256:")
         if self._library.ahead_of_time or gpu is None or options.timing_cache == "none":
             return None
-        if target.rebuilt and not pinned:
+        if pinned:
+            pin = options.timing_cache
+            return CachePlan(path=pinned_path(work_root(), pin), pin=pin)
+        if target.rebuilt:
             return None
         facts = {
             "library": self.version(),
@@ -275,11 +278,8 @@ class TensorRT:
             "device": target.device.partition(":")[0] or "gpu",
             "precision": target.precision,
             "TF32": str(options.tf32),
-            "pinned": str(pinned),
         }
-        return CachePlan(
-            path=cache_path(work_root(), facts), pin=options.timing_cache if pinned else ""
-        )
+        return CachePlan(path=cache_path(work_root(), facts))
 
     def _session(
         self, plan: bytes, target: Target, options: Options, *, where: str
