@@ -150,6 +150,30 @@ def test_threads_are_in_the_key_of_engines_that_are_compiled_for_them(
     assert len(sources) == (2 if runtime == "torch-compiled" else 1)
 
 
+@pytest.mark.parametrize(
+    ("runtime", "package", "counts"),
+    [
+        ("onnxruntime", "torch", True),
+        ("onnxruntime", "onnxscript", True),
+        ("executorch", "torchao", True),
+        ("litert", "ai_edge_quantizer", True),
+        ("onnxruntime", "torchao", False),
+    ],
+)
+def test_what_exports_and_converts_is_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, package: str, counts: bool
+) -> None:
+    """After an upgrade of one of them the cache would give one arm of before and build another of after."""
+    found, real = set(), engines.version
+    for number in ("1", "2"):
+        monkeypatch.setattr(
+            engines, "version", lambda name, n=number: n if name == package else real(name)
+        )
+        target = Target(runtime=runtime)
+        found.add(source_digest(target, get_runtime(runtime), workshop(tmp_path)))
+    assert len(found) == (2 if counts else 1)
+
+
 def test_an_engine_of_older_code_of_ours_is_built_again(
     tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ RUNTIMES: Mapping[str, str] = {
 }
 
 # Words of BuildFact.details that must be the same for all arms of a target, where they are told.
-EQUAL_DETAILS = ("TF32", "profile")
+EQUAL_DETAILS = ("TF32", "profile", "converter", "quantiser")
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.
 Binding: TypeAlias = dict[str, str]
 
