@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from reprune.core import store
@@ -15,7 +17,7 @@ from reprune.core.artifacts import Plan, Profile
 from reprune.core.documents import decode_yaml
 from reprune.core.errors import Busy, InputError, MissingExtra, UnknownName
 from reprune.core.lock import Lock
-from reprune.core.params import Params, PlanParams
+from reprune.core.params import Params, PlanParams, Target
 from reprune.core.plugins import lookup, require
 from reprune.core.policy import Policy
 from reprune.core.step import Context, Documents, exclusive, knobs_digest, run, step
@@ -70,6 +72,32 @@ def test_the_signature_is_the_declaration() -> None:
     assert tiny.documents == ("lock=lock", "policy=policy")
     assert tiny.output is Plan
     assert tiny.summary == "Keeps what it was given."
+
+
+@step("here-alone")
+def here_alone(targets: dict[str, Target], ctx: Context) -> Plan:
+    """Says which targets it sees, and which there are."""
+    ctx.say(f"{' '.join(targets)} of {' '.join(ctx.targets)}")
+    return make_plan()
+
+
+def test_a_step_of_one_machine_sees_its_targets_and_knows_all(
+    tmp_path: Path, documents: Documents
+) -> None:
+    """What is decided over all of them (the number of rules) must not depend on where a step runs."""
+    targets = {name: Target(machine=name) for name in ("a", "b")}
+    params = msgspec.structs.replace(documents.params, targets=targets)
+    said: list[str] = []
+    for machine in ("a", ""):
+        run(
+            here_alone,
+            {},
+            replace(documents, params=params),
+            tmp_path / "out",
+            say=said.append,
+            machine=machine,
+        )
+    assert said == ["a of a b", "a b of a b"]
 
 
 def test_a_signature_that_declares_nothing_is_refused() -> None:

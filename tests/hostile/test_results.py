@@ -23,7 +23,7 @@ from msgspec import structs
 
 from reprune import __version__
 from reprune.core import store
-from reprune.core.errors import BuildError, PayloadCorrupt, RepruneError
+from reprune.core.errors import BuildError, ChainBroken, PayloadCorrupt, RepruneError
 from reprune.core.machine import Machine
 from reprune.core.params import Target
 from reprune.measure import foreign_results
@@ -184,6 +184,24 @@ def test_an_honest_result_is_taken(tmp_path: Path) -> None:
     folder = give_back(tmp_path / "out", job)
     assert refused(folder, job) == ""
     np.testing.assert_array_equal(read_arrays(folder / OUTPUTS)[0], np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "least"), [([[5], [6]], 2), ([[5, 5], [6]], 2), ([[5]], 1), ([[5], [6], [7]], 1)]
+)
+def test_units_with_too_few_calls_or_blocks_are_refused(
+    tmp_path: Path, blocks: list[list[int]], least: int
+) -> None:
+    """The plan of the job says how many there must be: fewer are another measurement than was asked."""
+    job = make_job()
+    (timing,) = job.timings
+    timing = structs.replace(timing, plan=structs.replace(timing.plan, min_calls=least))
+    job = structs.replace(job, timings=(timing,))
+    arms = {"candidate": {**UNIT["arms"]["candidate"], "blocks_ns": blocks}}
+    units = json.dumps([{**UNIT, "arms": arms, "started_s": time.time()}]).encode()
+    give_back(tmp_path, job, **{UNITS: units})
+    with pytest.raises(ChainBroken, match=f"two blocks of at least {least} calls"):
+        read_result(tmp_path, job, now=time.time())
 
 
 @pytest.mark.slow

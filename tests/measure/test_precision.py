@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reprune.core.artifacts import BuildFact
 from reprune.core.errors import TaskError
 from reprune.core.params import BuildParams, Target
-from reprune.measure.precision import with_float_layers
+from reprune.measure.precision import judged_once, with_float_layers, yardstick_of
 from reprune.runtimes.base import Source, get_runtime
 from reprune.runtimes.onnxruntime import OnnxRuntime
 from reprune.task.protocol import Batch
@@ -131,6 +131,25 @@ def test_when_the_builds_run_out_the_best_is_kept_and_the_note_says_so(tmp_path:
     assert fact.float_layers == ()
     assert "the bound was not reached" in fact.notes[-1]
     assert (tmp_path / "n.onnx").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tells", [True, False], ids=["answers", "loss"])
+def test_an_engine_that_is_built_once_is_judged_and_nothing_is_tried(
+    tmp_path: Path, tells: bool
+) -> None:
+    """Within the bounds that is one note; beyond them another says what was not reached and what to do."""
+    runtime, path = get_runtime("onnxruntime"), tmp_path / "n.onnx"
+    for model, notes in ((zoo.pruned("odd-cnn"), 1), (destroyed(), 2)):
+        runtime.build(source_of(model), INT8, path)
+        yardstick = yardstick_of(runtime, model.module, ZooTask(model, tells=tells), INT8)
+        assert yardstick
+        params = BuildParams(max_drop=0.02, max_loss_rise=0.05)
+        found = judged_once(yardstick, runtime.open(path, INT8), INT8, params)
+        assert len(found) == notes
+        assert "examples of tune" in found[0]
+        assert all("not reached" in note and "float_layers" in note for note in found[1:])
+    assert yardstick_of(runtime, model.module, ZooTask(model), Target()) is None
 
 
 @pytest.mark.slow

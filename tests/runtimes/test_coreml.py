@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from torch import Tensor, nn
 
 from reprune.core.errors import BuildError
@@ -225,6 +226,9 @@ def test_layers_cannot_stay_in_float_where_all_are_small(tmp_path: Path) -> None
     )
     with pytest.raises(BuildError, match="head cannot stay"):
         RUNTIME.build(made, target("int8-weights"), tmp_path / "net")
+    named = structs.replace(target("int8-weights"), float_layers=("head",))
+    with pytest.raises(BuildError, match="head cannot stay"):
+        RUNTIME.build(source(model), named, tmp_path / "net")
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:

@@ -241,15 +241,18 @@ def test_targets_that_make_no_sense_are_refused(
         RUNTIME.build(source, target, tmp_path / "net.tflite")
 
 
-def test_nothing_may_stay_in_float(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_target", [False, True], ids=["by-source", "by-target"])
+def test_nothing_may_stay_in_float(tmp_path: Path, by_target: bool) -> None:
+    kept = ("layer",)
     source = Source(
         module=nn.Linear(4, 2),
         example_inputs=(torch.randn(2, 4),),
         input_names=("x",),
-        float_layers=("layer",),
+        float_layers=() if by_target else kept,
     )
+    target = Target(runtime="edgetpu", precision="int8", float_layers=kept if by_target else ())
     with pytest.raises(BuildError, match="layer is to stay so"):
-        RUNTIME.build(source, Target(runtime="edgetpu", precision="int8"), tmp_path / "net.tflite")
+        RUNTIME.build(source, target, tmp_path / "net.tflite")
 
 
 def test_its_latency_here_means_nothing() -> None:

@@ -53,6 +53,33 @@ def test_what_was_changed_is_named(layer: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_an_engine_of_a_fixed_batch_size_is_fed_as_it_was_built(size: int) -> None:
+    """As those of qnn are: 16 calibration examples, fewer and more than it takes in a call."""
+    source = chain()
+    model = onnx.load_model_from_string(with_noise(source, "1.0", 0.5))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = size
+    del model.graph.value_info[:]
+    found = worst_layers(source, model.SerializeToString(), count=4)
+    known = {error.layer: error.relative for error in found}
+    assert known["0.0"] == 0.0
+    assert known["1.0"] > 0.05
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_refused_names_no_layer() -> None:
+    """It has an operator that ONNX Runtime lacks: who asked wanted to know more, and not another error."""
+    source = chain()
+    model = onnx.load_model_from_string(float_onnx(source))
+    model.opset_import.append(onnx.helper.make_opsetid("of.a.device", 1))
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.domain = "of.a.device"
+    assert worst_layers(source, model.SerializeToString()) == ()
+
+
+@pytest.mark.slow
 def test_a_quantised_net_names_its_layers() -> None:
     """int8 moves every layer of a real net a little; three of them are told."""
     from reprune.core.params import Target

@@ -99,6 +99,13 @@ def test_layers_are_left_in_float_and_others_are_not(tmp_path: Path, target: Tar
     assert kinds == ["INT8", "FLOAT32", "INT8", "INT8", "FLOAT32"]
     with pytest.raises(BuildError, match=r"the layer layers\.9 cannot be left in float"):
         RUNTIME.build(source(model, ("layers.9",)), int8, path)
+    named = structs.replace(int8, float_layers=("layers.1*", "head", "haed"))
+    left = tmp_path / "named.tflite"
+    fact = RUNTIME.build(source(model), named, left)
+    assert left.read_bytes() == path.read_bytes()
+    assert fact.float_layers == ("layers.1.0", "head")
+    assert any("'haed'" in note for note in fact.notes)
+    assert RUNTIME.quantisable(source(model), named) == ("layers.0.0", "layers.2.0", "layers.3.0")
 
 
 def test_int8_needs_calibration(tmp_path: Path, target: Target) -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from torch import Tensor, nn
 
 from reprune.core.errors import BuildError, PayloadCorrupt, SchemaTooNew
@@ -280,6 +281,21 @@ def test_weights_that_are_not_finite_and_options_that_are_none_are_refused(tmp_p
         module[0].weight[0, 0] = torch.nan
     with pytest.raises(BuildError, match="not finite"):
         build(tmp_path, module, torch.randn(2, 3))
+
+
+def test_layers_cannot_stay_in_float_where_all_are_small(tmp_path):
+    """In fp32 they do by themselves."""
+    source = Source(
+        module=nn.Sequential(nn.Linear(3, 2)).eval(),
+        example_inputs=(torch.randn(2, 3),),
+        input_names=("x",),
+    )
+    target = Target(runtime="microcontroller", float_layers=("0",))
+    MCU.build(source, target, tmp_path / "m.rpm")
+    for precision in ("int8-weights", "palette4"):
+        small = structs.replace(target, precision=precision)
+        with pytest.raises(BuildError, match="0 cannot stay in float"):
+            MCU.build(source, small, tmp_path / "m.rpm")
 
 
 @pytest.mark.slow

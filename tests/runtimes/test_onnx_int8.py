@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from msgspec import structs
 from torch import nn
 
 from reprune.core.errors import BuildError
@@ -24,6 +25,7 @@ from reprune.runtimes.onnx_quantize import quantise
 from reprune.runtimes.onnx_ranges import take_ranges
 from reprune.runtimes.onnx_source import calibration_arrays, float_onnx
 from reprune.runtimes.onnxruntime import OnnxRuntime, open_bytes
+from reprune.runtimes.openvino import STYLE
 from tests import zoo
 
 pytestmark = pytest.mark.slow
@@ -279,6 +281,53 @@ def test_weights_or_values_that_are_not_finite_are_refused_by_name(tmp_path: Pat
         net[0].weight[0, 0] = float("nan")
     with pytest.raises(BuildError, match="not finite"):
         OnnxRuntime().build(source, INT8, tmp_path / "n.onnx")
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 7999])
+def test_one_value_that_is_not_finite_is_refused_in_whichever_batch_it_lies(
+    method: str, value: float, place: int
+) -> None:
+    """With the tensor's name: a range taken round it would be of an activation that the model lacks."""
+    values = np.random.default_rng(0).normal(size=8000)
+    values[place] = value
+    with pytest.raises(BuildError, match="not finite") as caught:
+        ranges_of(values, method)
+    assert caught.value.where == "x"
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "plain"])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_transposed_convolutions_in_groups_agree_whoever_runs_them(
+    tmp_path: Path, groups: int, bias: bool
+) -> None:
+    """Depthwise ones too, with filters of unlike sizes: the bias counts all outputs, the weight those of
+    one group.
+    """
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(8, 8, 3, groups=groups, bias=bias, stride=2)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), up, nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with torch.no_grad():
+        up.weight *= 0.2 + torch.rand(up.weight.shape[:2])[..., None, None]
+        if bias:
+            up.bias.normal_()
+    inputs = (torch.randn(16, 3, 12, 12),)
+    source = Source(module=net, example_inputs=inputs, input_names=["x"], calibration=[inputs])
+    expected, given = net(*inputs).detach().numpy(), [inputs[0].numpy()]
+    for style in (STYLE, TENSORRT, QNN):
+        made = quantise(
+            float_onnx(source), calibration_arrays(source), ranges="minmax", style=style
+        )
+        (found,) = open_bytes(made, where="").run(given)
+        assert cosine(found, expected) > 0.999
+    target, path = Target(runtime="openvino", precision="int8"), tmp_path / "n.onnx"
+    for runtime in ("onnxruntime", "openvino"):
+        adapter, own = get_runtime(runtime), structs.replace(target, runtime=runtime)
+        adapter.build(source, own, path)
+        (found,) = adapter.open(path, own).run(given)
+        assert cosine(found, expected) > 0.999
 
 
 def test_a_channel_of_zeros_keeps_its_bias(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import subprocess
 import sys
 import zipfile
@@ -105,6 +106,22 @@ def test_the_same_module_gives_the_same_bytes_and_stays_as_it_was(
     assert b"site-packages" not in path.read_bytes()
     assert module.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_compiled_is_for_the_targets_threads(tmp_path: Path, threads: int) -> None:
+    """Not for those of the process that builds: they are in the code, and no session can set them."""
+    torch.set_num_threads(2)
+    path, target = tmp_path / "net.pt2", Target(runtime=COMPILED, threads=threads)
+    net = nn.Sequential(nn.GELU(), nn.LayerNorm(4096)).eval()
+    get_runtime(COMPILED).build(source(net, (torch.randn(2, 64, 4096),)), target, path)
+    with zipfile.ZipFile(path) as archive:
+        code = "".join(
+            archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp")
+        )
+    found = {int(count) for count in re.findall(r"num_threads\((\d+)\)", code)}
+    assert found == ({threads} if threads > 1 else set())
 
 
 def test_a_session_runs_with_its_threads_and_leaves_the_process_its_own() -> None:

@@ -114,6 +114,37 @@ def test_a_pinned_cache_must_be_there_be_the_one_and_suffice(tmp_path: Path) -> 
         attach(Config(mark=b"another machine's"), plan)
 
 
+def test_what_a_build_records_can_be_pinned_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the error and the pages say: build once, pin the digest of the record. Later builds without a pin
+    learn more, and leave the pinned one as it was.
+    """
+    monkeypatch.setenv("REPRUNE_WORK", str(tmp_path))
+    monkeypatch.setattr(TensorRT, "version", lambda _: "10.16")
+    gpu = Gpu(index=0, name="GPU", uuid="GPU-0", compute_capability="9.0", driver="570")
+
+    def plan(pin: str = "", *, rebuilt: bool = False) -> CachePlan:
+        target = Target(runtime="tensorrt", rebuilt=rebuilt)
+        found = tensorrt()._cache(target, Options(timing_cache=pin), gpu)
+        assert found is not None
+        return found
+
+    first = Config(learns=b"+conv")
+    attach(first, plan())
+    pin = keep(first, plan())
+    more = Config(learns=b"+gemm")
+    attach(more, plan())
+    assert keep(more, plan()) != pin
+    for rebuilt in (False, True):
+        again = Config()
+        assert attach(again, plan(pin, rebuilt=rebuilt)).notes == ()
+        assert again.cache.content == b"ours+conv"
+        assert keep(again, plan(pin, rebuilt=rebuilt)) == pin
+    with pytest.raises(BuildError, match="no timing cache to pin"):
+        attach(Config(), plan(digest(b"never made here")))
+
+
 def test_a_cache_that_cannot_be_written_costs_no_build(tmp_path: Path) -> None:
     """The folder's name is taken by a file."""
     (tmp_path / "timing-caches").write_text("")

@@ -29,7 +29,7 @@ from reprune.runtimes.sidecar import (
     write_sidecar,
 )
 from reprune.steps import engines
-from reprune.steps.engines import Workshop, build_engine, worst_parity
+from reprune.steps.engines import Workshop, build_engine, source_digest, worst_parity
 from reprune.steps.engines import made as made_or_found
 
 TARGET = Target()
@@ -66,14 +66,18 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "work"
 
 
-def made(folder: Path, *, target: Target = TARGET, **changes: Any) -> tuple[Path, Sidecar]:
-    shop = Workshop(
+def workshop(folder: Path, **changes: Any) -> Workshop:
+    return Workshop(
         out=folder,
         task=Model.loaded.task,  # type: ignore[arg-type]
         batches=(),
         params=BuildParams(**changes),
         examples="sha256:0",
     )
+
+
+def made(folder: Path, *, target: Target = TARGET, **changes: Any) -> tuple[Path, Sidecar]:
+    shop = workshop(folder, **changes)
     folder.mkdir(exist_ok=True)
     path = folder / "dense.onnx"
     runtime = get_runtime(target.runtime)
@@ -130,6 +134,44 @@ def test_the_key_is_what_the_engine_is_made_of(tmp_path: Path, work: Path) -> No
     made(tmp_path / "c", target=Target(float_layers=("0",)))
     made(tmp_path / "d", calibration_examples=3)
     assert len(cached(work)) == 3
+
+
+@pytest.mark.parametrize("runtime", ["torch", "torch-compiled", "onnxruntime"])
+def test_threads_are_in_the_key_of_engines_that_are_compiled_for_them(
+    tmp_path: Path, runtime: str
+) -> None:
+    """One of two threads, taken from the cache for a target of one, would run with two."""
+    sources = {
+        source_digest(
+            Target(runtime=runtime, threads=threads), get_runtime(runtime), workshop(tmp_path)
+        )
+        for threads in (1, 2)
+    }
+    assert len(sources) == (2 if runtime == "torch-compiled" else 1)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "package", "counts"),
+    [
+        ("onnxruntime", "torch", True),
+        ("onnxruntime", "onnxscript", True),
+        ("executorch", "torchao", True),
+        ("litert", "ai_edge_quantizer", True),
+        ("onnxruntime", "torchao", False),
+    ],
+)
+def test_what_exports_and_converts_is_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, package: str, counts: bool
+) -> None:
+    """After an upgrade of one of them the cache would give one arm of before and build another of after."""
+    found, real = set(), engines.version
+    for number in ("1", "2"):
+        monkeypatch.setattr(
+            engines, "version", lambda name, n=number: n if name == package else real(name)
+        )
+        target = Target(runtime=runtime)
+        found.add(source_digest(target, get_runtime(runtime), workshop(tmp_path)))
+    assert len(found) == (2 if counts else 1)
 
 
 def test_an_engine_of_older_code_of_ours_is_built_again(

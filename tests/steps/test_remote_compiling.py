@@ -48,7 +48,7 @@ def here():
 
 class Board:
     suffix = ".board"
-    capabilities = Capabilities(precisions=("fp32",), extra="onnx", modules=("onnxruntime",),
+    capabilities = Capabilities(precisions=("fp32", "int8"), extra="onnx", modules=("onnxruntime",),
                                 sparsity=("unstructured",))
 
     def version(self):
@@ -85,6 +85,11 @@ class Board:
             return OnnxRuntime().open(plain, target)
         finally:
             plain.unlink()
+
+
+    def quantisable(self, source, target):
+        from reprune.runtimes.onnxruntime import OnnxRuntime
+        return OnnxRuntime().quantisable(source, target)
 
 
 class Portable:
@@ -185,6 +190,17 @@ def test_what_was_compiled_there_is_bound_to_it(boards: Boards) -> None:
                 open_engine(path, Target(runtime="board"))
     files = {fact.file for fact in engines.manifest.engines}
     assert set(engines.manifest.payload) == files | {f"{file}.json" for file in files}
+
+
+def test_what_a_quantised_one_loses_is_told_by_its_own_answers(boards: Boards) -> None:
+    """On `tune`, which the device is asked about in the same call."""
+    run = boards.params.targets["board"].run
+    params = boards.with_targets(int8=Target(runtime="board", run=run, precision="int8"))
+    boards.world.step("build", "held", params=params, **INPUTS)
+    for fact in store.read(boards.world.path("held"), Engines).manifest.engines:
+        assert fact.built
+        (told,) = [note for note in fact.built.notes if "examples of tune" in note]
+        assert "answered rightly" in told
 
 
 @pytest.mark.deep

@@ -127,6 +127,20 @@ def test_what_a_runtime_does_not_offer_is_refused_before_work_is_spent(
     refuse_unoffered({"a": Target(), "b": Target(runtime="tensorrt", device="dla:1")})
 
 
+@pytest.mark.parametrize("runtime", sorted(base.RUNTIMES))
+def test_options_that_no_runtime_reads_are_refused(runtime: str) -> None:
+    """In one place, and before work: some runtimes have none, and never looked at what was given."""
+    known = get_runtime(runtime).capabilities.options
+    precision = get_runtime(runtime).capabilities.precisions[0]
+    target = Target(runtime=runtime, precision=precision, options=dict.fromkeys(known, 1))
+    refuse_unoffered({"good": target})
+    strange = msgspec.structs.replace(target, options={**target.options, "graph_optimisation": 3})
+    with pytest.raises(InputError, match=f"{runtime} has no option graph_optimisation") as caught:
+        refuse_unoffered({"good": target, "bad": strange})
+    assert caught.value.where == "params.yaml (targets.bad.options)"
+    assert all(name in caught.value.fix for name in known)
+
+
 @pytest.mark.parametrize(("over", "gain"), [(0.7, True), (0.98, False), (1.3, False)])
 def test_int8_in_fp16_is_compared_with_fp16(over: float, gain: bool) -> None:
     """Not with fp32, against which fp16 alone would have gained most of it."""

@@ -48,7 +48,9 @@ class Context:
     """`out` is an empty directory for payload; `work` survives a kill and is named by the step's inputs;
     `root` is the folder of params.yaml; `say` tells a person what happens (never part of the result).
     `elsewhere` runs a command of `python` in so many processes on other machines that see the same
-    folders, and returns once all have ended well; None: there are no others.
+    folders, and returns once all have ended well; None: there are no others. `targets` are all that
+    params.yaml names, those of other machines too: what is decided over all of them at once, such as the
+    number of rules, is counted from these.
     """
 
     out: Path
@@ -56,6 +58,7 @@ class Context:
     root: Path
     say: Callable[[str], None]
     elsewhere: Elsewhere | None = None
+    targets: Mapping[str, Target] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +192,7 @@ def run(  # noqa: PLR0913  what is run on what, then who listens and where
                     root=documents.root,
                     say=say or _say,
                     elsewhere=elsewhere,
+                    targets=documents.params.targets,
                 )
             manifest = the_step.function(**values)
             return store.write(

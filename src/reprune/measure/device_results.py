@@ -40,6 +40,8 @@ RESULT_FILE = "result.json"
 SCHEMA = 1
 # A clock that is further off than this dates its evidence wrongly.
 MAX_SKEW_S = 600.0
+# An arm has in a unit: one on the way there, and one back (measure.unit.take_unit).
+BLOCKS = 2
 
 
 class Compiled(Fact, kw_only=True):
@@ -269,6 +271,16 @@ def _check_units(units: Sequence[Unit], timing: Timing, result: DeviceResult, wh
     ]
     if not all(block and min(block) > 0 for block in times):
         raise ChainBroken("holds blocks without a call, or calls that took no time", where=where)
+    least = timing.plan.min_calls
+    if not all(
+        len(arm.blocks_ns) == BLOCKS and min(map(len, arm.blocks_ns)) >= least
+        for unit in units
+        for arm in unit.arms.values()
+    ):
+        raise ChainBroken(
+            f"holds an arm without two blocks of at least {least} calls (benchmark.min_calls)",
+            where=where,
+        )
     impossible = any(
         condition.wall_ns < sum(block)
         for unit in units

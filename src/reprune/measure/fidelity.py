@@ -50,18 +50,18 @@ class Yardstick:
 
     def __init__(self, module: nn.Module, task: Task, *, most: int, ranking: int) -> None:
         self._task, self._module = task, module
-        self._batches = list(_first(task, most))
-        if not self._batches:
+        self.batches = list(_first(task, most))
+        if not self.batches:
             raise TaskError(
                 "the tune split is empty",
                 fix="which layers stay in float is chosen on it: give it examples",
             )
-        self.examples = sum(map(len, self._batches))
-        self._ranking = _until(self._batches, ranking)
+        self.examples = sum(map(len, self.batches))
+        self._ranking = _until(self.batches, ranking)
         self._expected = [module_answer(module, batch) for batch in self._ranking]
         with evaluating(module):
-            self._is_single = isinstance(module(*self._batches[0].inputs), Tensor)
-        answers = (module_answer(module, batch) for batch in self._batches)
+            self._is_single = isinstance(module(*self.batches[0].inputs), Tensor)
+        answers = (module_answer(module, batch) for batch in self.batches)
         self._base = Fidelity(share=self._share(answers), loss=None)
         if self._base.share is None:
             self._base = Fidelity(share=None, loss=self._loss(module))
@@ -69,12 +69,16 @@ class Yardstick:
     def of(self, runtime: Runtime, engine: Path, target: Target) -> Fidelity:
         """What the engine is worth on all examples. Raises BuildError for one that does not run."""
         with _opened(runtime, engine, target) as session:
-            if self._base.share is not None:
-                answers = (engine_answer(NAME, session, batch) for batch in self._batches)
-                return Fidelity(share=self._share(answers), loss=None)
-            if self._base.loss is None:
-                return Fidelity(share=None, loss=None)
-            return Fidelity(share=None, loss=self._loss(_Engine(session, self._is_single)))
+            return self.of_session(session)
+
+    def of_session(self, session: Session) -> Fidelity:
+        """The same of an open engine, which is called once with each of `batches`, in their order."""
+        if self._base.share is not None:
+            answers = (engine_answer(NAME, session, batch) for batch in self.batches)
+            return Fidelity(share=self._share(answers), loss=None)
+        if self._base.loss is None:
+            return Fidelity(share=None, loss=None)
+        return Fidelity(share=None, loss=self._loss(_Engine(session, self._is_single)))
 
     def distance(self, runtime: Runtime, engine: Path, target: Target) -> float:
         """|engine - module|^2 / |module|^2 over all outputs on the ranking examples."""
@@ -112,7 +116,7 @@ class Yardstick:
 
     def _share(self, answers: Iterator[tuple[Tensor, ...]]) -> float | None:
         right = 0
-        for batch, outputs in zip(self._batches, answers, strict=True):
+        for batch, outputs in zip(self.batches, answers, strict=True):
             column = checked_records(self._task, outputs, batch).get(CORRECT)
             if column is None or not np.isin(column, (0, 1)).all():
                 return None
@@ -124,7 +128,7 @@ class Yardstick:
         generator = torch.Generator().manual_seed(0)
         total = 0.0
         with evaluating(module):
-            for batch in self._batches:
+            for batch in self.batches:
                 try:
                     loss = self._task.loss(module, batch, generator)
                 except (AttributeError, TypeError):

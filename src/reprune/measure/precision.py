@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -14,9 +15,12 @@ from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError
 from reprune.core.params import BuildParams, Target
 from reprune.measure.fidelity import Judged, Yardstick
-from reprune.runtimes.base import Quantising, Runtime, Source
+from reprune.runtimes.base import Quantising, Runtime, Session, Source
 from reprune.runtimes.isolated import build_within
 from reprune.task.protocol import Task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 QUANTISED = ("int8", "int8-fp16", "int8-weights", "palette4")
 # Of `tune`: all of them say how good an engine is, the first of them which layer hurts.
@@ -41,9 +45,9 @@ def with_float_layers(
 
     Raises BuildError where nothing can be built.
     """
-    if target.precision not in QUANTISED or not isinstance(runtime, Quantising):
+    yardstick = yardstick_of(runtime, source.module, task, target)
+    if yardstick is None or not isinstance(runtime, Quantising):
         return build_within(runtime, source, target, destination, seconds=params.max_seconds)
-    yardstick = Yardstick(source.module, task, most=MOST_EXAMPLES, ranking=RANKING_EXAMPLES)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".trials-") as folder:
         trials = _Trials(runtime, source, target, yardstick, params, Path(folder))
         whole = trials.build(())
@@ -52,6 +56,33 @@ def with_float_layers(
             best = _search(trials, runtime.quantisable(source, target), whole)
         shutil.move(best.engine, destination)
     return _told(best, whole, trials, target)
+
+
+def yardstick_of(
+    runtime: Runtime, module: nn.Module, task: Task, target: Target
+) -> Yardstick | None:
+    """What engines of `module` for `target` are held against; None where nothing is quantised by layers.
+
+    Raises as Yardstick.
+    """
+    if target.precision not in QUANTISED or not isinstance(runtime, Quantising):
+        return None
+    return Yardstick(module, task, most=MOST_EXAMPLES, ranking=RANKING_EXAMPLES)
+
+
+def judged_once(
+    yardstick: Yardstick, session: Session, target: Target, params: BuildParams
+) -> tuple[str, ...]:
+    """What a quantised engine that is built only once loses, in words, and whether that is too much."""
+    judged = yardstick.judge(yardstick.of_session(session), params)
+    told = f"{target.precision} on {yardstick.examples} examples of tune: {judged.words}"
+    if judged.harm <= 1.0:
+        return (told,)
+    return (
+        told,
+        f"the bound was not reached: {yardstick.bound(params)}; which layers to leave in float is not "
+        "tried for engines that their device compiles: name them in the target's float_layers",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

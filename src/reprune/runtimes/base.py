@@ -35,7 +35,7 @@ RUNTIMES: Mapping[str, str] = {
 }
 
 # Words of BuildFact.details that must be the same for all arms of a target, where they are told.
-EQUAL_DETAILS = ("TF32", "profile")
+EQUAL_DETAILS = ("TF32", "profile", "converter", "quantiser")
 # What an engine file is bound to on this machine, by name ("GPU", "driver"): all equal, or it is refused.
 Binding: TypeAlias = dict[str, str]
 
@@ -45,13 +45,14 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `sparsity` names the patterns ("2:4") whose zeros it can skip, so that they may save time;
     `stores_sparse` those that it stores in fewer bytes. `alignment` maps precision to the number that
-    channel counts should be a multiple of. `dynamic_batch` False: an engine runs the batch size that it
-    was built for. `latency` False: what it takes here means nothing for the device (an emulation,
-    a file for another machine). `devices` are the words that Target.device may begin with, its usual
-    one first. `modules` are what must be installed, from `extra`; `converter` those that only `build`
-    needs, in the environment of Target.python where that is named. `may_crash`: its library has been seen
-    to end the process, so that steps run it in one of its own (runtimes.guarded). `revision` is raised with
-    every change of our own code that makes another engine of the same source: older ones are built again.
+    channel counts should be a multiple of. `dynamic_batch` False: an engine runs the batch size that it was
+    built for. `fixed_threads`: nor other threads. `options` are the names that Target.options may have.
+    `latency` False: what it takes here means nothing for the device (an emulation, a file for another
+    machine). `devices` are the words that Target.device may begin with, its usual one first. `modules` are
+    what must be installed, from `extra`; `converter` those that only `build` needs, in the environment of
+    Target.python where that is named. `may_crash`: its library has been seen to end the process, so that
+    steps run it in one of its own (runtimes.guarded). `revision` is raised with every change of our own
+    code that makes another engine of the same source: older ones are built again.
     """
 
     precisions: tuple[Precision, ...]
@@ -60,9 +61,11 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     converter: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu",)
     dynamic_batch: bool = True
+    fixed_threads: bool = False
     sparsity: tuple[str, ...] = ()
     stores_sparse: tuple[str, ...] = ()
     alignment: dict[Precision, int] = {}
+    options: tuple[str, ...] = ()
     latency: bool = True
     may_crash: bool = False
     revision: int = 1
@@ -73,7 +76,8 @@ class Source:
     """What an engine is built from. `example_inputs` hold two examples or more.
 
     `calibration` are batches of inputs for the ranges of quantised tensors; empty where the precision
-    needs none. `float_layers` are the dotted names of modules that stay in float.
+    needs none. `float_layers` are the dotted names of modules that stay in float, beside those that the
+    target names (see float_patterns).
     `sparsity` is the pattern of the model's masked weights ("2:4", "unstructured"), "" without masks.
     """
 
@@ -83,6 +87,11 @@ class Source:
     calibration: Sequence[tuple[Tensor, ...]] = ()
     float_layers: Sequence[str] = field(default=())
     sparsity: str = ""
+
+
+def float_patterns(source: Source, target: Target) -> tuple[str, ...]:
+    """All that stays in float, by name or pattern: what was chosen for `source`, then what `target` names."""
+    return tuple(dict.fromkeys((*source.float_layers, *target.float_layers)))
 
 
 class Session(Protocol):

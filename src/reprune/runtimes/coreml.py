@@ -16,7 +16,7 @@ from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.core.store import write_bytes
-from reprune.runtimes.base import Binding, Capabilities, Source
+from reprune.runtimes.base import Binding, Capabilities, Source, float_patterns
 from reprune.runtimes.coreml_convert import JOINT, converted, quiet
 from reprune.runtimes.coreml_package import MODEL, unpack, write_folder
 from reprune.runtimes.litert import read_options
@@ -46,9 +46,12 @@ class CoreMl:
         modules=("coremltools",),
         devices=tuple(UNITS),
         dynamic_batch=False,
+        options=tuple(OPTIONS),
         stores_sparse=("unstructured", "2:4"),
         alignment={"fp16": 8},
         latency=sys.platform == "darwin",
+        # 2: layers that the target names, to be left in float, are refused where weights are small.
+        revision=2,
     )
 
     def version(self) -> str:
@@ -73,10 +76,10 @@ class CoreMl:
         float where weights are stored small: Core ML's names are not the module's.
         """
         options = read_options(target, OPTIONS)
-        if source.float_layers and target.precision in ("int8-weights", "palette4"):
+        kept = float_patterns(source, target)
+        if kept and target.precision in ("int8-weights", "palette4"):
             raise BuildError(
-                f"coreml stores the weights of all layers small; {source.float_layers[0]} cannot stay "
-                "in float",
+                f"coreml stores the weights of all layers small; {kept[0]} cannot stay in float",
                 fix="take float_layers out, or set precision: fp16",
             )
         content = converted(source, target.precision, options["deployment"], target.batch_size)

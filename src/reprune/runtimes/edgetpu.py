@@ -20,7 +20,7 @@ from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.core.store import write_bytes
-from reprune.runtimes.base import Binding, Capabilities, Source
+from reprune.runtimes.base import Binding, Capabilities, Source, float_patterns
 from reprune.runtimes.edgetpu_rules import (
     PARAMETER_CACHE_BYTES,
     Fallback,
@@ -58,7 +58,10 @@ class EdgeTpu:
         devices=("tpu",),
         dynamic_batch=False,
         alignment={"int8": 4},
+        options=(MAX_FALLBACKS,),
         latency=False,
+        # 2: layers that the target names, to be left in float, are refused.
+        revision=2,
     )
 
     def version(self) -> str:
@@ -84,9 +87,10 @@ class EdgeTpu:
                 where="params.yaml (targets)",
                 fix="set precision: int8",
             )
-        if source.float_layers:
+        kept = float_patterns(source, target)
+        if kept:
             raise BuildError(
-                f"the Edge TPU computes nothing in float, and {source.float_layers[0]} is to stay so",
+                f"the Edge TPU computes nothing in float, and {kept[0]} is to stay so",
                 fix="take float_layers out, or train with quantisation (distill.quantize: int8)",
             )
         model = converted(source, target)

@@ -12,6 +12,7 @@ from reprune.core.plugins import require
 from reprune.runtimes.base import Source
 from reprune.runtimes.onnx_names import module_of
 from reprune.runtimes.onnx_source import calibration_arrays, float_onnx
+from reprune.runtimes.onnxruntime import refusals
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -29,7 +30,8 @@ def worst_layers(source: Source, engine: bytes, *, count: int = 3) -> tuple[Laye
     Both graphs are run by ONNX Runtime without its rewrites, on the first calibration examples (the
     example inputs where there are none); a layer is the module that its node is named by. Errors
     add up on the way: of layers that are about equally far off, the first is the one to look at.
-    Empty where no layer has the same name in both. Raises MissingExtra.
+    Empty where no layer has the same name in both, and where ONNX Runtime refuses one of them: this
+    informs, and stops no build. Raises MissingExtra.
     """
     onnx = require("onnx", "onnx")
     plain, made = (onnx.load_model_from_string(raw) for raw in (float_onnx(source), engine))
@@ -37,11 +39,14 @@ def worst_layers(source: Source, engine: bytes, *, count: int = 3) -> tuple[Laye
     shared = [name for name in outputs[0] if name in outputs[1]]
     if not shared:
         return ()
-    inputs = _inputs(source)
-    wanted, found = (
-        _run(model, [tensors[name] for name in shared], inputs)
-        for model, tensors in zip((plain, made), outputs, strict=True)
-    )
+    pieces = _pieces(_inputs(source), _fixed_batch(made))
+    try:
+        wanted, found = (
+            _run(model, [tensors[name] for name in shared], pieces)
+            for model, tensors in zip((plain, made), outputs, strict=True)
+        )
+    except refusals():
+        return ()
     errors = [
         LayerError(layer=name, relative=_relative(one, other))
         for name, one, other in zip(shared, wanted, found, strict=True)
@@ -65,7 +70,31 @@ def _inputs(source: Source) -> list[Array]:
     return [np.concatenate(arrays)[:MOST_EXAMPLES] for arrays in zip(*batches, strict=True)]
 
 
-def _run(model: ModelProto, tensors: Sequence[str], inputs: Sequence[Array]) -> list[Array]:
+def _fixed_batch(model: ModelProto) -> int:
+    """The batch size that the graph was written for; 0 where it takes any."""
+    sizes = [
+        given.type.tensor_type.shape.dim[0].dim_value
+        for given in model.graph.input
+        if given.type.tensor_type.shape.dim
+    ]
+    return int(max(sizes, default=0))
+
+
+def _pieces(inputs: Sequence[Array], size: int) -> list[list[Array]]:
+    """The inputs in calls of exactly `size` examples, those that are left over dropped and too few repeated;
+    in one call for 0.
+    """
+    if not size:
+        return [list(inputs)]
+    count = max(size, len(inputs[0]) // size * size)
+    whole = [array[np.arange(count) % len(array)] for array in inputs]
+    return [[array[at : at + size] for array in whole] for at in range(0, count, size)]
+
+
+def _run(
+    model: ModelProto, tensors: Sequence[str], pieces: Sequence[Sequence[Array]]
+) -> list[Array]:
+    """Each tensor's values on all pieces, one after the other."""
     onnx, runtime = require("onnx", "onnx"), require("onnxruntime", "onnx")
     asked = onnx.ModelProto()
     asked.CopyFrom(model)
@@ -81,8 +110,8 @@ def _run(model: ModelProto, tensors: Sequence[str], inputs: Sequence[Array]) -> 
         asked.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     names = [given.name for given in session.get_inputs()]
-    found: list[Array] = session.run(list(tensors), dict(zip(names, inputs, strict=True)))
-    return found
+    found = [session.run(list(tensors), dict(zip(names, one, strict=True))) for one in pieces]
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 def _relative(one: Array, other: Array) -> float:

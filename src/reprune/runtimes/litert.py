@@ -17,7 +17,7 @@ from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.core.store import write_bytes
 from reprune.runtimes.base import Binding, Capabilities, Source
-from reprune.runtimes.litert_build import check_runs, converted, quantised
+from reprune.runtimes.litert_build import check_runs, converted, kept_layers, quantised
 from reprune.runtimes.litert_session import LiteRtSession, load
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ class LiteRt:
         modules=("ai_edge_litert",),
         converter=("litert_torch", "ai_edge_quantizer"),
         dynamic_batch=False,
+        options=tuple(OPTIONS),
         alignment={"fp32": 8, "int8": 8},
+        # 2: the layers that the target names stay in float.
+        revision=2,
     )
 
     def version(self) -> str:
@@ -75,7 +78,9 @@ class LiteRt:
 
     def quantisable(self, source: Source, target: Target) -> tuple[str, ...]:
         """The modules whose products would be computed in int8, in the order they run."""
-        return tuple(converted(source, target).layers)
+        model = converted(source, target)
+        left, _ = kept_layers(model, source, target)
+        return tuple(name for name in model.layers if name not in left)
 
     def open(self, engine: Path, target: Target) -> LiteRtSession:
         """A fresh session with the target's threads. Raises BuildError for a file it cannot load."""

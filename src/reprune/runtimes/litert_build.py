@@ -17,11 +17,12 @@ from reprune.core.artifacts import BuildFact
 from reprune.core.children import ask
 from reprune.core.errors import BuildError, RepruneError
 from reprune.core.params import Target
-from reprune.runtimes.base import Source
+from reprune.runtimes.base import Source, float_patterns
 from reprune.runtimes.litert_check import Checked, CheckSpec
 from reprune.runtimes.litert_convert import Converted, ConvertSpec
 from reprune.runtimes.litert_layers import layers_of, weighted_modules
 from reprune.runtimes.litert_quantise import Quantised, QuantiseSpec
+from reprune.runtimes.onnx_plan import matches
 from reprune.runtimes.tflite_file import WEIGHTED, TfliteModel, read_tflite
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ _LAST: dict[str, Any] = {}
 def quantised(
     model: FloatModel, source: Source, target: Target, options: Mapping[str, str]
 ) -> tuple[bytes, BuildFact]:
-    """The model in the target's precision. Raises BuildError for layers that are not there."""
+    """The model in the target's precision, layers that the target or the source names in float; a pattern of
+    the target's that fits none is noted. Raises BuildError for layers of the source's that are not there.
+    """
     if target.ranges == "entropy" and target.precision == "int8":
         raise BuildError(
             "litert does not take ranges by entropy",
@@ -110,6 +113,7 @@ def quantised(
             f"the layer {strange[0]} cannot be left in float: no operator of the engine is its own",
             fix=f"name some of: {', '.join(model.layers)}",
         )
+    left, idle = kept_layers(model, source, target)
     wide = sorted({one.name for one in model.parsed.operators} & WIDE)
     products_only = bool(wide) and options["io"] == "float"
     with tempfile.TemporaryDirectory(prefix="reprune-litert-") as name:
@@ -127,17 +131,31 @@ def quantised(
             activations="dynamic" if options["activations"] == "dynamic" else "static",
             io="int8" if options["io"] == "int8" else "float",
             operators=_PRODUCTS if products_only else (),
-            keep=tuple(tensor for layer in source.float_layers for tensor in model.layers[layer]),
+            keep=tuple(tensor for layer in left for tensor in model.layers[layer]),
         )
         told = _ask("litert_quantise", spec, Quantised, folder, target)
         content = (folder / "model.tflite").read_bytes()
-    note = f"only matrix products and convolutions are in int8: the model has {', '.join(wide)}"
+    products = f"only matrix products and convolutions are in int8: the model has {', '.join(wide)}"
     static = target.precision == "int8" and spec.activations == "static"
     return content, BuildFact(
-        float_layers=tuple(source.float_layers),
-        notes=(note,) if products_only and static else (),
+        float_layers=left,
+        notes=(*((products,) if products_only and static else ()), *idle),
         details={"converter": model.converter, "quantiser": told.quantiser},
     )
+
+
+def kept_layers(
+    model: FloatModel, source: Source, target: Target
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The layers that stay in float, and a note on each name or pattern that fits none."""
+    patterns = float_patterns(source, target)
+    left = [name for pattern in patterns for name in model.layers if matches(name, [pattern])]
+    idle = [
+        f"'{pattern}' of float_layers fits no layer that would be quantised"
+        for pattern in patterns
+        if not any(matches(name, [pattern]) for name in model.layers)
+    ]
+    return tuple(dict.fromkeys(left)), tuple(idle)
 
 
 def calibration_arrays(source: Source, target: Target) -> dict[str, Array]:

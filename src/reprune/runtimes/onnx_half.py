@@ -56,7 +56,7 @@ def to_half(content: bytes, keep: Sequence[str] = ()) -> Half:
     graph = proto.graph
     _refuse_control_flow(graph)
     kept = kept_nodes(graph, keep)
-    conversion = _Conversion(floats=_float_names(proto), opset=_opset(proto))
+    conversion = _conversion(proto, kept)
     notes = [*_convert_initializers(graph, kept, conversion)]
     nodes = [new for node in graph.node for new in conversion.rewritten(node, key(node) in kept)]
     _join_ends(graph, nodes, conversion)
@@ -71,21 +71,23 @@ def refuse_overflow(
     content: bytes, batches: Iterable[Sequence[Array]], keep: Sequence[str] = ()
 ) -> float:
     """The largest finite number that `content`, in fp32, computes on `batches` (inputs in the model's
-    order) outside of the layers in `keep`. Raises BuildError naming the layers that compute a number
-    which has no fp16, the one that comes first at the head.
+    order) outside of the layers in `keep`, or hands from these to others. Raises BuildError naming the layers
+    that compute, or are handed, a number which has no fp16, the one that comes first at the head.
     """
     onnx = require("onnx", "onnx")
     proto: ModelProto = onnx.load_model_from_string(content)
     _tame(proto.graph)
     kept = kept_nodes(proto.graph, keep)
     computed = _float_names(proto) - {value.name for value in proto.graph.input}
-    watched = {
-        name: layer_name(node)
-        for node in proto.graph.node
-        if key(node) not in kept and node.op_type not in {"Constant", "Identity"}
-        for name in node.output
-        if name in computed
-    }
+    nodes = [node for node in proto.graph.node if key(node) not in kept]
+    handed = {name: layer_name(node) for node in reversed(nodes) for name in node.input}
+    watched: dict[str, str] = {}
+    for node in proto.graph.node:
+        if node.op_type not in {"Constant", "Identity"}:
+            named = {name: layer_name(node) for name in node.output}
+            # What a kept layer makes is in fp16 only where another one reads it: that one is to blame.
+            named = handed if key(node) in kept else named
+            watched |= {n: named[n] for n in node.output if n in computed and n in named}
     largest = dict.fromkeys(watched, 0.0)
     for name, value in _activations(proto, sorted(watched), batches):
         finite = np.abs(value[np.isfinite(value)])
@@ -150,11 +152,17 @@ def _modules(node: NodeProto) -> Iterator[str]:
 
 @dataclass(kw_only=True)
 class _Conversion:
-    """`floats` are the fp32 tensors of the model before; `whole` initializers that stay in fp32."""
+    """`floats` are the fp32 tensors of the model before; `whole` initializers that stay in fp32; `wide` what
+    tensors are called in fp32, where they are there in it; `halved` what is read in fp16; `outputs` the
+    model's; `renamed` what its inputs and outputs are called in fp16.
+    """
 
     floats: set[str]
     opset: int
-    renamed: dict[str, str] = field(default_factory=dict)
+    halved: set[str]
+    outputs: set[str]
+    renamed: dict[str, str]
+    wide: dict[str, str]
     whole: list[TensorProto] = field(default_factory=list)
     originals: dict[str, TensorProto] = field(default_factory=dict)
     made: int = 0
@@ -169,25 +177,29 @@ class _Conversion:
         for place, name in enumerate(before):
             half = self.renamed.get(name, name)
             if name in self.floats and place in into:
-                node.input[place] = self._whole(name, half)
-                if node.input[place] not in {tensor.name for tensor in self.whole}:
+                known = self.wide.get(name) or self._copied(name)
+                node.input[place] = known or self._fresh(half)
+                if not known:
                     yield _cast(half, node.input[place], FLOAT)
             else:
                 node.input[place] = half
         for place, name in enumerate([*node.output]):
             half = self.renamed.get(name, name)
             if name in self.floats and place in out_of:
-                node.output[place] = self._fresh(half)
-                after.append(_cast(node.output[place], half, FLOAT16))
+                # It goes on in fp32 to whoever computes in it: a cast there and back could overflow.
+                wide = name if name in self.outputs else self._fresh(half)
+                self.wide[name] = node.output[place] = wide
+                if name in self.halved:
+                    after.append(_cast(wide, half, FLOAT16))
             else:
                 node.output[place] = half
         yield node
         yield from after
 
-    def _whole(self, name: str, half: str) -> str:
-        """The name of that tensor in fp32: a copy of the weight, or a new one to be cast to."""
+    def _copied(self, name: str) -> str:
+        """The name of that weight's copy in fp32; empty for what is no weight."""
         if name not in self.originals:
-            return self._fresh(half)
+            return ""
         copy = f"{name}_fp32"
         if copy not in {tensor.name for tensor in self.whole}:
             tensor = require("onnx", "onnx").TensorProto()
@@ -222,6 +234,21 @@ class _Conversion:
             _without_half(schema.inputs, allowed, len(node.input)),
             _without_half(schema.outputs, allowed, len(node.output)),
         )
+
+
+def _conversion(proto: ModelProto, kept: set[str]) -> _Conversion:
+    graph, floats = proto.graph, _float_names(proto)
+    inputs, outputs = (
+        {value.name for value in values} & floats for values in (graph.input, graph.output)
+    )
+    return _Conversion(
+        floats=floats,
+        opset=_opset(proto),
+        halved={name for node in graph.node if key(node) not in kept for name in node.input},
+        outputs=outputs,
+        renamed={name: f"{name}_fp16" for name in inputs | outputs},
+        wide={name: name for name in inputs},
+    )
 
 
 def _without_half(
@@ -332,15 +359,14 @@ def _convert_attributes(node: NodeProto) -> None:
 
 
 def _join_ends(graph: GraphProto, nodes: list[NodeProto], conversion: _Conversion) -> None:
-    """Casts the model's inputs to fp16 and its outputs back, under their own names."""
-    ends = {value.name for value in (*graph.input, *graph.output)} & conversion.floats
-    half = {name: f"{name}_fp16" for name in ends}
-    for node in nodes:
-        for names in (node.input, node.output):
-            for place, name in enumerate(names):
-                names[place] = half.get(name, name)
-    first = [_cast(v.name, half[v.name], FLOAT16) for v in graph.input if v.name in half]
-    last = [_cast(half[v.name], v.name, FLOAT) for v in graph.output if v.name in half]
+    """Casts the model's inputs to fp16 where that is read, and its outputs back where they are fp16, under
+    their own names.
+    """
+    half, read = conversion.renamed, {name for node in nodes for name in node.input}
+    inputs = [value.name for value in graph.input if half.get(value.name) in read]
+    outputs = [v.name for v in graph.output if v.name in half and v.name not in conversion.wide]
+    first = [_cast(name, half[name], FLOAT16) for name in inputs]
+    last = [_cast(half[name], name, FLOAT) for name in outputs]
     del graph.node[:]
     graph.node.extend([*first, *nodes, *last])
 

@@ -142,7 +142,8 @@ class _Writer:
             raise BuildError(
                 "its weights are not finite", where=module_of(node), fix="train the model again"
             )
-        axis = channel_axis(self.graph, node) if node.op_type in self.style.by_channel else None
+        by_channel = node.op_type in self.style.by_channel
+        axis = channel_axis(self.graph, node) if by_channel else None
         step = float(given.scale)
         scale = weight_scales(weight, axis, bias, step)
         shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
@@ -167,10 +168,14 @@ class _Writer:
         return f"{name}_dequantized"
 
 
-def channel_axis(graph: Graph, node: NodeProto) -> int:
-    """The axis of the weight that counts output channels."""
+def channel_axis(graph: Graph, node: NodeProto) -> int | None:
+    """The axis of the weight that counts output channels; None where none does."""
     if node.op_type == "Gemm":
         return 0 if graph.attribute(node, "transB", 0) else 1
+    # Its weight is (inputs, outputs / groups, ...): channels of two groups would share a scale, and the
+    # bias, which counts all outputs, would have too few.
+    if node.op_type == "ConvTranspose" and graph.attribute(node, "group", 1) != 1:
+        return None
     return 0 if node.op_type == "Conv" else 1
 
 

@@ -48,18 +48,7 @@ def take_ranges(
         )
     wanted = sorted(set(tensors))
     run = _runner(content, wanted)
-    extremes = dict.fromkeys(wanted, (0.0, 0.0))
-    for batch in batches:
-        for name, values in zip(wanted, run(batch), strict=True):
-            low, high = extremes[name]
-            extremes[name] = (min(low, float(values.min())), max(high, float(values.max())))
-    for name, ends in extremes.items():
-        if not np.isfinite(ends).all():
-            raise BuildError(
-                "its values on the calibration examples are not finite",
-                where=name,
-                fix="look for an overflow in the model, or build it in fp32",
-            )
+    extremes = _extremes(run, wanted, batches)
     if method == "minmax":
         return extremes
     if method == "percentile":
@@ -73,6 +62,28 @@ def take_ranges(
         limit = entropy_threshold(counted[name], reach[name][1], levels)
         found[name] = (max(low, -limit), min(high, limit))
     return found
+
+
+def _extremes(
+    run: Callable[[Sequence[Array]], list[Array]],
+    names: Sequence[str],
+    batches: Sequence[Sequence[Array]],
+) -> dict[str, Range]:
+    """The least and the largest value of each tensor, zero always inside. Raises as take_ranges."""
+    extremes = dict.fromkeys(names, (0.0, 0.0))
+    for batch in batches:
+        for name, values in zip(names, run(batch), strict=True):
+            ends = float(values.min()), float(values.max())
+            # Here, and not once at the end: min and max of Python pass over a NaN that comes second.
+            if not np.isfinite(ends).all():
+                raise BuildError(
+                    "its values on the calibration examples are not finite",
+                    where=name,
+                    fix="look for an overflow in the model, or build it in fp32",
+                )
+            low, high = extremes[name]
+            extremes[name] = (min(low, ends[0]), max(high, ends[1]))
+    return extremes
 
 
 def entropy_threshold(counts: Array, reach: float, levels: int) -> float:

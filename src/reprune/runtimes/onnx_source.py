@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprune.core.artifacts import BuildFact
 from reprune.core.params import Target
-from reprune.runtimes.base import Source
+from reprune.runtimes.base import Source, float_patterns
 from reprune.runtimes.onnx_export import export_onnx
 from reprune.runtimes.onnx_plan import Style, layers_of, matches
 from reprune.runtimes.onnx_quantize import quantise
@@ -46,7 +46,7 @@ def int8_onnx(source: Source, target: Target, style: Style) -> tuple[bytes, Buil
     """
     content = float_onnx(source)
     layers = layers_of(content, style)
-    patterns = (*source.float_layers, *target.float_layers)
+    patterns = float_patterns(source, target)
     small = quantise(
         content,
         calibration_arrays(source),
@@ -70,7 +70,7 @@ def int8_onnx(source: Source, target: Target, style: Style) -> tuple[bytes, Buil
 
 def quantisable_layers(source: Source, target: Target, style: Style) -> tuple[str, ...]:
     """The dotted names of the modules that `int8_onnx` would quantise, in the order they run."""
-    patterns = (*source.float_layers, *target.float_layers)
+    patterns = float_patterns(source, target)
     return tuple(
         name for name in layers_of(float_onnx(source), style) if not matches(name, patterns)
     )

@@ -54,6 +54,8 @@ class OpenVino:
         modules=("openvino",),
         converter=("onnx", "onnxscript", "onnxruntime"),
         alignment={"fp32": 8, "bf16": 16, "fp16": 16, "int8": 16},
+        # 2: transposed convolutions in groups have one scale a weight in int8.
+        revision=2,
     )
 
     def version(self) -> str:

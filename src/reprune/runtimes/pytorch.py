@@ -89,6 +89,9 @@ class TorchCompiled:
         modules=("torch",),
         devices=("cpu", "gpu"),
         alignment={"fp32": 16, "fp16": 8, "bf16": 8},
+        fixed_threads=True,
+        # 2: compiled for the target's threads, no longer for those of the process that builds.
+        revision=2,
     )
 
     def version(self) -> str:
@@ -109,8 +112,8 @@ class TorchCompiled:
         }
 
     def build(self, source: Source, target: Target, destination: Path) -> BuildFact:
-        """Compiles `destination` for any number of examples. Compilers write names and times of their own:
-        the bytes differ from build to build.
+        """Compiles `destination` for any number of examples and the target's threads. Compilers write names
+        and times of their own: the bytes differ from build to build.
 
         Raises BuildError as Torch.build, without a C++ compiler, and naming what cannot be compiled.
         """
@@ -123,6 +126,7 @@ class TorchCompiled:
                 exported,
                 Path(folder, "model.pt2"),
                 program.written(program.signatures_of(source)),
+                target.threads,
             )
             with disk_errors(destination):
                 aside = destination.with_name(f".{destination.name}.new")
@@ -204,10 +208,15 @@ def _session(loaded: Loaded, target: Target, device: str) -> Session:
     return open_gpu(loaded, target.batch_size, device)
 
 
-def _compiled(exported: Any, path: Path, inputs: str) -> str:
+def _compiled(exported: Any, path: Path, inputs: str, threads: int) -> str:
     inductor = require("torch._inductor", EXTRA)
-    # One process compiles: torch's own pool of them would outlive the build.
-    knobs = {"compile_threads": 1, "aot_inductor.metadata": {INPUTS: inputs}}
+    knobs = {
+        # One process compiles: torch's own pool of them would outlive the build.
+        "compile_threads": 1,
+        # Loops are written for so many threads, whatever a session sets: usually for this process's.
+        "cpp.threads": threads,
+        "aot_inductor.metadata": {INPUTS: inputs},
+    }
     try:
         with quiet():
             return str(

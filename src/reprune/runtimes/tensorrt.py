@@ -26,7 +26,7 @@ from reprune.core.params import Target
 from reprune.core.plugins import require
 from reprune.core.step import work_root
 from reprune.core.store import write_bytes
-from reprune.runtimes.base import Binding, Capabilities, Source
+from reprune.runtimes.base import Binding, Capabilities, Source, float_patterns
 from reprune.runtimes.cuda import Gpu, checked, cudart, find_gpu, gpu_count
 from reprune.runtimes.isolated import build_within
 from reprune.runtimes.jetson import is_jetson, jetson_details, jetson_state
@@ -49,7 +49,7 @@ from reprune.runtimes.tensorrt_build import (
     read_options,
 )
 from reprune.runtimes.tensorrt_session import TensorRTSession
-from reprune.runtimes.timing_cache import CachePlan, cache_path
+from reprune.runtimes.timing_cache import CachePlan, cache_path, pinned_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,11 +102,13 @@ class TensorRT:
             converter=("onnx", "onnxscript", "onnxruntime"),
             devices=("gpu",) if library.ahead_of_time else ("gpu", "dla"),
             dynamic_batch=False,
+            options=Options.__struct_fields__,
             sparsity=() if library.ahead_of_time else ("2:4",),
             alignment={"fp32": 8, "fp16": 8, "int8": 32, "int8-fp16": 32},
             may_crash=True,
-            # 2: TF32 is off in every precision unless it is asked for.
-            revision=2,
+            # 2: TF32 is off in every precision unless it is asked for. 3: transposed convolutions in groups
+            # have one scale a weight in int8, and layers kept in fp32 hand fp32 on to each other.
+            revision=3,
         )
 
     def version(self) -> str:
@@ -152,7 +154,7 @@ class TensorRT:
         """
         content, fact = float_onnx(source), BuildFact()
         # Quantised, a named layer is in fp16; without quantisation it is in fp32.
-        keep = (*source.float_layers, *target.float_layers) if target.precision == "fp16" else ()
+        keep = float_patterns(source, target) if target.precision == "fp16" else ()
         details: dict[str, str] = {}
         notes: tuple[str, ...] = ()
         if target.precision in HALF:
@@ -261,7 +263,10 @@ class TensorRT:
         pinned = options.timing_cache.startswith("sha256:")
         if self._library.ahead_of_time or gpu is None or options.timing_cache == "none":
             return None
-        if target.rebuilt and not pinned:
+        if pinned:
+            pin = options.timing_cache
+            return CachePlan(path=pinned_path(work_root(), pin), pin=pin)
+        if target.rebuilt:
             return None
         facts = {
             "library": self.version(),
@@ -273,11 +278,8 @@ class TensorRT:
             "device": target.device.partition(":")[0] or "gpu",
             "precision": target.precision,
             "TF32": str(options.tf32),
-            "pinned": str(pinned),
         }
-        return CachePlan(
-            path=cache_path(work_root(), facts), pin=options.timing_cache if pinned else ""
-        )
+        return CachePlan(path=cache_path(work_root(), facts))
 
     def _session(
         self, plan: bytes, target: Target, options: Options, *, where: str

@@ -41,6 +41,13 @@ def cache_path(root: Path, facts: Mapping[str, str]) -> Path:
     return root / FOLDER / f"{digest_of(dict(facts)).removeprefix(PIN)[:32]}.cache"
 
 
+def pinned_path(root: Path, pin: str) -> Path:
+    """The file of the cache that `pin` names: by its content alone, for the one that the next build finds
+    grows with every build.
+    """
+    return root / FOLDER / f"{pin.removeprefix(PIN)}.cache"
+
+
 def attach(config: Any, plan: CachePlan) -> Attached:
     """Gives the builder's config the cache of `plan`, or a fresh one with a note saying why.
 
@@ -61,7 +68,8 @@ def attach(config: Any, plan: CachePlan) -> Attached:
 
 
 def keep(config: Any, plan: CachePlan) -> str:
-    """Writes what the build added to the cache; its sha256, "" where there is none.
+    """Writes what the build added to the cache, and a copy that can be pinned; its sha256, "" where there is
+    none.
 
     Raises BuildError where the cache is pinned and the build needed more than it held. One that cannot
     be written costs only time.
@@ -82,6 +90,7 @@ def keep(config: Any, plan: CachePlan) -> str:
         try:
             plan.path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(plan.path, blob)
+            write_bytes(pinned_path(plan.path.parent.parent, digest), blob)
         except (OSError, RepruneError):
             return digest
     return digest

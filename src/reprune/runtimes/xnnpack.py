@@ -11,7 +11,7 @@ from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError
 from reprune.core.params import Target
 from reprune.core.plugins import require
-from reprune.runtimes.base import Source
+from reprune.runtimes.base import Source, float_patterns
 from reprune.runtimes.converters import explained, quiet
 from reprune.runtimes.onnx_plan import matches
 from reprune.runtimes.torch_program import ROOT, examples_of, export_program
@@ -58,7 +58,7 @@ def lowered(source: Source, target: Target) -> tuple[bytes, BuildFact]:
 
 def quantisable(source: Source, target: Target) -> tuple[str, ...]:
     """The dotted names of the modules whose weights int8 would quantise, in the order they run."""
-    prepared = _prepared(_exported(source, target), _patterns(source, target), target)
+    prepared = _prepared(_exported(source, target), float_patterns(source, target), target)
     return tuple(dict.fromkeys(_owner(node) for node in _weighted(prepared)))
 
 
@@ -79,7 +79,7 @@ def _quantised(
             "int8 needs calibration examples, and there are none",
             fix="give the task's calibration split examples",
         )
-    patterns = _patterns(source, target)
+    patterns = float_patterns(source, target)
     prepared = _prepared(program, patterns, target)
     inputs = tuple(examples_of(tensor, target.batch_size) for tensor in source.example_inputs)
     with torch.no_grad():
@@ -206,10 +206,6 @@ def _owner(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     names = [str(name) for name, _ in stack.values()]
     return names[-1].removeprefix(ROOT).removeprefix(".") if names else ""
-
-
-def _patterns(source: Source, target: Target) -> tuple[str, ...]:
-    return (*source.float_layers, *target.float_layers)
 
 
 def _parts(batch: Sequence[Tensor], batch_size: int) -> Iterator[tuple[Tensor, ...]]:

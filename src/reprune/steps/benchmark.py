@@ -92,7 +92,9 @@ def benchmark(
     ctx.say(f"attempt {attempt} for dense version {look.dense_version}: opening the sealed split")
     shown = benchmark.shown_examples or 0
     recorded = _record(dense, data, places, look, _trained_on(previous), ctx, shown)
-    demand = Demand(policy=policy, attempt=attempt, batches=count_batches(targets, policy))
+    # Of all machines: the judge adjusts for the rules on every one of them.
+    batches = count_batches(ctx.targets, policy)
+    demand = Demand(policy=policy, attempt=attempt, batches=batches)
     samples = [
         take_samples(name, job, task, demand, ctx, places[name].taking)
         for name, job in jobs.items()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,12 +215,14 @@ def made(path: Path, model: ArmModel, target: Target, runtime: Runtime, shop: Wo
 
 
 def source_digest(target: Target, runtime: Runtime, shop: Workshop) -> str:
-    """Over everything that an engine is built with besides its bundle, our own code's revision included
-    (Sidecar.source).
+    """Over all that an engine is built with besides its bundle (Sidecar.source): our own code's revision
+    and what exports and converts here included. What an environment of Target.python holds is not: it
+    stands in the engine's details, which must be equal for all arms (EQUAL_DETAILS).
     """
     knobs = structs.replace(shop.params, parity_examples=1, max_seconds=1.0, cache=True)
     code = [__version__, runtime.capabilities.revision]
-    return digest_of([_essence(target, runtime), shop.examples, knobs, code])
+    tools = _tools(("torch", *runtime.capabilities.converter))
+    return digest_of([_essence(target, runtime), shop.examples, knobs, code, tools])
 
 
 def model_source(model: ArmModel, target: Target, params: BuildParams) -> Source:
@@ -245,10 +249,22 @@ def _build(
     return structs.replace(built, notes=(*built.notes, zeros)) if zeros else built
 
 
+def _tools(names: Iterable[str]) -> dict[str, str]:
+    """The installed version of each package; "" for one that is not there."""
+    found = dict.fromkeys(sorted(names), "")
+    for name in found:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def _essence(target: Target, runtime: Runtime) -> Target:
     """The target less what does not change its engine."""
+    can = runtime.capabilities
     plain = structs.replace(target, **RUN_ONLY)
-    return structs.replace(plain, **ANY_BATCH) if runtime.capabilities.dynamic_batch else plain
+    if can.fixed_threads:
+        plain = structs.replace(plain, threads=target.threads)
+    return structs.replace(plain, **ANY_BATCH) if can.dynamic_batch else plain
 
 
 def _usable(cached: Path, runtime: Runtime, target: Target) -> bool:

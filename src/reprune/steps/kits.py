@@ -23,7 +23,7 @@ from reprune.core.errors import BuildError, ChainBroken, InputError, PayloadCorr
 from reprune.core.step import exclusive
 from reprune.core.store import Artifact, disk_errors, write_bytes
 from reprune.measure.attempts import Look
-from reprune.measure.device_job import JOB_FILE, KIT_FILE, DeviceJob, plain_target, schedule
+from reprune.measure.device_job import JOB_FILE, KIT_FILE, DeviceJob
 from reprune.measure.device_results import (
     RESULT_FILE,
     DeviceResult,
@@ -34,6 +34,7 @@ from reprune.measure.device_results import (
 )
 from reprune.measure.foreign_results import weigh
 from reprune.runtimes.sidecar import open_engine
+from reprune.steps.kit_schedule import refuse_other_schedule
 
 if TYPE_CHECKING:
     from reprune.judge.evidence import Start, Unit
@@ -160,22 +161,17 @@ def find_imported(
             "KIT/RESULT`; a target without samples is never judged",
         )
     _, place, kit = max(found, key=lambda one: one[:2])
-    _refuse_other_schedule(kit, name, job)
+    refuse_other_schedule(kit.job, job, where=str(place))
     # Not `now`: the result was young enough when it came, and its clock was compared then.
     result = read_result(place / RESULT, kit.job, now=max(now, kit.job.created_s))
     return Imported(kit=kit, place=place, result=result)
 
 
 def carried_units(imported: Imported, job: LatencyJob) -> tuple[Unit, ...]:
-    """The units at the job's batch size."""
-    for timing, file in zip(imported.kit.job.timings, imported.result.units, strict=True):
-        if timing.batch_size == job.target.batch_size:
-            return read_result_units(imported.folder, file)
-    raise ChainBroken(
-        f"the kit did not measure batch size {job.target.batch_size}",
-        where=str(imported.folder),
-        fix="make a new kit: params.yaml or policy.yaml have changed since",
-    )
+    """The units at the job's batch size. Raises ChainBroken for a kit that measured it otherwise."""
+    timings = imported.kit.job.timings
+    timing = refuse_other_schedule(imported.kit.job, job, where=str(imported.folder))
+    return read_result_units(imported.folder, imported.result.units[timings.index(timing)])
 
 
 def carried_starts(imported: Imported) -> dict[str, tuple[Start, ...]]:
@@ -246,28 +242,6 @@ def carried_attempt(
         return None
     (attempt,) = attempts
     return attempt if attempt == last and attempt > registered else None
-
-
-def _refuse_other_schedule(kit: Kit, name: str, job: LatencyJob) -> None:
-    """The kit's units must be those that a benchmark would take now."""
-    same_target = kit.job.target == plain_target(job.target)
-    for timing in kit.job.timings:
-        if timing.batch_size != job.target.batch_size or not same_target:
-            continue
-        wanted = schedule(
-            job.timed,
-            job.seed,
-            range(len(timing.units)),
-            first_process=0,
-            per_process=job.params.units_per_process,
-        )
-        if wanted == timing.units:
-            return
-    raise ChainBroken(
-        f"the kit for '{name}' was made for other arms, another target or another schedule than "
-        "params.yaml, policy.yaml and the engines ask for now",
-        fix="make a new kit with `reprune kit`",
-    )
 
 
 def _read_kit(path: Path, nonce: str) -> Kit:

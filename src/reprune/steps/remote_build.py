@@ -15,8 +15,10 @@ from reprune.core.params import Target
 from reprune.core.step import Context
 from reprune.core.store import disk_errors, file_digest
 from reprune.measure.device_call import Called
-from reprune.measure.device_job import DeviceJob, ToCompile, add_pass
+from reprune.measure.device_job import Arrays, DeviceJob, ToCompile, add_pass
+from reprune.measure.fidelity import Yardstick
 from reprune.measure.parity import take_parity
+from reprune.measure.precision import judged_once, yardstick_of
 from reprune.measure.source import sparsity_pattern
 from reprune.runtimes.base import Compiling, Runtime, get_runtime
 from reprune.runtimes.isolated import together
@@ -26,6 +28,9 @@ from reprune.steps.arms import ArmModel
 from reprune.steps.engines import Built, Workshop, engine_fact, made, model_source, source_digest
 from reprune.steps.remote import Remote, arrays, take_compiled
 
+# The pass of inputs by which a quantised engine is held to the bounds of `build`.
+TUNE = "tune"
+
 
 def build_remote(
     name: str, target: Target, arms: Mapping[Arm, ArmModel], shop: Workshop, ctx: Context
@@ -34,7 +39,8 @@ def build_remote(
     the device, and was compared with its bundle on the device's own outputs.
 
     What runs anywhere is built here; what a runtime must compile on the device (runtimes.base.Compiling)
-    is prepared here and compiled there. Raises as build_engine does, and as device_call.call.
+    is prepared here and compiled there. A quantised one of these is compiled once, and held to the bounds of
+    `build` by a note. Raises as build_engine does, and as device_call.call.
     """
     runtime = get_runtime(target.runtime)
     files: dict[Arm, str] = {arm: f"engines/{name}/{arm}{runtime.suffix}" for arm in arms}
@@ -48,6 +54,7 @@ def build_remote(
             here = structs.replace(target, run="")
             for arm, model in arms.items():
                 sidecars[arm] = made(shop.out / files[arm], model, here, runtime, shop)
+        held = _yardsticks(target, arms if prepared else {}, runtime, shop)
         remote = Remote(
             name=name,
             target=target,
@@ -61,15 +68,18 @@ def build_remote(
                 job,
                 bound=False,
                 to_compile=_put_prepared(job_folder, prepared, folder, runtime),
-                passes={"parity": add_pass(job_folder, "parity", arrays(shop.batches))},
+                passes=_passes(job_folder, held, shop),
             )
 
-        called = stack.enter_context(remote.asking(fill, steps=2 * len(arms)))
+        called = stack.enter_context(remote.asking(fill, steps=(3 if held else 2) * len(arms)))
         facts = []
         for arm, model in arms.items():
             path = shop.out / files[arm]
             if prepared:
                 sidecar = _fetched(called, arm, model, prepared[arm], target, path, shop)
+                if arm in held:
+                    notes = judged_once(held[arm], called.session(TUNE, arm), target, shop.params)
+                    sidecar = _noted(sidecar, notes)
             else:
                 sidecar = _bound(sidecars[arm], called)
             write_sidecar(path, sidecar)
@@ -102,6 +112,33 @@ def _prepared(
         source = model_source(model, target, shop.params)
         found[arm] = runtime.prepare(source, target, folder / arm)
     return found
+
+
+def _yardsticks(
+    target: Target, arms: Mapping[Arm, ArmModel], runtime: Runtime, shop: Workshop
+) -> dict[Arm, Yardstick]:
+    """What each arm's engine is held against on `tune`; empty where nothing is quantised."""
+    found = {
+        arm: yardstick_of(runtime, model.loaded.module, shop.task, target)
+        for arm, model in arms.items()
+    }
+    return {arm: yardstick for arm, yardstick in found.items() if yardstick is not None}
+
+
+def _passes(
+    job_folder: Path, held: Mapping[Arm, Yardstick], shop: Workshop
+) -> dict[str, tuple[Arrays, ...]]:
+    found = {"parity": add_pass(job_folder, "parity", arrays(shop.batches))}
+    if held:
+        # The examples are those of any arm: all are asked the same.
+        batches = next(iter(held.values())).batches
+        found[TUNE] = add_pass(job_folder, TUNE, arrays(batches))
+    return found
+
+
+def _noted(sidecar: Sidecar, notes: tuple[str, ...]) -> Sidecar:
+    built = structs.replace(sidecar.built, notes=(*sidecar.built.notes, *notes))
+    return structs.replace(sidecar, built=built)
 
 
 def _put_prepared(

@@ -59,7 +59,9 @@ def gains(profiles: Iterable[Profile]) -> Iterator[str]:
 
 
 def refuse_unoffered(targets: Mapping[str, Target]) -> None:
-    """Raises InputError for a target whose runtime has not its precision or device, before work is spent."""
+    """Raises InputError for a target whose runtime has not its precision, device or options, before work is
+    spent.
+    """
     for name, target in sorted(targets.items()):
         can = get_runtime(target.runtime).capabilities
         kind = target.device.partition(":")[0]
@@ -72,6 +74,14 @@ def refuse_unoffered(targets: Mapping[str, Target]) -> None:
                     f"{target.runtime} has no {key} {asked}",
                     where=f"params.yaml (targets.{name}.{key})",
                     fix=f"use one of: {', '.join(filter(None, offered))}",
+                )
+        for option in target.options:
+            if option not in can.options:
+                listed = ", ".join(sorted(can.options))
+                raise InputError(
+                    f"{target.runtime} has no option {option}",
+                    where=f"params.yaml (targets.{name}.options)",
+                    fix=f"use one of: {listed}" if listed else "take it out: it has no options",
                 )
 
 

@@ -16,7 +16,7 @@ from reprune.core.artifacts import BuildFact
 from reprune.core.errors import BuildError, RepruneError
 from reprune.core.params import Target
 from reprune.core.store import write_bytes
-from reprune.runtimes.base import Binding, Capabilities, Source
+from reprune.runtimes.base import Binding, Capabilities, Source, float_patterns
 from reprune.runtimes.microcontroller.csource import CODE_BOUND, ram_bytes
 from reprune.runtimes.microcontroller.engine import Weights, flagged, read_engine, write_engine
 from reprune.runtimes.microcontroller.graph import TRANSPOSED, check
@@ -41,7 +41,10 @@ class Microcontroller:
         converter=("torch",),
         sparsity=("unstructured", "2:4"),
         stores_sparse=("unstructured", "2:4"),
+        options=tuple(OPTIONS),
         latency=False,
+        # 2: layers that the target names, to be left in float, are refused where weights are small.
+        revision=2,
     )
 
     def version(self) -> str:
@@ -58,12 +61,13 @@ class Microcontroller:
         The facts say what the model and, at the most, its code take of `options.flash_bytes` (1,000,000
         unless it is given) and of `options.ram_bytes` (256,000); an engine that is too large for them is
         built all the same, with a note: the policy's size rule decides. Raises BuildError naming the
-        layer and the operator that no code is there for, an option that is not one, weights that are
-        not finite.
+        layer and the operator that no code is there for, an option that is not one, layers that are to
+        stay in float where weights are stored small, weights that are not finite.
         """
         from reprune.runtimes.microcontroller.lowering import lowered
 
         room = _options(target)
+        _refuse_float_layers(source, target)
         graph, steps = lowered(source.module, source.example_inputs, source.input_names)
         try:
             weights = [_packed(step, target) for step in steps]
@@ -88,6 +92,17 @@ class Microcontroller:
                 where=str(engine),
                 fix="build the engine again",
             ) from error
+
+
+def _refuse_float_layers(source: Source, target: Target) -> None:
+    kept = float_patterns(source, target)
+    if kept and target.precision != "fp32":
+        raise BuildError(
+            f"a microcontroller's engine stores the weights of all layers small; {kept[0]} cannot stay "
+            "in float",
+            where="params.yaml (targets)",
+            fix="take float_layers out, or set precision: fp32",
+        )
 
 
 def _options(target: Target) -> dict[str, int]:
