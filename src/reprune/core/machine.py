@@ -40,8 +40,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def this_machine(threads: int) -> Machine:
     """The machine that this process runs on, measured with `threads` threads.
 
-    `instance` is a digest (no host name leaves the box): of the machine id and of the CPU set that
-    this process may use, so that two containers pinned to different cores do not share samples.
+    `instance` is a digest (no host name leaves the box): of the machine id and of `kind`, with it of how
+    many CPUs this process may use. Which CPUs these are is not in it: steps of one run are often given
+    others of the same machine (pods with CPUs of their own).
     """
     cpu = _cpu_model()
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
