@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from reprune.task.outputs import outputs_of
 
+# Beside the module's own attributes, none of which it may hide.
+SLOT = "answered_by_the_set"
+
 
 class SetModule(nn.Module):
     """The members' modules side by side, each a child under its member's name.
@@ -52,12 +55,12 @@ def answered(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> A
     made = object.__new__(_answering(kind))
     # The very same state, so that whatever the loss reads or writes is the module's.
     object.__setattr__(made, "__dict__", module.__dict__)
-    object.__setattr__(made, "given", (module, inputs, [output]))
+    object.__setattr__(made, SLOT, (module, inputs, [output]))
     return made
 
 
 def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
-    module, inputs, kept = self.given
+    module, inputs, kept = getattr(self, SLOT)
     same = len(args) == len(inputs) and all(a is b for a, b in zip(args, inputs, strict=True))
     if kept and same and not kwargs:
         return kept[0] if isinstance(module, Unknown) else kept.pop()
@@ -67,4 +70,4 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
 @lru_cache(maxsize=256)
 def _answering(kind: Any) -> Any:
     """A class of its own with a place beside the instance's dictionary, which is the module's."""
-    return type(kind.__name__, (kind,), {"__slots__": ("given",), "__call__": _call})
+    return type(kind.__name__, (kind,), {"__slots__": (SLOT,), "__call__": _call})
