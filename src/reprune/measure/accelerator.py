@@ -74,12 +74,16 @@ def timing_machine(runtime: Runtime, target: Target, threads: int) -> Machine:
 
 
 def gpu_name(runtime: Runtime, target: Target) -> str:
-    """The GPU of `target`'s sessions and its driver, by name; "" where they use none.
+    """The GPU of `target`'s sessions and its driver, by name; "" where they use none, or none is here: what
+    is built ahead of time is timed elsewhere.
 
     Where NVML does not tell (a Jetson board, whose model is the CPU's name; no nvidia-ml-py), it is what
     the runtime's engines are bound to.
     """
-    uuid = runtime.gpu_uuid(target) if isinstance(runtime, NvidiaRuntime) else ""
+    try:
+        uuid = runtime.gpu_uuid(target) if isinstance(runtime, NvidiaRuntime) else ""
+    except BuildError:
+        return ""
     if not uuid:
         return ""
     try:
