@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,18 +56,24 @@ def write_weights(path: Path, value: float = 1.0) -> Path:
     return path
 
 
-def write_repository(root: Path, params: str = PARAMS) -> None:
-    """params.yaml, policy.yaml and a task folder."""
+def policy_of(members: Collection[str]) -> str:
+    """POLICY, or the same of a set."""
+    asked = {f"{member}.accuracy": {"floor": 0.9} for member in members}
+    return POLICY.replace("{accuracy: {floor: 0.9}}", json.dumps(asked)) if asked else POLICY
+
+
+def write_repository(root: Path, params: str = PARAMS, members: Collection[str] = ()) -> None:
+    """params.yaml, policy.yaml and a task folder; each of the `members` is asked for its accuracy."""
     (root / "task").mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_text(params)
-    (root / "policy.yaml").write_text(POLICY)
+    (root / "policy.yaml").write_text(policy_of(members))
     (root / "task" / "__init__.py").write_text("")
     (root / "task" / "digits.py").write_text(TASK)
 
 
 def write_set(root: Path, members: Mapping[str, str]) -> None:
     """The same, of a set: no member has a version yet."""
-    write_repository(root, f"{PARAMS}members: {json.dumps(dict(members))}\n")
+    write_repository(root, f"{PARAMS}members: {json.dumps(dict(members))}\n", members)
     code = root / "task" / "digits.py"
     code.write_text(f"{code.read_text()}    members = {tuple(members)}\n")
 

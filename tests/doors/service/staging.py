@@ -100,6 +100,7 @@ class Stage:
             f"name: {name}\ntask: task.digits:DigitsTask\nregistry: {section}\n"
             "targets: {ort-cpu: {runtime: onnxruntime}}\n"
             + (f"members: {json.dumps(self.members)}\n" if self.members else ""),
+            self.members,
         )
         if self.members:
             code = project / "task" / "digits.py"
