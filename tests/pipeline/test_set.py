@@ -184,6 +184,11 @@ def test_members_under_other_names_than_the_task_has_are_told(
     shutil.copytree(repository.root, other.root, symlinks=True)
     names = {"depth": "depth-net", "finder": "detector", "segmenter": "segmenter"}
     other.edit("params.yaml", lambda given: given.update(members=names))
+    told = other.reprune("update")
+    assert told.returncode == 2
+    assert "'detector.f1' is no metric of a member" in told.stderr
+    policy = other.root / "policy.yaml"
+    policy.write_text(policy.read_text().replace("detector.", "finder."))
     updated = other.reprune("update")
     assert updated.returncode == 2
     assert "finder" in updated.stderr
