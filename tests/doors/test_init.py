@@ -138,6 +138,16 @@ def test_what_was_cut_short_goes_on(where: str, here: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_settings_of_somebodys_own_dvc_stay(here: Path) -> None:
+    """It was there before the template, and says nothing: that is not ours cut short."""
+    subprocess.run(["git", "init", "-q"], cwd=here, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=here, check=True)
+    before = (here / ".dvc/config").read_bytes()
+    assert main(["init", "--no-train"]) == 0
+    assert (here / ".dvc/config").read_bytes() == before
+
+
+@pytest.mark.slow
 def test_a_training_that_failed_is_done_once_more(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reprune.core.artifacts import BuildFact
-from reprune.core.errors import TaskError
+from reprune.core.errors import ChainBroken, TaskError
 from reprune.core.params import BuildParams, Target
 from reprune.measure.precision import judged_once, with_float_layers, yardstick_of
 from reprune.runtimes.base import Source, get_runtime
@@ -188,3 +188,36 @@ def test_an_empty_tune_split_is_the_tasks_mistake(tmp_path: Path) -> None:
         with_float_layers(
             OnnxRuntime(), source_of(model), INT8, Empty(model), BuildParams(), tmp_path / "n.onnx"
         )
+
+
+class TwiceTask(ZooTask):
+    """Its loss looks at the batch twice, as one with two kinds of noise does."""
+
+    def loss(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        return super().loss(module, batch, generator) + super().loss(module, batch, generator)
+
+
+class RanElsewhere:
+    """Answers that came back from a device: one a call, in the order in which it was asked."""
+
+    def __init__(self, module: nn.Module, batches: list[Batch]) -> None:
+        self.module, self.left = module, [batch.inputs for batch in batches]
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        given = self.left.pop(0) if self.left else ()
+        if len(given) != len(inputs) or not np.array_equal(given[0].numpy(), inputs[0]):
+            raise ChainBroken("the device was given other inputs than these")
+        with torch.no_grad():
+            return [self.module(*given).numpy()]
+
+
+@pytest.mark.parametrize("task", [ZooTask, TwiceTask])
+def test_a_loss_that_asks_a_device_for_more_is_not_compared(task: type[ZooTask]) -> None:
+    """What the device was not asked nobody knows: that ends no build, and is said."""
+    model = zoo.pruned("odd-cnn")
+    runtime = get_runtime("onnxruntime")
+    yardstick = yardstick_of(runtime, model.module, task(model, tells=False), INT8)
+    assert yardstick is not None
+    session = RanElsewhere(model.module, yardstick.batches)
+    (told,) = judged_once(yardstick, session, INT8, BuildParams())
+    assert ("not compared" in told) == (task is TwiceTask)

@@ -123,7 +123,7 @@ def init(root: Path, *, train: bool, scm: bool = True) -> tuple[list[str], str |
         store.write_bytes(root / name, sources[name].read_bytes())
     if _ignore(root):
         written.append(GITIGNORE)
-    if _dvc_init(root, scm=scm):
+    if _dvc_init(root, scm=scm, fresh=fresh):
         written.append(".dvc/")
     from reprune.steps.promoter import CONFIG, FOLDER, make_promoter
 
@@ -183,13 +183,16 @@ def _ignore(root: Path) -> bool:
     return bool(missing)
 
 
-def _dvc_init(root: Path, *, scm: bool) -> bool:
+def _dvc_init(root: Path, *, scm: bool, fresh: bool) -> bool:
     """Sets up DVC in `root` if it is not; below a git root as a sub-folder, without git on its own.
 
-    Of a `.dvc` that says less than ours and nothing else, it is taken that its settings were cut short.
+    A `.dvc` that is there before the template (`fresh`) is somebody's own, and stays as it is. Of one that
+    says less than ours and nothing else, it is taken that its settings were cut short.
     """
     top = git.answer(root, "rev-parse", "--show-toplevel") if scm else None
     new = not (root / ".dvc").exists()
+    if fresh and not new:
+        return False
     if new:
         options = ["--no-scm"]
         if top is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reprune.core.errors import TaskError
+from reprune.core.errors import ChainBroken, TaskError
 from reprune.core.params import BuildParams, Target
 from reprune.measure.outputs import evaluating
 from reprune.measure.records import checked_records, engine_answer, module_answer
@@ -131,8 +131,9 @@ class Yardstick:
             for batch in self.batches:
                 try:
                     loss = self._task.loss(module, batch, generator)
-                except (AttributeError, TypeError):
-                    # It asked an engine for a layer, by name or by place.
+                except (AttributeError, TypeError, ChainBroken):
+                    # It asked an engine for a layer, by name or by place, or one that ran elsewhere for
+                    # what that was not given: a second look, or inputs of its own.
                     if isinstance(module, _Engine):
                         return None
                     raise
