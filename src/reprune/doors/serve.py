@@ -54,7 +54,8 @@ def define_serve(parser: argparse.ArgumentParser) -> Execute:
         from reprune.doors.service.wiring import make_sweeper
 
         enter(parsed.root)
-        settings = read_settings(parsed.config.resolve())
+        # Not resolved: a mounted secret is a link into a folder that goes when any of its files is renewed.
+        settings = read_settings(parsed.config.absolute())
         if not parsed.once:
             settings.secrets()
         configure(settings.confidential)

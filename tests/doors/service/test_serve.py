@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -316,10 +317,10 @@ class Served:
             reply = connection.getresponse()
             return reply.status, reply.read().decode()
 
-    def deliver(self, delivery: str, name: str = "digits") -> int:
+    def deliver(self, delivery: str, name: str = "digits", secret: str = SECRET) -> int:
         data = {"entity": "model_version", "action": "created", "data": {"name": name}}
         body, stamp = json.dumps(data).encode(), str(int(time.time()))
-        signature = sign(SECRET.encode(), delivery.encode(), stamp.encode(), body).decode()
+        signature = sign(secret.encode(), delivery.encode(), stamp.encode(), body).decode()
         headers = {
             "Content_Type": "application/json",
             "X_MLflow_Delivery_Id": delivery,
@@ -380,6 +381,47 @@ def test_an_event_wakes_it_many_start_one_run_and_sigterm_ends_it(
     assert [(line["model"], line["version"], line["run"]) for line in started] == [
         ("digits", "1", "run-1")
     ]
+
+
+def mount(folder: Path, stamp: str, files: dict[str, str]) -> None:
+    """As the kubelet lays out a volume: links through a folder that is replaced as a whole."""
+    new = folder / f"..{stamp}"
+    new.mkdir(parents=True)
+    for name, text in files.items():
+        (new / name).write_text(text)
+    data = folder / "..data"
+    before = data.resolve() if data.exists() else None
+    (folder / "..data_tmp").symlink_to(new.name)
+    (folder / "..data_tmp").replace(data)
+    for name in files:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(Path("..data") / name)
+    if before is not None:
+        shutil.rmtree(before)
+
+
+@pytest.mark.slow
+def test_a_mounted_secret_may_be_renewed_while_it_runs(place: Place, kfp: KfpServer) -> None:
+    place.config |= {name: str(place.root / name) for name in ("projects", "state")}
+    place.config["runs"]["digits"]["pipeline"] = str(place.root / "pipeline.yaml")
+    place.watch["poll_s"] = 3600.0
+    place.write()
+    names = ("serve.yaml", "watches.yaml", "secret", "token")
+    files = {name: (place.root / name).read_text() for name in names}
+    etc = place.root / "etc"
+    mount(etc, "2026_11_22", files)
+    running = Served(etc)
+    try:
+        until(lambda: running.ask("GET", "/readyz")[0] == 200)
+        assert running.deliver("d-1") == 202
+        mount(etc, "2026_11_23", files | {"secret": SECRET[::-1]})
+        place.train()
+        assert running.deliver("d-2", secret=SECRET[::-1]) == 202
+        until(lambda: len(kfp.posted()) == 1)
+        assert running.end() == 0
+    finally:
+        running.process.kill()
+        running.process.communicate()
 
 
 HANGING = """
