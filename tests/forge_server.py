@@ -55,6 +55,8 @@ class Pull:
     head: str
     owner: str = "them"
     base: str = "main"
+    # The commit that the branch left the base at.
+    began: str = ""
     title: str = ""
     body: str = ""
 
@@ -210,6 +212,17 @@ class ForgeServer:
         pull.body = request.body.get("body") or request.body["description"]
         return 200, _github_pull(pull)
 
+    def compare(self, request: Request, pair: str) -> tuple[int, Any]:
+        head = pair.rpartition("...")[2]
+        pull = next((each for each in self.world.pulls if each.head == head), None)
+        if pull is None or not pull.began:
+            return 404, {"message": "No common ancestor"}
+        return 200, {"merge_base_commit": {"sha": pull.began}}
+
+    def gitlab_pull(self, request: Request, number: str) -> tuple[int, Any]:
+        pull = next(each for each in self.world.pulls if each.number == int(number))
+        return 200, _gitlab_pull(pull) | {"diff_refs": {"base_sha": pull.began}}
+
     def change(self, request: Request, number: str) -> tuple[int, Any]:
         key = int(number)
         if key not in self.world.comments:
@@ -261,6 +274,7 @@ GITHUB: list[Route] = [
     ("GET", r"/pulls", ForgeServer.github_pulls),
     ("POST", r"/pulls", ForgeServer.github_pulls),
     ("PATCH", r"/pulls/(\d+)", ForgeServer.refresh),
+    ("GET", r"/compare/(.+)", ForgeServer.compare),
 ]
 GITLAB: list[Route] = [
     ("GET", r"/merge_requests/\d+/notes", ForgeServer.notes),
@@ -271,6 +285,7 @@ GITLAB: list[Route] = [
     ("GET", r"/repository/files/([^/]+)", ForgeServer.file),
     ("GET", r"/merge_requests", ForgeServer.gitlab_pulls),
     ("POST", r"/merge_requests", ForgeServer.gitlab_pulls),
+    ("GET", r"/merge_requests/(\d+)", ForgeServer.gitlab_pull),
     ("PUT", r"/merge_requests/(\d+)", ForgeServer.refresh),
 ]
 _SYSTEM = {"id": 1, "body": "changed the title", "author": {"username": "root"}, "system": True}

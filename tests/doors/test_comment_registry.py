@@ -145,6 +145,39 @@ def test_a_verdict_of_a_run_elsewhere_comes_from_the_registry(
     assert (found.conclusion, "gave no verdict" in found.body) == ("failure", True)
 
 
+@pytest.mark.parametrize("kind", ["github", "gitlab"])
+def test_a_pull_request_from_before_the_lock_was_merged_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Its lock is not the base's any more, and it is not its own either: it changes nothing judged."""
+    root = tmp_path / "r"
+    merged = ready(root).documents.lock
+    promoted(root)
+    for name in ("GITHUB_TOKEN", "GITLAB_TOKEN"):
+        monkeypatch.setenv(name, "secret-token")
+    before = msgspec.structs.replace(merged, data_version="data-0")
+    words_only, relocked = "d" * 40, "e" * 40
+    with ForgeServer() as forge:
+        forge.world.pulls = [
+            Pull(5, "words", words_only, began="b" * 40),
+            Pull(6, "relock", relocked, began="b" * 40),
+        ]
+        for ref, lock in (
+            ("main", merged),
+            ("b" * 40, before),
+            (words_only, before),
+            (relocked, msgspec.structs.replace(before, data_version="data-2")),
+        ):
+            forge.world.files[(LOCK_FILE, ref)] = lock_text(lock).encode()
+        where = (forge.github, "them/model") if kind == "github" else (forge.gitlab, "7")
+        words = ["comment", "-C", str(root), "--json", "--sweep", "main", "--on", kind]
+        words += ["--api", where[0], "--repository", where[1], "--order", "5"]
+        capsys.readouterr()
+        assert main(words) == 0
+        found = msgspec.json.decode(capsys.readouterr().out, type=CommentOutput)
+        assert (found.swept, found.warnings) == ((6,), ())
+
+
 def test_open_pull_requests_are_told_that_the_champion_moved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,9 @@ class Forge(Protocol):
     def pulls(self, base: str) -> list[PullRequest]:
         """The open pull requests against this branch."""
 
+    def began(self, pull: PullRequest) -> str:
+        """The commit that its branch left the base at; empty where the forge knows none."""
+
     def open(self, proposal: Proposal) -> int:
         """The number of the one open pull request for the branch, which says what `proposal` does."""
 

@@ -147,6 +147,18 @@ class GitHub:
         )
         return [each for each in map(_pull, rows) if each.base == base]
 
+    def began(self, pull: PullRequest) -> str:
+        # The second page: the first one holds the text of every change.
+        query = {"per_page": "1", "page": "2"}
+        path = f"/compare/{quote(pull.base)}...{pull.head}"
+        try:
+            found = self._ask("GET", path, query=query, needs=TO_READ)
+        except Refused as error:
+            if error.status == 404:
+                return ""
+            raise
+        return text(found, "merge_base_commit", "sha")
+
     def open(self, proposal: Proposal) -> int:
         owner = self.repository.partition("/")[0]
         says = {"title": proposal.title, "body": proposal.body}

@@ -98,6 +98,9 @@ class GitLab:
         rows = pages(self.service, self._path("/merge_requests"), query, needs=NEEDS)
         return [each for each in map(_pull, rows) if each.base == base]
 
+    def began(self, pull: PullRequest) -> str:
+        return text(self._ask("GET", f"/merge_requests/{pull.number}"), "diff_refs", "base_sha")
+
     def open(self, proposal: Proposal) -> int:
         says = {"title": proposal.title, "description": proposal.body}
         for there in self.find(proposal.branch, ""):

@@ -1,7 +1,7 @@
 """After a promotion: pull requests whose lock names a champion that serves no longer are told so.
 
 Only the check of their newest commit changes, to `action_required`. A pull request whose lock is the base's
-own is left alone: it changes nothing that is judged.
+own, now or where its branch began, is left alone: it changes nothing that is judged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reprune.core.documents import decode_yaml
 from reprune.core.errors import DocumentError, OrchestratorError
 from reprune.core.lock import LOCK_FILE, Lock
 from reprune.core.params import PARAMS_FILE, read_params
-from reprune.orchestrate.forge import Check, Forge, patiently
+from reprune.orchestrate.forge import Check, Forge, PullRequest, patiently
 from reprune.orchestrate.surroundings import Surroundings
 from reprune.registry import compressed
 from reprune.registry.open import open_registry
@@ -53,18 +53,15 @@ def sweep(
     warnings: list[str] = []
 
     def asked(ref: str) -> Lock | None:
-        raw = patiently(lambda: forge.file(path, ref), forge.service.backoff, pause=pause)
-        try:
-            return None if raw is None else decode_yaml(raw, Lock, name=f"{ref}:{path}")
-        except DocumentError:
-            # Its own run says what is wrong with it.
-            return None
+        return _lock_at(forge, path, ref, pause)
 
     try:
         there = asked(base)
         for pull in patiently(lambda: forge.pulls(base), forge.service.backoff, pause=pause):
             lock = asked(pull.head)
             if lock is None or lock == there or lock.name != params.name or lock.champion == now:
+                continue
+            if lock == asked(_began(forge, pull, pause)):
                 continue
             wanted = _check(check or f"reprune/{params.name}"[:100], pull.head, lock, around)
             if _concluded(forge, wanted, pause):
@@ -73,6 +70,21 @@ def sweep(
         fix = f". To fix: {error.fix}" if error.fix else ""
         warnings.append(f"not every open pull request could be told: {error.what}{fix}")
     return Swept(told=tuple(told), warnings=tuple(warnings))
+
+
+def _lock_at(forge: Forge, path: str, ref: str, pause: Callable[[float], None]) -> Lock | None:
+    """None where there is none that decodes: its own run says what is wrong with it."""
+    if not ref:
+        return None
+    raw = patiently(lambda: forge.file(path, ref), forge.service.backoff, pause=pause)
+    try:
+        return None if raw is None else decode_yaml(raw, Lock, name=f"{ref}:{path}")
+    except DocumentError:
+        return None
+
+
+def _began(forge: Forge, pull: PullRequest, pause: Callable[[float], None]) -> str:
+    return patiently(lambda: forge.began(pull), forge.service.backoff, pause=pause)
 
 
 def _concluded(forge: Forge, check: Check, pause: Callable[[float], None]) -> bool:
