@@ -71,6 +71,8 @@ class World:
     statuses: list[dict[str, Any]] = field(default_factory=list)
     pulls: list[Pull] = field(default_factory=list)
     dispatches: list[dict[str, Any]] = field(default_factory=list)
+    # Workflows and the commits that they were run on.
+    runs: list[tuple[str, str]] = field(default_factory=list)
     files: dict[tuple[str, str], bytes] = field(default_factory=dict)
     denied: tuple[str, ...] = ()
     next_id: int = 100
@@ -182,7 +184,12 @@ class ForgeServer:
 
     def dispatch(self, request: Request, name: str) -> tuple[int, Any]:
         self.world.dispatches.append(request.body | {"workflow": name})
+        self.world.runs.append((name, self.head_of(request.body["ref"])))
         return 204, None
+
+    def workflow_runs(self, request: Request, name: str) -> tuple[int, Any]:
+        found = [each for each in self.world.runs if each == (name, request.query["head_sha"])]
+        return 200, {"total_count": len(found), "workflow_runs": [{} for _ in found]}
 
     def github_pulls(self, request: Request, _: str) -> tuple[int, Any]:
         if request.method == "GET":
@@ -270,6 +277,7 @@ GITHUB: list[Route] = [
     ("POST", r"/check-runs", ForgeServer.checks),
     ("POST", r"/statuses/(\w+)", ForgeServer.status),
     ("POST", r"/actions/workflows/([^/]+)/dispatches", ForgeServer.dispatch),
+    ("GET", r"/actions/workflows/([^/]+)/runs", ForgeServer.workflow_runs),
     ("GET", r"/contents/(.+)", ForgeServer.file),
     ("GET", r"/pulls", ForgeServer.github_pulls),
     ("POST", r"/pulls", ForgeServer.github_pulls),

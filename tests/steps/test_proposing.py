@@ -12,6 +12,7 @@ import pytest
 from reprune.core.errors import Busy, InputError
 from reprune.core.http import Backoff, Service
 from reprune.core.lock import LOCK_FILE, DenseRef, Lock, lock_text
+from reprune.doors.cli import main
 from reprune.orchestrate.github import GitHub
 from reprune.steps import proposing
 from reprune.steps.proposing import BRANCH, Ask, Proposed, propose
@@ -89,6 +90,39 @@ def test_a_new_lock_becomes_one_pull_request(
     assert "on the base: `1`" in pull.body
     assert git(clone, "status", "--porcelain", "--", "scratch.txt") == "?? scratch.txt"
     assert git(clone, "diff", "--cached", "--name-only") == ""
+
+
+@pytest.mark.parametrize("fails", ["/pulls", "/dispatches"])
+def test_what_failed_after_its_push_is_judged_by_the_next_run(
+    clone: Path,
+    remote: Path,
+    server: ForgeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+) -> None:
+    """The judge is started once for a commit, by whichever run comes so far; not where it told."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_TOKEN", "secret-token")
+    monkeypatch.setattr("reprune.doors.comment.PATIENCE", Backoff(first_s=0.001, tries=2))
+    server.head_of = lambda branch: git(remote, "rev-parse", branch)
+    (clone / LOCK_FILE).write_text(lock_text(lock("2")))
+    words = ["propose", "-C", str(clone), "--base", "main", "--start", "reprune-judge.yml"]
+    words += ["--on", "github", "--api", server.github, "--repository", "them/model"]
+    server.fail("POST", fails, times=2, status=502)
+    assert main(words) != 0
+    assert server.world.runs == []
+    for _ in range(2):
+        assert main(words) == 0
+        assert server.world.runs == [("reprune-judge.yml", git(remote, "rev-parse", BRANCH))]
+    judge = tmp_path / "judge"
+    git(tmp_path, "clone", "-q", "-b", BRANCH, str(remote), str(judge))
+    git(judge, "commit", "-q", "--allow-empty", "-m", "Record the verdict")
+    git(judge, "push", "-q")
+    recorded = git(remote, "rev-parse", BRANCH)
+    server.world.checks.append({"name": "reprune/digits", "head_sha": recorded})
+    assert main(words) == 0
+    assert len(server.world.runs) == 1
 
 
 def test_the_same_lock_leaves_what_was_judged(

@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 
 from reprune.core.errors import EXIT_DONE, InputError
+from reprune.core.lock import LOCK_FILE, read_lock
 from reprune.doors.commands import Execute
 from reprune.doors.comment import around_us, open_forge
 from reprune.doors.forge_options import add_forge
 from reprune.doors.output import ProposeOutput
 from reprune.doors.root import enter
-from reprune.orchestrate.forge import patiently
+from reprune.orchestrate.forge import check_name, patiently
 from reprune.orchestrate.github import GitHub
 
 
@@ -32,7 +33,8 @@ def define_propose(parser: argparse.ArgumentParser) -> Execute:
         "--start",
         default="",
         metavar="FILE",
-        help="on GitHub, start this workflow on the branch: what a job's token pushes starts none",
+        help="on GitHub, start this workflow on the branch, unless it ran on its commit or the commit has "
+        "its check: what a job's token pushes starts none",
     )
     add_forge(parser)
 
@@ -45,9 +47,8 @@ def define_propose(parser: argparse.ArgumentParser) -> Execute:
             raise InputError("--start is for GitHub alone: on GitLab a push starts the pipeline")
         wanted = Ask(base=parsed.base, branch=parsed.branch or BRANCH, remote=parsed.remote)
         result = propose(Path.cwd(), wanted, forge)
-        if parsed.start and isinstance(forge, GitHub) and result.done == "opened":
-            github = forge
-            patiently(lambda: github.start(parsed.start, wanted.branch), forge.service.backoff)
+        if parsed.start and isinstance(forge, GitHub) and result.head:
+            _start(forge, parsed.start, wanted.branch, result.head)
         if parsed.json:
             output = ProposeOutput(done=result.done, lock=result.lock, number=result.number)
             print(msgspec.json.encode(output).decode())
@@ -61,3 +62,14 @@ def define_propose(parser: argparse.ArgumentParser) -> Execute:
         return EXIT_DONE
 
     return execute
+
+
+def _start(github: GitHub, workflow: str, branch: str, head: str) -> None:
+    """The workflow is or was run on the branch's commit, or what it tells there is told already.
+
+    Whatever was pushed just now: what came before may have failed between its push and this.
+    """
+    check = check_name(read_lock(Path(LOCK_FILE)).name)
+    backoff = github.service.backoff
+    if patiently(lambda: github.unseen(workflow, head, check), backoff):
+        patiently(lambda: github.start(workflow, branch), backoff)

@@ -112,6 +112,11 @@ class Forge(Protocol):
         """A file as it is on a branch; None if there is none."""
 
 
+def check_name(model: str) -> str:
+    """What the check of this model's verdicts is called where nobody names it."""
+    return f"reprune/{model}"[:100]
+
+
 def ask(service: Service, request: Ask, *, needs: str) -> Any:
     """One request. `needs` says in words what the token must be allowed to do.
 

@@ -26,6 +26,7 @@ from reprune.orchestrate.forge import (
 API = "https://api.github.com"
 TO_COMMENT = "the job needs `permissions: {pull-requests: write}`"
 TO_CHECK = "the job needs `permissions: {checks: write}`"
+TO_SEE = "the job needs `permissions: {checks: read}`"
 TO_STATUS = "the job needs `permissions: {checks: write}`, or `statuses: write` for a commit status"
 TO_READ = "the job needs `permissions: {contents: read}`"
 TO_OPEN = (
@@ -108,16 +109,9 @@ class GitHub:
             return True
 
     def _check_run(self, check: Check) -> bool:
-        found = self._ask(
-            "GET",
-            f"/commits/{check.head}/check-runs",
-            query={"check_name": check.name, "per_page": "100"},
-            needs=TO_CHECK,
-        )
-        rows = found.get("check_runs", []) if isinstance(found, dict) else []
         mine = _order(check.order)
-        for row in rows:
-            if text(row, "name") == check.name and _order(text(row, "external_id")) > mine:
+        for row in self._check_runs(check.head, check.name, needs=TO_CHECK):
+            if _order(text(row, "external_id")) > mine:
                 return False
         body = {
             "name": check.name,
@@ -129,6 +123,16 @@ class GitHub:
         }
         self._ask("POST", "/check-runs", body, needs=TO_CHECK)
         return True
+
+    def _check_runs(self, head: str, name: str, *, needs: str) -> list[Any]:
+        found = self._ask(
+            "GET",
+            f"/commits/{head}/check-runs",
+            query={"check_name": name, "per_page": "100"},
+            needs=needs,
+        )
+        rows = found.get("check_runs", []) if isinstance(found, dict) else []
+        return [row for row in rows if text(row, "name") == name]
 
     def find(self, branch: str, owner: str) -> list[PullRequest]:
         query = {"state": "open", "head": f"{owner}:{branch}"}
@@ -178,6 +182,14 @@ class GitHub:
         """The workflow (a file's name) has been asked to run on the branch."""
         path = f"/actions/workflows/{quote(workflow, safe='')}/dispatches"
         self._ask("POST", path, {"ref": branch}, needs=TO_START)
+
+    def unseen(self, workflow: str, head: str, check: str) -> bool:
+        """Whether neither a run of the workflow is of the commit, nor the commit has the check."""
+        path = f"/actions/workflows/{quote(workflow, safe='')}/runs"
+        runs = self._ask("GET", path, query={"head_sha": head, "per_page": "1"}, needs=TO_START)
+        if whole(runs, "total_count") > 0:
+            return False
+        return not self._check_runs(head, check, needs=TO_SEE)
 
     def file(self, path: str, ref: str) -> bytes | None:
         try:

@@ -34,7 +34,7 @@ from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.policy import POLICY_FILE, Policy
 from reprune.core.store import Artifact
 from reprune.orchestrate.commenting import Intent, settle
-from reprune.orchestrate.forge import Check, Forge, patiently
+from reprune.orchestrate.forge import Check, Forge, check_name, patiently
 from reprune.orchestrate.surroundings import Surroundings
 from reprune.registry import compressed
 from reprune.registry.open import open_registry
@@ -304,7 +304,7 @@ def _promoted(holder: compressed.Holder | None, facts: ReportFacts) -> bool:
 def _check(prepared: Prepared, wish: Wish, around: Surroundings) -> Check:
     mine = prepared.draft
     return Check(
-        name=wish.check or f"reprune/{prepared.name}"[:100],
+        name=wish.check or check_name(prepared.name),
         head=around.head,
         conclusion=mine.conclusion,
         title=mine.title,

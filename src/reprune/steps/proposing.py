@@ -43,12 +43,13 @@ class Ask:
 @dataclass(frozen=True, kw_only=True)
 class Proposed:
     """`done` is nothing (the base has this lock), same (the branch had it) or opened; `number` is that of the
-    pull request, None where there is none.
+    pull request, None where there is none, and `head` the branch's commit, then empty.
     """
 
     done: Done
     lock: str
     number: int | None
+    head: str = ""
 
 
 def propose(
@@ -70,13 +71,14 @@ def propose(
         return Proposed(done="nothing", lock=lock.digest, number=None)
     there = _fetched(root, ask)
     same = bool(there) and _lock_at(root, there) == lock and _contains(root, there, base)
+    head = there if same else _committed(root, base, lock, there)
     if not same:
-        _push(root, ask, _committed(root, base, lock, there), expected=there)
+        _push(root, ask, head, expected=there)
     proposal = Proposal(
         branch=ask.branch, base=ask.base, title=_title(lock), body=_body(lock, before)
     )
     number = patiently(lambda: forge.open(proposal), forge.service.backoff, pause=pause)
-    return Proposed(done="same" if same else "opened", lock=lock.digest, number=number)
+    return Proposed(done="same" if same else "opened", lock=lock.digest, number=number, head=head)
 
 
 def _committed(root: Path, base: str, lock: Lock, before: str) -> str:

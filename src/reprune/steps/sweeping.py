@@ -16,7 +16,7 @@ from reprune.core.documents import decode_yaml
 from reprune.core.errors import DocumentError, OrchestratorError
 from reprune.core.lock import LOCK_FILE, Lock
 from reprune.core.params import PARAMS_FILE, read_params
-from reprune.orchestrate.forge import Check, Forge, PullRequest, patiently
+from reprune.orchestrate.forge import Check, Forge, PullRequest, check_name, patiently
 from reprune.orchestrate.surroundings import Surroundings
 from reprune.registry import compressed
 from reprune.registry.open import open_registry
@@ -63,7 +63,7 @@ def sweep(
                 continue
             if lock == asked(_began(forge, pull, pause)):
                 continue
-            wanted = _check(check or f"reprune/{params.name}"[:100], pull.head, lock, around)
+            wanted = _check(check or check_name(params.name), pull.head, lock, around)
             if _concluded(forge, wanted, pause):
                 told.append(pull.number)
     except OrchestratorError as error:
