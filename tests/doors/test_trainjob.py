@@ -34,6 +34,7 @@ from reprune.core.errors import (
     RepruneError,
 )
 from reprune.core.params import DistillParams
+from reprune.core.step import work_root
 from reprune.doors.kfp.cluster import Cluster
 from reprune.doors.kfp.trainer import as_here, elsewhere, manifest_of, run_trainjob, state_of
 from reprune.doors.kfp.trainjob import Toleration, Trainer, trainjob
@@ -203,6 +204,23 @@ def test_an_order_that_other_pods_cannot_see_is_refused(monkeypatch):
         elsewhere('{"image": "i", "claim": "c", "nodess": 2}', "/workspace")
     with pytest.raises(InputError, match="only from a pod"):
         elsewhere('{"image": "i", "claim": "c"}', "/workspace")
+
+
+@pytest.mark.parametrize("own", ["", "kept"])
+def test_the_images_own_work_folder_gives_way_to_the_workspace(monkeypatch, api, tmp_path, own):
+    """Other pods see the order; what somebody put on the workspace stays where it is."""
+    here, cluster = api
+    text = (Path(__file__).parents[2] / "images" / "compress.Containerfile").read_text()
+    named = re.search(r"REPRUNE_WORK=(\S+)", text)
+    assert named is not None
+    workspace = tmp_path / "workspace"
+    monkeypatch.setenv("REPRUNE_WORK", str(workspace / own) if own else named[1])
+    monkeypatch.setattr("reprune.doors.kfp.trainer.this_cluster", lambda: cluster)
+    start = elsewhere('{"image": "i", "claim": "c"}', str(workspace))
+    assert start is not None
+    assert work_root() == workspace / (own or "work")
+    start(["-m", "reprune.worker", str(work_root() / "distill-0a" / "order.json")], 2)
+    assert len(here.created) == 1
 
 
 class Api:

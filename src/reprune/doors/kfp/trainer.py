@@ -17,7 +17,7 @@ import msgspec
 
 from reprune.core.documents import decode_yaml
 from reprune.core.errors import InputError, OrchestratorError, RepruneError
-from reprune.core.step import WORK_VARIABLE, Elsewhere
+from reprune.core.step import WORK_VARIABLE, Elsewhere, work_root
 from reprune.doors.kfp.cluster import Cluster, ask, clean, this_cluster
 from reprune.doors.kfp.trainjob import GROUP, PLURAL, VERSION, Trainer, trainjob
 
@@ -26,13 +26,14 @@ State = Literal["running", "complete", "failed"]
 
 def elsewhere(trainer: str, workspace: str) -> Elsewhere | None:
     """What starts processes where the text `trainer` (YAML or JSON of trainjob.Trainer) says; None for an
-    empty one: they run where the step does. Checkpoints then go to the workspace, unless REPRUNE_WORK
-    says where. Raises DocumentError, InputError.
+    empty one: they run where the step does. Checkpoints of this process then go to the workspace, the one
+    folder that other pods see. Raises DocumentError, InputError.
     """
     if not trainer.strip():
         return None
-    if workspace:
-        os.environ.setdefault(WORK_VARIABLE, str(Path(workspace) / "work"))
+    if workspace and not work_root().is_relative_to(workspace):
+        # Our images name a folder of their own.
+        os.environ[WORK_VARIABLE] = str(Path(workspace) / "work")
     settings = decode_yaml(trainer, Trainer, name="parameter 'trainer'")
     cluster = this_cluster()
 
@@ -84,7 +85,7 @@ def manifest_of(
         raise InputError(
             f"the work folder {order.parent} is not on the workspace's volume",
             where="REPRUNE_WORK",
-            fix="train elsewhere with a workspace only, and leave REPRUNE_WORK to it",
+            fix="train elsewhere with a workspace only",
         )
     return trainjob(f"reprune-{order.parent.name}", arguments, processes, workspace, trainer)
 
