@@ -197,6 +197,24 @@ def test_a_machine_has_one_run_and_all_have_few() -> None:
     assert answer(dense=dense("1"), room=False).waiting == "for room"
 
 
+@pytest.mark.parametrize("state", ["PENDING", "PAUSED", "RUNNING", "a word of tomorrow"])
+@pytest.mark.parametrize("newest_ended", [False, True])
+def test_a_run_that_never_ends_is_told_once_a_day(state: str, newest_ended: bool) -> None:
+    """It holds up its model and its machines, whether or not it is of the newest version."""
+    stuck = (run("a", "1", state),)
+    rows = (row("1", "2"),) if newest_ended else ()
+    memory, said = Memory(told={"2 blocked": NOW}), []
+    for hour in range(0, 24 * 6, 6):
+        now_s = NOW + hour * 3600.0
+        found = answer(dense=dense("1", "2"), runs=stuck, rows=rows, memory=memory, now_s=now_s)
+        assert not any(isinstance(each, WriteLock | Submit) for each in found.actions)
+        for tell in [each for each in found.actions if isinstance(each, Tell)]:
+            said.append((hour, tell.state, tell.version, tell.run))
+            assert state in tell.words
+            memory = msgspec.structs.replace(memory, told={**memory.told, tell.key: now_s})
+    assert said == [(hour, "run_stuck", "1", "a") for hour in (72, 96, 120)]
+
+
 def test_which_verdict_counts() -> None:
     def of(*rows: Row, champion: str | None = None) -> dict[str, Any]:
         return dict(terminal_states(RegistrySeen(dense=(), rows=rows, champion=champion)))
@@ -442,6 +460,29 @@ def test_an_end_that_was_told_is_not_told_again_when_a_newer_version_comes() -> 
         place.time_s += 1.0
         found = swept(place, found.memories)
     assert place.said == ["version 1 was blocked"]
+
+
+@pytest.mark.parametrize("broken", ["of", "look"])
+def test_a_watch_that_stays_unreadable_is_told_once_a_day(broken: str) -> None:
+    """By a service that starts anew in between as well; a moment in which it can be read begins it anew."""
+    place = Place(RegistrySeen(dense=dense("1"), rows=(row("1", "1"),)))
+    found = swept(place)
+    place.said.clear()
+    place.broken = {broken: OrchestratorError("answered 403")}
+    heard = []
+    for hour in range(0, 36, 2):
+        place.time_s = NOW + hour * 3600.0
+        found = swept(place, load_memories(place.ports(), [WATCH]))
+        heard += [hour] if place.said else []
+        assert all("answered 403" in each for each in place.said)
+        place.said.clear()
+    assert heard == [6, 30]
+    place.broken = {}
+    found = swept(place, found.memories)
+    place.broken = {broken: OrchestratorError("answered 403")}
+    place.time_s += 3600.0
+    swept(place, found.memories)
+    assert place.said == []
 
 
 def test_a_store_that_fails_stops_nothing() -> None:

@@ -25,7 +25,6 @@ from reprune.orchestrate.reconcile_actions import (
     Decision,
     Dispatch,
     Submit,
-    Tell,
     WriteLock,
 )
 from reprune.orchestrate.reconcile_seen import (
@@ -39,20 +38,8 @@ from reprune.orchestrate.reconcile_seen import (
     after,
     terminal_states,
 )
+from reprune.orchestrate.reconcile_telling import AGAIN_S, tell_end, tell_refusal, tell_stuck
 from reprune.orchestrate.reconcile_watch import Watch
-
-# A dispatch event, or a word about what holds a version up, can be lost by whoever took it: it is said
-# again while nothing came of it.
-AGAIN_S = 86_400.0
-
-_FATE = {
-    "promoted": "was promoted",
-    "passed": "passed, and was not promoted: it was a dry run",
-    "blocked": "was blocked",
-    "inconclusive": "could not be decided",
-    "error": "ended in an error",
-    "superseded": "was superseded",
-}
 
 
 class _Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,8 +60,9 @@ def decide(watch: Watch, seen: Seen, memory: Memory, now_s: float, *, room: bool
     """
     ours = after(seen.registry.dense, watch.since.timestamp())
     poll_s = now_s + watch.poll_s
+    stuck = tell_stuck(seen, memory, now_s)
     if not ours:
-        return Decision((), poll_s)
+        return Decision(stuck, poll_s)
     states = terminal_states(seen.registry)
     duplicates = _duplicates(seen.runs)
     closing = _superseded(ours, states, seen.runs, memory, now_s)
@@ -83,10 +71,11 @@ def decide(watch: Watch, seen: Seen, memory: Memory, now_s: float, *, room: bool
         tell
         for version in memory.open
         if version in states and version != newest
-        for tell in _tell_end(version, states[version], memory, seen.runs)
+        for tell in tell_end(version, states[version], memory, seen.runs)
     )
+    told += stuck
     if newest in states:
-        told += _tell_end(newest, states[newest], memory, seen.runs)
+        told += tell_end(newest, states[newest], memory, seen.runs)
         return Decision((*duplicates, *closing, *told), poll_s)
     case = _Case(
         watch=watch,
@@ -162,7 +151,7 @@ def _duplicates(runs: tuple[RunSeen, ...]) -> tuple[Action, ...]:
     if len(active) < 2:
         return ()
     first: dict[str, RunSeen] = {}
-    for run in sorted(active, key=_age):
+    for run in sorted(active, key=lambda run: run.place):
         first.setdefault(run.lock, run)
     kept = {run.run_id for run in first.values()}
     return tuple(Cancel(run.run_id, run.version) for run in active if run.run_id not in kept)
@@ -193,20 +182,6 @@ def _quiet(version: str, runs: tuple[RunSeen, ...], memory: Memory, now_s: float
         return False
     mine = [run for run in runs if run.version == version]
     return all(run.ended and now_s - _ended_s(run, memory, now_s) >= SETTLE_S for run in mine)
-
-
-def _tell_end(
-    version: str, state: State, memory: Memory, runs: tuple[RunSeen, ...]
-) -> tuple[Action, ...]:
-    key = f"{version} {state}"
-    if key in memory.told:
-        return ()
-    words = f"version {version} {_FATE[state]}"
-    return (Tell(key, version, state, words, _newest_run(version, runs)),)
-
-
-def _newest_run(version: str, runs: tuple[RunSeen, ...]) -> str:
-    return next((run.run_id for run in reversed(runs) if run.version == version), "")
 
 
 def _dispatch(case: _Case) -> Decision:
@@ -258,7 +233,8 @@ def _start(case: _Case) -> Decision:
             return _give_up(case, f"there can be no lock: {refused.words}")
         # Longer than a claim holds, so that a submission that was refused is told of as well.
         if case.now_s - refused.at_s < max(case.watch.poll_s / 2, 2 * SETTLE_S):
-            return Decision(_tell_refusal(case, refused.code, refused.words), poll_s, refused.code)
+            said = tell_refusal(case.newest, refused, case.memory, case.now_s, case.runs)
+            return Decision(said, poll_s, refused.code)
     lock = case.memory.locks.get(case.newest)
     if lock is None or lock.basis != basis:
         return Decision((WriteLock(case.newest, basis),), poll_s, "for its lock")
@@ -272,18 +248,7 @@ def _give_up(case: _Case, why: str) -> Decision:
     return Decision((Close((case.newest,), "error", why),), poll_s, "to be closed")
 
 
-def _tell_refusal(case: _Case, code: str, words: str) -> tuple[Action, ...]:
-    key = f"{case.newest} {code}"
-    if case.now_s - case.memory.told.get(key, float("-inf")) < AGAIN_S:
-        return ()
-    return (Tell(key, case.newest, code, words, _newest_run(case.newest, case.runs)),)
-
-
 def _ended_s(run: RunSeen, memory: Memory, now_s: float) -> float:
     """When the run ended: as the service says or as we first saw it, whichever was earlier."""
     first_s = memory.ended.get(run.run_id, now_s)
     return first_s if run.ended_s is None else min(first_s, run.ended_s)
-
-
-def _age(run: RunSeen) -> tuple[float, str]:
-    return (run.created_s if run.created_s is not None else float("inf"), run.run_id)

@@ -54,6 +54,7 @@ from reprune.orchestrate.reconcile_seen import (
     after,
     remember,
 )
+from reprune.orchestrate.reconcile_telling import tell_unread
 from reprune.orchestrate.reconcile_watch import Key, Watch, Watches
 
 # A lock is written, then submitted; the third look is for a registry that changed in between.
@@ -167,11 +168,23 @@ def _look(desk: _Desk, watch: Watch) -> Generator[Asked, Any, Seen | None]:
         registry: RegistrySeen = yield Asked(watch, ReadRegistry())
     except RepruneError as error:
         _failed(desk, watch, "read", error)
+        yield from _unread(desk, watch, error)
         return None
     seen = Seen(runs, registry)
     memory = desk.memories.get(watch.key, Memory())
     desk.memories[watch.key] = remember(memory, seen, desk.now_s)
     return seen
+
+
+def _unread(desk: _Desk, watch: Watch, error: RepruneError) -> _Step:
+    """Remembers since when it is so, and says so where that is long."""
+    memory = desk.memories.get(watch.key, Memory())
+    since_s = min(desk.now_s, desk.now_s if memory.unread_s is None else memory.unread_s)
+    desk.memories[watch.key] = msgspec.structs.replace(memory, unread_s=since_s)
+    for action in tell_unread(desk.memories[watch.key], desk.now_s, error.what):
+        yield from _do(desk, watch, action)
+    if desk.memories[watch.key] != memory:
+        yield from _save(desk, watch)
 
 
 def _answer(desk: _Desk, watch: Watch, seen: Seen) -> _Step:

@@ -74,6 +74,11 @@ class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
     ended_s: float | None = None
 
     @property
+    def place(self) -> tuple[float, str]:
+        """Orders runs, the oldest first."""
+        return (self.created_s if self.created_s is not None else float("inf"), self.run_id)
+
+    @property
     def ended(self) -> bool:
         """Whether the state never changes again; a word that we do not know may."""
         return self.state in _ENDED
@@ -112,7 +117,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     `claims`: when a run for a version was last asked for, and has not appeared since; `before`: the runs
     of it that there were by then. `ended`: when a run was first seen to have
     ended. `yielded`: runs that we cancelled as duplicates. `told` and `dispatched`: what was said, when.
-    `open`: versions that had a run, or were asked one for, and no end, until theirs is told.
+    `open`: versions that had a run, or were asked one for, and no end, until theirs is told. `unread_s`:
+    since when runs or registry cannot be read; None where they can.
     """
 
     claims: dict[str, float] = {}
@@ -124,6 +130,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     told: dict[str, float] = {}
     dispatched: dict[str, float] = {}
     open: tuple[str, ...] = ()
+    unread_s: float | None = None
 
 
 def after(dense: tuple[Dense, ...], since_s: float) -> tuple[Dense, ...]:
@@ -194,6 +201,7 @@ def remember(memory: Memory, seen: Seen, now_s: float) -> Memory:
         told=_past(_about(memory.told, newest), now_s),
         dispatched=_past(_about(memory.dispatched, newest), now_s),
         open=_open(memory, seen),
+        unread_s=None,
         locks=_about(memory.locks, newest),
         refusals={
             version: msgspec.structs.replace(each, at_s=min(each.at_s, now_s))

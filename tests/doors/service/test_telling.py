@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from reprune.doors.service.notices import about
 from reprune.doors.service.telling import MOST_WAITING, Courier, make_couriers
 from reprune.doors.service.wiring import Sweeper
 from reprune.orchestrate.reconcile_actions import Close, Tell
+from reprune.orchestrate.reconcile_telling import UNREAD
 from reprune.registry.tags import ATTEMPT, LOCK, OUTCOME, PARENT, TOLD, VERDICT
 from reprune.steps.noticing import tell_promotion
 from tests.chain import Story
@@ -129,6 +132,36 @@ def test_what_holds_a_version_up_is_told_and_a_superseded_one_is_not(
     day = 86_400.0
     keys = [about(sweep.settings, watch, tell, at * day).message.key for at in (5, 5.5, 6)]
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_run_that_never_ends_is_told_with_its_link(
+    hooked: Place, kfp: KfpServer, server: HookServer
+) -> None:
+    hooked.train()
+    swept(hooked.sweeper())
+    (started,) = kfp.runs.values()
+    started.created_at = (datetime.now(UTC) - timedelta(days=4)).isoformat()
+    hooked.watch["since"] = datetime.now(UTC) - timedelta(days=5)
+    hooked.write()
+    swept(forget(hooked))
+    [came] = server.came
+    assert came.body["type"] == "waiting"
+    assert came.body["data"]["run"] == f"{kfp.url}/#/runs/details/run-1"
+    assert came.body["data"]["words"].startswith("run_stuck: the run run-1 was begun 4 days ago")
+
+
+def test_what_cannot_be_read_is_told_without_asking_the_registry(
+    hooked: Place, kfp: KfpServer, server: HookServer
+) -> None:
+    sweep = hooked.sweeper()
+    watch = sweep.settings.watches.watches[0]
+    shutil.rmtree(hooked.root / "registry", ignore_errors=True)
+    (hooked.root / "registry").write_text("not a folder")
+    sweep.couriers.hand(watch, Tell("k", "", UNREAD, "for 6 hours it could not be looked at"))
+    sweep.couriers.drain(20.0)
+    [came] = server.came
+    assert (came.body["type"], came.body["data"]["model"]) == ("waiting", "digits")
+    assert came.body["data"]["words"].startswith("watch_unreadable: for 6 hours")
 
 
 @pytest.mark.slow

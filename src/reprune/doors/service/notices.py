@@ -14,8 +14,10 @@ from reprune.core.errors import ReceiptInvalid, RepruneError
 from reprune.doors.service.config import Settings
 from reprune.doors.service.ports import KubeflowRuns, Projects
 from reprune.doors.service.registries import Patience, Registries, row
+from reprune.orchestrate.endpoint import Endpoint
 from reprune.orchestrate.notices import Event, Message, Notice, message
 from reprune.orchestrate.reconcile_actions import Tell
+from reprune.orchestrate.reconcile_telling import STUCK, UNREAD
 from reprune.orchestrate.reconcile_watch import Watch
 from reprune.orchestrate.runs import find_runs, first_of, run_name
 from reprune.registry.compressed import compressed_name, read_receipt
@@ -58,6 +60,8 @@ def about(settings: Settings, watch: Watch, tell: Tell, at_s: float) -> About:
     Raises RepruneError where the registry cannot be asked.
     """
     registries = Registries(settings=settings, patience=Patience())
+    if tell.state == UNREAD:
+        return _unread(watch, tell, at_s)
     registry = registries.open(watch)
     champion = known_alias(registry, compressed_name(watch.name), CHAMPION)
     plain = Notice(
@@ -71,10 +75,9 @@ def about(settings: Settings, watch: Watch, tell: Tell, at_s: float) -> About:
     )
     event = ENDS.get(tell.state)
     if event is None:
-        # What holds a version up is told again each day.
-        again = f"{tell.state} {int(at_s // _DAY_S)}"
-        data = msgspec.structs.replace(plain, words=f"{tell.state}: {tell.words}")
-        return About(message=message("waiting", data, at_s=at_s, again=again), place=None, told={})
+        run = _endpoint(settings, registries, watch).link(tell.run) if tell.state == STUCK else None
+        data = msgspec.structs.replace(plain, words=f"{tell.state}: {tell.words}", run=run)
+        return _waiting(data, tell, at_s)
     info = _found(registry, watch, tell, champion)
     if info is None:
         return About(message=message(event, plain, at_s=at_s), place=None, told={})
@@ -91,6 +94,23 @@ def about(settings: Settings, watch: Watch, tell: Tell, at_s: float) -> About:
         made = message(event, data, at_s=info.registered_s or at_s)
     place = Place(registry=registry, compressed=info.name, version=info.version)
     return About(message=made, place=place, told=told_by(info.tags))
+
+
+def _waiting(data: Notice, tell: Tell, at_s: float) -> About:
+    """What holds a version up is told again each day."""
+    again = f"{tell.state} {int(at_s // _DAY_S)}"
+    return About(message=message("waiting", data, at_s=at_s, again=again), place=None, told={})
+
+
+def _unread(watch: Watch, tell: Tell, at_s: float) -> About:
+    """Without asking the registry, which may be what cannot be read."""
+    data = Notice(
+        model=watch.name,
+        registry=watch.registry.kind,
+        workspace=watch.registry.workspace,
+        words=f"{tell.state}: {tell.words}",
+    )
+    return _waiting(data, tell, at_s)
 
 
 def _found(
@@ -139,11 +159,14 @@ def _run(settings: Settings, registries: Registries, watch: Watch, info: Version
     lock = info.tags.get(LOCK)
     if watch.mode != "run" or not lock:
         return ""
-    projects = Projects(settings=settings, registries=registries)
-    runs = KubeflowRuns(settings=settings, projects=projects, patience=Patience())
     try:
-        found = find_runs(runs.endpoint(watch), run_name(watch.name, lock))
+        found = find_runs(_endpoint(settings, registries, watch), run_name(watch.name, lock))
     except RepruneError:
         # A link is worth no delay.
         return ""
     return first_of(found).link if found else ""
+
+
+def _endpoint(settings: Settings, registries: Registries, watch: Watch) -> Endpoint:
+    projects = Projects(settings=settings, registries=registries)
+    return KubeflowRuns(settings=settings, projects=projects, patience=Patience()).endpoint(watch)
