@@ -107,6 +107,23 @@ def test_what_was_under_way_at_the_end_is_told_after_the_start(
     assert len(server.came) == 1
 
 
+def test_an_end_that_waits_is_told_after_the_start_though_a_newer_version_is_there(
+    hooked: Place, kfp: KfpServer, server: HookServer
+) -> None:
+    hooked.train(1.0)
+    sweep = hooked.sweeper()
+    close(hooked, sweep, "1", "why")
+    sweep.couriers.stop()
+    assert sweep(0)[1]
+    hooked.train(2.0)
+    assert sweep(0)[1]
+    assert server.came == []
+    swept(hooked.sweeper())
+    swept(hooked.sweeper())
+    [came] = server.came
+    assert (came.body["type"], came.body["data"]["dense_version"]) == ("error", "1")
+
+
 def test_what_holds_a_version_up_is_told_and_a_superseded_one_is_not(
     hooked: Place, kfp: KfpServer, server: HookServer
 ) -> None:

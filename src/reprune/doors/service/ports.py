@@ -246,9 +246,14 @@ class Told:
 
 @dataclass(frozen=True, kw_only=True)
 class Memories:
-    """See reprune.orchestrate.reconcile_ports.Store: a file a watch, or nothing where no folder is given."""
+    """See reprune.orchestrate.reconcile_ports.Store: a file a watch, or nothing where no folder is given.
+
+    `waiting` names the versions of a watch whose ends a hook has still to take: what is saved has them open,
+    so that the next start tells of them, whatever is newest by then.
+    """
 
     folder: Path | None
+    waiting: Callable[[Watch], frozenset[str]] = lambda _: frozenset()
 
     def load(self, watch: Watch) -> Memory:
         """What was saved last; empty where there is nothing, or nothing that can be read."""
@@ -262,7 +267,9 @@ class Memories:
         """Whole or not at all."""
         path = self._path(watch)
         if path is not None:
-            store.write_bytes(path, msgspec.json.encode(memory))
+            still = sorted(self.waiting(watch) - set(memory.open))
+            kept = msgspec.structs.replace(memory, open=(*memory.open, *still))
+            store.write_bytes(path, msgspec.json.encode(kept))
 
     def _path(self, watch: Watch) -> Path | None:
         name = hashlib.sha256("\n".join(watch.key).encode()).hexdigest()[:32]

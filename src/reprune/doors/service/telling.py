@@ -26,7 +26,7 @@ from reprune.doors.service.notices import ENDS, About, about
 from reprune.orchestrate.notify import Hook, deliver
 from reprune.orchestrate.reconcile_actions import Tell
 from reprune.orchestrate.reconcile_seen import Memory
-from reprune.orchestrate.reconcile_watch import Watch
+from reprune.orchestrate.reconcile_watch import Key, Watch
 
 MOST_WAITING = 1000
 PACE = Backoff(first_s=60.0, longest_s=1800.0, tries=6)
@@ -57,7 +57,7 @@ class Courier:
     _letters: deque[_Letter] = field(default_factory=deque)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _thread: threading.Thread | None = None
-    _busy: bool = False
+    _sending: _Letter | None = None
     _stopped: bool = False
 
     def hand(self, watch: Watch, tell: Tell) -> None:
@@ -85,14 +85,23 @@ class Courier:
             self._stopped = True
             self._changed.notify_all()
 
+    def waiting(self, key: Key) -> frozenset[str]:
+        """The versions of a watch whose ends this hook neither took nor refused for good."""
+        with self._changed:
+            letters = [*self._letters, *([self._sending] if self._sending else [])]
+        return frozenset(
+            each.tell.version
+            for each in letters
+            if each.watch.key == key and each.tell.state in ENDS
+        )
+
     def _tried(self) -> bool:
-        return not self._busy and all(each.tries for each in self._letters)
+        return self._sending is None and all(each.tries for each in self._letters)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                letter = self._next()
-                self._busy = letter is not None
+                letter = self._sending = self._next()
             if letter is None:
                 return
             again = False
@@ -102,7 +111,7 @@ class Courier:
                 crashed("a message to a hook crashed", model=letter.watch.name, hook=self.hook.name)
                 self._lost(letter.watch, letter.tell, "crashed")
             with self._changed:
-                self._busy = False
+                self._sending = None
                 if again:
                     self._letters.append(letter)
                 self._changed.notify_all()
@@ -190,6 +199,10 @@ class Couriers:
         if tell.state not in SILENT:
             for courier in self.each:
                 courier.hand(watch, tell)
+
+    def waiting(self, watch: Watch) -> frozenset[str]:
+        """The versions of the watch whose ends some hook has still to take."""
+        return frozenset[str]().union(*(courier.waiting(watch.key) for courier in self.each))
 
     def untold(self, memory: Memory) -> Memory:
         """A memory of before the start, without the ends that were said: a message may have been lost

@@ -103,7 +103,7 @@ def make_ports(
         runs=watched,
         people=Told(settings=settings, hooks=couriers.hand),
         clock=WallClock(),
-        store=Memories(folder=settings.path(state) if state else None),
+        store=Memories(folder=settings.path(state) if state else None, waiting=couriers.waiting),
     )
 
 
