@@ -152,6 +152,18 @@ def test_older_versions_are_superseded_once_they_are_quiet() -> None:
     assert first == Close(("1",), "superseded", "version 2 is newer")
 
 
+def test_what_was_superseded_is_judged_once_the_newer_version_is_gone() -> None:
+    """Its verdict and any other end stay; a version that is newer again supersedes it as before."""
+    closed = Row(version="1", closed="superseded", closes=("1",))
+    assert kinds(answer(dense=dense("1"), rows=(closed,))) == [WriteLock]
+    again = answer(dense=dense("1", "3"), rows=(closed,))
+    assert [each.version for each in again.actions if isinstance(each, WriteLock)] == ["3"]
+    assert not [each for each in again.actions if isinstance(each, Close)]
+    for row_2 in (row("2", "1"), Row(version="2", closed="error", closes=("1",))):
+        for rows in ((row_2, closed), (closed, row_2)):
+            assert kinds(answer(dense=dense("1"), rows=rows)) == [Tell]
+
+
 def test_many_old_versions_are_closed_in_a_few_rows() -> None:
     versions = tuple(Dense(str(place), NOW - 5.0) for place in range(5000))
     closes = [each for each in answer(dense=versions).actions if isinstance(each, Close)]

@@ -150,7 +150,7 @@ def terminal_states(seen: RegistrySeen) -> dict[str, State]:
     The first verdict for a lock is the accepted one (see core.accepted, which promote goes by as well). So
     a duplicate run changes nothing, unless promote itself made it champion. A verdict outweighs what we
     wrote ourselves. A pass that never became champion, though it could have, is a promotion cut short, and
-    no end.
+    no end. Superseded is nobody but for a newer version: if that is deleted, what came before is judged.
     """
     closed: dict[str, State] = {}
     judged: dict[str, State] = {}
@@ -158,7 +158,9 @@ def terminal_states(seen: RegistrySeen) -> dict[str, State]:
     for row in seen.rows:
         if row.closed:
             for version in row.closes:
-                closed.setdefault(version, row.closed)
+                # One that was judged after all may have been given up.
+                if closed.get(version) != "error":
+                    closed[version] = row.closed
         state = _state_of(row, serves=row.version == seen.champion) if row.verdict else None
         if state == "promoted":
             judged[row.parent] = "promoted"
@@ -166,6 +168,9 @@ def terminal_states(seen: RegistrySeen) -> dict[str, State]:
             continue
         if judged.get(row.parent) != "promoted":
             judged[row.parent] = state
+    newest = seen.dense[-1].version if seen.dense else ""
+    if closed.get(newest) == "superseded":
+        del closed[newest]
     return {**closed, **judged}
 
 
