@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import signal
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -36,7 +41,7 @@ from reprune.core.errors import (
 from reprune.core.params import DistillParams
 from reprune.core.step import work_root
 from reprune.doors.kfp.cluster import Cluster
-from reprune.doors.kfp.trainer import as_here, elsewhere, manifest_of, run_trainjob, state_of
+from reprune.doors.kfp.trainer import Here, as_here, elsewhere, manifest_of, run_trainjob, state_of
 from reprune.doors.kfp.trainjob import Toleration, Trainer, trainjob
 
 ARGUMENTS = ("-m", "reprune.compress.training.worker", "/workspace/work/distill-0a/order.json")
@@ -50,6 +55,7 @@ TRAINER = Trainer(
     tolerations=(Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),),
     service_account="trainer",
 )
+HERE = Here(trainer=TRAINER)
 POD = {
     "serviceAccountName": str,
     "volumes": list,
@@ -192,13 +198,17 @@ def test_what_the_api_would_refuse_is_refused_first(change, words):
 
 
 def test_an_order_that_other_pods_cannot_see_is_refused(monkeypatch):
-    """And the job is named by the order's folder, so that a retry finds it."""
-    assert manifest_of(ARGUMENTS, 4, "/workspace", TRAINER)["metadata"]["name"] == (
-        "reprune-distill-0a"
-    )
+    """And the job is named by the order's folder and its volume: a retry finds it, another run does not."""
+
+    def name(claim: str) -> str:
+        here = Here(trainer=msgspec.structs.replace(TRAINER, claim=claim))
+        return str(manifest_of(ARGUMENTS, 4, "/workspace", here)["metadata"]["name"])
+
+    assert name("run-1") == name("run-1") != name("run-2")
+    assert len(name("run-1")) <= 40
     for workspace in ("", "/elsewhere"):
         with pytest.raises(InputError, match="not on the workspace"):
-            manifest_of(ARGUMENTS, 4, workspace, TRAINER)
+            manifest_of(ARGUMENTS, 4, workspace, HERE)
     assert elsewhere(" ", "/workspace") is None
     with pytest.raises(DocumentError, match=r"'nodess'|nodess"):
         elsewhere('{"image": "i", "claim": "c", "nodess": 2}', "/workspace")
@@ -270,7 +280,11 @@ LAUNCHER = {
             {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
             {"name": "kfp-workspace", "persistentVolumeClaim": {"claimName": "run-7-workspace"}},
             {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
+            {"name": "keys", "secret": {"secretName": "data-keys", "optional": True}},
+            {"name": "promoter", "secret": {"secretName": "promoter"}},
         ],
+        "activeDeadlineSeconds": 21600,
         "containers": [
             {"name": "wait", "image": "argo", "volumeMounts": [{"name": "tmp", "mountPath": "/w"}]},
             {
@@ -279,10 +293,15 @@ LAUNCHER = {
                 "volumeMounts": [
                     {"name": "data", "mountPath": "/data"},
                     {"name": "kfp-workspace", "mountPath": "/w"},
+                    {"name": "tmp", "mountPath": "/tmp"},
+                    {"name": "shm", "mountPath": "/dev/shm"},
+                    {"name": "keys", "mountPath": "/etc/reprune/data"},
+                    {"name": "promoter", "mountPath": "/etc/reprune/promoter"},
                 ],
             },
         ],
-    }
+    },
+    "status": {"startTime": "2026-11-22T10:00:00Z"},
 }
 
 
@@ -352,7 +371,7 @@ def test_a_job_is_created_and_waited_for(api):
     """Suspended jobs (a queue holds them) and such without a status are waited for; the token goes along."""
     here, cluster = api
     here.after_creation = [{}, RUNNING, condition("Suspended"), condition("Complete")]
-    run_trainjob(cluster, MANIFEST, TRAINER)
+    run_trainjob(cluster, MANIFEST, HERE)
     assert here.created == [MANIFEST]
     assert [method for method, _ in here.seen] == ["POST"] + ["GET"] * 4
     assert set(here.tokens) == {"Bearer secret"}
@@ -366,7 +385,7 @@ def test_a_job_that_fails_says_why(api):
     failed["status"]["conditions"].append({"type": "Complete", "status": "False"})
     here.after_creation = [RUNNING, failed]
     with pytest.raises(RepruneError, match=r"failed: R: node-1 exited with 137\n"):
-        run_trainjob(cluster, MANIFEST, TRAINER)
+        run_trainjob(cluster, MANIFEST, HERE)
 
 
 def test_a_job_that_is_deleted_is_no_success(api):
@@ -374,16 +393,50 @@ def test_a_job_that_is_deleted_is_no_success(api):
     here, cluster = api
     here.after_creation = [RUNNING, None]
     with pytest.raises(RepruneError, match="was deleted before"):
-        run_trainjob(cluster, MANIFEST, TRAINER)
+        run_trainjob(cluster, MANIFEST, HERE)
 
 
 def test_a_job_that_takes_too_long_is_deleted(api):
     """After the deadline nothing of it goes on."""
     here, cluster = api
     here.after_creation = [RUNNING]
+    hasty = Here(trainer=msgspec.structs.replace(TRAINER, deadline_seconds=0))
     with pytest.raises(RepruneError, match="took more than"):
-        run_trainjob(cluster, MANIFEST, msgspec.structs.replace(TRAINER, deadline_seconds=0))
+        run_trainjob(cluster, MANIFEST, hasty)
     assert not here.jobs
+
+
+def test_the_deadline_counts_from_the_jobs_creation(api):
+    """By whichever task it is waited for: a retry that finds it does not begin anew."""
+    here, cluster = api
+    old = {"creationTimestamp": "2026-11-22T10:00:00Z"}
+    here.jobs["reprune-distill-0a"] = MANIFEST | {"metadata": MANIFEST["metadata"] | old}
+    here.after_creation = [RUNNING]
+    with pytest.raises(RepruneError, match="took more than 86400 s"):
+        run_trainjob(cluster, MANIFEST, HERE)
+    assert not here.jobs
+
+
+def test_the_job_goes_before_the_task_that_waits_for_it(api):
+    """Where the task's limit is shorter than the job's deadline, no job is left that nobody waits for."""
+    here, cluster = api
+    here.after_creation = [RUNNING]
+    with pytest.raises(RepruneError, match="own time limit"):
+        run_trainjob(cluster, MANIFEST, replace(HERE, ends_s=time.time() + 60.0))
+    assert not here.jobs
+
+
+def test_the_end_of_the_task_is_the_jobs_end(api):
+    """As when somebody terminates the run."""
+    here, cluster = api
+    here.after_creation = [RUNNING]
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(SystemExit) as ended:
+        run_trainjob(cluster, MANIFEST, HERE)
+    assert ended.value.code == 143
+    assert not here.jobs
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "drop", "half"])
@@ -392,7 +445,7 @@ def test_an_api_that_stays_away_for_a_moment_is_asked_again(api, fault):
     here, cluster = api
     here.faults = [fault, 0, fault, fault]
     here.after_creation = [*[RUNNING] * 5, condition("Complete")]
-    run_trainjob(cluster, MANIFEST, TRAINER)
+    run_trainjob(cluster, MANIFEST, HERE)
     assert len(here.created) == 1
 
 
@@ -401,7 +454,7 @@ def test_a_creation_whose_answer_was_lost_makes_no_second_job(api):
     here, cluster = api
     here.faults = ["lost answer"]
     here.after_creation = [RUNNING, condition("Complete")]
-    run_trainjob(cluster, MANIFEST, TRAINER)
+    run_trainjob(cluster, MANIFEST, HERE)
     assert len(here.created) == 1
 
 
@@ -410,17 +463,17 @@ def test_an_api_that_stays_away_is_an_error_in_the_end(api):
     here, cluster = api
     here.faults = [0] + [503] * 10_000
     with pytest.raises(OrchestratorUnreachable, match="stays away: answered 503"):
-        run_trainjob(cluster, MANIFEST, TRAINER)
+        run_trainjob(cluster, MANIFEST, HERE)
     assert "reprune-distill-0a" in here.jobs
 
 
 def test_image_and_claim_are_those_of_the_pod_that_asks(api):
     """The claim that is mounted where the workspace is, and the image of the container that has it."""
     cluster = api[1]
-    found = as_here(cluster, Trainer(nodes=2), "/w", "launcher")
+    found = as_here(cluster, Trainer(nodes=2), "/w", "launcher").trainer
     assert (found.image, found.claim, found.nodes) == ("project@sha256:1", "run-7-workspace", 2)
-    assert as_here(cluster, Trainer(image="mine"), "/w/", "launcher").image == "mine"
-    assert as_here(cluster, TRAINER, "/nowhere", "no pod") == TRAINER
+    assert as_here(cluster, Trainer(image="mine"), "/w/", "launcher").trainer.image == "mine"
+    assert as_here(cluster, TRAINER, "/nowhere", "gone") == HERE
     for workspace, pod in (("/w/deeper", "launcher"), ("/w", "gone")):
         with pytest.raises(InputError, match="no volume claim mounted"):
             as_here(cluster, Trainer(), workspace, pod)
@@ -428,12 +481,32 @@ def test_image_and_claim_are_those_of_the_pod_that_asks(api):
         trainjob("reprune-a", ARGUMENTS, 2, "/w", Trainer(image="i"))
 
 
+def test_the_jobs_pods_find_what_the_tasks_code_needs(api):
+    """Its data, their credentials, shared memory and /tmp, and nothing else that the pod has; until when."""
+    cluster = api[1]
+    found = as_here(cluster, TRAINER, "/w", "launcher")
+    assert found.ends_s == datetime(2026, 11, 22, 16, tzinfo=UTC).timestamp()
+    manifest = trainjob("reprune-a", ARGUMENTS, 2, "/w", found.trainer, found.mounts)
+    check(manifest, TRAINJOB)
+    pod = pod_of(manifest)
+    volumes = {each.pop("name"): each for each in pod["volumes"]}
+    (container,) = pod["containers"]
+    mounted = {each["mountPath"]: volumes[each["name"]] for each in container["volumeMounts"]}
+    assert mounted == {
+        "/w": {"persistentVolumeClaim": {"claimName": "run-workspace"}},
+        "/data": {"persistentVolumeClaim": {"claimName": "data"}},
+        "/tmp": {"emptyDir": {}},
+        "/dev/shm": {"emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
+        "/etc/reprune/data": {"secret": {"secretName": "data-keys", "optional": True}},
+    }
+
+
 def test_a_retry_waits_for_what_still_runs(api):
     """A second component of the same order does not train beside the first."""
     here, cluster = api
     here.jobs["reprune-distill-0a"] = MANIFEST
     here.after_creation = [RUNNING, RUNNING, condition("Complete")]
-    run_trainjob(cluster, MANIFEST, TRAINER)
+    run_trainjob(cluster, MANIFEST, HERE)
     assert not here.created
 
 
@@ -443,7 +516,7 @@ def test_what_has_ended_makes_way(api, kind):
     here, cluster = api
     here.jobs["reprune-distill-0a"] = MANIFEST
     here.after_creation = [condition(kind), RUNNING, condition("Complete")]
-    run_trainjob(cluster, MANIFEST, TRAINER)
+    run_trainjob(cluster, MANIFEST, HERE)
     assert len(here.created) == 1
 
 
@@ -462,7 +535,7 @@ def test_a_refusal_is_final_and_says_what_to_do(api, code, error, words):
     here, cluster = api
     here.faults = [code]
     with pytest.raises(error, match=words) as caught:
-        run_trainjob(cluster, MANIFEST, TRAINER)
+        run_trainjob(cluster, MANIFEST, HERE)
     assert len(here.seen) == 1
     assert "\x1b" not in str(caught.value)
 

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 from reprune.doors.kfp.images import COMPRESS, CONTROL
 
+# Where a task finds what its code may need: its data, the data's credentials, memory to share, room to write.
+DATA = "/data"
+DATA_SECRET = "/etc/reprune/data"
+SHARED_MEMORY = "/dev/shm"
+SCRATCH = "/tmp"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

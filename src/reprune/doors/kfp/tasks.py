@@ -7,7 +7,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from reprune.doors.kfp.options import Options
+from reprune.doors.kfp.options import DATA, DATA_SECRET, SCRATCH, SHARED_MEMORY, Options
 
 # The user of our images; a project's image keeps it.
 USER = 10001
@@ -17,8 +17,6 @@ REGISTRY = {
     "token": "MLFLOW_TRACKING_TOKEN",
 }
 PROMOTER = "/etc/reprune/promoter"
-DATA = "/data"
-DATA_SECRET = "/etc/reprune/data"
 
 
 def workspace(options: Options) -> tuple[dsl.PipelineConfig, str]:
@@ -49,7 +47,7 @@ def settled(
         )
     kubernetes.set_timeout(task, options.timeout_s)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_non_root=True)
-    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp")
+    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=SCRATCH)
     return task
 
 
@@ -61,7 +59,7 @@ def with_data(task: dsl.PipelineTask, secret: Any, options: Options) -> dsl.Pipe
     kubernetes.empty_dir_mount(
         task,
         volume_name="shm",
-        mount_path="/dev/shm",
+        mount_path=SHARED_MEMORY,
         medium="Memory",
         size_limit=options.shared_memory,
     )

@@ -1,15 +1,21 @@
 """Running `distill`'s processes as a TrainJob: created, waited for, and what became of it, over HTTP.
 
 The pod's own service account asks the cluster's API; it needs the verbs create, get and delete on
-trainjobs.trainer.kubeflow.org in its namespace, and get on pods unless the trainer names image and claim.
+trainjobs.trainer.kubeflow.org in its namespace, and get on pods.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +25,26 @@ from reprune.core.documents import decode_yaml
 from reprune.core.errors import InputError, OrchestratorError, RepruneError
 from reprune.core.step import WORK_VARIABLE, Elsewhere, work_root
 from reprune.doors.kfp.cluster import Cluster, ask, clean, this_cluster
-from reprune.doors.kfp.trainjob import GROUP, PLURAL, VERSION, Trainer, trainjob
+from reprune.doors.kfp.options import DATA, DATA_SECRET, SCRATCH, SHARED_MEMORY
+from reprune.doors.kfp.trainjob import GROUP, PLURAL, VERSION, Mount, Trainer, trainjob
 
 State = Literal["running", "complete", "failed"]
+# Of the volumes of the pod that asks, the job's pods have those that are mounted here.
+TAKEN_OVER = frozenset({DATA, DATA_SECRET, SHARED_MEMORY, SCRATCH})
+# So long before its pod is ended by its time limit the job is given up, and what it takes to delete it.
+MARGIN_S = 120.0
+LAST_WORDS_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """What a TrainJob has from the pod that asks for it: `trainer` with image and claim, the volumes that the
+    task's code may need, and when that pod is ended by its time limit (Unix time; None: it has none).
+    """
+
+    trainer: Trainer
+    mounts: tuple[Mount, ...] = ()
+    ends_s: float | None = None
 
 
 def elsewhere(trainer: str, workspace: str) -> Elsewhere | None:
@@ -38,34 +61,41 @@ def elsewhere(trainer: str, workspace: str) -> Elsewhere | None:
     cluster = this_cluster()
 
     def start(arguments: Sequence[str], processes: int) -> None:
-        whole = as_here(cluster, settings, workspace, os.environ.get("HOSTNAME", ""))
-        run_trainjob(cluster, manifest_of(arguments, processes, workspace, whole), whole)
+        here = as_here(cluster, settings, workspace, os.environ.get("HOSTNAME", ""))
+        run_trainjob(cluster, manifest_of(arguments, processes, workspace, here), here)
 
     return start
 
 
-def as_here(cluster: Cluster, trainer: Trainer, workspace: str, pod: str) -> Trainer:
-    """The trainer with the image and the workspace's claim of the pod that asks, where it names none.
+def as_here(cluster: Cluster, trainer: Trainer, workspace: str, pod: str) -> Here:
+    """The trainer, with the image and the workspace's claim of the pod that asks where it names none.
 
-    Raises InputError where that pod has no claim there.
+    Raises InputError where it names none and that pod has no claim there.
     """
-    if trainer.image and trainer.claim:
-        return trainer
     found = ask(cluster, "GET", f"/api/v1/namespaces/{cluster.namespace}/pods/{pod}") or {}
-    spec = found.get("spec") or {}
-    claims = {
-        each["name"]: each["persistentVolumeClaim"]["claimName"]
-        for each in spec.get("volumes") or ()
-        if "persistentVolumeClaim" in each
-    }
+    spec, status = found.get("spec") or {}, found.get("status") or {}
+    volumes = {each["name"]: each for each in spec.get("volumes") or ()}
     for container in spec.get("containers") or ():
-        for mount in container.get("volumeMounts") or ():
-            if mount["name"] in claims and mount["mountPath"].rstrip("/") == workspace.rstrip("/"):
-                return msgspec.structs.replace(
+        at = {each["mountPath"].rstrip("/"): each for each in container.get("volumeMounts") or ()}
+        mine = volumes.get(at.get(workspace.rstrip("/"), {}).get("name", ""), {})
+        if "persistentVolumeClaim" in mine:
+            limit_s, began_s = spec.get("activeDeadlineSeconds"), _unix_s(status.get("startTime"))
+            claim = mine["persistentVolumeClaim"]["claimName"]
+            return Here(
+                trainer=msgspec.structs.replace(
                     trainer,
                     image=trainer.image or container["image"],
-                    claim=trainer.claim or claims[mount["name"]],
-                )
+                    claim=trainer.claim or claim,
+                ),
+                mounts=tuple(
+                    Mount(volume=volumes[each["name"]], mount=each)
+                    for place, each in at.items()
+                    if place in TAKEN_OVER and each["name"] in volumes
+                ),
+                ends_s=began_s + limit_s if limit_s and began_s is not None else None,
+            )
+    if trainer.image and trainer.claim:
+        return Here(trainer=trainer)
     raise InputError(
         f"the pod '{pod}' has no volume claim mounted at '{workspace}'",
         where="parameter 'trainer'",
@@ -74,9 +104,10 @@ def as_here(cluster: Cluster, trainer: Trainer, workspace: str, pod: str) -> Tra
 
 
 def manifest_of(
-    arguments: Sequence[str], processes: int, workspace: str, trainer: Trainer
+    arguments: Sequence[str], processes: int, workspace: str, here: Here
 ) -> dict[str, Any]:
-    """The TrainJob of an order, named by the order's folder, so that a retry finds its predecessor's.
+    """The TrainJob of an order, named by the order's folder and the claim that it lies on: a retry finds its
+    predecessor's, and a run with a volume of its own has its own job.
 
     Raises InputError for an order that other pods would not see.
     """
@@ -87,47 +118,86 @@ def manifest_of(
             where="REPRUNE_WORK",
             fix="train elsewhere with a workspace only",
         )
-    return trainjob(f"reprune-{order.parent.name}", arguments, processes, workspace, trainer)
+    text = f"{order.parent.name}\n{here.trainer.claim}"
+    # A pod's name is longer than its job's, and has to fit into 63 characters.
+    name = f"reprune-distill-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+    return trainjob(name, arguments, processes, workspace, here.trainer, here.mounts)
 
 
-def run_trainjob(cluster: Cluster, manifest: dict[str, Any], trainer: Trainer) -> None:
+def run_trainjob(cluster: Cluster, manifest: dict[str, Any], here: Here) -> None:
     """Creates the TrainJob and returns once it is complete. One of this name that still runs is waited
     for instead; one that has ended makes way. Afterwards it is left for people to look at, except where
-    it was given up.
+    it was given up, or this process was told to end: nobody would wait for it.
 
     Raises RepruneError where it fails, is deleted or takes too long, AccessDenied, OrchestratorError
     where the cluster refuses it, OrchestratorUnreachable when the API stays away.
     """
     name = manifest["metadata"]["name"]
-    ends = time.monotonic() + trainer.deadline_seconds
-    _create(cluster, manifest)
-    _say(f"distill: TrainJob {name} in {cluster.namespace}")
-    while True:
-        found = ask(cluster, "GET", _path(cluster, name))
-        if found is None:
-            raise RepruneError(
-                f"the TrainJob {name} was deleted before it had ended",
-                where=cluster.namespace,
-                fix="run the step again, it goes on from its checkpoint",
-            )
-        state, said = state_of(found)
-        if state == "complete":
-            return
-        if state == "failed":
-            raise RepruneError(
-                f"the TrainJob {name} failed: {said}",
-                where=cluster.namespace,
-                fix=f"look at its pods: kubectl logs -l jobset.sigs.k8s.io/jobset-name={name}",
-            )
-        if time.monotonic() > ends:
-            ask(cluster, "DELETE", _path(cluster, name))
-            raise RepruneError(
-                f"the TrainJob {name} took more than {trainer.deadline_seconds} s and was deleted"
-                + (f" ({said})" if said else ""),
-                where=cluster.namespace,
-                fix="see whether its pods were scheduled; raise deadline_seconds of the trainer",
-            )
-        time.sleep(cluster.poll_s)
+    with _ended_with_us(cluster, name):
+        _create(cluster, manifest)
+        _say(f"distill: TrainJob {name} in {cluster.namespace}")
+        began_s = time.time()
+        while True:
+            found = ask(cluster, "GET", _path(cluster, name))
+            if found is None:
+                raise RepruneError(
+                    f"the TrainJob {name} was deleted before it had ended",
+                    where=cluster.namespace,
+                    fix="run the step again, it goes on from its checkpoint",
+                )
+            state, said = state_of(found)
+            if state == "complete":
+                return
+            if state == "failed":
+                raise RepruneError(
+                    f"the TrainJob {name} failed: {said}",
+                    where=cluster.namespace,
+                    fix=f"look at its pods: kubectl logs -l jobset.sigs.k8s.io/jobset-name={name}",
+                )
+            created_s = _unix_s(found.get("metadata", {}).get("creationTimestamp"))
+            _give_up(cluster, name, here, min(began_s, created_s or began_s), said)
+            time.sleep(cluster.poll_s)
+
+
+def _give_up(cluster: Cluster, name: str, here: Here, created_s: float, said: str) -> None:
+    """Deletes the job, and raises RepruneError, where its own time or that of this task has passed."""
+    limit_s = here.trainer.deadline_seconds
+    over = time.time() > created_s + limit_s
+    if not over and (here.ends_s is None or time.time() < here.ends_s - MARGIN_S):
+        return
+    ask(cluster, "DELETE", _path(cluster, name))
+    waits = f" ({said})" if said else ""
+    if over:
+        raise RepruneError(
+            f"the TrainJob {name} took more than {limit_s} s and was deleted{waits}",
+            where=cluster.namespace,
+            fix="see whether its pods were scheduled; raise deadline_seconds of the trainer",
+        )
+    raise RepruneError(
+        f"the TrainJob {name} was deleted, as this task's own time limit is reached{waits}",
+        where=cluster.namespace,
+        fix="run the step again, it goes on from its checkpoint; or raise `reprune compile --timeout`",
+    )
+
+
+@contextmanager
+def _ended_with_us(cluster: Cluster, name: str) -> Iterator[None]:
+    """SIGTERM, with which the cluster ends a task, ends the job as well: nobody would wait for it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except SystemExit:
+        ask(replace(cluster, patience_s=LAST_WORDS_S), "DELETE", _path(cluster, name))
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def state_of(job: dict[str, Any]) -> tuple[State, str]:
@@ -166,6 +236,14 @@ def _create(cluster: Cluster, manifest: dict[str, Any]) -> None:
                 fix=f"kubectl delete trainjob {name}",
             )
         time.sleep(cluster.poll_s)
+
+
+def _unix_s(stamp: Any) -> float | None:
+    """A time of the API's; None for what is none."""
+    try:
+        return datetime.fromisoformat(stamp).timestamp()
+    except (TypeError, ValueError):
+        return None
 
 
 def _path(cluster: Cluster, name: str = "") -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -45,7 +46,7 @@ class Trainer(Document, kw_only=True):
     than one node), mounted at the workspace's path. `resources` are limits, and so requests, of each
     node ({"nvidia.com/gpu": "2", "memory": "32Gi"}); image and claim may be those of the pod that asks
     (see trainer.as_here). `runtime` is a (Cluster)TrainingRuntime for torch.
-    After `deadline_seconds` the job is given up and deleted.
+    `deadline_seconds` after its creation the job is given up and deleted.
     """
 
     image: Annotated[str, Meta(max_length=500)] = ""
@@ -63,11 +64,24 @@ class Trainer(Document, kw_only=True):
     deadline_seconds: Annotated[int, Meta(ge=60, le=2_592_000)] = 86_400
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """A volume and where a container has it, as in a pod's specification; their names do not matter."""
+
+    volume: dict[str, Any]
+    mount: dict[str, Any]
+
+
 def trainjob(
-    name: str, arguments: Sequence[str], processes: int, workspace: str, trainer: Trainer
+    name: str,
+    arguments: Sequence[str],
+    processes: int,
+    workspace: str,
+    trainer: Trainer,
+    mounts: Sequence[Mount] = (),
 ) -> dict[str, Any]:
     """The TrainJob in which torchrun starts `processes` of `python ARGUMENTS`, spread over the nodes, with
-    the claim mounted at `workspace`.
+    the claim mounted at `workspace`, and with `mounts`.
 
     Equal arguments give equal manifests. Raises InputError for what the API would refuse or ignore.
     """
@@ -94,17 +108,27 @@ def trainjob(
                 "name": trainer.runtime,
             },
             "trainer": spec,
-            "runtimePatches": [_patch(workspace, trainer)],
+            "runtimePatches": [_patch(workspace, trainer, mounts)],
         },
     }
 
 
-def _patch(workspace: str, trainer: Trainer) -> dict[str, Any]:
-    """The workspace's volume, and what places the pods. (Variables of `node` can only be the trainer's.)"""
-    mount = {"name": VOLUME, "mountPath": workspace}
+def _patch(workspace: str, trainer: Trainer, mounts: Sequence[Mount]) -> dict[str, Any]:
+    """The volumes, and what places the pods. (Variables of `node` can only be the trainer's.)"""
+    names = [f"reprune-{number}" for number in range(len(mounts))]
+    named = [*zip(names, mounts, strict=True)]
+    claim = {"persistentVolumeClaim": {"claimName": trainer.claim}}
     pod: dict[str, Any] = {
-        "volumes": [{"name": VOLUME, "persistentVolumeClaim": {"claimName": trainer.claim}}],
-        "containers": [{"name": NODE, "volumeMounts": [mount]}],
+        "volumes": [{"name": VOLUME} | claim, *(each.volume | {"name": n} for n, each in named)],
+        "containers": [
+            {
+                "name": NODE,
+                "volumeMounts": [
+                    {"name": VOLUME, "mountPath": workspace},
+                    *(each.mount | {"name": n} for n, each in named),
+                ],
+            }
+        ],
     }
     if trainer.service_account:
         pod["serviceAccountName"] = trainer.service_account
