@@ -154,4 +154,4 @@ def judged(flow, known, made, secrets):
         engines=dsl.Collected(built.outputs["engines"]),
         report=written,
     )
-    writing(flow.control(promoted, retried=False), *secrets)
+    writing(flow.control(promoted, retried=False), *secrets, flow.options)

@@ -61,7 +61,7 @@ def make(options: Options = DEFAULT):
             compress_image=compress_image,
             data_secret=data_secret,
         )
-        fetched = reading(flow.control(fetch_model(**texts)), read_secret)
+        fetched = reading(flow.control(fetch_model(**texts)), read_secret, options)
         model = {"dense": fetched.outputs["dense"]}
         past = {"previous": fetched.outputs["previous"]}
         data = {"data": flow.compress(validate_data(**texts, **model, **past)).outputs["data"]}

@@ -75,10 +75,11 @@ def make(options: Options = DEFAULT):
                 choose_member(params=params, member=member, read_secret=read_secret)
             ).outputs
             taken = flow.control(fetch_member(**texts, shard=mine["shard"]))
-            reading(taken, mine["read_secret"])
+            reading(taken, mine["read_secret"], options)
         fetched = reading(
             flow.control(fetch_set(**texts, members=dsl.Collected(taken.outputs["weights"]))),
             read_secret,
+            options,
         )
         model = {"dense": fetched.outputs["dense"]}
         past = {"previous": fetched.outputs["previous"]}

@@ -49,7 +49,9 @@ def make(options: Options = DEFAULT):
         def compress(task):
             return with_data(settled(task, compress_image, options), data_secret, options)
 
-        fetched = reading(settled(fetch_model(**texts), control_image, options), read_secret)
+        fetched = reading(
+            settled(fetch_model(**texts), control_image, options), read_secret, options
+        )
         model = {"dense": fetched.outputs["dense"]}
         past = {"previous": fetched.outputs["previous"]}
         validated = validate_data(**texts, **model, **past)

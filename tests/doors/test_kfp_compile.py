@@ -112,6 +112,26 @@ def test_options_reach_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not any("retryPolicy" in task for task in spec["root"]["dag"]["tasks"].values())
 
 
+@pytest.mark.parametrize("name", ["continuous_compression", "perception", "sharded_sensitivity"])
+def test_a_registry_of_any_kind_is_reached_where_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What fetches and what promotes has the folder of its files, and a token under each kind's name."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--registry-claim", "versions:/mnt/versions", "--data-claim", "data"]
+    assert main(["compile", name, "--out", "made", *words]) == 0
+    _, platform = read_documents(Path("made", f"{name}.yaml").read_bytes())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    users = {each for each in executors if each.startswith(("exec-fetch-", "exec-promote"))}
+    for label, given in executors.items():
+        mounted = {each["mountPath"] for each in given.get("pvcMount", ())}
+        keys = [key for each in given.get("secretAsEnv", ()) for key in each["keyToEnv"]]
+        tokens = {key["envVar"] for key in keys if key["secretKey"] == "token"}
+        assert ("/mnt/versions" in mounted) == (label in users), label
+        wanted = {"MLFLOW_TRACKING_TOKEN", "REPRUNE_REGISTRY_TOKEN"} if label in users else set()
+        assert tokens == wanted, label
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -124,6 +144,9 @@ def test_options_reach_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["--compress-image", "registry:5000/mine"], "does not say which image"),
         (["--retries", "-1"], "from 0 on"),
         (["--timeout", "0"], "from 1 on"),
+        (["--registry-claim", "files:versions"], "names no claim and folder"),
+        (["--registry-claim", ":/versions"], "names no claim and folder"),
+        (["--registry-claim", "files:/"], "names no claim and folder"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -43,6 +43,11 @@ def define_compile(parser: argparse.ArgumentParser) -> Execute:
     parser.add_argument("--storage-class", metavar="NAME", help="of the workspace")
     parser.add_argument(
         "--data-claim", metavar="NAME", help="a volume claim with the task's data, mounted at /data"
+    )
+    parser.add_argument(
+        "--registry-claim",
+        metavar="NAME[:PATH]",
+        help="a volume claim with the registry's files, mounted at PATH (/registry) where it is used",
     )
     parser.add_argument(
         "--retries", type=int, metavar="N", help="of tasks that may run twice; 0: none"
@@ -119,13 +124,32 @@ def _options(parsed: argparse.Namespace) -> Options:
         value = getattr(parsed, flag)
         if value is not None and value < least:
             raise InputError(f"--{flag} takes a whole number from {least} on, not {value}")
-    asked = {
+    asked: dict[str, str | int | None] = {
         "control_image": parsed.control_image,
         "compress_image": parsed.compress_image,
         "workspace": parsed.workspace,
         "storage_class": parsed.storage_class,
         "data_claim": parsed.data_claim,
+        **_registry(parsed.registry_claim),
         "retries": parsed.retries,
         "timeout_s": parsed.timeout,
     }
-    return replace(DEFAULT, **{key: value for key, value in asked.items() if value is not None})
+    given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    return replace(DEFAULT, **given)
+
+
+def _registry(claim: str | None) -> dict[str, str]:
+    """The options of `--registry-claim NAME[:PATH]`. Raises InputError."""
+    if claim is None:
+        return {}
+    from reprune.doors.kfp.options import REGISTRY_FILES
+
+    name, _, path = claim.partition(":")
+    place = PurePosixPath(path or REGISTRY_FILES)
+    if not name or not place.is_absolute() or place == PurePosixPath("/") or ":" in path:
+        raise InputError(
+            f"'{claim}' names no claim and folder",
+            where="--registry-claim",
+            fix="as registry-files, or registry-files:/mnt/versions",
+        )
+    return {"registry_claim": name, "registry_path": str(place)}

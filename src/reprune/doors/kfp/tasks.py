@@ -16,6 +16,8 @@ REGISTRY = {
     "password": "MLFLOW_TRACKING_PASSWORD",
     "token": "MLFLOW_TRACKING_TOKEN",
 }
+# A Kubeflow Model Registry's, of the same key of the same secret.
+MODEL_REGISTRY = {"token": "REPRUNE_REGISTRY_TOKEN"}
 PROMOTER = "/etc/reprune/promoter"
 
 
@@ -83,16 +85,25 @@ def on_machine(task: dsl.PipelineTask, place: Mapping[str, Any]) -> dsl.Pipeline
     return task
 
 
-def reading(task: dsl.PipelineTask, secret: Any) -> dsl.PipelineTask:
-    """With the credentials that read the registry; a registry without any needs no secret."""
-    kubernetes.use_secret_as_env(
-        task, secret_name=secret, secret_key_to_env=REGISTRY, optional=True
-    )
+def reading(task: dsl.PipelineTask, secret: Any, options: Options) -> dsl.PipelineTask:
+    """With what reads the registry: its credentials, where it asks for any, and the volume of one whose files
+    lie in a folder.
+    """
+    for keys in (REGISTRY, MODEL_REGISTRY):
+        kubernetes.use_secret_as_env(
+            task, secret_name=secret, secret_key_to_env=keys, optional=True
+        )
+    if options.registry_claim:
+        kubernetes.mount_pvc(
+            task, pvc_name=options.registry_claim, mount_path=options.registry_path
+        )
     return task
 
 
-def writing(task: dsl.PipelineTask, secret: Any, promoter: Any) -> dsl.PipelineTask:
-    """With the credentials that write the registry, and the promoter's configuration and key."""
-    reading(task, secret)
+def writing(
+    task: dsl.PipelineTask, secret: Any, promoter: Any, options: Options
+) -> dsl.PipelineTask:
+    """With what reads and writes the registry, and the promoter's configuration and key."""
+    reading(task, secret, options)
     kubernetes.use_secret_as_volume(task, secret_name=promoter, mount_path=PROMOTER, optional=True)
     return task
