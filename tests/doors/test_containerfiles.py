@@ -60,6 +60,7 @@ def test_the_project_sends_its_own_files_and_nothing_else() -> None:
         OVERRIDES_FILE,
         ATTEMPTS_FILE,
         "requirements.txt",
+        "requirements-control.txt",
     }
     assert let_through == names == wanted
 

@@ -57,7 +57,7 @@ def tools(tmp_path: Path) -> Path:
     folder.mkdir()
     for name, words in {
         "reprune": f'exec "{sys.executable}" -m reprune.doors.cli "$@"',
-        "pip": "exit 7",
+        "pip": 'echo "$@"; exit 7',
     }.items():
         (folder / name).write_text(f"#!/bin/sh\n{words}\n")
         (folder / name).chmod(0o755)
@@ -115,3 +115,12 @@ def test_a_build_stops_where_its_packages_cannot_be_had(tmp_path: Path, tools: P
     (tmp_path / "p" / "requirements.txt").write_text("nothing-of-this-name\n")
     assert built(tmp_path / "p", tmp_path / "out", tools, REPRUNE_IMAGE="compress").returncode == 7
     assert built(tmp_path / "p", tmp_path / "own", tools, REPRUNE_IMAGE="control").returncode == 0
+
+
+def test_each_image_has_its_own_packages(tmp_path: Path, tools: Path) -> None:
+    """What the task imports is not in control, and what judges, signs or opens registries is."""
+    stand.write_repository(tmp_path / "p")
+    (tmp_path / "p" / "requirements-control.txt").write_text("metrics-of-ours\n")
+    done = built(tmp_path / "p", tmp_path / "own", tools, REPRUNE_IMAGE="control")
+    assert (done.returncode, done.stdout) == (7, "install --no-cache-dir -r requirements-control.txt\n")
+    assert built(tmp_path / "p", tmp_path / "out", tools, REPRUNE_IMAGE="compress").returncode == 0
