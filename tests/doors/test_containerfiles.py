@@ -61,6 +61,9 @@ def test_the_project_sends_its_own_files_and_nothing_else() -> None:
         ATTEMPTS_FILE,
         "requirements.txt",
         "requirements-control.txt",
+        "machines.yaml",
+        "continuous_compression.yaml",
+        "perception.yaml",
     }
     assert let_through == names == wanted
 

@@ -76,12 +76,21 @@ def test_a_new_project_gets_its_run(
     params["registry"] = place.watch["registry"]
     (source / "params.yaml").write_text(yaml.safe_dump(params))
     assert main(["project", "-C", str(source)]) == 0
+    # What the chart can reach of a project is what its image holds.
+    shutil.move(place.root / "pipeline.yaml", source / "continuous_compression.yaml")
+    (source / "machines.yaml").write_text("machines: [{name: '', node_selector: {pool: fast}}]\n")
+    place.config["runs"]["digits"] = {
+        "pipeline": "continuous_compression.yaml",
+        "machines": "machines.yaml",
+    }
+    place.write()
     os.chdir(place.root)
     shutil.rmtree(target)
     done = built(source, target, tools, REPRUNE_IMAGE="control")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in target.iterdir()} == {
-        *("task", "params.yaml", "policy.yaml", "reprune.project.yaml")
+        *("task", "params.yaml", "policy.yaml", "reprune.project.yaml"),
+        *("continuous_compression.yaml", "machines.yaml"),
     }
     registry = open_registry(read_params(source / "params.yaml").registry, place.root)
     register_dense(registry, "digits", stand.write_weights(place.root / "w.safetensors"))
@@ -89,6 +98,7 @@ def test_a_new_project_gets_its_run(
     [body] = kfp.posted()
     sent = body["runtime_config"]["parameters"]
     assert sent["policy"] == (source / "policy.yaml").read_text()
+    assert [each["node_selector"] for each in sent["machines"]] == [{"pool": "fast"}]
     described = yaml.safe_load((source / "reprune.project.yaml").read_text())
     assert yaml.safe_load(sent["lock"])["data_version"] == described["data_version"]
 
@@ -122,5 +132,8 @@ def test_each_image_has_its_own_packages(tmp_path: Path, tools: Path) -> None:
     stand.write_repository(tmp_path / "p")
     (tmp_path / "p" / "requirements-control.txt").write_text("metrics-of-ours\n")
     done = built(tmp_path / "p", tmp_path / "own", tools, REPRUNE_IMAGE="control")
-    assert (done.returncode, done.stdout) == (7, "install --no-cache-dir -r requirements-control.txt\n")
+    assert (done.returncode, done.stdout) == (
+        7,
+        "install --no-cache-dir -r requirements-control.txt\n",
+    )
     assert built(tmp_path / "p", tmp_path / "out", tools, REPRUNE_IMAGE="compress").returncode == 0

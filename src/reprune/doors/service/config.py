@@ -53,7 +53,8 @@ class ModelRuns(Document, kw_only=True):
     """What the runs of one model are started with beyond its watch. `control_image` is the project's
     other image (empty: the watch's); `pipeline` is a package that `reprune compile` wrote (empty: the one
     that comes with Reprune, for a set `perception`), `machines` a file as `reprune submit --machines`
-    takes; `settings` are other parameters of the pipeline.
+    takes, both in the project of the watch's image if they are there, and else beside this
+    configuration; `settings` are other parameters of the pipeline.
     """
 
     control_image: PinnedImage = ""

@@ -189,11 +189,10 @@ class KubeflowRuns:
             policy=read_policy(root / POLICY_FILE),
             lock=lock,
         )
-        path = self.settings.path
         request = Request(
             experiment=watch.experiment,
-            pipeline=path(own.pipeline) if own.pipeline else None,
-            machines=path(own.machines) if own.machines else None,
+            pipeline=self._own(root, own.pipeline),
+            machines=self._own(root, own.machines),
             image=watch.image,
             control_image=own.control_image or watch.image,
             settings=tuple(f"{name}={text}" for name, text in sorted(own.settings.items())),
@@ -205,6 +204,12 @@ class KubeflowRuns:
             "policy": (root / POLICY_FILE).read_text(encoding="utf-8"),
         }
         return documents, request, texts
+
+    def _own(self, project: Path, text: str) -> Path | None:
+        """The project's file, which a new image brings along; else one beside the configuration."""
+        if not text:
+            return None
+        return project / text if (project / text).is_file() else self.settings.path(text)
 
 
 @dataclass(frozen=True, kw_only=True)
