@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -136,6 +138,41 @@ def test_a_step_that_failed_leaves_nothing_in_the_workspace(tmp_path: Path) -> N
         place.mkdir()
         raise KeyError
     assert list((workspace / "artifacts").iterdir()) == []
+
+
+@pytest.fixture
+def a_task(tmp_path: Path) -> Iterator[None]:
+    """This process as the user of our images, where it may be anybody."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(10001)
+    yield
+    os.seteuid(was)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_workspace_that_is_somebody_elses_is_named(
+    tmp_path: Path, begun: bool, a_task: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a volume is where no fsGroup is set: the input is wrong, and the last line says what to do."""
+    workspace = tmp_path / "volume"
+    was, now = os.getuid(), os.geteuid()
+    os.seteuid(was)
+    (workspace / "artifacts" if begun else workspace).mkdir(parents=True)
+    for folder in (workspace, *workspace.iterdir()):
+        folder.chmod(0o555)
+    os.seteuid(now)
+    with (
+        pytest.raises(SystemExit) as ended,
+        told("prune"),
+        placed(tmp_path / "out", str(workspace)),
+    ):
+        pass
+    os.seteuid(was)
+    assert ended.value.code == InputError.exit_code
+    last = capsys.readouterr().err.rstrip().rpartition("\n")[2]
+    assert f"user {now} may not write in the workspace" in last
+    assert "fsGroup" in last
 
 
 def test_without_a_workspace_an_artefact_lies_where_it_is_handed_over(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ the artefact is written once, below its digest, and what travels is `reference.j
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import msgspec
 from reprune.core import store
 from reprune.core.artifacts import Manifest
 from reprune.core.documents import canonical, decode_json, read_bounded
-from reprune.core.errors import ArtifactMissing, DocumentError, ManifestEdited
+from reprune.core.errors import ArtifactMissing, DocumentError, InputError, ManifestEdited
 from reprune.core.lock import Digest
 from reprune.core.store import Artifact
 
@@ -37,15 +38,27 @@ def _place(workspace: str, digest: str) -> Path:
 
 @contextmanager
 def placed(out: Path, workspace: str) -> Iterator[Path]:
-    """Where a step is to write: `out` itself, or a place in the workspace that `hand_on` then names."""
+    """Where a step is to write: `out` itself, or a place in the workspace that `hand_on` then names.
+
+    Raises InputError for a workspace in which this user may not write.
+    """
     if not workspace:
         # The launcher may have made an empty folder there; a whole artefact replaces it.
         yield out
         return
     # Of its own name: the tasks of a loop run side by side, and their outputs are called alike.
     shared = Path(workspace) / FOLDER
-    shared.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".", dir=shared))
+    try:
+        shared.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".", dir=shared))
+    except PermissionError as error:
+        # The pipeline cannot say so itself: Kubeflow's SDK has no fsGroup.
+        raise InputError(
+            f"user {os.geteuid()} may not write in the workspace",
+            where=str(shared),
+            fix="take a storage class (`reprune compile --storage-class`) whose volumes this user may write, "
+            "or let a policy of the cluster set fsGroup for the pods of runs",
+        ) from error
     try:
         yield aside / out.name
     finally:
