@@ -124,7 +124,7 @@ def judged(flow, known, made, secrets):
             engines=built.outputs["engines"],
             machine=place["name"],
         )
-        # Every look at the sealed examples is counted, so that none is repeated unasked.
+        # Every look at the sealed examples counts, so that none is repeated unasked.
         flow.measuring(timed, place, retried=False)
     # Compiling changes a Collected, so each task that takes one gets its own.
     verdict = flow.control(
