@@ -212,8 +212,8 @@ _PLANTS: dict[str, tuple[_Patch, ...]] = {
     "runs a pull-request watch": ((reconcile, "_dispatch", _run_anyway),),
     "runs and dispatches": ((reconcile, "_start", _does_both),),
     "a pass is a promotion": ((reconcile_seen, "_state_of", _pass_is_enough),),
-    "tells nobody the end": ((reconcile, "_tell_end", lambda *_: ()),),
-    "tells nobody what holds it up": ((reconcile, "_tell_refusal", lambda *_: ()),),
+    "tells nobody the end": ((reconcile, "tell_end", lambda *_: ()),),
+    "tells nobody what holds it up": ((reconcile, "tell_refusal", lambda *_: ()),),
     "closes for an outage": ((reconcile_drive, "_refused", _final),),
 }
 

@@ -113,6 +113,8 @@ def sweep(given: Watches, memories: Mapping[Key, Memory], *, failures_before: in
         seen = yield from _look(desk, watch)
         if seen is not None:
             looks.append((watch, seen))
+        else:
+            yield from _unread(desk, watch, desk.failures[-1].words)
     # Who has waited longest is answered first, where two want the same machine.
     for watch, seen in sorted(looks, key=_waits_since):
         yield from _answer(desk, watch, seen)
@@ -168,7 +170,6 @@ def _look(desk: _Desk, watch: Watch) -> Generator[Asked, Any, Seen | None]:
         registry: RegistrySeen = yield Asked(watch, ReadRegistry())
     except RepruneError as error:
         _failed(desk, watch, "read", error)
-        yield from _unread(desk, watch, error)
         return None
     seen = Seen(runs, registry)
     memory = desk.memories.get(watch.key, Memory())
@@ -176,12 +177,12 @@ def _look(desk: _Desk, watch: Watch) -> Generator[Asked, Any, Seen | None]:
     return seen
 
 
-def _unread(desk: _Desk, watch: Watch, error: RepruneError) -> _Step:
+def _unread(desk: _Desk, watch: Watch, why: str) -> _Step:
     """Remembers since when it is so, and says so where that is long."""
     memory = desk.memories.get(watch.key, Memory())
     since_s = min(desk.now_s, desk.now_s if memory.unread_s is None else memory.unread_s)
     desk.memories[watch.key] = msgspec.structs.replace(memory, unread_s=since_s)
-    for action in tell_unread(desk.memories[watch.key], desk.now_s, error.what):
+    for action in tell_unread(desk.memories[watch.key], desk.now_s, why):
         yield from _do(desk, watch, action)
     if desk.memories[watch.key] != memory:
         yield from _save(desk, watch)

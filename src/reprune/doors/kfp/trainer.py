@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -154,7 +154,7 @@ def run_trainjob(cluster: Cluster, manifest: dict[str, Any], here: Here) -> None
                     where=cluster.namespace,
                     fix=f"look at its pods: kubectl logs -l jobset.sigs.k8s.io/jobset-name={name}",
                 )
-            created_s = _unix_s(found.get("metadata", {}).get("creationTimestamp"))
+            created_s = _unix_s((found.get("metadata") or {}).get("creationTimestamp"))
             _give_up(cluster, name, here, min(began_s, created_s or began_s), said)
             time.sleep(cluster.poll_s)
 
@@ -194,7 +194,8 @@ def _ended_with_us(cluster: Cluster, name: str) -> Iterator[None]:
     try:
         yield
     except SystemExit:
-        ask(replace(cluster, patience_s=LAST_WORDS_S), "DELETE", _path(cluster, name))
+        with suppress(RepruneError):
+            ask(replace(cluster, patience_s=LAST_WORDS_S), "DELETE", _path(cluster, name))
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
