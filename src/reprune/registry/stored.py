@@ -11,6 +11,12 @@ from reprune.core.errors import ReceiptInvalid, VersionNotFound
 from reprune.registry.protocol import Registry, VersionInfo
 from reprune.registry.receipts import MAX_RECEIPT_BYTES, RECEIPT_FILE
 
+_GONE = (
+    "restore that version's files from a backup; where there is none, `reprune promote` of the verdict that "
+    "its tags name registers it anew, if it never served; where that is lost too, and no version ever "
+    "served, delete the version, or its tags `reprune.*`, with the registry's own tools"
+)
+
 
 def compressed_name(name: str) -> str:
     return f"{name}-compressed"
@@ -49,7 +55,7 @@ def receipt_file(registry: Registry, info: VersionInfo) -> bytes:
         try:
             registry.fetch(info.name, info.version, folder, part=RECEIPT_FILE)
         except VersionNotFound as error:
-            raise ReceiptInvalid("its receipt is gone", where=where) from error
+            raise ReceiptInvalid("its receipt is gone", where=where, fix=_GONE) from error
         path = folder / RECEIPT_FILE
         if path.stat().st_size > MAX_RECEIPT_BYTES:
             raise ReceiptInvalid(f"is larger than {MAX_RECEIPT_BYTES} bytes", where=where)
