@@ -78,7 +78,6 @@ def test_the_desk_is_the_repositorys(root: Path, desk: Desk) -> None:
 
 
 OTHERS = (
-    ("uri: registry", "uri: registry, workspace: team"),
     ("name: digits", "name: letters"),
     # Written one behind the other, these are the names of the desk all the same.
     ("name: digits\n", "name: defaultdigits\n"),
@@ -86,7 +85,7 @@ OTHERS = (
 
 
 def test_one_at_a_time_moves_one_model(desk: Desk, tmp_path: Path, served: Path) -> None:
-    """A second desk for the same model is busy, and says with what; for another workspace it is free."""
+    """A second desk for the same model is busy, and says with what; for another model it is free."""
     with (
         pytest.raises(Busy, match="a promote of 'digits' is running"),
         at_the_desk(desk.root, what="a promote", now=0.0, say=print),
