@@ -28,6 +28,7 @@ from reprune.steps.moving import (
     register_record,
     said,
 )
+from tests.registry.memory import Memory
 from tests.registry.promotion import COMPRESSED, copy_repository, flip, promoted, registry_of
 
 ZERO = "sha256:" + "0" * 64
@@ -130,6 +131,11 @@ def test_what_is_stored_is_what_the_receipt_lists(desk: Desk, root: Path) -> Non
     check_stored(desk.registry, info, link)
     (files / "more").write_bytes(b"x")
     differs("more")
+    # Another registry says of one without any file that it is not there.
+    with pytest.raises(
+        PromotionRefused, match=r"lists: bundle/manifest.digest, bundle/manifest.json"
+    ):
+        check_stored(Memory(held=[(info, {})]), info, link)
 
 
 def untagged(desk: Desk, **changes: Any) -> VersionInfo:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 from reprune.core import store
-from reprune.core.errors import InputError, PayloadCorrupt, PromotionRefused, ReceiptInvalid
+from reprune.core.errors import (
+    InputError,
+    PayloadCorrupt,
+    PromotionRefused,
+    ReceiptInvalid,
+    VersionNotFound,
+)
 from reprune.core.params import PARAMS_FILE, Params, read_params
 from reprune.core.step import exclusive
 from reprune.registry import compressed, links, receipts, records
@@ -68,8 +74,10 @@ def check_stored(registry: Registry, info: VersionInfo, link: links.Link) -> Non
     """
     listed = {**receipts.subject_digests(link.statement), receipts.RECEIPT_FILE: link.digest}
     with compressed.scratch() as folder:
-        registry.fetch(info.name, info.version, folder)
         try:
+            # Files that are gone altogether differ, too.
+            with suppress(VersionNotFound):
+                registry.fetch(info.name, info.version, folder)
             compressed.check_files(folder, listed, where=f"{info.name} version {info.version}")
         except PayloadCorrupt as error:
             raise PromotionRefused(
