@@ -33,10 +33,15 @@ from reprune.registry.protocol import ANCHOR, CHAMPION, Registry, VersionInfo, k
 from reprune.registry.receipts import Receipted, chain_gaps
 from reprune.registry.sets import join_weights
 from reprune.registry.weights import PICKLED, RISK, find_weights, take_weights
+from reprune.steps.pinning import forget, forget_set
 from reprune.steps.vouching import check_vouched, known_keys
 from reprune.task.load import task_digest, task_folder
 
 UPDATE = "run `reprune update`"
+_UPDATE_ANEW = (
+    f"{UPDATE}; where it runs with another work folder than this step and changes nothing, delete "
+    "`dense-weights` there ($REPRUNE_WORK, else .reprune/work)"
+)
 
 
 @step("fetch-dense")
@@ -82,10 +87,11 @@ def join_locked(parts: Mapping[str, Path], dense: DenseRef, out: Path) -> None:
     """Writes the weights of all members as those of one model, which `dense` must pin. Raises StaleLock."""
     join_weights(parts, out)
     if store.file_digest(out) != dense.weights:
+        forget_set(dense.members or {})
         raise StaleLock(
             "the members' weights together are not those that the lock names for the set",
             where="reprune.lock.yaml (dense)",
-            fix=UPDATE,
+            fix=_UPDATE_ANEW,
         )
 
 
@@ -107,10 +113,12 @@ def take_version(
         take_weights(found, out)
     # What is not the locked file is not even parsed; of a pickled one the lock knows what it holds.
     if store.file_digest(out if found.suffix in PICKLED else found) != ref.weights:
+        # Where a version's files were replaced in place, `update` would pin what it saw before.
+        forget(source, ref)
         raise StaleLock(
             "the registry holds other weights under this version than the lock names",
             where=where,
-            fix=UPDATE,
+            fix=_UPDATE_ANEW,
         )
     if found.suffix not in PICKLED:
         take_weights(found, out)
