@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprune.core import params
-from reprune.core.errors import ChampionForeign, ReceiptInvalid
+from reprune.core.documents import read_yaml
+from reprune.core.errors import ChampionForeign, PromotionRefused, ReceiptInvalid
 from reprune.registry.compressed import Holder
 from reprune.registry.links import verified
 from reprune.registry.protocol import CHAMPION, Registry
 from reprune.registry.receipts import public_key
 from reprune.registry.standing import check_standing
-from reprune.steps.promoter import config_path, read_promoter
+from reprune.steps.promoter import Promoter, config_path, read_promoter
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
@@ -22,12 +23,27 @@ if TYPE_CHECKING:
 def known_keys(root: Path, given: params.Registry) -> tuple[Key, ...]:
     """Whose receipts count: the promoter's keys, where its configuration can be reached; else those of
     `registry.trusted_keys`, which may be none.
-    Raises PromotionRefused where its private key is out of reach.
+
+    Where the promoter's private key is out of reach, as it is for everybody but promote, the `trusted_keys`
+    of both count. Raises PromotionRefused if there are none then: the configuration says that somebody signs.
     """
     named = [public_key(each) for each in given.trusted_keys or ()]
-    if not config_path(root).is_file():
+    path = config_path(root)
+    if not path.is_file():
         return tuple(named)
-    return read_promoter(root).keys
+    try:
+        return read_promoter(root).keys
+    except PromotionRefused as error:
+        trusted = [public_key(each) for each in read_yaml(path, Promoter).trusted_keys]
+        if not (trusted or named):
+            raise PromotionRefused(
+                error.what,
+                reason=error.reason,
+                where=error.where,
+                fix="who only reads needs its public key alone: name it in `trusted_keys` of the promoter's "
+                "config.yaml, or in params.yaml (registry.trusted_keys)",
+            ) from error
+        return (*trusted, *named)
 
 
 def check_vouched(
