@@ -519,6 +519,22 @@ def test_a_place_that_was_tampered_with_is_refused(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_link_on_the_way_to_a_version_is_not_followed(
+    kubeflow: ModelRegistry, folder: Folder, tmp_path: Path
+) -> None:
+    """Whoever may write into the folder leads nobody out of it, in reading or in writing."""
+    version = kubeflow.register("digits", folder(), {})
+    outside = (kubeflow.root / "digits").rename(tmp_path / "outside")
+    (kubeflow.root / "digits").symlink_to(outside)
+    with pytest.raises(RegistryError, match="links are not followed"):
+        kubeflow.fetch("digits", version, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    before = tree(outside)
+    with pytest.raises(RegistryError, match="links are not followed"):
+        kubeflow.register("digits", folder(), {})
+    assert tree(outside) == before
+
+
 def test_changed_bytes_and_a_missing_root_are_noticed(
     kubeflow: ModelRegistry, folder: Folder, tmp_path: Path
 ) -> None:
