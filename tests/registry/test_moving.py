@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +103,66 @@ def test_one_at_a_time_moves_one_model(desk: Desk, tmp_path: Path, served: Path)
         (other / "registry").symlink_to(desk.root / "registry")
         with at_the_desk(other, what="a promote", now=0.0, say=print):
             pass
+
+
+def checkout(served: Path, place: Path, registry: Path) -> Path:
+    """Another working folder, in whose params.yaml the registry lies at `registry`."""
+    root = copy_repository(served, place)
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("uri: registry", f"uri: {registry}"))
+    return root
+
+
+def test_two_checkouts_see_each_other(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a work folder of its own; the registry is one. Two registries do not hold each other up."""
+    one = checkout(served, tmp_path / "one", tmp_path / "one" / "registry")
+    two = checkout(served, tmp_path / "two", tmp_path / "one" / "registry")
+    other = copy_repository(served, tmp_path / "other")
+    third = copy_repository(served, tmp_path / "third")
+    with ExitStack() as held:
+        for number, root in enumerate((one, other, third)):
+            monkeypatch.setenv("REPRUNE_WORK", str(tmp_path / f"work{number}"))
+            held.enter_context(at_the_desk(root, what="a promote", now=0.0, say=print))
+        monkeypatch.setenv("REPRUNE_WORK", str(tmp_path / "work-two"))
+        with (
+            pytest.raises(Busy, match="a promote of 'digits' is running"),
+            at_the_desk(two, what="a promote", now=0.0, say=print),
+        ):
+            pass
+    with at_the_desk(two, what="a promote", now=0.0, say=print):
+        pass
+
+
+@pytest.mark.parametrize("taken", ["link", "file", "open", "unwritable"])
+def test_a_folder_that_others_may_write_holds_no_lock(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    """Somebody was there first, or nothing can be made: the work folder's lock is left, and it is said."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    place = temporary / f"reprune-{os.getuid()}"
+    if taken == "link":
+        (tmp_path / "theirs").mkdir()
+        place.symlink_to(tmp_path / "theirs")
+    elif taken == "file":
+        place.write_text("")
+    elif taken == "open":
+        place.mkdir()
+        place.chmod(0o777)
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary / "not" / "there"))
+    said = Said([])
+    with at_the_desk(root, what="a promote", now=0.0, say=said):
+        assert any("other working folders" in line for line in said.words)
+        with (
+            pytest.raises(Busy),
+            at_the_desk(root, what="a promote", now=0.0, say=print),
+        ):
+            pass
+    assert not list(tmp_path.glob("theirs/*"))
 
 
 def test_the_anchor_is_moved_at_the_same_desk(desk: Desk) -> None:

@@ -17,11 +17,11 @@ from reprune.core.errors import (
     VersionNotFound,
 )
 from reprune.core.params import PARAMS_FILE, Params, read_params
-from reprune.core.step import exclusive
 from reprune.registry import compressed, links, receipts, records
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry, VersionInfo, known_versions
 from reprune.registry.tags import PROMOTED
+from reprune.steps.holding import holding
 from reprune.steps.promoter import Authority, read_promoter
 from reprune.steps.signers import sign
 
@@ -50,9 +50,8 @@ class Desk:
 
 @contextmanager
 def at_the_desk(root: Path, *, what: str, now: float, say: Callable[[str], None]) -> Iterator[Desk]:
-    """The repository's registry under the promoter's authority, and nobody else on this machine moves it.
-
-    Raises Busy if somebody does.
+    """The repository's registry under the promoter's authority, and no other call of ours here moves it (see
+    steps.holding). Raises Busy if one does.
     """
     given = read_params(root / PARAMS_FILE)
     desk = Desk(
@@ -63,7 +62,7 @@ def at_the_desk(root: Path, *, what: str, now: float, say: Callable[[str], None]
         now=now,
         say=say,
     )
-    with exclusive(f"promote:{'|'.join(desk.names)}", what=f"{what} of '{given.name}' is running"):
+    with holding(root, given, what=f"{what} of '{given.name}' is running", say=say):
         yield desk
 
 
