@@ -62,14 +62,15 @@ def check_standing(
 ) -> None:
     """Returns only if the version, which carries `link`, may be champion by what is on record.
 
-    Raises ChampionForeign if it was rolled back, or if another verdict is the accepted one
+    Raises ChampionForeign if it was rolled back, or gone back past, or if another verdict is the accepted one
     for its lock: unless, in either case, a signed record returned to it since. Raises RegistryError as
     `standing` does.
     """
     versions = known_versions(registry, info.name)
     found = standing(registry, versions, info.version, keys)
-    if found == "rolled back":
-        _refuse(registry, info, "was rolled back, and nobody returned to it")
+    if found in ("rolled back", "passed over"):
+        by = " by a rollback" if found == "passed over" else ""
+        _refuse(registry, info, f"was {found}{by}, and nobody returned to it")
     if found == "returned to" or not isinstance(link, Receipted):
         return
     decision = link.statement.predicate
