@@ -146,7 +146,7 @@ def _target() -> list[Case]:
         ("params that name another registry", swapped("params.yaml", "uri: registry", "uri: ./registry"),
          "other_registry"),
         ("params that name another workspace",
-         swapped("params.yaml", "uri: registry", "uri: registry, workspace: team"), "other_registry"),
+         swapped("params.yaml", "uri: registry", "uri: registry, workspace: team"), "document"),
         ("a candidate of another dense version", changed("candidate", dense_version="9"),
          "candidate_not_judged"),
         ("another policy's targets", swapped("policy.yaml", "ort-cpu: required", "ort-cpu: required, trt: advisory"),

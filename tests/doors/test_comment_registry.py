@@ -88,6 +88,23 @@ def test_a_registry_that_does_not_answer_leaves_the_verdict_told(
     assert any("does not answer" in warning for warning in found.warnings)
 
 
+@pytest.mark.parametrize("kind", ["kubeflow", "acme"])
+def test_a_registry_that_cannot_be_asked_leaves_the_verdict_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Its token's file is not mounted here, or its kind is of a package that only the cluster has."""
+    root = tmp_path / "r"
+    ready(root)
+    monkeypatch.setenv("REPRUNE_REGISTRY_TOKEN_FILE", str(tmp_path / "gone"))
+    params = (root / "params.yaml").read_text()
+    there = f"kind: {kind}, uri: 'http://127.0.0.1:9', artifacts: store"
+    (root / "params.yaml").write_text(params.replace("kind: files, uri: registry", there))
+    found = told(root, capsys, "--registry")
+    assert found.conclusion == "action_required"
+    assert "Whether the champion moved is not known" in found.body
+    assert any("cannot be asked" in warning for warning in found.warnings)
+
+
 def test_a_verdict_that_its_samples_do_not_give_is_not_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -258,7 +258,7 @@ def promoting(patched: pytest.MonkeyPatch, judged: Mapping[str, Judged], root: P
     patched.setattr(promote_module, "stage", again)
     patched.setattr(promote_module, "check_integrity", lambda each, _: cases[each.verdict.digest])
     patched.setattr(promote_module, "private_folder", lambda *_: nullcontext(root))
-    patched.setattr(moving, "exclusive", lambda *_, **__: nullcontext())
+    patched.setattr(moving, "holding", lambda *_, **__: nullcontext())
     patched.setattr(
         moving, "open_registry", lambda _, at: Stopping(world.registry, by_root[at], world)
     )

@@ -147,7 +147,13 @@ class Memory:
         tags = record_tags(RollbackRecord(statement=found, digest=digest, raw=raw))
         return self.add({RECEIPT_FILE: raw}, tags)
 
-    def adopt(self, *, signer: CryptoSigner = OURS, **changes: Any) -> VersionInfo:
+    def adopt(
+        self,
+        *,
+        signer: CryptoSigner = OURS,
+        listed: Mapping[str, str] | None = None,
+        **changes: Any,
+    ) -> VersionInfo:
         """A model that somebody made champion, unjudged."""
         given: dict[str, Any] = {
             "registry": self.identity, "workspace": "default", "name": "digits", "source": "folder",
@@ -155,7 +161,8 @@ class Memory:
             "by": "Ada", "reason": "why", "predecessor": None, "reprune": "0", "signed_at_s": 1,
         }  # fmt: skip
         told = Adoption(**given | changes)
-        raw = sign(AdoptionStatement(subject=subjects({"a": sha("a")}), predicate=told), signer)
+        subject = subjects({"a": sha("a")} if listed is None else listed)
+        raw = sign(AdoptionStatement(subject=subject, predicate=told), signer)
         found, digest = decode_statement(raw, AdoptionStatement, where="r")
         tags = record_tags(AdoptionRecord(statement=found, digest=digest, raw=raw))
         return self.add({RECEIPT_FILE: raw}, tags)

@@ -375,11 +375,27 @@ def test_who_may_be_champion(held: Memory) -> None:
     assert told.value.where == "memory"
     held.roll("4", "3")
     check("4")
-    with pytest.raises(ChampionForeign, match="version 3, was rolled back"):
+    with pytest.raises(ChampionForeign, match="version 3, was rolled back, and nobody"):
         check("3")
     held.roll("4", "5")
     with pytest.raises(ChampionForeign, match="version 5, was rolled back"):
         check("5")
+
+
+def test_what_was_gone_back_past_may_not_be_champion(held: Memory) -> None:
+    """A person began again with an older one: an alias that was set on it by hand is nobody's."""
+    three(held)
+    held.roll("1", None)
+
+    def check(version: str) -> None:
+        info = held.info(version)
+        check_standing(held, info, read_link(held, info), KEYS)  # type: ignore[arg-type]
+
+    with pytest.raises(ChampionForeign, match="version 2, was passed over by a rollback"):
+        check("2")
+    check("1")
+    held.roll("2", "1")
+    check("2")
 
 
 def test_a_champion_that_nobody_we_trust_judged_is_none(held: Memory) -> None:

@@ -350,7 +350,8 @@ def test_a_part_is_brought_as_the_receipt_lists_it(held: Memory, tmp_path: Path)
     assert fetch_part(held, holder, "plan", tmp_path / "plan") is True
     assert asked == ["plan"]
     assert not (tmp_path / "none").exists()
-    for change in ({"bundle/a": b"other"}, {"bundle/more": b"x"}, {"bundle/a": None}):
+    gone = {path: None for path, _ in held.held[0][1].items() if path.startswith("bundle/")}
+    for change in ({"bundle/a": b"other"}, {"bundle/more": b"x"}, {"bundle/a": None}, gone):
         files = {k: v for k, v in {**held.held[0][1], **change}.items() if v is not None}
         broken = Memory(held=[(holder.info, files)])
         with pytest.raises(PayloadCorrupt, match="is not what its receipt lists: ") as caught:

@@ -16,6 +16,7 @@ import pytest
 from reprune.core.errors import (
     ChampionForeign,
     DocumentError,
+    InputError,
     PayloadCorrupt,
     RegistryError,
     RegistryUnreachable,
@@ -350,6 +351,58 @@ def test_a_registration_cut_short_leaves_nothing_visible(
     assert not list(kubeflow.root.rglob(".*"))
 
 
+def lose_the_token(kubeflow: ModelRegistry, patched: pytest.MonkeyPatch) -> None:
+    """Its file is taken away once the version was made: who looks whether it was has none."""
+    token = kubeflow.root / "token"
+    token.write_text("t")
+    patched.setenv(TOKEN_FILE, str(token))
+    object.__setattr__(kubeflow, "service", replace(kubeflow.service, token_file=token))
+    patched.setattr(model_registry_api, "_pause", lambda *_: token.unlink())
+
+
+def interrupt(kubeflow: ModelRegistry, patched: pytest.MonkeyPatch) -> None:
+    """Somebody presses Ctrl-C while the answer comes."""
+
+    def pause(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    patched.setattr(model_registry_api, "_pause", pause)
+
+
+@pytest.mark.parametrize(
+    ("cut_short", "error"), [(lose_the_token, InputError), (interrupt, KeyboardInterrupt)]
+)
+def test_a_version_that_was_made_keeps_its_files(
+    server: ModelRegistryServer,
+    kubeflow: ModelRegistry,
+    folder: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cut_short: Callable[[ModelRegistry, pytest.MonkeyPatch], None],
+    error: type[BaseException],
+) -> None:
+    """However a registration ends after the registry was asked for the version: what is listed is whole."""
+    server.fail("POST", "/model_versions", drop=True, done=True)
+    with monkeypatch.context() as patched:
+        cut_short(kubeflow, patched)
+        with pytest.raises(error):
+            kubeflow.register("digits", folder(), {"a": "1"})
+    healthy = replace(kubeflow, service=replace(kubeflow.service, token_file=None))
+    (info,) = healthy.versions("digits")
+    healthy.fetch("digits", info.version, tmp_path / "x")
+    assert tree(tmp_path / "x") == {"a": b"alpha", "sub/b": b"beta"}
+
+
+def test_files_that_no_version_was_asked_for_do_not_stay(
+    server: ModelRegistryServer, kubeflow: ModelRegistry, folder: Folder
+) -> None:
+    """Refused before: nothing is left of them."""
+    server.fail("POST", "/registered_models", status=403)
+    with pytest.raises(RegistryUnreachable):
+        kubeflow.register("digits", folder(), {})
+    assert [path for path in kubeflow.root.rglob("*") if path.is_file()] == []
+
+
 def test_the_artifact_that_serving_needs_is_made_before_a_version_is_champion(
     server: ModelRegistryServer, kubeflow: ModelRegistry, folder: Folder
 ) -> None:
@@ -464,6 +517,22 @@ def test_a_place_that_was_tampered_with_is_refused(
     with pytest.raises(RegistryError):
         kubeflow.fetch("digits", version, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_link_on_the_way_to_a_version_is_not_followed(
+    kubeflow: ModelRegistry, folder: Folder, tmp_path: Path
+) -> None:
+    """Whoever may write into the folder leads nobody out of it, in reading or in writing."""
+    version = kubeflow.register("digits", folder(), {})
+    outside = (kubeflow.root / "digits").rename(tmp_path / "outside")
+    (kubeflow.root / "digits").symlink_to(outside)
+    with pytest.raises(RegistryError, match="links are not followed"):
+        kubeflow.fetch("digits", version, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    before = tree(outside)
+    with pytest.raises(RegistryError, match="links are not followed"):
+        kubeflow.register("digits", folder(), {})
+    assert tree(outside) == before
 
 
 def test_changed_bytes_and_a_missing_root_are_noticed(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprune.core.accepted import accepted
-from reprune.core.errors import ChampionForeign, ChampionLost, PromotionRefused
+from reprune.core.errors import ChampionForeign, ChampionLost, PromotionRefused, ReceiptInvalid
 from reprune.core.lock import LOCK_FILE, first_look, fresh_look, lock_text, read_lock
 from reprune.orchestrate.reconcile_seen import Row
 from reprune.registry.compressed import champion
@@ -224,6 +224,22 @@ def test_a_verdict_whose_receipt_is_gone_still_holds_its_lock(
     assert look_again(chain.documents).lock.look == 2
     ready(tmp_path, Story(look=2, **SECOND))
     assert promoted(tmp_path).champion_after == "2"
+
+
+@pytest.mark.slow
+def test_a_first_promotion_that_lost_its_receipt_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody was champion yet: the same verdict again, and the model serves. Words say the rest."""
+    cut_short(tmp_path, monkeypatch, Story())
+    shutil.rmtree(stored(tmp_path, "1") / "files")
+    (stored(tmp_path, "1") / "files").mkdir()
+    with pytest.raises(ReceiptInvalid, match="its receipt is gone") as caught:
+        rollback(tmp_path, to="1", by="Ada", reason="r", now=NOW_S, say=lambda _: None)
+    for words in ("from a backup", "`reprune promote` of the verdict", "its tags `reprune.*`"):
+        assert words in caught.value.fix
+    assert promoted(tmp_path).champion_after == "2"
+    assert promoted(tmp_path).already_done
 
 
 @pytest.mark.slow

@@ -112,6 +112,38 @@ def test_a_receipt_that_is_gone_holds_the_lock(held: Memory, desk: Desk) -> None
     assert caught.value.where == f"memory: {MODEL} version 1"
 
 
+def test_this_very_verdict_is_registered_anew_where_its_receipt_is_gone(
+    held: Memory, desk: Desk
+) -> None:
+    """It decides nothing else, unless it served, or was taken back, or its receipt was replaced."""
+    held.judge(lock=LOCK, verdict=sha("a"))
+    kept = dict(held.held[0][1])
+    held.held[0][1].clear()
+    asked(desk)
+    with refused("receipt_gone", f"promote the verdict that its tags name .*{sha('a')[:19]}"):
+        asked(desk, "b")
+    held.retag("1", **{"reprune.promoted": "x"})
+    with refused("receipt_gone", "its receipt is gone"):
+        asked(desk)
+    held.retag("1", **{"reprune.promoted": None})
+    held.held[0][1].update(kept)
+    held.retag("1", **{"reprune.receipt": sha("0")})
+    with refused("receipt_gone", "is not the one that its tag names"):
+        asked(desk)
+
+
+@pytest.mark.parametrize("to", ["0", "1"])
+def test_a_receipt_that_is_gone_holds_the_lock_of_what_a_person_decided_on(
+    held: Memory, desk: Desk, to: str
+) -> None:
+    """It was returned to, or rolled back from: that is signed, whatever became of its marks."""
+    held.judge(lock=LOCK, verdict=sha("a"))
+    held.held[0][1].clear()
+    held.roll(to, "1" if to == "0" else "7")
+    with refused("receipt_gone", "its receipt is gone"):
+        asked(desk)
+
+
 def test_a_receipt_that_is_another_holds_the_lock(held: Memory, desk: Desk) -> None:
     held.judge(lock=LOCK, verdict=sha("b"))
     held.retag("1", **{"reprune.receipt": sha("0")})

@@ -142,6 +142,21 @@ def test_a_changed_world_is_refused_and_nothing_is_written(
     assert store.read(pinned.root / "dense", ModelBundle).digest == before
 
 
+def test_files_that_were_replaced_in_place_are_pinned_by_the_update_that_is_advised(
+    root: Path, source: Registry
+) -> None:
+    """`update` remembers what it fetched; that it was wrong shows here, and is forgotten."""
+    register_dense(source, "digits", write_weights(root / "w.safetensors"))
+    first = update(root).lock
+    swap_weights(root)
+    with pytest.raises(StaleLock, match="other weights") as caught:
+        fetched(documents(root, root / "w.safetensors", task=first.task))
+    assert "`dense-weights`" in caught.value.fix
+    again = update(root)
+    assert again.changed
+    assert again.lock.dense.weights != first.dense.weights
+
+
 def test_a_version_that_does_not_exist_is_named_with_those_that_do(pinned: Documents) -> None:
     """The error lists the versions that could be pinned instead."""
     weights = pinned.root / "w.safetensors"

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from reprune.core.documents import digest_of
-from reprune.core.errors import ChampionForeign
+from reprune.core.errors import ChampionForeign, PromotionRefused
 from reprune.core.lock import ChampionRef
 from reprune.core.params import Registry
 from reprune.core.step import Documents, run
@@ -21,6 +21,7 @@ from tests.chain import Story
 from tests.registry.promotion import COMPRESSED, copy_repository, promoted, ready, registry_of
 
 STRANGER = "is not signed by a key"
+STRANGERS_KEY = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
 
 
 @pytest.fixture
@@ -111,3 +112,22 @@ def trusting(documents: Documents, key: str) -> Documents:
 def test_params_without_keys_digest_as_they_did() -> None:
     """So no lock becomes stale by a field that it does not use."""
     assert b"trusted_keys" not in msgspec.json.encode(Registry())
+
+
+@pytest.mark.parametrize("out_of_reach", ["env:REPRUNE_NO_SUCH_KEY", "plugin:nobody:x", "gone.pem"])
+def test_who_only_reads_needs_no_private_key(root: Path, out_of_reach: str) -> None:
+    """A configuration whose key only promote can open: public keys that are named do, and none refuses."""
+    documents = ready(root, Story(dense_version="2", champion=serving(root))).documents
+    ours = key_of(root)
+    config = root / ".reprune" / "promoter" / "config.yaml"
+    config.write_text(config.read_text().replace("key: key.pem", f"key: {out_of_reach}"))
+    with pytest.raises(PromotionRefused) as caught:
+        fetched(documents)
+    assert "public key" in caught.value.fix
+    assert fetched(trusting(documents, ours)) == []
+    shutil.rmtree(root / "previous")
+    trust(config, ours)
+    assert fetched(documents) == []
+    config.write_text(config.read_text().replace(ours, STRANGERS_KEY))
+    with pytest.raises(ChampionForeign, match=STRANGER):
+        fetched(documents)

@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 
 from reprune.core import store
-from reprune.core.errors import RegistryError, RegistryUnreachable, VersionNotFound
+from reprune.core.errors import (
+    DocumentError,
+    RegistryError,
+    RegistryUnreachable,
+    VersionNotFound,
+)
 from reprune.core.params import Registry as Section
 from reprune.registry.files import FilesRegistry, open_files
 from reprune.registry.mlflow_registry import open_mlflow
@@ -157,3 +162,11 @@ def test_a_link_in_a_version_is_refused(
     with pytest.raises((RegistryError, VersionNotFound)):
         files.fetch("digits", "1", tmp_path / "x", part="evil")
     assert not (tmp_path / "x").exists()
+
+
+def test_there_is_one_workspace(tmp_path: Path) -> None:
+    """In one folder another one's names would be the same: its decisions would be read, and undone."""
+    with pytest.raises(DocumentError, match="one workspace, 'default'") as caught:
+        open_files(Section(kind="files", uri="registry", workspace="team"), tmp_path)
+    assert caught.value.where == "params.yaml (registry.workspace)"
+    assert "another folder" in caught.value.fix

@@ -11,10 +11,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from mlflow.entities import FileInfo
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 
-from reprune.core.errors import RegistryError, VersionNotFound
+from reprune.core.errors import MissingExtra, RegistryError, RegistryUnreachable, VersionNotFound
+from reprune.core.params import Registry as Section
 from reprune.registry.bounded import Limits
 from reprune.registry.mlflow_artifacts import Remote, local_folder
+from reprune.registry.mlflow_registry import open_mlflow
+from reprune.registry.store_address import CLIENTS, STORES, missing_client
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
@@ -110,3 +118,83 @@ def test_addresses_that_are_read(tmp_path: Path) -> None:
     assert local_folder(inside, None, embedded=True, where="here") == tmp_path / "a b"
     with pytest.raises(RegistryError):
         local_folder("http://169.254.169.254/x", None, embedded=True, where="here")
+
+
+class Store(ArtifactRepository):
+    """A store whose client dies of `death`, in listing or in downloading."""
+
+    death: Exception = OSError()
+    lists: bool = False
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        if self.lists and path == "w":
+            return []
+        if self.lists:
+            return [FileInfo("w", is_dir=False, file_size=4)]
+        raise self.death
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        raise self.death
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None: ...
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None: ...
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> type[Store]:
+    kind = type("Own", (Store,), {})
+    monkeypatch.setitem(
+        _artifact_repository_registry.get_registered_artifact_repositories(), "s3", kind
+    )
+    return kind
+
+
+def from_bucket(tmp_path: Path, uri: str = "s3://bucket/models/1") -> None:
+    registry = open_mlflow(Section(uri="https://mlflow.example"), tmp_path)
+    registry._fetch_remote(uri, PurePosixPath(), tmp_path / "x", where="v 1", absent="none there")
+
+
+@pytest.mark.parametrize("lists", [False, True])
+@pytest.mark.parametrize(
+    "death",
+    [
+        RuntimeError(
+            "AccessDenied for AKIA" + "x" * 60 + " at https://me:pw@host/x?sig=hush secret=hush"
+        ),
+        KeyError("Contents"),
+        MlflowException("no such object", error_code=RESOURCE_DOES_NOT_EXIST),
+    ],
+)
+def test_whatever_a_store_dies_of_is_no_answer(
+    store: type[Store], tmp_path: Path, death: Exception, lists: bool
+) -> None:
+    """Never that there is none: a rollback whose record were absent would not have been one."""
+    store.death, store.lists = death, lists
+    with pytest.raises(RegistryUnreachable, match="store of its files did not answer") as caught:
+        from_bucket(tmp_path)
+    assert any(each in caught.value.what for each in ("AccessDenied", "Contents", "no such object"))
+    assert not any(each in str(caught.value) for each in ("hush", "pw", "xxx"))
+    assert list((tmp_path / "x").iterdir() if (tmp_path / "x").exists() else []) == []
+
+
+@pytest.mark.parametrize(
+    ("death", "uri", "package"),
+    [
+        (ModuleNotFoundError("No module named 'boto3'", name="boto3"), "s3://bucket/x", "boto3"),
+        (NameError("name 'FileSelector' is not defined"), "s3://bucket/x", "boto3"),
+    ],
+)
+def test_a_stores_client_that_is_not_installed_is_named(
+    store: type[Store], tmp_path: Path, death: Exception, uri: str, package: str
+) -> None:
+    store.death = death
+    with pytest.raises(MissingExtra, match="whose client is not installed") as caught:
+        from_bucket(tmp_path, uri)
+    assert caught.value.fix == f"pip install {package}"
+
+
+def test_every_store_names_its_client() -> None:
+    assert set(CLIENTS) == STORES
+    for scheme, packages in CLIENTS.items():
+        assert missing_client(f"{scheme}://x/y", where="w").fix == f"pip install {packages}"

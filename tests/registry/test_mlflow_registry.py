@@ -15,7 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from reprune.core.errors import DocumentError, RegistryUnreachable, VersionNotFound
+from reprune.core.errors import (
+    DocumentError,
+    RegistryError,
+    RegistryUnreachable,
+    VersionNotFound,
+)
 from reprune.core.params import Registry as Section
 from reprune.registry.mlflow_registry import open_mlflow
 from tests.registry.stand import write_weights
@@ -269,3 +274,18 @@ def test_a_server_that_takes_the_request_and_says_nothing_is_silent(
     with answering(200, b"{}", more=100) as address, pytest.raises(RegistryUnreachable) as caught:
         open_mlflow(Section(uri=address), tmp_path).versions("digits")
     assert not caught.value.silent
+
+
+@pytest.mark.slow
+def test_a_deleted_experiment_is_to_be_restored(repo: Path, folder: Folder) -> None:
+    """Its name stays taken: nothing can be registered, and the words say by which command it can again."""
+    registry = open_mlflow(Section(), repo)
+    registry.register("digits", folder(), {})
+    client = registry._client()
+    found = client.get_experiment_by_name("reprune").experiment_id
+    client.delete_experiment(found)
+    with pytest.raises(RegistryError, match=r"experiment 'reprune'.* was deleted") as caught:
+        registry.register("digits", folder(), {})
+    assert f"mlflow experiments restore --experiment-id {found}" in caught.value.fix
+    client.restore_experiment(found)
+    assert registry.register("digits", folder(), {}) == "2"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from reprune.steps.moving import (
     register_record,
     said,
 )
+from tests.registry.memory import Memory
 from tests.registry.promotion import COMPRESSED, copy_repository, flip, promoted, registry_of
 
 ZERO = "sha256:" + "0" * 64
@@ -78,7 +82,6 @@ def test_the_desk_is_the_repositorys(root: Path, desk: Desk) -> None:
 
 
 OTHERS = (
-    ("uri: registry", "uri: registry, workspace: team"),
     ("name: digits", "name: letters"),
     # Written one behind the other, these are the names of the desk all the same.
     ("name: digits\n", "name: defaultdigits\n"),
@@ -86,7 +89,7 @@ OTHERS = (
 
 
 def test_one_at_a_time_moves_one_model(desk: Desk, tmp_path: Path, served: Path) -> None:
-    """A second desk for the same model is busy, and says with what; for another workspace it is free."""
+    """A second desk for the same model is busy, and says with what; for another model it is free."""
     with (
         pytest.raises(Busy, match="a promote of 'digits' is running"),
         at_the_desk(desk.root, what="a promote", now=0.0, say=print),
@@ -100,6 +103,66 @@ def test_one_at_a_time_moves_one_model(desk: Desk, tmp_path: Path, served: Path)
         (other / "registry").symlink_to(desk.root / "registry")
         with at_the_desk(other, what="a promote", now=0.0, say=print):
             pass
+
+
+def checkout(served: Path, place: Path, registry: Path) -> Path:
+    """Another working folder, in whose params.yaml the registry lies at `registry`."""
+    root = copy_repository(served, place)
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("uri: registry", f"uri: {registry}"))
+    return root
+
+
+def test_two_checkouts_see_each_other(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a work folder of its own; the registry is one. Two registries do not hold each other up."""
+    one = checkout(served, tmp_path / "one", tmp_path / "one" / "registry")
+    two = checkout(served, tmp_path / "two", tmp_path / "one" / "registry")
+    other = copy_repository(served, tmp_path / "other")
+    third = copy_repository(served, tmp_path / "third")
+    with ExitStack() as held:
+        for number, root in enumerate((one, other, third)):
+            monkeypatch.setenv("REPRUNE_WORK", str(tmp_path / f"work{number}"))
+            held.enter_context(at_the_desk(root, what="a promote", now=0.0, say=print))
+        monkeypatch.setenv("REPRUNE_WORK", str(tmp_path / "work-two"))
+        with (
+            pytest.raises(Busy, match="a promote of 'digits' is running"),
+            at_the_desk(two, what="a promote", now=0.0, say=print),
+        ):
+            pass
+    with at_the_desk(two, what="a promote", now=0.0, say=print):
+        pass
+
+
+@pytest.mark.parametrize("taken", ["link", "file", "open", "unwritable"])
+def test_a_folder_that_others_may_write_holds_no_lock(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    """Somebody was there first, or nothing can be made: the work folder's lock is left, and it is said."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    place = temporary / f"reprune-{os.getuid()}"
+    if taken == "link":
+        (tmp_path / "theirs").mkdir()
+        place.symlink_to(tmp_path / "theirs")
+    elif taken == "file":
+        place.write_text("")
+    elif taken == "open":
+        place.mkdir()
+        place.chmod(0o777)
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary / "not" / "there"))
+    said = Said([])
+    with at_the_desk(root, what="a promote", now=0.0, say=said):
+        assert any("other working folders" in line for line in said.words)
+        with (
+            pytest.raises(Busy),
+            at_the_desk(root, what="a promote", now=0.0, say=print),
+        ):
+            pass
+    assert not list(tmp_path.glob("theirs/*"))
 
 
 def test_the_anchor_is_moved_at_the_same_desk(desk: Desk) -> None:
@@ -131,6 +194,11 @@ def test_what_is_stored_is_what_the_receipt_lists(desk: Desk, root: Path) -> Non
     check_stored(desk.registry, info, link)
     (files / "more").write_bytes(b"x")
     differs("more")
+    # Another registry says of one without any file that it is not there.
+    with pytest.raises(
+        PromotionRefused, match=r"lists: bundle/manifest.digest, bundle/manifest.json"
+    ):
+        check_stored(Memory(held=[(info, {})]), info, link)
 
 
 def untagged(desk: Desk, **changes: Any) -> VersionInfo:

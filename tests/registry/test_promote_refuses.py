@@ -197,7 +197,6 @@ REFUSALS: list[tuple[str, Callable[[Path], object]]] = [
     ("profiles_not_judged", reencoded("profile", uncounted=["x"])),
     ("table_not_judged", reencoded("sensitivity", examples=3)),
     ("other_registry", change_registry("uri: ./registry")),
-    ("other_registry", change_registry("uri: registry, workspace: team")),
     ("lock_changed", change_lock),
     ("params_changed", change_params),
     ("policy_changed", lambda root: append(root / "policy.yaml", "alpha: 0.2\n")),

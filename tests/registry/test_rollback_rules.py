@@ -283,7 +283,7 @@ def test_somebody_elses_champion_stays(root: Path, held: Memory) -> None:
         ("gone", "nothing_before", "the champion, version 9, is gone"),
         ("foreign", "nothing_before", "the champion, version 3, carries no receipt"),
         ("first", "nothing_before", "version 1 was the first champion"),
-        ("adopted", "nothing_before", "version 3 was the first champion"),
+        ("adopted", "nothing_before", "was adopted, and no alias named one before"),
         ("taken back", "rolled_back", "version 1, which it replaced, was rolled back"),
     ],
 )
@@ -474,3 +474,34 @@ def test_time_does_not_run_below_zero(root: Path, held: Memory) -> None:
     two(held)
     record = read_record(held, held.info(back(root, now=-4.0).record_version))
     assert record.statement.predicate.signed_at_s == 0
+
+
+def test_from_an_adopted_champion_it_returns_to_what_served_before(
+    root: Path, held: Memory
+) -> None:
+    """As the record of the adoption says, which a key of ours signed."""
+    held.adopt(listed={})
+    held.retag("1", **MARK)
+    held.adopt(before="1", predecessor=held.digest("1"))
+    held.aliases["champion"] = "2"
+    result = back(root)
+    assert (result.version, result.before) == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (None, "the champion was adopted, and no alias named one before"),
+        ("1", "adopted in place of version 1, which carries no receipt of ours"),
+        ("9", "adopted in place of version 9, which is gone"),
+    ],
+)
+def test_before_an_adopted_champion_may_be_nothing_of_ours(
+    root: Path, held: Memory, before: str | None, words: str
+) -> None:
+    held.add({"model": b"x"}, {})
+    held.adopt(before=before)
+    held.aliases["champion"] = "2"
+    with refused("nothing_before", words):
+        back(root)
+    assert len(held.held) == 2

@@ -55,7 +55,7 @@ def test_what_was_signed_for_another_workspace_counts_for_nothing(tmp_path: Path
 @pytest.mark.parametrize(
     "section",
     [
-        Section(kind="files", uri="registry", workspace="team"),
+        Section(kind="files", uri="registry"),
         Section(kind="mlflow", uri="https://mlflow.example", workspace="team"),
         Section(kind="mlflow", uri="https://mlflow.example"),
         Section(),

@@ -225,12 +225,12 @@ def knobs_digest(the_step: Step, params: Params) -> str:
 
 
 @contextmanager
-def exclusive(name: str, *, what: str) -> Iterator[None]:
-    """Holds the lock called `name` in the work folder; Busy at once if somebody else does.
+def exclusive(name: str, *, what: str, folder: Path | None = None) -> Iterator[None]:
+    """Holds the lock called `name` in `folder`, else in the work folder; Busy at once if somebody else does.
 
     The kernel frees it when the holder dies, so a killed run never leaves it behind.
     """
-    folder = work_root() / "locks"
+    folder = folder or work_root() / "locks"
     with store.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / hashlib.sha256(name.encode()).hexdigest()[:32]

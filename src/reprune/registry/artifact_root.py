@@ -28,11 +28,12 @@ class Stored:
 
 
 def put(root: Path, place: str, folder: Path, limits: Limits) -> Stored:
-    """Copies the files of `folder` to `root / place`, durably, whole or not at all."""
+    """Copies the files of `folder` to `root / place`, durably, whole or not at all. Raises RegistryError."""
     target = root / place
     draft = target.parent / f".{target.name}.draft"
     with store.disk_errors(root):
         durable.make_folder(target.parent)
+        _check_plain(root, target.parent, where=str(root))
         for left in durable.stale(target.parent, ".", ".draft"):
             shutil.rmtree(left, ignore_errors=True)
         draft.mkdir()
@@ -55,13 +56,17 @@ def drop(root: Path, place: str) -> None:
 
 
 def below(root: Path, place: str, *, where: str) -> Path:
-    """`root / place`, which nothing in `place` leads out of. Raises RegistryError or RegistryUnreachable."""
+    """`root / place`, which nothing in `place`, and no link on the way, leads out of.
+
+    Raises RegistryError or RegistryUnreachable.
+    """
     path = PurePosixPath(place)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in place:
         raise RegistryError(
             f"its files are said to lie at '{place}', which is refused", where=where
         )
     _check_root(root)
+    _check_plain(root, root / path, where=where)
     return root / path
 
 
@@ -96,6 +101,18 @@ def resolved(root: Path, uri: str, *, where: str) -> Path:
             fix=_WHERE_FIX,
         )
     return real
+
+
+def _check_plain(root: Path, path: Path, *, where: str) -> None:
+    """Returns only if no link lies between `root`, which may be one itself, and `path` below it."""
+    with reading(root):
+        plain = path.resolve() == root.resolve() / path.relative_to(root)
+    if not plain:
+        raise RegistryError(
+            "a link lies on the way to the files of a version: links are not followed",
+            where=where,
+            fix="put the folder itself there; registry.artifacts may be a link",
+        )
 
 
 def _check_root(root: Path) -> None:

@@ -14,6 +14,7 @@ and is tagged at creation (see registry.tags). One that was adopted holds a `bun
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from reprune.core.errors import (
     ChampionLost,
     PayloadCorrupt,
     ReceiptInvalid,
+    VersionNotFound,
 )
 from reprune.core.lock import ChampionRef
 from reprune.registry.protocol import (
@@ -239,7 +241,9 @@ def fetch_part(registry: Registry, holder: Holder, part: str, destination: Path)
         return False
     info = holder.info
     with scratch() as folder:
-        registry.fetch(info.name, info.version, folder, part=part)
+        # Of a part that is gone altogether, too, what is missing is told file by file.
+        with contextlib.suppress(VersionNotFound):
+            registry.fetch(info.name, info.version, folder, part=part)
         check_files(folder / part, listed, where=f"{info.name} version {info.version}, {part}")
         with store.disk_errors(destination):
             shutil.copytree(folder / part, destination)

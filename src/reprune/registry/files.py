@@ -81,6 +81,13 @@ def open_files(registry: params.Registry, root: Path) -> FilesRegistry:
             where="params.yaml (registry.uri)",
             fix="write a path such as .reprune/registry, or use kind: mlflow",
         )
+    if registry.workspace != "default":
+        # In one folder there is one set of names: what another workspace decided would be read, and written.
+        raise DocumentError(
+            "a registry of kind 'files' has one workspace, 'default'",
+            where="params.yaml (registry.workspace)",
+            fix="delete the line, or use another folder",
+        )
     return FilesRegistry(
         identity=registry.uri,
         workspace=registry.workspace,

@@ -28,7 +28,13 @@ from reprune.core.artifacts import (
     Verdict,
 )
 from reprune.core.documents import digest_of
-from reprune.core.errors import ArtifactError, ReceiptInvalid, VersionNotFound
+from reprune.core.errors import (
+    ArtifactError,
+    ReceiptInvalid,
+    RegistryError,
+    RegistryUnreachable,
+    VersionNotFound,
+)
 from reprune.core.step import work_root
 from reprune.registry.figures import is_quality, latency_ratios, loss, quality_drops, rooms
 from reprune.registry.generations import Figure, Generation, Made, State
@@ -81,6 +87,10 @@ def read_rows(
             yield Row(info=info, link=read_link(registry, info, keys))
         except ReceiptInvalid as error:
             yield Row(info=info, link=None, trouble=f"its receipt {error.what}")
+        except RegistryUnreachable:
+            raise
+        except RegistryError as error:
+            yield Row(info=info, link=None, trouble=error.what)
 
 
 def tell(rows: Sequence[Row], *, serving: str | None, checked: bool) -> tuple[Generation, ...]:
@@ -353,6 +363,10 @@ def _manifest(
                 registry.fetch(info.name, info.version, folder, part=path)
             except VersionNotFound:
                 raise ArtifactError("is gone") from None
+            except RegistryUnreachable:
+                raise
+            except RegistryError as error:
+                raise ArtifactError(f"cannot be read: {error.what}") from error
             if store.file_digest(folder / path) != listed:
                 raise ArtifactError("is not what the receipt lists")
             store.write_bytes(kept, (folder / path).read_bytes())

@@ -6,16 +6,29 @@ folder. MLflow itself would read any file of this machine, or any web address, t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from reprune.core.errors import RegistryError, RegistryUnreachable, VersionNotFound
+from reprune.core.errors import (
+    RegistryError,
+    RegistryUnreachable,
+    RepruneError,
+    VersionNotFound,
+)
 from reprune.core.store import disk_errors
 from reprune.registry.artifact_root import resolved
 from reprune.registry.bounded import Budget, Limits, copy_part, reading
-from reprune.registry.store_address import SERVED, STORES, check_address
+from reprune.registry.store_address import (
+    SERVED,
+    STORES,
+    check_address,
+    missing_client,
+    said,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,7 +100,8 @@ class Remote:
         self._tracking_uri = tracking_uri
         self._limits = limits
         self._where = where
-        self._repository: Any = get_artifact_repository(uri, tracking_uri=tracking_uri)
+        with self._asking_store():
+            self._repository: Any = get_artifact_repository(uri, tracking_uri=tracking_uri)
 
     def listed(self, part: PurePosixPath) -> list[str]:
         """The paths of all files at or below `part`, within the limits by what the listing says.
@@ -126,15 +140,38 @@ class Remote:
             if self._served:
                 self._stream(path, target, budget)
             else:
-                self._repository.download_artifacts(path, str(destination))
+                with self._asking_store():
+                    self._repository.download_artifacts(path, str(destination))
                 budget.take(target.stat().st_size)
 
     def _list(self, folder: str | None) -> list[Any]:
         """One folder's entries. MLflow reads a server's answer as if it had to be one."""
         try:
-            return list(self._repository.list_artifacts(folder))
+            with self._asking_store():
+                return list(self._repository.list_artifacts(folder))
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise RegistryUnreachable("its list of files is none", where=self._where) from error
+
+    @contextmanager
+    def _asking_store(self) -> Iterator[None]:
+        """Whatever a store's client raises is "no answer", never "there is none": to be told that a receipt
+        is absent could open what it forbids. The server that we asked itself has its own words for that.
+
+        Raises MissingExtra where the client is not installed, else RegistryUnreachable.
+        """
+        try:
+            yield
+        except (ImportError, NameError) as error:
+            # MLflow leaves a name unbound where it imports at its own start.
+            raise missing_client(self._uri, where=self._where) from error
+        except Exception as error:
+            if self._served or isinstance(error, RepruneError):
+                raise
+            raise RegistryUnreachable(
+                f"the store of its files did not answer: {said(error)}",
+                where=self._where,
+                fix="see that this machine reaches the store and has credentials for it, then try again",
+            ) from error
 
     def _stream(self, path: str, target: Path, budget: Budget) -> None:
         """MLflow's own download writes whatever comes; this one stops."""

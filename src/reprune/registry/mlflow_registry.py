@@ -253,6 +253,14 @@ class MlflowRegistry:
 
     def _experiment(self, client: MlflowClient) -> str:
         found = client.get_experiment_by_name(EXPERIMENT)
+        if found is not None and found.lifecycle_stage == "deleted":
+            # Its name is taken all the same, and no run can be made in it.
+            raise RegistryError(
+                f"the experiment '{EXPERIMENT}', in which versions are registered, was deleted",
+                where=self.identity,
+                fix=f"restore it: `mlflow experiments restore --experiment-id {found.experiment_id}`, with "
+                "MLFLOW_TRACKING_URI set to this registry",
+            )
         if found is not None:
             return str(found.experiment_id)
         location = None if self.database is None else (self.database.parent / "artifacts").as_uri()

@@ -22,7 +22,6 @@ from reprune.core.errors import (
     DocumentError,
     PayloadCorrupt,
     RegistryError,
-    RegistryUnreachable,
     VersionNotFound,
 )
 from reprune.core.http import Service, holds_secret, is_address
@@ -162,21 +161,21 @@ class ModelRegistry:
         stored = artifact_root.put(self.root, f"{name}/{token}", folder, self.limits)
         try:
             model = api.make_model(self.service, name)
-            properties = {**tags, PLACE: stored.place, DIGEST: stored.digest}
-            body = {
-                "name": token,
-                "author": "reprune",
-                "description": "Registered by Reprune.",
-                "state": "LIVE",
-                "customProperties": {k: api.text_property(v) for k, v in properties.items()},
-            }
-            made = api.make_version(self.service, model, body)
-        except RegistryUnreachable:
-            # The registry may hold the version all the same: its files stay.
-            raise
         except BaseException:
+            # Nobody was asked for a version yet, so that nothing can name these files.
             artifact_root.drop(self.root, stored.place)
             raise
+        properties = {**tags, PLACE: stored.place, DIGEST: stored.digest}
+        body = {
+            "name": token,
+            "author": "reprune",
+            "description": "Registered by Reprune.",
+            "state": "LIVE",
+            "customProperties": {k: api.text_property(v) for k, v in properties.items()},
+        }
+        # From here on the registry may hold the version, however this ends (an interrupt, a token's file
+        # that is gone between two tries): its files stay.
+        made = api.make_version(self.service, model, body)
         self._make_file(made)
         return made.id
 

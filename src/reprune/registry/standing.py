@@ -37,7 +37,8 @@ def standing(
     "rolled back": a record that one of `keys` signed took the champion from it, or from a newer version
     back past it; or a tag says so, and no signed record returned to it since. "passed over": a record
     returned to an older version while none as new as this one was champion. Without `tags` only what is
-    signed counts. A record counts once, where it first lies: a copy of it says nothing.
+    signed counts. A record counts once, where it first lies: a copy of it says nothing. Raises RegistryError
+    where a newer version has our tags and cannot be read: it may hold such a record.
     """
     numbers = [info.version for info in versions]
     if version not in numbers:
@@ -61,13 +62,15 @@ def check_standing(
 ) -> None:
     """Returns only if the version, which carries `link`, may be champion by what is on record.
 
-    Raises ChampionForeign if it was rolled back, or if another verdict is the accepted one for its lock:
-    unless, in either case, a signed record returned to it since.
+    Raises ChampionForeign if it was rolled back, or gone back past, or if another verdict is the accepted one
+    for its lock: unless, in either case, a signed record returned to it since. Raises RegistryError as
+    `standing` does.
     """
     versions = known_versions(registry, info.name)
     found = standing(registry, versions, info.version, keys)
-    if found == "rolled back":
-        _refuse(registry, info, "was rolled back, and nobody returned to it")
+    if found in ("rolled back", "passed over"):
+        by = " by a rollback" if found == "passed over" else ""
+        _refuse(registry, info, f"was {found}{by}, and nobody returned to it")
     if found == "returned to" or not isinstance(link, Receipted):
         return
     decision = link.statement.predicate

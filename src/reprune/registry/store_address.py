@@ -1,4 +1,4 @@
-"""Which addresses of remote files are asked at all. Pure: nothing is looked up.
+"""Which addresses of remote files are asked at all, and what is told of it. Pure: nothing is looked up.
 
 Whoever may write to a registry says where the files of a version lie. MLflow's clients ask the host that
 such an address names, and hand it the credentials that they have; so the host must be the server that we
@@ -11,7 +11,8 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from reprune.core.errors import RegistryError
+from reprune.core.addresses import shown
+from reprune.core.errors import MissingExtra, RegistryError
 
 SERVED = "mlflow-artifacts"
 
@@ -25,6 +26,21 @@ _HOSTS: dict[str, tuple[str, ...]] = {
 }
 _BUCKETS = frozenset({"s3", "gs"})
 STORES = frozenset({*_HOSTS, *_BUCKETS, "hdfs", "dbfs"})
+
+# What reads each of them; none comes with MLflow.
+CLIENTS = {
+    "s3": "boto3",
+    "r2": "boto3",
+    "b2": "boto3",
+    "gs": "google-cloud-storage",
+    "wasbs": "azure-storage-blob azure-identity",
+    "abfss": "azure-storage-file-datalake azure-identity",
+    "hdfs": "pyarrow",
+    "dbfs": "databricks-sdk",
+}
+# The value of a setting or of a query, and a word as long as a key: neither is told.
+_SETTING = re.compile(r"=.*")
+_LONGEST = 60
 
 # The last label of a name has a letter in front; that of an address, however written, has a digit.
 _NAME = re.compile(r"(?:[a-z0-9_-]+\.)*[a-z][a-z0-9_-]*", re.IGNORECASE)
@@ -47,6 +63,24 @@ def check_address(uri: str, tracking_uri: str, *, where: str) -> None:
         raise _refused("what is no plain path in a store", where)
     if not _right_host(parts, host, tracking_uri):
         raise _refused(f"a host that is not asked ({parts.scheme})", where)
+
+
+def missing_client(uri: str, *, where: str) -> MissingExtra:
+    """What to install where the client of the store that `uri` names is not there; MLflow brings none."""
+    scheme = urlsplit(uri).scheme
+    packages = CLIENTS.get(scheme, "mlflow")
+    return MissingExtra(
+        f"its files lie in a store ({scheme}) whose client is not installed",
+        where=where,
+        fix=f"pip install {packages}",
+    )
+
+
+def said(error: Exception) -> str:
+    """What a store's client died of, on one line, in which no address and no setting shows a secret."""
+    words = [_SETTING.sub("=...", shown(word)) for word in str(error).split()]
+    short = [word if len(word) <= _LONGEST else "..." for word in words]
+    return f"{type(error).__name__}: {' '.join(short)}"[:300]
 
 
 def _right_host(parts: SplitResult, host: str, tracking_uri: str) -> bool:

@@ -7,9 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reprune.core.errors import ReceiptInvalid, VersionNotFound
+from reprune.core.errors import (
+    MissingExtra,
+    ReceiptInvalid,
+    RegistryError,
+    RegistryUnreachable,
+    VersionNotFound,
+)
 from reprune.registry.protocol import Registry, VersionInfo
 from reprune.registry.receipts import MAX_RECEIPT_BYTES, RECEIPT_FILE
+from reprune.registry.tags import RECEIPT, RECORD
+
+_GONE = (
+    "restore that version's files from a backup; where there is none, `reprune promote` of the verdict that "
+    "its tags name registers it anew, if it never served; where that is lost too, and no version ever "
+    "served, delete the version, or its tags `reprune.*`, with the registry's own tools"
+)
+_UNREADABLE = (
+    "restore that version's files from a backup; or, if Reprune never registered it, delete it, or its tags "
+    "`reprune.*`, with the registry's own tools"
+)
 
 
 def compressed_name(name: str) -> str:
@@ -43,14 +60,34 @@ def receipt_bytes(registry: Registry, info: VersionInfo, tag: str) -> bytes:
 
 
 def receipt_file(registry: Registry, info: VersionInfo) -> bytes:
-    """The receipt that lies in a version, whatever its tags say. Raises ReceiptInvalid if none does."""
+    """The receipt that lies in a version, whatever its tags say. Raises ReceiptInvalid if none does.
+
+    Where the files cannot be read, as with links in them or at an address that is not asked, a version
+    without a tag of ours is somebody else's, and carries none. One with such a tag may be ours: it raises
+    RegistryError, or MissingExtra; and RegistryUnreachable is no answer about either.
+    """
     where = place(registry, info)
     with scratch() as folder:
         try:
             registry.fetch(info.name, info.version, folder, part=RECEIPT_FILE)
         except VersionNotFound as error:
-            raise ReceiptInvalid("its receipt is gone", where=where) from error
+            raise ReceiptInvalid("its receipt is gone", where=where, fix=_GONE) from error
+        except RegistryUnreachable:
+            raise
+        except (RegistryError, MissingExtra) as error:
+            if not {RECEIPT, RECORD} & info.tags.keys():
+                what = f"carries no receipt of ours: {error.what}"
+                raise ReceiptInvalid(what, where=where) from error
+            if isinstance(error, MissingExtra):
+                raise
+            raise RegistryError(
+                f"its tags say that it is ours, and its receipt cannot be read: {error.what}",
+                where=where,
+                fix=_UNREADABLE,
+            ) from error
         path = folder / RECEIPT_FILE
+        if not path.is_file():
+            raise ReceiptInvalid("its receipt is gone: a folder lies there", where=where, fix=_GONE)
         if path.stat().st_size > MAX_RECEIPT_BYTES:
             raise ReceiptInvalid(f"is larger than {MAX_RECEIPT_BYTES} bytes", where=where)
         return path.read_bytes()

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from reprune.core.errors import InputError, ReceiptInvalid, VersionNotFound, nearest
 from reprune.core.params import PARAMS_FILE, read_params
-from reprune.core.step import exclusive
 from reprune.registry import compressed, tags
 from reprune.registry.links import read_link
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import ANCHOR, CHAMPION, Registry, VersionInfo, known_versions
 from reprune.registry.receipts import Receipted
+from reprune.steps.holding import holding
 from reprune.steps.promoter import Authority, read_promoter
 
 MAX_TEXT = 500
@@ -46,8 +46,7 @@ def move_anchor(root: Path, *, version: str | None, by: str, reason: str) -> Anc
     registry = open_registry(given.registry, root)
     authority = read_promoter(root)
     name = compressed.compressed_name(given.name)
-    names = (registry.identity, given.registry.workspace, given.name)
-    with exclusive(f"promote:{'|'.join(names)}", what=f"a promote of '{given.name}' is running"):
+    with holding(root, given, what=f"a promote of '{given.name}' is running"):
         info = _version(registry, name, version)
         _refuse_unpromoted(registry, authority, info)
         before = registry.alias(name, ANCHOR)

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
@@ -18,11 +17,9 @@ from reprune.core import params, store
 from reprune.core.addresses import shown
 from reprune.core.artifacts import WEIGHTS, ModelBundle, Previous, TaskFact
 from reprune.core.errors import (
-    ChampionForeign,
     ChampionLost,
     ChampionMoved,
     PayloadCorrupt,
-    ReceiptInvalid,
     StaleLock,
 )
 from reprune.core.lock import ChampionRef, DenseRef, Lock, MemberRef
@@ -30,19 +27,21 @@ from reprune.core.step import Context, step
 from reprune.registry import compressed
 from reprune.registry.compressed import Holder
 from reprune.registry.dense import find_dense
-from reprune.registry.links import Link, records, verified
+from reprune.registry.links import Link, records
 from reprune.registry.open import open_registry
-from reprune.registry.protocol import Registry, VersionInfo, known_versions
-from reprune.registry.receipts import Receipted, chain_gaps, public_key
+from reprune.registry.protocol import ANCHOR, CHAMPION, Registry, VersionInfo, known_versions
+from reprune.registry.receipts import Receipted, chain_gaps
 from reprune.registry.sets import join_weights
 from reprune.registry.weights import PICKLED, RISK, find_weights, take_weights
-from reprune.steps.promoter import config_path, read_promoter
+from reprune.steps.pinning import forget, forget_set
+from reprune.steps.vouching import check_vouched, known_keys
 from reprune.task.load import task_digest, task_folder
 
-if TYPE_CHECKING:
-    from securesystemslib.signer import Key
-
 UPDATE = "run `reprune update`"
+_UPDATE_ANEW = (
+    f"{UPDATE}; where it runs with another work folder than this step and changes nothing, delete "
+    "`dense-weights` there ($REPRUNE_WORK, else .reprune/work)"
+)
 
 
 @step("fetch-dense")
@@ -88,10 +87,11 @@ def join_locked(parts: Mapping[str, Path], dense: DenseRef, out: Path) -> None:
     """Writes the weights of all members as those of one model, which `dense` must pin. Raises StaleLock."""
     join_weights(parts, out)
     if store.file_digest(out) != dense.weights:
+        forget_set(dense.members or {})
         raise StaleLock(
             "the members' weights together are not those that the lock names for the set",
             where="reprune.lock.yaml (dense)",
-            fix=UPDATE,
+            fix=_UPDATE_ANEW,
         )
 
 
@@ -113,10 +113,12 @@ def take_version(
         take_weights(found, out)
     # What is not the locked file is not even parsed; of a pickled one the lock knows what it holds.
     if store.file_digest(out if found.suffix in PICKLED else found) != ref.weights:
+        # Where a version's files were replaced in place, `update` would pin what it saw before.
+        forget(source, ref)
         raise StaleLock(
             "the registry holds other weights under this version than the lock names",
             where=where,
-            fix=UPDATE,
+            fix=_UPDATE_ANEW,
         )
     if found.suffix not in PICKLED:
         take_weights(found, out)
@@ -130,7 +132,8 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
     `anchor/**` (a ModelBundle) where an anchor is set. Raises ChampionLost, ChampionForeign,
     ChampionMoved, PayloadCorrupt or RegistryUnreachable; none is accepted only where nothing ever
     was promoted. What is fetched was signed by a key of the promoter, where its configuration can be
-    reached, or else of `registry.trusted_keys`, where there are any.
+    reached, or else of `registry.trusted_keys`, where there are any (see vouching.known_keys); then it was
+    not rolled back, either.
     """
     check_names(lock, registry, name)
     source = open_registry(registry, ctx.root)
@@ -138,7 +141,7 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
     anchor = compressed.anchor(source, name)
     check_champion(lock.champion, champion, what="champion")
     check_champion(lock.anchor, anchor, what="anchor")
-    _check_signed(source, {"champion": champion, "anchor": anchor}, registry, ctx)
+    _check_vouched(source, {CHAMPION: champion, ANCHOR: anchor}, registry, ctx)
     if champion is not None:
         ctx.say(f"fetching the champion, version {champion.info.version}")
         _take_bundle(source, champion, ctx.out / "champion")
@@ -164,38 +167,22 @@ def fetch_previous(lock: Lock, registry: params.Registry, name: str, ctx: Contex
     )
 
 
-def _check_signed(
+def _check_vouched(
     source: Registry, holders: Mapping[str, Holder | None], given: params.Registry, ctx: Context
 ) -> None:
-    """Returns only if keys that we trust signed what the aliases name: later steps run its code.
+    """Returns only if keys that we trust vouch for what the aliases name: later steps run its code.
 
     Where no key is known at all, the log says that nobody's signature was checked.
     """
-    found = {what: holder for what, holder in holders.items() if holder is not None}
-    keys = _keys(given, ctx.root) if found else ()
+    found = [alias for alias, holder in holders.items() if holder is not None]
+    keys = known_keys(ctx.root, given) if found else ()
     if found and not keys:
         ctx.say(
             f"warning: it is not known who signed the {' and the '.join(found)}, whose code runs in later "
             "steps: name the promoter's public key in params.yaml (registry.trusted_keys)"
         )
         return
-    for what, holder in found.items():
-        try:
-            verified(source, holder.info, holder.receipt, keys)
-        except ReceiptInvalid as error:
-            raise ChampionForeign(
-                f"the {what}, version {holder.info.version}: its receipt {error.what}",
-                where=source.identity,
-                fix="if you trust who signed it, add the key to `trusted_keys` in the promoter's "
-                "config.yaml, or where there is none in params.yaml (registry)",
-            ) from error
-
-
-def _keys(given: params.Registry, root: Path) -> tuple[Key, ...]:
-    """The promoter's, where its configuration can be reached; else those that params.yaml names."""
-    if config_path(root).is_file():
-        return read_promoter(root).keys
-    return tuple(public_key(each) for each in given.trusted_keys or ())
+    check_vouched(source, holders, keys)
 
 
 def _gaps(

@@ -16,6 +16,8 @@ from reprune.core.errors import (
     DocumentError,
     PromotionRefused,
     ReceiptInvalid,
+    RegistryError,
+    RegistryUnreachable,
 )
 from reprune.core.lock import LOCK_FILE, read_lock
 from reprune.core.overrides import OVERRIDES_FILE, Override, days_left, read_overrides
@@ -168,6 +170,17 @@ def _champion_waits(registry: Registry, name: str, trust: _Trust) -> Iterator[Wa
             words=f"the champion's receipt {error.what}",
             next="add the key that signed it to `trusted_keys` in the promoter's config.yaml, if you trust "
             "its owner; else `reprune rollback --to VERSION --by NAME --reason TEXT`",
+        )
+    except RegistryUnreachable:
+        raise
+    except RegistryError as error:
+        version = known_alias(registry, compressed.compressed_name(name), CHAMPION)
+        yield Waiting(
+            why="champion_foreign",
+            version=version,
+            dense=None,
+            words=f"whether the champion may serve cannot be told: {error.where}: {error.what}",
+            next=error.fix,
         )
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 from reprune.core import store
-from reprune.core.errors import InputError, PayloadCorrupt, PromotionRefused, ReceiptInvalid
+from reprune.core.errors import (
+    InputError,
+    PayloadCorrupt,
+    PromotionRefused,
+    ReceiptInvalid,
+    VersionNotFound,
+)
 from reprune.core.params import PARAMS_FILE, Params, read_params
-from reprune.core.step import exclusive
 from reprune.registry import compressed, links, receipts, records
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry, VersionInfo, known_versions
 from reprune.registry.tags import PROMOTED
+from reprune.steps.holding import holding
 from reprune.steps.promoter import Authority, read_promoter
 from reprune.steps.signers import sign
 
@@ -44,9 +50,8 @@ class Desk:
 
 @contextmanager
 def at_the_desk(root: Path, *, what: str, now: float, say: Callable[[str], None]) -> Iterator[Desk]:
-    """The repository's registry under the promoter's authority, and nobody else on this machine moves it.
-
-    Raises Busy if somebody does.
+    """The repository's registry under the promoter's authority, and no other call of ours here moves it (see
+    steps.holding). Raises Busy if one does.
     """
     given = read_params(root / PARAMS_FILE)
     desk = Desk(
@@ -57,7 +62,7 @@ def at_the_desk(root: Path, *, what: str, now: float, say: Callable[[str], None]
         now=now,
         say=say,
     )
-    with exclusive(f"promote:{'|'.join(desk.names)}", what=f"{what} of '{given.name}' is running"):
+    with holding(root, given, what=f"{what} of '{given.name}' is running", say=say):
         yield desk
 
 
@@ -68,8 +73,10 @@ def check_stored(registry: Registry, info: VersionInfo, link: links.Link) -> Non
     """
     listed = {**receipts.subject_digests(link.statement), receipts.RECEIPT_FILE: link.digest}
     with compressed.scratch() as folder:
-        registry.fetch(info.name, info.version, folder)
         try:
+            # Files that are gone altogether differ, too.
+            with suppress(VersionNotFound):
+                registry.fetch(info.name, info.version, folder)
             compressed.check_files(folder, listed, where=f"{info.name} version {info.version}")
         except PayloadCorrupt as error:
             raise PromotionRefused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -55,8 +56,7 @@ def pinned(registry: Registry, given: Params, version: str | None = None) -> Den
 
 def weights_digest(registry: Registry, dense: VersionInfo, given: params.Registry) -> Digest:
     """The digest of a version's weights as safetensors; what was looked at before is not fetched again."""
-    key = digest_of([registry.identity, dense.name, dense.version])
-    cache = _cache(key)
+    cache = _cache(_version_key(registry, dense.name, dense.version))
     seen = _cached(cache)
     if seen is not None and seen.stamp == dense.stamp:
         return seen.weights
@@ -73,6 +73,16 @@ def weights_digest(registry: Registry, dense: VersionInfo, given: params.Registr
     return weights
 
 
+def forget(registry: Registry, dense: MemberRef) -> None:
+    """What `weights_digest` knows of a version is looked up anew the next time: its files are others now."""
+    _cache(_version_key(registry, dense.name, dense.version)).unlink(missing_ok=True)
+
+
+def forget_set(members: Mapping[str, MemberRef]) -> None:
+    """As `forget`, of what the members' weights are together."""
+    _cache(_set_key(members)).unlink(missing_ok=True)
+
+
 def _joined_digest(
     registry: Registry,
     infos: dict[str, VersionInfo],
@@ -80,7 +90,7 @@ def _joined_digest(
     given: params.Registry,
 ) -> Digest:
     """The digest of all members' weights as one file. Members of the same digests make the same file."""
-    key = digest_of({member: each.weights for member, each in members.items()})
+    key = _set_key(members)
     seen = _cached(_cache(key))
     if seen is not None and seen.stamp == key:
         return seen.weights
@@ -98,6 +108,14 @@ def _joined_digest(
         weights = store.file_digest(folder / WEIGHTS)
     store.write_bytes(_cache(key), canonical(_Seen(stamp=key, weights=weights)))
     return weights
+
+
+def _version_key(registry: Registry, name: str, version: str) -> str:
+    return digest_of([registry.identity, name, version])
+
+
+def _set_key(members: Mapping[str, MemberRef]) -> str:
+    return digest_of({member: each.weights for member, each in members.items()})
 
 
 def _cache(key: str) -> Path:

@@ -25,9 +25,7 @@ from reprune.core.errors import (
     ChampionLost,
     DocumentError,
     InputError,
-    MissingExtra,
     OrchestratorError,
-    RegistryError,
 )
 from reprune.core.lock import LOCK_FILE, ChampionRef, read_lock
 from reprune.core.params import PARAMS_FILE, read_params
@@ -126,7 +124,9 @@ def prepare(root: Path, wish: Wish, around: Surroundings, forge: Forge | None) -
     if moved:
         warnings.append(f"the champion moved since the lock was written: run `{UPDATE}`")
     if unsure:
-        warnings.append("whether the champion moved is not known: the registry does not answer")
+        warnings.append(
+            "whether the champion moved is not known: the registry does not answer, or cannot be asked"
+        )
     said = draft(facts, replace(bare, policy=policy, moved=moved, unsure=unsure))
     return Prepared(draft=said, name=facts.verdict.name, warnings=tuple(warnings))
 
@@ -269,7 +269,8 @@ def _champion_now(root: Path, facts: ReportFacts) -> tuple[str, str]:
     """
     try:
         return _moved(root, facts), ""
-    except (RegistryError, MissingExtra) as error:
+    except InputError as error:
+        # Whatever is missing here to ask it: a kind, a token's file, a package. The verdict is told anyway.
         return "", f"⚠️ **Whether the champion moved is not known:** {plain.text(error.what)}"
 
 

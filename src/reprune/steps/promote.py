@@ -103,11 +103,12 @@ def _decide(desk: Desk, staged: Staged, case: Case) -> PromoteResult:
     serving = known_alias(desk.registry, desk.compressed, CHAMPION)
     for info, receipt in registered:
         if info.version == serving and receipt.statement.predicate.promotes:
+            # That the alias names it is no proof, and that it served once neither: it may have been rolled
+            # back since, and the alias set by hand.
+            check_standing(desk.registry, info, receipt, desk.authority.keys)
             done = PROMOTED in info.tags
             if not done:
-                # That the alias names it is no proof: it may have been set by hand.
-                check_standing(desk.registry, info, receipt, desk.authority.keys)
-            _mark(desk, info.version, receipt)
+                _mark(desk, info.version, receipt)
             return _result(desk, case, (info, receipt), done=done)
     _check_not_rolled_back(desk, registered)
     check_first(desk, case)

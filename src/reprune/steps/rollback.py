@@ -197,7 +197,7 @@ def _target(
     receipt = links.read_link(desk.registry, info, desk.authority.keys)
     if isinstance(receipt, RollbackRecord):
         _refuse("not_promoted", f"version {wanted} is a record, not a model", desk)
-    # Without `to`, the champion's own signed receipt says that this one served.
+    # Without `to`, the champion's own signed receipt, or its record, says that this one served.
     served = to is None or PROMOTED in info.tags
     if not served and serving in (None, wanted):
         served = _may_begin(desk, info, receipt)
@@ -237,7 +237,7 @@ def _check_in_doubt(desk: Desk, target: VersionInfo, receipt: Receipted | Adopti
 
 
 def _before(desk: Desk, serving: str | None, infos: dict[str, VersionInfo]) -> str:
-    """The version that the champion replaced, as the champion's receipt says."""
+    """The version that the champion replaced, as its receipt says, or the record of its adoption."""
     if serving is None:
         _refuse("nothing_before", "there is no champion, so nothing says what served before", desk)
     info = infos.get(serving)
@@ -247,10 +247,26 @@ def _before(desk: Desk, serving: str | None, infos: dict[str, VersionInfo]) -> s
         receipt = links.read_link(desk.registry, info, desk.authority.keys)
     except ReceiptInvalid as error:
         _refuse("nothing_before", f"the champion, version {serving}, {error.what}", desk)
+    if isinstance(receipt, AdoptionRecord):
+        return _before_adoption(desk, receipt, infos)
     champion = receipt.statement.predicate.champion if isinstance(receipt, Receipted) else None
     if champion is None:
         _refuse("nothing_before", f"version {serving} was the first champion", desk)
     return champion.version
+
+
+def _before_adoption(desk: Desk, record: AdoptionRecord, infos: dict[str, VersionInfo]) -> str:
+    """What the alias named until somebody adopted a model, if it is one of ours: that one served, too."""
+    before = record.statement.predicate.before
+    if before is None:
+        _refuse("nothing_before", "the champion was adopted, and no alias named one before", desk)
+    info = infos.get(before)
+    if info is None or not {RECEIPT, RECORD} & info.tags.keys():
+        what = "which is gone" if info is None else "which carries no receipt of ours"
+        _refuse(
+            "nothing_before", f"the champion was adopted in place of version {before}, {what}", desk
+        )
+    return before
 
 
 def _receipt_of(desk: Desk, serving: str | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from msgspec import UNSET
 from reprune import __version__
 from reprune.core import store
 from reprune.core.documents import digest_of
-from reprune.core.errors import DocumentError, StaleLock, nearest
+from reprune.core.errors import DocumentError, PromotionRefused, StaleLock, nearest
 from reprune.core.lock import (
     LOCK_FILE,
     ChampionRef,
@@ -27,8 +27,10 @@ from reprune.core.policy import POLICY_FILE, Policy, read_policy
 from reprune.core.step import Documents, exclusive
 from reprune.registry import compressed
 from reprune.registry.open import open_registry
+from reprune.registry.protocol import ANCHOR, CHAMPION, Registry
 from reprune.registry.receipted import taken_locks
 from reprune.steps.pinning import pinned
+from reprune.steps.vouching import check_vouched, known_keys
 from reprune.task.load import load_task, task_digest
 from reprune.task.protocol import Task
 
@@ -51,7 +53,8 @@ def update(
 ) -> Updated:
     """Pins the newest dense version (or `version`), the champion, and digests of all that lies beside.
 
-    With `again` the lock is one that no verdict was registered for: if need be, its `look` is raised.
+    What the aliases name has to be vouched for, where it is known here whose receipts count. With `again`
+    the lock is one that no verdict was registered for: if need be, its `look` is raised.
     The lock is written whole or not at all, and only if it changes. The task is imported, to ask for
     its data version. Raises DocumentError, VersionNotFound, RegistryUnreachable, ChampionLost,
     ChampionForeign, PickleRefused, CheckpointError or TaskError.
@@ -65,14 +68,17 @@ def update(
         dense = pinned(registry, given, version)
         if say:
             say(f"{given.name}: pinning dense version {dense.version}")
+        champion = compressed.champion(registry, given.name)
+        anchor = compressed.anchor(registry, given.name)
+        _check_vouched(registry, {CHAMPION: champion, ANCHOR: anchor}, given, root)
         lock = Lock(
             reprune=__version__,
             registry=given.registry.uri,
             workspace=given.registry.workspace,
             name=given.name,
             dense=dense,
-            champion=reference(compressed.champion(registry, given.name)),
-            anchor=reference(compressed.anchor(registry, given.name)),
+            champion=reference(champion),
+            anchor=reference(anchor),
             targets=tuple(sorted(given.targets)),
             params=digest_of(given),
             policy=digest_of(policy),
@@ -187,6 +193,21 @@ def _check_members(given: Params, policy: Policy, root: Path) -> None:
             where=where,
             fix=f"add a metric, for example `{silent[0]}.accuracy: {{vs_parent: {{max_drop: 0.01}}}}`",
         )
+
+
+def _check_vouched(
+    registry: Registry,
+    holders: Mapping[str, compressed.Holder | None],
+    given: Params,
+    root: Path,
+) -> None:
+    """Raises ChampionForeign where the next steps would; where no key is known here, they find out."""
+    try:
+        keys = known_keys(root, given.registry)
+    except PromotionRefused:
+        return
+    if keys:
+        check_vouched(registry, holders, keys)
 
 
 def _existing(path: Path) -> Lock | None:
