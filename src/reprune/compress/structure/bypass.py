@@ -40,7 +40,15 @@ def inside(name: str, blocks: Iterable[str]) -> bool:
 
 
 def replace_submodule(module: nn.Module, name: str, replacement: nn.Module) -> None:
-    """Puts `replacement` in the place of the submodule `name` of `module`, in its order."""
-    parent, _, last = name.rpartition(".")
-    holder = module.get_submodule(parent) if parent else module
+    """Puts `replacement` in the place of the submodule `name` of `module`, in its order.
+
+    An nn.TransformerEncoder around it no longer packs padded inputs, which only torch's own layers can
+    read: as in training, its outputs at padded places are then what the layers make, and not zero.
+    """
+    *parents, last = name.split(".")
+    holder = module
+    for parent in ("", *parents):
+        holder = holder.get_submodule(parent)
+        if isinstance(holder, nn.TransformerEncoder):
+            holder.use_nested_tensor = False
     holder._modules[last] = replacement
