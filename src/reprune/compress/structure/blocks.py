@@ -115,7 +115,7 @@ class _Seen:
 @dataclass
 class _Watch:
     seen: dict[str, _Seen] = field(default_factory=dict)
-    ends: dict[Any, str] = field(default_factory=dict)
+    ends: dict[Any, set[str]] = field(default_factory=dict)
 
     def enter(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -144,8 +144,12 @@ class _Watch:
         seen.same = (first.shape, first.dtype) == seen.shape
         seen.returns = len(output) if isinstance(output, tuple | list) else 0
         if seen.same and first.grad_fn is not None:
-            ends = {node for node, layer in self.ends.items() if inside(layer, [name])}
-            seen.residual = _is_residual(first.grad_fn, seen.given, ends, set(self.ends))
+            # A block with a parameter of its own ends where a path through it begins.
+            stops = {
+                node: layers - {name} for node, layers in self.ends.items() if layers != {name}
+            }
+            ends = {n for n, layers in stops.items() if any(inside(one, [name]) for one in layers)}
+            seen.residual = _is_residual(first.grad_fn, seen.given, ends, set(stops))
 
 
 def _watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]:
@@ -171,9 +175,9 @@ def _watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]:
 
 def _ending(watch: _Watch, name: str) -> Callable[[nn.Module, Any, Any], None]:
     def end(_: nn.Module, __: Any, output: Any) -> None:
-        watch.ends |= {
-            tensor.grad_fn: name for tensor in leaves(output) if tensor.grad_fn is not None
-        }
+        for tensor in leaves(output):
+            if tensor.grad_fn is not None:
+                watch.ends.setdefault(tensor.grad_fn, set()).add(name)
 
     return end
 
