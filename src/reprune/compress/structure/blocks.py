@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from reprune.compress.structure.architecture import Architecture, Removal, apply
 from reprune.compress.structure.bypass import first_tensor, inside
 from reprune.compress.structure.copies import leaves, plain_copy, run
+from reprune.compress.structure.probe import InTraining
 from reprune.core.errors import CompressionError, TaskError, nearest
 from reprune.measure.outputs import evaluating
 
@@ -265,6 +266,7 @@ class _Trial:
         self.module, self.inputs = module, inputs
         with evaluating(module):
             self.shapes = [tuple(output.shape) for output in run(module, inputs)]
+        self.training = InTraining([(module, inputs)])
 
     def fault(self, name: str, returns: int) -> str | None:
         """Why the model does not run without the block, or None."""
@@ -279,4 +281,4 @@ class _Trial:
             return "without it the outputs have other shapes"
         if not all(bool(torch.isfinite(output).all()) for output in outputs):
             return "without it the outputs are not finite"
-        return None
+        return self.training.fault(removal)
