@@ -335,6 +335,32 @@ def test_packed_attention_in_a_residual_connection_ends() -> None:
     assert {group.name for group in found.groups} == {"blocks.0.conv1", "blocks.1.conv1"}
 
 
+class Stacked(nn.Module):
+    """A split with its sizes written out, one part of which is used twice (YOLOv8's C2f)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.cut = nn.Conv2d(8, 16, 1)
+        self.more = nn.Conv2d(8, 8, 3, padding=1)
+        self.out = nn.Conv2d(24, 12, 1)
+        self.head = nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(F.relu(self.cut(F.relu(self.stem(x)))).split((8, 8), 1))
+        parts.append(parts[-1] + self.more(parts[-1]))
+        return self.head(F.relu(self.out(torch.cat(parts, 1))))
+
+
+def test_a_node_that_cannot_be_followed_costs_its_own_groups_alone() -> None:
+    """torch-pruning's maps fail at the concatenation, and what does not lead there is cut all the same."""
+    torch.manual_seed(0)
+    found = survey(Stacked().eval(), (torch.randn(2, 3, 9, 9),), ())
+    assert {group.name: group.width for group in found.groups} == {"stem": 8, "out": 12}
+    assert "cannot be followed through a concat" in found.skipped["more"]
+    assert "cannot be followed to more" in found.skipped["cut"]
+
+
 class Masked(nn.Module):
     """Padded shortcuts (see "resnet-a") behind logits of which one is hidden by `fill`."""
 
