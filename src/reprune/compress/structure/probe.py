@@ -46,6 +46,7 @@ class Probe:
     def fault(self, group: Group) -> str | None:
         """Why the group cannot be cut, or None: sliced copies are the masked copies, and one trains."""
         generator = torch.Generator().manual_seed(TRIAL_SEED)
+        kept: dict[str, list[int]] = {}
         for _ in range(TRIALS):
             order = torch.randperm(group.width, generator=generator).tolist()
             kept = {group.name: sorted(order[: group.width // 2])}

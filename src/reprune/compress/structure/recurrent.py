@@ -77,7 +77,7 @@ class StandIn(nn.Module):
         else:
             last = values.select(1 if values.ndim == 3 and self.batch_first else 0, -1)
         # With sizes, which torch-pruning reads; of chunk() it guesses them from what comes behind.
-        ends = last.split([self.hidden_size] * self.directions, dim=last.ndim - 1)
+        ends = last.split_with_sizes([self.hidden_size] * self.directions, dim=last.ndim - 1)
         hidden = torch.stack([final(end) for final, end in zip(self.finals, ends, strict=True)])
         hidden = hidden.repeat(self.num_layers, *(1 for _ in last.shape))
         made = given._replace(data=values) if isinstance(given, PackedSequence) else values
