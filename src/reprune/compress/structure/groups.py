@@ -136,6 +136,7 @@ def _add_traced(
             groups.append(part)
     for name in grouped:
         skipped.pop(name, None)  # another part of its channels could not be cut
+    skipped |= {name: hint for name, hint in attended.hints.items() if name in skipped}
     skipped |= _others(module, groups)
     order = {name: number for number, (name, _) in enumerate(module.named_modules())}
     groups.sort(key=lambda group: order.get(group.name, order[group.members[0].module]))
