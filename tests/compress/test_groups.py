@@ -185,6 +185,48 @@ def test_a_flattened_channel_is_all_its_positions() -> None:
     assert reader.positions[2] == tuple(range(32, 48))
 
 
+class Beside(nn.Module):
+    """An image and a row of numbers joined after the image is flattened, or two images before they are."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.image = nn.Conv2d(3, 6, 3, stride=2)
+        self.other = nn.Linear(5, 8) if how == "numbers" else nn.Conv2d(3, 4, 3, stride=2)
+        self.wide = nn.Linear(6 * 16 + (8 if how == "numbers" else 4 * 16), 12)
+        self.head = nn.Linear(12, 3)
+        self.how = how
+
+    def forward(self, image: Tensor, numbers: Tensor) -> Tensor:
+        x = F.relu(self.image(image))
+        y = F.relu(self.other(numbers if self.how == "numbers" else image))
+        if self.how == "before":
+            return self.head(F.relu(self.wide(torch.cat([x, y], 1).flatten(1))))
+        if self.how == "turned":
+            y = y.permute(0, 2, 3, 1)
+        return self.head(F.relu(self.wide(torch.cat([x.flatten(1), y.flatten(1)], 1))))
+
+
+@pytest.mark.parametrize(
+    ("how", "widths"),
+    [
+        ("numbers", {"image": 6, "other": 8, "wide": 12}),
+        ("after", {"image": 6, "other": 4, "wide": 12}),
+        ("before", {"image": 6, "other": 4, "wide": 12}),
+        ("turned", {"image": 6, "wide": 12}),
+    ],
+)
+def test_what_is_flattened_and_joined_is_followed(how: str, widths: dict[str, int]) -> None:
+    """Every joint cut is the masked model; an image that is flattened channels last stays, as proven."""
+    torch.manual_seed(0)
+    module = Beside(how).eval()
+    inputs = (torch.randn(2, 3, 9, 9), torch.randn(2, 5))
+    found = survey(module, inputs, ())
+    assert {group.name: group.width for group in found.groups} == widths
+    kept = {group.name: range(1, group.width, 2) for group in found.groups}
+    sliced = apply(module, architecture_of(module, found.groups, kept))
+    assert difference(mask(module, found.groups, kept), sliced, [inputs]) < 1e-5
+
+
 def test_option_a_shortcuts_are_left_out_and_named() -> None:
     """Padding moves channels: torch-pruning's group for it is silently wrong, so it is not offered."""
     _, found = found_in("resnet-a")

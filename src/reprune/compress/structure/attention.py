@@ -101,7 +101,7 @@ def find_attention(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Atten
     for met, sink in mixed:
         if known.isdisjoint(met):
             others = ", ".join(sorted(met - set(seen.made), key=order.__getitem__))
-            fault = f"its heads cannot be told: what comes of {others} is in their product"
+            fault = f"in its products is what comes of {others}, so that no heads can be told"
             sources = tuple(sorted(met & set(seen.made), key=order.__getitem__))
             result.append(Attention(sources=sources, sinks=(sink,), fault=fault, certain=False))
     return tuple(result)

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from reprune.compress.structure.architecture import Axis, is_depthwise
 from reprune.compress.structure.copies import FORWARD_ERRORS, leaves, plain_copy, run
-from reprune.compress.structure.index_maps import map_singly
+from reprune.compress.structure.index_maps import Shapes, map_by_shapes, map_singly
 from reprune.compress.structure.recurrent import Final, real_names, traced_layer, with_stand_ins
 from reprune.core.errors import CompressionError
 from reprune.core.plugins import require
@@ -95,17 +95,19 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
                 fix="remove no_grad, detach or argmax from forward()",
             )
         graph = graph_type()
+        shapes = Shapes()
         try:
-            graph.build_dependency(
-                traced, tuple(inputs), output_transform=_differentiable, verbose=False
-            )
+            with shapes:
+                graph.build_dependency(
+                    traced, tuple(inputs), output_transform=_differentiable, verbose=False
+                )
         except FORWARD_ERRORS as error:
-            if map_singly(graph, error):
-                return graph
-            raise CompressionError(
-                f"the model cannot be traced: {type(error).__name__}: {error}",
-                fix="name what forward() does there in `keep`, or write it with plain layers",
-            ) from error
+            if not map_singly(graph, error):
+                raise CompressionError(
+                    f"the model cannot be traced: {type(error).__name__}: {error}",
+                    fix="name what forward() does there in `keep`, or write it with plain layers",
+                ) from error
+    map_by_shapes(graph, shapes)
     return graph
 
 
@@ -286,9 +288,9 @@ def _mapped(edge: Any, indices: list[Any]) -> list[Any]:
             try:
                 indices = mapping(indices)
             except (LookupError, TypeError) as error:
-                target = edge.target._name or "what follows"
+                to = f" to {edge.target._name}" if edge.target._name else ""
                 raise CompressionError(
-                    f"its channels cannot be followed to {target} through what forward() does"
+                    f"its channels cannot be followed{to} through what forward() does"
                 ) from error
     return indices
 
