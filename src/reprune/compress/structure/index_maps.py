@@ -45,7 +45,7 @@ def map_by_shapes(graph: Any, shapes: Shapes) -> None:
         if made is None or not node.enable_index_mapping:
             continue
         if node.type == kinds.RESHAPE:
-            given = getattr(node.grad_fn, "_saved_self_sym_sizes", ())
+            given: Any = getattr(node.grad_fn, "_saved_self_sym_sizes", ())
             if len(given) > 2 and made == (given[0], math.prod(given[1:])):
                 _flatten(node, math.prod(given[2:]))
         if node.type == kinds.CONCAT and len(made) not in (1, 3):
