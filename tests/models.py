@@ -412,6 +412,25 @@ class Decoder(nn.Module):
         return self.head(self.norm(x)[:, -1])
 
 
+class Lookups(nn.Module):
+    """Two embeddings side by side into an MLP, and two whose rows are multiplied; no layer before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = nn.Embedding(20, 8, padding_idx=0)
+        self.place = nn.Embedding(7, 6)
+        self.one = nn.Embedding(20, 6)
+        self.other = nn.Embedding(20, 6)
+        self.wide = nn.Linear(14, 12)
+        self.head = nn.Linear(18, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        x = F.relu(self.wide(torch.cat([self.word(tokens), self.place(places)], dim=-1)))
+        met = self.one(tokens) * self.other(tokens)
+        return self.head(torch.cat([x, met], dim=-1).mean(dim=1))
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "plain": PlainCNN,
     "flattened": Flattened,
@@ -431,8 +450,16 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "vit-fixed": lambda: ViT(fixed=True),
     "grouped-queries": Decoder,
     "one-key-head": lambda: Decoder(shared=4),
+    "lookups": Lookups,
 }
-TOKENS = ("attention", "built-in-attention", "bert", "grouped-queries", "one-key-head")
+TOKENS = (
+    "attention",
+    "built-in-attention",
+    "bert",
+    "grouped-queries",
+    "one-key-head",
+    "lookups",
+)
 
 
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, nn.LayerNorm, nn.RMSNorm)

@@ -222,6 +222,42 @@ def test_named_blocks_are_tried_and_refused_with_a_reason() -> None:
     assert "does not look like" in found.skipped["block2"]
 
 
+class Scaled(nn.Module):
+    """A block with a scale of its own over channels, as ConvNeXt has it: x + scale * inner(x)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(8, 8, 3, padding=1)
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.inner(x)
+
+
+class Biased(nn.Module):
+    """The same around a product: it holds a table of places, and a layer ends where it does."""
+
+    def __init__(self, *, adds: bool) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(8, 8))
+        self.inner = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        self.adds = adds
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x @ self.table) if self.adds else self.inner(x @ self.table + x)
+
+
+def test_a_block_with_a_parameter_of_its_own_is_found() -> None:
+    """Its own output is no end of a path inside it; what adds nothing to its input is no block still."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), Scaled(), Scaled(), nn.Conv2d(8, 3, 1)).eval()
+    found = find_blocks(module, (torch.randn(2, 3, 5, 5),), ())
+    assert [block.name for block in found.blocks] == ["1", "2"]
+    module = nn.Sequential(Biased(adds=True), Biased(adds=False), nn.Linear(8, 3)).eval()
+    found = find_blocks(module, (torch.randn(2, 8),), ())
+    assert [block.name for block in found.blocks] == ["0"]
+
+
 class Members(nn.Module):
     """Two models side by side, as a set has them; one of them adds what it made to its input."""
 
@@ -253,16 +289,17 @@ def test_a_whole_member_of_a_set_is_no_block() -> None:
 
 
 class Reused(nn.Module):
-    """One block twice, and one whose attributes the model asks for."""
+    """One block twice, and one whose width the model asks for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.again = Wrapped(nn.Linear(8, 8))
         self.asked = Wrapped(nn.Linear(8, 8))
+        self.asked.width = 8
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.again(self.again(x))
-        return self.asked(x) if not self.asked.extra else x
+        return self.asked(x) / self.asked.width
 
 
 def test_what_would_not_run_without_it_is_left_out() -> None:
@@ -270,7 +307,7 @@ def test_what_would_not_run_without_it_is_left_out() -> None:
     found = find_blocks(Reused(), (torch.randn(2, 8),), ())
     assert found.blocks == ()
     assert "called 2 times" in found.skipped["again"]
-    assert "extra" in found.skipped["asked"]
+    assert "width" in found.skipped["asked"]
 
 
 def test_a_block_is_removed_once_and_must_be_there() -> None:

@@ -33,6 +33,7 @@ from reprune.core.errors import (
     EvalIsSealed,
     NonFiniteWeights,
     PickleRefused,
+    TaskError,
 )
 from reprune.core.params import PruneParams
 from reprune.core.store import Artifact
@@ -178,6 +179,19 @@ def test_a_long_list_is_cut_short(tmp_path: Path) -> None:
     """A wrong checkpoint does not fill the screen."""
     with pytest.raises(CheckpointMismatch, match=r"and \d+ more"):
         load_module(weights_of(tmp_path, "plain", dict.clear), None, models.MODELS["resnet-b"])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+def test_a_model_that_cannot_be_looked_into_is_refused(tmp_path: Path) -> None:
+    """A scripted part and a layer without a shape are named; both were tracebacks of torch."""
+    part = torch.jit.script(nn.Linear(4, 4))
+    path = weights_of(tmp_path, "plain", dict.clear)
+    for module, words in (
+        (nn.Sequential(nn.Linear(4, 4), part), "1 is a TorchScript module"),
+        (nn.Sequential(nn.LazyBatchNorm1d()), r"0 \(LazyBatchNorm1d\) gets the shape"),
+    ):
+        with pytest.raises(TaskError, match=words):
+            load_module(path, None, lambda module=module: module)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

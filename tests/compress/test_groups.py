@@ -65,6 +65,7 @@ GROUPS = {
         "layers.1.attention:heads": 4,
         "layers.1.gate": 24,
     },
+    "lookups": {"word": 8, "place": 6, "one": 6, "wide": 12},
 }
 
 
@@ -75,16 +76,17 @@ def found_in(name: str, keep: tuple[str, ...] = ()) -> tuple[nn.Module, Survey]:
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_exactly_the_groups_that_can_be_cut_are_found(name: str) -> None:
-    """Every architecture yields its known groups and widths, and a reason for each layer left out."""
+    """Every architecture yields its known groups and widths, and a reason for all that is left out."""
     module, found = found_in(name)
     assert {group.name: group.width for group in found.groups} == GROUPS[name]
     makers = {
         member.module for group in found.groups for member in group.members if member.axis == "out"
     }
     layers = {
-        layer
+        layer or parameter
         for layer, part in module.named_modules()
-        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+        for parameter, weight in part.named_parameters(recurse=False)
+        if weight.dim() > 1
     }
     assert layers - makers == set(found.skipped)
     assert all(found.skipped.values())
@@ -181,6 +183,48 @@ def test_a_flattened_channel_is_all_its_positions() -> None:
     reader = found.groups[0].members[-1]
     assert (reader.module, reader.axis) == ("fc1", "in")
     assert reader.positions[2] == tuple(range(32, 48))
+
+
+class Beside(nn.Module):
+    """An image and a row of numbers joined after the image is flattened, or two images before they are."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.image = nn.Conv2d(3, 6, 3, stride=2)
+        self.other = nn.Linear(5, 8) if how == "numbers" else nn.Conv2d(3, 4, 3, stride=2)
+        self.wide = nn.Linear(6 * 16 + (8 if how == "numbers" else 4 * 16), 12)
+        self.head = nn.Linear(12, 3)
+        self.how = how
+
+    def forward(self, image: Tensor, numbers: Tensor) -> Tensor:
+        x = F.relu(self.image(image))
+        y = F.relu(self.other(numbers if self.how == "numbers" else image))
+        if self.how == "before":
+            return self.head(F.relu(self.wide(torch.cat([x, y], 1).flatten(1))))
+        if self.how == "turned":
+            y = y.permute(0, 2, 3, 1)
+        return self.head(F.relu(self.wide(torch.cat([x.flatten(1), y.flatten(1)], 1))))
+
+
+@pytest.mark.parametrize(
+    ("how", "widths"),
+    [
+        ("numbers", {"image": 6, "other": 8, "wide": 12}),
+        ("after", {"image": 6, "other": 4, "wide": 12}),
+        ("before", {"image": 6, "other": 4, "wide": 12}),
+        ("turned", {"image": 6, "wide": 12}),
+    ],
+)
+def test_what_is_flattened_and_joined_is_followed(how: str, widths: dict[str, int]) -> None:
+    """Every joint cut is the masked model; an image that is flattened channels last stays, as proven."""
+    torch.manual_seed(0)
+    module = Beside(how).eval()
+    inputs = (torch.randn(2, 3, 9, 9), torch.randn(2, 5))
+    found = survey(module, inputs, ())
+    assert {group.name: group.width for group in found.groups} == widths
+    kept = {group.name: range(1, group.width, 2) for group in found.groups}
+    sliced = apply(module, architecture_of(module, found.groups, kept))
+    assert difference(mask(module, found.groups, kept), sliced, [inputs]) < 1e-5
 
 
 def test_option_a_shortcuts_are_left_out_and_named() -> None:
@@ -331,6 +375,32 @@ def test_packed_attention_in_a_residual_connection_ends() -> None:
     found = survey(Net().eval(), (torch.randn(2, 1, 8, 8),), ())
     assert "followed" in found.skipped["stem"]
     assert {group.name for group in found.groups} == {"blocks.0.conv1", "blocks.1.conv1"}
+
+
+class Stacked(nn.Module):
+    """A split with its sizes written out, one part of which is used twice (YOLOv8's C2f)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.cut = nn.Conv2d(8, 16, 1)
+        self.more = nn.Conv2d(8, 8, 3, padding=1)
+        self.out = nn.Conv2d(24, 12, 1)
+        self.head = nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(F.relu(self.cut(F.relu(self.stem(x)))).split((8, 8), 1))
+        parts.append(parts[-1] + self.more(parts[-1]))
+        return self.head(F.relu(self.out(torch.cat(parts, 1))))
+
+
+def test_a_node_that_cannot_be_followed_costs_its_own_groups_alone() -> None:
+    """torch-pruning's maps fail at the concatenation, and what does not lead there is cut all the same."""
+    torch.manual_seed(0)
+    found = survey(Stacked().eval(), (torch.randn(2, 3, 9, 9),), ())
+    assert {group.name: group.width for group in found.groups} == {"stem": 8, "out": 12}
+    assert "cannot be followed through a concat" in found.skipped["more"]
+    assert "cannot be followed to more" in found.skipped["cut"]
 
 
 class Masked(nn.Module):

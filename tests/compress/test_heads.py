@@ -150,11 +150,59 @@ def test_a_key_value_head_goes_with_its_queries_or_queries_go_equally() -> None:
 
 
 def test_a_width_that_is_written_into_forward_is_refused_with_what_happened() -> None:
-    """reshape(batch, tokens, width) does not run with fewer heads, and the reason says so."""
+    """reshape(batch, tokens, width) does not run with fewer heads; the reason says so, and what would."""
     module = models.build("vit-fixed")
     found = survey(module, models.inputs("vit-fixed", 2), ())
     assert "does not run" in found.skipped["blocks.0.attn.qkv"]
+    assert "(-1, or flatten(2))" in found.skipped["blocks.0.attn.qkv"]
     assert {group.unit for group in found.groups} == {"channel"}
+
+
+class Placed(models.Attention):
+    """Adds a learnt number for each head and distance to the scores, as T5 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Embedding(7, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        q, k, v = (
+            layer(x).view(*x.shape[:2], 4, -1).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        apart = (torch.arange(7)[:, None] - torch.arange(7)).abs()
+        scores = q @ k.transpose(2, 3) + self.places(apart).permute(2, 0, 1)
+        seen = (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+        return self.head(self.norm(x + self.mix(seen)).mean(dim=1))
+
+
+def test_what_else_comes_into_an_attention_is_named() -> None:
+    """Its projections were told that forward() rearranges channels before the table."""
+    torch.manual_seed(0)
+    found = survey(Placed().eval(), (torch.randint(0, 20, (2, 7)),), ())
+    for name in ("query", "key", "value"):
+        assert "in its products is what comes of places" in found.skipped[name]
+
+
+class Rotated(nn.Module):
+    """A linear layer whose outputs are multiplied by a matrix of the model's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.rotation = nn.Parameter(torch.randn(8, 8))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x) @ self.rotation)
+
+
+def test_a_product_with_one_linear_output_is_no_attention() -> None:
+    """There are no heads to speak of: the parameter is what is in the way."""
+    torch.manual_seed(0)
+    found = survey(Rotated().eval(), (torch.randn(2, 6),), ())
+    assert "rotation" in found.skipped["first"]
 
 
 def test_one_token_shows_no_heads() -> None:

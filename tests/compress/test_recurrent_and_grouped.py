@@ -137,6 +137,37 @@ def test_what_forward_reads_of_a_recurrent_layer_is_there(kind: type[nn.RNNBase]
     every_cut_is_the_mask(module, inputs, found)
 
 
+class Final(nn.Module):
+    """The last layer's final states of both directions side by side, alone or beside the outputs' mean."""
+
+    def __init__(self, kind: type[nn.RNNBase], layers: int, beside: bool) -> None:
+        super().__init__()
+        self.rnn = kind(4, 6, layers, bidirectional=True, batch_first=True)
+        self.wide = nn.Linear(24 if beside else 12, 8)
+        self.head = nn.Linear(8, 3)
+        self.beside = beside
+
+    def forward(self, x: Tensor) -> Tensor:
+        made, state = self.rnn(x)
+        hidden = state[0] if isinstance(state, tuple) else state
+        both = torch.cat((hidden[-2, :, :], hidden[-1, :, :]), dim=1)
+        read = torch.cat([made.mean(1), both], dim=1) if self.beside else both
+        return self.head(torch.relu(self.wide(read)))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize(("layers", "beside"), [(1, False), (2, False), (2, True)])
+def test_final_states_of_both_directions_are_followed(
+    kind: type[nn.RNNBase], layers: int, beside: bool
+) -> None:
+    """What tutorials read of a bidirectional layer; the model was refused whole."""
+    module = generic(Final(kind, layers, beside))
+    inputs = (torch.randn(3, 5, 4),)
+    found = survey(module, inputs, ())
+    assert {group.name: group.width for group in found.groups} == {"rnn": 6, "wide": 8}
+    every_cut_is_the_mask(module, inputs, found)
+
+
 @pytest.mark.parametrize("unpacks", [False, True])
 def test_packed_sequences_and_first_states_are_followed(unpacks: bool) -> None:
     """What makes the first state has the units of the layer that it starts."""

@@ -65,6 +65,10 @@ WIDTHS = itertools.count(3)
 
 MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "no module": (_model(lambda: "net"), "not an nn.Module"),
+    "lazy layer": (
+        _model(lambda: nn.Sequential(nn.ReLU(), nn.LazyLinear(3))),
+        r"1 \(LazyLinear\) gets the shape of its weight from the first batch",
+    ),
     "architecture changes": (_model(lambda: nn.Linear(5, next(WIDTHS))), "another architecture"),
     "wrong shape": (_model(lambda: nn.Linear(6, 3)), "of its own example inputs"),
     "batch statistics": (

@@ -30,6 +30,7 @@ from reprune.core.errors import (
     PickleRefused,
 )
 from reprune.core.store import Artifact, disk_errors
+from reprune.task.check_model import refuse_unfinished
 from reprune.task.load import load_task
 from reprune.task.protocol import Split
 from reprune.task.seal import Sealed
@@ -87,11 +88,13 @@ def load_module(
 ) -> nn.Module:
     """`factory()` cut as `architecture` says, with the tensors of `weights`, float32, in eval mode.
 
-    Bit-equal to what `save_bundle` was given. The caller's random state is not touched.
+    Bit-equal to what `save_bundle` was given. The caller's random state is not touched. Raises TaskError
+    for a model with TorchScript modules, or with lazy layers that never ran.
     """
     tensors = read_weights(weights)
     with torch.random.fork_rng(devices=[]):
         module = factory()
+    refuse_unfinished(module, "the task's model()")
     if architecture is not None:
         try:
             module = apply(module, architecture)

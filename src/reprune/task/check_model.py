@@ -28,6 +28,7 @@ def check_model(task: Task, name: str) -> None:
         raise TaskError(
             f"returns {type(module).__name__}, not an nn.Module", where=f"{name}.model()"
         )
+    refuse_unfinished(module, f"{name}.model()")
     _check_same_architecture(module, task.model(), name)
     module.eval()
     inputs = task.example_inputs(EXAMPLES)
@@ -43,6 +44,26 @@ def check_model(task: Task, name: str) -> None:
         _refuse_sequences(module, inputs, outputs, name)
         _check_outputs(module, inputs, outputs, name)
         _check_workload(task, module, name)
+
+
+def refuse_unfinished(module: nn.Module, where: str) -> None:
+    """Raises TaskError, which names them, for layers that cannot be looked into or whose shapes are open."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise TaskError(
+                f"{name or 'the whole model'} is a TorchScript module, whose code cannot be changed",
+                where=where,
+                fix="build the model of plain modules, without torch.jit",
+            )
+        tensors = (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
+        for key, tensor in tensors:
+            if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+                raise TaskError(
+                    f"{name or 'the whole model'} ({type(layer).__name__}) gets the shape of its {key} "
+                    "from the first batch",
+                    where=where,
+                    fix="write its number of inputs out, or run the model once before it is returned",
+                )
 
 
 def check_inputs(inputs: Any, module: nn.Module, *, where: str, size: int) -> None:

@@ -171,11 +171,12 @@ def _change(module: nn.Module, change: AttributeChange) -> None:
 
 def _remove(module: nn.Module, removal: Removal) -> None:
     try:
-        if not removal.module or isinstance(module.get_submodule(removal.module), Bypass):
-            raise CompressionError("cannot be removed", where=removal.module or "the whole model")
+        block = module.get_submodule(removal.module)
     except AttributeError as error:
         raise CompressionError("the model has no such block", where=removal.module) from error
-    replace_submodule(module, removal.module, Bypass(removal.returns))
+    if not removal.module or isinstance(block, Bypass):
+        raise CompressionError("cannot be removed", where=removal.module or "the whole model")
+    replace_submodule(module, removal.module, Bypass(removal.returns, block))
 
 
 def write_architecture(path: Path, architecture: Architecture) -> None:

@@ -43,13 +43,15 @@ class Head:
 class Attention:
     """Projections (`sources`) and the layers that read the result (`sinks`), in the model's order.
 
-    Where the heads cannot be told, `heads` is empty and `fault` says why.
+    Where the heads cannot be told, `heads` is empty and `fault` says why. It need not be `certain` that
+    it is one: embeddings that meet in products look alike.
     """
 
     sources: tuple[str, ...]
     sinks: tuple[str, ...]
     heads: tuple[Head, ...] = ()
     fault: str = ""
+    certain: bool = True
 
     @property
     def query_heads(self) -> int:
@@ -62,7 +64,7 @@ class Attention:
 
 
 def find_attention(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Attention, ...]:
-    """Every attention of linear projections in `module`, in the model's order.
+    """Every attention of linear projections in `module`, in the model's order; uncertain ones come last.
 
     `module` is run once with gradients, on the first example (on all where the first dimension is not
     the example), and must be a copy that may be hooked and whose weights are generic: a zero hides a
@@ -73,9 +75,12 @@ def find_attention(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Atten
     except (CompressionError, IndexError):
         seen = _record(module, inputs)
     found: list[tuple[set[str], set[str]]] = []
+    mixed: list[tuple[set[str], str]] = []
     for sink in seen.given:
         met = seen.sources_of(sink)
-        if not met:
+        if not met <= set(seen.made):
+            mixed.append((met, sink))
+        if not met or not met <= set(seen.made):
             continue
         joined = (met, {sink})
         for other in [pair for pair in found if pair[0] & joined[0]]:
@@ -92,6 +97,13 @@ def find_attention(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Atten
             result.append(Attention(sources=sources, sinks=sinks, heads=heads))
         except _Unclear as error:
             result.append(Attention(sources=sources, sinks=sinks, fault=str(error)))
+    known = {name for one in result for name in one.sources}
+    for met, sink in mixed:
+        if known.isdisjoint(met):
+            others = ", ".join(sorted(met - set(seen.made), key=order.__getitem__))
+            fault = f"in its products is what comes of {others}, so that no heads can be told"
+            sources = tuple(sorted(met & set(seen.made), key=order.__getitem__))
+            result.append(Attention(sources=sources, sinks=(sink,), fault=fault, certain=False))
     return tuple(result)
 
 
@@ -108,11 +120,20 @@ class _Seen:
     ends: dict[Any, str] = field(default_factory=dict)
 
     def sources_of(self, sink: str) -> set[str]:
-        """The linear layers whose outputs meet in products on their way to the input of `sink`."""
-        stack: list[Any] = [node for node in [self.given[sink].grad_fn] if node is not None]
-        visited: set[Any] = set()
+        """The layers whose outputs reach the input of `sink` by way of a product of linear outputs."""
+        sources, products = self._before(self.given[sink].grad_fn)
+        linear = set(self.made)
+        met = any(
+            sum(not linear.isdisjoint(self._before(operand)[0]) for operand, _ in one) > 1
+            for one in (product.next_functions for product in products)
+        )
+        return sources if met else set()
+
+    def _before(self, last: Any) -> tuple[set[str], list[Any]]:
+        """The layers that are the first to be met before the graph node, and the products on the way."""
+        stack, visited = [last], {None}
         sources: set[str] = set()
-        product = False
+        products: list[Any] = []
         while stack:
             node = stack.pop()
             if node in visited:
@@ -121,9 +142,10 @@ class _Seen:
             if node in self.ends:
                 sources.add(self.ends[node])
                 continue
-            product |= node.name().startswith(PRODUCTS)
-            stack += [child for child, _ in node.next_functions if child is not None]
-        return sources if product and sources <= set(self.made) else set()
+            if node.name().startswith(PRODUCTS):
+                products.append(node)
+            stack += [child for child, _ in node.next_functions]
+        return sources, products
 
 
 def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Seen:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from reprune.compress.structure.architecture import Architecture, Removal, apply
 from reprune.compress.structure.bypass import first_tensor, inside
 from reprune.compress.structure.copies import leaves, plain_copy, run
+from reprune.compress.structure.probe import InTraining
 from reprune.core.errors import CompressionError, TaskError, nearest
 from reprune.measure.outputs import evaluating
 
@@ -115,7 +116,7 @@ class _Seen:
 @dataclass
 class _Watch:
     seen: dict[str, _Seen] = field(default_factory=dict)
-    ends: dict[Any, str] = field(default_factory=dict)
+    ends: dict[Any, set[str]] = field(default_factory=dict)
 
     def enter(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -144,8 +145,12 @@ class _Watch:
         seen.same = (first.shape, first.dtype) == seen.shape
         seen.returns = len(output) if isinstance(output, tuple | list) else 0
         if seen.same and first.grad_fn is not None:
-            ends = {node for node, layer in self.ends.items() if inside(layer, [name])}
-            seen.residual = _is_residual(first.grad_fn, seen.given, ends, set(self.ends))
+            # A block with a parameter of its own ends where a path through it begins.
+            stops = {
+                node: layers - {name} for node, layers in self.ends.items() if layers != {name}
+            }
+            ends = {n for n, layers in stops.items() if any(inside(one, [name]) for one in layers)}
+            seen.residual = _is_residual(first.grad_fn, seen.given, ends, set(stops))
 
 
 def _watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]:
@@ -171,9 +176,9 @@ def _watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, _Seen]:
 
 def _ending(watch: _Watch, name: str) -> Callable[[nn.Module, Any, Any], None]:
     def end(_: nn.Module, __: Any, output: Any) -> None:
-        watch.ends |= {
-            tensor.grad_fn: name for tensor in leaves(output) if tensor.grad_fn is not None
-        }
+        for tensor in leaves(output):
+            if tensor.grad_fn is not None:
+                watch.ends.setdefault(tensor.grad_fn, set()).add(name)
 
     return end
 
@@ -261,6 +266,7 @@ class _Trial:
         self.module, self.inputs = module, inputs
         with evaluating(module):
             self.shapes = [tuple(output.shape) for output in run(module, inputs)]
+        self.training = InTraining([(module, inputs)])
 
     def fault(self, name: str, returns: int) -> str | None:
         """Why the model does not run without the block, or None."""
@@ -275,4 +281,4 @@ class _Trial:
             return "without it the outputs have other shapes"
         if not all(bool(torch.isfinite(output).all()) for output in outputs):
             return "without it the outputs are not finite"
-        return None
+        return self.training.fault(removal)

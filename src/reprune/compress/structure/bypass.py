@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import NoneType, SimpleNamespace
 
 from torch import Tensor, nn
 
+# No int: it may be a width that an earlier cut changed, and a rebuild, which knows the cuts of what
+# is left, would have another.
+PLAIN = (bool, float, str, NoneType)
+
 
 class Bypass(nn.Module):
-    """Returns its first tensor input, in the structure that the removed block returned.
+    """Returns its first tensor input, in the structure that the block `removed` returned.
 
-    `returns` is 0 for a bare tensor, n for a tuple of n items whose others are None.
+    `returns` is 0 for a bare tensor, n for a tuple of n items whose others are None. What the model
+    around it may ask of the block is there: its own switches, fractions and names, and its parts'.
     """
 
-    def __init__(self, returns: int) -> None:
+    def __init__(self, returns: int, removed: nn.Module) -> None:
         super().__init__()
-        self.returns = returns
+        vars(self).update(_answers(removed))
+        self._returns = returns
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """The first tensor among the positional, then the named arguments, as it was given."""
         given = first_tensor(args, kwargs)
-        return given if self.returns == 0 else (given, *(None for _ in range(self.returns - 1)))
+        return given if self._returns == 0 else (given, *(None for _ in range(self._returns - 1)))
 
     def extra_repr(self) -> str:
-        return f"returns={self.returns}"
+        return f"returns={self._returns}"
+
+
+def _answers(removed: nn.Module) -> dict[str, object]:
+    """Its attributes with plain values, and for each of its parts an object with that part's."""
+    own: dict[str, object] = {
+        name: value
+        for name, value in vars(removed).items()
+        if type(value) in PLAIN and not name.startswith("_")
+    }
+    parts = removed.named_children()
+    return own | {name: SimpleNamespace(**_answers(part)) for name, part in parts}
 
 
 def first_tensor(args: Sequence[object], kwargs: Mapping[str, object]) -> Tensor:
@@ -40,7 +58,15 @@ def inside(name: str, blocks: Iterable[str]) -> bool:
 
 
 def replace_submodule(module: nn.Module, name: str, replacement: nn.Module) -> None:
-    """Puts `replacement` in the place of the submodule `name` of `module`, in its order."""
-    parent, _, last = name.rpartition(".")
-    holder = module.get_submodule(parent) if parent else module
+    """Puts `replacement` in the place of the submodule `name` of `module`, in its order.
+
+    An nn.TransformerEncoder around it no longer packs padded inputs, which only torch's own layers can
+    read: as in training, its outputs at padded places are then what the layers make, and not zero.
+    """
+    *parents, last = name.split(".")
+    holder = module
+    for parent in ("", *parents):
+        holder = holder.get_submodule(parent)
+        if isinstance(holder, nn.TransformerEncoder):
+            holder.use_nested_tensor = False
     holder._modules[last] = replacement

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
@@ -37,6 +41,32 @@ def run(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
             f"the model does not run: {type(error).__name__}: {error}",
             fix="check the task's model() and example_inputs()",
         ) from error
+
+
+def training_shapes(
+    module: nn.Module, inputs: tuple[Tensor, ...], seed: int = 0
+) -> list[torch.Size]:
+    """The shapes of the floating outputs in training mode. Give it a copy: its mode and statistics change,
+    and nothing else; no gradient is kept. Raises CompressionError if it fails.
+    """
+    with torch.no_grad(), _draws_of_its_own(seed):
+        return [output.shape for output in run(module.train(), inputs)]
+
+
+@contextmanager
+def _draws_of_its_own(seed: int) -> Iterator[None]:
+    """Every generator that a forward() may use on the CPU begins with `seed`, and goes on as if unused."""
+    # These are the generators of others: no Generator of ours would do.
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def leaves(value: object) -> Iterator[Tensor]:

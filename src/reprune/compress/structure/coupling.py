@@ -17,7 +17,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from reprune.compress.structure.architecture import Axis, is_depthwise
 from reprune.compress.structure.copies import FORWARD_ERRORS, leaves, plain_copy, run
-from reprune.compress.structure.recurrent import real_names, traced_layer, with_stand_ins
+from reprune.compress.structure.index_maps import Shapes, map_by_shapes, map_singly
+from reprune.compress.structure.recurrent import Final, real_names, traced_layer, with_stand_ins
 from reprune.core.errors import CompressionError
 from reprune.core.plugins import require
 from reprune.measure.outputs import evaluating
@@ -93,24 +94,27 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
                 "the model's outputs do not depend on its parameters as far as autograd can see",
                 fix="remove no_grad, detach or argmax from forward()",
             )
+        graph = graph_type()
+        shapes = Shapes()
         try:
-            return graph_type().build_dependency(
-                traced,
-                tuple(inputs),
-                output_transform=_differentiable,
-                verbose=False,
-            )
+            with shapes:
+                graph.build_dependency(
+                    traced, tuple(inputs), output_transform=_differentiable, verbose=False
+                )
         except FORWARD_ERRORS as error:
-            raise CompressionError(
-                f"the model cannot be traced: {type(error).__name__}: {error}",
-                fix="name what forward() does there in `keep`, or write it with plain layers",
-            ) from error
+            if not map_singly(graph, error):
+                raise CompressionError(
+                    f"the model cannot be traced: {type(error).__name__}: {error}",
+                    fix="name what forward() does there in `keep`, or write it with plain layers",
+                ) from error
+    map_by_shapes(graph, shapes)
+    return graph
 
 
 def couple(graph: Any, root: str) -> Coupling:
     """Everything that must be cut together with the output channels of the layer `root`.
 
-    Raises CompressionError where torch-pruning's index maps fail (odd splits, packed attention).
+    Raises CompressionError where torch-pruning's index maps fail or failed (odd splits, packed attention).
     """
     layer = traced_layer(graph.model, root)
     pruner = graph.get_pruner_of_module(layer)
@@ -247,7 +251,7 @@ def _coupling(graph: Any, root: str, walk: _Walk, *, crossing: bool) -> Coupling
             foreign.append(graph._param_to_name.get(node.module, "a parameter"))
         elif type(node.module).__name__ == "_OutputOp":
             output = True
-        elif node.module in graph._module2name and not _is_scalar(node.module):
+        elif node.module in graph._module2name and not _is_no_member(node.module):
             axis = _axis(graph, node, function)
             positions: list[set[int]] = [set() for _ in channels]
             # Both directions of a recurrent layer, and the inputs of all groups, are one position.
@@ -269,9 +273,9 @@ def _coupling(graph: Any, root: str, walk: _Walk, *, crossing: bool) -> Coupling
     return Coupling(group=group, foreign=tuple(sorted(foreign)), output=output, crossing=crossing)
 
 
-def _is_scalar(layer: nn.Module) -> bool:
-    """A PReLU with one slope for all channels has nothing to cut."""
-    return isinstance(layer, nn.PReLU) and layer.num_parameters == 1
+def _is_no_member(layer: nn.Module) -> bool:
+    """A PReLU with one slope for all channels has nothing to cut; final states are the layer's own."""
+    return isinstance(layer, Final) or (isinstance(layer, nn.PReLU) and layer.num_parameters == 1)
 
 
 def _axis(graph: Any, node: Any, function: Any) -> Axis:
@@ -284,8 +288,9 @@ def _mapped(edge: Any, indices: list[Any]) -> list[Any]:
             try:
                 indices = mapping(indices)
             except (LookupError, TypeError) as error:
+                to = f" to {edge.target._name}" if edge.target._name else ""
                 raise CompressionError(
-                    f"its channels could not be followed through {edge.target.module}: {error}"
+                    f"its channels cannot be followed{to} through what forward() does"
                 ) from error
     return indices
 

@@ -1,7 +1,7 @@
 """The groups of channels of a model that can be cut, each one proven by a trial cut; and why others cannot.
 
-A layer that is in no group and can be cut in principle is in `skipped` with a reason, so that nothing
-is left out silently.
+Whatever holds a weight of two or more dimensions and is in no group is in `skipped` with a reason, so
+that nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList
 
 from reprune.compress.structure.architecture import layout
 from reprune.compress.structure.attention import find_attention
@@ -34,13 +35,15 @@ from reprune.core.errors import CompressionError
 
 __all__ = ["Group", "Member", "Survey", "find_groups", "survey"]
 
-# The layers that make channels of their own.
+# The layers that make channels of their own by computing them; an embedding looks them up.
 MAKERS = (_ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
+ROOTS = (*MAKERS, nn.Embedding)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """`groups` in the order of the model's layers; `skipped` maps layers that are not cut to a reason.
+    """`groups` in the order of the model's layers; `skipped` maps what is not cut to a reason: layers and
+    other modules with weights, and by their own names the weights of the model itself.
 
     `frozen` names the layers of the groups that hold parameters which do not train: they are cut like
     any others, because slicing needs no gradient, but training will not mend them.
@@ -107,8 +110,8 @@ def _add_traced(
     skipped = dict(attended.skipped)
     claimed = {place for group in groups for place in places(group)}
     grouped = {maker for group in groups for maker in _makers(group, module)}
-    for name, layer in module.named_modules():
-        if name in grouped or name in skipped or not isinstance(layer, MAKERS):
+    for name, layer in _roots(module):
+        if name in grouped or name in skipped:
             continue
         if layout(layer, "out") is None or is_one_output_a_group(layer):
             skipped[name] = not_cuttable(name, layer)
@@ -133,6 +136,8 @@ def _add_traced(
             groups.append(part)
     for name in grouped:
         skipped.pop(name, None)  # another part of its channels could not be cut
+    skipped |= {name: hint for name, hint in attended.hints.items() if name in skipped}
+    skipped |= _others(module, groups)
     order = {name: number for number, (name, _) in enumerate(module.named_modules())}
     groups.sort(key=lambda group: order.get(group.name, order[group.members[0].module]))
     return Survey(groups=tuple(groups), skipped=skipped, frozen=frozen_layers(module, groups))
@@ -146,6 +151,35 @@ def frozen_layers(module: nn.Module, groups: Collection[Group]) -> tuple[str, ..
         for name in names
         if any(not p.requires_grad for p in module.get_submodule(name).parameters(recurse=False))
     )
+
+
+def _roots(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers that a group can start from: embeddings last, for a group is named after a layer that
+    computes where it has one.
+    """
+    found = [pair for pair in module.named_modules() if isinstance(pair[1], ROOTS)]
+    return sorted(found, key=lambda pair: isinstance(pair[1], nn.Embedding))
+
+
+def _others(module: nn.Module, groups: Collection[Group]) -> dict[str, str]:
+    """What holds weights of two or more dimensions, starts no group and is in none, to a reason."""
+    cut = {member.module for group in groups for member in group.members}
+    found: dict[str, str] = {}
+    for name, layer in module.named_modules():
+        weights = [key for key, p in layer.named_parameters(recurse=False) if p.dim() > 1]
+        # What computes a parametrised weight belongs to its layer.
+        if isinstance(layer, (*ROOTS, ParametrizationList)) or name in cut or not weights:
+            continue
+        if type(layer).__module__.startswith("torch.nn."):
+            found[name] = not_cuttable(name, layer)
+        else:
+            reason = f"what a {type(layer).__name__} does with its own {{}} is not known"
+            found |= (
+                {name: reason.format(", ".join(weights))}
+                if name
+                else {weight: reason.format(weight) for weight in weights}
+            )
+    return found
 
 
 def _parts(group: Group) -> tuple[Group, ...]:
@@ -175,9 +209,9 @@ def _parts(group: Group) -> tuple[Group, ...]:
 
 
 def _makers(group: Group, module: nn.Module) -> tuple[str, ...]:
-    """The layers that produce the group's channels: convolutions, linear and recurrent ones."""
+    """The layers that produce the group's channels: those that compute or look them up."""
     return tuple(
         member.module
         for member in group.members
-        if member.axis == "out" and isinstance(module.get_submodule(member.module), MAKERS)
+        if member.axis == "out" and isinstance(module.get_submodule(member.module), ROOTS)
     )

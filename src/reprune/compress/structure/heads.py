@@ -21,6 +21,7 @@ __all__ = ["offers"]
 
 SIZES = re.compile(r"dim|size|width|features|channels|hidden")
 RATIOS = re.compile(r"group|rep|per")
+WRITTEN = "forward() writes the attention's width, where a view can find it (-1, or flatten(2))"
 KEYS = re.compile(r"kv|key|value|group|rep|per")
 
 Places = Mapping[tuple[str, str], Sequence[int]]
@@ -28,10 +29,14 @@ Places = Mapping[tuple[str, str], Sequence[int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Offers:
-    """Groups that were proven, and for each projection of an attention that is not cut the reason."""
+    """Groups that were proven, and for each projection of an attention that is not cut the reason.
+
+    `hints` are reasons of what may be no attention: for layers that cannot be cut otherwise either.
+    """
 
     groups: tuple[Group, ...]
     skipped: Mapping[str, str]
+    hints: Mapping[str, str]
 
 
 def offers(
@@ -51,6 +56,8 @@ def offers(
 
     Raises TaskError for a declared module in which nothing attends.
     """
+    hints = {name: one.fault for one in attentions if not one.certain for name in one.sources}
+    attentions = [one for one in attentions if one.certain]
     for name in declared:
         if not any(name in (owner(found), *found.sources) for found in attentions):
             raise TaskError(
@@ -88,20 +95,22 @@ def offers(
             else "it has one head, which is not cut"
         )
         skipped |= {name: why for name in attention.sources if name not in made}
-    return Offers(groups=tuple(groups), skipped=skipped)
+    return Offers(groups=tuple(groups), skipped=skipped, hints=hints)
 
 
 def _first(
     choices: Iterable[tuple[Group, ...]], fault: Callable[[Group], str | None]
 ) -> tuple[tuple[Group, ...], str | None]:
     """The first choice all of whose groups are right, else none and what is wrong with the first."""
-    first: str | None = None
+    wrong: list[str] = []
     for choice in choices:
-        wrong = next((reason for reason in map(fault, choice) if reason), None)
-        if wrong is None:
+        reason = next((reason for reason in map(fault, choice) if reason), None)
+        if reason is None:
             return choice, None
-        first = first or wrong
-    return (), first
+        wrong.append(reason)
+    if wrong and all("does not run" in reason for reason in wrong):
+        return (), f"{WRITTEN}: {wrong[0]}"
+    return (), next(iter(wrong), None)
 
 
 def head_choices(module: nn.Module, attention: Attention) -> Iterator[Group]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.structure.architecture import apply
-from reprune.compress.structure.copies import run
+from reprune.compress.structure.architecture import Architecture, apply
+from reprune.compress.structure.copies import run, training_shapes
 from reprune.compress.structure.coupling import Group
 from reprune.compress.structure.equality import architecture_of, beyond, both_outputs, mask
 from reprune.core.errors import CompressionError
@@ -41,10 +41,12 @@ class Probe:
             (copy.deepcopy(module).eval(), inputs, FLOAT32_TOLERANCE),
         )
         self.scales = _scales(self.module, self.inputs)
+        self.training = InTraining(((self.module, self.inputs), (module, inputs)))
 
     def fault(self, group: Group) -> str | None:
-        """Why the group cannot be cut, or None: sliced copies are the masked copies."""
+        """Why the group cannot be cut, or None: sliced copies are the masked copies, and one trains."""
         generator = torch.Generator().manual_seed(TRIAL_SEED)
+        kept: dict[str, list[int]] = {}
         for _ in range(TRIALS):
             order = torch.randperm(group.width, generator=generator).tolist()
             kept = {group.name: sorted(order[: group.width // 2])}
@@ -65,6 +67,39 @@ class Probe:
                     f"a trial cut changed the function: outputs are off by {apart:.2g} from the "
                     f"masked model (forward() depends on the position or number of these channels)"
                 )
+        return self.training.fault(architecture_of(self.module, [group], kept))
+
+
+class InTraining:
+    """Runs a cut copy once in training mode, for branches of forward() that are taken there alone.
+
+    Of the `trials` (a model and its inputs) the first is used that runs so uncut; if none does, nothing is
+    said. Shapes are compared where they are not drawn by chance.
+    """
+
+    def __init__(self, trials: Iterable[tuple[nn.Module, tuple[Tensor, ...]]]) -> None:
+        self.module: nn.Module | None = None
+        for module, inputs in trials:
+            try:
+                shapes, again = (
+                    training_shapes(copy.deepcopy(module), inputs, seed) for seed in (0, 1)
+                )
+            except CompressionError:
+                continue
+            self.module, self.inputs = module, inputs
+            self.shapes = shapes if shapes == again else None
+            return
+
+    def fault(self, cut: Architecture) -> str | None:
+        """Why what is left by the cut would not train, or None."""
+        if self.module is None:
+            return None
+        try:
+            shapes = training_shapes(apply(self.module, cut), self.inputs)
+        except CompressionError as error:
+            return f"in training a trial cut fails: {error.what}"
+        if self.shapes not in (None, shapes):
+            return "in training a trial cut changes the shape of an output"
         return None
 
 

@@ -30,6 +30,12 @@ NUMBERS = (
 State = Tensor | tuple[Tensor, Tensor]
 
 
+class Final(nn.LayerNorm):
+    """Stands on one direction's final state, so that torch-pruning knows how wide that is; it counts
+    what comes out of a stack otherwise only where a layer made it.
+    """
+
+
 class StandIn(nn.Module):
     """Called and read like the recurrent `layer`, with no memory. `units` makes all its outputs."""
 
@@ -50,6 +56,10 @@ class StandIn(nn.Module):
             device=weight.device,
             dtype=weight.dtype,
         )
+        self.finals = nn.ModuleList(
+            Final(layer.hidden_size, device=weight.device, dtype=weight.dtype)
+            for _ in range(self.directions)
+        )
 
     def forward(
         self,
@@ -66,8 +76,10 @@ class StandIn(nn.Module):
             last = values.mean(0) + values.new_zeros(int(given.batch_sizes[0]), 1)
         else:
             last = values.select(1 if values.ndim == 3 and self.batch_first else 0, -1)
-        ends = last.chunk(2, dim=-1) if self.directions == 2 else (last,)
-        hidden = torch.stack([end for _ in range(self.num_layers) for end in ends])
+        # With sizes, which torch-pruning reads; of chunk() it guesses them from what comes behind.
+        ends = last.split_with_sizes([self.hidden_size] * self.directions, dim=last.ndim - 1)
+        hidden = torch.stack([final(end) for final, end in zip(self.finals, ends, strict=True)])
+        hidden = hidden.repeat(self.num_layers, *(1 for _ in last.shape))
         made = given._replace(data=values) if isinstance(given, PackedSequence) else values
         return made, ((hidden, hidden) if self.has_cell else hidden)
 

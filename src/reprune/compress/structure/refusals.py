@@ -27,7 +27,13 @@ def refusals(
         for axis in ("out", "in"):
             if parametrize.is_parametrized(layer):
                 found[name, axis] = f"the weight of {name} is parametrised"
-            elif layout(layer, axis) is None or is_one_output_a_group(layer):
+            elif (
+                layout(layer, axis) is None
+                or is_one_output_a_group(layer)
+                or (
+                    isinstance(layer, nn.Embedding) and (layer.sparse or layer.max_norm is not None)
+                )
+            ):
                 found[name, axis] = not_cuttable(name, layer)
     for name in _kept_layers(module, keep):
         found[name, "out"] = f"{name} is named in `keep`"
@@ -46,18 +52,33 @@ def is_one_output_a_group(layer: nn.Module) -> bool:
 def not_cuttable(name: str, layer: nn.Module) -> str:
     """Why a layer of this kind cannot be cut, in words."""
     kind = type(layer).__name__
-    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
-        return f"{name} normalises over these channels, so the others would change"
-    if isinstance(layer, _ConvNd) and layer.transposed:
-        return f"{name} is a grouped transposed convolution, which is not cut"
-    if isinstance(layer, _ConvNd):
-        return f"{name} has one output for several inputs in each of its groups"
-    if isinstance(layer, nn.LSTM) and layer.proj_size > 0:
-        return f"{name} is a {kind} with projections (proj_size), which is not cut"
-    if isinstance(layer, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase):
-        hint = " as it is (see separate)" if isinstance(layer, nn.MultiheadAttention) else ""
-        return f"{name} is a {kind}, which is not cut{hint}"
-    return f"{name} is a {kind}, which cannot be cut there"
+    embeds = isinstance(layer, nn.Embedding)
+    attends = isinstance(layer, nn.MultiheadAttention)
+    known = nn.RNNBase | nn.RNNCellBase | nn.EmbeddingBag
+    reasons = (
+        (
+            isinstance(layer, nn.LayerNorm | nn.RMSNorm),
+            "normalises over these channels, so the others would change",
+        ),
+        (
+            isinstance(layer, _ConvNd) and layer.transposed,
+            "is a grouped transposed convolution, which is not cut",
+        ),
+        (isinstance(layer, _ConvNd), "has one output for several inputs in each of its groups"),
+        (
+            embeds and layer.max_norm is not None,
+            "bounds the norm over these channels (max_norm), so the others would change",
+        ),
+        (embeds and layer.sparse, "has sparse gradients, which no criterion can read"),
+        (
+            isinstance(layer, nn.LSTM) and layer.proj_size > 0,
+            f"is of the kind {kind} with projections (proj_size), which is not cut",
+        ),
+        (attends, f"is of the kind {kind}, which is not cut as it is (see separate)"),
+        (isinstance(layer, known), f"is of the kind {kind}, which is not cut"),
+    )
+    found = (reason for fits, reason in reasons if fits)
+    return f"{name} {next(found, f'is of the kind {kind}, which cannot be cut there')}"
 
 
 def _kept_layers(module: nn.Module, keep: Collection[str]) -> list[str]:

@@ -103,8 +103,9 @@ def fault(attention: nn.MultiheadAttention) -> str | None:
 def separate(module: nn.Module) -> nn.Module:
     """A copy of `module` in which every nn.MultiheadAttention that can be is a SeparateAttention.
 
-    The same function with the same weights, up to rounding; `module` is not changed. Where there is
-    none, the copy is of the very same architecture.
+    The same function with the same weights, up to rounding, but for what an nn.TransformerEncoder
+    gives at padded places (see replace_submodule); `module` is not changed. Where there is none, the
+    copy is of the very same architecture.
     """
     result = copy.deepcopy(module)
     for name, layer in list(result.named_modules()):
