@@ -22,7 +22,9 @@ from reprune.compress.importance import (
     lowest_removed,
     normalized,
 )
-from reprune.compress.structure.groups import Group, find_groups
+from reprune.compress.structure.groups import Group, find_groups, survey
+from reprune.compress.structure.separate import separate
+from reprune.compress.training.distillation import calls_of
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch
@@ -240,6 +242,27 @@ def test_activation_is_the_mean_size_of_what_the_readers_are_given(
     assert torch.allclose(found["conv"], x.double().abs().mean((0, 2, 3)))
     assert torch.allclose(found["up"], flat.double().mean(0).reshape(5, 16).sum(1))
     assert torch.allclose(found["fc"], wide.double().mean(0))
+
+
+def test_activation_of_what_no_layer_reads_is_that_of_its_makers(
+    model_task: Callable[..., object],
+) -> None:
+    """A query-key dimension goes into a product: it counts by the size of its queries and keys."""
+    module = separate(models.build("built-in-attention"))
+    task = model_task("built-in-attention", examples=16)
+    found = survey(module, models.inputs("built-in-attention", 2), (), dimensions=True).groups
+    scores = scores_of(module, found, task, criterion="activation")
+    group = next(group for group in found if group.name.endswith("query-dimensions"))
+    expected = torch.zeros(group.width, dtype=torch.float64)
+    for member in group.members:
+        assert member.axis == "out"
+        with calls_of(module.get_submodule(member.module)) as calls, torch.no_grad():
+            for batch in task.batches("calibration", epoch=0, seed=0):  # type: ignore[attr-defined]
+                module(*batch.inputs)
+        rows = torch.cat([call.output.flatten(0, -2) for call in calls]).double().abs().mean(0)  # type: ignore[attr-defined]
+        expected += torch.stack([rows[list(places)].sum() for places in member.positions])
+    assert len(group.members) == 2
+    assert torch.allclose(scores[group.name], expected, rtol=1e-6)
 
 
 def test_a_residual_group_sums_over_every_writer_and_reader() -> None:
