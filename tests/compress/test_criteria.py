@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reprune.compress.criteria.gradients import singles
+from reprune.compress.criteria.apart import mixes_examples, singles, taken_apart
 from reprune.compress.importance import (
     CRITERIA,
     at_least,
@@ -227,6 +227,58 @@ def test_a_batch_is_taken_apart_with_all_that_belongs_to_its_examples() -> None:
     assert next(singles(second)) is second
     whole = replace(batch, targets=[batch.targets])
     assert next(singles(whole)) is whole
+
+
+def in_batch(module: nn.Module, batch: Batch, _: torch.Generator) -> Tensor:
+    """Each example against the others of its batch (CLIP, two towers): alone it has nothing to lose."""
+    likeness = module(*batch.inputs) @ batch.inputs[0].flatten(1)[:, :3].T
+    return F.cross_entropy(likeness, torch.arange(len(batch)))
+
+
+def weighted(module: nn.Module, batch: Batch, _: torch.Generator) -> Tensor:
+    """A mean in which classes count differently: that of the examples' own is another."""
+    weight = torch.tensor([0.1, 1.0, 9.0])
+    return F.cross_entropy(module(*batch.inputs), batch.targets, weight=weight)  # type: ignore[arg-type]
+
+
+def spread(module: nn.Module, batch: Batch, _: torch.Generator) -> Tensor:
+    """How far examples are apart (as VICReg asks): of one alone it is NaN."""
+    found = module(*batch.inputs)
+    return ((found - found.mean(0)).square().sum(0) / torch.tensor(len(batch) - 1.0)).mean().neg()
+
+
+def noisy(module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    """A mean over examples, on inputs that are disturbed anew each time."""
+    (images,) = batch.inputs
+    images = images + torch.randn(images.shape, generator=generator)
+    return F.cross_entropy(module(images), batch.targets)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("loss", "mixes"), [(in_batch, True), (spread, True), (weighted, False), (noisy, False)]
+)
+def test_a_loss_of_whole_batches_is_not_asked_of_single_examples(
+    net: nn.Module, loss: Callable[..., Tensor], mixes: bool
+) -> None:
+    """What is a mean, however weighted, is taken apart; what is none, or has none, is not."""
+    task = Examples()
+    task.loss = loss  # type: ignore[method-assign]
+    batches = list(task.batches("train"))
+    assert [mixes_examples(task, net, one, seed=0) for one in batches] == [mixes] * 3  # type: ignore[arg-type]
+    apart = taken_apart(task, net, batches, seed=0)  # type: ignore[arg-type]
+    assert [len(one) for one in apart] == ([8, 8, 8] if mixes else [1] * 24)
+    assert not mixes_examples(task, net, apart[0] if not mixes else next(singles(apart[0])), seed=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("criterion", ["fisher", "hessian"])
+def test_negatives_from_the_batch_give_scores(
+    net: nn.Module, groups: tuple[Group, ...], criterion: str
+) -> None:
+    """Example by example such a loss has no gradient: every channel scored 0, and the last ones went."""
+    task = Examples()
+    task.loss = in_batch  # type: ignore[method-assign]
+    found = scores_of(net, groups, task, criterion=criterion)["fc"]
+    assert len(found[found > 1e-6].unique()) > 2
 
 
 def test_activation_is_the_mean_size_of_what_the_readers_are_given(
