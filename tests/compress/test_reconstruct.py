@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 from torch import Tensor, nn
 
 from reprune.compress.compensate import recalibrate
@@ -27,6 +28,7 @@ from reprune.compress.masks.choosing import (
 )
 from reprune.compress.masks.layer_inputs import input_products, input_sums, patches
 from reprune.compress.masks.maskable import maskable
+from reprune.compress.masks.masked import mask_model
 from reprune.compress.masks.reconstruct import (
     DAMPING,
     METHODS,
@@ -45,6 +47,7 @@ from reprune.compress.masks.semistructured import (
     verify_pattern,
 )
 from reprune.core.errors import CompressionError
+from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch
 from tests import models
 
@@ -249,6 +252,12 @@ def test_layers_whose_inputs_nobody_shows_go_by_magnitude(model_task: Callable) 
     expected = choose_masks(scores, plan)
     for name in result.by_magnitude:
         assert torch.equal(result.masks[name], expected[name])
+    said: list[str] = []
+    for criterion, names in (("wanda", result.by_magnitude), ("magnitude", UNSET)):
+        made = mask_model(
+            task, module, plan, PruneParams(criterion=criterion), seed=0, say=said.append
+        )
+        assert made.surgery.by_magnitude == names
 
 
 def test_inputs_come_from_the_model_as_pruned_so_far(model_task: Callable) -> None:
