@@ -24,7 +24,7 @@ from reprune.compress.importance import (
 )
 from reprune.compress.structure.groups import Group, find_groups, survey
 from reprune.compress.structure.separate import separate
-from reprune.compress.training.distillation import calls_of
+from reprune.compress.training.calls import calls_of
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch

@@ -16,8 +16,8 @@ from torch import nn
 
 from reprune.compress.training.averaging import average
 from reprune.compress.training.balancing import Balancer
+from reprune.compress.training.calls import Call, calls_of
 from reprune.compress.training.checkpoint import read_state
-from reprune.compress.training.distillation import Call, calls_of
 from reprune.compress.training.features import Projections, attention_distance, feature_distance
 from reprune.compress.training.optimizer_state import moments_of
 from reprune.compress.training.rates import for_epochs, rate_at, without_dropout
