@@ -36,7 +36,8 @@ def distance(
     raise CompressionError(
         f"the outputs cannot be distilled: student {_shapes(ours)}, teacher {_shapes(theirs)}",
         where="distill",
-        fix="let the model return logits of shape (N, C, ...), or set distill.weight to 0",
+        fix="let the model return logits of shape (N, C, ...), say in the task what its outputs are "
+        f"(`outputs_are`: {WORDS}), or set distill.weight to 0",
     )
 
 
