@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reprune.compress.criteria.gradients import singles
+from reprune.compress.criteria.apart import mixes_examples, singles, taken_apart
 from reprune.compress.importance import (
     CRITERIA,
     at_least,
@@ -22,7 +22,9 @@ from reprune.compress.importance import (
     lowest_removed,
     normalized,
 )
-from reprune.compress.structure.groups import Group, find_groups
+from reprune.compress.structure.groups import Group, find_groups, survey
+from reprune.compress.structure.separate import separate
+from reprune.compress.training.calls import calls_of
 from reprune.core.errors import CompressionError
 from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch
@@ -227,6 +229,58 @@ def test_a_batch_is_taken_apart_with_all_that_belongs_to_its_examples() -> None:
     assert next(singles(whole)) is whole
 
 
+def in_batch(module: nn.Module, batch: Batch, _: torch.Generator) -> Tensor:
+    """Each example against the others of its batch (CLIP, two towers): alone it has nothing to lose."""
+    likeness = module(*batch.inputs) @ batch.inputs[0].flatten(1)[:, :3].T
+    return F.cross_entropy(likeness, torch.arange(len(batch)))
+
+
+def weighted(module: nn.Module, batch: Batch, _: torch.Generator) -> Tensor:
+    """A mean in which classes count differently: that of the examples' own is another."""
+    weight = torch.tensor([0.1, 1.0, 9.0])
+    return F.cross_entropy(module(*batch.inputs), batch.targets, weight=weight)  # type: ignore[arg-type]
+
+
+def spread(module: nn.Module, batch: Batch, _: torch.Generator) -> Tensor:
+    """How far examples are apart (as VICReg asks): of one alone it is NaN."""
+    found = module(*batch.inputs)
+    return ((found - found.mean(0)).square().sum(0) / torch.tensor(len(batch) - 1.0)).mean().neg()
+
+
+def noisy(module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    """A mean over examples, on inputs that are disturbed anew each time."""
+    (images,) = batch.inputs
+    images = images + torch.randn(images.shape, generator=generator)
+    return F.cross_entropy(module(images), batch.targets)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("loss", "mixes"), [(in_batch, True), (spread, True), (weighted, False), (noisy, False)]
+)
+def test_a_loss_of_whole_batches_is_not_asked_of_single_examples(
+    net: nn.Module, loss: Callable[..., Tensor], mixes: bool
+) -> None:
+    """What is a mean, however weighted, is taken apart; what is none, or has none, is not."""
+    task = Examples()
+    task.loss = loss  # type: ignore[method-assign]
+    batches = list(task.batches("train"))
+    assert [mixes_examples(task, net, one, seed=0) for one in batches] == [mixes] * 3  # type: ignore[arg-type]
+    apart = taken_apart(task, net, batches, seed=0)  # type: ignore[arg-type]
+    assert [len(one) for one in apart] == ([8, 8, 8] if mixes else [1] * 24)
+    assert not mixes_examples(task, net, apart[0] if not mixes else next(singles(apart[0])), seed=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("criterion", ["fisher", "hessian"])
+def test_negatives_from_the_batch_give_scores(
+    net: nn.Module, groups: tuple[Group, ...], criterion: str
+) -> None:
+    """Example by example such a loss has no gradient: every channel scored 0, and the last ones went."""
+    task = Examples()
+    task.loss = in_batch  # type: ignore[method-assign]
+    found = scores_of(net, groups, task, criterion=criterion)["fc"]
+    assert len(found[found > 1e-6].unique()) > 2
+
+
 def test_activation_is_the_mean_size_of_what_the_readers_are_given(
     net: nn.Module, groups: tuple[Group, ...]
 ) -> None:
@@ -240,6 +294,27 @@ def test_activation_is_the_mean_size_of_what_the_readers_are_given(
     assert torch.allclose(found["conv"], x.double().abs().mean((0, 2, 3)))
     assert torch.allclose(found["up"], flat.double().mean(0).reshape(5, 16).sum(1))
     assert torch.allclose(found["fc"], wide.double().mean(0))
+
+
+def test_activation_of_what_no_layer_reads_is_that_of_its_makers(
+    model_task: Callable[..., object],
+) -> None:
+    """A query-key dimension goes into a product: it counts by the size of its queries and keys."""
+    module = separate(models.build("built-in-attention"))
+    task = model_task("built-in-attention", examples=16)
+    found = survey(module, models.inputs("built-in-attention", 2), (), dimensions=True).groups
+    scores = scores_of(module, found, task, criterion="activation")
+    group = next(group for group in found if group.name.endswith("query-dimensions"))
+    expected = torch.zeros(group.width, dtype=torch.float64)
+    for member in group.members:
+        assert member.axis == "out"
+        with calls_of(module.get_submodule(member.module)) as calls, torch.no_grad():
+            for batch in task.batches("calibration", epoch=0, seed=0):  # type: ignore[attr-defined]
+                module(*batch.inputs)
+        rows = torch.cat([call.output.flatten(0, -2) for call in calls]).double().abs().mean(0)  # type: ignore[attr-defined]
+        expected += torch.stack([rows[list(places)].sum() for places in member.positions])
+    assert len(group.members) == 2
+    assert torch.allclose(scores[group.name], expected, rtol=1e-6)
 
 
 def test_a_residual_group_sums_over_every_writer_and_reader() -> None:

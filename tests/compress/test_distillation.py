@@ -16,8 +16,8 @@ from torch import nn
 
 from reprune.compress.training.averaging import average
 from reprune.compress.training.balancing import Balancer
+from reprune.compress.training.calls import Call, calls_of
 from reprune.compress.training.checkpoint import read_state
-from reprune.compress.training.distillation import Call, calls_of
 from reprune.compress.training.features import Projections, attention_distance, feature_distance
 from reprune.compress.training.optimizer_state import moments_of
 from reprune.compress.training.rates import for_epochs, rate_at, without_dropout
@@ -549,3 +549,19 @@ def test_what_is_masked_is_plainly_zero_in_an_average(start):
     assert torch.equal(mean.weight.signbit(), torch.tensor([[False, start < 0]]))
     assert mean.weight[0, 0] == 0
     assert mean.weight[0, 1].item() == pytest.approx(0.9 * start + 0.3)
+
+
+def test_an_infinite_buffer_is_copied_into_an_average():
+    """The -inf of a causal mask, as a buffer or a frozen parameter: a mean of infinities would be NaN."""
+    mask = torch.full((3, 3), float("-inf")).triu(1)
+    module = nn.Linear(2, 2)
+    module.register_buffer("mask", mask)
+    module.bias = nn.Parameter(mask[0, 1:].clone(), requires_grad=False)
+    module.register_buffer("mean", torch.zeros(2))
+    mean = copy.deepcopy(module)
+    module.mean.fill_(1.0)
+    mean.mask[2, 2] = float("inf")
+    average(mean, module, decay=0.9, taken=1000)
+    assert torch.equal(mean.mask, mask)
+    assert torch.equal(mean.bias, module.bias)
+    assert torch.allclose(mean.mean, torch.full((2,), 0.1))

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from reprune.compress.criteria.apart import singles
 from reprune.compress.criteria.fisher import fisher
-from reprune.compress.criteria.gradients import singles
 from reprune.compress.importance import channel_scores
 from reprune.compress.structure.groups import Group, survey
 from reprune.compress.structure.separate import separate

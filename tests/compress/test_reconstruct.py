@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 from torch import Tensor, nn
 
 from reprune.compress.compensate import recalibrate
@@ -27,6 +28,7 @@ from reprune.compress.masks.choosing import (
 )
 from reprune.compress.masks.layer_inputs import input_products, input_sums, patches
 from reprune.compress.masks.maskable import maskable
+from reprune.compress.masks.masked import mask_model
 from reprune.compress.masks.reconstruct import (
     DAMPING,
     METHODS,
@@ -45,6 +47,7 @@ from reprune.compress.masks.semistructured import (
     verify_pattern,
 )
 from reprune.core.errors import CompressionError
+from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch
 from tests import models
 
@@ -238,17 +241,69 @@ def test_whole_models_are_masked_exactly_as_planned(
 
 
 def test_layers_whose_inputs_nobody_shows_go_by_magnitude(model_task: Callable) -> None:
-    """Attention calls its projections as functions; the LSTM's inner inputs are its own."""
+    """Attention calls its last projection as a function; the LSTM's inner inputs are its own."""
     task = model_task("built-in-attention")
     module = models.build("built-in-attention")
     weights = maskable(module)
     scores = magnitude(module, weights.names)
     plan = plan_sparsity(scores, 0.5, "local")
     result = reconstruct(module, list(task.batches("calibration", epoch=0, seed=0)), plan, "wanda")
-    assert result.by_magnitude == ("attention.in_proj_weight", "attention.out_proj.weight")
+    assert result.by_magnitude == ("attention.out_proj.weight",)
     expected = choose_masks(scores, plan)
     for name in result.by_magnitude:
         assert torch.equal(result.masks[name], expected[name])
+    said: list[str] = []
+    for criterion, names in (("wanda", result.by_magnitude), ("magnitude", UNSET)):
+        made = mask_model(
+            task, module, plan, PruneParams(criterion=criterion), seed=0, say=said.append
+        )
+        assert made.surgery.by_magnitude == names
+
+
+class Crossed(nn.Module):
+    """Attention from three tokens to five others, whose values are something else again."""
+
+    def __init__(self, make: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.attention = make(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x[:, :3], value=torch.tanh(x[:, 3:]), key=x[:, 3:])[0]
+
+
+def attended(count: int = 6) -> list[Batch]:
+    inputs = torch.randn(count, 8, 8, generator=torch.Generator().manual_seed(0))
+    return [Batch(inputs=(inputs,), targets=None, ids=[str(n) for n in range(count)])]
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_queries_keys_and_values_are_seen(method: str) -> None:
+    """Each third of the one weight by what it is multiplied with, as three linear layers would be."""
+    torch.manual_seed(0)
+    module = Crossed(nn.MultiheadAttention).eval()
+    sums = input_products(module, "attention", attended())
+    assert sums is not None
+    x = attended()[0].inputs[0].double()
+    own = [
+        part.flatten(0, 1) for part in (x[:, :3], x[:, 3:], torch.tanh(x[:, 3:].float()).double())
+    ]
+    assert torch.allclose(sums.own, torch.stack([rows.T @ rows for rows in own]))
+    weights = {"attention.in_proj_weight": module.attention.in_proj_weight.abs()}
+    plan = plan_sparsity(weights, 0.5, "local")
+    found = reconstruct(module, attended(), plan, method).masks["attention.in_proj_weight"]
+    rows = module.attention.in_proj_weight.detach().double().chunk(3)
+    for mask, weight, gram in zip(found.chunk(3), rows, sums.own, strict=True):
+        mine = wanda_mask(weight, gram, 32) if method == "wanda" else sparsegpt(weight, gram, 32)[1]
+        assert torch.equal(mask, mine)
+
+
+def test_attention_with_a_forward_of_its_own_is_not_looked_into() -> None:
+    """Nobody knows what its arguments are."""
+
+    class Own(nn.MultiheadAttention):
+        pass
+
+    assert input_products(Crossed(Own).eval(), "attention", attended()) is None
 
 
 def test_inputs_come_from_the_model_as_pruned_so_far(model_task: Callable) -> None:

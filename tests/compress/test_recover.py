@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from torch import nn
 
+from reprune.compress.training.calls import calls_of
 from reprune.compress.training.checkpoint import read_state
-from reprune.compress.training.distillation import calls_of, distance
+from reprune.compress.training.distillation import distance
 from reprune.compress.training.recover import CHECKPOINT, Lesson, rate_at, recover
 from reprune.core.errors import CompressionError, TaskError
 from reprune.core.params import DistillParams

@@ -30,6 +30,19 @@ def _one_thread_on_the_cpu(monkeypatch):
     torch.set_num_threads(1)
 
 
+class Stack(nn.Module):
+    """A recurrent layer into a recurrent layer, both directions, and a head."""
+
+    def __init__(self, kind) -> None:
+        super().__init__()
+        self.one = kind(3, 4, bidirectional=True, batch_first=True)
+        self.two = kind(8, 3, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.two(self.one(x)[0])[0].mean(1))
+
+
 @cache
 def dense():
     return trained(DigitsTask())
@@ -134,6 +147,32 @@ def test_bn_scale_needs_batch_norms():
     shaper = SparsePush(method="bn-scale", strength=0.1, groups=found, widths={})
     with pytest.raises(CompressionError, match="group-norm"):
         shaper.begin(module, None)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_are_pushed_too(kind):
+    """Every gate, layer and direction of a unit, and what reads it: a stack of them alone is not refused."""
+    module = Stack(kind)
+    found = find_groups(module, (torch.zeros(2, 5, 3),), ())
+    assert "one" in {group.name for group in found}
+    widths = {group.name: group.width // 2 for group in found}
+    shaper = SparsePush(method="growing", strength=0.1, groups=found, widths=widths)
+    shaper.begin(module, None)
+    norms = shaper.norms()["one"]
+    own = [p for name, p in module.one.named_parameters() if "bias" in name or "weight_ih" in name]
+    whole = sum(p.reshape(-1, 4, p[0].numel()).square().sum((0, 2)) for p in own)
+    for end in ("", "_reverse"):
+        again = getattr(module.one, f"weight_hh_l0{end}")
+        whole += again.reshape(-1, 4, 4).square().sum((0, 2)) + again.square().sum(0)
+        read = getattr(module.two, f"weight_ih_l0{end}")
+        whole += read.square().sum(0).reshape(2, 4).sum(0)
+    assert torch.allclose(norms, whole.detach().sqrt())
+    gone = set(range(4)) - set(lowest_removed(norms.double(), 2))
+    shaper.after_backward(module, None, Moment(step=0, steps=300, steps_per_epoch=9))
+    for name, parameter in module.one.named_parameters():
+        if "bias" in name:
+            rows = parameter.grad.reshape(-1, 4).abs().sum(0)
+            assert {n for n, value in enumerate(rows.tolist()) if value > 0} == gone
 
 
 @pytest.mark.parametrize("method", ["group-norm", "growing"])

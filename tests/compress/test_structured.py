@@ -240,6 +240,31 @@ def test_progress_is_said(model_task: Callable[..., object]) -> None:
     assert "compensated" in said[1]
 
 
+def test_channels_that_score_alike_are_said(model_task: Callable[..., object]) -> None:
+    """Of a group whose channels a criterion does not tell apart, the first ones are kept, with a word."""
+    said: list[str] = []
+    module = models.build("plain")
+    with torch.no_grad():
+        for parameter in (*module.second.parameters(), *module.head.parameters()):
+            parameter.fill_(0.1)
+    groups = find_groups(module, models.inputs("plain", 2), ())
+    knobs = PruneParams(criterion="l1", examples=64)
+    cut(model_task("plain"), module, groups, half(groups), knobs, 0, said.append)
+    assert said[0] == "all channels score the same in second.0: the first ones are kept"
+
+
+def test_a_loss_of_whole_batches_is_said(model_task: Callable[..., object]) -> None:
+    """A criterion that wants single examples says that the loss has none."""
+    said: list[str] = []
+    module = models.build("plain")
+    groups = find_groups(module, models.inputs("plain", 2), ())
+    task = model_task("plain")
+    task.loss = lambda module, batch, _: module(*batch.inputs).std()  # type: ignore[attr-defined]
+    knobs = PruneParams(criterion="hessian", examples=64, compensate=False)
+    cut(task, module, groups, half(groups), knobs, 0, said.append)
+    assert said[0].startswith("the loss is no mean of its examples'")
+
+
 @pytest.mark.slow
 def test_on_real_digits_compensation_saves_most_of_a_one_shot_cut() -> None:
     """A trained CNN, half of every group gone: compensation brings back the loss on calibration, and

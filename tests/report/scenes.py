@@ -615,7 +615,12 @@ NASTY = replace(
     history=(before(HOSTILE[:60], "block", 0.7, 0.01),),
     slices=tuple(msgspec.structs.replace(one, slice=HOSTILE) for one in BLOCKED.slices),
     notes=(HOSTILE,),
-    surgery={"ladder": (HOSTILE,), "unfitted": {HOSTILE: HOSTILE}, "left": {HOSTILE: HOSTILE}},
+    surgery={
+        "ladder": (HOSTILE,),
+        "unfitted": {HOSTILE: HOSTILE},
+        "left": {HOSTILE: HOSTILE},
+        "by_magnitude": (HOSTILE,),
+    },
 )
 
 # The whole cut missed the bar: half of each width was cut, and one of two blocks stayed.

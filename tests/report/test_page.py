@@ -189,6 +189,15 @@ def test_layers_that_compensation_left_are_named(told: Told, tmp_path: Path) -> 
     assert "kept their weights" not in " ".join(Page(render_html(told("pass"))).text)
 
 
+def test_what_a_criterion_did_not_see_is_named(told: Told, tmp_path: Path) -> None:
+    """Tensors that Wanda or SparseGPT masked by magnitude; nothing is said where there is none."""
+    surgery = {"criterion": "wanda", "by_magnitude": ("lstm.weight_hh_l0",)}
+    text = " ".join(Page(render_html(facts(replace(PASSED, surgery=surgery), tmp_path))).text)
+    said = r"Masked by magnitude: wanda did not see their inputs\s.*lstm\.weight_hh_l0"
+    assert re.search(said, text)
+    assert "Masked by magnitude" not in " ".join(Page(render_html(told("pass"))).text)
+
+
 def test_every_section_is_there(told: Told) -> None:
     """The page answers for the verdict, time, quality, the cut, the data, the engines and the lineage."""
     page = Page(render_html(told("pass")))

@@ -100,6 +100,9 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
         "must be the 4 examples",
     ),
     "names": ({"input_names": ("a", "b")}, r"names \['a', 'b'\]"),
+    "outputs are a typo": ({"outputs_are": "logit"}, "did you mean 'logits'"),
+    "outputs are nothing": ({"outputs_are": 0.0}, "says 0.0"),
+    "outputs are two": ({"outputs_are": ("logits", 2.0)}, "tells of 2 outputs, the model gives 1"),
     "generates": ({"generate": lambda self: ...}, "generates sequences"),
     "no workload": ({"workload": lambda self: ()}, "0 shapes"),
     "weights": (

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from msgspec import UNSET
-from torch import nn
+from torch import Tensor, nn
 
 from reprune.compress.compensate import Compensated, batch_norms, compensated, recalibrate
+from reprune.compress.criteria.apart import keeps_batches_whole
 from reprune.compress.criteria.weights import without_scale
 from reprune.compress.importance import channel_scores, criterion_label, lowest_removed
 from reprune.compress.losses import first_batches, mean_loss
@@ -70,6 +71,11 @@ def cut(  # noqa: PLR0913, PLR0917  what a cut depends on, none of it a part of 
         for group in groups
     }
     _say_choices(dense, groups, kept, params, say)
+    if keeps_batches_whole(task, dense, params, seed):
+        say(
+            f"the loss is no mean of its examples': '{params.criterion}' takes the gradients of whole batches"
+        )
+    _say_ties(scores, kept, say)
     architecture = architecture_of(dense, groups, kept, blocks)
     sliced = apply(dense, architecture)
     batches = first_batches(task, "calibration", examples=params.examples, seed=seed)
@@ -150,6 +156,19 @@ def _say_choices(
     frozen = frozen_layers(module, touched)
     if frozen:
         say(f"cuts layers with frozen parameters too: {', '.join(frozen)}")
+
+
+def _say_ties(
+    scores: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]], say: Callable[[str], None]
+) -> None:
+    """Names the groups that are cut, and of whose channels the criterion tells no difference."""
+    tied = [
+        name
+        for name, chosen in kept.items()
+        if len(chosen) < len(scores[name]) and bool((scores[name] == scores[name][0]).all())
+    ]
+    if tied:
+        say(f"all channels score the same in {', '.join(tied)}: the first ones are kept")
 
 
 def _prove(masked: nn.Module, sliced: nn.Module, batches: Sequence[Batch], limit: float) -> float:

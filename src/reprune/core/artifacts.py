@@ -138,7 +138,8 @@ class Surgery(Fact, kw_only=True):
     no longer the cut's alone (`untrained`). `blocks` were removed whole, `block_cuts` says what those that
     were to go came to; `unfitted` names the layers that lost inputs and that compensation left as they were,
     `left` those that run after them and were to be refitted too (prune.refit: onwards), each with the reason;
-    `sparsity` lists masked tensors; `ladder` says in words which cuts were tried and what came of them;
+    `sparsity` lists masked tensors, `by_magnitude` those of them whose inputs the criterion was not shown, so
+    that it took their magnitude; `ladder` says in words which cuts were tried and what came of them;
     `examples` went through a model for all this.
     """
 
@@ -161,6 +162,7 @@ class Surgery(Fact, kw_only=True):
     unfitted: dict[str, str] | UnsetType = UNSET
     left: dict[str, str] | UnsetType = UNSET
     sparse_learning: str | UnsetType = UNSET
+    by_magnitude: tuple[str, ...] | UnsetType = UNSET
 
     @property
     def untrained(self) -> bool:

@@ -270,11 +270,12 @@ class PruneParams(Document, kw_only=True):
 class DistillParams(Document, kw_only=True):
     """Recovery training, in the distill step and between the cuts of a schedule.
 
-    The loss is (1 - weight) x the task's + weight x the distance of the logits to the teacher's
-    (0 is plain fine-tuning) + `features` x that of the outputs of `feature_modules` (the task's
-    `features` where it is empty) + `attention` x that of their attention maps, over places or tokens;
-    with `balance` the parts keep these shares of the whole whatever their sizes, up to a thousandfold. The
-    `teacher` may be the student itself, as it came ("self") or as its moving average ("ema").
+    The loss is (1 - weight) x the task's + weight x the distance of the outputs to the teacher's (0 is plain
+    fine-tuning; the task's `outputs_are` says what they are) + `features` x that of the outputs of
+    `feature_modules` (the task's `features` where it is empty) + `attention` x that of their attention maps,
+    over places or tokens; with `balance` the parts keep these shares of the whole whatever their sizes, up to
+    a thousandfold. The `teacher` may be the student itself, as it came ("self") or as its moving average
+    ("ema").
 
     The learning rate rises over `warmup_epochs`, is held until `hold_epochs` (where training takes more or
     fewer than `epochs`, for the same share of it), and falls along a cosine unless `rate` is constant.

@@ -181,6 +181,10 @@ def recovery_section(facts: ReportFacts) -> Section | None:
             if reasons:
                 told = [[esc(name), esc(why)] for name, why in sorted(reasons.items())[:MOST_ROWS]]
                 content.append(html_table(title, ["Layer", "Why"], told))
+        if surgery.by_magnitude:
+            names = [[esc(name)] for name in surgery.by_magnitude[:MOST_ROWS]]
+            title = f"Masked by magnitude: {surgery.criterion} did not see their inputs"
+            content.append(html_table(title, ["Tensor"], names))
     figure = recovery_figure(recovery) if recovery is not None else None
     if figure is not None:
         content.append(svg.framed(figure))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reprune.core.errors import TaskError
 from reprune.core.records import range_of
-from reprune.task.outputs import outputs_of
+from reprune.task.outputs import outputs_of, said_of_outputs
 from reprune.task.protocol import Batch, Task
 
 EXAMPLES = 4
@@ -43,6 +43,13 @@ def check_model(task: Task, name: str) -> None:
         outputs = _run(module, inputs, name)
         _refuse_sequences(module, inputs, outputs, name)
         _check_outputs(module, inputs, outputs, name)
+        said = said_of_outputs(task)
+        if isinstance(said, tuple) and len(said) != len(outputs):
+            raise TaskError(
+                f"tells of {len(said)} outputs, the model gives {len(outputs)}",
+                where=f"{name}.outputs_are",
+                fix="say what each one is, in order",
+            )
         _check_workload(task, module, name)
 
 

@@ -57,9 +57,11 @@ class Task(Protocol):
     `keep` (names of modules that are never cut), `heads` (the number of attention heads by module,
     checked against what is seen; 0 leaves them whole), `blocks` (names of the modules that may be
     removed; else they are found), `features` (names of modules whose outputs are distilled),
-    `optimizer(params)`, `shown(batch)` (each example in words, for people who read a report), and
-    `plain(split)`: the split's batches without augmentation, from which the data contract finds overlaps
-    with `train`.
+    `outputs_are` (what a student learns from its teacher's outputs: one for all, or one each, of "logits",
+    classes in dimension 1; "logits-last", classes in the last; a number: values, whose differences count in
+    units of it as they do in `loss`; "unread"), `optimizer(params)`, `shown(batch)` (each example in words,
+    for people who read a report), and `plain(split)`: the split's batches without augmentation, from which
+    the data contract finds overlaps with `train`.
     """
 
     @property

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reprune.task.protocol import Records
 
 OPEN: tuple[Split, ...] = ("train", "tune", "calibration")
-OPTIONAL = ("keep", "heads", "blocks", "features", "optimizer", "shown")
+OPTIONAL = ("keep", "heads", "blocks", "features", "outputs_are", "optimizer", "shown")
 
 
 @dataclass(frozen=True, kw_only=True)

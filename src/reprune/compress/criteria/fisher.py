@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from reprune.compress.criteria.gradients import singles
+from reprune.compress.criteria.apart import taken_apart
 from reprune.compress.criteria.parts import summed
 from reprune.compress.losses import first_batches
 from reprune.compress.structure.groups import Group
@@ -26,7 +26,7 @@ def fisher(
 
     The gate's gradient is the sum of weight x gradient, with its sign, over the readers' weights for
     the channel's positions, so that what cancels out inside a head or between readers counts for
-    nothing. It is made for one example at a time (a batch of B whose targets cannot be taken apart
+    nothing. It is made for one example at a time (a batch of B that stays whole, see apart.taken_apart,
     counts as B times its own), at least `params.examples` of `train`. A dimension of attention scores
     has no reader: the halved sum over both its factors is its gate. `params.reduction` has no meaning
     here: a channel has one gate.
@@ -38,7 +38,7 @@ def fisher(
         parameter.requires_grad_(parameter.is_floating_point())
     total = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in groups}
     examples = sum(len(batch) for batch in batches)
-    for one in (one for batch in batches for one in singles(batch)):
+    for one in taken_apart(task, module, batches, seed=seed):
         scored.zero_grad(set_to_none=True)
         with torch.enable_grad():
             torch.autograd.backward(task.loss(scored, one, generator))

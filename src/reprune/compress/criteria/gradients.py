@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from reprune.compress.criteria.apart import taken_apart
 from reprune.compress.criteria.parts import folded, summed
 from reprune.compress.losses import first_batches
 from reprune.compress.structure.groups import Group
@@ -40,32 +40,13 @@ def hessian(
     go and the gradient is zero (optimal brain damage, LeCun et al. 1990, equation 4).
 
     h is the mean squared gradient of single examples (the diagonal of the empirical Fisher matrix),
-    one backward pass for each of at least `params.examples` training examples. Where targets cannot be
-    taken apart by example, the squared gradient of a whole batch of B examples counts as B of them:
-    the same where the examples' gradients are independent and cancel out, as they do after training.
+    one backward pass for each of at least `params.examples` training examples. Where batches stay whole
+    (apart.taken_apart), the squared gradient of a batch of B examples counts as B of them: the same where
+    the examples' gradients are independent and cancel out, as they do after training.
     """
     batches = first_batches(task, "train", examples=params.examples, seed=seed)
-    apart = [one for batch in batches for one in singles(batch)]
+    apart = taken_apart(task, module, batches, seed=seed)
     return _accumulated(task, module, groups, apart, _curvature, params=params, seed=seed)
-
-
-def singles(batch: Batch) -> Iterator[Batch]:
-    """The batch's examples one by one; the batch itself where its targets are not tensors by example."""
-    count = len(batch)
-    if count > 1 and _by_example(batch.targets, count) and _by_example(batch.inputs, count):
-        for index in range(count):
-            yield replace(
-                batch,
-                inputs=tuple(tensor[index : index + 1] for tensor in batch.inputs),
-                targets=_one(batch.targets, index),
-                ids=[batch.ids[index]],
-                slices={name: [values[index]] for name, values in batch.slices.items()},
-                source=None if batch.source is None else [batch.source[index]],
-                time=None if batch.time is None else [batch.time[index]],
-                labels=None if batch.labels is None else [batch.labels[index]],
-            )
-    else:
-        yield batch
 
 
 def _accumulated(  # noqa: PLR0913  a criterion's own arguments, and what it does with a gradient
@@ -106,23 +87,3 @@ def _curvature(tensor: Tensor, size: int) -> Tensor:
         return torch.zeros_like(tensor)
     # The mean gradient of B independent ones has 1/B of their variance.
     return 0.5 * size * (tensor.double() * tensor.grad.double()).square()
-
-
-def _by_example(value: object, count: int) -> bool:
-    if isinstance(value, Tensor):
-        return value.ndim > 0 and len(value) == count
-    if isinstance(value, Mapping):
-        return bool(value) and all(_by_example(inner, count) for inner in value.values())
-    if isinstance(value, tuple):
-        return bool(value) and all(_by_example(inner, count) for inner in value)
-    return False
-
-
-def _one(value: object, index: int) -> object:
-    if isinstance(value, Tensor):
-        return value[index : index + 1]
-    if isinstance(value, Mapping):
-        return {name: _one(inner, index) for name, inner in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_one(inner, index) for inner in value)
-    return value

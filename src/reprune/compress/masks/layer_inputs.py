@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.rnn import pad_sequence
 
 from reprune.core.errors import CompressionError
 from reprune.measure.outputs import evaluating
@@ -24,6 +25,8 @@ MIN_ROWS = 32_768
 ROWS_PER_COLUMN = 8
 MAX_COLUMNS = 8_192
 POSITION_SEED = 0
+# The arguments of nn.MultiheadAttention that its in_proj_weight is multiplied with, in the weight's order.
+ATTENDED = ("query", "key", "value")
 
 
 def order_of_use(module: nn.Module, batches: Sequence[Batch]) -> list[str]:
@@ -65,15 +68,18 @@ def input_products(
 ) -> InputSums | None:
     """The sums of what the layer `name` is given while `module` and `other` run on `batches`, over all calls.
 
-    Convolutions see at most a fixed number of positions an example, chosen by a fixed seed. None for
-    a layer that is no linear layer or (not transposed) convolution, or that is never called. Raises
+    Convolutions see at most a fixed number of positions an example, chosen by a fixed seed. Of an
+    nn.MultiheadAttention they are what `weight_name` is multiplied with: queries, keys and values, one matrix
+    each. None for a layer that is none of these, nor a linear layer, or that is never called. Raises
     CompressionError for one with more than 8,192 inputs, or where one is no finite number. The modules
     are left as they were.
     """
     layer = module.get_submodule(name)
-    if isinstance(layer, _ConvTransposeNd) or not isinstance(layer, _ConvNd | nn.Linear):
+    if isinstance(layer, _ConvTransposeNd) or not (
+        isinstance(layer, _ConvNd | nn.Linear) or _is_attention(layer)
+    ):
         return None
-    columns = layer.weight[0].numel()
+    columns = layer.get_parameter(weight_name(layer))[0].numel()
     if columns > MAX_COLUMNS:
         raise CompressionError(
             f"has {columns} inputs; the sums of at most {MAX_COLUMNS} fit memory",
@@ -107,11 +113,14 @@ def _calls(
     module: nn.Module, name: str, batches: Sequence[Batch], budget: int
 ) -> Iterator[list[Tensor]]:
     """What the layer is given in each of the batches, call by call: the same positions in any model."""
-    layer: _ConvNd | nn.Linear = module.get_submodule(name)  # type: ignore[assignment]  # input_products looked
+    layer = module.get_submodule(name)
     generator = torch.Generator().manual_seed(POSITION_SEED)
     given: list[Tensor] = []
 
     def add(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        if _is_attention(layer):
+            given.append(_attended(args, named))
+            return
         given.append(_rows(layer, (*args, *named.values())[0].detach(), budget, generator))
 
     for batch in batches:
@@ -125,15 +134,34 @@ def _calls(
         given.clear()
 
 
+def weight_name(layer: nn.Module) -> str:
+    """The parameter that is multiplied with what the layer is given."""
+    return "in_proj_weight" if _is_attention(layer) else "weight"
+
+
+def _is_attention(layer: nn.Module) -> bool:
+    # Not one with a forward() of its own; and where keys have another size, there are three weights.
+    return type(layer) is nn.MultiheadAttention and layer.in_proj_weight is not None
+
+
 def _parts(layer: nn.Module) -> int:
+    if _is_attention(layer):
+        return len(ATTENDED)
     return layer.groups if isinstance(layer, _ConvNd) else 1
 
 
-def _rows(layer: _ConvNd | nn.Linear, x: Tensor, budget: int, generator: torch.Generator) -> Tensor:
+def _attended(args: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> Tensor:
+    """As `_rows`, with a group each for queries, keys and values; rows of zeros where one has fewer."""
+    given = dict(zip(ATTENDED, args, strict=False)) | dict(named)
+    rows = [given[name].detach().to("cpu", torch.float64).flatten(0, -2) for name in ATTENDED]
+    return pad_sequence(rows, batch_first=True).transpose(0, 1)
+
+
+def _rows(layer: nn.Module, x: Tensor, budget: int, generator: torch.Generator) -> Tensor:
     """(rows, groups, columns), float64, on the CPU."""
-    if isinstance(layer, nn.Linear):
-        return x.reshape(-1, 1, x.shape[-1]).to("cpu", torch.float64)
-    return patches(layer, x, budget, generator).to("cpu", torch.float64)
+    if isinstance(layer, _ConvNd):
+        return patches(layer, x, budget, generator).to("cpu", torch.float64)
+    return x.reshape(-1, 1, x.shape[-1]).to("cpu", torch.float64)
 
 
 def patches(layer: _ConvNd, x: Tensor, budget: int, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from msgspec import UNSET
+
 from reprune.compress.bundle import stored_tensors
 from reprune.compress.compensate import batch_norms, recalibrate
 from reprune.compress.losses import first_batches, mean_loss
@@ -86,6 +88,7 @@ def mask_model(
         loss_recalibrated=losses.get("recalibrated"),
         kept=best,
         sparsity=tensor_sparsity(masks, plan),
+        by_magnitude=unseen or UNSET,
     )
     tell(candidates[best], masks, surgery, say)
     return Masked(module=candidates[best], masks=masks, surgery=surgery)

@@ -29,7 +29,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from reprune.compress.compensate import batch_norms, renew_statistics
 from reprune.compress.masks.choosing import choose_masks, keep_highest, zero_masked, zeros_for
-from reprune.compress.masks.layer_inputs import InputSums, input_products, order_of_use
+from reprune.compress.masks.layer_inputs import (
+    InputSums,
+    input_products,
+    order_of_use,
+    weight_name,
+)
 from reprune.compress.masks.semistructured import UNSTRUCTURED, parse_pattern, pattern_mask
 from reprune.core.errors import CompressionError
 
@@ -49,7 +54,7 @@ RIDGE = 1e-3
 @dataclass(frozen=True, kw_only=True)
 class Reconstructed:
     """`module` is masked by `masks`. `by_magnitude` names tensors whose inputs no layer showed (recurrent
-    layers, attention's own projections): they were masked by magnitude.
+    layers, the projection of what attention makes): they were masked by magnitude.
     """
 
     module: nn.Module
@@ -84,8 +89,8 @@ def reconstruct(
     masks: dict[str, Tensor] = {}
     norms = batch_norms(result)
     for name in order_of_use(result, examples):
-        tensor = f"{name}.weight" if name else "weight"
         layer = result.get_submodule(name)
+        tensor = f"{name}.{weight_name(layer)}".removeprefix(".")
         if renew and masks:
             renew_statistics(result, examples, [norm for norm in norms if norm is layer])
         if tensor not in items:
@@ -109,7 +114,11 @@ def _sums(
 ) -> InputSums | None:
     """Of all that the weight `tensor` is multiplied with, by every layer that shares it, in both models."""
     weight = module.get_parameter(tensor)
-    sharers = [n for n, layer in module.named_modules() if getattr(layer, "weight", None) is weight]
+    sharers = [
+        name
+        for name, layer in module.named_modules()
+        if getattr(layer, weight_name(layer), None) is weight
+    ]
     found = [
         sums
         for name in sharers
@@ -213,7 +222,7 @@ def _prune_layer(
     layer: nn.Module, sums: InputSums, item: TensorPlan, pattern: str, method: Method
 ) -> Tensor:
     """Masks the layer's weight in place, and refits it where the method does; returns the mask."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]  # a linear layer or convolution
+    weight = layer.get_parameter(weight_name(layer))
     matrix = to_matrix(layer, weight.detach().to("cpu", torch.float64))
     kept = torch.ones_like(matrix, dtype=torch.bool)
     parts = len(sums.own)

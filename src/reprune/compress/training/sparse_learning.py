@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reprune.compress.structure.architecture import layout
+from reprune.compress.structure.layouts import indices
 from reprune.core.documents import digest_of
 from reprune.core.errors import CompressionError
 
@@ -155,16 +156,18 @@ def _parts(module: nn.Module, group: Group) -> list[_Part]:
     for member in group.members:
         layer = module.get_submodule(member.module)
         found = layout(layer, member.axis)
-        for name, dim in found.tensors.items() if found else ():
-            parameter = getattr(layer, name, None)
+        if found is None:
+            continue
+        for span in found.spans:
+            parameter = getattr(layer, span.tensor, None)
             if not isinstance(parameter, nn.Parameter) or not parameter.requires_grad:
                 continue
-            owner = torch.full((parameter.shape[dim],), group.width)
+            owner = torch.full((parameter.shape[span.dim],), group.width)
             for channel, positions in enumerate(member.positions):
-                owner[list(positions)] = channel
-            scale = isinstance(layer, _BatchNorm) and name == "weight"
-            device = parameter.device
-            parts.append(_Part(parameter=parameter, dim=dim, owner=owner.to(device), scale=scale))
+                owner[indices(span, found.size, positions)] = channel
+            scale = isinstance(layer, _BatchNorm) and span.tensor == "weight"
+            owner = owner.to(parameter.device)
+            parts.append(_Part(parameter=parameter, dim=span.dim, owner=owner, scale=scale))
     if not parts:
         raise CompressionError("it has no parameter that trains", where=group.name)
     return parts

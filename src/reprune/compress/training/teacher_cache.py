@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from reprune.compress.structure.copies import leaves
-from reprune.compress.training.distillation import Call, calls_of, logits_of
+from reprune.compress.training.calls import Call, calls_of
+from reprune.compress.training.distillation import outputs_in
 from reprune.measure.outputs import evaluating
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ LOOKS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """What a teacher gives for a batch: its logits, and what its named modules give."""
+    """What a teacher gives for a batch: its outputs, and what its named modules give."""
 
-    logits: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
     features: Mapping[str, tuple[Tensor, ...]]
 
 
@@ -44,7 +45,7 @@ class TeacherCache:
 
     rows: Mapping[str, int]
     prints: Tensor
-    logits: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
     features: Mapping[str, tuple[Tensor, ...]]
 
     def answer(self, call: Call, ids: Sequence[str]) -> Taught | None:
@@ -56,7 +57,7 @@ class TeacherCache:
         if not torch.equal(self.prints[where], prints):
             return None
         return Taught(
-            logits=tuple(tensor[where] for tensor in self.logits),
+            outputs=tuple(tensor[where] for tensor in self.outputs),
             features={
                 name: tuple(tensor[where] for tensor in tensors)
                 for name, tensors in self.features.items()
@@ -187,14 +188,14 @@ def _ask(
     if len(calls) != 1:
         return None
     prints = fingerprints(calls[0], len(batch))
-    found = Taught(logits=tuple(logits_of(calls[0].output)), features=calls[0].features)
+    found = Taught(outputs=tuple(outputs_in(calls[0].output)), features=calls[0].features)
     if prints is None or any(len(tensor) != len(batch) for tensor in _tensors(found)):
         return None
     return found, prints
 
 
 def _tensors(found: Taught) -> list[Tensor]:
-    return [*found.logits, *leaves(dict(found.features))]
+    return [*found.outputs, *leaves(dict(found.features))]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
@@ -212,7 +213,7 @@ def _assembled(
     return TeacherCache(
         rows=rows,
         prints=prints,
-        logits=tuple(next(left) for _ in shape.logits),
+        outputs=tuple(next(left) for _ in shape.outputs),
         features={
             name: tuple(next(left) for _ in tensors) for name, tensors in shape.features.items()
         },

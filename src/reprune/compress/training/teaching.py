@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from reprune.compress.training.balancing import Balancer
-from reprune.compress.training.distillation import Call, calls_of, distance, logits_of
+from reprune.compress.training.calls import Call, calls_of
+from reprune.compress.training.distillation import distance, kinds_of, outputs_in
 from reprune.compress.training.features import (
     Projections,
     attention_distance,
@@ -22,10 +23,12 @@ from reprune.compress.training.features import (
 from reprune.compress.training.teacher_cache import Taught, TeacherCache, fill_cache, is_augmented
 from reprune.core.errors import InputError, TaskError
 from reprune.measure.outputs import evaluating
+from reprune.task.outputs import said_of_outputs
 
 if TYPE_CHECKING:
     from reprune.compress.training.lesson import Lesson, Second
     from reprune.core.params import DistillParams
+    from reprune.task.outputs import Kind
     from reprune.task.protocol import Batch, Task
 
 
@@ -37,7 +40,8 @@ TEACHERS = {"self": "the student as it came", "ema": "the student's moving avera
 class Teaching:
     """`names` are the modules whose outputs are distilled; `spent` counts examples that the student or
     the teacher ran besides training steps. `second` teaches logits beside the teacher. `projections`
-    train with the student.
+    train with the student. `kinds` is what the outputs are, once a batch has shown it: it stays so, whatever
+    shapes later ones have.
     """
 
     task: Task
@@ -49,6 +53,7 @@ class Teaching:
     projections: nn.Module | None = None
     cache: TeacherCache | None = None
     balancer: Balancer = field(default_factory=Balancer)
+    kinds: tuple[Kind, ...] | None = None
     spent: int = 0
 
     @classmethod
@@ -131,6 +136,9 @@ class Teaching:
             return own, 0
         kept = self._recall(calls, batch)
         taught = [kept] if kept is not None else [self._run(call) for call in calls]
+        if self.kinds is None and self.params.weight > 0.0:
+            said = said_of_outputs(self.task)
+            self.kinds = kinds_of(taught[0].outputs, said, batch.targets)
         parts = {"own": own}
         for name in list(self.shares)[1:]:
             distances = [
@@ -181,18 +189,17 @@ class Teaching:
         for call in calls:
             with evaluating(second.module):
                 output = second.module(*call.args, **call.kwargs)
-            answer = tuple(logits_of(output))
-            apart.append(distance(call.output, answer, self.params.temperature))
+            apart.append(distance(call.output, output, self.params.temperature, self.kinds))
         return (1.0 - second.weight) * first + second.weight * torch.stack(apart).mean()
 
     def _run(self, call: Call) -> Taught:
         with evaluating(self.teacher), calls_of(self.teacher, self.names) as answers:
             output = self.teacher(*call.args, **call.kwargs)
-        return Taught(logits=tuple(logits_of(output)), features=answers[0].features)
+        return Taught(outputs=tuple(outputs_in(output)), features=answers[0].features)
 
     def _distance(self, name: str, call: Call, taught: Taught) -> Tensor:
         if name == "logits":
-            return distance(call.output, taught.logits, self.params.temperature)
+            return distance(call.output, taught.outputs, self.params.temperature, self.kinds)
         if name == "attention":
             return attention_distance(call.features, taught.features)
         normalized = self.params.feature_distance == "normalized"

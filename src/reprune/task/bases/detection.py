@@ -12,6 +12,7 @@ from torch import Tensor
 from reprune.core.errors import TaskError
 from reprune.core.records import BOXES, DETECTIONS, NOTHING, SCALE, column_names, pack_detection
 from reprune.task.bases.arrays import ArrayTask
+from reprune.task.outputs import Kind
 from reprune.task.protocol import Batch
 
 if TYPE_CHECKING:
@@ -27,13 +28,15 @@ IOU_MATCH = 0.5
 class Detection(ArrayTask):
     """Targets are, for each example, rows of (class, x1, y1, x2, y2).
 
-    The user gives `model`, `loss` and `decode`. Records: the parts of each example's F1 at the IoU
-    `match_iou`, twice the matched boxes over the boxes found and the boxes there are (f1); and, if
-    `most_boxes` is set, the columns of `map` and `ap[class]`: up to so many detections and boxes an
-    example (core.records). Boxes are matched greedily, the surest first, each to the free box of its
-    class that it overlaps most. Raises TaskError for an example with more boxes, or a score outside 0..1.
+    The user gives `model`, `loss` and `decode`; and `outputs_are`, where a student is to learn from a
+    teacher's outputs: nobody else knows which of the numbers are logits. Records: the parts of each example's
+    F1 at the IoU `match_iou`, twice the matched boxes over the boxes found and the boxes there are (f1); and,
+    if `most_boxes` is set, the columns of `map` and `ap[class]`: up to so many detections and boxes an
+    example (core.records). Boxes are matched greedily, the surest first, each to the free box of its class
+    that it overlaps most. Raises TaskError for an example with more boxes, or a score outside 0..1.
     """
 
+    outputs_are: Kind | tuple[Kind, ...] = "undeclared"
     match_iou: float = IOU_MATCH
     most_boxes: int = 0
 

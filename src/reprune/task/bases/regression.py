@@ -32,6 +32,12 @@ class Regression(ArrayTask):
     def bounds(self) -> tuple[float, float]:
         """The declared range. Margins of the errors are shares of it."""
 
+    @property
+    def outputs_are(self) -> float:
+        """Values that count in units of the range, for a teacher's as for the targets."""
+        low, high = self.bounds
+        return high - low
+
     def loss(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002  the loss is not random
         low, high = self.bounds
         found = module(*batch.inputs).reshape(len(batch))

@@ -15,7 +15,7 @@ from reprune.core.documents import digest_of
 from reprune.core.errors import TaskError
 from reprune.task.bases.set_module import SetModule, Unknown, answered
 from reprune.task.bases.set_options import give_options, refuse_wrong
-from reprune.task.outputs import outputs_of
+from reprune.task.outputs import Kind, outputs_of, said_of_outputs
 from reprune.task.protocol import Batch, Split, Task, Work
 
 if TYPE_CHECKING:
@@ -168,6 +168,15 @@ class TaskSet:
             found[member] = tuple(outputs[begin : begin + count])
             begin += count
         return found
+
+    @cached_property
+    def outputs_are(self) -> tuple[Kind, ...]:
+        """What the members say of their outputs; empty where one says nothing."""
+        found: list[Kind] = []
+        for member, (count, _) in self._forms.items():
+            said = said_of_outputs(self.tasks[member])
+            found.extend(said if isinstance(said, tuple) else [said] * count)
+        return tuple(found)
 
     @contextmanager
     def _heard(self, module: nn.Module) -> Iterator[dict[str, tuple[nn.Module, object]]]:
