@@ -149,8 +149,9 @@ def timing(bench: Bench) -> Iterator[Timing]:
     them over the dense model's.
 
     Both are built with the target's runtime and timed side by side on `timed_inputs`; the dense one is built
-    once, when something is timed. Looks at the same engines differ by a per cent or two. The channels of the smallest l1
-    norm go: which ones does not matter for time. The function raises BuildError, and what the place raises.
+    once, when something is timed. Looks at the same engines differ by a per cent or two. The channels of the
+    smallest l1 norm go: which ones does not matter for time. The function raises BuildError, and what the
+    place raises.
     """
     from reprune.compress.importance import channel_scores, lowest_removed
     from reprune.compress.structure.architecture import apply
