@@ -70,4 +70,10 @@ def test_widths_say_whose_they_are_where_both_were_tried(
     )  # fmt: skip
     assert made(replace(PLAN, tried=trial)).widths == widths
     assert made().widths == ""
+    whole = (GroupPlan(group="conv", width=16, keep=8), GroupPlan(group="b.conv", width=8, keep=8))
+    assert made(replace(PLAN, groups=whole, blocks=("b",))).kept == {
+        "conv": 0.5,
+        "b.conv": 0.0,
+        "block b": 0.0,
+    }
     assert (made().kept, made().rise) == ({"conv": 0.5}, 0.25)

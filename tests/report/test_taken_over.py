@@ -231,3 +231,13 @@ def test_every_metric_target_and_layer_is_watched(tmp_path):
         text = render(known).replace("\u00a0", " ")
         assert "the latency on ort-cpu" in text
         assert "less and less wide" in text
+
+
+def test_the_trend_of_the_report_begins_where_the_question_changed(tmp_path):
+    """What the receipts of earlier generations say they were asked, beside what this plan was."""
+    known = rising(tmp_path / "alike")
+    assert known.plan is not None
+    mine = known.plan.asked
+    assert len(difficulty(rising(tmp_path / "same", asked=lambda place: mine))) == 1
+    other = msgspec.structs.replace(mine, fraction=mine.fraction / 2)
+    assert difficulty(rising(tmp_path / "other", asked=lambda place: other)) == []

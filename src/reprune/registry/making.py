@@ -26,7 +26,8 @@ def made_of(
         builds=sum(one.built for one in times),
         full_builds=sum(one.full_builds for one in times),
         widths=_widths(plan),
-        kept={item.group: item.keep / item.width for item in plan.groups if item.width},
+        kept=plan.left,
+        question=plan.asked,
         rise=plan.predicted.loss_increase,
     )
     return made if bundle.recovery is None else _recovered(made, bundle.recovery)
