@@ -116,6 +116,14 @@ def test_the_history_shows_what_was_taken_over_and_the_trend() -> None:
     assert all(len(line) <= WIDTH for line in text.splitlines())
 
 
+def test_what_was_kept_and_may_be_worse_says_up_to_how_much() -> None:
+    doubt = "cannot tell: may be up to 1.9 points worse"
+    made = Made(table="reused", table_doubt=doubt, widths="kept", widths_doubt=doubt)
+    table, widths = made_words(generation(1, 0.0, 0.5, made=made))
+    assert table.endswith(f"; its plan: {doubt}")
+    assert widths == f"the champion's widths kept; {doubt}"
+
+
 def test_a_table_that_was_measured_says_why_and_none_says_nothing() -> None:
     measured = Made(table="measured", why="there is no champion yet", cost=9, full_cost=9)
     assert made_words(generation(1, 0.0, 0.5, made=measured)) == [

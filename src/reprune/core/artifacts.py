@@ -619,6 +619,19 @@ class JointTrial(Fact, kw_only=True):
         errors = 1.0 if self.chance is UNSET else NormalDist().inv_cdf(1.0 - self.chance)
         return self.worse - errors * self.standard_error <= self.allowed
 
+    @property
+    def doubt(self) -> str:
+        """In words up to how much worse the known widths may be (the upper limit at the level of `chance`),
+        where they hold and that is more than is allowed: then the examples cannot tell. Else nothing.
+        """
+        if self.worse_low is UNSET or not self.holds:
+            return ""
+        high = 2.0 * self.worse - self.worse_low
+        if high <= self.allowed:
+            return ""
+        much = f"{100.0 * high:.1f} points" if self.unit == "share" else f"{high:.3g} of loss"
+        return f"cannot tell: may be up to {much} worse"
+
 
 class TableReuse(Fact, kw_only=True):
     """Where a sensitivity's rows come from. "reused": those in `checked` were measured again, all others

@@ -37,7 +37,8 @@ class Made(Fact, kw_only=True):
     took last. `times` is where its latency tables come from, for `times_why`, which took `builds` engines, of
     `full_builds` that measuring all of them takes.
 
-    `widths` says whether the champion's, where they were tried, were kept; `kept` is the share of each group
+    `widths` says whether the champion's, where they were tried, were kept; the doubts, how much worse these
+    and the table's plan may be, where that is more than is allowed; `kept` is the share of each group
     and removed block that the plan, asked the `question`, left, `rise` the rise in loss that it predicted.
 
     Recovery took `epochs` of `asked` (None where the champion's had no say), which saved about
@@ -58,7 +59,9 @@ class Made(Fact, kw_only=True):
     rate: float | None = None
     rate_how: Literal["", "given", "champion", "tried"] = ""
     rate_age: int = 0
+    table_doubt: str = ""
     widths: Literal["", "kept", "fresh"] = ""
+    widths_doubt: str = ""
     times: Literal["", "reused", "measured"] = ""
     times_why: str = ""
     builds: int = 0

@@ -26,6 +26,8 @@ def made_of(
         builds=sum(one.built for one in times),
         full_builds=sum(one.full_builds for one in times),
         widths=_widths(plan),
+        widths_doubt=plan.tried.doubt if plan.tried and plan.kept_champions else "",
+        table_doubt=reuse.trial.doubt if reuse and reuse.trial else "",
         kept=plan.left,
         question=plan.asked,
         rise=plan.predicted.loss_increase,

@@ -146,6 +146,8 @@ def _widths_words(plan: Plan, tried: JointTrial) -> str:
         else f"{tried.worse:.4g} of loss (standard error {tried.standard_error:.4g})"
     )
     end = "the champion's were kept" if plan.kept_champions else "fresh ones were taken"
+    if plan.kept_champions and tried.doubt:
+        end += f" ({tried.doubt})"
     return (
         f"Widths: the champion's and fresh ones were both cut, before recovery, and tried on "
         f"{words.plural(tried.examples, 'example')} of tune; the champion's came to {gap} against the "

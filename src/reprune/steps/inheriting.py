@@ -277,7 +277,8 @@ def _why(wrong: list[str], change: Moved, trial: JointTrial | None, rows: int) -
         return f"{checked}, and its plan is the same"
     told = trial_words(trial)
     if trial.holds:
-        return f"{checked}, and its plan {told} than a new one"
+        doubt = f" ({trial.doubt})" if trial.doubt else ""
+        return f"{checked}, and its plan {told} than a new one{doubt}"
     return f"its plan {told} than the new one's"
 
 
