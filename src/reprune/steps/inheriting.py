@@ -162,6 +162,7 @@ def _checked(
         seed=knobs.seed,
         examples=params.examples,
         blocks=work.blocks,
+        calibrated=knobs.sensitivity if knobs.sensitivity.method == "calibrated" else None,
     )
     rows = _rows(found, params, spot)
     change = moved(rows, spot.base.mean)
