@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from reprune.compress.planning.achieved import achieved
 from reprune.core.artifacts import (
+    Additivity,
     BlockCut,
     Cost,
     GroupCut,
@@ -16,11 +20,15 @@ from reprune.core.artifacts import (
     PruneStage,
     Recovery,
     RecoveryEpoch,
+    Sensitivity,
     Surgery,
     TaskFact,
     Tried,
 )
+from reprune.core.params import GenerationsParams
+from reprune.steps import plan_prior
 
+SENSITIVITY = Sensitivity(criterion="taylor", base_loss=1.0, examples=9, groups=())
 COST = Cost(params=10, macs=10, bytes=40)
 PLAN = Plan(
     allocator="search",
@@ -129,3 +137,36 @@ def test_where_no_epoch_was_better_the_start_counts():
     unknown = msgspec.structs.replace(kept, start_loss=msgspec.UNSET)
     bundle = msgspec.structs.replace(BUNDLE, recovery=unknown)
     assert achieved(PLAN, bundle, base_loss=1.0).recovered is None
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "kept"),
+    [
+        (None, None, True),
+        ("additive", None, True),
+        (None, "additive", True),
+        ("additive", "additive", True),
+        ("refitted", "additive", False),
+        (None, "refitted", False),
+        ("not-additive", "not-additive", False),
+    ],
+)
+def test_only_sums_that_were_refitted_or_not_trusted_leave_no_prior(monkeypatch, was, now, kept):
+    """A check that found them to add up changes nothing about them."""
+
+    def with_check(outcome):
+        check = Additivity(plans=8, before=0.9, after=None, outcome=outcome) if outcome else UNSET
+        predicted = msgspec.structs.replace(PLAN.predicted, additivity=check)
+        return msgspec.structs.replace(PLAN, predicted=predicted)
+
+    parts = {"plan": with_check(was), "champion": BUNDLE, "sensitivity": SENSITIVITY}
+    monkeypatch.setattr(
+        plan_prior,
+        "stored_part",
+        lambda previous, part, kind: SimpleNamespace(manifest=parts[part]),
+    )
+    found = plan_prior.with_prior(with_check(now), SimpleNamespace(), GenerationsParams())
+    came = found.predicted.champion
+    assert (came is not UNSET) == kept
+    if kept:
+        assert (came.sum_of_cuts, came.before) == (0.2, pytest.approx(0.3))

@@ -50,6 +50,19 @@ def test_a_latency_budget_is_planned_by_the_table_timed_and_met(
 
 
 @pytest.mark.slow
+def test_few_evaluations_are_not_cut_up_until_nothing_is_searched(
+    ground, tmp_path, timed_as_the_table_says
+):
+    """The first run looks at one thing beside its starts, whatever trials may follow."""
+    profile = profile_with_tables(ground, tmp_path / "profile", "")
+    few = "evaluations: 8, evaluation_examples: 50, latency_trials: 8"
+    knobs = f"allocator: evolutionary, {BUDGET}, {few}"
+    _, _, said = planned(ground, tmp_path, with_plan(knobs, fraction="0.7"), [profile])
+    first = next(number for number, line in enumerate(said) if "by the table" in line)
+    assert sum("joint cut" in line for line in said[:first]) >= 3
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("allocator", ["search", "netadapt"])
 def test_a_latency_budget_out_of_reach_is_said(
     ground, tmp_path, timed_as_the_table_says, allocator

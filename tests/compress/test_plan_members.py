@@ -28,6 +28,7 @@ from reprune.compress.planning.members import (
 )
 from reprune.compress.planning.options import Options
 from reprune.compress.planning.terms import Term, Terms
+from reprune.compress.tables.layer_terms import time_below
 from reprune.compress.tables.sites import AxisParts, Part, Site
 from reprune.compress.tables.table import (
     TABLES_FILE,
@@ -227,6 +228,14 @@ def table() -> OperatorTable:
         target="cpu", key=key, dense_us=210.0, constant_us=10.0, factor=2.0, builds=1, error=0.0,
         steps={"eye.0": 4, "nose.0": 4}, sites=tuple(sites), times=tuple(times),
     )  # fmt: skip
+
+
+def test_a_member_that_is_one_layer_has_the_time_of_it() -> None:
+    """It has no layer below it, and showed no time of its own."""
+    found = table()
+    assert time_below(found, "eye.0") == 20.0
+    assert time_below(found, "eye") == 40.0
+    assert time_below(found, "ey") == 0.0
 
 
 def put(folder: Path, manifest: Any, tables: list[OperatorTable] | None = None) -> Artifact[Any]:

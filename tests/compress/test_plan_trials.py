@@ -156,3 +156,19 @@ def test_sums_are_checked_near_the_limits_of_the_plan(ground, tmp_path, monkeypa
     assert made.predicted.latencies["cpu"].forecast <= 0.7 * (1 + 1e-12)
     assert limit.unit == "params"
     assert {one.name for one in limit.others} == {"macs", "latency@cpu"}
+
+
+def test_sums_that_failed_with_nothing_left_to_search_with_are_said(ground, tmp_path, monkeypatch):  # noqa: F811
+    """The plan is by sums all the same; it said nothing, and read like one that search had made."""
+    from reprune.compress.planning import quality
+
+    def checked(problem, **_):
+        problem.evaluate(problem.full)
+        return quality.Quality(plans=8, before=0.5, after=None, outcome="not-additive", weights={})
+
+    monkeypatch.setattr(quality, "checked", checked)
+    params = params_of(allocator="sensitivity", evaluations=1, evaluation_examples=100)
+    said = []
+    plan = make_plan(ground, tmp_path, params, say=said.append).manifest
+    assert plan.allocator == "sensitivity"
+    assert any("no evaluation is left for 'search'" in line for line in said)

@@ -12,6 +12,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 from safetensors.torch import save_file
 
 from reprune.compress.bundle import load_bundle, stored_tensors
@@ -289,14 +290,51 @@ def test_a_student_of_another_teacher_is_refused(ground, tmp_path):
 
 
 def test_the_stored_champion_plan_is_found(ground, tmp_path):
-    """A plan beside the champion is read from `previous`, and its equally good widths are kept."""
-    fresh = make_plan(ground, tmp_path / "fresh", PARAMS)
+    """A plan beside the champion is read from `previous`, and its widths are kept where they are as good."""
+    fresh = make_plan(ground, tmp_path / "fresh", PARAMS).manifest
+    previous, widths = champions_plan(tmp_path, fresh)
+    params = PARAMS + "generations: {examples: 100, tolerance: 0.9}\n"
+    again = make_plan(ground, tmp_path / "again", params, previous=previous)
+    assert again.manifest.groups == widths != fresh.groups
+
+
+@pytest.mark.parametrize("generations", ["", "{reuse: false}", "{try_champion: false}"])
+def test_a_generation_from_nothing_knows_no_champions_widths(ground, tmp_path, generations):
+    """Nor does a prediction keep them, where they are not to be tried."""
+    fresh = make_plan(ground, tmp_path / "fresh", PARAMS).manifest
+    previous, _ = champions_plan(tmp_path, fresh)
+    table = store.read(ground / "table", Sensitivity)
+    # Nothing that is predicted tells any two plans apart.
+    unsure = msgspec.structs.replace(
+        table.manifest,
+        groups=tuple(
+            msgspec.structs.replace(
+                group,
+                cuts=tuple(msgspec.structs.replace(cut, standard_error=9.0) for cut in group.cuts),
+            )
+            for group in table.manifest.groups
+        ),
+    )
+    stored = write(tmp_path / "table", unsure, dict(table.manifest.parents)).path
+    params = PARAMS + (f"generations: {generations}\n" if generations else "")
+    again = make_plan(ground, tmp_path / "again", params, previous=previous, table=stored).manifest
+    assert again.groups == fresh.groups
+    assert (again.tried, again.age) == (UNSET, UNSET)
+
+
+def champions_plan(tmp_path: Path, fresh: Plan) -> tuple[Path, tuple[GroupPlan, ...]]:
+    """A past whose champion was made by other widths than `fresh`, which are within the budget too."""
+    first, second = fresh.groups
+    widths = (
+        msgspec.structs.replace(first, keep=first.keep - 4),
+        msgspec.structs.replace(second, keep=second.keep - 4),
+    )
+    other = write(tmp_path / "other", msgspec.structs.replace(fresh, groups=widths), {})
     ref = ChampionRef(version="1", bundle=DIGEST, receipt=DIGEST)
     with store.drafting(tmp_path / "previous") as draft:
-        store.copy_into(fresh, draft / "plan")
-        previous = store.write(draft, past(ref), step="test", parents={}, out=tmp_path / "previous")
-    again = make_plan(ground, tmp_path / "again", PARAMS, previous=previous.path)
-    assert again.manifest.groups == fresh.manifest.groups
+        store.copy_into(other, draft / "plan")
+        store.write(draft, past(ref), step="test", parents={}, out=tmp_path / "previous")
+    return tmp_path / "previous", widths
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +96,64 @@ def test_retraining_alone_seldom_raises_an_alarm_and_a_new_table_does():
 
     assert rate(COMMON, OWN) <= 0.08
     assert rate(COMMON, 5.0 * OWN) >= 0.9
+
+
+def weeks() -> list[dict]:
+    """The weeks of the committed benchmarks whose data did not shift and that had a table to check."""
+    folder = Path(__file__).parents[2] / "benchmarks/results"
+    names = ("generations.json", "generations_resnet20.json")
+    rows = [row for name in names for row in json.loads((folder / name).read_text())["rows"]]
+    return [row for row in rows if not row["shift"] and row["p_rows"] is not None]
+
+
+@pytest.mark.parametrize("checked", [2, 4])
+def test_tables_of_retrained_models_are_seldom_measured_anew(checked):
+    """With a spread that moves rows further than the benchmarks' trainings did (by their chi-squares: they
+    checked two rows each, so that -2 log p is the statistic), at most 1 in 10 by any of the row tests; with
+    all that is allowed for, too.
+    """
+    rng = np.random.default_rng(4)
+    real = np.mean([-2.0 * math.log(row["p_rows"]) for row in weeks()])
+
+    def simulated(spread: float) -> tuple[float, float]:
+        """The share that is measured anew, and the mean statistic of two rows."""
+        anew, statistics = [], []
+        for _ in range(400):
+            before = np.abs(rng.normal(0.3, 0.1, checked)) + 0.05
+            now = before * np.exp(rng.normal(0.0, spread) + rng.normal(0.0, spread, checked))
+            rows = [row(float(b), float(n)) for b, n in zip(before, now, strict=True)]
+            found, first = moved(rows, 0.2), moved(rows[:2], 0.2)
+            anew.append(found.apart or found.p_value <= 0.025)
+            statistics.append(-2.0 * math.log(first.p_value))
+        return float(np.mean(anew)), float(np.mean(statistics))
+
+    rate, statistic = simulated(0.42)
+    assert statistic > real
+    assert rate <= 0.1
+    assert simulated(COMMON)[0] <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("factors", "apart"),
+    [
+        ((1.0, 1.0), False),
+        ((2.0, 0.7), False),
+        ((3.0, 3.0), False),
+        ((0.2, 0.2), False),
+        ((5.0, 5.0), True),
+        ((8.0, 8.0), True),
+        ((10.0, 1.0), True),
+        ((1.0, 0.0), True),
+    ],
+)
+def test_rows_that_the_level_does_not_explain_are_apart(factors, apart):
+    """Ten times as much was not three standard deviations; the others were scaled by 1.6, and it held."""
+    assert moved([row(1.0, one, 0.02) for one in factors], 0.3).apart == apart
+
+
+def test_noise_and_what_hardly_costs_anything_is_not_apart():
+    assert not moved([row(0.001, 0.02), row(0.002, 0.0005)], 0.3).apart
+    assert not moved([row(0.1, 0.9, error=0.4), row(1.0, 1.0, error=0.4)], 0.3).apart
 
 
 @given(before=st.lists(SHARES, min_size=1, max_size=6), factor=st.floats(0.25, 4.0))

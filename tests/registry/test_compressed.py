@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET
 
-from reprune.core.artifacts import Waiver
+from reprune.core.artifacts import Asked, Waiver
 from reprune.core.errors import ChampionForeign, ChampionLost, PayloadCorrupt, ReceiptInvalid
 from reprune.core.lock import ChampionRef
 from reprune.registry import compressed
@@ -284,7 +284,8 @@ def test_a_line_of_history(held: Memory) -> None:
     """What the receipt says; promoted is what serves, or was marked, and may be champion at all."""
     figures = {"latency_ratio": 0.5, "quality_drop": 0.25, "flips": 0.1}
     later = {"quality_drops": {"a": 0.25}, "latency_ratios": {"cpu": 0.5}, "predicted_loss": 0.1}
-    figures |= later | {"kept": {"conv": 0.5}}
+    asked = Asked(allocator="latency", budget="macs", fraction=0.5)
+    figures |= later | {"kept": {"conv": 0.5}, "asked": asked}
     grounds = {"dense_version": "7", "reasons": ("r",), "eval_digest": "e", "newest_time": "t"}
     held.judge(**one("1", **figures, **grounds))
     held.aliases["champion"] = "1"
@@ -296,6 +297,7 @@ def test_a_line_of_history(held: Memory) -> None:
     for field in (
         "dense_version", "outcome", "verdict", "reasons", "latency_ratio", "quality_drop", "flips",
         "eval_digest", "newest_time", "waiver", "quality_drops", "latency_ratios", "predicted_loss", "kept",
+        "asked",
     ):  # fmt: skip
         assert getattr(told, field) == getattr(decision, field), field
     assert (told.compressed_version, told.promoted, told.waiver) == ("1", True, UNSET)

@@ -12,7 +12,7 @@ from msgspec.structs import replace as other
 
 from reprune import __version__
 from reprune.core import store
-from reprune.core.artifacts import Cost, GroupPlan, Plan, Prediction, RuleResult, Waiver
+from reprune.core.artifacts import Asked, Cost, GroupPlan, Plan, Prediction, RuleResult, Waiver
 from reprune.core.documents import canonical, digest_of
 from reprune.judge.evidence import ArmRecords
 from reprune.registry.receipts import Decision
@@ -74,6 +74,7 @@ def test_every_field_comes_from_the_case(stand: Stand) -> None:
         latency_ratios={"ort-cpu": found.latency_ratio},
         predicted_loss=found.predicted_loss,
         kept=found.kept,
+        asked=found.asked,
     )
     assert found.latency_ratio == pytest.approx(0.6, abs=0.05)
     assert found.quality_drop == pytest.approx(1 / 450)
@@ -186,6 +187,7 @@ def test_the_plan_that_the_verdict_holds_is_told(stand: Stand, tmp_path: Path) -
     held = replace(stand.case, verdict=replace(verdict, manifest=manifest, path=tmp_path))
     found = decided(held)
     assert (found.predicted_loss, found.kept) == (0.25, {"conv": 0.3333})
+    assert found.asked == Asked(allocator="uniform", budget="macs", fraction=0.5)
     lost = replace(held, verdict=replace(held.verdict, manifest=other(manifest, payload={})))
     assert (decided(lost).predicted_loss, decided(lost).kept) == (UNSET, UNSET)
 

@@ -20,6 +20,7 @@ from reprune.core.artifacts import (
     Recovery,
     RecoveryEpoch,
     Sensitivity,
+    TableReuse,
     TaskFact,
 )
 from reprune.registry.generations import Made
@@ -40,6 +41,7 @@ RATE = RateChoice(learning_rate=0.01, how="champion", optimizer="sgd", age=3)
 START = ChampionStart(taken=True, champion_loss=0.1, cut_loss=0.5, cost=100)
 KNOWN = KnownRecovery(champion="c", asked=4, epochs=1, needed=1, second="c", weight=0.25)
 TASK = TaskFact(entry="a:B", digest="sha256:" + "0" * 64, data_version="1")
+BUNDLE = ModelBundle(name="m", dense_version="1", task=TASK)
 
 
 def made(plan: Plan = PLAN, **recovered: Any) -> Made:
@@ -69,5 +71,18 @@ def test_widths_say_whose_they_are_where_both_were_tried(
         examples=1, cost=1,
     )  # fmt: skip
     assert made(replace(PLAN, tried=trial)).widths == widths
+    unsure = replace(trial, worse=0.001, worse_low=-0.017, allowed=0.002)
+    doubt = "cannot tell: may be up to 1.9 points worse" if widths == "kept" else ""
+    assert made(replace(PLAN, tried=unsure)).widths_doubt == doubt
+    reuse = TableReuse(how="reused", why="", trial=unsure)
+    told = made_of(replace(TABLE, reuse=reuse), PLAN, BUNDLE, ())
+    assert told.table_doubt == "cannot tell: may be up to 1.9 points worse"
+    assert made(replace(PLAN, tried=trial)).widths_doubt == ""
     assert made().widths == ""
+    whole = (GroupPlan(group="conv", width=16, keep=8), GroupPlan(group="b.conv", width=8, keep=8))
+    assert made(replace(PLAN, groups=whole, blocks=("b",))).kept == {
+        "conv": 0.5,
+        "b.conv": 0.0,
+        "block b": 0.0,
+    }
     assert (made().kept, made().rise) == ({"conv": 0.5}, 0.25)

@@ -169,3 +169,21 @@ def test_a_copy_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no Plan") as caught:
         read_facts(store.read(tmp_path / "bad", Verdict))
     assert PAST_PLAN in caught.value.where
+
+
+def test_a_group_is_gone_with_its_block_and_not_widened(told: Told) -> None:
+    """The plan records it whole, for it was not cut; it read as twice as wide as before."""
+    was = msgspec.structs.replace(
+        plan(**{"l3.1.conv1": (64, 32), "l3.0.conv2": (64, 32)}), blocks=()
+    )
+    now = msgspec.structs.replace(
+        plan(**{"l3.1.conv1": (64, 64), "l3.0.conv2": (64, 32)}), blocks=("l3.1",)
+    )
+    found = {one.part: (one.how, one.now) for one in moved_parts(between(told("pass"), was, now))}
+    assert found == {
+        "l3.1.conv1": ("cut more", "gone with its block"),
+        "block l3.1": ("new", "removed"),
+        "l3.0.conv2": ("as before", "32 of 64"),
+    }
+    back = {one.part: one.how for one in moved_parts(between(told("pass"), now, was))}
+    assert back == {"l3.1.conv1": "cut less", "block l3.1": "gone", "l3.0.conv2": "as before"}

@@ -44,6 +44,20 @@ def test_each_stage_has_its_rise_over_the_dense_model(told: Told) -> None:
     assert "after recovery (tune) +0.0278" in render_markdown(known)
 
 
+def test_the_champions_joint_cut_stands_beside_this_one_and_not_beside_prunes_losses(
+    told: Told,
+) -> None:
+    """Its plan measured it on tune; prune's own losses are on calibration, of another repair."""
+    known = expecting(told("pass"), champion=CameOut(sum_of_cuts=0.05, before=0.2, after=0.01))
+    assert known.plan is not None
+    tried = msgspec.structs.replace(known.plan.predicted, tried=TRIED)
+    past = replace(known, past_plan=msgspec.structs.replace(known.plan, predicted=tried))
+    found = {one.what: one.champion for one in rises(past)}
+    assert found["the joint cut, measured by the plan"] == 0.2
+    assert found["before recovery (calibration)"] is None
+    assert found["after recovery (tune)"] == 0.01
+
+
 def test_each_target_has_table_trial_and_gate(told: Told) -> None:
     """A target that the plan did not time has no trial; one that the gate does not judge says so."""
     times = {

@@ -178,6 +178,9 @@ def test_every_form_of_the_report_tells_it_and_nothing_where_nobody_asked(tmp_pa
         assert "2 generations old" in render(asked).replace("\u00a0", " ")
         assert "Taken over" in render(asked)
         assert "Taken over" not in render(given)
+    unsure = msgspec.structs.replace(tried, worse_low=-0.017)
+    doubtful = replace(asked, plan=msgspec.structs.replace(given.plan, tried=unsure))
+    assert "(cannot tell: may be up to 1.9 points worse)" in taken_over(doubtful)[2][0]
     fresh = msgspec.structs.replace(tried, known={"other": 1}, fresh=widths)
     other = replace(asked, plan=msgspec.structs.replace(given.plan, tried=fresh))
     assert "fresh ones were taken" in taken_over(other)[2][0]
@@ -231,3 +234,13 @@ def test_every_metric_target_and_layer_is_watched(tmp_path):
         text = render(known).replace("\u00a0", " ")
         assert "the latency on ort-cpu" in text
         assert "less and less wide" in text
+
+
+def test_the_trend_of_the_report_begins_where_the_question_changed(tmp_path):
+    """What the receipts of earlier generations say they were asked, beside what this plan was."""
+    known = rising(tmp_path / "alike")
+    assert known.plan is not None
+    mine = known.plan.asked
+    assert len(difficulty(rising(tmp_path / "same", asked=lambda place: mine))) == 1
+    other = msgspec.structs.replace(mine, fraction=mine.fraction / 2)
+    assert difficulty(rising(tmp_path / "other", asked=lambda place: other)) == []

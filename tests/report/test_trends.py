@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
+from reprune.core.artifacts import Asked
 from reprune.registry.generations import Figure, Generation, History, Made
 from reprune.report.history import WIDTH, render_history
 from reprune.report.rows import made_words
@@ -51,6 +54,44 @@ def test_backwards_nothing_gets_harder_and_the_layer_widens() -> None:
     assert any("conv1 is left more and more wide" in one for one in told)
 
 
+def test_a_block_that_goes_is_told_and_takes_its_groups_with_it() -> None:
+    """Half of the group first, then none of it with its block: that is no wider group."""
+    with_it, without = {"l.conv1": 0.5}, {"l.conv1": 0.0, "block l": 0.0}
+    laps = [Made(kept=with_it)] * 5 + [Made(kept=without)] * 5
+    told = words_of([generation(n, 0.0, 0.5, made=one) for n, one in enumerate(laps)][::-1])
+    assert [one.partition(" (")[0] for one in told] == [
+        "block l is left less and less often",
+        "l.conv1 is left less and less wide",
+    ]
+    back = words_of([generation(n, 0.0, 0.5, made=one) for n, one in enumerate(laps[::-1])][::-1])
+    assert any(one.startswith("block l is left more and more often") for one in back)
+
+
+def asked_of(fraction: float) -> Asked:
+    return Asked(allocator="latency", budget="macs", fraction=fraction, limits={"params": 0.5})
+
+
+def test_what_was_asked_otherwise_is_no_part_of_a_trend() -> None:
+    """A budget that a person tightens every generation makes no model harder to compress."""
+    tighter = [generation(number, 0.01 * number, 0.8 - 0.05 * number) for number in range(8)]
+
+    def asked(fractions: Sequence[float | None]) -> list[Generation]:
+        found = []
+        for one, fraction in zip(tighter, fractions, strict=True):
+            assert one.made is not None
+            question = None if fraction is None else asked_of(fraction)
+            found.append(replace(one, made=replace(one.made, question=question)))
+        return found[::-1]
+
+    assert words_of(asked([0.8 - 0.05 * number for number in range(8)])) == []
+    told = words_of(asked([0.8] * 2 + [0.5] * 6))
+    assert "(6 of them, since plans were last asked something else, p = " in told[0]
+    assert "since plans were last asked something else" in told[-1]
+    # An older record does not say what it was asked.
+    told = words_of(asked([None] * 6 + [0.5] * 2))
+    assert "(8 of them, p = " in told[0]
+
+
 def test_four_generations_and_repeated_verdicts_of_one_dense_version_say_nothing() -> None:
     assert words_of(newest_first(RISING[:4], FALLING[:4])) == []
     one = [generation(number, loss, 0.5, dense=("1",)) for number, loss in enumerate(RISING)]
@@ -73,6 +114,14 @@ def test_the_history_shows_what_was_taken_over_and_the_trend() -> None:
     assert "recovery: 5 of 8 epochs" in " ".join(text.split())
     assert "Harder to compress" in text
     assert all(len(line) <= WIDTH for line in text.splitlines())
+
+
+def test_what_was_kept_and_may_be_worse_says_up_to_how_much() -> None:
+    doubt = "cannot tell: may be up to 1.9 points worse"
+    made = Made(table="reused", table_doubt=doubt, widths="kept", widths_doubt=doubt)
+    table, widths = made_words(generation(1, 0.0, 0.5, made=made))
+    assert table.endswith(f"; its plan: {doubt}")
+    assert widths == f"the champion's widths kept; {doubt}"
 
 
 def test_a_table_that_was_measured_says_why_and_none_says_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from msgspec import UNSET
 from safetensors.torch import load_file, save
 
 from reprune.compress.bundle import load_bundle
+from reprune.compress.sensitivity import reuse as row_checks
 from reprune.core import store
 from reprune.core.artifacts import (
     ChampionStart,
@@ -213,6 +215,23 @@ def test_what_cannot_be_used_again_is_measured_and_says_why(ground, tmp_path, kn
     assert why in found.reuse.why
     assert found.reuse.age == 0
     assert found.cost == found.reuse.full_cost
+
+
+@pytest.mark.slow
+def test_rows_that_the_others_scale_does_not_explain_measure_all_anew(
+    ground, tmp_path, monkeypatch
+):
+    """Though the chi-square takes them for retrained ones."""
+    asked = row_checks.moved
+
+    def apart(rows, base_loss):
+        return dataclasses.replace(asked(rows, base_loss), apart=True)
+
+    monkeypatch.setattr(row_checks, "moved", apart)
+    found = warm_table(ground, tmp_path, WARM)
+    assert found.reuse.how == "measured"
+    assert "are far from" in found.reuse.why
+    assert "by which the others would be scaled" in found.reuse.why
 
 
 INVERTED = """

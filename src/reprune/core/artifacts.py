@@ -314,13 +314,22 @@ class Waiver(Fact, kw_only=True):
     policy: str
 
 
+class Asked(Fact, kw_only=True):
+    """What a plan was asked, as params.yaml has it: plans that were asked otherwise make no series."""
+
+    allocator: str
+    budget: str
+    fraction: float
+    limits: dict[str, float] = {}
+
+
 class VerdictSummary(Fact, kw_only=True):
     """One judged generation, as the registry remembers it.
 
     `eval_digest` names the examples it was judged on and `newest_time` the latest of their times.
     `quality_drop` is what the first metric by name lost, `quality_drops` what each did where it lost most;
-    `latency_ratios` are by target. Its plan predicted the rise `predicted_loss`, and left the shares `kept`
-    of its groups.
+    `latency_ratios` are by target. Its plan, which was `asked` that, predicted the rise `predicted_loss`,
+    and left the shares `kept` of its groups and of the blocks that it removed.
     """
 
     dense_version: str
@@ -339,6 +348,7 @@ class VerdictSummary(Fact, kw_only=True):
     latency_ratios: dict[str, float] | UnsetType = UNSET
     predicted_loss: float | UnsetType = UNSET
     kept: dict[str, float] | UnsetType = UNSET
+    asked: Asked | UnsetType = UNSET
 
 
 class Previous(Manifest, tag="Previous", kw_only=True):
@@ -611,6 +621,19 @@ class JointTrial(Fact, kw_only=True):
         errors = 1.0 if self.chance is UNSET else NormalDist().inv_cdf(1.0 - self.chance)
         return self.worse - errors * self.standard_error <= self.allowed
 
+    @property
+    def doubt(self) -> str:
+        """In words up to how much worse the known widths may be (the upper limit at the level of `chance`),
+        where they hold and that is more than is allowed: then the examples cannot tell. Else nothing.
+        """
+        if self.worse_low is UNSET or not self.holds:
+            return ""
+        high = 2.0 * self.worse - self.worse_low
+        if high <= self.allowed:
+            return ""
+        much = f"{100.0 * high:.1f} points" if self.unit == "share" else f"{high:.3g} of loss"
+        return f"cannot tell: may be up to {much} worse"
+
 
 class TableReuse(Fact, kw_only=True):
     """Where a sensitivity's rows come from. "reused": those in `checked` were measured again, all others
@@ -808,6 +831,30 @@ class Plan(Manifest, tag="Plan", kw_only=True):
     round_to: int | UnsetType = UNSET
     age: int | UnsetType = UNSET
     block_losses: dict[str, float] | UnsetType = UNSET
+
+    @property
+    def asked(self) -> Asked:
+        """What it was asked."""
+        return Asked(
+            allocator=self.allocator,
+            budget=self.budget,
+            fraction=self.fraction,
+            limits=self.limits or {},
+        )
+
+    @property
+    def left(self) -> dict[str, float]:
+        """The share that is left of each group, and of each removed block by its key: 0 of what is gone. A
+        group inside a removed block is recorded whole, for it was not cut, and is gone all the same.
+        """
+        gone = tuple(self.blocks or ())
+        inside = tuple(f"{block}." for block in gone)
+        found = {block_key(block): 0.0 for block in gone}
+        for item in self.groups:
+            lost = item.keep == item.width and (item.group in gone or item.group.startswith(inside))
+            if item.width:
+                found[item.group] = 0.0 if lost else item.keep / item.width
+        return found
 
     @property
     def kept_champions(self) -> bool | None:

@@ -392,7 +392,8 @@ class GenerationsParams(Document, kw_only=True):
     out within `latency_tolerance` (a share, 0.1) of what they were.
 
     With `try_champion` the champion's widths and fresh ones are both cut and compared on `tune`; the
-    champion's are kept unless they lose more than `tolerance`, but for the same chance. Recovery takes the
+    champion's are kept unless they lose more than `tolerance`, but for the same chance; without it they are
+    not looked at. Recovery takes the
     epochs in which the champion's came within `epochs_within` of all that it gained, and at least half of
     those of `distill` (0: all of them). `champion_weight` is the share of what is learnt from teachers that
     is learnt from the champion. With `champion_start` training begins with the champion's weights where it

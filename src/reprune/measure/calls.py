@@ -26,6 +26,11 @@ class Shape:
     weight: float
 
 
+def commonest(shapes: Sequence[Shape]) -> Shape:
+    """The shape with the largest share of the traffic, the first of equal ones."""
+    return max(shapes, key=lambda shape: shape.weight)
+
+
 def settled_clock(sessions: Collection[Session], shapes: Sequence[Shape]) -> str:
     """The convention by which calls of all `sessions` on all `shapes` are timed from now on.
 

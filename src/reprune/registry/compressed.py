@@ -222,6 +222,7 @@ def summary(info: VersionInfo, receipt: Receipted, champion: Holder | None) -> V
         latency_ratios=decision.latency_ratios,
         predicted_loss=decision.predicted_loss,
         kept=decision.kept,
+        asked=decision.asked,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from reprune.core.artifacts import Fact, Outcome
+from reprune.core.artifacts import Asked, Fact, Outcome
 
 Kind: TypeAlias = Literal["judged", "adoption", "rollback", "closed", "foreign"]
 State: TypeAlias = Literal[
@@ -37,8 +37,9 @@ class Made(Fact, kw_only=True):
     took last. `times` is where its latency tables come from, for `times_why`, which took `builds` engines, of
     `full_builds` that measuring all of them takes.
 
-    `widths` says whether the champion's, where they were tried, were kept; `kept` is the share of each group
-    that the plan left, `rise` the rise in loss that it predicted.
+    `widths` says whether the champion's, where they were tried, were kept; the doubts, how much worse these
+    and the table's plan may be, where that is more than is allowed; `kept` is the share of each group
+    and removed block that the plan, asked the `question`, left, `rise` the rise in loss that it predicted.
 
     Recovery took `epochs` of `asked` (None where the champion's had no say), which saved about
     `recovery_saved` examples. `start` is what it began with where that might have been the champion, `taught`
@@ -58,13 +59,16 @@ class Made(Fact, kw_only=True):
     rate: float | None = None
     rate_how: Literal["", "given", "champion", "tried"] = ""
     rate_age: int = 0
+    table_doubt: str = ""
     widths: Literal["", "kept", "fresh"] = ""
+    widths_doubt: str = ""
     times: Literal["", "reused", "measured"] = ""
     times_why: str = ""
     builds: int = 0
     full_builds: int = 0
     kept: dict[str, float] = {}
     rise: float | None = None
+    question: Asked | None = None
 
 
 class Generation(Fact, kw_only=True):
@@ -142,7 +146,8 @@ class Rising(Fact, kw_only=True):
     Mann and Kendall's one-sided test, over `of` generations, which began at `first` and end at `last`.
 
     `blocks_in` is in how many generations the gate would pass it no more if that goes on, 0 for now; None
-    where the policy does not bound it, or nobody can say.
+    where the policy does not bound it, or nobody can say. With `cut_short` generations before these are left
+    out, for plans were asked something else then.
     """
 
     what: Literal["quality", "predicted loss", "latency", "group"]
@@ -154,6 +159,7 @@ class Rising(Fact, kw_only=True):
     first: float
     last: float
     blocks_in: int | None = None
+    cut_short: bool = False
 
 
 class History(Fact, kw_only=True):

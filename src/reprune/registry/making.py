@@ -26,7 +26,10 @@ def made_of(
         builds=sum(one.built for one in times),
         full_builds=sum(one.full_builds for one in times),
         widths=_widths(plan),
-        kept={item.group: item.keep / item.width for item in plan.groups if item.width},
+        widths_doubt=plan.tried.doubt if plan.tried and plan.kept_champions else "",
+        table_doubt=reuse.trial.doubt if reuse and reuse.trial else "",
+        kept=plan.left,
+        question=plan.asked,
         rise=plan.predicted.loss_increase,
     )
     return made if bundle.recovery is None else _recovered(made, bundle.recovery)

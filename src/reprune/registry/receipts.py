@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias, 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from reprune.core.artifacts import Fact, Outcome, Waiver
+from reprune.core.artifacts import Asked, Fact, Outcome, Waiver
 from reprune.core.documents import canonical, decode_json
 from reprune.core.errors import DocumentError, ReceiptInvalid
 from reprune.core.lock import ChampionRef, Digest
@@ -58,7 +58,8 @@ class Decision(Fact, kw_only=True):
     latest time among the judged examples; `waiver` is the override that was used; with `dry_run`
     nothing was promoted, whatever the outcome. `samples` are the digests of the benchmarks, each of which
     lists its sample files by digest; the evidence is valid for `valid_for_days` from `measured_until_s`.
-    `quality_drops`, `latency_ratios`, `predicted_loss` and `kept` are as in VerdictSummary.
+    `quality_drops`, `latency_ratios`, `predicted_loss`, `kept` and `asked` are as in
+    VerdictSummary.
     """
 
     registry: str
@@ -93,6 +94,7 @@ class Decision(Fact, kw_only=True):
     latency_ratios: dict[str, float] | UnsetType = UNSET
     predicted_loss: float | UnsetType = UNSET
     kept: dict[str, float] | UnsetType = UNSET
+    asked: Asked | UnsetType = UNSET
 
     @property
     def promotes(self) -> bool:

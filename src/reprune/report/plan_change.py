@@ -118,15 +118,16 @@ def change_table(facts: ReportFacts) -> Safe | None:
 
 def _parts(plan: Plan) -> dict[str, tuple[float, str]]:
     """By name, the share that is kept and how the plan says it."""
+    left = plan.left
     found = {
-        group.group: (
-            group.keep / group.width if group.width else 1.0,
-            f"{group.keep} of {group.width}",
-        )
+        group.group: (left.get(group.group, 1.0), f"{group.keep} of {group.width}")
         for group in plan.groups
     }
-    if plan.blocks is not UNSET:
-        found |= {f"block {block}": (0.0, "removed") for block in plan.blocks}
+    found |= {
+        name: (0.0, "gone with its block" if name in found else "removed")
+        for name, share in left.items()
+        if share == 0.0
+    }
     if plan.sparsity is not UNSET:
         for tensor in plan.sparsity.tensors:
             kept = 1 - tensor.zeros / tensor.size if tensor.size else 1.0

@@ -93,6 +93,9 @@ def _recovery(facts: ReportFacts) -> Iterator[Row]:
 
 
 def _widths(facts: ReportFacts) -> Iterator[Row]:
-    for group in facts.plan.groups if facts.plan is not None else ():
-        if group.width:
-            yield visible(group.group, 80), rounded(100 * group.keep / group.width)
+    if facts.plan is None:
+        return
+    left = facts.plan.left
+    for group in facts.plan.groups:
+        if group.group in left:
+            yield visible(group.group, 80), rounded(100 * left[group.group])

@@ -80,6 +80,9 @@ def rises(facts: ReportFacts) -> tuple[Rise, ...]:
         return ()
     came, said = plan.predicted.champion or None, plan.predicted
     refitted = said.additivity is not UNSET and said.additivity.outcome == "refitted"
+    before = came.before if came else None
+    # Where the champion's plan measured its joint cut on tune, what came of it is that (see Achieved).
+    joint = facts.past_plan is not None and facts.past_plan.predicted.tried is not UNSET
     told = (
         Rise(
             what="predicted, the sum of single cuts" + (", refitted" if refitted else ""),
@@ -87,12 +90,16 @@ def rises(facts: ReportFacts) -> tuple[Rise, ...]:
             champion=came.sum_of_cuts if came else None,
         ),
         Rise(what="predicted, as joint cuts came out", mine=said.joint_loss_increase or None),
-        Rise(what="the joint cut, measured by the plan", mine=found.measured),
+        Rise(
+            what="the joint cut, measured by the plan",
+            mine=found.measured,
+            champion=before if joint else None,
+        ),
         Rise(what="cut, not repaired (calibration)", mine=found.cut),
         Rise(
             what="before recovery (calibration)",
             mine=found.repaired,
-            champion=came.before if came else None,
+            champion=None if joint else before,
         ),
         Rise(
             what="after recovery (tune)",

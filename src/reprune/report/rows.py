@@ -90,14 +90,16 @@ def _table_words(made: Made) -> list[str]:
         return [f"sensitivity measured whole: {visible(made.why, MOST_TEXT)}"]
     saved = max(0, made.full_cost - made.cost)
     share = f" ({words.percent(saved / made.full_cost, 0)})" if made.full_cost else ""
-    return [f"the champion's sensitivity, checked; saved {words.big(saved)} examples{share}"]
+    doubt = f"; its plan: {visible(made.table_doubt, MOST_TEXT)}" if made.table_doubt else ""
+    return [f"the champion's sensitivity, checked; saved {words.big(saved)} examples{share}{doubt}"]
 
 
 def _widths_words(made: Made) -> list[str]:
     if not made.widths:
         return []
     end = "kept" if made.widths == "kept" else "tried; fresh ones taken"
-    return [f"the champion's widths {end}"]
+    doubt = f"; {visible(made.widths_doubt, MOST_TEXT)}" if made.widths_doubt else ""
+    return [f"the champion's widths {end}{doubt}"]
 
 
 def _recovery_words(made: Made) -> list[str]:

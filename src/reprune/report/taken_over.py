@@ -117,7 +117,8 @@ def trends_here(facts: ReportFacts) -> tuple[Rising, ...]:
         drops=quality_drops(rules),
         ratios=latency_ratios(rules),
         rise=plan.predicted.loss_increase if plan is not None else None,
-        kept={g.group: g.keep / g.width for g in plan.groups if g.width} if plan else {},
+        kept=plan.left if plan is not None else {},
+        asked=plan.asked if plan is not None else None,
     )
     history = facts.previous.history if facts.previous is not None else ()
     before = {one.dense_version: one for one in history}
@@ -134,7 +135,8 @@ def _lap(one: VerdictSummary, mine: Lap) -> Lap:
     if not ratios and one.latency_ratio is not None and len(mine.ratios) == 1:
         ratios = dict.fromkeys(mine.ratios, one.latency_ratio)
     rise = None if one.predicted_loss is UNSET else one.predicted_loss
-    return Lap(drops=drops, ratios=ratios, rise=rise, kept=one.kept or {})
+    asked = one.asked or None
+    return Lap(drops=drops, ratios=ratios, rise=rise, kept=one.kept or {}, asked=asked)
 
 
 def _widths_words(plan: Plan, tried: JointTrial) -> str:
@@ -144,6 +146,8 @@ def _widths_words(plan: Plan, tried: JointTrial) -> str:
         else f"{tried.worse:.4g} of loss (standard error {tried.standard_error:.4g})"
     )
     end = "the champion's were kept" if plan.kept_champions else "fresh ones were taken"
+    if plan.kept_champions and tried.doubt:
+        end += f" ({tried.doubt})"
     return (
         f"Widths: the champion's and fresh ones were both cut, before recovery, and tried on "
         f"{words.plural(tried.examples, 'example')} of tune; the champion's came to {gap} against the "

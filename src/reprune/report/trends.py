@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
+from msgspec.structs import replace
+
+from reprune.core.artifacts import Asked, block_key
 from reprune.judge.trend import ALPHA, Trend, trend
 from reprune.registry.generations import Generation, Rising
 from reprune.report import words
@@ -15,6 +18,8 @@ from reprune.report.cells import UNITS
 from reprune.report.markup import visible
 
 MOST_LAYERS = 5
+# How a block is named among the groups.
+BLOCK = block_key("")
 # A rise is worth saying when the gate would stop it where that is within so many generations.
 SOON = 8
 
@@ -22,24 +27,27 @@ SOON = 8
 @dataclass(frozen=True, kw_only=True)
 class Lap:
     """One generation's figures: what each metric lost, the latency by target, the predicted rise in loss, and
-    the share of each group that is left.
+    the share of each group that is left. Its plan was `asked` that; None where nobody knows.
     """
 
     drops: Mapping[str, float] = field(default_factory=dict)
     ratios: Mapping[str, float] = field(default_factory=dict)
     rise: float | None = None
     kept: Mapping[str, float] = field(default_factory=dict)
+    asked: Asked | None = None
 
 
 def risings(
     laps: Sequence[Lap], rooms: Mapping[str, float], units: Mapping[str, str]
 ) -> tuple[Rising, ...]:
-    """Every trend of the laps, oldest first, that chance seldom makes; none below five.
+    """Every trend of the laps, oldest first, that chance seldom makes; none below five. It begins where plans
+    were last asked something else, as far as that is known: a tighter budget makes no model harder.
 
     `rooms` says where the gate would stop (see registry.figures), `units` what a metric is in. Metrics,
     targets and groups share the error rate among themselves (Bonferroni): there may be many.
     """
-    return (
+    laps, short = _asked_alike(laps)
+    found = (
         *_worse("quality", [lap.drops for lap in laps], rooms, units),
         *_worse(
             "predicted loss",
@@ -50,6 +58,20 @@ def risings(
         *_worse("latency", [lap.ratios for lap in laps], rooms, {}),
         *_groups([lap.kept for lap in laps]),
     )
+    return tuple(replace(one, cut_short=short) for one in found)
+
+
+def _asked_alike(laps: Sequence[Lap]) -> tuple[Sequence[Lap], bool]:
+    """The last laps, none of which is known to have been asked something else than another; whether there are
+    laps before them.
+    """
+    asked = None
+    for place in range(len(laps) - 1, -1, -1):
+        one = laps[place].asked
+        if asked is not None and one is not None and one != asked:
+            return laps[place + 1 :], True
+        asked = asked or one
+    return laps, False
 
 
 def trends_of(newest_first: Sequence[Generation]) -> tuple[Rising, ...]:
@@ -98,6 +120,7 @@ def _lap(each: Generation, named: str, target: str) -> Lap:
         ratios=ratios,
         rise=None if made is None else made.rise,
         kept={} if made is None else made.kept,
+        asked=None if made is None else made.question,
     )
 
 
@@ -130,9 +153,12 @@ def _worse(
 
 
 def _groups(kept: Sequence[Mapping[str, float]]) -> Iterator[Rising]:
-    newest = next((lap for lap in reversed(kept) if lap), {})
+    """Blocks are named where they are gone alone: a lap that names other parts left them there."""
+    blocks = sorted({name for lap in kept for name in lap if name.startswith(BLOCK)})
+    newest = dict.fromkeys(blocks, 1.0) | dict(next((lap for lap in reversed(kept) if lap), {}))
     for name in newest:
-        shares = [lap[name] for lap in kept if name in lap]
+        there = {name: 1.0} if name in blocks else {}
+        shares = [(there | dict(lap))[name] for lap in kept if name in lap or (there and lap)]
         for sign in (-1.0, 1.0):
             line = trend([sign * share for share in shares])
             if _certain(line, 2 * len(newest)):
@@ -161,7 +187,7 @@ def _harder(one: Rising) -> str:
         "latency": f"the latency{f' on {name}' if name else ''}, as a share of the dense model's, "
         f"rises by {step}",
     }[one.what]
-    text = f"Harder to compress: {told} a generation ({one.of} of them, p = {one.p_value:.2g})"
+    text = f"Harder to compress: {told} a generation ({one.of} of them{_since(one)}, p = {one.p_value:.2g})"
     if one.blocks_in is None or one.blocks_in > SOON:
         return text
     when = "now" if one.blocks_in == 0 else f"in about {words.plural(one.blocks_in, 'generation')}"
@@ -177,5 +203,12 @@ def _step(one: Rising) -> str:
 
 def _otherwise(one: Rising) -> str:
     verb = "less" if one.slope < 0.0 else "more"
-    ends = f"{words.percent(one.first, 0)} to {words.percent(one.last, 0)}"
-    return f"{visible(one.name, 60)} is left {verb} and {verb} wide ({ends}, p = {one.p_value:.2g})"
+    how, seen = "wide", f"{words.percent(one.first, 0)} to {words.percent(one.last, 0)}"
+    if one.name.startswith(BLOCK):
+        how, seen = "often", f"in {one.of} generations"
+    why = f"{seen}{_since(one)}, p = {one.p_value:.2g}"
+    return f"{visible(one.name, 60)} is left {verb} and {verb} {how} ({why})"
+
+
+def _since(one: Rising) -> str:
+    return ", since plans were last asked something else" if one.cut_short else ""

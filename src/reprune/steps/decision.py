@@ -70,6 +70,7 @@ def decision(
         latency_ratios=latency_ratios(judgement.rules) or UNSET,
         predicted_loss=UNSET if plan is None else _or_unset(plan.predicted.loss_increase),
         kept=UNSET if plan is None else _kept(plan) or UNSET,
+        asked=UNSET if plan is None else plan.asked,
     )
 
 
@@ -86,8 +87,8 @@ def _plan(case: Case) -> Plan | None:
 
 
 def _kept(plan: Plan) -> dict[str, float]:
-    """The share of each group that was left, to four places: a trend needs no more."""
-    return {item.group: round(item.keep / item.width, 4) for item in plan.groups if item.width}
+    """The share of each group and removed block that was left, to four places: a trend needs no more."""
+    return {name: round(share, 4) for name, share in plan.left.items()}
 
 
 def _or_unset(value: float | None) -> float | UnsetType:

@@ -162,6 +162,7 @@ def _checked(
         seed=knobs.seed,
         examples=params.examples,
         blocks=work.blocks,
+        calibrated=knobs.sensitivity if knobs.sensitivity.method == "calibrated" else None,
     )
     rows = _rows(found, params, spot)
     change = moved(rows, spot.base.mean)
@@ -169,6 +170,8 @@ def _checked(
     groups, blocks = spliced(old, rows, change.level, work.subject.cost)
     fresh = replace(old, groups=groups, blocks=blocks or UNSET)
     wrong = alarms(p_values, params.false_alarm)
+    if change.apart and "rows" not in wrong:
+        wrong = ["level", *wrong]
     trial = None if wrong else _trial(found, fresh, spot, params)
     holds = not wrong and (trial is None or trial.holds)
     reuse = TableReuse(
@@ -269,6 +272,8 @@ def _why(wrong: list[str], change: Moved, trial: JointTrial | None, rows: int) -
         words: Mapping[str, str] = {
             "rows": f"{rows} of its rows moved further than retraining moves them "
             f"(p = {change.p_value:.2g})",
+            "level": f"{rows} of its rows, measured again, are far from {change.level:.2f} times what they "
+            "were, by which the others would be scaled",
             "champion": "the champion does worse on this generation's data",
         }
         return " and ".join(words[name] for name in wrong)
@@ -277,7 +282,8 @@ def _why(wrong: list[str], change: Moved, trial: JointTrial | None, rows: int) -
         return f"{checked}, and its plan is the same"
     told = trial_words(trial)
     if trial.holds:
-        return f"{checked}, and its plan {told} than a new one"
+        doubt = f" ({trial.doubt})" if trial.doubt else ""
+        return f"{checked}, and its plan {told} than a new one{doubt}"
     return f"its plan {told} than the new one's"
 
 

@@ -254,7 +254,7 @@ def timers(  # the model, where it runs, what is known of that, and where it is 
         yield {}
         return
     from reprune.compress.planning.kept_times import kept
-    from reprune.compress.planning.latency import Bench, timing
+    from reprune.compress.planning.latency import Bench, timed_inputs, timing
 
     with ExitStack() as stack:
         found = {}
@@ -269,8 +269,9 @@ def timers(  # the model, where it runs, what is known of that, and where it is 
                 seed=seed,
                 blocks=opened.blocks,
             )
-            # Another machine that answers when a plan goes on has times of its own.
-            key = f"{name} ({where.machine.instance}, {where.target.runtime} {where.version})"
+            # Another machine that answers when a plan goes on has times of its own, and so have other calls.
+            called = [array.shape for array in timed_inputs(opened.task, where.target.batch_size)]
+            key = f"{name} ({where.machine.instance}, {where.target.runtime} {where.version}, {called})"
             ratio = stack.enter_context(timing(bench))
             found[name] = Timers(
                 once=kept(ratio, key, ctx.work),

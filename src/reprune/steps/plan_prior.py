@@ -23,7 +23,8 @@ def with_prior(
     """The plan with what came of the champion's (`predicted.champion`), before recovery and after it.
 
     It decides nothing: one factor for all sums ranks no plan above another. As it was where nothing is taken
-    over, the champion's plan answered another question, or the sums of one of the two were refitted.
+    over, the champion's plan answered another question, or the sums of one of the two were refitted or are
+    not to be trusted.
     """
     predicted = result.predicted
     if generations is UNSET or not generations.reuse or predicted.loss_increase is None:
@@ -66,8 +67,9 @@ def prior_for_people(predicted: Prediction, ctx: Context) -> dict[str, Any]:
 
 
 def _champions(result: Plan, previous: Artifact[Previous]) -> Achieved | None:
-    """None where the champion's plan has other groups or another budget, or sums were refitted: cuts
-    add up the worse, the deeper they are.
+    """None where the champion's plan has other groups or another budget (cuts add up the worse, the deeper
+    they are), and where the sums of one of them are no plain ones: one unit of a refitted sum is another,
+    and where cuts do not add up a unit tells nothing.
     """
     from reprune.compress.planning.achieved import achieved
 
@@ -75,8 +77,8 @@ def _champions(result: Plan, previous: Artifact[Previous]) -> Achieved | None:
     champion = stored_part(previous, "champion", ModelBundle)
     if plan is None or champion is None or _question(plan.manifest) != _question(result):
         return None
-    refitted = (plan.manifest.predicted.additivity, result.predicted.additivity)
-    if refitted != (UNSET, UNSET):
+    checks = (plan.manifest.predicted.additivity, result.predicted.additivity)
+    if any(check is not UNSET and check.outcome != "additive" for check in checks):
         return None
     table = stored_part(previous, "sensitivity", Sensitivity)
     base = None if table is None else table.manifest.base_loss

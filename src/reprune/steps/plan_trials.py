@@ -117,6 +117,11 @@ def with_trials(
     if sums:
         options, quality = _checked(options, plan, seed, evaluator, ctx)
         if quality is None or quality.outcome != "not-additive" or not evaluator.left:
+            if quality is not None and quality.outcome == "not-additive":
+                ctx.say(
+                    f"plan: not additive here, and no evaluation is left for '{INSTEAD}': the sums decide "
+                    "all the same; set a larger plan.evaluations"
+                )
             return replace(asked, options=options, evaluator=evaluator, quality=quality)
         allocator = INSTEAD
         ctx.say(
@@ -124,17 +129,15 @@ def with_trials(
             f"{evaluator.left} evaluations"
         )
         require("optuna", "search")
-    # Every timing of a latency is a run of the allocator.
-    timed = plan.budget == "latency" or any("@" in name for name in plan.limits or ())
-    runs = plan.latency_trials + 2 if timed else 1
     tries = replace(
         tries,
-        evaluations=max(1, evaluator.left // runs),
+        evaluations=max(1, evaluator.left),
         sampler=plan.search.sampler if plan.search else "tpe",
         shapes=shapes(bed) if allocator == "amc" else {},
         starts=_widths_of(champion, options),
         remaining=lambda: evaluator.left,
         tied=lambda widths, best: _tied(evaluator, widths, best),
+        knows=evaluator.knows,
     )
     return Trial(
         options=replace(options, evaluate=evaluator, tries=tries),

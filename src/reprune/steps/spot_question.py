@@ -99,7 +99,7 @@ def champions_widths(
     """The champion's widths, where they are what was planned from its table as `planned` would: by the same
     allocator for the same budgets, none of them a latency, and still allowed. Else None.
     """
-    from reprune.compress.planning.choose import QUESTION
+    from reprune.compress.planning.champions import QUESTION
     from reprune.core.artifacts import block_key
 
     if champion is None or _times(plan) or champion.allocator != PLANS_BY:

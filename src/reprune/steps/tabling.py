@@ -19,7 +19,7 @@ from reprune.core.errors import CompressionError
 from reprune.core.params import TableParams
 from reprune.core.step import Context
 from reprune.core.store import Artifact
-from reprune.measure.calls import Shape
+from reprune.measure.calls import Shape, commonest
 from reprune.measure.source import CALIBRATION_EXAMPLES, source_of
 from reprune.steps.opening import Dense, open_dense
 
@@ -83,7 +83,7 @@ def tables_of(  # the bundle, the target, the knobs and where it is told
     except CompressionError as error:
         ctx.say(f"{timed.name}: no latency tables: {error.what}")
         return None
-    inputs = max(timed.shapes, key=lambda shape: shape.weight).inputs
+    inputs = commonest(timed.shapes).inputs
 
     def source(module: nn.Module) -> Source:
         return source_of(module, opened.task, target, examples=CALIBRATION_EXAMPLES)

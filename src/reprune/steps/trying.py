@@ -31,14 +31,15 @@ COMPARED_FILE = "compared.json"
 def known_plan(
     previous: Artifact[Previous], generations: GenerationsParams | UnsetType, ctx: Context
 ) -> tuple[Plan | None, int | UnsetType]:
-    """The plan that the champion was made by, if it was stored and is to be looked at, and the `age` of the
-    new plan (see Plan). It is not looked at in generation number `cold_every` since that was last so.
+    """The plan that the champion was made by, if it was stored and is to be tried, and the `age` of the
+    new plan (see Plan). It is not looked at where nothing is taken over, or the champion's widths are not to
+    be tried, nor in generation number `cold_every` since that was last so.
     """
+    if generations is UNSET or not (generations.reuse and generations.try_champion):
+        return None, UNSET
     if previous.manifest.champion is None or "plan/manifest.json" not in previous.manifest.payload:
         return None, UNSET
     found = store.read(previous.path / "plan", Plan).manifest
-    if generations is UNSET or not generations.reuse:
-        return found, UNSET
     age = age_of(previous.manifest, found.age or 0)
     if age < generations.cold_every:
         return found, age

@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from reprune.compress.planning.allocate import Allocated, Limit, allocate, allocated, least_cost
+from reprune.compress.planning.champions import budgets_of, widths_to_try
 from reprune.compress.planning.closing import Goal, Latency, close
 from reprune.compress.planning.cost_terms import cost_terms
 from reprune.compress.planning.curves import predicted, predicted_error
 from reprune.compress.planning.latency import search
 from reprune.compress.planning.options import LATENCY, ROUNDING, Options, TimeRatio
 from reprune.compress.planning.terms import Rungs, Terms
-from reprune.core.artifacts import LatencyPrediction, Plan, Prediction, block_key
+from reprune.compress.planning.trying import shared_out
+from reprune.core.artifacts import LatencyPrediction, Plan, Prediction
 from reprune.core.errors import CompressionError
 
 if TYPE_CHECKING:
     from reprune.compress.planning.latency import Widths
     from reprune.core.artifacts import JointTrial
     from reprune.core.params import PlanParams
-
-
-# What two plans must have been asked alike for the one's widths to be an answer to the other.
-QUESTION = ("allocator", "budget", "fraction", "limits", "floors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +66,14 @@ def choose(
     A latency budget is met by search over fractions of the MACs, or of the latency that
     `options.times` predicts; it needs `time_ratio`. With the allocator "latency", for latency limits, and
     where `options.forecasts` know the budget's target, tables are planned by, timed and corrected
-    (closing.close). The champion's
-    widths are kept when its plan was made for the same groups, allocator, budget and fraction, they
-    still fit, and they are predicted to lose no more than one standard error of the prediction above
-    the fresh ones: below that the sensitivity cannot tell the two apart, and generations of the same
-    shape can be compared with each other. With `compare`, which cuts the champion's widths and fresh ones,
-    what it measured decides instead. The last of a latency budget's trials is left for them, and where no
-    other widths that were timed meet it, theirs may.
+    (closing.close). Where `options.tries` share their evaluations, every run gets its part of what is left.
+
+    The champion's widths are kept when its plan was made for the same groups, allocator, budget and
+    fraction, they still fit, and they are predicted to lose no more than one standard error of the
+    prediction above the fresh ones: below that the sensitivity cannot tell the two apart, and generations of
+    the same shape can be compared with each other. With `compare`, which cuts the champion's widths and
+    fresh ones, what it measured decides instead. The last of a latency budget's trials is left for them,
+    where there are two, and where no other widths that were timed meet it, theirs may.
 
     Raises CompressionError where the budget cannot be met.
     """
@@ -85,16 +84,23 @@ def choose(
     options = replace(options, timers=timers)
     by_table = params.budget == "latency" and params.latency_target in options.forecasts
     options = _forecasting(options, params, say)
-    kept = _champion_widths(options, params, champion)
     goals = _goals(options, params, time_ratio) if by_table or _by_tables(params) else {}
-    trials = max(1, params.latency_trials - (kept is not None))
+    timed = time_ratio is not None or any(goal.time for goal in goals.values())
+    kept = widths_to_try(options, params, champion, timed=timed, say=say)
+    trials = params.latency_trials - (kept is not None and timed)
+    options = replace(
+        options,
+        tries=shared_out(
+            options.tries, lambda: trials - max(taken.values(), default=0) if timed else 1, say
+        ),
+    )
     tried = None
     try:
         found = _fresh(options, params, goals, time_ratio, trials, say)
     except CompressionError:
         # None that was timed is fast enough: the trial that is left may be of one that is.
-        timed = kept is not None and (goals or time_ratio is not None)
-        last = _kept(kept, goals, options, params, time_ratio) if kept and timed else None
+        asked = kept is not None and (goals or time_ratio is not None)
+        last = _kept(kept, goals, options, params, time_ratio) if kept and asked else None
         if last is None:
             raise
         say("plan: keeps the champion's widths, for no others that were timed are fast enough")
@@ -106,10 +112,9 @@ def choose(
         if again is not None:
             say(f"plan: keeps the champion's widths; {losses}")
             found = again
-    most = trials + (kept is not None)
     return Choice(
         widths=found.widths,
-        prediction=_prediction(options, found, taken, most),
+        prediction=_prediction(options, found, taken, params.latency_trials),
         tried=tried,
         champion=kept is not None,
     )
@@ -155,12 +160,6 @@ def _prediction(options: Options, found: Found, taken: Counter[str], most: int) 
     )
 
 
-def _budgets(params: PlanParams) -> dict[str, float]:
-    """Every budget with its fraction, the first one first; a latency by its target."""
-    first = LATENCY + params.latency_target if params.budget == "latency" else params.budget
-    return {first: params.fraction, **(params.limits or {})}
-
-
 def _forecasting(options: Options, params: PlanParams, say: Callable[[str], None]) -> Options:
     """With a forecast for a latency budget's target where no table is: what was timed in the model, or else
     the MACs, which the trials then correct.
@@ -186,7 +185,7 @@ def _by_tables(params: PlanParams) -> bool:
 
 def _goals(options: Options, params: PlanParams, time_ratio: TimeRatio | None) -> dict[str, Goal]:
     """The latencies among the budgets, to be planned by tables."""
-    budgets = _budgets(params)
+    budgets = budgets_of(params)
     goals = {}
     for name in (name for name in budgets if name.startswith(LATENCY)):
         target = name.removeprefix(LATENCY)
@@ -210,7 +209,7 @@ def _closed(
     say: Callable[[str], None],
 ) -> Found:
     """Planned by tables and timed."""
-    budgets = _budgets(params)
+    budgets = budgets_of(params)
 
     def plan(bounds: Mapping[str, float]) -> Allocated:
         (first, fraction), *others = (budgets | dict(bounds)).items()
@@ -219,9 +218,7 @@ def _closed(
             params.allocator, options.problem(first, fraction, dict(others), tables=exact)
         )
 
-    closed = close(
-        plan, goals, lambda widths: predicted(options.curves, widths), trials=trials, say=say
-    )
+    closed = close(plan, goals, lambda widths: _loss(options, widths), trials=trials, say=say)
     budget = closed.latencies.get(next(iter(budgets)))
     return Found(
         widths=closed.allocated.widths,
@@ -229,6 +226,16 @@ def _closed(
         ratio=budget.measured if budget else None,
         latencies=closed.latencies,
     )
+
+
+def _loss(options: Options, widths: Widths) -> tuple[bool, float]:
+    """What decides between plans that were timed: the measured rise where it is known, for that is what the
+    allocator went by; of others the sum of single cuts, after all that were measured.
+    """
+    tries, evaluate = options.tries, options.evaluate
+    if evaluate is not None and tries is not None and (tries.knows is None or tries.knows(widths)):
+        return False, evaluate(widths)
+    return True, predicted(options.curves, widths)
 
 
 def _fresh(
@@ -291,26 +298,3 @@ def _kept(
         latencies[name] = Latency(forecast=forecast, measured=measured, correction=1.0)
     budget = latencies.get(LATENCY + params.latency_target) if params.budget == "latency" else None
     return Found(widths=widths, ratio=budget.measured if budget else None, latencies=latencies)
-
-
-def _champion_widths(
-    options: Options, params: PlanParams, champion: Plan | None
-) -> dict[str, int] | None:
-    """The champion's widths where its plan answered the same question and they are still allowed."""
-    if champion is None:
-        return None
-    if any(getattr(champion, name) != getattr(params, name) for name in QUESTION):
-        return None
-    widths = {item.group: item.keep for item in champion.groups}
-    removed = {block_key(block) for block in champion.blocks or ()}
-    same_groups = {item.group: item.width for item in champion.groups} == {
-        name: width for name, width in options.full.items() if name not in options.blocks
-    }
-    if not same_groups or removed - options.blocks.keys():
-        return None
-    widths |= {block: int(block not in removed) for block in options.blocks}
-    if any(widths[name] not in rungs for name, rungs in options.rungs.items()):
-        return None
-    counted = {n: f for n, f in _budgets(params).items() if not n.startswith(LATENCY)}
-    fits = all(options.limit(unit, share).fits(widths) for unit, share in counted.items())
-    return widths if fits and options.problem("macs", 1.0).spares(widths) else None

@@ -91,7 +91,7 @@ class _Bracket:
 def close(
     plan: Callable[[Mapping[str, float]], Allocated],
     goals: Mapping[str, Goal],
-    loss: Callable[[Widths], float],
+    loss: Callable[[Widths], tuple[bool, float]],
     *,
     trials: int,
     say: Callable[[str], None],

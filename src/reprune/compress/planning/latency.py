@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from reprune.compress.structure.blocks import Block
     from reprune.compress.structure.groups import Group
+    from reprune.measure.calls import Array
     from reprune.measure.timing_place import TimingPlace
     from reprune.task.protocol import Task
 
@@ -132,17 +133,26 @@ def unreachable(
     )
 
 
+def timed_inputs(task: Task, batch_size: int) -> tuple[Array, ...]:
+    """What a timed call is given: the commonest shape of the task's workload, of which profile's tables are.
+    Raises TaskError for a workload that is none.
+    """
+    from reprune.measure.calls import commonest
+    from reprune.measure.latency import timed_shapes
+
+    return commonest(timed_shapes(task, batch_size)).inputs
+
+
 @contextmanager
 def timing(bench: Bench) -> Iterator[Timing]:
     """A function from widths (and 0 for the keys of blocks that go) to the latency of the model cut to
     them over the dense model's.
 
-    Both are built with the target's runtime and timed side by side; the dense one is built once, when
-    something is timed. Looks at the same engines differ by a per cent or two. The channels of the smallest l1
-    norm go: which ones does not matter for time. The function raises BuildError, and what the place raises.
+    Both are built with the target's runtime and timed side by side on `timed_inputs`; the dense one is built
+    once, when something is timed. Looks at the same engines differ by a per cent or two. The channels of the
+    smallest l1 norm go: which ones does not matter for time. The function raises BuildError, and what the
+    place raises.
     """
-    import numpy as np
-
     from reprune.compress.importance import channel_scores, lowest_removed
     from reprune.compress.structure.architecture import apply
     from reprune.compress.structure.equality import architecture_of
@@ -165,12 +175,8 @@ def timing(bench: Bench) -> Iterator[Timing]:
         @cache
         def dense() -> tuple[Path, str]:
             """The engine, and the file of a call's inputs."""
-            inputs = [
-                np.asarray(tensor.detach().cpu())
-                for tensor in bench.task.example_inputs(target.batch_size)
-            ]
             call = Path(folder) / "call.npz"
-            write_inputs(call, inputs)
+            write_inputs(call, timed_inputs(bench.task, target.batch_size))
             return built("dense", bench.module), str(call)
 
         @cache

@@ -5,7 +5,7 @@ under the budget.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,8 @@ Sampler = Literal["tpe", "nsga2"]
 
 # How many joint cuts an allocator that tries may evaluate where plan.evaluations says nothing.
 EVALUATIONS = 100
+# The starts that nobody gives: the uniform widths, and those with the least predicted sum.
+STARTS = 2
 # Halvings of a scale: closer than one rung of the widest group there is.
 HALVINGS = 40
 
@@ -44,8 +46,10 @@ class Tries:
 
     `importance` lists each group's channel scores, on a scale that groups share, falling; `shapes`
     are the groups' layers; `starts` are widths that are worth a look before anything else. `remaining`,
-    where several runs share their evaluations, says how many are left to all of them; `tied` says
-    whether what was measured of two sets of widths cannot tell the first from the second.
+    where several runs share their evaluations, says how many are left to all of them, and `runs` how many
+    runs may still come, the next one included (None: no others); `tied` says
+    whether what was measured of two sets of widths cannot tell the first from the second; `knows`, whether
+    `problem.evaluate` has measured widths already (None: asking it again costs nothing).
     """
 
     evaluations: int = EVALUATIONS
@@ -55,11 +59,47 @@ class Tries:
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     starts: tuple[Mapping[str, int], ...] = ()
     remaining: Callable[[], int] | None = None
+    runs: Callable[[], int] | None = None
     tied: Callable[[Widths, Widths], bool] | None = None
+    knows: Callable[[Widths], bool] | None = None
+
+    @property
+    def fewest(self) -> int:
+        """How many evaluations look at one thing beside the starts."""
+        return STARTS + len(self.starts) + 1
+
+    def of_next_run(self) -> int:
+        """Its part of the evaluations that are left: an equal one, or what it needs to search at all."""
+        if self.remaining is None or self.runs is None:
+            return self.evaluations
+        return max(self.fewest, self.remaining() // max(1, self.runs()))
+
+
+def shared_out(
+    tries: Tries | None, left: Callable[[], int], say: Callable[[str], None]
+) -> Tries | None:
+    """With what is left of the evaluations shared out anew for every run, of which `left` may still come; it
+    is said where that is too little to search with.
+    """
+    remaining = None if tries is None else tries.remaining
+    if tries is None or remaining is None:
+        return tries
+    fewest = tries.fewest
+
+    def runs() -> int:
+        if remaining() < fewest:
+            say(
+                f"plan: {remaining()} of plan.evaluations are left, and {fewest} is the least to search "
+                "with: only starts are looked at"
+            )
+        return left()
+
+    return replace(tries, runs=runs)
 
 
 class Looks:
-    """The measured rises that one run of an allocator has seen, and how many more it may see.
+    """The measured rises that one run of an allocator has seen, and how many more it may see: the run begins
+    where this is made.
 
     The same widths are counted once. Widths that differ only inside a block that is gone are the same.
     """
@@ -74,7 +114,7 @@ class Looks:
         self._evaluate = problem.evaluate
         self._seen: dict[tuple[int, ...], float] = {}
         self._remaining = problem.tries.remaining
-        self.most = problem.tries.evaluations
+        self.most = problem.tries.of_next_run()
         self.best: dict[str, int] | None = None
         self.best_rise = float("inf")
 

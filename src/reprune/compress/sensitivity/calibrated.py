@@ -154,30 +154,70 @@ def _prepare(subject: Subject, params: SensitivityParams, prune: PruneParams, se
     drawn = Counting(subject.task)
     scores = channel_scores(drawn, subject.module, subject.groups, prune, seed)
     tune = _pieces(subject.task, "tune", params.examples, PIECE, seed)
-    calibration = _pieces(subject.task, "calibration", prune.examples, CALIBRATION_PIECE, seed)
-    known = Fixed(
-        scores=3 * drawn.examples + STRUCTURE,
-        piece=max(len(batch) for batch in tune),
-        calibration=max(len(batch) for batch in calibration),
-    )
-    parts = sizes(subject, params, prune, known)
+    parts, calibration = parts_of(subject, params, prune, seed, 3 * drawn.examples, tune)
     tune = tune[: parts.slopes]
-    calibration = list(_within(calibration, parts.calibration))
     kept = {
         f"{group.name}@{keep}": {group.name: lowest_removed(scores[group.name], keep)}
         for group in subject.groups
         for keep in keeps(group.width, params.cuts)
     }
-    names = list(dict.fromkeys(name for group in subject.groups for name in readers(group)))
-    moments: dict[str, Tensor] = (
+    trials = trials_of(
+        subject,
+        prune=prune,
+        seed=seed,
+        scores=scores,
+        kept=kept,
+        tune=tune,
+        calibration=calibration,
+    )
+    made = trials.refits
+    found = slopes(subject.task, subject.module, made, tune, seed=seed, keep=trials.cached_names())
+    check_finite(found.losses.mean)
+    trials.take(found)
+    read = prune.compensate and any(readers(group) for group in subject.groups)
+    forwarded = sum(len(batch) for batch in calibration) if read else 0
+    cost = 3 * drawn.examples + STRUCTURE + forwarded + 3 * found.losses.examples
+    return _Bench(subject=subject, trials=trials, slopes=found, sizes=parts, fixed=float(cost))
+
+
+def parts_of(
+    subject: Subject,
+    params: SensitivityParams,
+    prune: PruneParams,
+    seed: int,
+    scored: int,
+    tune: Sequence[Batch],
+) -> tuple[Sizes, list[Batch]]:
+    """How the budget is spent where the scores took `scored` examples, and what is calibrated from."""
+    calibration = _pieces(subject.task, "calibration", prune.examples, CALIBRATION_PIECE, seed)
+    known = Fixed(
+        scores=scored + STRUCTURE,
+        piece=max(len(batch) for batch in tune),
+        calibration=max(len(batch) for batch in calibration),
+    )
+    parts = sizes(subject, params, prune, known)
+    return parts, list(_within(calibration, parts.calibration))
+
+
+def trials_of(  # noqa: PLR0913  what a trial is made of, none of it a part of another
+    subject: Subject,
+    *,
+    prune: PruneParams,
+    seed: int,
+    scores: Mapping[str, Tensor],
+    kept: Mapping[str, Mapping[str, tuple[int, ...]]],
+    tune: Sequence[Batch],
+    calibration: Sequence[Batch],
+) -> Trials:
+    """Trials of the cuts `kept`, with the moments that their repairs need."""
+    groups = [
+        group for group in subject.groups if any(group.name in each for each in kept.values())
+    ]
+    names = list(dict.fromkeys(name for group in groups for name in readers(group)))
+    moments = (
         input_moments(subject.module, names, calibration) if prune.compensate and names else {}
     )
-    made = {
-        key: refits(subject.module, subject.groups, channels, moments, prune.ridge)
-        for key, channels in kept.items()
-    }
-    times = timeline(subject.module, tuple(tensor[:1] for tensor in tune[0].inputs))
-    trials = Trials(
+    return Trials(
         subject=subject,
         prune=prune,
         seed=seed,
@@ -185,16 +225,13 @@ def _prepare(subject: Subject, params: SensitivityParams, prune: PruneParams, se
         calibration=calibration,
         scores=scores,
         kept=kept,
-        refits=made,
+        refits={
+            key: refits(subject.module, subject.groups, channels, moments, prune.ridge)
+            for key, channels in kept.items()
+        },
         moments=moments,
-        times=times,
+        times=timeline(subject.module, tuple(tensor[:1] for tensor in tune[0].inputs)),
     )
-    found = slopes(subject.task, subject.module, made, tune, seed=seed, keep=trials.cached_names())
-    check_finite(found.losses.mean)
-    trials.take(found)
-    forwarded = sum(len(batch) for batch in calibration) if prune.compensate and names else 0
-    cost = known.scores + forwarded + 3 * found.losses.examples
-    return _Bench(subject=subject, trials=trials, slopes=found, sizes=parts, fixed=float(cost))
 
 
 def _look(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy import stats
@@ -36,9 +36,13 @@ COMMON, OWN = 0.5, 0.5
 FLOOR = 0.1
 # A champion only counts as worse on new data from this rise of its loss on: less makes no table wrong.
 WORSE = 0.1
-# No estimate from a few rows makes a table more than so many times larger or smaller.
-MOST = 4.0
+# No estimate from a few rows makes a table more than so many times larger or smaller. A level that one of
+# the rows is so far off, or all of them together by TOGETHER, does not hold for the others either: these
+# rows will stand as measured among the scaled ones.
+MOST, TOGETHER = 4.0, 2.0
 TINY = 1e-15
+
+Array: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float64]]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +130,14 @@ def row_of(table: Sensitivity, unit: Unit) -> tuple[float, float]:
 @dataclass(frozen=True, kw_only=True)
 class Moved:
     """How far rows moved: the common factor as far as it shows (`level`), and the probability of rows that
-    moved as far although nothing but the training did.
+    moved as far although nothing but the training did; `apart` where they are not what the level makes of
+    them. The chi-square alone would hardly see that: as a row's scale grows with it, ten times as much is
+    not three standard deviations.
     """
 
     level: float
     p_value: float
+    apart: bool
 
 
 def moved(rows: Sequence[RowCheck], base_loss: float) -> Moved:
@@ -148,10 +155,25 @@ def moved(rows: Sequence[RowCheck], base_loss: float) -> Moved:
     # The mean of the factor given the rows, under a prior of 1 +- COMMON.
     shared = float((before * apart / own).sum())
     shift = shared / (1.0 / COMMON**2 + float((before**2 / own).sum()))
+    level = min(max(1.0 + shift, 1.0 / MOST), MOST)
     return Moved(
-        level=min(max(1.0 + shift, 1.0 / MOST), MOST),
+        level=level,
         p_value=float(stats.chi2.sf(statistic, len(rows))),
+        apart=_apart(level * before, now, np.sqrt(errors), FLOOR * abs(base_loss)),
     )
+
+
+def _apart(expected: Array, now: Array, errors: Array, floor: float) -> bool:
+    """Whether a row is MOST times what is expected of it, or all are TOGETHER times that, and more than two
+    standard errors off; below `floor` nothing is told apart.
+    """
+    # The rows, and behind them their mean.
+    was, found = (np.append(rises, rises.mean()) for rises in (expected, now))
+    error = np.append(errors, math.hypot(*errors) / len(errors))
+    most = np.append(np.full(len(errors), MOST), TOGETHER)
+    ratio = np.maximum(found, floor + TINY) / np.maximum(was, floor + TINY)
+    far = np.maximum(ratio, 1.0 / ratio) > most
+    return bool((far & (np.abs(found - was) > 2.0 * error)).any())
 
 
 def champion_p(now: BatchLosses, before: float) -> float:

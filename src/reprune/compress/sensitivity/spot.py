@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from reprune.compress.paired import BatchLosses, at_most, batch_losses, paired_increase
+from reprune.compress.sensitivity.again import row_again
 from reprune.compress.sensitivity.cutting import CutTrial
 from reprune.compress.sensitivity.pieces import pieces
 from reprune.compress.sensitivity.reuse import Unit
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from reprune.compress.sensitivity.subject import Subject
     from reprune.compress.structure.blocks import Block
-    from reprune.core.params import PruneParams
+    from reprune.core.params import PruneParams, SensitivityParams
     from reprune.task.protocol import Batch
 
 # What a rise of the loss by a share of itself stands for in examples answered wrongly: `build` allows
@@ -38,13 +39,16 @@ PIECE = 32
 
 @dataclass
 class Spot:
-    """The model, at most `examples` of `tune`, and the cuts that are tried on them."""
+    """The model, at most `examples` of `tune`, and the cuts that are tried on them. Rows of a table that was
+    `calibrated` with these params are measured as it measured them: another repair is another rise.
+    """
 
     subject: Subject
     prune: PruneParams
     seed: int
     examples: int
     blocks: tuple[Block, ...] = ()
+    calibrated: SensitivityParams | None = None
     looked: int = 0
     _batches: list[Batch] = field(default_factory=list)
     _base: BatchLosses | None = None
@@ -85,6 +89,8 @@ class Spot:
 
     def rise(self, unit: Unit) -> tuple[float, float]:
         """The unit's rise in loss, and its standard error (see paired_increase)."""
+        if self.calibrated is not None:
+            return self._calibrated_rise(unit, self.calibrated)
         block = next((b for b in self.subject.blocks if block_key(b.name) == unit.name), None)
         trial = self._cutting()
         module = trial.cut({unit.name: unit.keep}) if block is None else trial.without(block)
@@ -121,6 +127,11 @@ class Spot:
             chance=chance,
             worse_low=worse - quantile * error,
         )
+
+    def _calibrated_rise(self, unit: Unit, params: SensitivityParams) -> tuple[float, float]:
+        found = row_again(self._cutting(), params, self.batches, unit.name, unit.keep)
+        self.looked += found.cost
+        return paired_increase(bounded(found.after, found.before.mean), found.before)
 
     def _cutting(self) -> CutTrial:
         if self._trial is None:

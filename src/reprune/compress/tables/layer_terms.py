@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, product
 from typing import TYPE_CHECKING
 
+from reprune.compress.planning.members import belongs
 from reprune.compress.planning.terms import Rungs, Term, Terms, merged
 from reprune.compress.tables.grid import Grid
 from reprune.compress.tables.sites import Site
@@ -61,11 +62,11 @@ def terms_of(table: OperatorTable, rungs: Rungs) -> Terms:
 
 
 def time_below(table: OperatorTable, part: str) -> float:
-    """What the layers of the module `part` take in the dense model, in microseconds; what a whole call takes
-    beside its layers is no part's.
+    """What the layers of the module `part`, which may be one itself, take in the dense model, in
+    microseconds; what a whole call takes beside its layers is no part's.
     """
     grids = table.grids()
-    inside = (site for site in table.sites if site.layer.startswith(f"{part}."))
+    inside = (site for site in table.sites if belongs(site.layer, part))
     return table.factor * math.fsum(grids[site.question](site.full) for site in inside)
 
 
