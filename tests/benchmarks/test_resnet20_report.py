@@ -158,15 +158,42 @@ def test_ours_is_a_point_that_all_seeds_have_and_a_peer_may_be_one_that_few_have
     json.dumps(found["figures"], allow_nan=False)
 
 
+def equally_trained(*rows):
+    return [{"seeds": 5, "devices": ["cpu"], **row} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "less", [{"seeds": 3}, {"devices": ["cuda"]}, {"devices": ["cpu", "cuda"]}]
+)
+def test_without_seeds_and_one_device_for_all_there_is_no_speed_at_equal_accuracy(less):
+    """Whether it is ours or a rival's, and however slow: a line without that point would be another one."""
+    ours = {"arm": "ours", "accuracy": 86.0, "speedup_batch1": 1.95}
+    rival = {"arm": "tp_uniform", "accuracy": 86.5, "speedup_batch1": 1.2}
+    rows = equally_trained(ours, rival | less)
+    assert faster_at_equal_accuracy(rows, rows[0]) is None
+    rows = equally_trained(ours | less, rival)
+    assert faster_at_equal_accuracy(rows, rows[0]) is None
+
+
+def test_a_figure_that_few_seeds_or_two_devices_would_make_is_left_out_and_that_is_said(tmp_path):
+    timed(tmp_path)
+    assert "speedup_at_equal_accuracy" in summary(CONFIG, rows(), tmp_path)["figures"]
+    mixed = rows()
+    mixed[-1]["device"] = "cuda"
+    found = summary(CONFIG, mixed, tmp_path)
+    assert "speedup_at_equal_accuracy" not in found["figures"]
+    assert any("no speed at equal accuracy at 1.6x" in note for note in found["notes"])
+
+
 def test_speed_at_equal_accuracy_is_over_the_fastest_peer_between_its_points():
     """The peer passes 86 halfway from 1.2 to 1.4; a second peer is never as good."""
-    rows = [
+    rows = equally_trained(
         {"arm": "dense", "accuracy": 87.0},
         {"arm": "ours", "accuracy": 86.0, "speedup_batch1": 1.95},
         {"arm": "tp_uniform", "accuracy": 86.5, "speedup_batch1": 1.2},
         {"arm": "tp_uniform", "accuracy": 85.5, "speedup_batch1": 1.4},
         {"arm": "tp_global", "accuracy": 80.0, "speedup_batch1": 1.1},
-    ]
+    )
     assert faster_at_equal_accuracy(rows, rows[1]) == pytest.approx(1.5)
     assert faster_at_equal_accuracy(rows[:2], rows[1]) == pytest.approx(1.95)
     # As good as the dense model: no peer of that accuracy is faster than it.
