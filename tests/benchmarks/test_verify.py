@@ -167,3 +167,12 @@ def test_perception_tells_how_far_the_times_of_both_splits_are_apart():
     figures = perception._result(rows)["figures"]
     assert figures["shared_over_equal_time_most"] == pytest.approx(1.033, abs=1e-3)
     assert figures["shared_over_equal_time_least"] == pytest.approx(1.001, abs=1e-3)
+
+
+def test_a_result_says_whether_its_seeds_are_models_or_draws():
+    from benchmarks import one_shot, one_shot_masks
+
+    row = {"cut": "three blocks", "seed": 0, **dict.fromkeys(one_shot.ARMS, 1.0)}
+    assert one_shot.concluded([row])["claims_over"] == "calibration draws of one dense model"
+    over = one_shot_masks.concluded([])["claims_over"]
+    assert over == {"resnet20": "calibration draws of one dense model", "minilm": "dense models"}
