@@ -1,18 +1,18 @@
 """Allocators that try, on ResNet-20 and CIFAR-10 (JPEG copy): what their plans lose at half of the MACs.
 
-    python -m benchmarks.allocators [--quick] [--json FILE] [--work DIR] [--allocators amc,uniform]
+    python -m benchmarks.allocators [--quick] [--verify] [--json FILE] [--work DIR] [--allocators amc,uniform]
 
 Every allocator has the same evaluations (200; 40 with `--quick`) of joint cuts of the pretrained weights,
 BatchNorm statistics renewed and nothing trained. Each plan's rise in loss is measured once more on held-out
-images that no allocator saw. Looks at no test image. Evaluations are kept in `--work`, so a run that was cut
-off goes on. No claim is made of one seed: figures are rises, and their differences from uniform's.
+images that no allocator saw. Looks at no test image. Evaluations are kept in `--work` (of a quick run in
+`quick` there), so a run that was cut off goes on. `--verify` plans with uniform widths again, and measures
+that plan. No claim is made of one seed: figures are rises, and their differences from uniform's.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from benchmarks.cifar import WEIGHTS, CifarTask, load
 from benchmarks.cifar_models import ResNet20
-from benchmarks.common import data, options, result, write
+from benchmarks.common import committed, data, kept_in, options, result, write
 from reprune.core.params import PruneParams
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from reprune.compress.planning.allocate import Problem
     from reprune.compress.planning.evaluated import Bed, Evaluator
 
+NAME = "allocators"
 PRUNE = PruneParams(criterion="l1", examples=256, compensate=False)
 FRACTION, STEP, LEAST = 0.5, 4, 4
 HELD_OUT, LOOKED_AT, EVALUATIONS = 4000, 500, 200
@@ -44,14 +45,31 @@ def main() -> int:
 
     chosen = options(__doc__, more)
     torch.set_num_threads(1)
-    work = chosen.work or Path(tempfile.mkdtemp(prefix="reprune-allocators-"))
+    if chosen.verify:
+        return verify()
     evaluations = 40 if chosen.quick else EVALUATIONS
-    found = run(work, evaluations, chosen.allocators.split(","))
+    with kept_in(chosen.work, quick=chosen.quick) as work:
+        found = run(work, evaluations, chosen.allocators.split(","))
     if chosen.json:
         write(chosen.json, found)
     for row in found["rows"]:
         print(row)
     return 0
+
+
+def verify() -> int:
+    """Plans with uniform widths again, from nothing, and measures that; 1 unless `as_committed`."""
+    with kept_in(None, quick=False) as work:
+        (now,) = run(work, EVALUATIONS, ["uniform"])["rows"]
+    wanted = next(row for row in committed(NAME)["rows"] if row["allocator"] == "uniform")
+    print({"now": now, "committed": wanted})
+    return 0 if as_committed(now, wanted) else 1
+
+
+def as_committed(now: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """The same widths, and a rise on unseen images within 1 %: nothing is trained, only sums may differ."""
+    apart = abs(now["rise_unseen"] / wanted["rise_unseen"] - 1.0)
+    return bool(now["widths"] == wanted["widths"] and apart <= 0.01)
 
 
 def run(work: Path, evaluations: int, names: list[str]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import json
 import math
 import os
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -46,6 +48,18 @@ def options(
     if extend is not None:
         extend(parser)
     return parser.parse_args()
+
+
+@contextmanager
+def kept_in(out: Path | None, *, quick: bool) -> Iterator[Path]:
+    """The folder of a run: `out`, and for a quick run `quick` in it, as what that leaves is no whole run's.
+    Without `out` a scratch folder, which is gone afterwards.
+    """
+    if out is not None:
+        yield out / "quick" if quick else out
+        return
+    with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
+        yield Path(scratch)
 
 
 def data(name: str) -> Path:

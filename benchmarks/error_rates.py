@@ -18,11 +18,11 @@ Quality. Independent examples by enumeration; sources (whose examples agree by a
 replications. The truth lies at the margin, or nothing is lost; margins of 1 to 10 points, and the one at
 which theory passes an equal candidate 9 times in 10. Where the margin is above the flips, all flips are
 losses. Theory is the asymptotic power of the score test at the same level; a ratio to it is taken where it
-is at least 0.5 and 30 independent flips are expected. No test of that size can exceed `envelope`.
+is at least 0.5 and 20 independent flips are expected. No test of that size can exceed `envelope`.
 
-Every figure is of the worst cell, and where it is simulated at the unfavourable end of its 95 % limits
-(Clopper and Pearson's). `year_of_drift_loss_points` is the mean with champion and anchor rules. The naive
-figures are the worst cells of the usual rules on raw calls, and of "drop <= margin".
+Every figure is of the worst cell but for those "beside", and where it is simulated at the unfavourable end of
+its 95 % limits (Clopper and Pearson's). `year_of_drift_loss_points` is the mean with champion and anchor
+rules. The naive figures are the worst cells of each of the usual rules on raw calls, and of "drop <= margin".
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """What the gate costs: CPU seconds of reading, assembling and judging a large verdict.
 
-    python -m benchmarks.gate_cost [--quick] [--json FILE]
+    python -m benchmarks.gate_cost [--quick] [--verify] [--json FILE]
 
 10,000 examples in 20 slices, of 2,000 sources or none; 3 targets of 120 units, 4 arms and the control
 arm, 30 calls a block; accuracy and Dice against three baselines with floors and slices; medians, a
 percentile, an objective, throughput and the guards. `--quick` times every part once, otherwise the
-best of five counts. The bound is 4 s on a usual core.
+best of five counts. The bound is 4 s on a usual core. `--verify` asks in its place for at most twice what is
+committed: another core may be as much slower, the work itself is not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.common import options, result, table, write
+from benchmarks.common import committed, options, result, table, write
 from reprune.core import store
 from reprune.core.artifacts import Verdict
 from reprune.core.documents import canonical
@@ -50,8 +51,9 @@ def main() -> int:
     whole = max(row["cpu_s"] for row in rows if row["part"] == "assemble and judge")
     if given.json:
         write(given.json, result({"cpu_s": whole, "bound_s": BOUND_S}, rows))
-    print(f"{whole:.2f} s of {BOUND_S:g} s")
-    return 0 if whole <= BOUND_S else 1
+    most = 2.0 * committed("gate_cost")["figures"]["cpu_s"] if given.verify else BOUND_S
+    print(f"{whole:.2f} s of {most:.2f} s")
+    return 0 if whole <= most else 1
 
 
 def _measured(folder: Path, sources: bool, times: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ Then last week's champion meets weeks that are not like it (noise, inverted, shi
 model trained on those: `shift_detected` is the share of them whose table was measured anew, `false_remeasure`
 the share of the unshifted weeks 2 to 5 for which it was. The constants of the check and the defaults
 of `generations` were chosen on other seeds than these. With --work, a run that was stopped goes on at the
-seed that it was in.
+seed that it was in (a quick one in `quick` there).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from scipy import stats
 from torch import nn
 
 from benchmarks import common, step_runs
+from benchmarks.kept import read_kept, write_kept
 from benchmarks.weekly.retrained import FOLDER, RETRAINED, Retrained
 from benchmarks.weekly.task import WEEK
 from reprune.compress.bundle import load_bundle
@@ -68,10 +69,11 @@ def main() -> None:
         raise SystemExit(_verify(RETRAINED[given.model]))
     seeds = given.seeds or (3 if given.quick else common.MIN_SEEDS)
     rows: list[dict[str, Any]] = []
-    for seed in range(given.first, given.first + seeds):
-        rows += kept_rows(RETRAINED[given.model], seed, given.work)
-        if given.json:  # what is done so far stands, should this be stopped
-            common.write(given.json, concluded(rows))
+    with common.kept_in(given.work, quick=given.quick) as work:
+        for seed in range(given.first, given.first + seeds):
+            rows += kept_rows(RETRAINED[given.model], seed, work)
+            if given.json:  # what is done so far stands, should this be stopped
+                common.write(given.json, concluded(rows))
     content = concluded(rows)
     columns = ("seed", "week", "shift", "how", "analysis", "total", "cold_total", "accuracy")
     print(common.table(rows, (*columns, "cold_accuracy")))
@@ -98,19 +100,28 @@ def _verify(retrained: Retrained) -> int:
     return 0 if same else 1
 
 
-def kept_rows(retrained: Retrained, seed: int, work: Path | None) -> list[dict[str, Any]]:
-    """One seed's rows, printed as they come; with `work`, those that are kept there, or to be."""
-    path = work / f"{retrained.name}-{seed}.json" if work else None
-    if path and path.exists():
-        found: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+def kept_rows(retrained: Retrained, seed: int, work: Path) -> list[dict[str, Any]]:
+    """One seed's rows: those that are kept in `work`, or printed as they come and kept there. Exits where
+    those that are kept were made with other knobs.
+    """
+    path, knobs = work / f"{retrained.name}-{seed}.json", made_with(retrained, seed)
+    if (kept := read_kept(path, knobs)) is not None:
+        found: list[dict[str, Any]] = kept["rows"]
         return found
     rows = []
     for row in rows_of(retrained, seed):
         rows.append(row)
         print(json.dumps(row), flush=True)
-    if path:
-        common.write(path, {"rows": rows})
+    write_kept(path, knobs, {"rows": rows})
     return rows
+
+
+def made_with(retrained: Retrained, seed: int) -> dict[str, Any]:
+    """What a seed's rows depend on."""
+    names = ("name", "first", "growth", "splits", "epochs", "knobs")
+    own = {name: getattr(retrained, name) for name in names}
+    shared = {"shifts": list(retrained.shifts), "weeks": WEEKS, "warm": WARM}
+    return {**own, **shared, "seed": seed}
 
 
 def rows_of(retrained: Retrained, seed: int) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Many small jobs over a few worker processes: each job leaves one JSON file, and is skipped if it has.
 
 A run that is cut off loses only the jobs that were in progress; started again, it goes on. A job that
-fails is written down with its error (`<name>.error.txt`) and the others go on.
+fails is written down with its error (`<name>.error.txt`) and the others go on. Each file keeps what the job
+was given; a folder that holds a job of the same name which was given something else is refused.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kept import GIVEN, other, plain, without_given
 from reprune.core.store import write_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """`name` is its file's name without `.json`; `needs` names jobs that must be done before; `given` is
-    what `work` gets, plain values only.
+    what `work` gets, plain values only: all that its result depends on, and nothing that it does not read,
+    or else a config with one point more would refuse all that was done before.
     """
 
     name: str
@@ -97,9 +100,10 @@ def run_jobs(  # noqa: PLR0913  what, how, where, and who watches
     """Runs what is not done yet, in the given order as far as needs allow, `workers` at a time.
 
     After `stop_after` seconds no further job begins; those in progress end. Each worker is a fresh
-    process with one thread, and is replaced if it dies.
+    process with one thread, and is replaced if it dies. Exits before any work where `refuse_others` does.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_others(jobs, folder)
     outcome = Outcome(done=[job.name for job in jobs if is_done(folder, job.name)])
     waiting = [job for job in jobs if job.name not in outcome.done]
     say(f"{len(outcome.done)} of {len(jobs)} jobs are done already, {workers} workers")
@@ -133,7 +137,29 @@ def run_jobs(  # noqa: PLR0913  what, how, where, and who watches
 
 
 def is_done(folder: Path, name: str) -> bool:
-    return (folder / f"{name}.json").is_file()
+    return _file(folder, name).is_file()
+
+
+def refuse_others(jobs: Sequence[Job], folder: Path, *, but: tuple[str, ...] = ()) -> None:
+    """Exits, with the reason, if a job's file is of another `given`, keys in `but` aside, or does not say."""
+    held = ((job, _content(folder, job.name)) for job in jobs)
+    told = [other(_file(folder, job.name), one, job.given, but) for job, one in held if one]
+    if wrong := [words for words in told if words]:
+        more = f" (so it is with {len(wrong)} of {len(told)} jobs there)" if wrong[1:] else ""
+        raise SystemExit(f"{wrong[0]}{more}")
+
+
+def adopt(jobs: Sequence[Job], folder: Path) -> int:
+    """Writes into each job's file that does not say it what the job is given now, and returns how many these
+    were. Only for who knows that they were made so: nothing is checked.
+    """
+    count = 0
+    for job in jobs:
+        found = _content(folder, job.name)
+        if found is not None and GIVEN not in found:
+            _write(folder, job.name, found, job.given)
+            count += 1
+    return count
 
 
 def work_folder(folder: Path, name: str) -> Path:
@@ -142,12 +168,35 @@ def work_folder(folder: Path, name: str) -> Path:
 
 
 def read_job(folder: Path, name: str) -> dict[str, Any] | None:
-    """What the job left, or None."""
-    path = folder / f"{name}.json"
+    """What the job left, without what it was given, or None."""
+    found = _content(folder, name)
+    return None if found is None else without_given(found)
+
+
+def read_jobs(
+    jobs: Sequence[Job], folder: Path, *, but: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """What those of the jobs that are done have left. Exits where `refuse_others` does."""
+    refuse_others(jobs, folder, but=but)
+    found = (read_job(folder, job.name) for job in jobs)
+    return [row for row in found if row is not None]
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.json"
+
+
+def _content(folder: Path, name: str) -> dict[str, Any] | None:
+    path = _file(folder, name)
     if not path.is_file():
         return None
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def _write(folder: Path, name: str, content: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    text = json.dumps({**content, GIVEN: plain(given)}, indent=1)
+    write_bytes(_file(folder, name), f"{text}\n".encode())
 
 
 def _hand_out(crew: Sequence[_Worker], waiting: list[Job], folder: Path) -> None:
@@ -217,7 +266,7 @@ def _serve(pipe: Connection, work: Work, folder: Path) -> None:
         try:
             found = work(given, folder)
             shutil.rmtree(work_folder(folder, name), ignore_errors=True)
-            write_bytes(folder / f"{name}.json", (json.dumps(found, indent=1) + "\n").encode())
+            _write(folder, name, found, given)
             pipe.send(("", str(found.get("note", ""))))
         except Exception:  # noqa: BLE001  whatever a job died of, its error is kept and the others go on
             pipe.send((traceback.format_exc(), ""))

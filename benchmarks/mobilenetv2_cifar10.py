@@ -10,8 +10,8 @@ recovers. The control trains through the same four stages, same teacher, same da
 Speed is that of one thread of ONNX Runtime against the dense model. Knobs are in `configs/mobilenetv2.json`;
 `--config benchmarks/configs/mobilenetv2_cpu.json` is sized for a CPU: a fifth of the images, fewer
 epochs. Its dense model is far from converged, so it stands for itself alone.
-Each part goes on where it was cut off. Without `--part` all three run. `--quick` is a small run of all three;
-`--verify` builds and times the last stage of seed 0 of a run in `--out` again.
+Each part goes on where it was cut off. Without `--part` all three run. `--quick` is a small run of all three,
+in the folder `quick` of DIR; `--verify` builds and times the last stage of seed 0 of a run in `--out` again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks import common
-from benchmarks.jobs import Pack, read_job, run_jobs, unpack
+from benchmarks.jobs import Pack, read_jobs, run_jobs, unpack
 from benchmarks.mobilenetv2_jobs import CONFIG, jobs_of, read_config, shaped, work
 from reprune.core.params import Target
 
@@ -43,8 +43,7 @@ def main() -> int:
     parts = [options.part] if options.part else ["train", "measure", "report"]
     if options.verify:
         return verify(config, options)
-    with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
-        folder = options.out or Path(scratch)
+    with common.kept_in(options.out, quick=options.quick) as folder:
         for part in parts:
             ended = _PARTS[part](config, folder, options)
             if ended:
@@ -198,15 +197,15 @@ def _speed(taken: list[dict[str, float]], stage: int, seeds: list[int]) -> float
 
 
 def trained(config: Mapping[str, Any], jobs: Path) -> list[dict[str, Any]]:
-    """What every job that is done has left. Exits if there is nothing."""
-    names = [job.name for job in jobs_of(config, device="cpu", judge="eval", examples=None)]
-    rows = [row for row in (read_job(jobs, name) for name in names) if row is not None]
+    """What every job that is done has left, wherever it ran. Exits if there is nothing."""
+    wanted = jobs_of(config, device="cpu", judge="eval", examples=None)
+    rows = read_jobs(wanted, jobs, but=("device", "judge", "examples"))
     if not rows:
         raise SystemExit(
             f"{jobs} holds no trained model: run --part train --out {jobs.parent} first"
         )
-    if len(rows) < len(names):
-        print(f"note: {len(names) - len(rows)} of {len(names)} trainings are not done")
+    if len(rows) < len(wanted):
+        print(f"note: {len(wanted) - len(rows)} of {len(wanted)} trainings are not done")
     return rows
 
 

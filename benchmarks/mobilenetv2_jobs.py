@@ -31,6 +31,9 @@ from reprune.measure.profile import count_cost
 
 CONFIG = Path(__file__).parent / "configs" / "mobilenetv2.json"
 ARMS = ("pruned", "control")
+SIZES = ("width", "tune", "calibration", "batch_size")
+DENSE_KNOBS = (*SIZES, "dense")
+KNOBS = (*DENSE_KNOBS, "recipe", "cut", "round_to", "min_keep")
 
 
 def read_config(path: Path = CONFIG) -> dict[str, Any]:
@@ -42,18 +45,25 @@ def jobs_of(
     config: Mapping[str, Any], *, device: str, judge: str, examples: int | None
 ) -> list[Job]:
     """Every job: the dense models first, then both arms stage by stage, seed by seed."""
-    shared = {"config": dict(config), "device": device, "judge": judge, "examples": examples}
+    shared = {"device": device, "judge": judge, "examples": examples}
+    dense = {**shared, "config": _read_by(config, DENSE_KNOBS), "arm": "dense", "stage": 0}
     found = [
-        Job(name=f"dense-{seed}", given={**shared, "arm": "dense", "stage": 0, "seed": seed})
-        for seed in range(config["seeds"])
+        Job(name=f"dense-{seed}", given={**dense, "seed": seed}) for seed in range(config["seeds"])
     ]
     for seed in range(config["seeds"]):
         for stage in range(1, len(config["fractions"]) + 1):
+            # Each stage goes on from those before it.
+            own = _read_by(config, KNOBS) | {"fractions": config["fractions"][:stage]}
             for arm in ARMS:
-                given = {**shared, "arm": arm, "stage": stage, "seed": seed}
+                given = {**shared, "config": own, "arm": arm, "stage": stage, "seed": seed}
                 name, before = f"{arm}-{stage}-{seed}", before_it(arm, stage, seed)
                 found.append(Job(name=name, given=given, needs=(before,)))
     return found
+
+
+def _read_by(config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """What a job reads of the configuration."""
+    return {name: config[name] for name in names}
 
 
 def before_it(arm: str, stage: int, seed: int) -> str:
@@ -66,7 +76,8 @@ def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     seed, arm, stage, config = given["seed"], given["arm"], given["stage"], given["config"]
     torch.manual_seed(seed)
-    here, there = _tasks(given["device"], json.dumps(config), given["examples"])
+    sizes = json.dumps(_read_by(config, SIZES))
+    here, there = _tasks(given["device"], sizes, given["examples"])
     if arm == "dense":
         name, student = f"dense-{seed}", here.model()
         teacher, params = student, DistillParams(**config["dense"])
@@ -190,9 +201,9 @@ def shaped(config: Mapping[str, Any], arm: str, stage: int, seed: int, folder: P
 
 
 @functools.cache
-def _tasks(device: str, config: str, examples: int | None) -> tuple[CifarTask, CifarTask]:
+def _tasks(device: str, wanted: str, examples: int | None) -> tuple[CifarTask, CifarTask]:
     """The task on the CPU, where models are cut, and on the device, where they learn; once a process."""
-    given = json.loads(config)
+    given = json.loads(wanted)
     images = load()
     sizes = {
         "tune": given["tune"],

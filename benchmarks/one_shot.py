@@ -120,7 +120,7 @@ def _recovered(task: CifarTask, dense: nn.Module, student: nn.Module, seed: int)
 
 
 def concluded(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means by cut and arm; `onwards` against each other arm, seed by seed."""
+    """Means by cut and arm; `onwards` against each other arm, draw by draw."""
     means, figures, claims = [], {}, []
     for name in CUTS:
         mine = [row for row in rows if row["cut"] == name]
@@ -135,7 +135,11 @@ def concluded(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             figures[f"onwards_minus_{arm}_low_{key}"] = common.lower_limit(apart)
             claims.append(common.Claim(words=f"{name}: onwards above {arm}", differences=apart))
     return common.result(
-        figures, means, claims=common.judged(claims), seeds=[dict(row) for row in rows]
+        figures,
+        means,
+        claims=common.judged(claims),
+        claims_over="calibration draws of one dense model",
+        seeds=[dict(row) for row in rows],
     )
 
 

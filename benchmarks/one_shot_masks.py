@@ -37,6 +37,7 @@ from reprune.task.protocol import Task
 
 NAME = "one_shot_masks"
 MODELS = ("resnet20", "minilm")
+CLAIMS_OVER = {"resnet20": "calibration draws of one dense model", "minilm": "dense models"}
 EXAMPLES = 512
 CRITERIA = ("magnitude", "taylor", "wanda", "sparsegpt")
 PLANS = {
@@ -155,7 +156,11 @@ def concluded(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 words = f"{model}, {name}: sparsegpt above {other}"
                 claims.append(common.Claim(words=words, differences=apart))
     return common.result(
-        figures, means, claims=common.judged(claims), seeds=[dict(row) for row in rows]
+        figures,
+        means,
+        claims=common.judged(claims),
+        claims_over=CLAIMS_OVER,
+        seeds=[dict(row) for row in rows],
     )
 
 

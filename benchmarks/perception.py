@@ -5,10 +5,11 @@
 The set of examples/perception (a detector, a segmenter and a depth net on one frame) is trained, and
 compressed by the real steps to `FRACTION` of its latency as measured together in one engine: once with
 the budget shared by the plan, once with every member cut to the same share of its own MACs, at which
-the whole takes as long (found by timing, and then set by hand). Both recover for the same epochs. Quality
-is the set's weighted loss on its eval split, which nothing else reads. `budget_missed` is by how much the
-shared plan's measured time differs from the budget; `loss_margin_low` is the lower limit of the equal
-split's loss less the shared plan's, over seeds.
+the whole takes no longer than the budget (found by timing, and then set by hand). Widths are coarse, so the
+two do not take the same time: `shared_over_equal_time` says how far apart they are. Both recover for the same
+epochs. Quality is the set's weighted loss on its eval split, which nothing else reads. `budget_missed` is by
+how much the shared plan's measured time differs from the budget; `loss_margin_low` is the lower limit of the
+equal split's loss less the shared plan's, over seeds.
 """
 
 from __future__ import annotations
@@ -49,13 +50,10 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "perception"
 
 
 def main() -> None:
-    """Runs the seeds; with --verify one of them, and says whether its sign is the committed one."""
+    """Runs the seeds, or with --verify the first of them."""
     given = common.options(__doc__)
     if given.verify:
-        row = one_seed(0)
-        wanted = common.committed(NAME)["rows"][0]
-        print(json.dumps({"now": row, "committed": wanted}, indent=1))
-        raise SystemExit(int(abs(row["shared"]["time"] / FRACTION - 1) > 0.05))
+        raise SystemExit(_verify())
     rows = []
     for seed in range(QUICK_SEEDS if given.quick else SEEDS):
         rows.append(one_seed(seed))
@@ -65,11 +63,33 @@ def main() -> None:
     print(json.dumps(_result(rows)["figures"], indent=1))
 
 
+def _verify() -> int:
+    """Runs the first committed seed again; 1 unless `as_committed`."""
+    wanted = common.committed(NAME)["rows"][0]
+    row = one_seed(wanted["seed"])
+    print(json.dumps({"now": row, "committed": wanted}, indent=1))
+    return int(not as_committed(row, wanted))
+
+
+def as_committed(row: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether the shared plan takes the budget within 5 %, and is better than equal shares, or worse, as it
+    was.
+    """
+    same_sign = (_margin(row) > 0.0) == (_margin(wanted) > 0.0)
+    return same_sign and abs(row["shared"]["time"] / FRACTION - 1.0) <= 0.05
+
+
+def _margin(row: Mapping[str, Any]) -> float:
+    return float(row["equal"]["loss"] - row["shared"]["loss"])
+
+
 def _result(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    margins = [row["equal"]["loss"] - row["shared"]["loss"] for row in rows]
+    margins = [_margin(row) for row in rows]
     figures = {
         "seeds": len(rows),
         "budget_missed": max(abs(row["shared"]["time"] / FRACTION - 1.0) for row in rows),
+        "shared_over_equal_time_most": max(row["shared_over_equal_time"] for row in rows),
+        "shared_over_equal_time_least": min(row["shared_over_equal_time"] for row in rows),
         "shared_loss": fmean(row["shared"]["loss"] for row in rows),
         "equal_loss": fmean(row["equal"]["loss"] for row in rows),
         "dense_loss": fmean(row["dense"]["loss"] for row in rows),
@@ -109,7 +129,8 @@ def one_seed(seed: int) -> dict[str, Any]:
             repository.step(stage("plan"))
             equal = {"time": timed(equal_widths), **_recovered(repository)}
         dense = _quality(repository, "dense")
-        return {"seed": seed, "dense": dense, "shared": shared, "equal": equal}
+        row = {"seed": seed, "dense": dense, "shared": shared, "equal": equal}
+        return row | {"shared_over_equal_time": shared["time"] / equal["time"]}
 
 
 def _trained(root: Path, seed: int) -> Repository:

@@ -7,7 +7,8 @@ by the command line (`reprune <step>`) on the very same inputs: both are one fre
 a task takes more than its step is the pipeline's. Rounds alternate; a time is the least of them, because
 whatever else the machine does only adds to it.
 On a cluster the scheduling of pods and the transfer of artefacts come on top: neither is measured here.
-`--quick` and `--verify` take one round. The bound is 3 s a step.
+`--quick` and `--verify` take one round. The bound is 3 s a step; `--verify` asks for at most a second more
+than is committed of the step that the pipeline adds most to.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from tests.kubeflow import PLACES, latest_run, subprocess_runner, texts
 from tests.repository import Repository, make_repository
 
 BOUND_S = 3.0
+# What one round may be above three: whatever else the machine does only adds.
+VERIFY_ABOVE_S = 1.0
 ROUNDS = 3
 NAME = "pipeline_overhead"
 # The task of each stage; fetch-model runs two steps.
@@ -88,12 +91,14 @@ def main() -> int:
         "bound_s": BOUND_S,
     }
     print({name: round(value, 3) for name, value in figures.items()})
+    if given.json:
+        write(given.json, result(figures, rows, rounds=rounds))
+    most = BOUND_S
     if given.verify:
         before = committed(NAME)["figures"]["added_max_s"]
         print(f"committed: at most {before:.2f} s a step")
-    if given.json:
-        write(given.json, result(figures, rows, rounds=rounds))
-    return 0 if figures["added_max_s"] <= BOUND_S else 1
+        most = min(BOUND_S, before + VERIFY_ABOVE_S)
+    return 0 if figures["added_max_s"] <= most else 1
 
 
 def _repository(folder: Path) -> Repository:

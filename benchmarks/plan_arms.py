@@ -1,13 +1,12 @@
-"""The arms of `benchmarks.plan_curves`: plans by the product's steps from one dense model a seed, beside them
-torch-pruning's own global cut, and the same recovery for all.
+"""The arms of `benchmarks.plan_curves`: plans by the product's steps from one dense model a seed, and beside
+them torch-pruning's own global cut.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks import step_runs
-from benchmarks.cifar import CifarTask, accuracy, load
+from benchmarks.cifar import load
 from benchmarks.cifar_models import ResNet20
-from benchmarks.jobs import Job, work_folder
+from benchmarks.kept import read_kept, write_kept
 from benchmarks.resnet20_jobs import pretrained
 from benchmarks.stock import STEP, stock_global, stock_resnet20
 from benchmarks.weekly.cifar import WeeklyCifar
@@ -29,17 +28,17 @@ from benchmarks.weekly.mobilenetv2 import WeeklyMobileNetV2
 from benchmarks.weekly.retrained import FOLDER
 from benchmarks.weekly.task import WEEK
 from reprune.compress.bundle import load_bundle
-from reprune.compress.training.recover import Lesson, recover
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle, Plan, Profile
-from reprune.core.params import DistillParams
 from reprune.core.step import Documents
-from reprune.measure.profile import count_cost
 
 CONFIGS = Path(__file__).parent / "configs"
 STOCK = "tp_global"
 # Plans by latency, by the precision of the target that they are made for.
 OURS = {"fp32": "latency", "int8": "latency_int8"}
+SIZES = ("examples", "tune", "calibration")
+# What the plans in a run's folder depend on; what is trained and built of them depends on more.
+PLANNED_BY = ("model", *SIZES, "sensitivity", "prune", "tables", "trials", "depth")
 # What ONNX Runtime's channels are multiples of: what plans for such a target are, and torch-pruning's cuts.
 STEPS = {"fp32": STEP, "int8": 16}
 
@@ -103,13 +102,20 @@ class Seed:
         module.load_state_dict(load_file(self.root / "dense" / "weights.safetensors"))
         return module.eval()
 
-    def begin(self, weights: Path, sizes: Mapping[str, int]) -> None:
-        """Lays the dense model, and the images that are not the test's, where they are not yet."""
-        lay_images(self.folder, sizes)
-        if (self.root / "previous").is_dir():
-            return
+    def begin(self, weights: Path) -> None:
+        """Lays the dense model, and the images that are not the test's, where they are not yet. Exits where
+        another dense model lies there.
+        """
+        lay_images(self.folder, self.config)
         module = self.model.task().model()
         module.load_state_dict(load_file(weights))
+        if (self.root / "previous").is_dir():
+            if not same_weights(module, self.dense):
+                raise SystemExit(
+                    f"{self.root} was planned from another dense model than {weights}: give another --out, "
+                    "or delete it"
+                )
+            return
         bundle = step_runs.lay_dense(
             self.root / "dense",
             module.eval(),
@@ -237,98 +243,35 @@ def name_of(arm: str, share: float, seed: int) -> str:
     return f"{arm}-{share:g}-{seed}"
 
 
-def jobs_of(config: Mapping[str, Any], *, judge: str) -> list[Job]:
-    """Every training, seed by seed; of each seed the accuracy of its dense model first."""
-    found = []
-    for seed in range(config["seeds"]):
-        shared = {"config": dict(config), "seed": seed, "judge": judge}
-        found.append(Job(name=f"dense-{seed}", given={**shared, "arm": "dense", "share": 1.0}))
-        for arm, share in points(config):
-            given = {**shared, "arm": arm, "share": share}
-            found.append(Job(name=name_of(arm, share, seed), given=given))
-    return found
+def read_by(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What a job reads of the configuration, as far as it is there: MobileNetV2's has no `dense`."""
+    return {name: config[name] for name in names if name in config}
 
 
-def work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """One job: cut, recover, evaluate. Leaves the weights beside the JSON."""
-    began = time.monotonic()
-    config, arm, share, seed = given["config"], given["arm"], given["share"], given["seed"]
-    place = Seed(config=config, folder=folder.parent, seed=seed)
-    torch.manual_seed(seed)
-    module = place.dense if arm == "dense" else recovered(place, arm, share, folder)
-    test = CifarTask(load(), place.model.task().model)
-    found, count = accuracy(test, module, given["judge"])
-    cost = count_cost(module, test.example_inputs(1)).cost
-    return {
-        "arm": arm,
-        "share": share,
-        "seed": seed,
-        "accuracy": found,
-        "judged_on": given["judge"],
-        "judged_examples": count,
-        "macs": cost.macs,
-        "params": cost.params,
-        "planned_latency": place.planned_latency(arm, share),
-        "seconds": round(time.monotonic() - began, 1),
-        "note": f"{found:.2f} % on {given['judge']}, {cost.macs / 1e6:.2f} M",
-    }
-
-
-def recovered(place: Seed, arm: str, share: float, folder: Path) -> nn.Module:
-    """The arm's cut of the dense model after the recovery that all arms have."""
-    name = name_of(arm, share, place.seed)
-    student = place.pruned(arm, share)
-    os.environ[WEEK] = str(place.folder / "data.npz")
-    lesson = Lesson(
-        task=place.model.task(),
-        student=student.to(memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub
-        teacher=place.dense.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-        teacher_digest=f"dense-{place.seed}",
-    )
-    return _learnt(lesson, place.config["recipe"], place.seed, name, folder)
-
-
-def _learnt(
-    lesson: Lesson, recipe: Mapping[str, Any], seed: int, name: str, folder: Path
-) -> nn.Module:
-    params = DistillParams(**recipe)
-    done = recover(lesson, params, seed=seed, work=work_folder(folder, name), say=_quiet)
-    kept = {key: value.contiguous() for key, value in done.module.state_dict().items()}
-    save_file(kept, folder / f"{name}.safetensors")
-    return done.module
-
-
-def dense_jobs(config: Mapping[str, Any]) -> list[Job]:
-    """The training of each seed's dense model, for models that have something to begin with."""
-    return [
-        Job(name=f"dense-{seed}", given={"config": dict(config), "seed": seed})
-        for seed in range(config["seeds"])
-    ]
-
-
-def dense_work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """One dense model, trained on from what is public; its weights are beside the JSON. The images lie in the
-    folder above that of the run of jobs.
+def lay_images(folder: Path, config: Mapping[str, Any]) -> None:
+    """Writes the images that are not the test's to `folder`, where they are not yet, and what its plans
+    depend on (`planned.json`). Exits where that is something else.
     """
-    config, seed = given["config"], given["seed"]
-    model = MODELS[config["model"]]
-    assert model.pretrained is not None
-    os.environ[WEEK] = str(folder.parents[1] / "data.npz")
-    torch.manual_seed(seed)
-    module = model.pretrained().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    lesson = Lesson(
-        task=model.task(), student=module, teacher=module, teacher_digest=f"public-{seed}"
-    )
-    _learnt(lesson, config["dense"], seed, f"dense-{seed}", folder)
-    return {"seed": seed, "note": "trained"}
-
-
-def lay_images(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Writes the images that are not the test's to `folder`, where they are not yet."""
-    path = folder / "data.npz"
+    path, note = folder / "data.npz", folder / "planned.json"
+    knobs = read_by(config, PLANNED_BY)
+    if read_kept(note, knobs) is None:
+        if path.is_file():
+            raise SystemExit(
+                f"{folder} holds images and no {note.name} (an older version wrote it): give another --out"
+            )
+        write_kept(note, knobs, {})
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **arrays(sizes))
+        scratch = path.with_name("data.part.npz")
+        np.savez(scratch, **arrays(config))
+        scratch.replace(path)
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """To the last bit."""
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(
+        torch.equal(mine[name], theirs[name]) for name in mine
+    )
 
 
 def arrays(sizes: Mapping[str, int]) -> dict[str, Any]:

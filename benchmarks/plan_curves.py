@@ -17,7 +17,8 @@ model, the median over fresh processes. Where the config names int8 among its `p
 was trained is built in int8 too, as the product's build step does it, and judged and timed as it was built
 (part `judge`), the dense model as well; the plans by latency there are those by tables of int8
 (`latency_int8`). Each part goes on where it was cut off. `--quick` is a small run of all parts but `dense`,
-with a model of random weights. `--verify` times one committed point of seed 0 again.
+with a model of random weights, in the folder `quick` of DIR. `--verify` times one committed point of seed 0
+again.
 
 At equal speed: each rival's point against the straight line through ours, the dense model at its begin.
 """
@@ -37,21 +38,18 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import common
-from benchmarks.jobs import is_done, read_job, run_jobs
+from benchmarks.jobs import is_done, read_jobs, run_jobs
 from benchmarks.plan_arms import (
     CONFIGS,
     MODELS,
     OURS,
     Seed,
-    dense_jobs,
-    dense_work,
-    jobs_of,
     lay_images,
     name_of,
     read_config,
-    work,
 )
 from benchmarks.plan_engines import engine_file, engine_jobs, engine_work, engines_folder
+from benchmarks.plan_jobs import dense_jobs, dense_work, job_name, jobs_of, work
 from benchmarks.plan_report import arms_at, summary
 from reprune.core.params import Target
 
@@ -67,8 +65,7 @@ def main() -> int:
         config = quick(config)
     if options.verify:
         return verify(config, options)
-    with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
-        folder = options.out or Path(scratch)
+    with common.kept_in(options.out, quick=options.quick) as folder:
         if options.quick:
             options.dense = untrained(config, folder / "dense")
         for part in [options.part] if options.part else list(_PARTS):
@@ -107,7 +104,7 @@ def plan(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -
             _say(f"{weights} is missing: that seed is not planned")
             continue
         first = first or place
-        place.begin(weights, config)
+        place.begin(weights)
         for precision in config["precisions"]:
             place.profile(first, precision)
         for arm, share in place.plans():
@@ -235,16 +232,14 @@ def report(config: Mapping[str, Any], folder: Path, options: argparse.Namespace)
 
 def trained(config: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """What the jobs that are done have left."""
-    names = [job.name for job in jobs_of(config, judge="eval")]
-    found = (read_job(folder / "jobs", name) for name in names)
-    return [row for row in found if row is not None]
+    return read_jobs(jobs_of(config, judge="eval"), folder / "jobs", but=("judge",))
 
 
 def judged(config: Mapping[str, Any], folder: Path, precision: str) -> dict[str, dict[str, Any]]:
     """What is known of the engines that were built, by their names."""
-    names = [job.name for job in engine_jobs(config, precision, judge="eval")]
-    found = ((name, read_job(engines_folder(folder, precision), name)) for name in names)
-    return {name: row for name, row in found if row is not None}
+    jobs = engine_jobs(config, precision, judge="eval")
+    rows = read_jobs(jobs, engines_folder(folder, precision), but=("judge",))
+    return {job_name(row): row for row in rows}
 
 
 def in_precision(

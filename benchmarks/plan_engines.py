@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from benchmarks.cifar import CifarTask, load
 from benchmarks.jobs import Job
-from benchmarks.plan_arms import Seed, jobs_of, name_of
+from benchmarks.plan_arms import Seed
+from benchmarks.plan_jobs import job_name, jobs_of
 from benchmarks.weekly.task import WEEK
 from reprune.core.params import BuildParams, Precision, Target
 from reprune.measure.precision import with_float_layers
@@ -36,10 +37,8 @@ def engine_file(folder: Path, precision: str, name: str) -> Path:
 
 def engine_jobs(config: Mapping[str, Any], precision: str, *, judge: str) -> list[Job]:
     """One engine of each training, the dense models included."""
-    return [
-        replace(job, given={**job.given, "precision": precision})
-        for job in jobs_of(config, judge=judge)
-    ]
+    more = {"precision": precision, "build": config["build"]}
+    return [replace(job, given={**job.given, **more}) for job in jobs_of(config, judge=judge)]
 
 
 def engine_work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -52,12 +51,12 @@ def engine_work(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     run = folder.parent
     place = Seed(config=config, folder=run, seed=seed)
     os.environ[WEEK] = str(run / "data.npz")
-    name, module = f"dense-{seed}", place.dense
+    name, module = job_name(given), place.dense
     if arm != "dense":
-        name, module = name_of(arm, share, seed), place.pruned(arm, share)
+        module = place.pruned(arm, share)
         module.load_state_dict(load_file(run / "jobs" / f"{name}.safetensors"))
     task, target = place.model.task(), Target(runtime=RUNTIME, precision=precision)
-    params = BuildParams(**config["build"])
+    params = BuildParams(**given["build"])
     source = source_of(module.eval(), task, target, examples=params.calibration_examples)
     runtime = get_runtime(RUNTIME)
     engine = engine_file(run, precision, name)

@@ -11,10 +11,11 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.plan_arms import OURS, allocator_of, name_of, points, precision_of
-from benchmarks.speed_curves import fastest_at, gap
+from benchmarks.speed_curves import fastest_at, gap, within
 
 # So many points below the dense model the speeds of all arms are compared.
 BAR = 2.0
+AT_EQUAL_SPEED = "at equal measured speed (the dense model counted as our slowest point)"
 Times = Sequence[Mapping[str, float]]
 
 
@@ -28,7 +29,8 @@ def summary(
 
     `times` and the accuracies are of engines of that precision; ours are the plans by its tables. What was
     planned for fp32, plans by latency too, is a rival of ours in another precision (`<arm>_fp32` in figures),
-    not the other way round.
+    not the other way round. The dense model counts as our slowest point; `points_within_our_range_*` says how
+    many of a rival's points, a seed, are not slower than all of ours, nor faster.
     """
     ours, suffix = OURS[precision], "" if precision == "fp32" else f"_{precision}"
     arms = arms_at(config, precision)
@@ -45,15 +47,9 @@ def summary(
     figures = {f"dense_accuracy{suffix}": fmean(seen.dense[seed]["accuracy"] for seed in seeds)}
     of = f"{config['model']}{suffix}"
     for rival in (arm for arm in arms if arm != ours):
-        gaps = [gap(seen.curve(ours, seed), seen.curve(rival, seed)) for seed in seeds]
-        name = allocator_of(rival)
-        name += "" if precision_of(rival) == precision else f"_{precision_of(rival)}"
-        figures[f"accuracy_margin_{of}_{name}"] = fmean(gaps)
-        figures[f"accuracy_margin_low_{of}_{name}"] = common.lower_limit(gaps)
-        words = f"plans by latency above {name} at equal measured speed"
-        claims.append(
-            common.Claim(words=words + (f", {precision}" if suffix else ""), differences=gaps)
-        )
+        told, claim = against(seen, rival, seeds, of)
+        figures |= told
+        claims.append(claim)
     speeds = {
         arm: fmean(
             fastest_at(seen.curve(arm, seed), seen.dense[seed]["accuracy"] - BAR) for seed in seeds
@@ -62,7 +58,7 @@ def summary(
     }
     bar = f"speed{suffix}_{BAR:g}_points_below_dense"
     figures |= {f"{bar}_{arm}": speed for arm, speed in speeds.items()}
-    rivals = [speed for arm, speed in speeds.items() if arm not in OURS.values()]
+    rivals = [speed for arm, speed in speeds.items() if arm != ours]
     figures[f"speedup_at_equal_accuracy_{of}"] = speeds[ours] / max(rivals)
     return {
         "figures": figures,
@@ -70,6 +66,24 @@ def summary(
         "claims": common.judged(claims),
         "seeds": seeds,
     }
+
+
+def against(
+    seen: Seen, rival: str, seeds: Sequence[int], of: str
+) -> tuple[dict[str, float], common.Claim]:
+    """Ours at the speeds of the rival's points: figures, named for `of`, and the claim."""
+    lines = [(seen.curve(OURS[seen.precision], seed), seen.curve(rival, seed)) for seed in seeds]
+    gaps = [gap(ours, other) for ours, other in lines]
+    name = allocator_of(rival)
+    name += "" if precision_of(rival) == seen.precision else f"_{precision_of(rival)}"
+    at = "" if seen.precision == "fp32" else f", {seen.precision}"
+    figures = {
+        f"accuracy_margin_{of}_{name}": fmean(gaps),
+        f"accuracy_margin_low_{of}_{name}": common.lower_limit(gaps),
+        f"points_within_our_range_{of}_{name}": fmean(within(*both) for both in lines),
+    }
+    words = f"plans by latency above {name} {AT_EQUAL_SPEED}{at}"
+    return figures, common.Claim(words=words, differences=gaps)
 
 
 def arms_at(config: Mapping[str, Any], precision: str) -> list[str]:

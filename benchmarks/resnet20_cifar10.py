@@ -12,7 +12,8 @@ over fresh processes; the graph rewrite of shortcuts is applied to all arms. Wha
 the machine of the committed result), h were put together by hand from what each cut saves; `macs` are the
 product's plans by MACs alone. Which of our points stands for a speed is chosen on the held-out part of
 train. Each part goes on where it was cut off. Without `--part` all three run. `--quick` is a small run of
-all three; `--verify` trains the row of our first point, seed 0, again and compares.
+all three, in the folder `quick` of DIR; `--verify` trains the row of our first point, seed 0, again and
+compares.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from benchmarks.jobs import Pack, is_done, read_job, run_jobs, unpack
+from benchmarks.jobs import Job, Pack, read_job, read_jobs, refuse_others, run_jobs, unpack
+from benchmarks.kept import write_kept
 from benchmarks.resnet20_jobs import CONFIG, jobs_of, name_of, read_config, work
 from reprune.core.params import Target
-from reprune.core.store import write_bytes
 
 NAME = "resnet20_cifar10"
 QUICK_EXAMPLES = 2560
-# The dense models too: with them, trainings can go on on another machine.
+# The dense models too: with them, trainings can go on on another machine of that kind.
 PACKED = ("*.json", "*.error.txt", "dense-*.safetensors")
 
 
@@ -46,8 +47,7 @@ def main() -> int:
     if options.quick:
         config = quick(config)
     parts = [options.part] if options.part else ["train", "measure", "report"]
-    with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
-        folder = options.out or Path(scratch)
+    with common.kept_in(options.out, quick=options.quick) as folder:
         for part in parts:
             ended = _PARTS[part](config, folder, options)
             if ended:
@@ -65,9 +65,11 @@ def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) 
         config,
         device=options.device,
         judge="tune" if options.quick else options.judge,
-        examples=QUICK_EXAMPLES if options.quick else None,
+        examples=_examples(options),
     )
     begin(config, folder, options, for_training=True)
+    # All of them, as those that `--only` leaves out may be needed by the others.
+    refuse_others(jobs, folder / "jobs")
     if options.only:
         jobs = [job for job in jobs if job.name.startswith(tuple(options.only.split(",")))]
     outcome = run_jobs(
@@ -80,6 +82,10 @@ def train(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) 
         say=_say,
     )
     return 1 if outcome.failed else 0
+
+
+def _examples(options: argparse.Namespace) -> int | None:
+    return QUICK_EXAMPLES if options.quick else None
 
 
 def measure(config: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> int:
@@ -110,6 +116,7 @@ def report(config: Mapping[str, Any], folder: Path, options: argparse.Namespace)
         found["rows"],
         claims=found["claims"],
         notes=found["notes"],
+        made_with={"config": config, "examples": _examples(options)},
         trained_on=sorted({row["device"] for row in rows}),
         judged_on=sorted({row["judged_on"] for row in rows}),
         trained=rows,
@@ -129,49 +136,63 @@ def begin(
 ) -> None:
     """Lays what `--unpack` names into the jobs' folder: a pack, or the rows of a result.
 
-    A result holds no weights. For training, a seed that lacks a row begins again with its dense model.
+    A result holds no weights. For training, a seed that lacks a row begins again with its dense model. Exits
+    where a result does not say what its rows were made with.
     """
     if options.unpack is None:
         return
     if options.unpack.suffix != ".json":
         unpack(options.unpack, folder / "jobs")
         return
-    rows = {name_of(row): row for row in json.loads(options.unpack.read_text())["trained"]}
-    names = {job.name for job in jobs_of(config, device="cpu", judge="eval", examples=None)}
+    held = json.loads(options.unpack.read_text())
+    if "made_with" not in held:
+        raise SystemExit(
+            f"{options.unpack} does not say what its rows were made with (an older version wrote it): "
+            "begin without it, or with a pack"
+        )
+    made = held["made_with"]
+    given = {job.name: job.given for job in _whole(made["config"])}
+    rows = {name_of(row): row for row in held["trained"]}
+    names = {job.name for job in _whole(config)}
     lacking = {name.rpartition("-")[2] for name in names - rows.keys()} if for_training else set()
     for name, row in rows.items():
         there = folder / "jobs" / f"{name}.json"
         if not there.exists() and not (row["arm"] == "dense" and str(row["seed"]) in lacking):
-            write_bytes(there, (json.dumps(row, indent=1) + "\n").encode())
+            own = {"device": row["device"], "judge": row["judged_on"], "examples": made["examples"]}
+            write_kept(there, {**given[name], **own}, row)
+
+
+def _whole(config: Mapping[str, Any]) -> list[Job]:
+    """Every job, as if it ran here on all examples."""
+    return jobs_of(config, device="cpu", judge="eval", examples=None)
 
 
 def trained(config: Mapping[str, Any], jobs: Path) -> list[dict[str, Any]]:
-    """What every job that is done has left. Exits if there is nothing."""
-    names = [job.name for job in jobs_of(config, device="cpu", judge="eval", examples=None)]
-    rows = [row for row in (read_job(jobs, name) for name in names) if row is not None]
+    """What every job that is done has left, wherever it ran. Exits if there is nothing."""
+    wanted = _whole(config)
+    rows = read_jobs(wanted, jobs, but=("device", "judge", "examples"))
     if not rows:
         raise SystemExit(
             f"{jobs} holds no trained model: run --part train --out {jobs.parent} first"
         )
-    missing = len(names) - len(rows)
+    missing = len(wanted) - len(rows)
     if missing:
-        print(f"note: {missing} of {len(names)} trainings are not done")
+        print(f"note: {missing} of {len(wanted)} trainings are not done")
     return rows
 
 
 def verify(config: Mapping[str, Any], options: argparse.Namespace) -> int:
-    """Trains the dense model and our first point again, seed 0, and compares with the committed result."""
+    """Trains the dense model and our first point again, seed 0: within a point of the committed result?
+    Nothing that a run left is taken up, or it would be compared with itself.
+    """
     point = config["first"][0]
     kept = {(row["arm"], row["point"]): row for row in common.committed(NAME)["rows"]}
     options.only = f"dense-0,ours-{point}-0"
-    with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
-        folder = options.out or Path(scratch)
-        if train(config, folder, options):
+    options.unpack, options.quick, options.judge, options.stop_after = None, False, "eval", None
+    with tempfile.TemporaryDirectory(prefix="reprune-") as folder:
+        if train(config, Path(folder), options):
             return 1
-        name = f"ours-{point}-0"
-        if not is_done(folder / "jobs", name):
-            return 1
-        again = (read_job(folder / "jobs", name) or {})["accuracy"]
+        again = (read_job(Path(folder) / "jobs", f"ours-{point}-0") or {})["accuracy"]
     before = kept["ours", point]["accuracies"][0]
     print(f"ours {point}, seed 0: {again:.2f} % now, {before:.2f} % in the committed result")
     return 0 if abs(again - before) <= 1.0 else 1

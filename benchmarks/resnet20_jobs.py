@@ -27,6 +27,8 @@ from reprune.core.params import DistillParams, PruneParams
 from reprune.measure.profile import count_cost
 
 CONFIG = Path(__file__).parent / "configs" / "resnet20_plans.json"
+DENSE_KNOBS = ("tune", "calibration", "dense")
+KNOBS = (*DENSE_KNOBS, "recipe", "cut")
 # Arms of the product: their points are widths.
 WIDTHS_GIVEN = ("ours", "macs")
 
@@ -42,15 +44,22 @@ def jobs_of(
     """Every job, seed by seed, so that a run that is cut off leaves whole seeds; in each seed the points
     named `first` come first.
     """
-    shared = {"config": dict(config), "device": device, "judge": judge, "examples": examples}
+    shared = {"device": device, "judge": judge, "examples": examples}
     found = []
     for seed in range(config["seeds"]):
         dense = f"dense-{seed}"
-        found.append(Job(name=dense, given={**shared, "arm": "dense", "seed": seed}))
+        given = {**shared, "config": _read_by(config, DENSE_KNOBS), "arm": "dense", "seed": seed}
+        found.append(Job(name=dense, given=given))
         for arm, point in _in_order(config):
-            given = {**shared, "arm": arm, "point": point, "seed": seed}
+            own = _read_by(config, KNOBS) | {"points": {arm: {point: config["points"][arm][point]}}}
+            given = {**shared, "config": own, "arm": arm, "point": point, "seed": seed}
             found.append(Job(name=f"{arm}-{point}-{seed}", given=given, needs=(dense,)))
     return found
+
+
+def _read_by(config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """What a job reads of the configuration; others' points and the number of seeds it does not."""
+    return {name: config[name] for name in names}
 
 
 def name_of(row: Mapping[str, Any]) -> str:

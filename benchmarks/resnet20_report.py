@@ -16,6 +16,7 @@ from benchmarks.timing import shapes_name, speedup
 
 OURS = "ours"
 BATCHES = (1, 32)
+ALL_ALIKE = f"not every point of the others has {common.MIN_SEEDS} seeds, all trained on one device"
 DENSE = shapes_name("resnet20", DENSE_WIDTHS)
 COLUMNS = (
     "arm", "point", "macs_left", "before", "tune", "accuracy", "spread", "speedup_batch1",
@@ -51,7 +52,11 @@ def summary(config: Mapping[str, Any], trained: Sequence[Row], folder: Path) -> 
         if ours is None:
             continue
         figures |= _figures(ours, "", suffix)
-        figures[f"speedup_at_equal_accuracy{suffix}"] = faster_at_equal_accuracy(rows, ours)
+        faster = faster_at_equal_accuracy(rows, ours)
+        if faster is None:
+            notes.append(f"no speed at equal accuracy at {bar}x: {ALL_ALIKE}")
+        else:
+            figures[f"speedup_at_equal_accuracy{suffix}"] = faster
         notes += _missed(ours, bar)
         gaps = {arm: _gaps(trained, ours, row) for arm, row in chosen.items()}
         for arm, row in chosen.items():
@@ -99,6 +104,7 @@ def _point(
         "arm": arm,
         "point": point,
         "seeds": len(own),
+        "devices": sorted({row["device"] for row in own}),
         "accuracy": fmean(accuracies),
         "accuracies": accuracies,
         "spread": max(accuracies) - min(accuracies),
@@ -126,10 +132,17 @@ def _point(
     return found
 
 
-def faster_at_equal_accuracy(rows: Sequence[Row], ours: Row) -> float:
+def faster_at_equal_accuracy(rows: Sequence[Row], ours: Row) -> float | None:
     """How many times as fast `ours` is as any other arm with its accuracy, between two points of an arm's
     curve by a straight line. Every arm's curve begins with the dense model, whose speed is 1.
+
+    None unless `ours` and every point of the others has seeds enough for a claim, all trained on one device:
+    a point left out for that would lower its arm's line, and so favour ours.
     """
+    counted = [ours, *(row for row in rows if row["arm"] not in (OURS, "dense"))]
+    devices = {device for row in counted for device in row["devices"]}
+    if len(devices) > 1 or any(row["seeds"] < common.MIN_SEEDS for row in counted):
+        return None
     others = {row["arm"] for row in rows} - {OURS, "dense"}
     wanted = float(ours["accuracy"])
     fastest = max((fastest_at(_curve_points(rows, arm), wanted) for arm in others), default=1.0)

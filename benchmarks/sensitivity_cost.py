@@ -12,7 +12,8 @@ forwarded, a backward pass as two more, everything included, over groups x 3 x 2
 accuracy after recovery of the plan at half the MACs from the cheap table minus that from the reference, seed
 by seed (0 where both tables give the same plan).
 
-The parts write a row a seed into --work, where a run that was stopped goes on; the last command joins them.
+The parts write a row a seed into --work (of a quick run into `quick` there), where a run that was stopped
+goes on; the last command joins them. `--verify` makes the cheap table of the first committed row again.
 MiniLM needs the folder that `python -m benchmarks.sst2` writes (--minilm).
 """
 
@@ -22,7 +23,7 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,6 +33,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import common, sensitivity_models
+from benchmarks.kept import other, read_kept, without_given, write_kept
 from benchmarks.sensitivity_models import Benched, quiet
 from reprune.compress.planning.allocate import allocate
 from reprune.compress.planning.curves import fit_curves
@@ -53,7 +55,12 @@ CHEAP = SensitivityParams(method="calibrated")
 def main() -> None:
     """Runs the parts that are asked for, or joins what they left."""
     given = common.options(__doc__, _arguments)
-    work = given.work or Path(tempfile.mkdtemp())
+    with common.kept_in(given.work, quick=given.quick) as work:
+        run(given, work)
+
+
+def run(given: Any, work: Path) -> None:
+    """Whatever `main` is asked for, in the folder `work`."""
     seeds = given.seeds or (1 if given.quick else common.MIN_SEEDS)
     models = (
         [given.model] if given.model else (["resnet20"] if given.quick else ["resnet20", "minilm"])
@@ -69,7 +76,7 @@ def main() -> None:
                 if given.part == "regret":
                     row = regret_row(model, seed, given, work)
                     print(json.dumps(row), flush=True)
-    result = joined(work, models)
+    result = joined(work, models, given)
     columns = ("model", "seed", "cost_ratio", "tau", "ceiling", "tau_over_ceiling", "regret")
     print(common.table(result["rows"], columns))
     print(json.dumps(result["figures"], indent=1))
@@ -90,9 +97,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def table_row(model: str, seed: int, given: Any, work: Path) -> dict[str, Any]:
     """Both tables of one dense model, compared; kept in `work`."""
     path = work / f"tables-{model}-{seed}.json"
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
+    if (kept := read_kept(path, made_with(model, seed, given))) is not None:
+        return kept
     size = _reference(given)
     bench = sensitivity_models.prepared(model, seed, given, work, reference=size)
     folder = work / f"{model}-{seed}"
@@ -119,8 +125,14 @@ def table_row(model: str, seed: int, given: Any, work: Path) -> dict[str, Any]:
         "cheap": msgspec.to_builtins(cheap.groups),
         "full": msgspec.to_builtins(full),
     }
-    common.write(path, row)
+    write_kept(path, made_with(model, seed, given), row)
     return row
+
+
+def made_with(model: str, seed: int, given: Any) -> dict[str, Any]:
+    """What a kept row depends on."""
+    sizes = {"reference": _reference(given), "quick": given.quick}
+    return {"model": model, "seed": seed, "device": given.device, **sizes}
 
 
 def _reference(given: Any) -> int:
@@ -220,9 +232,8 @@ def _ceilings(batches: Mapping[str, Any], groups: int, size: int) -> list[float]
 def regret_row(model: str, seed: int, given: Any, work: Path) -> dict[str, Any]:
     """Accuracy after recovery of both tables' plans; the tables must be there."""
     path = work / f"regret-{model}-{seed}.json"
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
+    if (kept := read_kept(path, made_with(model, seed, given))) is not None:
+        return kept
     tables = table_row(model, seed, given, work)
     bench = sensitivity_models.prepared(model, seed, given, work, reference=_reference(given))
     plans = {
@@ -243,7 +254,7 @@ def regret_row(model: str, seed: int, given: Any, work: Path) -> dict[str, Any]:
         "accuracy": accuracy,
         "regret": accuracy["cheap"] - accuracy["full"],
     }
-    common.write(path, row)
+    write_kept(path, made_with(model, seed, given), row)
     return row
 
 
@@ -253,13 +264,13 @@ def plan_of(bench: Benched, groups: Sequence[GroupSensitivity]) -> dict[str, int
     return allocate("sensitivity", options.problem("macs", PLAN.fraction))
 
 
-def joined(work: Path, models: Sequence[str]) -> dict[str, Any]:
-    """All rows that are in `work`, and the figures they give."""
+def joined(work: Path, models: Sequence[str], given: Any) -> dict[str, Any]:
+    """All rows that are in `work`, whichever device made them, and the figures they give."""
     figures: dict[str, float] = {}
     rows = []
     for model in models:
-        tables = list(_rows(work, f"tables-{model}-*.json"))
-        regrets = {row["seed"]: row["regret"] for row in _rows(work, f"regret-{model}-*.json")}
+        tables = _rows(work, "tables", model, given)
+        regrets = {row["seed"]: row["regret"] for row in _rows(work, "regret", model, given)}
         if tables:
             figures[f"cost_ratio_{model}"] = max(row["cost_ratio"] for row in tables)
             figures[f"tau_over_ceiling_{model}"] = fmean(row["tau"] for row in tables) / fmean(
@@ -271,9 +282,14 @@ def joined(work: Path, models: Sequence[str]) -> dict[str, Any]:
     return common.result(figures, rows)
 
 
-def _rows(work: Path, pattern: str) -> Iterator[dict[str, Any]]:
-    for path in sorted(work.glob(pattern)):
-        yield json.loads(path.read_text())
+def _rows(work: Path, part: str, model: str, given: Any) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(work.glob(f"{part}-{model}-*.json")):
+        row = json.loads(path.read_text())
+        if words := other(path, row, made_with(model, row["seed"], given), but=("device",)):
+            raise SystemExit(words)
+        found.append(without_given(row))
+    return found
 
 
 def _verify(given: Any, work: Path) -> int:
@@ -283,7 +299,9 @@ def _verify(given: Any, work: Path) -> int:
     bench = sensitivity_models.prepared(
         model, seed, given, work, reference=wanted["reference_examples"] // 2
     )
-    cheap = measure(bench.subject, CHEAP, PRUNE, seed=seed, work=work / "verify", say=quiet)
+    # In a folder of its own: what an earlier one measured would be compared with itself.
+    with tempfile.TemporaryDirectory(prefix="reprune-") as scratch:
+        cheap = measure(bench.subject, CHEAP, PRUNE, seed=seed, work=Path(scratch), say=quiet)
     full = msgspec.convert(wanted["full"], type=list[GroupSensitivity])
     tau = fmean(_within(cheap.groups, full))
     print(f"tau {tau:.3f} (committed {wanted['tau']:.3f}), cost {cheap.cost} ({wanted['cost']})")

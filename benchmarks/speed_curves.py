@@ -34,6 +34,14 @@ def above(line: Curve, point: tuple[float, float]) -> float | None:
     return None
 
 
+def within(line: Curve, rival: Curve) -> int:
+    """How many of the rival's points after the dense one are as fast as some point of `line` after its dense
+    one, and as slow as some: those that are held against points, not against the way to the first of them.
+    """
+    speeds = [speed for speed, _ in line[1:]]
+    return sum(min(speeds) <= speed <= max(speeds) for speed, _ in rival[1:])
+
+
 def gap(line: Curve, rival: Curve) -> float:
     """The mean by which `line` is above the rival's points after the dense one, of those within its reach."""
     found = [above(line, point) for point in rival[1:]]

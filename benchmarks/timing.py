@@ -1,11 +1,13 @@
 """Real speed of many models beside each other: one thread of ONNX Runtime, each look in a fresh process.
 
-What is timed depends on the architecture alone, so models with equal shapes are built and timed once. A
-machine flips between two speeds for minutes at a time: the median over at least ten processes is what counts.
+What is timed depends on the architecture alone, so an engine's file is named by that too: what is planned
+anew is built anew. Times count for the very engines that they were taken of. A machine flips between two
+speeds for minutes at a time: the median over at least ten processes is what counts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -32,12 +34,14 @@ PARAMS = BenchmarkParams(units_per_process=1, warmup_seconds=0.15, block_ms=10.0
 
 
 def build_engines(models: Mapping[str, nn.Module], task: Task, folder: Path) -> dict[str, Path]:
-    """Each model as an engine, built as the product's build step does; those that are there stay."""
+    """Each model as an engine, built as the product's build step does; one of the same name and architecture
+    that is there stays.
+    """
     runtime = get_runtime("onnxruntime")
     folder.mkdir(parents=True, exist_ok=True)
     engines = {}
     for number, (name, module) in enumerate(models.items(), start=1):
-        engines[name] = folder / f"{name}{runtime.suffix}"
+        engines[name] = folder / f"{name}-{shape_digest(module)}{runtime.suffix}"
         if not engines[name].is_file():
             began = time.monotonic()
             example = task.example_inputs(1)
@@ -53,6 +57,12 @@ def build_engines(models: Mapping[str, nn.Module], task: Task, folder: Path) -> 
     return engines
 
 
+def shape_digest(module: nn.Module) -> str:
+    """A few letters for an architecture: its layers as they print themselves, and the shapes of its state."""
+    shapes = [(name, list(tensor.shape)) for name, tensor in module.state_dict().items()]
+    return hashlib.sha256(f"{module!r}\n{shapes}".encode()).hexdigest()[:12]
+
+
 def time_engines(
     engines: Mapping[str, Path],
     task: Task,
@@ -62,10 +72,15 @@ def time_engines(
     say: Callable[[str], None] = print,
 ) -> list[dict[str, float]]:
     """For each process, each engine's time in ms. What `kept` holds of an earlier run of the same engines
-    counts, and each process is written there as it ends.
+    counts, and each process is written there as it ends. Times of others are laid aside (`.before.json`).
     """
     shapes = timed_shapes(task, target.batch_size)
-    taken = read_times(kept, engines)
+    digests = digests_of(engines)
+    taken = read_times(kept, digests)
+    if not taken and kept.is_file():
+        aside = kept.with_suffix(".before.json")
+        say(f"{kept} holds times of other engines, which are now in {aside.name}")
+        kept.replace(aside)
     while len(taken) < processes:
         job = LatencyJob(
             target=target,
@@ -76,17 +91,23 @@ def time_engines(
         )
         unit = take_units(job, total=1, say=_quiet)[0]
         taken.append({name: math.exp(log_time(arm)) / 1e6 for name, arm in unit.arms.items()})
-        write(kept, {"batch_size": target.batch_size, "ms": taken})
+        write(kept, {"batch_size": target.batch_size, "engines": digests, "ms": taken})
         say(f"batch {target.batch_size}: {len(taken)} of {processes} processes, load {unit.load}")
     return taken
 
 
-def read_times(kept: Path, engines: Mapping[str, Path]) -> list[dict[str, float]]:
-    """What is kept, if it is of these engines; nothing otherwise."""
+def digests_of(engines: Mapping[str, Path]) -> dict[str, str]:
+    """The sha256 of each engine's file, by its name."""
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in engines.items()}
+
+
+def read_times(kept: Path, digests: Mapping[str, str]) -> list[dict[str, float]]:
+    """The times that are kept, if they are of the engines with these digests; nothing otherwise."""
     if not kept.is_file():
         return []
-    found: list[dict[str, float]] = json.loads(kept.read_text())["ms"]
-    return found if all(set(times) == set(engines) for times in found) else []
+    found = json.loads(kept.read_text())
+    times: list[dict[str, float]] = found["ms"]
+    return times if found.get("engines") == dict(digests) else []
 
 
 def speedup(times: Sequence[Mapping[str, float]], name: str, base: str) -> dict[str, float]:

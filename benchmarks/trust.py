@@ -12,9 +12,10 @@ Parts, each of which can be run alone and adds its figures to those in the file 
     racer       1,000 promotions beside a process that swaps files all the time
     crash       all crash states of the store (tests/core/crash_states.py)
 
-`--quick` takes a part of each. What mutation testing counted is added from `mutation*.json` beside the
-results, where it lies there. Nothing here has a margin: every `*_wrong`, `*_passed` and `*_promoted` must be
-0, and the exit code says whether they are.
+`--quick` takes a part of each; `--verify` runs the pack alone, whole, and says whether each of its counts is
+the committed one. What mutation testing counted is added from `mutation*.json` beside the results, where it
+lies there. Nothing here has a margin: every `*_wrong`, `*_passed` and `*_promoted` must be 0, and the exit
+code says whether they are.
 """
 
 from __future__ import annotations
@@ -71,8 +72,10 @@ def main() -> int:
         held = json.loads(given.json.read_text())
         figures, rows = held["figures"], held["rows"]
     chosen = given.only.split(",") if given.only else list(PARTS)
-    if given.verify:
-        chosen, given.quick = ["pack"], False
+    if (
+        given.verify
+    ):  # nothing of an earlier file: it would be compared with what it may have come from
+        chosen, given.quick, figures, rows = ["pack"], False, {}, []
     with (
         tempfile.TemporaryDirectory(prefix="reprune-trust-") as folder,
         mock.patch.dict(os.environ, {"REPRUNE_WORK": str(Path(folder) / "work")}),
@@ -90,11 +93,11 @@ def main() -> int:
             rows += [{"part": name, "seconds": round(time.monotonic() - began, 1), **found}]
             rows[-1]["quick"] = given.quick
             print(table([rows[-1]], list(rows[-1])), flush=True)
+    if given.verify:
+        return _verified(figures)
     figures |= _summed(figures) | _mutants()
     if given.json:
         write(given.json, result(figures, rows))
-    if given.verify:
-        return _verified(figures)
     wrong = {name: figures[name] for name in MUST_BE_ZERO if figures.get(name)}
     print(f"wrong: {wrong or 'nothing'}")
     return 1 if wrong else 0
@@ -198,8 +201,10 @@ def _swapping(play: Callable[[Path, Path, Path, Path, int], swap_plans.Counted])
 
 
 def _summed(figures: Figures) -> Figures:
-    """All swaps together."""
+    """All swaps together; nothing where none of their parts was run."""
     parts = [name for name in PARTS if name.startswith("swaps_") and name in figures]
+    if not parts:
+        return {}
     return {
         f"swaps{what}": sum(figures[f"{name}{what}"] for name in parts)
         for what in ("", "_refused", "_promoted")

@@ -4,7 +4,9 @@ Every arm's build has an effect of its own (a normal one, or a choice between tw
 The rule is the judge's own `follow`. `crossed` shows what would become of it with one value for each of the
 candidate's builds, averaged over the baseline's; `units` with the units as the sample, as for one build.
 
-    python -m benchmarks.rates.builds [--quick] [--json benchmarks/results/error_rates_builds.json]
+    python -m benchmarks.rates.builds [--quick] [--verify] [--json benchmarks/results/error_rates_builds.json]
+
+`--verify` simulates one committed cell at the margin again, with other random numbers.
 """
 
 from __future__ import annotations
@@ -97,6 +99,8 @@ def cells(sds: Sequence[float] = (0.01, 0.02, 0.03)) -> list[Cell]:
 def main() -> None:
     """Simulates every cell at every true ratio, and the two other analyses at the margin."""
     given = common.options(__doc__)
+    if given.verify:
+        raise SystemExit(_verify())
     replications = 1000 if given.quick else 20_000
     ask = {"replications": replications, "seed": SEED}
     rows = [rates(cell, ratio, **ask) for cell in cells() for ratio in RATIOS]
@@ -111,6 +115,25 @@ def main() -> None:
         print(row["sample"], row["builds"], row["effects"], row["ratio"], row["passed"])
     if given.json:
         common.write(given.json, found)
+
+
+def _verify() -> int:
+    """Simulates the first cell at the margin again; 1 if its 95 % limits do not meet the committed ones."""
+    cell = cells()[0]
+    named = ("builds", "effects", "sample", "ratio")
+    again = rates(cell, MARGIN, replications=2000, seed=SEED + 1)
+    wanted = next(
+        row
+        for row in common.committed("error_rates_builds")["rows"]
+        if all(row[name] == again[name] for name in named)
+    )
+    print(f"passed at the margin: {again['passed']:.4f}, committed {wanted['passed']:.4f}")
+    return int(not meet(again["passed_limits"], wanted["passed_limits"]))
+
+
+def meet(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two intervals have a point in common."""
+    return max(one[0], other[0]) <= min(one[1], other[1])
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

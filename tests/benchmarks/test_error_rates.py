@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import error_rates
+from benchmarks.common import committed
 from benchmarks.rates import history, latency, model, naive, quality, sources, trace, whole
 from benchmarks.rates.chance import limits
 from benchmarks.rates.looks import BLOCK, OPEN, PASS, exact_rates, settle
@@ -19,6 +22,7 @@ from reprune.judge.evidence import ArmTimes, Unit
 from reprune.judge.latency import Sequential, follow
 from reprune.judge.paired import tango_z
 
+ROOT = Path(__file__).resolve().parents[2]
 LOOKS = (8, 15, 30, 60, 120)
 NOISE = model.Noise(
     call_ns=3e5,
@@ -308,3 +312,26 @@ def test_a_trace_is_recorded_in_fresh_units() -> None:
     assert logs.shape == (3, 8)
     assert np.isfinite(logs).all()
     assert np.median(trace.call_ratios(units)) == pytest.approx(1.0, abs=0.01)
+
+
+def test_each_usual_rule_has_a_figure_of_its_own_and_the_readme_tells_both() -> None:
+    """From the committed rows; the cells beside, which no figure is of, are told too."""
+    rows = committed("error_rates")["rows"]
+    found = naive.figures([row for row in rows if row["part"] == "latency, usual rules"])
+    mean, ranks = (
+        100 * found[f"naive_false_block_aa_{rule}"] for rule in ("means", "mann_whitney")
+    )
+    readme, trust = ((ROOT / name).read_text() for name in ("README.md", "docs/trust.md"))
+    assert f"{mean:.0f} % (means differ by 5 %), {ranks:.0f} % (Mann-Whitney)" in readme
+    beside = [row for row in rows if row["part"] == "latency, beside" and row["ratio"] == 1.05]
+    worst = max(
+        (row for row in beside if row["first_block_after"] == "itself"),
+        key=lambda row: row["first_passed"],
+    )
+    for page in (readme, trust):
+        assert f"{100 * worst['first_passed']:.1f} %" in page
+        assert f"at most {100 * worst['first_passed_limits'][1]:.1f} %" in page
+
+
+def test_what_is_rated_is_what_the_page_says() -> None:
+    assert f"and {quality.RATED_FLIPS} independent flips are expected" in str(error_rates.__doc__)

@@ -18,7 +18,7 @@ from benchmarks.plan_arms import (
 )
 from benchmarks.plan_curves import in_precision
 from benchmarks.plan_report import summary, whole_seeds
-from benchmarks.speed_curves import above, gap
+from benchmarks.speed_curves import above, gap, within
 from reprune.compress.planning.allocate import ladder
 from reprune.compress.planning.costs import cost_model
 from reprune.compress.structure.groups import find_groups
@@ -89,7 +89,7 @@ def test_in_int8_plans_by_its_own_tables_stand_against_all_others() -> None:
     """Each seed's engines are held against that seed's own dense engine, of the same precision."""
     arms = {"latency_int8": [0.8, 0.5], "latency": [0.7], "uniform": [0.4]}
     config = {**CONFIG, "points": arms}
-    left = {"latency_int8": (0.8, 0.5), "latency": (0.8,), "uniform": (0.625,)}
+    left = {"latency_int8": (0.8, 0.5), "latency": (0.75,), "uniform": (0.625,)}
     found, engines, ms = [], [], {}
     for seed in range(5):
         # The dense engine of each seed has other layers in float.
@@ -117,9 +117,11 @@ def test_in_int8_plans_by_its_own_tables_stand_against_all_others() -> None:
     assert seen["rows"][0]["latencies_left"] == pytest.approx([0.8] * 5)
     assert seen["rows"][0]["float_layers"] == [1] * 5
     assert all(claim["claim"].endswith(", int8") for claim in seen["claims"])
-    # At equal accuracy only arms of others count: the plans by tables of fp32 are ours too.
+    assert figures["points_within_our_range_mobilenetv2_int8_uniform_fp32"] == 1.0
+    # At equal accuracy the plans by tables of fp32 are a rival too, as they are in the claims.
     at = "speed_int8_2_points_below_dense"
-    ratio = figures[f"{at}_latency_int8"] / figures[f"{at}_uniform"]
+    assert figures[f"{at}_latency"] > figures[f"{at}_uniform"]
+    ratio = figures[f"{at}_latency_int8"] / figures[f"{at}_latency"]
     assert figures["speedup_at_equal_accuracy_mobilenetv2_int8"] == pytest.approx(ratio)
 
 
@@ -129,6 +131,20 @@ def test_in_fp32_plans_by_other_tables_are_not_compared() -> None:
     found = summary(config, [*rows(ahead=1.0), *more], times())
     assert found["figures"] == summary(CONFIG, rows(ahead=1.0), times())["figures"]
     assert "latency_int8" not in {row["arm"] for row in found["rows"]}
+
+
+def test_it_is_told_how_many_points_of_a_rival_our_own_plans_reach() -> None:
+    """Uniform's are as slow as our slowest plan and faster than our fastest; tp_global's is between ours."""
+    found = summary(CONFIG, rows(ahead=1.0), times())
+    assert found["figures"]["points_within_our_range_mobilenetv2_uniform"] == 1.0
+    assert found["figures"]["points_within_our_range_mobilenetv2_tp_global"] == 1.0
+    for claim in found["claims"]:
+        assert (
+            "at equal measured speed (the dense model counted as our slowest point)"
+            in claim["claim"]
+        )
+    ours = [(1.0, 70.0), (1.5, 69.0), (2.0, 66.0)]
+    assert within(ours, [(1.0, 70.0), (1.2, 69.0), (1.5, 68.0), (1.7, 67.0), (2.5, 60.0)]) == 2
 
 
 def test_points_beyond_the_reach_of_ours_are_not_compared() -> None:

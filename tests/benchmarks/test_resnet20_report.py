@@ -6,7 +6,10 @@ import json
 import pytest
 
 from benchmarks.cifar_models import DENSE_WIDTHS
+from benchmarks.jobs import read_job
+from benchmarks.kept import write_kept
 from benchmarks.resnet20_cifar10 import begin
+from benchmarks.resnet20_cifar10 import trained as reported
 from benchmarks.resnet20_jobs import jobs_of, read_config
 from benchmarks.resnet20_report import DENSE, faster_at_equal_accuracy, summary, text
 from benchmarks.timing import shapes_name, speedup
@@ -155,15 +158,42 @@ def test_ours_is_a_point_that_all_seeds_have_and_a_peer_may_be_one_that_few_have
     json.dumps(found["figures"], allow_nan=False)
 
 
+def equally_trained(*rows):
+    return [{"seeds": 5, "devices": ["cpu"], **row} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "less", [{"seeds": 3}, {"devices": ["cuda"]}, {"devices": ["cpu", "cuda"]}]
+)
+def test_without_seeds_and_one_device_for_all_there_is_no_speed_at_equal_accuracy(less):
+    """Whether it is ours or a rival's, and however slow: a line without that point would be another one."""
+    ours = {"arm": "ours", "accuracy": 86.0, "speedup_batch1": 1.95}
+    rival = {"arm": "tp_uniform", "accuracy": 86.5, "speedup_batch1": 1.2}
+    rows = equally_trained(ours, rival | less)
+    assert faster_at_equal_accuracy(rows, rows[0]) is None
+    rows = equally_trained(ours | less, rival)
+    assert faster_at_equal_accuracy(rows, rows[0]) is None
+
+
+def test_a_figure_that_few_seeds_or_two_devices_would_make_is_left_out_and_that_is_said(tmp_path):
+    timed(tmp_path)
+    assert "speedup_at_equal_accuracy" in summary(CONFIG, rows(), tmp_path)["figures"]
+    mixed = rows()
+    mixed[-1]["device"] = "cuda"
+    found = summary(CONFIG, mixed, tmp_path)
+    assert "speedup_at_equal_accuracy" not in found["figures"]
+    assert any("no speed at equal accuracy at 1.6x" in note for note in found["notes"])
+
+
 def test_speed_at_equal_accuracy_is_over_the_fastest_peer_between_its_points():
     """The peer passes 86 halfway from 1.2 to 1.4; a second peer is never as good."""
-    rows = [
+    rows = equally_trained(
         {"arm": "dense", "accuracy": 87.0},
         {"arm": "ours", "accuracy": 86.0, "speedup_batch1": 1.95},
         {"arm": "tp_uniform", "accuracy": 86.5, "speedup_batch1": 1.2},
         {"arm": "tp_uniform", "accuracy": 85.5, "speedup_batch1": 1.4},
         {"arm": "tp_global", "accuracy": 80.0, "speedup_batch1": 1.1},
-    ]
+    )
     assert faster_at_equal_accuracy(rows, rows[1]) == pytest.approx(1.5)
     assert faster_at_equal_accuracy(rows[:2], rows[1]) == pytest.approx(1.95)
     # As good as the dense model: no peer of that accuracy is faster than it.
@@ -171,8 +201,10 @@ def test_speed_at_equal_accuracy_is_over_the_fastest_peer_between_its_points():
 
 
 def begun(tmp_path, kept, **more):
-    config = {"seeds": 2, "points": {"ours": {"p1": []}}, "first": []}
-    (tmp_path / "kept.json").write_text(json.dumps({"trained": kept}))
+    knobs = dict.fromkeys(("tune", "calibration", "dense", "recipe", "cut"), 1)
+    config = {"seeds": 2, "points": {"ours": {"p1": []}}, "first": [], **knobs}
+    made = {"config": config, "examples": None}
+    (tmp_path / "kept.json").write_text(json.dumps({"trained": kept, "made_with": made}))
     options = argparse.Namespace(unpack=tmp_path / "kept.json")
     begin(config, tmp_path, options, **more)
     return sorted(path.stem for path in (tmp_path / "jobs").glob("*.json"))
@@ -184,7 +216,28 @@ def test_a_run_goes_on_from_the_rows_of_a_result(tmp_path):
         *trained("ours", "p1", OURS, [86.0]),
     ]
     assert begun(tmp_path, kept) == ["dense-0", "dense-1", "ours-p1-0"]
-    assert json.loads((tmp_path / "jobs" / "ours-p1-0.json").read_text()) == kept[2]
+    assert read_job(tmp_path / "jobs", "ours-p1-0") == kept[2]
+    given = json.loads((tmp_path / "jobs" / "ours-p1-0.json").read_text())["given"]
+    assert (given["device"], given["judge"], given["point"]) == ("cpu", "eval", "p1")
+    assert given["config"]["points"] == {"ours": {"p1": []}}
+
+
+def test_a_result_that_does_not_say_what_its_rows_were_made_with_is_no_begin(tmp_path):
+    (tmp_path / "old.json").write_text(json.dumps({"trained": []}))
+    with pytest.raises(SystemExit, match="does not say what its rows were made with"):
+        begin({}, tmp_path, argparse.Namespace(unpack=tmp_path / "old.json"))
+
+
+def test_what_was_trained_for_another_recipe_is_not_reported(tmp_path):
+    """Wherever it was trained; one point more than the others had is no other recipe."""
+    config = read_config()
+    (job,) = (job for job in jobs_of(config, device="cuda", judge="eval", examples=None)
+              if job.name == "dense-0")  # fmt: skip
+    write_kept(tmp_path / "dense-0.json", job.given, {"accuracy": 87.0})
+    more = {**config, "seeds": 9, "points": {"ours": {}}, "recipe": {"epochs": 9}}
+    assert reported(more, tmp_path) == [{"accuracy": 87.0}]
+    with pytest.raises(SystemExit, match=r"config\.dense\.epochs"):
+        reported({**config, "dense": {**config["dense"], "epochs": 9}}, tmp_path)
 
 
 def test_a_seed_that_lacks_a_row_begins_with_its_dense_model_because_a_result_holds_no_weights(
