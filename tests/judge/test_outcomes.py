@@ -143,7 +143,7 @@ def test_an_error_tells_its_problems_once_and_nothing_more() -> None:
     problems = tuple(Problem(code="x", words=words) for words in ("One.", "Two.", "One."))
     found = judge(edit(small(), "problems", problems), policy())
     assert found == Judgement(
-        procedure="2",
+        procedure="3",
         outcome="error",
         headline="Error: One. (1 more)",
         reasons=("One.", "Two."),

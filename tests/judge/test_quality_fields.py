@@ -347,6 +347,7 @@ def test_a_setting_is_that_of_its_metric_and_target() -> None:
         target="b",
         required=False,
         alpha=0.01,
+        whole=0.05,
         relative=True,
         reach=1.0,
     )
@@ -405,8 +406,8 @@ def test_slices_share_the_error() -> None:
     assert [found[one].outcome for one in ("day", "night")] == ["harm", "harm"]
     assert draft.p_harm == 0.024
     draft, found = slices_of({"day": day, "night": replace(night, p_drop=0.013)})
-    assert [found[one].outcome for one in ("day", "night")] == ["ok", "ok"]
-    assert (draft.holds, draft.p_harm) == (True, 0.026)
+    assert [found[one].outcome for one in ("day", "night")] == ["undecided", "undecided"]
+    assert (draft.holds, draft.p_harm) == (False, 0.026)
     third = replace(GOOD, p_drop=1 / 6)
     assert slices_of({"day": third, "night": third})[0].p_harm == 0.333333333
 
@@ -416,7 +417,14 @@ def test_a_slice_at_exactly_its_level_is_harmed() -> None:
     draft, found = slices_of({"day": at, "night": replace(GOOD, p_drop=1.0)})
     assert (found["day"].outcome, draft.holds) == ("harm", False)
     draft, found = slices_of({"day": above, "night": replace(GOOD, p_drop=1.0)})
-    assert (found["day"].outcome, draft.holds) == ("ok", True)
+    assert (found["day"].outcome, draft.holds) == ("undecided", False)
+
+
+def test_a_slice_rule_holds_where_no_harm_shows_at_the_whole_alpha() -> None:
+    """Whatever the attempt's level is: at 0.05 a slice is undecided, above it is ok."""
+    for p_drop, state in ((0.025, "undecided"), (0.025 + 1e-9, "ok")):
+        draft, found = slices_of({"day": replace(GOOD, p_drop=p_drop), "night": GOOD})
+        assert (found["day"].outcome, draft.holds) == (state, state == "ok")
 
 
 def test_the_level_of_slices_has_nine_digits() -> None:

@@ -350,6 +350,17 @@ def test_harm_on_one_slice_blocks(harmed: int, outcome: str, state: str) -> None
     assert (worst.low, worst.high, worst.limit) == (night.low, night.high, -0.05)
 
 
+def test_a_later_attempt_clears_no_slice() -> None:
+    """Harm that blocks at first is harder to show at each attempt, and that it is not shown is no pass."""
+    found = [judged(edit(sliced(28), "attempt", attempt), **slice_rules()) for attempt in (1, 9)]
+    nights = [slices_of(each)["light=night"] for each in found]
+    assert [one.outcome for one in nights] == ["harm", "undecided"]
+    assert [each.outcome for each in found] == ["block", "inconclusive"]
+    words = result(found[1], "accuracy.slices.vs_parent")
+    assert words.decide.startswith("About ")
+    assert "but that is not certain yet" in found[1].headline
+
+
 def test_slices_are_adjusted_for_their_number() -> None:
     """A loss that is harm among 2 slices is none among 40."""
     evidence = sliced(25, size=300, examples=3000)
@@ -561,7 +572,7 @@ def test_a_slice_is_harmed_at_exactly_its_level() -> None:
     slices = result(found, "accuracy.slices.vs_parent")
     assert (slices.outcome, slices.direction) == ("inconclusive", "at least")
     above = judge(evidence, make_policy(**accuracy(**rules), alpha=rounded(p_harm) * 1.99))
-    assert slices_of(above)["all=x"].outcome == "ok"
+    assert slices_of(above)["all=x"].outcome == "undecided"
 
 
 def test_a_slice_of_exactly_twenty_sources_is_judged() -> None:

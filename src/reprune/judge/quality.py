@@ -20,13 +20,14 @@ _POWER_Z = 0.8416212335729143  # the normal quantile of 80 %
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Where a quality rule is judged, and at which level."""
+    """Where a quality rule is judged, and at which level: `alpha` is the attempt's, `whole` the policy's."""
 
     metric: str
     higher_is_better: bool
     target: str
     required: bool
     alpha: float
+    whole: float
     relative: bool
     reach: float
 
@@ -47,6 +48,7 @@ def setting_of(scores: Scores, policy: Policy, metric: str, target: str, alpha: 
         target=target,
         required=policy.targets[target] == "required",
         alpha=alpha,
+        whole=policy.alpha,
         relative=scores.metrics[metric].relative,
         reach=scores.metrics[metric].reach,
     )

@@ -1,10 +1,16 @@
-"""Slice rules: no slice may show harm, by the lower limit of what it lost, Holm over the slices."""
+"""Slice rules: no slice may show harm, by the lower limit of what it lost, Holm over the slices.
+
+Harm is shown at the level of the attempt, as everything that blocks. That none is shown there proves
+nothing, and less at each attempt, whose level shrinks: the rule holds only where none is shown at the
+policy's whole alpha either. What lies between is undecided.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from msgspec import UNSET
 
@@ -85,6 +91,12 @@ def _judge(compared: Mapping[str, Comparison], rules: SliceRules, alpha: float) 
     ]
 
 
+def _outcome(one: _Judged, setting: Setting) -> Literal["ok", "undecided", "harm"]:
+    if one.p_adjusted <= rounded(setting.alpha):
+        return "harm"
+    return "undecided" if one.p_adjusted <= rounded(setting.whole) else "ok"
+
+
 def _result(
     one: _Judged, rule: str, setting: Setting, rules: SliceRules, how: tuple[int, bool]
 ) -> SliceResult:
@@ -94,7 +106,7 @@ def _result(
         rule=rule,
         target=setting.target,
         examples=one.compared.examples,
-        outcome="harm" if one.p_adjusted <= rounded(setting.alpha) else "ok",
+        outcome=_outcome(one, setting),
         right_to_wrong=one.compared.lost,
         wrong_to_right=one.compared.gained,
         changed=UNSET if one.compared.changed is None else one.compared.changed,
@@ -183,7 +195,7 @@ def _draft(
         short=short,
         allowed=allowed,
         decide=decide,
-        holds=worst is not None and worst.p_adjusted > rounded(setting.alpha),
+        holds=worst is not None and _outcome(worst, setting) == "ok",
         p_harm=1.0 if worst is None else worst.p_adjusted,
     )
 

@@ -50,7 +50,7 @@ from reprune.judge.scores import read_scores
 from reprune.judge.series import Series, speed_series
 from reprune.judge.slices import slice_drafts
 
-PROCEDURE = "2"
+PROCEDURE = "3"
 
 # What stops a promotion first. A pass is what is left.
 _SEVERITY: tuple[Outcome, ...] = ("error", "block", "inconclusive")
