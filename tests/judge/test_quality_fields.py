@@ -38,7 +38,7 @@ from reprune.judge.quality import (
     what_decides,
 )
 from reprune.judge.scores import Scores, read_scores
-from reprune.judge.slices import slice_drafts
+from reprune.judge.slices import _some, slice_drafts
 from tests.building import edit, make_evidence, make_policy, make_quality
 
 ALPHA = 0.025
@@ -72,12 +72,15 @@ class Known:
     errors: tuple[float | None, float | None, float] = (0.01, 0.03, 0.04)
     p_drop: float = 0.5
     p_errors: float = 0.5
+    p_least: float = 0.0
+    p_plain: float = 1.0
     asked: list[tuple[str, float, float]] = field(default_factory=list)
 
     def drop_test(self, limit: float, alpha: float) -> MarginTest:
         self.asked.append(("drop", limit, alpha))
         low, high = self.drop
-        return MarginTest(kind="drop", low=low, high=high, limit=limit, p_harm=self.p_drop)
+        shown = {"p_harm": self.p_drop, "p_least": self.p_least, "p_plain": self.p_plain}
+        return MarginTest(kind="drop", low=low, high=high, limit=limit, **shown)
 
     def error_test(self, ratio: float, alpha: float) -> MarginTest:
         self.asked.append(("errors", ratio, alpha))
@@ -464,6 +467,52 @@ def test_slices_that_are_too_small() -> None:
     assert slices_of({}, min_examples=10)[0].facts.endswith("on any slice")
     assert slices_of({"dusk": GOOD})[1]["dusk"].changed is UNSET
     assert slices_of({"day": one})[1]["day"].changed == 3
+
+
+def test_a_slice_on_which_no_harm_could_show_is_not_judged() -> None:
+    """The least p-value there is, times the slices, is above the level; then the rule does not hold."""
+    least = ALPHA / 2
+    draft, found = slices_of({"day": replace(GOOD, p_least=least), "night": GOOD})
+    assert (found["day"].outcome, draft.holds) == ("ok", True)
+    blind = replace(GOOD, p_least=least + 1e-9, loss=0.3, p_drop=0.1, p_plain=0.001)
+    draft, found = slices_of({"day": blind, "night": GOOD})
+    day = found["day"]
+    assert (day.outcome, day.change) == ("not judged", -0.3)
+    assert (day.low, day.high, day.detectable) == (-1.0, 1.0, 1.0)
+    assert (found["night"].outcome, draft.holds, draft.sure) == ("ok", False, None)
+    assert (draft.p_harm, draft.change) == (0.4, -0.02)
+    assert "the worst of 1 slice against the dense model is light=night" in draft.facts
+    assert "(98.75 % limits" in draft.facts
+    assert draft.doubt == "no loss on light=day could have been shown to be harm"
+    assert draft.facts.endswith(f"; 1 slice too small to be judged alone; {draft.doubt}")
+    assert draft.decide.startswith("More examples of light=day, or fewer slices (a larger ")
+    assert slices_of({"day": blind, "night": BAD})[0].p_harm == 0.002
+    both, _ = slices_of({"day": blind, "night": GOOD}, required=("light=dusk",))
+    assert both.doubt.startswith("the required slice light=dusk is too small to be judged and no")
+    assert both.decide.startswith("More examples of light=dusk. More examples of light=day, or")
+    sure = replace(blind, p_drop=0.001)
+    assert slices_of({"day": sure, "night": replace(BAD, p_drop=0.0)})[1]["day"].outcome == "harm"
+    none, found = slices_of({"day": blind, "night": blind})
+    assert {one.outcome for one in found.values()} == {"not judged"}
+    assert (none.holds, none.p_harm, none.samples) == (False, 1.0, 0)
+
+
+def test_many_slices_on_which_no_harm_could_show_are_counted() -> None:
+    assert _some(["a", "b", "c"]) == "a, b, c"
+    assert _some(["a", "b", "c", "d"]) == "a, b, c and 1 more slice"
+    assert _some(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more slices"
+
+
+def test_what_makes_harm_harder_to_show_clears_no_slice() -> None:
+    """Without corrections the p-value is at most the whole alpha: undecided, told as the worst slice."""
+    doubtful = replace(GOOD, p_plain=0.025, loss=0.3)
+    draft, found = slices_of({"day": doubtful, "night": replace(GOOD, p_drop=0.3)})
+    assert (found["day"].outcome, found["night"].outcome) == ("undecided", "ok")
+    assert (draft.holds, draft.change, draft.p_harm) == (False, -0.3, 0.6)
+    draft, found = slices_of({"day": replace(doubtful, p_plain=0.025 + 1e-9), "night": GOOD})
+    assert (found["day"].outcome, draft.holds) == ("ok", True)
+    draft, found = slices_of({"day": doubtful, "night": BAD})
+    assert (found["night"].outcome, draft.change, draft.p_harm) == ("harm", -0.2, 0.002)
 
 
 def test_no_slice_large_enough() -> None:

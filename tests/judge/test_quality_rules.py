@@ -482,6 +482,28 @@ def test_slices_of_a_ratio_metric_use_the_same_resamples() -> None:
     assert slices["half=first"].detectable < 0.06
 
 
+@pytest.mark.parametrize(
+    ("slices", "attempt", "outcome"), [(6, 1, "harm"), (6, 6, "not judged"), (20, 3, "not judged")]
+)
+def test_a_slice_that_lost_everything_is_never_ok(slices: int, attempt: int, outcome: str) -> None:
+    """4,000 resamples show no p-value below 1 in 4,001: times the slices, it may be above the level."""
+    evidence = edit(dice_evidence(0.0, slices * 40), "attempt", attempt)
+    sites = tuple(str(place % slices) for place in range(slices * 40))
+    evidence = edit(evidence, "quality.slices", {"site": sites})
+    mine = [0 if site == "0" else 90 for site in sites]
+    evidence = edit(evidence, "quality.arms.candidate@cpu.columns.numerator", tuple(mine))
+    rules = {"vs_parent": margin(0.5), "slices": {"max_drop": 0.2}}
+    found = judge(evidence, make_policy(latency=None, size=None, quality={"dice": rules}))
+    lost = slices_of(found, "dice.slices.vs_parent")["site=0"]
+    assert lost.outcome == outcome
+    if outcome == "not judged":
+        assert result(found, "dice.slices.vs_parent").outcome == "inconclusive"
+        assert "could have been shown to be harm" in found.headline
+        assert (lost.low, lost.high, lost.detectable) == (-1.0, 1.0, 1.0)
+    else:
+        assert found.outcome == "block"
+
+
 def test_a_slice_without_a_denominator_is_small() -> None:
     """Where there is nothing to divide by there is nothing to judge."""
     evidence = dice_evidence(0.0)

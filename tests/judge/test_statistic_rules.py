@@ -213,6 +213,38 @@ def test_harm_to_the_newest_alone_blocks() -> None:
     assert NEWER in rule(found, "auc.slices.vs_parent").words
 
 
+@pytest.mark.parametrize(
+    ("metric", "positives", "states"),
+    [
+        ("auc", 3, {"not judged"}),
+        ("auc", 8, {"harm"}),
+        ("average_precision", 8, {"undecided"}),
+    ],
+)
+def test_few_positives_whose_order_is_lost_are_never_ok(
+    metric: str, positives: int, states: set[str]
+) -> None:
+    """Resamples without one of them leave the metric undefined, which is no gain; and a few that lie far
+    off say how little is known, not that nothing was lost.
+    """
+    rng = np.random.default_rng(0)
+    label = (rng.random(COUNT) < 0.3).astype(int)
+    label[:200], label[:positives] = 0, 1
+    score = (rng.normal(0, 1, COUNT) + 3 * label) * SCALE
+    base, mine = score.astype(int), score.astype(int)
+    mine[:200] *= -1
+    arms = {
+        key: {"score": each.tolist(), "label": label.tolist()}
+        for key, each in (("dense", base), ("champion@cpu", base), ("candidate@cpu", mine))
+    }
+    sites = ["rare" if place < 200 else "rest" for place in range(COUNT)]
+    given = edit(make_evidence(), "quality", make_quality(arms, slices={"site": sites}))
+    wide = {"max_drop": 0.6, "max_error_ratio": None}
+    found = verdict(given, **{metric: {"vs_parent": wide, "slices": {"max_drop": 0.1}}})
+    assert {one.outcome for one in found.slices if one.slice == "site=rare"} == states
+    assert rule(found, f"{metric}.slices.vs_parent").outcome != "pass"
+
+
 def test_a_slice_without_both_labels_is_not_judged() -> None:
     """AUC is not defined there; it joins the small ones."""
     given = evidence(0.0)
