@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -393,7 +394,9 @@ def test_ratios_by_hand() -> None:
     nothing = Resampled(
         **{**parts, "numerator": np.zeros(1), "denominator": np.zeros(1)}, higher_is_better=True
     )
-    assert nothing.value == 0.0
+    assert (nothing.value, nothing.goodness) == (0.0, 0.0)
+    worst = replace(nothing, higher_is_better=False)
+    assert (worst.value, worst.goodness) == (1.0, 0.0)
 
 
 def replicated(values: Sequence[float], higher: bool, statistic: float = 0.5) -> Replicated:
@@ -426,4 +429,8 @@ def test_statistics_by_hand() -> None:
         assert marks.dtype == np.dtype("float64")
     assert [replicated([], higher, nan).value for higher in (True, False)] == [-1.0, 4.0]
     assert np.isnan(replicated([nan, nan], True).raw()).all()
+    for higher, worst in ((True, -1.0), (False, -4.0)):
+        values, defined = replicated([nan, 0.5], higher, nan).replicates()
+        assert values.tolist() == [worst, worst]
+        assert defined.all()
     assert replicated([], False).raw().tolist() == []

@@ -520,6 +520,21 @@ def test_a_slice_without_a_denominator_is_small() -> None:
     assert states == {"half=empty": "not judged", "half=full": "ok"}
 
 
+def test_a_candidate_without_a_denominator_is_the_worst() -> None:
+    """The baseline has one there: that the candidate answers nothing is no way out of the slice."""
+    evidence = dice_evidence(0.0)
+    halves = tuple("empty" if place < 100 else "full" for place in range(200))
+    evidence = edit(evidence, "quality.slices", {"half": halves})
+    for column in ("numerator", "denominator"):
+        path = f"quality.arms.candidate@cpu.columns.{column}"
+        evidence = edit(evidence, path, lambda old: (0,) * 100 + old[100:])
+    rules = {"vs_parent": margin(0.5), "slices": {"max_drop": 0.05}}
+    found = judge(evidence, make_policy(latency=None, size=None, quality={"dice": rules}))
+    empty = slices_of(found, "dice.slices.vs_parent")["half=empty"]
+    assert (found.outcome, empty.outcome) == ("block", "harm")
+    assert empty.change == pytest.approx(-0.91, abs=0.01)
+
+
 def test_margin_tests_stay_within_what_a_share_can_lose() -> None:
     """Intervals are cut at 1 and -1, p-values at 1; no upper limit, no room."""
     test = margin_test("errors", (-3.0, 2.0), 0.1, 1.2)

@@ -245,6 +245,37 @@ def test_few_positives_whose_order_is_lost_are_never_ok(
     assert rule(found, f"{metric}.slices.vs_parent").outcome != "pass"
 
 
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+@pytest.mark.parametrize("sources", [None, 250])
+def test_a_candidate_without_a_value_does_not_leave_the_slice(
+    metric: str, sources: int | None
+) -> None:
+    """One answer for all of it: the metric has no value then, and counts as the worst."""
+    given = evidence(0.0, sources)
+    base = columns(0.0)["predicted"]
+    mine = [SCALE // 2 if place % 2 else one for place, one in enumerate(base)]
+    given = edit(given, "quality.arms.candidate@cpu.columns.predicted", tuple(mine))
+    wide = {"max_drop": 1.0, "max_error_ratio": None}
+    found = verdict(given, **{metric: {"vs_parent": wide, "slices": {"max_drop": 0.3}}})
+    states = {one.slice: one.outcome for one in found.slices}
+    assert states == {"half=a": "ok", "half=b": "harm"}
+    assert found.outcome == "block"
+
+
+def test_a_baseline_without_a_value_leaves_a_slice_to_the_small_ones() -> None:
+    """Of those that it is compared with, here the champion; the candidate may have lost nothing there."""
+    base = columns(0.0)["predicted"]
+    flat = [SCALE // 2 if place % 2 else one for place, one in enumerate(base)]
+    given = edit(evidence(0.0), "quality.arms.champion@cpu.columns.predicted", tuple(flat))
+    wide = {"max_drop": 1.0, "max_error_ratio": None}
+    rules = {"vs_parent": wide, "slices": {"max_drop": 0.3}}
+    alone = verdict(given, pearson=rules)
+    assert {one.outcome for one in alone.slices} == {"ok"}
+    beside = verdict(given, pearson={**rules, "vs_champion": wide})
+    states = {one.slice: one.outcome for one in beside.slices}
+    assert states == {"half=a": "ok", "half=b": "not judged"}
+
+
 def test_a_slice_without_both_labels_is_not_judged() -> None:
     """AUC is not defined there; it joins the small ones."""
     given = evidence(0.0)

@@ -24,8 +24,9 @@ class Slices:
 
 
 def divide(examples: Examples, rules: SliceRules, defined: Callable[[Mask], bool]) -> Slices:
-    """Every slice is in one of the two. `defined` says whether every arm's metric has a value on these
-    examples, without which a slice is not judged. With sources, a slice also needs MIN_UNITS of them.
+    """Every slice is in one of the two. `defined` says whether the metric of everybody that is compared with
+    has a value on these examples, without which a slice is not judged. With sources, a slice also needs
+    MIN_UNITS of them.
     """
 
     def usable(mask: Mask) -> bool:

@@ -184,15 +184,19 @@ class ResampledComparison:
         return self.base.best - self.base.worst
 
     def _shown(self) -> Floats:
-        """Replicates of the loss; a resample that leaves it undefined shows none: NaN."""
+        """Replicates of the loss; a resample in which the baseline is undefined shows none: NaN. A candidate
+        that is undefined alone is the worst.
+        """
         base, base_defined = self.base.replicates()
         mine, mine_defined = self.mine.replicates()
-        return np.where(base_defined & mine_defined, base - mine, np.nan)
+        lost = base - np.where(mine_defined, mine, self.mine.worst)
+        return np.where(base_defined, lost, np.nan)
 
     def _feared(self) -> Floats:
         """Replicates of the loss; a resample that leaves it undefined may have lost the whole range."""
-        shown = self._shown()
-        return np.where(np.isnan(shown), self._reach, shown)
+        base, base_defined = self.base.replicates()
+        mine, mine_defined = self.mine.replicates()
+        return np.where(base_defined & mine_defined, base - mine, self._reach)
 
     def _guarded(self, high: float | None, alpha: float) -> float | None:
         """Two arms that hardly differ have not shown that they never will: the bootstrap cannot

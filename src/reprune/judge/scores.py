@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from reprune.judge.bootstrap import Floats, Integers, Mask
 from reprune.judge.comparisons import Comparison, Level
 from reprune.judge.evidence import Evidence
 from reprune.judge.examples import Examples, read_examples
+from reprune.judge.family import slice_baselines
 from reprune.judge.grouping import Slices, divide
 from reprune.judge.metrics import Metric
 from reprune.judge.ratios import Resampled
@@ -130,7 +131,12 @@ def read_scores(evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric
     slices: dict[str, Slices] = {}
     for name, rules in policy.quality.items():
         if rules.slices is not None:
-            slices[name] = divide(examples, rules.slices, partial(_defined, records, name))
+            bases = [
+                record_key(baseline.arm, target)
+                for baseline in slice_baselines(rules, evidence.arms)
+                for target in policy.targets
+            ]
+            slices[name] = divide(examples, rules.slices, partial(_defined, records, name, bases))
     judged: dict[Group, Mask] = {(name, EVERYTHING): everybody for name in policy.quality}
     judged |= {
         (name, label): m for name, each in slices.items() for label, m in each.judged.items()
@@ -167,19 +173,17 @@ def _read_records(
     return Records(examples=examples, metrics=metrics, parts=parts, tables=tables)
 
 
-def _defined(records: Records, name: str, mask: Mask) -> bool:
-    """Whether every arm has a value of the metric on these examples."""
+def _defined(records: Records, name: str, bases: Sequence[str], mask: Mask) -> bool:
+    """Whether the metric has a value on these examples, of every arm that a candidate is compared with.
+
+    Whether it has one of the candidate, too, is the candidate's doing: it must not leave the slice by it.
+    """
     form = records.metrics[name].form
     if form == "binary":
         return bool(mask.any())
     if form == "ratio":
-        return all(
-            int(records.parts[name, key][_DENOMINATOR][mask].sum()) > 0
-            for key in records.keys(name)
-        )
-    return not any(
-        math.isnan(records.value((name, EVERYTHING), mask, key)) for key in records.keys(name)
-    )
+        return all(int(records.parts[name, key][_DENOMINATOR][mask].sum()) > 0 for key in bases)
+    return not any(math.isnan(records.value((name, EVERYTHING), mask, key)) for key in bases)
 
 
 def _pairs(evidence: Evidence, policy: Policy) -> list[tuple[str, str]]:
