@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType, structs
 
 from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import DocumentError
@@ -141,16 +141,26 @@ PARITY_BY_PRECISION: Mapping[str, ParityBounds] = {
 }
 
 
+class PrecisionBounds(Document, kw_only=True):
+    """Bounds for one precision; those that are not written are the usual ones for it."""
+
+    max_abs: Annotated[float, Meta(gt=0.0)] | UnsetType | None = UNSET
+    min_cosine: Annotated[float, Meta(gt=0.0, le=1.0)] | UnsetType = UNSET
+    min_agreement: Annotated[float, Meta(gt=0.0, le=1.0)] | UnsetType = UNSET
+
+
 class ParityRules(ParityBounds, kw_only=True):
     """The bounds in fp32, and, by precision, those that replace the usual ones for it."""
 
-    by_precision: dict[Precision, ParityBounds] = {}
+    by_precision: dict[Precision, PrecisionBounds] = {}
 
     def bounds(self, precision: str) -> ParityBounds:
         """What holds for an engine of that precision."""
-        if precision in self.by_precision:
-            return self.by_precision[precision]
-        return PARITY_BY_PRECISION.get(precision, self)
+        usual = PARITY_BY_PRECISION.get(precision, self)
+        if precision not in self.by_precision:
+            return usual
+        written = structs.asdict(self.by_precision[precision])
+        return structs.replace(usual, **{k: v for k, v in written.items() if v is not UNSET})
 
 
 class GuardRules(Document, kw_only=True):
