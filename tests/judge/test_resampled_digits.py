@@ -17,6 +17,7 @@ from reprune.judge.bootstrap import (
     lower_limit,
     p_at_most,
     plain_p,
+    shown_limit,
     unit_weights,
     upper_limit,
 )
@@ -311,6 +312,24 @@ def test_the_interval_of_errors(ratio: float) -> None:
     assert told(test) == pytest.approx(expected, rel=1e-9)
     assert test.p_harm == rounded(p_at_most(lowest, 60, 0.003))
     assert test.p_harm > 0.01
+
+
+@pytest.mark.parametrize("every", [25, 2])
+def test_a_baseline_that_is_not_defined_allows_no_errors(every: int) -> None:
+    """Such a resample may have lost the whole range, less nothing; it was no number, and moved the limit."""
+    base, mine = arm(0.7, 1, undefined=every), arm(0.69, 2, undefined=None)
+    one = ResampledComparison(base=base, mine=mine, units=60, differing=40)
+    allowed = 0.25 * (1.0 - base.raw())
+    lowest = shown_of(one) - allowed
+    highest = np.where(np.isnan(lowest), 2.0, lowest)
+    test = one.error_test(1.25, 0.05)
+    low, high = shown_limit(lowest, 60, 0.05), upper_limit(highest, 60, 0.05)
+    assert (
+        test.p_harm == rounded(p_at_most(lowest, 60, 0.0)) > (1 + 3999 // every) / (RESAMPLES + 1)
+    )
+    assert test.low == (None if low is None else rounded(0.075 + low))
+    assert test.high == (None if high is None else rounded(min(2.0, 0.075 + high)))
+    assert not test.holds
 
 
 @pytest.mark.parametrize("units", [7, 1])

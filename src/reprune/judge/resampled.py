@@ -153,8 +153,9 @@ class ResampledComparison:
             low, high = self.studentised.limits(excess, raw, weights, alpha)
             p_harm = self.studentised.p_at_most(excess, raw, weights, self.mine.noise)
         else:
-            goodness, _ = self.base.replicates()
-            allowed = more * (self.base.best - goodness)
+            goodness, defined = self.base.replicates()
+            # What is not defined has made no errors that would allow more of them.
+            allowed = np.where(defined, more * (self.base.best - goodness), 0.0)
             lowest, highest = self._shown() - allowed, self._feared() - allowed
             low = shown_limit(lowest, self.units, alpha)
             high = upper_limit(highest, self.units, alpha)
