@@ -588,7 +588,14 @@ def test_slices_are_judged_against_everybody() -> None:
     assert Margin().max_drop < SliceRules().max_drop
 
 
-def divided(of_day: int, sources: int | None, undefined: str = "") -> tuple[set[str], set[str]]:
+def divided(
+    of_day: int,
+    sources: int | None,
+    undefined: str = "",
+    *,
+    at_least: int = 50,
+    resampled: bool = False,
+) -> tuple[set[str], set[str]]:
     """Which slices of 100 examples are judged, and which are too small: 50 examples must be in one.
 
     The slice `day` has the first examples, each of so many sources in turn; `night` has the others, which
@@ -601,8 +608,9 @@ def divided(of_day: int, sources: int | None, undefined: str = "") -> tuple[set[
     masks = examples.slices
     found = divide(
         examples,
-        SliceRules(min_examples=50),
+        SliceRules(min_examples=at_least),
         lambda mask: not undefined or not np.array_equal(mask, masks[f"t={undefined}"]),
+        resampled=resampled,
     )
     return set(found.judged), set(found.small)
 
@@ -618,6 +626,9 @@ def test_which_slices_are_judged_by_themselves() -> None:
     assert divided(50, None, "day") == ({night}, {day})
     assert divided(99, 19) == ({TOGETHER}, {day, night})
     assert divided(100, 19) == (set(), {day})
+    for resampled, judged in ((True, {night}), (False, {day, night})):
+        assert divided(19, None, at_least=10, resampled=resampled)[0] == judged
+        assert divided(20, None, at_least=10, resampled=resampled)[0] == {day, night}
 
 
 # --- right and wrong -----------------------------------------------------------------------------

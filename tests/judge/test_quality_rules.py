@@ -520,6 +520,19 @@ def test_a_slice_without_a_denominator_is_small() -> None:
     assert states == {"half=empty": "not judged", "half=full": "ok"}
 
 
+def test_fewer_than_twenty_examples_of_a_ratio_metric_block_nothing() -> None:
+    """A bootstrap of so few is not trusted, on a slice as overall, whatever min_examples says."""
+    evidence = dice_evidence(0.0)
+    for rare, state in ((19, "not judged"), (20, "harm")):
+        sites = tuple("rare" if place < rare else "rest" for place in range(200))
+        given = edit(evidence, "quality.slices", {"site": sites})
+        path = "quality.arms.candidate@cpu.columns.numerator"
+        given = edit(given, path, lambda old, n=rare: (0,) * n + old[n:])
+        rules = {"vs_parent": margin(0.5), "slices": {"max_drop": 0.05, "min_examples": 10}}
+        found = judge(given, make_policy(latency=None, size=None, quality={"dice": rules}))
+        assert slices_of(found, "dice.slices.vs_parent")["site=rare"].outcome == state
+
+
 def test_a_candidate_without_a_denominator_is_the_worst() -> None:
     """The baseline has one there: that the candidate answers nothing is no way out of the slice."""
     evidence = dice_evidence(0.0)

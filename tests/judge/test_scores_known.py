@@ -28,7 +28,7 @@ from reprune.judge.studentised import (
 from tests.building import edit, make_evidence, make_policy, make_quality
 
 MINE = "candidate@cpu"
-COUNT = 24
+COUNT = 48
 RNG = np.random.default_rng(12)
 TRUE = {
     "actual": RNG.integers(0, 3, COUNT),
@@ -196,7 +196,7 @@ def test_binary_metrics_are_compared_as_what_was_right(scores: Scores, by_source
     one = by_source.compare(("accuracy", EVERYTHING), "dense", MINE)
     assert isinstance(one, BinaryComparison)
     assert one.clusters is not None
-    assert one.clusters[:, 0].tolist() == [5, 5, 5, 5, 4]
+    assert one.clusters[:, 0].tolist() == [10, 10, 10, 9, 9]
     assert by_source.level(("accuracy", EVERYTHING), MINE).units == 5
 
 

@@ -136,7 +136,12 @@ def read_scores(evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric
                 for baseline in slice_baselines(rules, evidence.arms)
                 for target in policy.targets
             ]
-            slices[name] = divide(examples, rules.slices, partial(_defined, records, name, bases))
+            slices[name] = divide(
+                examples,
+                rules.slices,
+                partial(_defined, records, name, bases),
+                resampled=metrics[name].form != "binary",
+            )
     judged: dict[Group, Mask] = {(name, EVERYTHING): everybody for name in policy.quality}
     judged |= {
         (name, label): m for name, each in slices.items() for label, m in each.judged.items()
