@@ -176,7 +176,7 @@ def test_agreement_allows_no_ratio_of_errors() -> None:
 
 @pytest.mark.slow
 def test_examples_newer_than_the_champions_evidence_are_a_slice() -> None:
-    """Of every metric with slice rules; without times, a champion or newer examples there is none."""
+    """Of every metric with slice rules; without times, or what a champion was judged on, there is none."""
     times = tuple(f"2026-{1 + place // 100:02d}" for place in range(COUNT))
     given = evidence(0.0, champion_newest="2026-07", quality__times=times)
     rules = {"vs_parent": EXACT_MARGIN, "slices": {"required": (NEWER,)}}
@@ -186,17 +186,33 @@ def test_examples_newer_than_the_champions_evidence_are_a_slice() -> None:
     assert {one.examples for one in newer} == {300}
     assert all(one.required for one in newer)
     assert found.outcome == "pass"
-    for path, value in (
-        ("champion_newest", None),
-        ("quality__times", None),
-        ("champion_newest", "2027"),
-    ):
+    for path, value in (("champion_newest", None), ("quality__times", None)):
         again = verdict(edit(given, path.replace("__", "."), value), auc=rules, accuracy=rules)
         assert not [one for one in again.slices if one.slice == NEWER]
         assert again.outcome == "error"
         assert "is not among the examples" in again.reasons[0]
     short = edit(given, "quality.times", times[:-1])
     assert "The times name 999 examples of 1000." in verdict(short, auc=rules).reasons
+
+
+def test_newer_examples_are_not_asked_for_where_there_can_be_none() -> None:
+    """Without a champion, or examples newer than its own; any other name, or no times, is an error still."""
+    times = tuple(f"2026-{1 + place // 100:02d}" for place in range(COUNT))
+    given = evidence(0.0, champion_newest="2027", quality__times=times)
+    first = edit(make_evidence(arms=("candidate", "dense")), "quality", given.quality)
+
+    def asked(one: Evidence, label: str = NEWER) -> Judgement:
+        return verdict(one, accuracy={"slices": {"max_drop": 0.5, "required": (label,)}})
+
+    for one in (given, first):
+        found = asked(one)
+        assert found.outcome == "pass"
+        words = rule(found, "accuracy.slices.vs_parent").words
+        assert "no example is newer than those that a champion was judged on: the rule" in words
+        assert asked(one, "age=newer").outcome == "error"
+        assert asked(edit(one, "quality.times", None)).outcome == "error"
+    assert "no example is newer" not in asked(first, "half=a").rules[0].words
+    assert asked(edit(given, "champion_newest", None)).outcome == "error"
 
 
 def test_harm_to_the_newest_alone_blocks() -> None:

@@ -14,7 +14,7 @@ from reprune.judge.binary import binary_level, compare_binary
 from reprune.judge.bootstrap import Floats, Integers, Mask
 from reprune.judge.comparisons import Comparison, Level
 from reprune.judge.evidence import Evidence
-from reprune.judge.examples import Examples, read_examples
+from reprune.judge.examples import NEWER, Examples, read_examples
 from reprune.judge.family import slice_baselines
 from reprune.judge.grouping import Slices, divide
 from reprune.judge.metrics import Metric
@@ -31,12 +31,16 @@ _NO_VALUES: Floats = np.zeros(0, dtype=np.float64)
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """`groups` says who is in a group, `slices` are those of each metric; judged groups were resampled."""
+    """`groups` says who is in a group, `slices` are those of each metric; judged groups were resampled.
+
+    `none_newer` says that the slice NEWER is certain not to exist: no champion, or no newer examples.
+    """
 
     records: Records
     groups: Mapping[Group, Mask]
     slices: Mapping[str, Slices]
     resamples: Resamples
+    none_newer: bool = False
 
     @property
     def examples(self) -> Examples:
@@ -152,7 +156,14 @@ def read_scores(evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric
         groups={**judged, **small},
         slices=slices,
         resamples=resample(records, judged, _pairs(evidence, policy), evidence.seed),
+        none_newer=_none_newer(examples, evidence),
     )
+
+
+def _none_newer(examples: Examples, evidence: Evidence) -> bool:
+    """Not so where the task tells no times, or nobody knows what the champion was judged on."""
+    known = "champion" not in evidence.arms or evidence.champion_newest is not None
+    return known and evidence.quality.times is not None and NEWER not in examples.slices
 
 
 def _read_records(

@@ -19,6 +19,7 @@ from reprune.core.policy import Policy, SliceRules
 from reprune.judge.comparisons import Comparison, MarginTest
 from reprune.judge.distributions import critical, holm
 from reprune.judge.drafts import Draft
+from reprune.judge.examples import NEWER
 from reprune.judge.family import Baseline, slice_baselines
 from reprune.judge.numeric import halve, rounded
 from reprune.judge.quality import (
@@ -52,10 +53,11 @@ class _Judged:
 @dataclass(frozen=True, kw_only=True)
 class _Gaps:
     """Labels of slices that are required and not there, or required and too small; of those on which
-    nothing could be shown; and how many are too small.
+    nothing could be shown; and how many are too small. `none_newer`: NEWER is required and cannot be.
     """
 
     absent: list[str]
+    none_newer: bool
     untold: list[str]
     unseen: list[str]
     small: int
@@ -97,7 +99,12 @@ def _one_rule(
     ]
     draft = _draft(rule, setting, baseline, rules, judged)
     gaps = _Gaps(
-        absent=[label for label in rules.required if label not in scores.examples.slices],
+        absent=[
+            label
+            for label in rules.required
+            if label not in scores.examples.slices and not (label == NEWER and scores.none_newer)
+        ],
+        none_newer=scores.none_newer and NEWER in rules.required,
         untold=[label for label in rules.required if label in small],
         unseen=list(unseen),
         small=len(small),
@@ -241,6 +248,8 @@ def _with_gaps(draft: Draft, gaps: _Gaps) -> Draft:
     facts = draft.facts
     if gaps.small:
         facts += f"; {count(gaps.small, 'slice')} too small to be judged alone"
+    if gaps.none_newer:
+        facts += "; no example is newer than those that a champion was judged on"
     if gaps.absent:
         lack = f"the required slice {', '.join(gaps.absent)} is not among the examples"
         return replace(draft, facts=f"{facts}; {lack}", short=lack, allowed="", sure="error")
