@@ -277,7 +277,12 @@ def test_a_metric_of_which_less_is_better_turns_the_sign() -> None:
     assert one.low is not None
     assert one.high is not None
     assert 0.02 < one.low < 0.06 < one.high
-    assert "error rose by 6.0 points" in one.words
+    assert "error rose by 6.0 points against the dense model as trained (4 % to 10 %; " in one.words
+    assert (one.baseline_value, one.candidate_value) == (0.04, 0.1)
+    worst = result(found, "error.slices.vs_parent")
+    assert worst.baseline_value is not None
+    assert worst.candidate_value is not None
+    assert worst.candidate_value > worst.baseline_value
     assert result(found, "error.slices.vs_parent").outcome == "block"
     better = {"dense": {"wrong": worse}, "candidate@cpu": {"wrong": base}}
     assert judge(with_records(make_evidence(), better), policy).outcome == "pass"

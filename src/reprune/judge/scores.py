@@ -54,7 +54,8 @@ class Scores:
         """The records of arm key `mine` against those of `base`, over one group."""
         codes = self._sources(group)
         if self.metrics[group[0]].form == "binary":
-            return compare_binary(self._right(group, base), self._right(group, mine), codes)
+            found = compare_binary(self._right(group, base), self._right(group, mine), codes)
+            return found if self.metrics[group[0]].higher_is_better else found.turned()
         moved = self._moved(group, base, mine)
         examples = int(np.count_nonzero(moved))
         return ResampledComparison(
