@@ -65,6 +65,16 @@ def test_what_nobody_knows_is_refused_with_the_nearest(
     assert "policy.yaml" in caught.value.where
 
 
+@pytest.mark.parametrize("section", ["latency", "throughput", "memory", "quality.accuracy"])
+def test_a_section_that_demands_nothing_is_refused(tmp_path: Path, section: str) -> None:
+    """Beside other rules too: who wrote it thinks that it is judged."""
+    name, _, metric = section.partition(".")
+    text = f"{name}: {{{metric}: {{}}}}\n" if metric else f"{name}: {{}}\n"
+    with pytest.raises(DocumentError, match="would not be judged") as caught:
+        read(tmp_path, TARGETS + RULE + text)
+    assert caught.value.where.endswith(f"policy.yaml ({section})")
+
+
 @pytest.mark.parametrize(
     "text",
     [

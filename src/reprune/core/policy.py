@@ -219,14 +219,12 @@ def read_policy(path: Path) -> Policy:
 
 def check_policy(policy: Policy, *, where: str) -> None:
     """Raises DocumentError for a policy that decodes but can judge nothing, or not what it says."""
-    rules = [
-        *_named_rules(policy.latency, "latency"),
-        *_named_rules(policy.throughput, "throughput"),
-        *_named_rules(policy.memory, "memory"),
-        *_named_rules(policy.size, "size"),
-        *(rule for name, part in policy.quality.items() for rule in _named_rules(part, name)),
-    ]
-    if not rules:
+    sections: dict[str, Document | None] = {
+        name: getattr(policy, name) for name in ("latency", "throughput", "memory", "size")
+    }
+    sections |= {f"quality.{name}": part for name, part in policy.quality.items()}
+    rules = {name: _named_rules(part) for name, part in sections.items() if part is not None}
+    if not any(rules.values()):
         raise DocumentError(
             "demands nothing: every model would pass",
             where=where,
@@ -243,15 +241,20 @@ def check_policy(policy: Policy, *, where: str) -> None:
             where=f"{where} (latency.tail)",
             fix="add vs_parent, vs_champion or vs_anchor to it, or use latency.objective",
         )
+    empty = [name for name, found in rules.items() if not found]
+    if empty:
+        raise DocumentError(
+            "demands nothing: what it is about would not be judged",
+            where=f"{where} ({empty[0]})",
+            fix="add a rule to it, such as vs_parent, or delete it",
+        )
     if not policy.looks or list(policy.looks) != sorted(set(policy.looks)):
         raise DocumentError("must rise from look to look", where=f"{where} (looks)")
 
 
-def _named_rules(part: Document | None, name: str) -> list[str]:
+def _named_rules(part: Document) -> list[str]:
     """The rules of a section. A tail that is compared with nobody is none."""
-    if part is None:
-        return []
     set_ = {field: getattr(part, field) for field in part.__struct_fields__}
     if isinstance(tail := set_.get("tail"), TailRules):
         set_["tail"] = tail.vs_parent or tail.vs_champion or tail.vs_anchor
-    return [f"{name}.{field}" for field, value in set_.items() if value is not None]
+    return [field for field, value in set_.items() if value is not None]

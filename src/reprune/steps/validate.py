@@ -18,6 +18,7 @@ from reprune.core.policy import Policy
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
 from reprune.judge.power import plan_power, propose_margin
+from reprune.steps.answerable import refuse_absent_slices, refuse_unknown_metrics
 from reprune.steps.contract import demands
 from reprune.steps.expectations import check_demands
 from reprune.task.protocol import SPLITS
@@ -42,7 +43,7 @@ def validate(
     """Checks the task's data and the policy's power; a broken contract is a result that later steps refuse.
 
     Only ids, labels, slices and digests of the inputs are looked at. Raises TaskError for a task
-    that does not keep the promises of the protocol.
+    that does not keep the promises of the protocol, DocumentError for a policy that no data could answer.
     """
     # A task brings torch along; the step's module must be importable without it.
     from reprune.task.check import check_task
@@ -50,11 +51,14 @@ def validate(
     from reprune.task.seal import Sealed
     from reprune.task.trained_on import TRAINED_ON, marks
 
+    refuse_unknown_metrics(policy)
     fact = dense.manifest.task
     task = load_task(fact.entry, dense.path / "task")
     check_task(task, seed=seed)
     view = Sealed(task)
     censuses = {split: view.census(split) for split in SPLITS}
+    timed = censuses["eval"].times is not None
+    refuse_absent_slices(policy, censuses["eval"].slices, timed=timed)
     wanted, remarks = demands(censuses, validate)
     examples = len(censuses["eval"].ids)
     power = plan_power(
