@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from reprune import __version__
 from reprune.core import store
@@ -25,6 +26,8 @@ from reprune.core.policy import Policy
 from reprune.core.step import Documents, run
 from reprune.core.store import Artifact
 from reprune.judge.examples import NEWER
+from reprune.judge.numeric import rounded
+from reprune.measure.attempts import ATTEMPTS_FILE, Look, next_attempt
 from reprune.steps import get_step
 from reprune.steps.contract import demands
 from reprune.task.load import load_task, task_digest
@@ -352,6 +355,19 @@ def test_a_policy_that_no_data_could_answer_is_refused(
 def test_a_required_slice_that_eval_has_is_none_of_it(tmp_path: Path) -> None:
     rules = f"accuracy: {{{SLICES % 'side=left'}}}"
     assert validated(tmp_path, quality=rules)[0].passed
+
+
+@pytest.mark.slow
+def test_power_is_that_of_the_next_look(tmp_path: Path) -> None:
+    """Of the registry and the ledger beside params.yaml the larger count holds, as for the benchmark."""
+    look = Look(name="it", dense_version="1", weights="", eval_digest="e", candidate="c")
+    for place, (local, registered, attempt) in enumerate(((0, 0, 1), (2, 0, 3), (2, 3, 4))):
+        root = tmp_path / str(place)
+        for _ in range(local):
+            next_attempt(root / ATTEMPTS_FILE, look)
+        next_attempt(root / ATTEMPTS_FILE, structs.replace(look, dense_version="0"))
+        report, _ = validated(root, attempts=registered)
+        assert {one.alpha for one in report.power} == {rounded(0.05 / (attempt * (attempt + 1)))}
 
 
 @pytest.mark.slow
