@@ -325,6 +325,31 @@ def test_what_would_decide_a_margin() -> None:
     )
 
 
+def test_a_level_that_is_out_of_reach_says_so() -> None:
+    """No number of examples gives a limit that 4,000 resamples cannot; else more of them would."""
+    none = replace(open_test(), high=None)
+    far, near = 0.999 / 4001, 1.001 / 4001
+    assert what_decides(Known(), none, far) == (
+        "4000 resamples give no limit at so small a level, however many examples there are: it falls with "
+        "each attempt, and a new dense version begins at the first."
+    )
+    assert what_decides(Known(units=30), none, near) == (
+        "More sources: so few of them, or of those that a resample needs, give no limit at this level."
+    )
+    assert what_decides(Known(loss=0.04), none, near, by="low").startswith("About ")
+    low = replace(open_test(), low=None)
+    assert what_decides(Known(loss=0.04), low, near, by="low").startswith("More examples: so few")
+    assert what_decides(Known(loss=0.04), low, near).startswith("About ")
+
+
+def test_a_floor_that_is_out_of_reach_says_so() -> None:
+    floor = floor_of(Known(value=0.84, drop=(None, None))).decide
+    assert floor.startswith("More examples: so few of them")
+    assert floor_of(Known(value=0.84, units=30, drop=(None, 0.9))).decide.startswith(
+        "More sources:"
+    )
+
+
 def test_a_baseline_without_errors_says_what_to_do() -> None:
     perfect = what_decides(Known(), open_test(0.0, "errors"), ALPHA)
     assert perfect.startswith("The baseline made no error on these examples")

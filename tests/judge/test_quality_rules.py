@@ -592,6 +592,10 @@ def test_a_level_beyond_the_resamples_decides_nothing_and_says_so() -> None:
     one, floor = result(found, "dice.vs_parent"), result(found, "dice.floor")
     assert (one.low, one.high, floor.low, floor.high) == (None,) * 4
     assert "no interval can be given" in one.words
+    for each in (one, floor):
+        assert each.decide.startswith(
+            "4000 resamples give no limit at so small a level, however many"
+        )
     assert "no limit can be given)" in floor.words
     first = slices_of(found, "dice.slices.vs_parent")["half=first"]
     assert (first.low, first.high) == (-1.0, 1.0)

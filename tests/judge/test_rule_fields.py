@@ -374,6 +374,20 @@ def test_what_would_decide_an_open_look() -> None:
     assert "More builds" not in what_decides(last, 15, PLAN)
 
 
+def test_looks_that_no_number_of_units_decides_say_so() -> None:
+    """At a late attempt even the last look gives no interval of the median: 2^-15 is above the level."""
+    late = replace(PLAN, alpha=len(PLAN.looks) * 0.5**16)
+    for look in (Look(units=15), Look(units=8), Look()):
+        words = what_decides(look, 15, late)
+        assert words.startswith(
+            "No look of the policy gives an interval at the level of this attempt"
+        )
+        assert "a look at 16 units or more" in words
+    at = replace(PLAN, alpha=len(PLAN.looks) * 0.5**15)
+    assert what_decides(Look(units=8), 15, at).startswith("1 more unit ")
+    assert "More builds" in what_decides(Look(units=15), 15, late, several=True)
+
+
 def test_several_builds_say_that_more_of_them_would_decide() -> None:
     built = [unit(index, NS, build=index % 3) for index in range(15)]
     rules = policy(

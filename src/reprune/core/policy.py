@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -15,6 +16,7 @@ from reprune.core.params import Precision
 
 POLICY_FILE = "policy.yaml"
 LOOKS = (8, 15, 30, 60, 120)
+BASELINES = frozenset({"vs_parent", "vs_champion", "vs_anchor"})
 
 Alpha: TypeAlias = Annotated[float, Meta(ge=0.001, le=0.2)]
 Ratio: TypeAlias = Annotated[float, Meta(gt=0.0, le=10.0)]
@@ -250,6 +252,21 @@ def check_policy(policy: Policy, *, where: str) -> None:
         )
     if not policy.looks or list(policy.looks) != sorted(set(policy.looks)):
         raise DocumentError("must rise from look to look", where=f"{where} (looks)")
+    _check_last_look(policy, where)
+
+
+def _check_last_look(policy: Policy, where: str) -> None:
+    """Raises DocumentError where no look can decide a rule on speed, not even at a first attempt: of so few
+    units even the least and the largest leave too much to chance, 2 to the minus so many on either side.
+    """
+    compared = [_named_rules(part) for part in (policy.latency, policy.throughput) if part]
+    level = policy.alpha / 2 / len(policy.looks)
+    if any(BASELINES & set(rules) for rules in compared) and 0.5 ** policy.looks[-1] > level:
+        raise DocumentError(
+            f"{policy.looks[-1]} units give no interval of a typical call: no rule on speed could be decided",
+            where=f"{where} (looks)",
+            fix=f"end with a look at {math.ceil(-math.log2(level))} units or more",
+        )
 
 
 def _named_rules(part: Document) -> list[str]:

@@ -219,7 +219,7 @@ def _draft(
             f"{flips_in_words(worst.compared)}"
         )
         short = f"{moved(setting.metric, change)} on {worst.label} against {name}"
-        decide = what_decides(worst.compared, worst.test, worst.alpha)
+        decide = what_decides(worst.compared, worst.test, worst.alpha, by="low")
     return Draft(
         rule=rule,
         baseline=baseline.arm,
