@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,33 @@ def test_what_nobody_knows_is_refused_with_the_nearest(
         read(tmp_path, TARGETS + RULE + text)
     assert words in str(caught.value)
     assert "policy.yaml" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("text", "fewest"),
+    [
+        ("looks: [5]\nlatency: {vs_parent: {max_ratio: 0.9}}\n", 6),
+        ("looks: [5, 6]\nthroughput: {vs_champion: {}}\n", 7),
+        ("looks: [8]\nalpha: 0.001\nlatency: {vs_anchor: {}}\n", 11),
+    ],
+)
+def test_looks_that_can_decide_nothing_are_refused(tmp_path: Path, text: str, fewest: int) -> None:
+    """Not even a first attempt; without rules on the typical call, looks may be as they are."""
+    with pytest.raises(DocumentError, match="no rule on speed could be decided") as caught:
+        read(tmp_path, TARGETS + text)
+    assert caught.value.fix == f"end with a look at {fewest} units or more"
+    read(tmp_path, TARGETS + re.sub(r"\d+\]", f"{fewest}]", text))
+    read(tmp_path, TARGETS + RULE + "looks: [5]\nlatency: {objective: {max_ms: 9}}\n")
+
+
+@pytest.mark.parametrize("section", ["latency", "throughput", "memory", "quality.accuracy"])
+def test_a_section_that_demands_nothing_is_refused(tmp_path: Path, section: str) -> None:
+    """Beside other rules too: who wrote it thinks that it is judged."""
+    name, _, metric = section.partition(".")
+    text = f"{name}: {{{metric}: {{}}}}\n" if metric else f"{name}: {{}}\n"
+    with pytest.raises(DocumentError, match="would not be judged") as caught:
+        read(tmp_path, TARGETS + RULE + text)
+    assert caught.value.where.endswith(f"policy.yaml ({section})")
 
 
 @pytest.mark.parametrize(

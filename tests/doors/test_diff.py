@@ -132,6 +132,19 @@ def test_slices_that_moved_are_told_and_the_others_counted(tmp_path: Path) -> No
     assert told.slices_same == 10
 
 
+def test_a_slice_that_became_undecided_got_worse() -> None:
+    """And better again where it is ok; from harm to undecided too."""
+    for states, moved in (
+        (("ok", "undecided"), "worse"),
+        (("undecided", "ok"), "better"),
+        (("harm", "undecided"), "better"),
+        (("undecided", "harm"), "worse"),
+    ):
+        slices = [(msgspec.structs.replace(PASSED.slices[0], outcome=one),) for one in states]
+        sides = [bare(replace(PASSED, slices=each)) for each in slices]
+        assert [one.moved for one in compare_verdicts(*sides).slices] == [moved]
+
+
 def test_the_same_examples_through_both_candidates(tmp_path: Path) -> None:
     """440 and 414 of 450 are right, so that the net of the flips is 26, which is no luck."""
     told = two(tmp_path, PASSED, BLOCKED).verdicts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -15,10 +16,13 @@ from reprune.judge.bootstrap import (
     EXACT,
     RESAMPLES,
     exact_mean,
+    least_p,
     lower_limit,
     p_at_most,
+    plain_p,
     resampled,
     resampled_sums,
+    shown_limit,
     unit_weights,
     upper_limit,
 )
@@ -126,12 +130,12 @@ def bca_lower(values: np.ndarray, units: int, alpha: float) -> float | None:
 
 
 def bca_p(values: np.ndarray, units: int, limit: float) -> float:
-    """The level whose limit that is, 1 where no level is."""
+    """The level whose limit that is, 1 where no level is; not below that of all but one resample."""
     a = -skewness(values) / 6
     beyond = NORMAL.isf((1 + np.sum(values <= limit)) / (RESAMPLES + 1)) - a
     if a * beyond <= -1:
         return 1.0
-    z = beyond / (1 + a * beyond) - a
+    z = min(beyond / (1 + a * beyond) - a, NORMAL.isf(1 / (RESAMPLES + 1)))
     return float(T.sf(z * math.sqrt((units - 1) / units), units - 1))
 
 
@@ -172,6 +176,52 @@ def test_p_values_at_the_ends() -> None:
     assert p_at_most(FLAT, 2, -1.0) < 1.0
     assert lower_limit(FLAT, 1, 0.2) is None
     assert lower_limit(FLAT, 2, 0.2) is not None
+
+
+@pytest.mark.parametrize("values", [SKEWED, FLAT, -SKEWED, far(1), -far(1), -far(60)])
+def test_no_skewness_is_corrected_where_there_is_no_tail(values: np.ndarray) -> None:
+    """All above the limit: the smallest p-value, by Student's t, whatever they look like; and the least of
+    them is the limit where skewness leaves none.
+    """
+    least = float(T.sf(NORMAL.isf(1 / (RESAMPLES + 1)) * math.sqrt(19 / 20), 19))
+    assert least_p(20) == pytest.approx(least, rel=1e-9)
+    below = float(values.min()) - 1e-9
+    assert p_at_most(values, 20, below) == least_p(20)
+    for alpha in (least_p(20), least_p(20) * (1 - 1e-12), 0.2):
+        limit = lower_limit(values, 20, alpha)
+        assert shown_limit(values, 20, alpha) == (values.min() if limit is None else limit)
+    small = least * (1 - 1e-7)
+    assert shown_limit(values, 20, small) == lower_limit(values, 20, small)
+    assert lower_limit(-far(60), 20, 0.01) is None
+    assert shown_limit(-far(60), 20, 0.01) == (-far(60)).min()
+    assert (least_p(1), least_p(20, RESAMPLES), p_at_most(values, 1, below)) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("undefined", [1, 30, 400])
+def test_undefined_resamples_show_nothing(undefined: int) -> None:
+    """They are no part of the tail, nor of the skewness; the p-value is at least their share of all."""
+    values = SKEWED.copy()
+    values[:undefined] = np.nan
+    rest = values[undefined:]
+    share = (1 + undefined) / (RESAMPLES + 1)
+    least = float(T.sf(NORMAL.isf(share) * math.sqrt(59 / 60), 59))
+    assert least_p(60, undefined) == pytest.approx(least, rel=1e-9)
+    assert p_at_most(values, 60, 0.0) == least_p(60, undefined)
+    limit = float(np.sort(rest)[1000])
+    a = -skewness(rest) / 6
+    beyond = NORMAL.isf(1002 / (len(rest) + 1)) - a
+    z = (beyond / (1 + a * beyond) - a) * math.sqrt(59 / 60)
+    assert p_at_most(values, 60, limit) == pytest.approx(T.sf(z, 59), rel=1e-7)
+    assert p_at_most(values, 60, float(np.sort(rest)[0])) >= least_p(60, undefined)
+    assert plain_p(values, limit) == 1002 / (len(rest) + 1)
+    z = a + math.sqrt(60 / 59) * T.isf(0.05, 59)
+    rank = int(NORMAL.sf(a + z / (1 - a * z)) * (RESAMPLES + 1))
+    expected = rest[rank - 1 - undefined] if rank > undefined else None
+    assert lower_limit(values, 60, 0.05) == expected
+    nothing = np.full(RESAMPLES, np.nan)
+    assert lower_limit(nothing, 60, 0.2) is None
+    assert shown_limit(nothing, 60, 0.2) is None
+    assert p_at_most(nothing, 60, 9.0) == plain_p(nothing, 9.0) == 1.0
 
 
 def test_a_level_beyond_the_resamples_gives_no_limit() -> None:
@@ -344,7 +394,9 @@ def test_ratios_by_hand() -> None:
     nothing = Resampled(
         **{**parts, "numerator": np.zeros(1), "denominator": np.zeros(1)}, higher_is_better=True
     )
-    assert nothing.value == 0.0
+    assert (nothing.value, nothing.goodness) == (0.0, 0.0)
+    worst = replace(nothing, higher_is_better=False)
+    assert (worst.value, worst.goodness) == (1.0, 0.0)
 
 
 def replicated(values: Sequence[float], higher: bool, statistic: float = 0.5) -> Replicated:
@@ -377,4 +429,8 @@ def test_statistics_by_hand() -> None:
         assert marks.dtype == np.dtype("float64")
     assert [replicated([], higher, nan).value for higher in (True, False)] == [-1.0, 4.0]
     assert np.isnan(replicated([nan, nan], True).raw()).all()
+    for higher, worst in ((True, -1.0), (False, -4.0)):
+        values, defined = replicated([nan, 0.5], higher, nan).replicates()
+        assert values.tolist() == [worst, worst]
+        assert defined.all()
     assert replicated([], False).raw().tolist() == []

@@ -129,7 +129,7 @@ def test_without_builds_nothing_changes() -> None:
     assert builds_of(UNITS) == ()
     assert follow(ratios, 0.9, PLAN, builds_of(UNITS)) == follow(ratios, 0.9, PLAN)
     assert b"build" not in canonical(UNITS)
-    assert PROCEDURE == "2"
+    assert PROCEDURE == "3"
 
 
 # --- error rates --------------------------------------------------------------------------------

@@ -102,6 +102,15 @@ def test_a_control_may_be_off_by_half_the_margin() -> None:
         assert outcomes(of_units(units, latency=latency)) == {outcome}
 
 
+def test_a_later_attempt_or_a_small_alpha_clears_no_control() -> None:
+    """Their levels are lower; that of guards is the same, or trying again would end the doubt."""
+    units = make_units(30, {"dense": 0.6, "champion": 1.0}, control=1.11, noise=0.03)
+    for attempt, alpha in ((1, 0.05), (5, 0.05), (8, 0.05), (1, 0.005)):
+        evidence = edit(make_evidence(attempt=attempt), "targets.0.units", units)
+        policy = make_policy(latency={"vs_parent": {"max_ratio": 0.8}}, alpha=alpha)
+        assert guard(judge(evidence, policy), "control").outcome == "tripped"
+
+
 def test_a_missing_control_trips_where_the_policy_demands_one() -> None:
     """In all units or in one; a policy may do without, and then that is said."""
     without = make_units(8, RATIOS, control=None)

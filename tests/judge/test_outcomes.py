@@ -111,7 +111,11 @@ def test_a_required_target_must_be_held_to_something() -> None:
     watched = judge(alone, policy(targets={"cpu": "advisory"}))
     assert (watched.outcome, watched.reasons) == ("inconclusive", found.reasons)
     bad = edit(alone, "engines.0.parity.max_abs", 0.5)
-    assert judge(bad, policy(quality=champion)).outcome == "block"
+    broken = judge(bad, policy(quality=champion))
+    assert (broken.outcome, len(broken.reasons)) == ("block", 2)
+    assert broken.reasons[0] == next(one.words for one in broken.rules if one.outcome == "block")
+    assert broken.reasons[1:] == found.reasons
+    assert "baselines" not in broken.headline
     blocked = judge(alone, policy(quality=champion, on_inconclusive="block"))
     assert (blocked.outcome, blocked.reasons[1:]) == ("block", (BLOCKS_UNDECIDED,))
 
@@ -143,7 +147,7 @@ def test_an_error_tells_its_problems_once_and_nothing_more() -> None:
     problems = tuple(Problem(code="x", words=words) for words in ("One.", "Two.", "One."))
     found = judge(edit(small(), "problems", problems), policy())
     assert found == Judgement(
-        procedure="2",
+        procedure="3",
         outcome="error",
         headline="Error: One. (1 more)",
         reasons=("One.", "Two."),

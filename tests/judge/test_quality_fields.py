@@ -38,7 +38,7 @@ from reprune.judge.quality import (
     what_decides,
 )
 from reprune.judge.scores import Scores, read_scores
-from reprune.judge.slices import slice_drafts
+from reprune.judge.slices import _some, slice_drafts
 from tests.building import edit, make_evidence, make_policy, make_quality
 
 ALPHA = 0.025
@@ -72,12 +72,15 @@ class Known:
     errors: tuple[float | None, float | None, float] = (0.01, 0.03, 0.04)
     p_drop: float = 0.5
     p_errors: float = 0.5
+    p_least: float = 0.0
+    p_plain: float = 1.0
     asked: list[tuple[str, float, float]] = field(default_factory=list)
 
     def drop_test(self, limit: float, alpha: float) -> MarginTest:
         self.asked.append(("drop", limit, alpha))
         low, high = self.drop
-        return MarginTest(kind="drop", low=low, high=high, limit=limit, p_harm=self.p_drop)
+        shown = {"p_harm": self.p_drop, "p_least": self.p_least, "p_plain": self.p_plain}
+        return MarginTest(kind="drop", low=low, high=high, limit=limit, **shown)
 
     def error_test(self, ratio: float, alpha: float) -> MarginTest:
         self.asked.append(("errors", ratio, alpha))
@@ -322,6 +325,31 @@ def test_what_would_decide_a_margin() -> None:
     )
 
 
+def test_a_level_that_is_out_of_reach_says_so() -> None:
+    """No number of examples gives a limit that 4,000 resamples cannot; else more of them would."""
+    none = replace(open_test(), high=None)
+    far, near = 0.999 / 4001, 1.001 / 4001
+    assert what_decides(Known(), none, far) == (
+        "4000 resamples give no limit at so small a level, however many examples there are: it falls with "
+        "each attempt, and a new dense version begins at the first."
+    )
+    assert what_decides(Known(units=30), none, near) == (
+        "More sources: so few of them, or of those that a resample needs, give no limit at this level."
+    )
+    assert what_decides(Known(loss=0.04), none, near, by="low").startswith("About ")
+    low = replace(open_test(), low=None)
+    assert what_decides(Known(loss=0.04), low, near, by="low").startswith("More examples: so few")
+    assert what_decides(Known(loss=0.04), low, near).startswith("About ")
+
+
+def test_a_floor_that_is_out_of_reach_says_so() -> None:
+    floor = floor_of(Known(value=0.84, drop=(None, None))).decide
+    assert floor.startswith("More examples: so few of them")
+    assert floor_of(Known(value=0.84, units=30, drop=(None, 0.9))).decide.startswith(
+        "More sources:"
+    )
+
+
 def test_a_baseline_without_errors_says_what_to_do() -> None:
     perfect = what_decides(Known(), open_test(0.0, "errors"), ALPHA)
     assert perfect.startswith("The baseline made no error on these examples")
@@ -347,6 +375,7 @@ def test_a_setting_is_that_of_its_metric_and_target() -> None:
         target="b",
         required=False,
         alpha=0.01,
+        whole=0.05,
         relative=True,
         reach=1.0,
     )
@@ -405,8 +434,8 @@ def test_slices_share_the_error() -> None:
     assert [found[one].outcome for one in ("day", "night")] == ["harm", "harm"]
     assert draft.p_harm == 0.024
     draft, found = slices_of({"day": day, "night": replace(night, p_drop=0.013)})
-    assert [found[one].outcome for one in ("day", "night")] == ["ok", "ok"]
-    assert (draft.holds, draft.p_harm) == (True, 0.026)
+    assert [found[one].outcome for one in ("day", "night")] == ["undecided", "undecided"]
+    assert (draft.holds, draft.p_harm) == (False, 0.026)
     third = replace(GOOD, p_drop=1 / 6)
     assert slices_of({"day": third, "night": third})[0].p_harm == 0.333333333
 
@@ -416,7 +445,14 @@ def test_a_slice_at_exactly_its_level_is_harmed() -> None:
     draft, found = slices_of({"day": at, "night": replace(GOOD, p_drop=1.0)})
     assert (found["day"].outcome, draft.holds) == ("harm", False)
     draft, found = slices_of({"day": above, "night": replace(GOOD, p_drop=1.0)})
-    assert (found["day"].outcome, draft.holds) == ("ok", True)
+    assert (found["day"].outcome, draft.holds) == ("undecided", False)
+
+
+def test_a_slice_rule_holds_where_no_harm_shows_at_the_whole_alpha() -> None:
+    """Whatever the attempt's level is: at 0.05 a slice is undecided, above it is ok."""
+    for p_drop, state in ((0.025, "undecided"), (0.025 + 1e-9, "ok")):
+        draft, found = slices_of({"day": replace(GOOD, p_drop=p_drop), "night": GOOD})
+        assert (found["day"].outcome, draft.holds) == (state, state == "ok")
 
 
 def test_the_level_of_slices_has_nine_digits() -> None:
@@ -456,6 +492,52 @@ def test_slices_that_are_too_small() -> None:
     assert slices_of({}, min_examples=10)[0].facts.endswith("on any slice")
     assert slices_of({"dusk": GOOD})[1]["dusk"].changed is UNSET
     assert slices_of({"day": one})[1]["day"].changed == 3
+
+
+def test_a_slice_on_which_no_harm_could_show_is_not_judged() -> None:
+    """The least p-value there is, times the slices, is above the level; then the rule does not hold."""
+    least = ALPHA / 2
+    draft, found = slices_of({"day": replace(GOOD, p_least=least), "night": GOOD})
+    assert (found["day"].outcome, draft.holds) == ("ok", True)
+    blind = replace(GOOD, p_least=least + 1e-9, loss=0.3, p_drop=0.1, p_plain=0.001)
+    draft, found = slices_of({"day": blind, "night": GOOD})
+    day = found["day"]
+    assert (day.outcome, day.change) == ("not judged", -0.3)
+    assert (day.low, day.high, day.detectable) == (-1.0, 1.0, 1.0)
+    assert (found["night"].outcome, draft.holds, draft.sure) == ("ok", False, None)
+    assert (draft.p_harm, draft.change) == (0.4, -0.02)
+    assert "the worst of 1 slice against the dense model is light=night" in draft.facts
+    assert "(98.75 % limits" in draft.facts
+    assert draft.doubt == "no loss on light=day could have been shown to be harm"
+    assert draft.facts.endswith(f"; 1 slice too small to be judged alone; {draft.doubt}")
+    assert draft.decide.startswith("More examples of light=day, or fewer slices (a larger ")
+    assert slices_of({"day": blind, "night": BAD})[0].p_harm == 0.002
+    both, _ = slices_of({"day": blind, "night": GOOD}, required=("light=dusk",))
+    assert both.doubt.startswith("the required slice light=dusk is too small to be judged and no")
+    assert both.decide.startswith("More examples of light=dusk. More examples of light=day, or")
+    sure = replace(blind, p_drop=0.001)
+    assert slices_of({"day": sure, "night": replace(BAD, p_drop=0.0)})[1]["day"].outcome == "harm"
+    none, found = slices_of({"day": blind, "night": blind})
+    assert {one.outcome for one in found.values()} == {"not judged"}
+    assert (none.holds, none.p_harm, none.samples) == (False, 1.0, 0)
+
+
+def test_many_slices_on_which_no_harm_could_show_are_counted() -> None:
+    assert _some(["a", "b", "c"]) == "a, b, c"
+    assert _some(["a", "b", "c", "d"]) == "a, b, c and 1 more slice"
+    assert _some(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more slices"
+
+
+def test_what_makes_harm_harder_to_show_clears_no_slice() -> None:
+    """Without corrections the p-value is at most the whole alpha: undecided, told as the worst slice."""
+    doubtful = replace(GOOD, p_plain=0.025, loss=0.3)
+    draft, found = slices_of({"day": doubtful, "night": replace(GOOD, p_drop=0.3)})
+    assert (found["day"].outcome, found["night"].outcome) == ("undecided", "ok")
+    assert (draft.holds, draft.change, draft.p_harm) == (False, -0.3, 0.6)
+    draft, found = slices_of({"day": replace(doubtful, p_plain=0.025 + 1e-9), "night": GOOD})
+    assert (found["day"].outcome, draft.holds) == ("ok", True)
+    draft, found = slices_of({"day": doubtful, "night": BAD})
+    assert (found["night"].outcome, draft.change, draft.p_harm) == ("harm", -0.2, 0.002)
 
 
 def test_no_slice_large_enough() -> None:
@@ -531,7 +613,14 @@ def test_slices_are_judged_against_everybody() -> None:
     assert Margin().max_drop < SliceRules().max_drop
 
 
-def divided(of_day: int, sources: int | None, undefined: str = "") -> tuple[set[str], set[str]]:
+def divided(
+    of_day: int,
+    sources: int | None,
+    undefined: str = "",
+    *,
+    at_least: int = 50,
+    resampled: bool = False,
+) -> tuple[set[str], set[str]]:
     """Which slices of 100 examples are judged, and which are too small: 50 examples must be in one.
 
     The slice `day` has the first examples, each of so many sources in turn; `night` has the others, which
@@ -544,8 +633,9 @@ def divided(of_day: int, sources: int | None, undefined: str = "") -> tuple[set[
     masks = examples.slices
     found = divide(
         examples,
-        SliceRules(min_examples=50),
+        SliceRules(min_examples=at_least),
         lambda mask: not undefined or not np.array_equal(mask, masks[f"t={undefined}"]),
+        resampled=resampled,
     )
     return set(found.judged), set(found.small)
 
@@ -561,6 +651,9 @@ def test_which_slices_are_judged_by_themselves() -> None:
     assert divided(50, None, "day") == ({night}, {day})
     assert divided(99, 19) == ({TOGETHER}, {day, night})
     assert divided(100, 19) == (set(), {day})
+    for resampled, judged in ((True, {night}), (False, {day, night})):
+        assert divided(19, None, at_least=10, resampled=resampled)[0] == judged
+        assert divided(20, None, at_least=10, resampled=resampled)[0] == {day, night}
 
 
 # --- right and wrong -----------------------------------------------------------------------------

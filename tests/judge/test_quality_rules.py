@@ -277,7 +277,12 @@ def test_a_metric_of_which_less_is_better_turns_the_sign() -> None:
     assert one.low is not None
     assert one.high is not None
     assert 0.02 < one.low < 0.06 < one.high
-    assert "error rose by 6.0 points" in one.words
+    assert "error rose by 6.0 points against the dense model as trained (4 % to 10 %; " in one.words
+    assert (one.baseline_value, one.candidate_value) == (0.04, 0.1)
+    worst = result(found, "error.slices.vs_parent")
+    assert worst.baseline_value is not None
+    assert worst.candidate_value is not None
+    assert worst.candidate_value > worst.baseline_value
     assert result(found, "error.slices.vs_parent").outcome == "block"
     better = {"dense": {"wrong": worse}, "candidate@cpu": {"wrong": base}}
     assert judge(with_records(make_evidence(), better), policy).outcome == "pass"
@@ -348,6 +353,17 @@ def test_harm_on_one_slice_blocks(harmed: int, outcome: str, state: str) -> None
     assert "light=night" in worst.words
     assert worst.change == night.change
     assert (worst.low, worst.high, worst.limit) == (night.low, night.high, -0.05)
+
+
+def test_a_later_attempt_clears_no_slice() -> None:
+    """Harm that blocks at first is harder to show at each attempt, and that it is not shown is no pass."""
+    found = [judged(edit(sliced(28), "attempt", attempt), **slice_rules()) for attempt in (1, 9)]
+    nights = [slices_of(each)["light=night"] for each in found]
+    assert [one.outcome for one in nights] == ["harm", "undecided"]
+    assert [each.outcome for each in found] == ["block", "inconclusive"]
+    words = result(found[1], "accuracy.slices.vs_parent")
+    assert words.decide.startswith("About ")
+    assert "but that is not certain yet" in found[1].headline
 
 
 def test_slices_are_adjusted_for_their_number() -> None:
@@ -471,6 +487,28 @@ def test_slices_of_a_ratio_metric_use_the_same_resamples() -> None:
     assert slices["half=first"].detectable < 0.06
 
 
+@pytest.mark.parametrize(
+    ("slices", "attempt", "outcome"), [(6, 1, "harm"), (6, 6, "not judged"), (20, 3, "not judged")]
+)
+def test_a_slice_that_lost_everything_is_never_ok(slices: int, attempt: int, outcome: str) -> None:
+    """4,000 resamples show no p-value below 1 in 4,001: times the slices, it may be above the level."""
+    evidence = edit(dice_evidence(0.0, slices * 40), "attempt", attempt)
+    sites = tuple(str(place % slices) for place in range(slices * 40))
+    evidence = edit(evidence, "quality.slices", {"site": sites})
+    mine = [0 if site == "0" else 90 for site in sites]
+    evidence = edit(evidence, "quality.arms.candidate@cpu.columns.numerator", tuple(mine))
+    rules = {"vs_parent": margin(0.5), "slices": {"max_drop": 0.2}}
+    found = judge(evidence, make_policy(latency=None, size=None, quality={"dice": rules}))
+    lost = slices_of(found, "dice.slices.vs_parent")["site=0"]
+    assert lost.outcome == outcome
+    if outcome == "not judged":
+        assert result(found, "dice.slices.vs_parent").outcome == "inconclusive"
+        assert "could have been shown to be harm" in found.headline
+        assert (lost.low, lost.high, lost.detectable) == (-1.0, 1.0, 1.0)
+    else:
+        assert found.outcome == "block"
+
+
 def test_a_slice_without_a_denominator_is_small() -> None:
     """Where there is nothing to divide by there is nothing to judge."""
     evidence = dice_evidence(0.0)
@@ -485,6 +523,34 @@ def test_a_slice_without_a_denominator_is_small() -> None:
     found = judge(evidence, make_policy(latency=None, size=None, quality={"dice": rules}))
     states = {name: one.outcome for name, one in slices_of(found, "dice.slices.vs_parent").items()}
     assert states == {"half=empty": "not judged", "half=full": "ok"}
+
+
+def test_fewer_than_twenty_examples_of_a_ratio_metric_block_nothing() -> None:
+    """A bootstrap of so few is not trusted, on a slice as overall, whatever min_examples says."""
+    evidence = dice_evidence(0.0)
+    for rare, state in ((19, "not judged"), (20, "harm")):
+        sites = tuple("rare" if place < rare else "rest" for place in range(200))
+        given = edit(evidence, "quality.slices", {"site": sites})
+        path = "quality.arms.candidate@cpu.columns.numerator"
+        given = edit(given, path, lambda old, n=rare: (0,) * n + old[n:])
+        rules = {"vs_parent": margin(0.5), "slices": {"max_drop": 0.05, "min_examples": 10}}
+        found = judge(given, make_policy(latency=None, size=None, quality={"dice": rules}))
+        assert slices_of(found, "dice.slices.vs_parent")["site=rare"].outcome == state
+
+
+def test_a_candidate_without_a_denominator_is_the_worst() -> None:
+    """The baseline has one there: that the candidate answers nothing is no way out of the slice."""
+    evidence = dice_evidence(0.0)
+    halves = tuple("empty" if place < 100 else "full" for place in range(200))
+    evidence = edit(evidence, "quality.slices", {"half": halves})
+    for column in ("numerator", "denominator"):
+        path = f"quality.arms.candidate@cpu.columns.{column}"
+        evidence = edit(evidence, path, lambda old: (0,) * 100 + old[100:])
+    rules = {"vs_parent": margin(0.5), "slices": {"max_drop": 0.05}}
+    found = judge(evidence, make_policy(latency=None, size=None, quality={"dice": rules}))
+    empty = slices_of(found, "dice.slices.vs_parent")["half=empty"]
+    assert (found.outcome, empty.outcome) == ("block", "harm")
+    assert empty.change == pytest.approx(-0.91, abs=0.01)
 
 
 def test_margin_tests_stay_within_what_a_share_can_lose() -> None:
@@ -526,6 +592,10 @@ def test_a_level_beyond_the_resamples_decides_nothing_and_says_so() -> None:
     one, floor = result(found, "dice.vs_parent"), result(found, "dice.floor")
     assert (one.low, one.high, floor.low, floor.high) == (None,) * 4
     assert "no interval can be given" in one.words
+    for each in (one, floor):
+        assert each.decide.startswith(
+            "4000 resamples give no limit at so small a level, however many"
+        )
     assert "no limit can be given)" in floor.words
     first = slices_of(found, "dice.slices.vs_parent")["half=first"]
     assert (first.low, first.high) == (-1.0, 1.0)
@@ -561,7 +631,7 @@ def test_a_slice_is_harmed_at_exactly_its_level() -> None:
     slices = result(found, "accuracy.slices.vs_parent")
     assert (slices.outcome, slices.direction) == ("inconclusive", "at least")
     above = judge(evidence, make_policy(**accuracy(**rules), alpha=rounded(p_harm) * 1.99))
-    assert slices_of(above)["all=x"].outcome == "ok"
+    assert slices_of(above)["all=x"].outcome == "undecided"
 
 
 def test_a_slice_of_exactly_twenty_sources_is_judged() -> None:

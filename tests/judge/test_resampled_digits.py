@@ -11,7 +11,16 @@ import pytest
 from scipy import stats
 
 from reprune.judge import studentised as module
-from reprune.judge.bootstrap import RESAMPLES, lower_limit, p_at_most, unit_weights, upper_limit
+from reprune.judge.bootstrap import (
+    RESAMPLES,
+    least_p,
+    lower_limit,
+    p_at_most,
+    plain_p,
+    shown_limit,
+    unit_weights,
+    upper_limit,
+)
 from reprune.judge.comparisons import MarginTest
 from reprune.judge.numeric import rounded
 from reprune.judge.replicated import Replicated
@@ -151,6 +160,29 @@ def test_resamples_that_leave_the_sum_undefined_are_beyond_every_limit() -> None
     assert studentised.p_at_most(0.0, replicates, (1.0, 0.0), -99.0) == 1001 / (RESAMPLES + 1)
 
 
+def test_the_least_p_value_of_the_bootstrap_t() -> None:
+    """One of the resamples and those that show nothing: undefined ones, and those beyond every limit."""
+    studentised, weights = pair()
+    replicates = weights @ LOSS / 7
+    of = (1.0, 0.0)
+    assert studentised.least_p(0.0, replicates, of) == 1 / (RESAMPLES + 1)
+    replicates[::40] = np.nan
+    assert studentised.least_p(0.0, replicates, of) == 101 / (RESAMPLES + 1)
+    some = errors(weights, of, 7)[~np.isnan(replicates)]
+    pivots = (replicates[~np.isnan(replicates)] - 0.1) / some
+    error = errors(np.ones((1, 7)), of, 7)[0]
+    beyond = int(np.sum(pivots >= 0.1 / error))
+    assert beyond > 101
+    assert studentised.p_at_most(0.1, replicates, of, 0.0) == (1 + beyond) / 3901
+    two, weights = pair(2)
+    replicates = 0.1 + weights @ LOSS[:2] / 2
+    above = int(np.sum(weights[:, 1] == 2))
+    assert two.least_p(0.1, replicates, of) == (1 + above) / (RESAMPLES + 1)
+    alike = replace(two, scales=(0.0, 1.0))
+    assert alike.least_p(0.1, replicates, of) == 1 / (RESAMPLES + 1)
+    assert replace(two, units=1).least_p(0.1, replicates, of) == 1.0
+
+
 def test_levels_and_sources_that_are_too_few() -> None:
     studentised, weights = pair()
     replicates = weights @ LOSS / 7
@@ -207,6 +239,12 @@ def arm(value: float, seed: int, **more: Any) -> Replicated:
     return Replicated(statistic=value, values=values, **{**given, **more})
 
 
+def shown_of(one: ResampledComparison) -> np.ndarray:
+    """A baseline that is not defined shows nothing; a candidate that is not is the worst."""
+    worst = np.nan_to_num(one.mine.raw(), nan=one.mine.worst)
+    return np.subtract(one.base.raw(), worst)
+
+
 def losses(one: ResampledComparison, undefined: float) -> np.ndarray:
     found = one.base.raw() - one.mine.raw()
     return np.where(np.isnan(found), undefined, found)
@@ -225,7 +263,9 @@ def told(test: MarginTest) -> tuple[float | None, float | None]:
 @pytest.mark.parametrize("higher", [True, False])
 @pytest.mark.parametrize("differing", [0, 19, 20])
 def test_the_interval_of_a_loss(higher: bool, differing: int) -> None:
-    """Undefined resamples count as the worst; noise widens it; few differing units guard its upper end."""
+    """Undefined resamples are the worst for its upper end; a baseline's show no loss. Noise widens it; few
+    differing units guard its upper end.
+    """
     near: dict[str, Any] = {"scale": 0.025, "bounds": (0.0, 1.0)}
     base = arm(
         0.7, 1, higher_is_better=higher, noise=0.002, undefined=9000 if higher else None, **near
@@ -236,7 +276,8 @@ def test_the_interval_of_a_loss(higher: bool, differing: int) -> None:
     one = ResampledComparison(base=base, mine=mine, units=20, differing=differing, moved=5)
     sign = 1 if higher else -1
     assert one.loss == pytest.approx(sign * 0.02, **CLOSE)
-    low = lower_limit(losses(one, -1.0), 20, 0.05)
+    shown = shown_of(one)
+    low = lower_limit(shown, 20, 0.05)
     high = upper_limit(losses(one, 1.0), 20, 0.05)
     assert low is not None
     assert high is not None
@@ -245,10 +286,11 @@ def test_the_interval_of_a_loss(higher: bool, differing: int) -> None:
     test = one.drop_test(0.03, 0.05)
     assert (test.kind, test.limit) == ("drop", 0.03)
     assert told(test) == pytest.approx(ends(low, high, 1.0), rel=1e-9)
-    assert test.p_harm == rounded(p_at_most(losses(one, -1.0), 20, 0.03 + 0.003))
+    assert test.p_harm == rounded(p_at_most(shown, 20, 0.03 + 0.003))
+    assert test.p_plain == rounded(plain_p(shown, 0.03))
+    assert test.p_least == rounded(least_p(20, 1 if higher else 0))
     assert (one.examples, one.baseline, one.candidate, one.changed) == (300, 0.7, 0.68, 5)
-    off = losses(one, -1.0)
-    assert one.spread == pytest.approx(math.sqrt(20) * off.std(), rel=1e-9)
+    assert one.spread == pytest.approx(math.sqrt(20) * np.nanstd(shown), rel=1e-9)
 
 
 @pytest.mark.parametrize("ratio", [1.25, 3.0])
@@ -260,7 +302,7 @@ def test_the_interval_of_errors(ratio: float) -> None:
     base = replace(base, values=np.nan_to_num(base.values, nan=0.7))
     one = ResampledComparison(base=base, mine=mine, units=60, differing=40)
     allowed, limit = (ratio - 1) * (1.0 - base.raw()), (ratio - 1) * (1.0 - 0.7)
-    lowest, highest = (losses(one, side) - allowed for side in (-2.0, 2.0))
+    lowest, highest = shown_of(one) - allowed, losses(one, 2.0) - allowed
     low, high = lower_limit(lowest, 60, 0.05), upper_limit(highest, 60, 0.05)
     assert low is not None
     assert high is not None
@@ -270,6 +312,24 @@ def test_the_interval_of_errors(ratio: float) -> None:
     assert told(test) == pytest.approx(expected, rel=1e-9)
     assert test.p_harm == rounded(p_at_most(lowest, 60, 0.003))
     assert test.p_harm > 0.01
+
+
+@pytest.mark.parametrize("every", [25, 2])
+def test_a_baseline_that_is_not_defined_allows_no_errors(every: int) -> None:
+    """Such a resample may have lost the whole range, less nothing; it was no number, and moved the limit."""
+    base, mine = arm(0.7, 1, undefined=every), arm(0.69, 2, undefined=None)
+    one = ResampledComparison(base=base, mine=mine, units=60, differing=40)
+    allowed = 0.25 * (1.0 - base.raw())
+    lowest = shown_of(one) - allowed
+    highest = np.where(np.isnan(lowest), 2.0, lowest)
+    test = one.error_test(1.25, 0.05)
+    low, high = shown_limit(lowest, 60, 0.05), upper_limit(highest, 60, 0.05)
+    assert (
+        test.p_harm == rounded(p_at_most(lowest, 60, 0.0)) > (1 + 3999 // every) / (RESAMPLES + 1)
+    )
+    assert test.low == (None if low is None else rounded(0.075 + low))
+    assert test.high == (None if high is None else rounded(min(2.0, 0.075 + high)))
+    assert not test.holds
 
 
 @pytest.mark.parametrize("units", [7, 1])
@@ -290,6 +350,8 @@ def test_sources_are_compared_by_the_bootstrap_t(units: int) -> None:
     assert high is not None
     assert told(drop) == pytest.approx(ends(low - 0.003, high + 0.002, 2.0), rel=1e-9)
     assert drop.p_harm == rounded(known.p_at_most(loss, raw, (1.0, 0.0), 0.033))
+    assert drop.p_plain == rounded(known.p_at_most(loss, raw, (1.0, 0.0), 0.03))
+    assert drop.p_least == rounded(known.least_p(loss, raw, (1.0, 0.0)))
     raw = raw - 0.25 * (1.0 - base.raw())
     excess, weights = loss - 0.25 * 0.3, (1.0, 0.25)
     low, high = known.limits(excess, raw, weights, 0.05)

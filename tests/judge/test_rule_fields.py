@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from reprune.core.artifacts import EngineFact, LayerError
-from reprune.core.policy import LatencyObjective, Policy
+from reprune.core.policy import PARITY_BY_PRECISION, LatencyObjective, Policy
 from reprune.judge.drafts import Draft
 from reprune.judge.engine_rules import engines_by_place, parity_drafts, size_drafts
 from reprune.judge.evidence import ArmTimes, Unit
@@ -152,6 +152,20 @@ def test_each_bound_of_parity_binds(
 ) -> None:
     assert parity(engine(arm, **{bound: good})).sure == "pass"
     assert parity(engine(arm, **{bound: bad})).sure == worst
+
+
+def test_bounds_that_are_not_written_are_usual_for_the_precision() -> None:
+    """One bound of int8 leaves the others of int8; null is written, and is any distance."""
+    written = {"int8": {"min_agreement": 0.9}, "fp16": {"max_abs": None}, "fp32": {"max_abs": 0.5}}
+    parity = policy(parity={"min_cosine": 0.5, "by_precision": written}).parity
+    usual = PARITY_BY_PRECISION["int8"]
+    assert (usual.max_abs, usual.min_cosine, usual.min_agreement) == (None, 0.98, 0.95)
+    assert parity.bounds("int8") == msgspec.structs.replace(usual, min_agreement=0.9)
+    half = msgspec.structs.replace(PARITY_BY_PRECISION["fp16"], max_abs=None)
+    assert parity.bounds("fp16") == half
+    whole = parity.bounds("fp32")
+    assert (whole.max_abs, whole.min_cosine, whole.min_agreement) == (0.5, 0.5, 0.99)
+    assert parity.bounds("bf16") == PARITY_BY_PRECISION["bf16"]
 
 
 def test_parity_is_rounded() -> None:
@@ -358,6 +372,20 @@ def test_what_would_decide_an_open_look() -> None:
     assert "wider than the policy trusts" in what_decides(last, 15, narrow)
     assert "More builds" in what_decides(last, 15, narrow, several=True)
     assert "More builds" not in what_decides(last, 15, PLAN)
+
+
+def test_looks_that_no_number_of_units_decides_say_so() -> None:
+    """At a late attempt even the last look gives no interval of the median: 2^-15 is above the level."""
+    late = replace(PLAN, alpha=len(PLAN.looks) * 0.5**16)
+    for look in (Look(units=15), Look(units=8), Look()):
+        words = what_decides(look, 15, late)
+        assert words.startswith(
+            "No look of the policy gives an interval at the level of this attempt"
+        )
+        assert "a look at 16 units or more" in words
+    at = replace(PLAN, alpha=len(PLAN.looks) * 0.5**15)
+    assert what_decides(Look(units=8), 15, at).startswith("1 more unit ")
+    assert "More builds" in what_decides(Look(units=15), 15, late, several=True)
 
 
 def test_several_builds_say_that_more_of_them_would_decide() -> None:

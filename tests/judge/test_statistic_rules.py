@@ -176,7 +176,7 @@ def test_agreement_allows_no_ratio_of_errors() -> None:
 
 @pytest.mark.slow
 def test_examples_newer_than_the_champions_evidence_are_a_slice() -> None:
-    """Of every metric with slice rules; without times, a champion or newer examples there is none."""
+    """Of every metric with slice rules; without times, or what a champion was judged on, there is none."""
     times = tuple(f"2026-{1 + place // 100:02d}" for place in range(COUNT))
     given = evidence(0.0, champion_newest="2026-07", quality__times=times)
     rules = {"vs_parent": EXACT_MARGIN, "slices": {"required": (NEWER,)}}
@@ -186,17 +186,33 @@ def test_examples_newer_than_the_champions_evidence_are_a_slice() -> None:
     assert {one.examples for one in newer} == {300}
     assert all(one.required for one in newer)
     assert found.outcome == "pass"
-    for path, value in (
-        ("champion_newest", None),
-        ("quality__times", None),
-        ("champion_newest", "2027"),
-    ):
+    for path, value in (("champion_newest", None), ("quality__times", None)):
         again = verdict(edit(given, path.replace("__", "."), value), auc=rules, accuracy=rules)
         assert not [one for one in again.slices if one.slice == NEWER]
         assert again.outcome == "error"
         assert "is not among the examples" in again.reasons[0]
     short = edit(given, "quality.times", times[:-1])
     assert "The times name 999 examples of 1000." in verdict(short, auc=rules).reasons
+
+
+def test_newer_examples_are_not_asked_for_where_there_can_be_none() -> None:
+    """Without a champion, or examples newer than its own; any other name, or no times, is an error still."""
+    times = tuple(f"2026-{1 + place // 100:02d}" for place in range(COUNT))
+    given = evidence(0.0, champion_newest="2027", quality__times=times)
+    first = edit(make_evidence(arms=("candidate", "dense")), "quality", given.quality)
+
+    def asked(one: Evidence, label: str = NEWER) -> Judgement:
+        return verdict(one, accuracy={"slices": {"max_drop": 0.5, "required": (label,)}})
+
+    for one in (given, first):
+        found = asked(one)
+        assert found.outcome == "pass"
+        words = rule(found, "accuracy.slices.vs_parent").words
+        assert "no example is newer than those that a champion was judged on: the rule" in words
+        assert asked(one, "age=newer").outcome == "error"
+        assert asked(edit(one, "quality.times", None)).outcome == "error"
+    assert "no example is newer" not in asked(first, "half=a").rules[0].words
+    assert asked(edit(given, "champion_newest", None)).outcome == "error"
 
 
 def test_harm_to_the_newest_alone_blocks() -> None:
@@ -211,6 +227,69 @@ def test_harm_to_the_newest_alone_blocks() -> None:
     assert found.outcome == "block"
     assert rule(found, "auc.vs_parent").outcome == "pass"
     assert NEWER in rule(found, "auc.slices.vs_parent").words
+
+
+@pytest.mark.parametrize(
+    ("metric", "positives", "states"),
+    [
+        ("auc", 3, {"not judged"}),
+        ("auc", 8, {"harm"}),
+        ("average_precision", 8, {"undecided"}),
+    ],
+)
+def test_few_positives_whose_order_is_lost_are_never_ok(
+    metric: str, positives: int, states: set[str]
+) -> None:
+    """Resamples without one of them leave the metric undefined, which is no gain; and a few that lie far
+    off say how little is known, not that nothing was lost.
+    """
+    rng = np.random.default_rng(0)
+    label = (rng.random(COUNT) < 0.3).astype(int)
+    label[:200], label[:positives] = 0, 1
+    score = (rng.normal(0, 1, COUNT) + 3 * label) * SCALE
+    base, mine = score.astype(int), score.astype(int)
+    mine[:200] *= -1
+    arms = {
+        key: {"score": each.tolist(), "label": label.tolist()}
+        for key, each in (("dense", base), ("champion@cpu", base), ("candidate@cpu", mine))
+    }
+    sites = ["rare" if place < 200 else "rest" for place in range(COUNT)]
+    given = edit(make_evidence(), "quality", make_quality(arms, slices={"site": sites}))
+    wide = {"max_drop": 0.6, "max_error_ratio": None}
+    found = verdict(given, **{metric: {"vs_parent": wide, "slices": {"max_drop": 0.1}}})
+    assert {one.outcome for one in found.slices if one.slice == "site=rare"} == states
+    assert rule(found, f"{metric}.slices.vs_parent").outcome != "pass"
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+@pytest.mark.parametrize("sources", [None, 250])
+def test_a_candidate_without_a_value_does_not_leave_the_slice(
+    metric: str, sources: int | None
+) -> None:
+    """One answer for all of it: the metric has no value then, and counts as the worst."""
+    given = evidence(0.0, sources)
+    base = columns(0.0)["predicted"]
+    mine = [SCALE // 2 if place % 2 else one for place, one in enumerate(base)]
+    given = edit(given, "quality.arms.candidate@cpu.columns.predicted", tuple(mine))
+    wide = {"max_drop": 1.0, "max_error_ratio": None}
+    found = verdict(given, **{metric: {"vs_parent": wide, "slices": {"max_drop": 0.3}}})
+    states = {one.slice: one.outcome for one in found.slices}
+    assert states == {"half=a": "ok", "half=b": "harm"}
+    assert found.outcome == "block"
+
+
+def test_a_baseline_without_a_value_leaves_a_slice_to_the_small_ones() -> None:
+    """Of those that it is compared with, here the champion; the candidate may have lost nothing there."""
+    base = columns(0.0)["predicted"]
+    flat = [SCALE // 2 if place % 2 else one for place, one in enumerate(base)]
+    given = edit(evidence(0.0), "quality.arms.champion@cpu.columns.predicted", tuple(flat))
+    wide = {"max_drop": 1.0, "max_error_ratio": None}
+    rules = {"vs_parent": wide, "slices": {"max_drop": 0.3}}
+    alone = verdict(given, pearson=rules)
+    assert {one.outcome for one in alone.slices} == {"ok"}
+    beside = verdict(given, pearson={**rules, "vs_champion": wide})
+    states = {one.slice: one.outcome for one in beside.slices}
+    assert states == {"half=a": "ok", "half=b": "not judged"}
 
 
 def test_a_slice_without_both_labels_is_not_judged() -> None:

@@ -40,7 +40,7 @@ def test_a_good_candidate_passes() -> None:
     """All rules hold: the headline names the speed-up and the change of quality."""
     found = judge(make_evidence(), make_policy())
     assert found.outcome == "pass"
-    assert found.procedure == PROCEDURE == "2"
+    assert found.procedure == PROCEDURE == "3"
     assert found.headline.startswith("Passed: 1.67x faster than the dense model; accuracy did not")
     assert found.headline.endswith("all 9 required rules hold.")
     assert found.reasons == tuple(rule.words for rule in found.rules)

@@ -34,7 +34,14 @@ from reprune.core.artifacts import (
     SplitFact,
     TaskFact,
 )
-from reprune.core.errors import BuildError, ChainBroken, DataRefused, RepruneError, TaskError
+from reprune.core.errors import (
+    BuildError,
+    ChainBroken,
+    DataRefused,
+    DocumentError,
+    RepruneError,
+    TaskError,
+)
 from reprune.core.lock import ChampionRef, DenseRef, Lock
 from reprune.core.machine import this_machine
 from reprune.core.params import (
@@ -53,6 +60,8 @@ from reprune.core.policy import (
     MemoryRules,
     MinRatio,
     Policy,
+    QualityRules,
+    SliceRules,
     TailRules,
     ThroughputRules,
 )
@@ -452,6 +461,23 @@ def test_engines_of_another_machine_champion_or_target_cost_no_attempt(
     monkeypatch.setenv("REPRUNE_MACHINE_ID", "another")
     with pytest.raises(ChainBroken, match="another machine"):
         world.benchmark()
+    assert world.ledger() == before
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"acuracy": QualityRules(floor=0.5)}, "did you mean 'accuracy'"),
+        ({"accuracy": QualityRules(slices=SliceRules())}, "the examples have no slices"),
+    ],
+)
+def test_a_policy_that_nobody_can_answer_costs_no_attempt(
+    world: World, rules: dict[str, QualityRules], words: str
+) -> None:
+    """It is refused before the sealed split is opened, whatever `validate` was once asked."""
+    before = world.ledger()
+    with pytest.raises(DocumentError, match=words):
+        world.benchmark(policy=msgspec.structs.replace(POLICY, quality=rules))
     assert world.ledger() == before
 
 

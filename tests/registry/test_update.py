@@ -76,6 +76,17 @@ def test_a_given_version_is_pinned(root: Path, source: Registry) -> None:
     assert read_lock(root / "reprune.lock.yaml").dense.version == "1"
 
 
+def test_a_metric_that_there_is_not_is_refused(root: Path, source: Registry) -> None:
+    """With the nearest, before a registry is asked; no lock is written."""
+    train(source, root)
+    path = root / "policy.yaml"
+    path.write_text("targets: {ort-cpu: required}\nquality: {acuracy: {floor: 0.5}}\n")
+    with pytest.raises(DocumentError, match="did you mean 'accuracy'") as caught:
+        update(root)
+    assert caught.value.where == f"{path} (quality)"
+    assert not (root / "reprune.lock.yaml").exists()
+
+
 def test_nothing_new_leaves_the_file_untouched(root: Path, source: Registry) -> None:
     """The second update neither changes the lock nor writes it; a hand edit is written over."""
     train(source, root)

@@ -19,6 +19,7 @@ from msgspec import structs
 from reprune.core.artifacts import RuleResult, Verdict
 from reprune.report import advice, markdown, words
 from reprune.report.facts import ReportFacts
+from reprune.report.html import render_html
 from reprune.report.markdown import MAX_BYTES, render_markdown
 from reprune.report.phrases import as_markdown, sentence
 from tests.report.scenes import (
@@ -393,6 +394,23 @@ def test_slices_of_an_advisory_target_ask_for_nothing(told: Told) -> None:
     text = render_markdown(replace(told("block"), verdict=verdict))
     assert "Cut more" in text
     assert "Cut less" not in text
+
+
+def test_an_undecided_slice_is_called_so(told: Told) -> None:
+    """Neither harmed nor ok; the first of those that are folded away, a ring in the figure."""
+    slices = tuple(
+        structs.replace(one, outcome="undecided") if one.slice == "digit=8" else one
+        for one in BLOCKED.slices
+    )
+    known = replace(told("block"), verdict=bare(replace(BLOCKED, slices=slices)).verdict)
+    text, page = render_markdown(known), render_html(known)
+    assert "<summary>Slices: 9 ok, 0 harmed, 1 not judged, 1 undecided</summary>" in text
+    assert "Slices that moved" not in text
+    assert text.index("❔ undecided | `digit=8`") < text.index("✅ ok | `digit=")
+    assert '<span class="chip inconclusive">undecided</span>' in page
+    assert "0 of 11 slices harmed, 1 undecided, 1 too small to be judged alone." in page
+    rings = [text.count("mark open") for text in (page, render_html(told("block")))]
+    assert rings[0] == rings[1] + 1
 
 
 def test_no_fraction_is_proposed_that_cuts_less(told: Told) -> None:

@@ -10,14 +10,17 @@ import pytest
 
 from reprune.core import store
 from reprune.core.artifacts import Report, Verdict
-from reprune.core.documents import decode_yaml
+from reprune.core.documents import MAX_JSON_BYTES, decode_yaml
 from reprune.core.errors import ArtifactError, PayloadCorrupt
 from reprune.core.params import Params
 from reprune.core.policy import Policy
 from reprune.core.step import Documents, run
 from reprune.core.store import Artifact
+from reprune.report.facts import read_facts
 from reprune.report.plots import PLOTS
 from reprune.steps import get_step
+from tests.building import edit
+from tests.report import verdicts
 from tests.report.scenes import BLOCKED, SCENES
 from tests.report.verdicts import lock_of, write_verdict
 
@@ -96,6 +99,15 @@ def test_an_unreadable_ancestor_is_named(tmp_path: Path) -> None:
         )
     with pytest.raises(ArtifactError, match=victim.name):
         reported(bad, tmp_path / "report")
+
+
+def test_evidence_of_many_examples_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be larger than any document: a verdict that cannot be reported would waste its look."""
+    real, seed = verdicts._evidence, "s" * (MAX_JSON_BYTES + 1)
+    monkeypatch.setattr(verdicts, "_evidence", lambda scene: edit(real(scene), "seed", seed))
+    facts = read_facts(write_verdict(BLOCKED, tmp_path))
+    assert facts.evidence is not None
+    assert facts.evidence.seed == seed
 
 
 def test_examples_are_shown_where_params_ask_for_them(tmp_path: Path) -> None:

@@ -10,15 +10,17 @@ import pytest
 
 from reprune.core import store
 from reprune.core.artifacts import BatchSamples, Verdict
-from reprune.core.documents import canonical
-from reprune.core.errors import ArtifactError, RepruneError
+from reprune.core.documents import MAX_JSON_BYTES, canonical, decode_json
+from reprune.core.errors import ArtifactError, DocumentError, RepruneError
 from reprune.core.params import BenchmarkParams, Target
 from reprune.core.policy import MemoryRules, MinRatio, Policy, ThroughputRules
-from reprune.judge.evidence import Evidence
+from reprune.judge.evidence import Evidence, decode_evidence
 from reprune.steps.assemble import assemble
 from reprune.steps.batch_sizes import count_batches, other_batch_sizes
 from reprune.steps.gate import read_grounds
 from reprune.steps.grounds import Grounds
+from reprune.steps.samples import ExamplesFile, read_examples, read_memory, read_units
+from tests.building import edit, make_evidence
 from tests.chain import write_chain
 
 MEMORY, BATCH = "memory/ort-cpu.json", "throughput/ort-cpu-8.json"
@@ -128,3 +130,20 @@ def test_batch_sizes_are_counted_as_the_judge_counts_them() -> None:
     silent = msgspec.structs.replace(policy, throughput=None)
     assert other_batch_sizes(targets["a"], silent) == ()
     assert count_batches(targets, silent) == 0
+
+
+def test_samples_that_were_written_can_be_read_again(tmp_path: Path) -> None:
+    """Nothing bounds them when they are written; what a document of ours may hold they may exceed."""
+    much = MAX_JSON_BYTES + 1
+    examples = ExamplesFile(ids=("x" * much,), slices={}, sources=None)
+    memory = {"dense": (5, 6)}
+    (tmp_path / "examples.json").write_bytes(canonical(examples))
+    (tmp_path / "memory.json").write_bytes(canonical(memory) + b" " * much)
+    (tmp_path / "latency.json").write_bytes(b"[]" + b" " * much)
+    assert read_examples(tmp_path / "examples.json") == examples
+    assert read_memory(tmp_path / "memory.json") == memory
+    assert read_units(tmp_path / "latency.json") == ()
+    evidence = edit(make_evidence(units=1), "seed", "s" * much)
+    assert decode_evidence(canonical(evidence), name="evidence.json") == evidence
+    with pytest.raises(DocumentError, match="is larger than 64000000 bytes"):
+        decode_json(canonical(examples), ExamplesFile, name="examples.json")

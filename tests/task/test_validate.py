@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from reprune import __version__
 from reprune.core import store
@@ -18,12 +19,15 @@ from reprune.core.artifacts import (
     VerdictSummary,
 )
 from reprune.core.documents import decode_yaml
-from reprune.core.errors import TaskError
+from reprune.core.errors import DocumentError, TaskError
 from reprune.core.lock import DenseRef, Lock
 from reprune.core.params import MIN_EXAMPLES, Params
 from reprune.core.policy import Policy
 from reprune.core.step import Documents, run
 from reprune.core.store import Artifact
+from reprune.judge.examples import NEWER
+from reprune.judge.numeric import rounded
+from reprune.measure.attempts import ATTEMPTS_FILE, Look, next_attempt
 from reprune.steps import get_step
 from reprune.steps.contract import demands
 from reprune.task.load import load_task, task_digest
@@ -65,7 +69,8 @@ name: it
 task: {ENTRY}
 validate: {{classes: 3, max_class_share: 0.6, min_slice_examples: 20}}
 """
-POLICY = "{targets: {ort-cpu: required}, quality: {accuracy: {vs_parent: {max_drop: %s}}}}"
+POLICY = "{targets: {ort-cpu: required}, quality: {%s}}"
+NEWER_TEXT = f'"{NEWER}"'
 
 
 class Said(list[str]):
@@ -73,7 +78,13 @@ class Said(list[str]):
 
 
 def validated(
-    root: Path, change: str = "pass", *, drop: float = 0.03, data_version: str = "", **previous: Any
+    root: Path,
+    change: str = "pass",
+    *,
+    drop: float = 0.03,
+    quality: str = "accuracy: {vs_parent: {max_drop: %s}}",
+    data_version: str = "",
+    **previous: Any,
 ) -> tuple[DataReport, Said]:
     package = root / "task"
     package.mkdir(parents=True)
@@ -107,7 +118,7 @@ def validated(
     made: Artifact[Any] = run(
         get_step("validate"),
         inputs,
-        _documents(root, drop, version),
+        _documents(root, quality.replace("%s", str(drop)), version),
         root / "data",
         say=said.append,
     )
@@ -115,9 +126,9 @@ def validated(
     return made.manifest, said
 
 
-def _documents(root: Path, drop: float, version: str) -> Documents:
+def _documents(root: Path, quality: str, version: str) -> Documents:
     params = decode_yaml(PARAMS, Params, name="params.yaml")
-    policy = decode_yaml(POLICY % drop, Policy, name="policy.yaml")
+    policy = decode_yaml(POLICY % quality, Policy, name="policy.yaml")
     lock = Lock(
         reprune=__version__,
         registry="files",
@@ -314,6 +325,49 @@ def test_data_that_the_lock_does_not_name_fails(tmp_path: Path) -> None:
     report, _ = validated(tmp_path, data_version="sha256:somethingelse")
     assert not report.passed
     assert "run `reprune update`" in failed(report)["data as locked", "all"].observed
+
+
+SLICES = "vs_parent: {max_drop: 0.1}, slices: {required: [%s]}"
+
+
+@pytest.mark.parametrize(
+    ("rules", "change", "words"),
+    [
+        ("acuracy: {floor: 0.5}", "pass", "'acuracy' cannot be had: there is no metrics"),
+        ("mae: {floor: 0.5}", "pass", "A floor makes no sense for mae"),
+        (f"accuracy: {{{SLICES % 'side=lft'}}}", "pass", "slice 'side=lft', which eval has not"),
+        (f"accuracy: {{{SLICES % NEWER_TEXT}}}", "pass", "which eval has not"),
+        (f"accuracy: {{{SLICES % ''}}}", "slices = {}", "the examples have no slices"),
+    ],
+)
+def test_a_policy_that_no_data_could_answer_is_refused(
+    tmp_path: Path, rules: str, change: str, words: str
+) -> None:
+    """Before anything is cut, and long before the gate: exit 2, with the nearest name."""
+    with pytest.raises(DocumentError) as caught:
+        validated(tmp_path, change, quality=rules)
+    assert words in caught.value.what
+    assert caught.value.where.startswith("policy.yaml (quality")
+    if "lft" in words:
+        assert "did you mean 'side=left'" in caught.value.what
+
+
+def test_a_required_slice_that_eval_has_is_none_of_it(tmp_path: Path) -> None:
+    rules = f"accuracy: {{{SLICES % 'side=left'}}}"
+    assert validated(tmp_path, quality=rules)[0].passed
+
+
+@pytest.mark.slow
+def test_power_is_that_of_the_next_look(tmp_path: Path) -> None:
+    """Of the registry and the ledger beside params.yaml the larger count holds, as for the benchmark."""
+    look = Look(name="it", dense_version="1", weights="", eval_digest="e", candidate="c")
+    for place, (local, registered, attempt) in enumerate(((0, 0, 1), (2, 0, 3), (2, 3, 4))):
+        root = tmp_path / str(place)
+        for _ in range(local):
+            next_attempt(root / ATTEMPTS_FILE, look)
+        next_attempt(root / ATTEMPTS_FILE, structs.replace(look, dense_version="0"))
+        report, _ = validated(root, attempts=registered)
+        assert {one.alpha for one in report.power} == {rounded(0.05 / (attempt * (attempt + 1)))}
 
 
 @pytest.mark.slow

@@ -1083,9 +1083,10 @@ class RuleResult(Fact, kw_only=True):
 
 
 class SliceResult(Fact, kw_only=True):
-    """Harm on one slice. `detectable` is the smallest harm that n could have shown, in the metric's unit.
+    """Harm on one slice: shown, or "undecided": not shown, and not so unlikely that the rule could hold.
 
-    `slice` is "family=value"; `rule` and `target` name the RuleResult that it is a part of. `changed`
+    `detectable` is the smallest harm that n could have shown, in the metric's unit. `slice` is
+    "family=value"; `rule` and `target` name the RuleResult that it is a part of. `changed`
     counts the examples with another record where one example of the metric can get neither worse nor
     better; `right_to_wrong` and `wrong_to_right` are then 0.
     """
@@ -1094,7 +1095,7 @@ class SliceResult(Fact, kw_only=True):
     rule: str = ""
     target: str = ""
     examples: int
-    outcome: Literal["ok", "harm", "not judged"]
+    outcome: Literal["ok", "harm", "undecided", "not judged"]
     right_to_wrong: int
     wrong_to_right: int
     change: float

@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 MAX_DOCUMENT_BYTES = 1_000_000
 MAX_JSON_BYTES = 64_000_000
+# Of one file of samples, of the records and of the evidence made of them, as of any payload of a verdict. Who
+# writes them bounds nothing: what cannot be read again after a look at sealed data would waste the look.
+MAX_SAMPLES_BYTES = 2**30
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
 # Possessive, and to the end where a string has none: linear in whatever it is given.
@@ -73,9 +76,9 @@ def decode_yaml(raw: bytes | str, kind: type[T], *, name: str) -> T:
         _explain(str(error), kind, node, name)
 
 
-def decode_json(raw: bytes, kind: type[T], *, name: str) -> T:
+def decode_json(raw: bytes, kind: type[T], *, name: str, max_bytes: int = MAX_JSON_BYTES) -> T:
     """Decodes strict JSON: NaN, infinities, duplicate keys and unknown fields are refused."""
-    strict_json(raw, name=name)
+    strict_json(raw, name=name, max_bytes=max_bytes)
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:

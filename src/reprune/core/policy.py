@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType, structs
 
 from reprune.core.documents import Document, read_yaml
 from reprune.core.errors import DocumentError
@@ -15,6 +16,7 @@ from reprune.core.params import Precision
 
 POLICY_FILE = "policy.yaml"
 LOOKS = (8, 15, 30, 60, 120)
+BASELINES = frozenset({"vs_parent", "vs_champion", "vs_anchor"})
 
 Alpha: TypeAlias = Annotated[float, Meta(ge=0.001, le=0.2)]
 Ratio: TypeAlias = Annotated[float, Meta(gt=0.0, le=10.0)]
@@ -141,16 +143,26 @@ PARITY_BY_PRECISION: Mapping[str, ParityBounds] = {
 }
 
 
+class PrecisionBounds(Document, kw_only=True):
+    """Bounds for one precision; those that are not written are the usual ones for it."""
+
+    max_abs: Annotated[float, Meta(gt=0.0)] | UnsetType | None = UNSET
+    min_cosine: Annotated[float, Meta(gt=0.0, le=1.0)] | UnsetType = UNSET
+    min_agreement: Annotated[float, Meta(gt=0.0, le=1.0)] | UnsetType = UNSET
+
+
 class ParityRules(ParityBounds, kw_only=True):
     """The bounds in fp32, and, by precision, those that replace the usual ones for it."""
 
-    by_precision: dict[Precision, ParityBounds] = {}
+    by_precision: dict[Precision, PrecisionBounds] = {}
 
     def bounds(self, precision: str) -> ParityBounds:
         """What holds for an engine of that precision."""
-        if precision in self.by_precision:
-            return self.by_precision[precision]
-        return PARITY_BY_PRECISION.get(precision, self)
+        usual = PARITY_BY_PRECISION.get(precision, self)
+        if precision not in self.by_precision:
+            return usual
+        written = structs.asdict(self.by_precision[precision])
+        return structs.replace(usual, **{k: v for k, v in written.items() if v is not UNSET})
 
 
 class GuardRules(Document, kw_only=True):
@@ -209,14 +221,12 @@ def read_policy(path: Path) -> Policy:
 
 def check_policy(policy: Policy, *, where: str) -> None:
     """Raises DocumentError for a policy that decodes but can judge nothing, or not what it says."""
-    rules = [
-        *_named_rules(policy.latency, "latency"),
-        *_named_rules(policy.throughput, "throughput"),
-        *_named_rules(policy.memory, "memory"),
-        *_named_rules(policy.size, "size"),
-        *(rule for name, part in policy.quality.items() for rule in _named_rules(part, name)),
-    ]
-    if not rules:
+    sections: dict[str, Document | None] = {
+        name: getattr(policy, name) for name in ("latency", "throughput", "memory", "size")
+    }
+    sections |= {f"quality.{name}": part for name, part in policy.quality.items()}
+    rules = {name: _named_rules(part) for name, part in sections.items() if part is not None}
+    if not any(rules.values()):
         raise DocumentError(
             "demands nothing: every model would pass",
             where=where,
@@ -233,15 +243,35 @@ def check_policy(policy: Policy, *, where: str) -> None:
             where=f"{where} (latency.tail)",
             fix="add vs_parent, vs_champion or vs_anchor to it, or use latency.objective",
         )
+    empty = [name for name, found in rules.items() if not found]
+    if empty:
+        raise DocumentError(
+            "demands nothing: what it is about would not be judged",
+            where=f"{where} ({empty[0]})",
+            fix="add a rule to it, such as vs_parent, or delete it",
+        )
     if not policy.looks or list(policy.looks) != sorted(set(policy.looks)):
         raise DocumentError("must rise from look to look", where=f"{where} (looks)")
+    _check_last_look(policy, where)
 
 
-def _named_rules(part: Document | None, name: str) -> list[str]:
+def _check_last_look(policy: Policy, where: str) -> None:
+    """Raises DocumentError where no look can decide a rule on speed, not even at a first attempt: of so few
+    units even the least and the largest leave too much to chance, 2 to the minus so many on either side.
+    """
+    compared = [_named_rules(part) for part in (policy.latency, policy.throughput) if part]
+    level = policy.alpha / 2 / len(policy.looks)
+    if any(BASELINES & set(rules) for rules in compared) and 0.5 ** policy.looks[-1] > level:
+        raise DocumentError(
+            f"{policy.looks[-1]} units give no interval of a typical call: no rule on speed could be decided",
+            where=f"{where} (looks)",
+            fix=f"end with a look at {math.ceil(-math.log2(level))} units or more",
+        )
+
+
+def _named_rules(part: Document) -> list[str]:
     """The rules of a section. A tail that is compared with nobody is none."""
-    if part is None:
-        return []
     set_ = {field: getattr(part, field) for field in part.__struct_fields__}
     if isinstance(tail := set_.get("tail"), TailRules):
         set_["tail"] = tail.vs_parent or tail.vs_champion or tail.vs_anchor
-    return [f"{name}.{field}" for field, value in set_.items() if value is not None]
+    return [field for field, value in set_.items() if value is not None]

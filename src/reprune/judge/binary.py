@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -83,6 +83,11 @@ class BinaryComparison:
         low, high = error_ratio_limits(lost, gained, both, rest, critical(alpha, self._df))
         interval = ((low - 1) * errors, (high - 1) * errors)
         return margin_test("errors", interval, (ratio - 1) * errors, p_harm)
+
+    def turned(self) -> BinaryComparison:
+        """The same of a metric that counts what is wrong: its values are the rest of 1."""
+        baseline, candidate = rounded(1.0 - self.baseline), rounded(1.0 - self.candidate)
+        return replace(self, baseline=baseline, candidate=candidate)
 
     @property
     def _df(self) -> int | None:

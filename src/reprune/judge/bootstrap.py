@@ -75,6 +75,7 @@ def _weights(bits: np.random.PCG64, resamples: int, units: int) -> Floats:
 def lower_limit(replicates: Floats, units: int, alpha: float) -> float | None:
     """The lower BCa limit at `alpha`; None where units or RESAMPLES are too few for the level.
 
+    A resample that is NaN lies below every limit, and has no part in the skewness.
     Two corrections of the percentile: the level is that of Student's t, widened by sqrt(n / (n - 1))
     for few units (Hesterberg 2015, The American Statistician 69, 371-386), and moved for skewness,
     since rare large losses are rarely seen (Efron 1987, JASA 82, 171-185; bias and acceleration
@@ -88,7 +89,10 @@ def lower_limit(replicates: Floats, units: int, alpha: float) -> float | None:
         return None
     level = tail(sixth + reach / (1.0 - sixth * reach), None)
     rank = int(rounded(level * (RESAMPLES + 1)))
-    return float(np.sort(replicates)[rank - 1]) if 1 <= rank <= RESAMPLES else None
+    if not 1 <= rank <= RESAMPLES:
+        return None
+    found = float(np.sort(np.where(np.isnan(replicates), -np.inf, replicates))[rank - 1])
+    return found if math.isfinite(found) else None
 
 
 def upper_limit(replicates: Floats, units: int, alpha: float) -> float | None:
@@ -97,25 +101,55 @@ def upper_limit(replicates: Floats, units: int, alpha: float) -> float | None:
     return None if mirrored is None else -mirrored
 
 
+def shown_limit(replicates: Floats, units: int, alpha: float) -> float | None:
+    """The lower limit that agrees with `p_at_most`: where skewness leaves none, the least resample."""
+    limit = lower_limit(replicates, units, alpha)
+    undefined = int(np.count_nonzero(np.isnan(replicates)))
+    if limit is None and rounded(least_p(units, undefined)) <= rounded(alpha):
+        return float(np.nanmin(replicates))
+    return limit
+
+
 def p_at_most(replicates: Floats, units: int, limit: float) -> float:
     """The p-value against 'the true value is at most `limit`', with the same corrections.
 
-    It is never below what RESAMPLES can show.
+    It is never below what the resamples can show (`least_p`), which it is where none is at most the limit:
+    a correction for skewness says how far to trust a tail, and there is none to be seen.
     """
-    share = (1 + int(np.count_nonzero(replicates <= limit))) / (RESAMPLES + 1)
-    if share >= 1.0 or units < 2:
-        return 1.0
+    undefined = int(np.count_nonzero(np.isnan(replicates)))
+    within = int(np.count_nonzero(replicates <= limit))
+    share = (1 + within) / (RESAMPLES - undefined + 1)
+    least = least_p(units, undefined)
+    if within == 0 or share >= 1.0 or least >= 1.0:
+        return least if within == 0 else 1.0
     sixth = -_skewness(replicates) / 6
     beyond = critical(share, None) - sixth
     if sixth * beyond <= -1.0:
         return 1.0
     z = beyond / (1.0 + sixth * beyond) - sixth
-    return tail(z * math.sqrt((units - 1) / units), units - 1)
+    return max(least, tail(z * math.sqrt((units - 1) / units), units - 1))
+
+
+def least_p(units: int, undefined: int = 0) -> float:
+    """The smallest p-value that resamples of so many units can show; `undefined` ones show nothing."""
+    share = (1 + undefined) / (RESAMPLES + 1)
+    if share >= 1.0 or units < 2:
+        return 1.0
+    return tail(critical(share, None) * math.sqrt((units - 1) / units), units - 1)
+
+
+def plain_p(replicates: Floats, limit: float) -> float:
+    """The share of the defined resamples that are at most `limit`, one more at least; no correction."""
+    defined = replicates[~np.isnan(replicates)]
+    return (1 + int(np.count_nonzero(defined <= limit))) / (len(defined) + 1)
 
 
 def _skewness(replicates: Floats) -> float:
-    """The third standardised moment; 0 where nothing varies."""
-    off = replicates - exact_mean(replicates)
+    """The third standardised moment of those that are no NaN; 0 where nothing varies."""
+    defined = replicates[~np.isnan(replicates)]
+    if len(defined) == 0:
+        return 0.0
+    off = defined - exact_mean(defined)
     square = off * off
     second, third = exact_mean(square), exact_mean(square * off)
     return rounded(third / second**1.5) if second > 1e-24 else 0.0

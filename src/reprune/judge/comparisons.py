@@ -14,7 +14,9 @@ MIN_UNITS = 20  # sources, or examples of a ratio metric, below which resampling
 class MarginTest:
     """An interval of the loss against the most that may be lost, and the p-value of 'lost more'.
 
-    A loss is positive where the candidate is worse. A limit that the data cannot give is None.
+    A loss is positive where the candidate is worse. A limit that the data cannot give is None. `p_least`
+    is the smallest p-value that could have been shown, whatever was lost. `p_plain` is `p_harm` without
+    what makes harm harder to show; 1 where there is no such thing.
     """
 
     kind: Literal["drop", "errors"]
@@ -22,6 +24,8 @@ class MarginTest:
     high: float | None
     limit: float
     p_harm: float
+    p_least: float = 0.0
+    p_plain: float = 1.0
 
     @property
     def holds(self) -> bool:

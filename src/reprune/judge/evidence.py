@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import UNSET, UnsetType
 
 from reprune.core.artifacts import EngineFact, Expectation, Fact, PowerFact, Waiver
-from reprune.core.documents import decode_json
+from reprune.core.documents import MAX_SAMPLES_BYTES, decode_json
 from reprune.core.machine import Machine
 
 # A second session of the dense model in every unit: whatever it differs by is not the model.
@@ -177,4 +177,9 @@ class Evidence(Fact, kw_only=True):
 
 def decode_units(raw: bytes, *, name: str = "units") -> tuple[Unit, ...]:
     """The units in a `latency/<target>.json` payload. Raises DocumentError, which names `name`."""
-    return decode_json(raw, tuple[Unit, ...], name=name)
+    return decode_json(raw, tuple[Unit, ...], name=name, max_bytes=MAX_SAMPLES_BYTES)
+
+
+def decode_evidence(raw: bytes, *, name: str) -> Evidence:
+    """A verdict's `evidence.json`. Raises DocumentError, which names `name`."""
+    return decode_json(raw, Evidence, name=name, max_bytes=MAX_SAMPLES_BYTES)

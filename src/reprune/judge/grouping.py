@@ -23,15 +23,19 @@ class Slices:
     small: Mapping[str, Mask]
 
 
-def divide(examples: Examples, rules: SliceRules, defined: Callable[[Mask], bool]) -> Slices:
-    """Every slice is in one of the two. `defined` says whether every arm's metric has a value on these
-    examples, without which a slice is not judged. With sources, a slice also needs MIN_UNITS of them.
+def divide(
+    examples: Examples, rules: SliceRules, defined: Callable[[Mask], bool], *, resampled: bool
+) -> Slices:
+    """Every slice is in one of the two. `defined` says whether the metric of everybody that is compared with
+    has a value on these examples, without which a slice is not judged. With sources, or by
+    resamples, a slice also needs MIN_UNITS units: fewer are not trusted.
     """
+    fewest = MIN_UNITS if resampled or examples.sources is not None else 1
 
     def usable(mask: Mask) -> bool:
         return (
             int(np.count_nonzero(mask)) >= rules.min_examples
-            and (examples.sources is None or examples.units(mask) >= MIN_UNITS)
+            and examples.units(mask) >= fewest
             and defined(mask)
         )
 

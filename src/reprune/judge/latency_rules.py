@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from itertools import count as count_from
 from statistics import median
 
 from reprune.core.policy import Policy
@@ -12,6 +13,7 @@ from reprune.judge.drafts import Draft
 from reprune.judge.evidence import Unit
 from reprune.judge.family import Baseline, latency_limits
 from reprune.judge.latency import Look, Sequential, follow, log_time, too_wide, unit_ratio
+from reprune.judge.median import median_rank
 from reprune.judge.numeric import rounded
 from reprune.judge.words import ARM_NAMES, count, speed, speed_demand
 
@@ -98,10 +100,20 @@ def _facts(look: Look, who: str, name: str, limit: float, rests_on: str) -> str:
     )
 
 
+def _fewest(level: float) -> int:
+    """How many units give an interval of the median at that level."""
+    return next(units for units in count_from(1) if median_rank(units, level) is not None)
+
+
 def what_decides(look: Look, taken: int, plan: Sequential, *, several: bool = False) -> str:
     """What would settle a rule that is looked at a few times and is still open; over `several` builds
     units alone may not.
     """
+    if not several and all(median_rank(units, plan.tail) is None for units in plan.looks):
+        return (
+            f"No look of the policy gives an interval at the level of this attempt, and more units change "
+            f"nothing: it takes a look at {_fewest(plan.tail)} units or more (looks in the policy)."
+        )
     later = [units for units in plan.looks if units > look.units]
     if later:
         more = max(1, later[0] - taken)

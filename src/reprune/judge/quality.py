@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 from reprune.core.policy import Margin, Policy
+from reprune.judge.bootstrap import RESAMPLES
 from reprune.judge.comparisons import MIN_UNITS, Comparison, Level, MarginTest
 from reprune.judge.distributions import critical
 from reprune.judge.drafts import Draft
@@ -20,13 +22,14 @@ _POWER_Z = 0.8416212335729143  # the normal quantile of 80 %
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Where a quality rule is judged, and at which level."""
+    """Where a quality rule is judged, and at which level: `alpha` is the attempt's, `whole` the policy's."""
 
     metric: str
     higher_is_better: bool
     target: str
     required: bool
     alpha: float
+    whole: float
     relative: bool
     reach: float
 
@@ -47,6 +50,7 @@ def setting_of(scores: Scores, policy: Policy, metric: str, target: str, alpha: 
         target=target,
         required=policy.targets[target] == "required",
         alpha=alpha,
+        whole=policy.alpha,
         relative=scores.metrics[metric].relative,
         reach=scores.metrics[metric].reach,
     )
@@ -136,8 +140,12 @@ def flips_in_words(compared: Comparison) -> str:
     )
 
 
-def what_decides(compared: Comparison, test: MarginTest, alpha: float) -> str:
-    """About how much more evidence gives an 80 % chance of an answer, if the loss stays as it is."""
+def what_decides(
+    compared: Comparison, test: MarginTest, alpha: float, *, by: Literal["low", "high"] = "high"
+) -> str:
+    """About how much more evidence gives an 80 % chance of an answer, if the loss stays as it is; `by` is
+    the limit that has to pass the margin.
+    """
     noun = "example" if compared.units == compared.examples else "source"
     if not compared.trusted:
         return f"At least {MIN_UNITS} independent {noun}s; there are {compared.units}."
@@ -146,6 +154,8 @@ def what_decides(compared: Comparison, test: MarginTest, alpha: float) -> str:
             "The baseline made no error on these examples, so no share of more errors can be "
             "allowed: judge on examples that it gets wrong, or set max_error_ratio to null."
         )
+    if getattr(test, by) is None:
+        return _what_gives_a_limit(noun, alpha)
     distance = abs(test.limit - compared.loss)
     reach = (critical(alpha, None) + _POWER_Z) * compared.spread
     needed = _needed(reach, distance)
@@ -153,6 +163,16 @@ def what_decides(compared: Comparison, test: MarginTest, alpha: float) -> str:
         return f"The loss lies on the limit: no number of {noun}s would decide it."
     more = roughly(max(needed - compared.units, 1.0))
     return f"About {count(more, f'more {noun}')}, if the loss stays as it is."
+
+
+def _what_gives_a_limit(noun: str, alpha: float) -> str:
+    """Where a level is out of reach: of all resamples, or of those of so few units."""
+    if rounded(alpha * (RESAMPLES + 1)) < 1.0:
+        return (
+            f"{RESAMPLES} resamples give no limit at so small a level, however many {noun}s there are: it "
+            "falls with each attempt, and a new dense version begins at the first."
+        )
+    return f"More {noun}s: so few of them, or of those that a resample needs, give no limit at this level."
 
 
 def _needed(reach: float, distance: float) -> float | None:
@@ -187,16 +207,18 @@ def _floor_draft(setting: Setting, floor: float, level: Level) -> Draft:
         ),
         short=f"{setting.metric} is {percent(value)}",
         allowed=allowed,
-        decide=_what_decides_floor(floor, level, setting.alpha),
+        decide=_what_decides_floor(floor, level, setting.alpha, low),
         holds=low is not None and low >= rounded(floor),
         p_harm=level.p_below(floor) if level.trusted else 1.0,
         sure=None if level.trusted else "inconclusive",
     )
 
 
-def _what_decides_floor(floor: float, level: Level, alpha: float) -> str:
+def _what_decides_floor(floor: float, level: Level, alpha: float, low: float | None) -> str:
     if not level.trusted:
         return f"At least {MIN_UNITS} independent examples or sources; there are {level.units}."
+    if low is None:
+        return _what_gives_a_limit("example" if level.units == level.examples else "source", alpha)
     distance = abs(level.value - floor)
     reach = (critical(alpha, None) + _POWER_Z) * math.sqrt(floor * (1 - floor))
     needed = _needed(reach, distance)

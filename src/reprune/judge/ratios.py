@@ -29,9 +29,11 @@ class Resampled:
 
     @property
     def value(self) -> float:
-        """0 where there is nothing to divide by, which no judged group may be."""
+        """The worst where there is nothing to divide by, as may be of a candidate."""
         whole = int(self.denominator.sum())
-        return int(self.numerator.sum()) / whole if whole else 0.0
+        if whole == 0:
+            return 0.0 if self.higher_is_better else 1.0
+        return int(self.numerator.sum()) / whole
 
     @property
     def goodness(self) -> float:

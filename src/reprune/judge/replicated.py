@@ -16,8 +16,8 @@ class Replicated:
     """`values` holds the statistic over resamples, NaN where it is not defined.
 
     `noise` is by how much noise alone makes the arm look worse. `own` are the metric's marks, one an
-    example, or None. Where `statistic` itself is NaN, which no judged group may be, the value counts
-    as the worst.
+    example, or None. Where `statistic` itself is NaN, as a candidate's may be that answers everything
+    alike, the value counts as the worst, in every resample.
     """
 
     statistic: float
@@ -50,7 +50,7 @@ class Replicated:
 
     def replicates(self) -> tuple[Floats, Mask]:
         """Goodness over resamples, and where it is defined."""
-        return self._centred, ~np.isnan(self.values)
+        return self._centred, ~np.isnan(self._centred)
 
     def raw(self) -> Floats:
         """Goodness over resamples; NaN where it is not defined."""
@@ -59,6 +59,8 @@ class Replicated:
     @cached_property
     def _centred(self) -> Floats:
         """About the sample's own value: what makes resamples noisier than it (ECE) is no loss."""
+        if math.isnan(self.statistic):
+            return np.full(len(self.values), self.worst)
         turned = self.values if self.higher_is_better else -self.values
         defined = turned[~np.isnan(turned)]
         return turned - (exact_mean(defined) - self.goodness) if len(defined) else turned

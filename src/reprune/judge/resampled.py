@@ -7,7 +7,7 @@ Without sources: BCa limits at Student's level (judge.bootstrap). With sources: 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,8 +16,11 @@ from reprune.judge.bootstrap import (
     Floats,
     Mask,
     exact_mean,
+    least_p,
     lower_limit,
     p_at_most,
+    plain_p,
+    shown_limit,
     upper_limit,
 )
 from reprune.judge.comparisons import MIN_UNITS, MarginTest, margin_test
@@ -115,22 +118,30 @@ class ResampledComparison:
     @property
     def spread(self) -> float:
         """sqrt(units) times the standard deviation over resamples."""
-        losses = self._losses(-1.0)
+        losses = self._shown()
+        losses = losses[~np.isnan(losses)]
         off = losses - exact_mean(losses)
         return math.sqrt(self.units * exact_mean(off * off))
 
     def drop_test(self, limit: float, alpha: float) -> MarginTest:
         """The interval of the loss."""
+        beyond = limit + self.mine.noise
         if self.studentised is not None:
             raw = self.base.raw() - self.mine.raw()
             low, high = self.studentised.limits(self.loss, raw, _LOSS, alpha)
-            p_harm = self.studentised.p_at_most(self.loss, raw, _LOSS, limit + self.mine.noise)
+            p_harm, p_plain = (
+                self.studentised.p_at_most(self.loss, raw, _LOSS, most) for most in (beyond, limit)
+            )
+            p_least = self.studentised.least_p(self.loss, raw, _LOSS)
         else:
-            low = lower_limit(self._losses(-1.0), self.units, alpha)
-            high = upper_limit(self._losses(1.0), self.units, alpha)
-            p_harm = p_at_most(self._losses(-1.0), self.units, limit + self.mine.noise)
-        interval = self._widened(low, self._guarded(high, alpha), self.base.noise)
-        return margin_test("drop", interval, limit, p_harm, reach=self._reach)
+            shown = self._shown()
+            low = shown_limit(shown, self.units, alpha)
+            high = upper_limit(self._feared(), self.units, alpha)
+            p_harm, p_plain = p_at_most(shown, self.units, beyond), plain_p(shown, limit)
+            p_least = least_p(self.units, int(np.count_nonzero(np.isnan(shown))))
+        low, high = self._widened(low, self._guarded(high, alpha), self.base.noise)
+        found = margin_test("drop", (low, high), limit, p_harm, reach=self._reach)
+        return replace(found, p_least=rounded(p_least), p_plain=rounded(p_plain))
 
     def error_test(self, ratio: float, alpha: float) -> MarginTest:
         """The interval of 'loss less (ratio - 1) times the baseline's errors', moved to the limit."""
@@ -142,10 +153,11 @@ class ResampledComparison:
             low, high = self.studentised.limits(excess, raw, weights, alpha)
             p_harm = self.studentised.p_at_most(excess, raw, weights, self.mine.noise)
         else:
-            goodness, _ = self.base.replicates()
-            allowed = more * (self.base.best - goodness)
-            lowest, highest = self._losses(-1.0) - allowed, self._losses(1.0) - allowed
-            low = lower_limit(lowest, self.units, alpha)
+            goodness, defined = self.base.replicates()
+            # What is not defined has made no errors that would allow more of them.
+            allowed = np.where(defined, more * (self.base.best - goodness), 0.0)
+            lowest, highest = self._shown() - allowed, self._feared() - allowed
+            low = shown_limit(lowest, self.units, alpha)
             high = upper_limit(highest, self.units, alpha)
             p_harm = p_at_most(lowest, self.units, self.mine.noise)
         high = None if high is None else limit + high
@@ -172,11 +184,20 @@ class ResampledComparison:
     def _reach(self) -> float:
         return self.base.best - self.base.worst
 
-    def _losses(self, undefined: float) -> Floats:
-        """Replicates of the loss; where a resample leaves it undefined, `undefined` of the whole range."""
+    def _shown(self) -> Floats:
+        """Replicates of the loss; a resample in which the baseline is undefined shows none: NaN. A candidate
+        that is undefined alone is the worst.
+        """
         base, base_defined = self.base.replicates()
         mine, mine_defined = self.mine.replicates()
-        return np.where(base_defined & mine_defined, base - mine, undefined * self._reach)
+        lost = base - np.where(mine_defined, mine, self.mine.worst)
+        return np.where(base_defined, lost, np.nan)
+
+    def _feared(self) -> Floats:
+        """Replicates of the loss; a resample that leaves it undefined may have lost the whole range."""
+        base, base_defined = self.base.replicates()
+        mine, mine_defined = self.mine.replicates()
+        return np.where(base_defined & mine_defined, base - mine, self._reach)
 
     def _guarded(self, high: float | None, alpha: float) -> float | None:
         """Two arms that hardly differ have not shown that they never will: the bootstrap cannot

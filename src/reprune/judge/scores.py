@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,8 @@ from reprune.judge.binary import binary_level, compare_binary
 from reprune.judge.bootstrap import Floats, Integers, Mask
 from reprune.judge.comparisons import Comparison, Level
 from reprune.judge.evidence import Evidence
-from reprune.judge.examples import Examples, read_examples
+from reprune.judge.examples import NEWER, Examples, read_examples
+from reprune.judge.family import slice_baselines
 from reprune.judge.grouping import Slices, divide
 from reprune.judge.metrics import Metric
 from reprune.judge.ratios import Resampled
@@ -30,12 +31,16 @@ _NO_VALUES: Floats = np.zeros(0, dtype=np.float64)
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """`groups` says who is in a group, `slices` are those of each metric; judged groups were resampled."""
+    """`groups` says who is in a group, `slices` are those of each metric; judged groups were resampled.
+
+    `none_newer` says that the slice NEWER is certain not to exist: no champion, or no newer examples.
+    """
 
     records: Records
     groups: Mapping[Group, Mask]
     slices: Mapping[str, Slices]
     resamples: Resamples
+    none_newer: bool = False
 
     @property
     def examples(self) -> Examples:
@@ -49,7 +54,8 @@ class Scores:
         """The records of arm key `mine` against those of `base`, over one group."""
         codes = self._sources(group)
         if self.metrics[group[0]].form == "binary":
-            return compare_binary(self._right(group, base), self._right(group, mine), codes)
+            found = compare_binary(self._right(group, base), self._right(group, mine), codes)
+            return found if self.metrics[group[0]].higher_is_better else found.turned()
         moved = self._moved(group, base, mine)
         examples = int(np.count_nonzero(moved))
         return ResampledComparison(
@@ -130,7 +136,17 @@ def read_scores(evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric
     slices: dict[str, Slices] = {}
     for name, rules in policy.quality.items():
         if rules.slices is not None:
-            slices[name] = divide(examples, rules.slices, partial(_defined, records, name))
+            bases = [
+                record_key(baseline.arm, target)
+                for baseline in slice_baselines(rules, evidence.arms)
+                for target in policy.targets
+            ]
+            slices[name] = divide(
+                examples,
+                rules.slices,
+                partial(_defined, records, name, bases),
+                resampled=metrics[name].form != "binary",
+            )
     judged: dict[Group, Mask] = {(name, EVERYTHING): everybody for name in policy.quality}
     judged |= {
         (name, label): m for name, each in slices.items() for label, m in each.judged.items()
@@ -141,7 +157,14 @@ def read_scores(evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric
         groups={**judged, **small},
         slices=slices,
         resamples=resample(records, judged, _pairs(evidence, policy), evidence.seed),
+        none_newer=_none_newer(examples, evidence),
     )
+
+
+def _none_newer(examples: Examples, evidence: Evidence) -> bool:
+    """Not so where the task tells no times, or nobody knows what the champion was judged on."""
+    known = "champion" not in evidence.arms or evidence.champion_newest is not None
+    return known and evidence.quality.times is not None and NEWER not in examples.slices
 
 
 def _read_records(
@@ -167,19 +190,17 @@ def _read_records(
     return Records(examples=examples, metrics=metrics, parts=parts, tables=tables)
 
 
-def _defined(records: Records, name: str, mask: Mask) -> bool:
-    """Whether every arm has a value of the metric on these examples."""
+def _defined(records: Records, name: str, bases: Sequence[str], mask: Mask) -> bool:
+    """Whether the metric has a value on these examples, of every arm that a candidate is compared with.
+
+    Whether it has one of the candidate, too, is the candidate's doing: it must not leave the slice by it.
+    """
     form = records.metrics[name].form
     if form == "binary":
         return bool(mask.any())
     if form == "ratio":
-        return all(
-            int(records.parts[name, key][_DENOMINATOR][mask].sum()) > 0
-            for key in records.keys(name)
-        )
-    return not any(
-        math.isnan(records.value((name, EVERYTHING), mask, key)) for key in records.keys(name)
-    )
+        return all(int(records.parts[name, key][_DENOMINATOR][mask].sum()) > 0 for key in bases)
+    return not any(math.isnan(records.value((name, EVERYTHING), mask, key)) for key in bases)
 
 
 def _pairs(evidence: Evidence, policy: Policy) -> list[tuple[str, str]]:

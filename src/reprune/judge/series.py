@@ -17,14 +17,17 @@ from reprune.judge.throughput_rules import throughput_drafts
 
 LEAST_MARGIN = math.log(1.02)
 LARGEST_MARGIN = math.log(1.10)
+# A guard takes a pass back. At the level of a later attempt it would see less on the very same units, and at
+# a small alpha too, so its level is that of the usual policy's first attempt, always.
+GUARDS_ALPHA = 0.025
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
     """The rules at one batch size of a target. `units` are those that some rule looked at.
 
-    `own` says whether it is the batch size that latency is measured at. `tail` is the level of the
-    last look and `half_margin` the bias (as a difference of logarithms) that no rule can bear.
+    `own` says whether it is the batch size that latency is measured at. `tail` is the level of guards,
+    shared over the looks, and `half_margin` the bias (as a difference of logarithms) that no rule can bear.
     """
 
     target: str
@@ -105,6 +108,6 @@ def _series(
         own=where[2],
         units=units[:used],
         drafts=tuple(drafts),
-        tail=plan.tail,
+        tail=GUARDS_ALPHA / len(plan.looks),
         half_margin=half,
     )

@@ -1,10 +1,16 @@
-"""Slice rules: no slice may show harm, by the lower limit of what it lost, Holm over the slices."""
+"""Slice rules: no slice may show harm, by the lower limit of what it lost, Holm over the slices.
+
+Harm is shown at the level of the attempt, as everything that blocks. That none is shown there proves
+nothing, and less at each attempt, whose level shrinks: the rule holds only where none is shown at the
+policy's whole alpha either. What lies between is undecided.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from msgspec import UNSET
 
@@ -13,6 +19,7 @@ from reprune.core.policy import Policy, SliceRules
 from reprune.judge.comparisons import Comparison, MarginTest
 from reprune.judge.distributions import critical, holm
 from reprune.judge.drafts import Draft
+from reprune.judge.examples import NEWER
 from reprune.judge.family import Baseline, slice_baselines
 from reprune.judge.numeric import halve, rounded
 from reprune.judge.quality import (
@@ -30,10 +37,30 @@ _POWER_Z = 0.8416212335729143  # the normal quantile of 80 %
 
 @dataclass(frozen=True, kw_only=True)
 class _Judged:
+    """`p_doubt` is the smaller of the p-values of harm, corrected for all it should be and not; `alpha` the
+    level of the limits; `showing` says whether harm could have been shown at all.
+    """
+
     label: str
     compared: Comparison
     test: MarginTest
     p_adjusted: float
+    p_doubt: float
+    alpha: float
+    showing: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Gaps:
+    """Labels of slices that are required and not there, or required and too small; of those on which
+    nothing could be shown; and how many are too small. `none_newer`: NEWER is required and cannot be.
+    """
+
+    absent: list[str]
+    none_newer: bool
+    untold: list[str]
+    unseen: list[str]
+    small: int
 
 
 def slice_drafts(
@@ -61,32 +88,58 @@ def _one_rule(
     def compare(labels: Collection[str]) -> dict[str, Comparison]:
         return {label: scores.compare((setting.metric, label), base, mine) for label in labels}
 
-    judged = _judge(compare(slices.judged), rules, setting.alpha)
+    tested = _judge(compare(slices.judged), rules, setting.alpha)
+    judged = [one for one in tested if one.showing]
     binary = scores.metrics[setting.metric].form == "binary"
-    results = [_result(one, rule, setting, rules, (len(judged), binary)) for one in judged]
+    results = [_result(one, rule, setting, rules, binary) for one in judged]
+    unseen = {one.label: one.compared for one in tested if not one.showing}
     small = compare(slices.small)
-    results += [_small(label, one, rule, setting, rules) for label, one in small.items()]
-    absent = [label for label in rules.required if label not in scores.examples.slices]
-    untold = [label for label in rules.required if label in small]
+    results += [
+        _not_judged(label, one, rule, setting, rules) for label, one in (unseen | small).items()
+    ]
     draft = _draft(rule, setting, baseline, rules, judged)
-    return _with_gaps(draft, absent, untold, len(small)), results
+    gaps = _Gaps(
+        absent=[
+            label
+            for label in rules.required
+            if label not in scores.examples.slices and not (label == NEWER and scores.none_newer)
+        ],
+        none_newer=scores.none_newer and NEWER in rules.required,
+        untold=[label for label in rules.required if label in small],
+        unseen=list(unseen),
+        small=len(small),
+    )
+    return _with_gaps(draft, gaps), results
 
 
 def _judge(compared: Mapping[str, Comparison], rules: SliceRules, alpha: float) -> list[_Judged]:
     """Limits hold for all slices at once (alpha / k each); p-values are Holm's."""
-    tests = {
-        label: one.drop_test(rules.max_drop, alpha / len(compared))
-        for label, one in compared.items()
-    }
+    each = alpha / max(1, len(compared))
+    tests = {label: one.drop_test(rules.max_drop, each) for label, one in compared.items()}
     adjusted = holm([test.p_harm for test in tests.values()])
+    plain = holm([test.p_plain for test in tests.values()])
     return [
-        _Judged(label=label, compared=compared[label], test=tests[label], p_adjusted=rounded(p))
-        for label, p in zip(tests, adjusted, strict=True)
+        _Judged(
+            label=label,
+            compared=compared[label],
+            test=tests[label],
+            p_adjusted=rounded(p),
+            p_doubt=rounded(min(p, doubt)),
+            alpha=each,
+            showing=rounded(min(p, len(tests) * tests[label].p_least)) <= rounded(alpha),
+        )
+        for label, p, doubt in zip(tests, adjusted, plain, strict=True)
     ]
 
 
+def _outcome(one: _Judged, setting: Setting) -> Literal["ok", "undecided", "harm"]:
+    if one.p_adjusted <= rounded(setting.alpha):
+        return "harm"
+    return "undecided" if one.p_doubt <= rounded(setting.whole) else "ok"
+
+
 def _result(
-    one: _Judged, rule: str, setting: Setting, rules: SliceRules, how: tuple[int, bool]
+    one: _Judged, rule: str, setting: Setting, rules: SliceRules, binary: bool
 ) -> SliceResult:
     low, high = setting.interval(one.test)
     return SliceResult(
@@ -94,19 +147,19 @@ def _result(
         rule=rule,
         target=setting.target,
         examples=one.compared.examples,
-        outcome="harm" if one.p_adjusted <= rounded(setting.alpha) else "ok",
+        outcome=_outcome(one, setting),
         right_to_wrong=one.compared.lost,
         wrong_to_right=one.compared.gained,
         changed=UNSET if one.compared.changed is None else one.compared.changed,
         change=setting.signed(one.compared.loss),
         low=-setting.reach if low is None else low,
         high=setting.reach if high is None else high,
-        detectable=_detectable(one.compared, rules.max_drop, setting, how),
+        detectable=_detectable(one, rules.max_drop, setting, binary),
         required=one.label in rules.required,
     )
 
 
-def _small(
+def _not_judged(
     label: str, compared: Comparison, rule: str, setting: Setting, rules: SliceRules
 ) -> SliceResult:
     """A slice of which nothing can be said: its interval is everything."""
@@ -127,16 +180,13 @@ def _small(
     )
 
 
-def _detectable(
-    compared: Comparison, margin: float, setting: Setting, how: tuple[int, bool]
-) -> float:
+def _detectable(one: _Judged, margin: float, setting: Setting, binary: bool) -> float:
     """The smallest true loss that would be called harm with a chance of 80 %, were it the only one.
 
     For 0/1 records a loss brings its own noise: at least d (1 - d).
     """
-    slices, binary = how
-    reach = (critical(setting.alpha / slices, None) + _POWER_Z) / math.sqrt(compared.units)
-    variance = compared.spread**2
+    reach = (critical(one.alpha, None) + _POWER_Z) / math.sqrt(one.compared.units)
+    variance = one.compared.spread**2
 
     def missed(loss: float) -> bool:
         own = loss * (1.0 - loss) if binary else 0.0
@@ -151,7 +201,12 @@ def _draft(
     """The rule as its worst slice has it: the surest harm, then the largest loss."""
     name = ARM_NAMES[baseline.arm]
     allowed = f"the policy allows a loss of {points(rules.max_drop)} points on any slice"
-    worst = min(judged, key=lambda one: (one.p_adjusted, -one.compared.loss), default=None)
+    harm = rounded(setting.alpha)
+    worst = min(
+        judged,
+        key=lambda one: (one.p_adjusted > harm, one.p_doubt, -one.compared.loss),
+        default=None,
+    )
     facts, short, decide = f"On {setting.target}, no slice is large enough", "no slice judged", ""
     low = high = change = None
     if worst is not None:
@@ -160,11 +215,11 @@ def _draft(
         facts = (
             f"On {setting.target}, the worst of {count(len(judged), 'slice')} against {name} is "
             f"{worst.label}: {moved(setting.metric, change)} "
-            f"({limits_in_words(low, high, setting.alpha / len(judged))}), "
+            f"({limits_in_words(low, high, worst.alpha)}), "
             f"{flips_in_words(worst.compared)}"
         )
         short = f"{moved(setting.metric, change)} on {worst.label} against {name}"
-        decide = what_decides(worst.compared, worst.test, setting.alpha / len(judged))
+        decide = what_decides(worst.compared, worst.test, worst.alpha, by="low")
     return Draft(
         rule=rule,
         baseline=baseline.arm,
@@ -183,21 +238,44 @@ def _draft(
         short=short,
         allowed=allowed,
         decide=decide,
-        holds=worst is not None and worst.p_adjusted > rounded(setting.alpha),
-        p_harm=1.0 if worst is None else worst.p_adjusted,
+        holds=worst is not None and all(_outcome(one, setting) == "ok" for one in judged),
+        p_harm=min((one.p_adjusted for one in judged), default=1.0),
     )
 
 
-def _with_gaps(draft: Draft, absent: list[str], untold: list[str], small: int) -> Draft:
+def _with_gaps(draft: Draft, gaps: _Gaps) -> Draft:
     """What was demanded and cannot be answered keeps the rule from holding."""
     facts = draft.facts
-    if small:
-        facts += f"; {count(small, 'slice')} too small to be judged alone"
-    if absent:
-        lack = f"the required slice {', '.join(absent)} is not among the examples"
+    if gaps.small:
+        facts += f"; {count(gaps.small, 'slice')} too small to be judged alone"
+    if gaps.none_newer:
+        facts += "; no example is newer than those that a champion was judged on"
+    if gaps.absent:
+        lack = f"the required slice {', '.join(gaps.absent)} is not among the examples"
         return replace(draft, facts=f"{facts}; {lack}", short=lack, allowed="", sure="error")
-    if untold:
-        lack = f"the required slice {', '.join(untold)} is too small to be judged"
-        more = f"More examples of {', '.join(untold)}."
-        return replace(draft, facts=f"{facts}; {lack}", decide=more, holds=False)
-    return replace(draft, facts=facts)
+    lacks, more = [], []
+    if gaps.untold:
+        labels = ", ".join(gaps.untold)
+        lacks.append(f"the required slice {labels} is too small to be judged")
+        more.append(f"More examples of {labels}.")
+    if gaps.unseen:
+        lacks.append(f"no loss on {_some(gaps.unseen)} could have been shown to be harm")
+        more.append(
+            f"More examples of {_some(gaps.unseen)}, or fewer slices (a larger slices.min_examples in the "
+            "policy): with so many slices at this attempt, even a total loss there would show nothing."
+        )
+    if not lacks:
+        return replace(draft, facts=facts)
+    return replace(
+        draft,
+        facts="; ".join([facts, *lacks]),
+        decide=" ".join(more),
+        doubt=" and ".join(lacks),
+        holds=False,
+    )
+
+
+def _some(labels: list[str]) -> str:
+    """The first three, and how many more there are."""
+    more = f" and {count(len(labels) - 3, 'more slice')}" if len(labels) > 3 else ""
+    return f"{', '.join(labels[:3])}{more}"

@@ -57,15 +57,26 @@ class Studentised:
     def p_at_most(
         self, value: float, replicates: Floats, weights: tuple[float, float], limit: float
     ) -> float:
-        """The p-value against 'the true sum is at most `limit`'; never below what RESAMPLES can show."""
+        """The p-value against 'the true sum is at most `limit`'; never below `least_p`."""
         error, pivots = self._pivots(value, replicates, weights)
         if self.units < 2 or rounded(value) <= rounded(limit):
             return 1.0
+        least = self.least_p(value, replicates, weights)
         if error == 0.0:
-            return 1 / (RESAMPLES + 1)
-        seen = (value - limit) / error
-        beyond = int(np.count_nonzero(np.isnan(pivots) | (pivots >= seen)))
-        return (1 + beyond) / (RESAMPLES + 1)
+            return least
+        defined = pivots[~np.isnan(replicates)]
+        beyond = np.isnan(defined) | (defined >= (value - limit) / error)
+        return max(least, (1 + int(np.count_nonzero(beyond))) / (len(defined) + 1))
+
+    def least_p(self, value: float, replicates: Floats, weights: tuple[float, float]) -> float:
+        """The smallest p-value that the resamples can show: undefined ones, and those beyond every limit,
+        show nothing.
+        """
+        if self.units < 2:
+            return 1.0
+        error, pivots = self._pivots(value, replicates, weights)
+        nothing = np.isnan(replicates) | ((pivots == np.inf) & (error > 0.0))
+        return (1 + int(np.count_nonzero(nothing))) / (RESAMPLES + 1)
 
     def _pivots(
         self, value: float, replicates: Floats, weights: tuple[float, float]

@@ -50,8 +50,9 @@ from reprune.judge.scores import read_scores
 from reprune.judge.series import Series, speed_series
 from reprune.judge.slices import slice_drafts
 
-PROCEDURE = "2"
+PROCEDURE = "3"
 
+_UNDEMANDED = "No rule of the policy could be judged: its baselines do not exist yet."
 # What stops a promotion first. A pass is what is left.
 _SEVERITY: tuple[Outcome, ...] = ("error", "block", "inconclusive")
 
@@ -79,8 +80,9 @@ def judge(evidence: Evidence, policy: Policy) -> Judgement:
     deciding = [result for result in results if result.required and result.outcome == outcome]
     reasons = tuple(result.words for result in deciding)
     if not _demanded(results):
+        # What stops it all the same (parity) stays the first reason.
+        reasons = (*(reasons if outcome != "pass" else ()), _UNDEMANDED)
         outcome = "inconclusive" if outcome == "pass" else outcome
-        reasons = ("No rule of the policy could be judged: its baselines do not exist yet.",)
     settled = consequence(outcome, policy)
     return Judgement(
         procedure=PROCEDURE,

@@ -29,6 +29,7 @@ from reprune.report.plan_knobs import plan_knobs
 
 # What a reader looks for first.
 _ORDER: tuple[Moved, ...] = ("worse", "better", "gone", "new", "unknown", "noise", "same")
+_WORST_LAST = ("ok", "undecided", "harm")
 
 
 def compare_verdicts(before: ReportFacts, after: ReportFacts) -> VerdictDiff:
@@ -170,7 +171,8 @@ def _slice(
             between = Between(scale="difference", value=told.value, low=told.low, high=told.high)
             moved = _moved(between, lower_is_better=(one.rule, one.target) in growing)
         if before.outcome != after.outcome and moved in ("same", "noise"):
-            moved = "worse" if after.outcome == "harm" else "better"
+            worse = _WORST_LAST.index(after.outcome) > _WORST_LAST.index(before.outcome)
+            moved = "worse" if worse else "better"
     return SliceDiff(
         rule=one.rule,
         target=one.target,

@@ -29,13 +29,13 @@ from reprune.core.artifacts import (
     Surgery,
     Verdict,
 )
-from reprune.core.documents import decode_json, read_bounded
+from reprune.core.documents import MAX_SAMPLES_BYTES, decode_json, read_bounded
 from reprune.core.errors import ArtifactError
 from reprune.core.lock import Lock
 from reprune.core.params import Params
 from reprune.core.policy import Policy
 from reprune.core.store import Artifact, decode_any
-from reprune.judge.evidence import Evidence, Start
+from reprune.judge.evidence import Evidence, Start, decode_evidence
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Manifest)
@@ -103,7 +103,7 @@ def read_facts(verdict: Artifact[Verdict]) -> ReportFacts:
     return ReportFacts(
         verdict=verdict.manifest,
         digest=verdict.digest,
-        evidence=_document(verdict, "evidence.json", Evidence),
+        evidence=_evidence(verdict),
         policy=_document(verdict, "policy.json", Policy),
         lock=_document(verdict, "lock.json", Lock),
         params=_document(verdict, "params.json", Params),
@@ -187,6 +187,13 @@ def _ancestors(verdict: Artifact[Verdict]) -> dict[str, Manifest]:
             path = verdict.file(file)
             found[name] = decode_any(read_bounded(path), name=str(path))
     return found
+
+
+def _evidence(verdict: Artifact[Verdict]) -> Evidence | None:
+    if "evidence.json" not in verdict.manifest.payload:
+        return None
+    path = verdict.file("evidence.json")
+    return decode_evidence(read_bounded(path, max_bytes=MAX_SAMPLES_BYTES), name=str(path))
 
 
 def _document(verdict: Artifact[Verdict], name: str, kind: type[T]) -> T | None:

@@ -110,9 +110,11 @@ def quality_section(
         return None
     unjudged = sum(one.outcome == "not judged" for one in slices)
     harmed = sum(one.outcome == "harm" for one in slices)
+    undecided = sum(one.outcome == "undecided" for one in slices)
     tally = ""
     if slices:
         tally = f" {harmed} of {words.plural(len(slices), 'slice')} harmed"
+        tally += f", {undecided} undecided" if undecided else ""
         tally += f", {unjudged} too small to be judged alone." if unjudged else "."
     return Section(
         key="quality",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reprune.core.artifacts import SliceResult
+from reprune.core.artifacts import Outcome, SliceResult
 from reprune.report import cells, svg, words
 from reprune.report.facts import ReportFacts
 from reprune.report.markup import Safe, esc, tag
@@ -15,12 +15,13 @@ MOST_FIGURES = 6
 MOST_SLICES = 40
 MOST_ROWS = 400
 _ROW = 26.0
-_ORDER = {"harm": 0, "ok": 1, "not judged": 2}
-_CHIP = {"harm": "block", "ok": "pass", "not judged": "advisory"}
+_ORDER = {"harm": 0, "undecided": 1, "ok": 2, "not judged": 3}
+_MARK: dict[str, Outcome] = {"harm": "block", "undecided": "inconclusive", "ok": "pass"}
+_CHIP = {**_MARK, "not judged": "advisory"}
 
 
 def ordered(facts: ReportFacts) -> list[SliceResult]:
-    """All slices: the harmed ones first, then by how much they lost; those not judged last."""
+    """All slices: the harmed ones first, then the undecided, by how much they lost; those not judged last."""
     growing = words.growing_is_worse(facts.judgement.rules)
     return sorted(
         facts.judgement.slices,
@@ -53,7 +54,7 @@ def _newest(one: SliceResult, facts: ReportFacts) -> Phrase:
     start = f"On the {examples} newer than all that the champion was judged on"
     if one.outcome == "not judged":
         return (f"{start}, too few to judge them alone.",)
-    word = {"ok": "ok", "harm": "harmed"}[one.outcome]
+    word = "harmed" if one.outcome == "harm" else one.outcome
     changed = f" the change {about}".rstrip()
     return (f"{start},{changed} is {words.points(one.change)} ({spread(one)}): {word}.",)
 
@@ -134,7 +135,7 @@ def _figure(
         title=name or "Change by slice",
         description=f"{len(drawn)} of {len(group)} slices, the worst first; {harmed} were harmed.",
         how="A slice is harmed, a square, when its interval lies wholly beyond the dashed limit; "
-        "intervals hold for all slices together.",
+        "a ring is undecided. Intervals hold for all slices together.",
         height=bottom + 26,
         marks=tuple(marks),
         numbers=slices_table(group, f"Slices {about}".strip()),
@@ -142,12 +143,12 @@ def _figure(
 
 
 def _row(one: SliceResult, scale: svg.Scale, y: float) -> list[Safe]:
-    outcome = "block" if one.outcome == "harm" else "pass"
+    outcome = _MARK[one.outcome]
     text = f"{words.points(one.change)}, n = {words.count(one.examples)}"
     return [
         svg.label(0, y + 4, one.slice, "strong" if one.outcome == "harm" else "", limit=26),
         svg.whisker(scale.at(one.low), scale.at(one.high), y, f"whisker {outcome}"),
-        svg.mark(scale.at(one.change), y, "block" if one.outcome == "harm" else "pass"),
+        svg.mark(scale.at(one.change), y, outcome),
         svg.label(652, y + 4, text, "tick"),
     ]
 

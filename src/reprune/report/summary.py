@@ -18,6 +18,7 @@ MOST_GROUPS = 10
 _SLICE_STATE = {
     "ok": "✅ ok",
     "harm": "❌ harmed",
+    "undecided": "❔ undecided",
     "not judged": f"{words.NOT_DECIDING} not judged",
 }
 
@@ -39,6 +40,7 @@ def slice_lines(facts: ReportFacts, *, ok: bool, harmed: int, name: int) -> Iter
     others = [one for one in ordered(facts) if one.outcome != "harm"]
     counts = {kind: sum(s.outcome == kind for s in slices) for kind in _SLICE_STATE}
     tally = f"Slices: {counts['ok']} ok, {counts['harm']} harmed, {counts['not judged']} not judged"
+    tally += f", {counts['undecided']} undecided" if counts["undecided"] else ""
     if ok and others:
         yield from plain.fold(tally, _slice_table(facts, others, name))
     else:

@@ -27,7 +27,7 @@ from reprune.core.lock import LOCK_FILE, Lock, read_lock
 from reprune.core.params import PARAMS_FILE, Params
 from reprune.core.policy import POLICY_FILE, Policy, read_policy
 from reprune.core.store import Artifact
-from reprune.judge.evidence import Evidence
+from reprune.judge.evidence import Evidence, decode_evidence
 from reprune.registry import compressed, links
 from reprune.registry.protocol import ANCHOR, Registry
 from reprune.registry.standing import check_standing
@@ -140,7 +140,8 @@ def check_integrity(staged: Staged, given: Params) -> Case:
             else "its judgement is not the one that its own samples give",
             verdict.path,
         )
-    evidence = _decoded(verdict, "evidence", Evidence)
+    held = verdict.file("evidence.json")
+    evidence = decode_evidence(held.read_bytes(), name=str(held))
     lock = _decoded(verdict, "lock", Lock)
     if {verdict.manifest.name, lock.name, evidence.name} != {given.name}:
         _refuse("other_model", f"judges '{lock.name}', not '{given.name}'", verdict.path)

@@ -22,6 +22,7 @@ from reprune.core.params import BenchmarkParams, Target
 from reprune.core.policy import Policy
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
+from reprune.steps.answerable import refuse_unanswerable
 from reprune.steps.arms import PROMOTED
 from reprune.steps.looking import (
     check_reach,
@@ -60,10 +61,12 @@ def benchmark(
     """Runs all arms over the sealed examples and times them side by side until the policy can decide.
 
     Each run is an attempt, counted in reprune.attempts.jsonl before the sealed split is opened.
-    Raises DataRefused, ChainBroken for engines of another model, machine or registry state,
-    BuildError for an engine that does not run, Busy if the host stays occupied.
+    Raises DataRefused, DocumentError for a policy that nobody can answer, ChainBroken for engines of
+    another model, machine or registry state, BuildError for an engine that does not run, Busy if the host
+    stays occupied.
     """
     refuse_failed_data(data)
+    refuse_unanswerable(policy, data)
     machine = this_machine(threads)
     refuse_strangers(dense, {"data report": data})
     check_reach(targets)

@@ -20,6 +20,7 @@ from reprune.core.params import Target
 from reprune.core.step import Documents
 from reprune.core.store import Artifact, disk_errors, write_bytes
 from reprune.measure.device_job import KIT_FILE, DeviceJob, add_pass, new_job, seal
+from reprune.steps.answerable import refuse_unanswerable
 from reprune.steps.kits import EVAL, PARITY, Kit, remember
 from reprune.steps.looking import check_reach, look_at, refuse_unfit, timed_jobs
 from reprune.steps.refusals import refuse_failed_data, refuse_strangers
@@ -69,6 +70,7 @@ def make_kits(
     """
     params, policy = documents.params, documents.policy
     refuse_failed_data(parts.data)
+    refuse_unanswerable(policy, parts.data)
     check_reach(params.targets)
     refuse_strangers(parts.dense, {"data report": parts.data})
     refuse_unfit(parts.engines, parts.dense, parts.previous, this_machine(params.threads))

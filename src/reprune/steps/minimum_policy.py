@@ -43,6 +43,9 @@ def _weaker(policy: Policy, minimum: Policy) -> Iterator[str]:
         if found is None or (role == "required" and found != "required"):
             yield f"targets.{target} is {found or 'missing'}, not {role}"
     yield from _above("alpha", policy.alpha, minimum.alpha)
+    if any(rules.slices is not None for rules in minimum.quality.values()):
+        # No slice may show harm at alpha: at a smaller one less is shown. Neither demands more then.
+        yield from _below("alpha", policy.alpha, minimum.alpha)
     # A first look at fewer units decides on less evidence; later ones only spend what is left.
     yield from _below("looks (the first)", min(policy.looks), min(minimum.looks))
     yield from _above("valid_for_days", policy.valid_for_days, minimum.valid_for_days)

@@ -10,13 +10,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from reprune.core.artifacts import Fact
-from reprune.core.documents import decode_json, read_bounded
+from reprune.core.documents import MAX_SAMPLES_BYTES, decode_json, read_bounded
 from reprune.core.errors import PayloadCorrupt
 from reprune.judge.evidence import Start, Unit, decode_units
 
 RECORDS_FILE = "records.safetensors"
 EXAMPLES_FILE = "examples.json"
-MAX_RECORDS_BYTES = 2**30
 
 T = TypeVar("T")
 
@@ -52,7 +51,7 @@ def read_starts(path: Path) -> dict[str, tuple[Start, ...]]:
 
 def read_sample(path: Path, kind: type[T]) -> T:
     """One JSON payload file as `kind`. Raises DocumentError or PayloadCorrupt."""
-    return decode_json(_bytes(path), kind, name=str(path))
+    return decode_json(_bytes(path), kind, name=str(path), max_bytes=MAX_SAMPLES_BYTES)
 
 
 def read_records(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -61,7 +60,7 @@ def read_records(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     Raises PayloadCorrupt for a file that does not decode, or holds anything but rows of int64.
     """
     try:
-        tensors = load(_bytes(path, max_bytes=MAX_RECORDS_BYTES))
+        tensors = load(_bytes(path))
     except (SafetensorError, ValueError, TypeError, KeyError, MemoryError) as error:
         raise _corrupt(path, f"does not decode: {error}") from error
     columns: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -77,9 +76,9 @@ def read_records(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     return columns
 
 
-def _bytes(path: Path, **bound: int) -> bytes:
+def _bytes(path: Path) -> bytes:
     try:
-        return read_bounded(path, **bound)
+        return read_bounded(path, max_bytes=MAX_SAMPLES_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise PayloadCorrupt(
             "is not among the samples", where=str(path), fix="run `dvc repro -f benchmark`"

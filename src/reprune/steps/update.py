@@ -59,11 +59,15 @@ def update(
     its data version. Raises DocumentError, VersionNotFound, RegistryUnreachable, ChampionLost,
     ChampionForeign, PickleRefused, CheckpointError or TaskError.
     """
+    # The judge brings numpy along, which who only reads a lock needs not.
+    from reprune.steps.answerable import refuse_unknown_metrics
+
     path = root / LOCK_FILE
     with exclusive(f"update:{root.resolve()}", what="another `reprune update` runs here"):
         given = read_params(root / PARAMS_FILE)
         policy = read_policy(root / POLICY_FILE)
         check_together(given, policy, root)
+        refuse_unknown_metrics(policy, where=str(root / POLICY_FILE))
         registry = open_registry(given.registry, root)
         dense = pinned(registry, given, version)
         if say:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprune.core.artifacts import (
+    WEIGHTS,
     DataReport,
     Expectation,
     ModelBundle,
@@ -18,6 +20,8 @@ from reprune.core.policy import Policy
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
 from reprune.judge.power import plan_power, propose_margin
+from reprune.measure.attempts import ATTEMPTS_FILE, Look, local_attempts
+from reprune.steps.answerable import refuse_absent_slices, refuse_unknown_metrics
 from reprune.steps.contract import demands
 from reprune.steps.expectations import check_demands
 from reprune.task.protocol import SPLITS
@@ -42,7 +46,7 @@ def validate(
     """Checks the task's data and the policy's power; a broken contract is a result that later steps refuse.
 
     Only ids, labels, slices and digests of the inputs are looked at. Raises TaskError for a task
-    that does not keep the promises of the protocol.
+    that does not keep the promises of the protocol, DocumentError for a policy that no data could answer.
     """
     # A task brings torch along; the step's module must be importable without it.
     from reprune.task.check import check_task
@@ -50,18 +54,21 @@ def validate(
     from reprune.task.seal import Sealed
     from reprune.task.trained_on import TRAINED_ON, marks
 
+    refuse_unknown_metrics(policy)
     fact = dense.manifest.task
     task = load_task(fact.entry, dense.path / "task")
     check_task(task, seed=seed)
     view = Sealed(task)
     censuses = {split: view.census(split) for split in SPLITS}
+    timed = censuses["eval"].times is not None
+    refuse_absent_slices(policy, censuses["eval"].slices, timed=timed)
     wanted, remarks = demands(censuses, validate)
     examples = len(censuses["eval"].ids)
     power = plan_power(
         policy,
         examples=examples,
         flips=_flips(previous.manifest, validate.flips, examples),
-        attempt=previous.manifest.attempts + 1,
+        attempt=_attempts(dense, previous.manifest, ctx.root / ATTEMPTS_FILE) + 1,
     )
     found = (
         _same_data(fact.data_version, task.data_version),
@@ -79,6 +86,20 @@ def validate(
         splits={split: _split_fact(census) for split, census in censuses.items()},
         power=power,
     )
+
+
+def _attempts(dense: Artifact[ModelBundle], previous: Previous, ledger: Path) -> int:
+    """How many looks there were at this dense model: the larger of what the registry and the ledger here
+    hold, as `benchmark` counts them.
+    """
+    look = Look(
+        name=dense.manifest.name,
+        dense_version=dense.manifest.dense_version,
+        weights=dense.manifest.payload.get(WEIGHTS, ""),
+        eval_digest="",
+        candidate="",
+    )
+    return max(previous.attempts, local_attempts(ledger, look))
 
 
 def _flips(previous: Previous, assumed: float, examples: int) -> float:
