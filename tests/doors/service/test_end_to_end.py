@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from reprune.core.params import Registry as Section
+from reprune.orchestrate.reconcile_seen import SETTLE_S
 from reprune.registry.dense import register_dense
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry, known_alias
@@ -143,6 +145,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 def test_a_good_version_becomes_champion_and_a_bad_one_is_blocked(stand: Stand) -> None:
     """In MLflow's tags, in the numbers and in the log; only webhooks made the service look."""
+    began_s = time.monotonic()
     said = stand.worker.train(seed=1, epochs=3)
     assert said.startswith("digits version 1")
     seen = 'reprune_verdicts{state="promoted"}'
@@ -170,7 +173,9 @@ def test_a_good_version_becomes_champion_and_a_bad_one_is_blocked(stand: Stand) 
     # Two dense versions, two rows and a mark at least; each of them is a delivery of its own.
     woken = numbers['reprune_deliveries_total{result="woken",source="mlflow"}']
     assert woken >= 5
-    assert numbers['reprune_sweeps_total{result="full"}'] <= 1 + woken
+    # A run that takes longer than a claim holds, on a busy machine, is looked at on time as well.
+    on_time = (time.monotonic() - began_s) // SETTLE_S
+    assert numbers['reprune_sweeps_total{result="full"}'] <= 1 + woken + on_time
     assert 'reprune_sweeps_total{result="partial"}' not in numbers
     assert len(stand.kfp.posted()) == 2
     check_log(stand)
