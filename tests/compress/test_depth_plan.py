@@ -299,10 +299,9 @@ def test_a_plan_with_depth_is_measured_shown_cut_and_reloaded(ground: Path, tmp_
         assert (dense.params - removed.params, dense.macs - removed.macs) == left[item.block]
         assert (item.planned.params, item.planned.bytes) == (removed.params, removed.bytes)
         assert item.planned.macs <= removed.macs
-    assert (surgery.after.macs, surgery.after.params) == (
-        plan.predicted.macs,
-        plan.predicted.params,
-    )
+    # What heads multiply among each other is counted whole before the cut: an upper bound.
+    assert surgery.after.macs <= plan.predicted.macs
+    assert surgery.after.params == plan.predicted.params
     module = load_bundle(bundle).module
     if "blocks.2" not in plan.blocks:
         heads = {item.group: item.keep for item in plan.groups}["blocks.2.attention:heads"]

@@ -76,7 +76,7 @@ def test_a_block_with_a_width_by_hand_inside_it_stays():
 
 @pytest.mark.slow
 def test_that_a_block_stays_for_a_width_by_hand_is_said(with_blocks, tmp_path):
-    knobs = residual.PARAMS.replace("fraction: 0.2", "fraction: 0.4")
+    knobs = residual.PARAMS
     free, _, _ = planned(with_blocks, tmp_path / "free", knobs)
     inside = {name for name in free.blocks if f"{name}.conv1" in keeps(free)}
     assert inside
