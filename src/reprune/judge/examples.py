@@ -58,10 +58,10 @@ def read_examples(quality: QualityEvidence, champion_newest: str | None = None) 
     for family in sorted(quality.slices):
         codes = _numbered(quality.slices[family])[order]
         places = np.argsort(codes, kind="stable")
-        starts = np.flatnonzero(np.diff(codes[places])) + 1
         values = sorted(set(quality.slices[family]))
-        for value, members in zip(values, np.split(places, starts), strict=True):
-            slices[f"{family}={value}"] = members
+        ends = np.searchsorted(codes[places], np.arange(len(values) + 1))
+        for value, start, end in zip(values, ends, ends[1:], strict=False):
+            slices[f"{family}={value}"] = places[start:end]
     if quality.times is not None and champion_newest is not None:
         newer = np.asarray([time > champion_newest for time in quality.times], dtype=np.bool_)
         if newer.any():
