@@ -32,7 +32,7 @@ def scores(
         key: metric.parts(table, {}) for key, table in tables.items() if metric.form == "ratio"
     }
     records = Records(examples=examples, metrics={name: metric}, parts=parts, tables=tables)
-    groups = {(name, EVERYTHING): np.ones(count, dtype=np.bool_)}
+    groups = {(name, EVERYTHING): np.arange(count)}
     drawn = resample(records, groups, [("base", "mine")], seed)
     return Scores(records=records, groups=groups, slices={}, resamples=drawn)
 

@@ -630,11 +630,11 @@ def divided(
     named = [f"s{i % sources}" if i < of_day else f"n{i}" for i in range(100)] if sources else None
     quality = make_quality({"dense": {"correct": (1,) * 100}}, slices={"t": labels}, sources=named)
     examples = read_examples(quality, None)
-    masks = examples.slices
+    known = examples.slices
     found = divide(
         examples,
         SliceRules(min_examples=at_least),
-        lambda mask: not undefined or not np.array_equal(mask, masks[f"t={undefined}"]),
+        lambda members: not undefined or not np.array_equal(members, known[f"t={undefined}"]),
         resampled=resampled,
     )
     return set(found.judged), set(found.small)

@@ -112,13 +112,13 @@ def test_examples_are_sorted_by_id() -> None:
     assert (found.count, found.order.tolist()) == (4, [1, 3, 0, 2])
     assert found.sources is not None
     assert found.sources.tolist() == found.rows.tolist() == [0, 1, 1, 2]
-    assert {name: mask.tolist() for name, mask in found.slices.items()} == {
-        "day=1": [False, False, True, True],
-        "day=2": [True, False, False, False],
-        "day=3": [False, True, False, False],
-        "size=big": [False, True, True, True],
-        "size=small": [True, False, False, False],
-        NEWER: [True, False, False, True],
+    assert {name: members.tolist() for name, members in found.slices.items()} == {
+        "day=1": [2, 3],
+        "day=2": [0],
+        "day=3": [1],
+        "size=big": [1, 2, 3],
+        "size=small": [0],
+        NEWER: [0, 3],
     }
     assert list(found.slices) == ["day=1", "day=2", "day=3", "size=big", "size=small", NEWER]
     assert found.column((10, 20, 30, 40)).tolist() == [20, 40, 10, 30]
@@ -126,8 +126,8 @@ def test_examples_are_sorted_by_id() -> None:
         np.dtype("int64")
     }
     assert found.units_in_all == 3
-    assert found.units(np.array([False, True, True, False])) == 1
-    assert found.units(np.array([True, True, True, False])) == 2
+    assert found.units(np.array([1, 2])) == 1
+    assert found.units(np.array([0, 1, 2])) == 2
     for times, newest in ((None, "2"), (("2", "3", "4", "1"), None), (("2",) * 4, "2")):
         given = read_examples(_with(quality, times=times), newest)
         assert NEWER not in given.slices
@@ -135,7 +135,22 @@ def test_examples_are_sorted_by_id() -> None:
     assert alone.sources is None
     assert (alone.units_in_all, alone.rows.tolist()) == (4, [0, 1, 2, 3])
     assert alone.rows.dtype == np.dtype("int64")
-    assert alone.units(np.array([True, False, True, True])) == 3
+    assert alone.units(np.array([0, 2, 3])) == 3
+
+
+def test_slices_are_no_larger_than_their_examples() -> None:
+    """As many as there are examples, say one a user, hold each example once."""
+    quality = QualityEvidence(
+        eval_digest="d",
+        ids=tuple(f"{place:05d}" for place in range(20_000)),
+        slices={"user": tuple(str(place) for place in range(20_000))},
+        sources=None,
+        arms={},
+    )
+    found = read_examples(quality)
+    assert len(found.slices) == 20_000
+    assert sum(members.nbytes for members in found.slices.values()) == 20_000 * 8
+    assert found.slices["user=777"].tolist() == [777]
 
 
 def _with(quality: QualityEvidence, **changed: Any) -> QualityEvidence:
@@ -299,8 +314,9 @@ def test_slices_are_judged_where_every_arm_has_a_value(scores: Scores) -> None:
         assert all(
             (name, label) in scores.groups for label in (*each.judged, *each.small, EVERYTHING)
         )
-    assert scores.groups["dice", ""].all()  # as the group of all is called in every report
-    assert scores.groups["dice", "half=a"].tolist() == (np.array(SLICES["half"]) == "a").tolist()
+    # As the group of all is called in every report.
+    assert scores.groups["dice", ""].tolist() == list(range(COUNT))
+    assert scores.groups["dice", "half=a"].tolist() == list(range(1, COUNT, 2))
     bottom = ARMS["dense"]["denominator"].copy()
     bottom[1::2] = 0
     given = evidence()
@@ -402,10 +418,10 @@ def test_nothing_is_drawn_where_all_is_zero_or_one() -> None:
 
 
 def test_values_of_no_examples_and_of_no_statistic(scores: Scores) -> None:
-    none = np.zeros(COUNT, dtype=np.bool_)
+    none, everybody = np.zeros(0, dtype=np.int64), np.arange(COUNT)
     assert np.isnan(scores.records.value(("auc", EVERYTHING), none, MINE))
     with pytest.raises(TypeError, match="dice is no statistic"):
-        scores.records.prepared(("dice", EVERYTHING), ~none, MINE)
+        scores.records.prepared(("dice", EVERYTHING), everybody, MINE)
     assert SHARE is METRICS["dice"]
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
-from reprune.judge.bootstrap import Integers, Mask
+from reprune.judge.bootstrap import Integers
 from reprune.judge.evidence import QualityEvidence
+
+# The places of some examples, rising: thousands of slices are no larger than their examples.
+Members: TypeAlias = Integers
 
 NEWER = "age=newer than the champion's evidence"
 
@@ -24,7 +28,7 @@ class Examples:
     count: int
     order: Integers
     sources: Integers | None
-    slices: dict[str, Mask]
+    slices: dict[str, Members]
 
     def column(self, values: Sequence[int]) -> Integers:
         return np.asarray(values, dtype=np.int64)[self.order]
@@ -38,11 +42,9 @@ class Examples:
         """The number of each example's unit: its source, or itself."""
         return np.arange(self.count, dtype=np.int64) if self.sources is None else self.sources
 
-    def units(self, mask: Mask) -> int:
-        """How many sources, or examples where none are declared, are among `mask`."""
-        if self.sources is None:
-            return int(np.count_nonzero(mask))
-        return len(np.unique(self.sources[mask]))
+    def units(self, members: Members) -> int:
+        """How many sources, or examples where none are declared, are among `members`."""
+        return len(members) if self.sources is None else len(np.unique(self.sources[members]))
 
 
 def read_examples(quality: QualityEvidence, champion_newest: str | None = None) -> Examples:
@@ -52,15 +54,18 @@ def read_examples(quality: QualityEvidence, champion_newest: str | None = None) 
     """
     order = np.asarray(sorted(range(len(quality.ids)), key=quality.ids.__getitem__), dtype=np.int64)
     sources = None if quality.sources is None else _numbered(quality.sources)[order]
-    slices: dict[str, Mask] = {}
+    slices: dict[str, Members] = {}
     for family in sorted(quality.slices):
         codes = _numbered(quality.slices[family])[order]
-        for code, value in enumerate(sorted(set(quality.slices[family]))):
-            slices[f"{family}={value}"] = codes == code
+        places = np.argsort(codes, kind="stable")
+        values = sorted(set(quality.slices[family]))
+        ends = np.searchsorted(codes[places], np.arange(len(values) + 1))
+        for value, start, end in zip(values, ends, ends[1:], strict=False):
+            slices[f"{family}={value}"] = places[start:end]
     if quality.times is not None and champion_newest is not None:
         newer = np.asarray([time > champion_newest for time in quality.times], dtype=np.bool_)
         if newer.any():
-            slices[NEWER] = newer[order]
+            slices[NEWER] = np.flatnonzero(newer[order])
     return Examples(count=len(order), order=order, sources=sources, slices=slices)
 
 

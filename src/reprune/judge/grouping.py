@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from reprune.core.policy import SliceRules
-from reprune.judge.bootstrap import Mask
 from reprune.judge.comparisons import MIN_UNITS
-from reprune.judge.examples import Examples
+from reprune.judge.examples import Examples, Members
 
 TOGETHER = "(small slices together)"
 
@@ -19,12 +18,12 @@ TOGETHER = "(small slices together)"
 class Slices:
     """`judged` may hold TOGETHER, the union of the `small` ones."""
 
-    judged: Mapping[str, Mask]
-    small: Mapping[str, Mask]
+    judged: Mapping[str, Members]
+    small: Mapping[str, Members]
 
 
 def divide(
-    examples: Examples, rules: SliceRules, defined: Callable[[Mask], bool], *, resampled: bool
+    examples: Examples, rules: SliceRules, defined: Callable[[Members], bool], *, resampled: bool
 ) -> Slices:
     """Every slice is in one of the two. `defined` says whether the metric of everybody that is compared with
     has a value on these examples, without which a slice is not judged. With sources, or by
@@ -32,17 +31,17 @@ def divide(
     """
     fewest = MIN_UNITS if resampled or examples.sources is not None else 1
 
-    def usable(mask: Mask) -> bool:
+    def usable(members: Members) -> bool:
         return (
-            int(np.count_nonzero(mask)) >= rules.min_examples
-            and examples.units(mask) >= fewest
-            and defined(mask)
+            len(members) >= rules.min_examples
+            and examples.units(members) >= fewest
+            and defined(members)
         )
 
-    judged = {label: mask for label, mask in examples.slices.items() if usable(mask)}
-    small = {label: mask for label, mask in examples.slices.items() if label not in judged}
+    judged = {label: members for label, members in examples.slices.items() if usable(members)}
+    small = {label: m for label, m in examples.slices.items() if label not in judged}
     if small:
-        union = np.any(list(small.values()), axis=0)
+        union = np.unique(np.concatenate(list(small.values())))
         if usable(union):
             judged[TOGETHER] = union
     return Slices(judged=judged, small=small)

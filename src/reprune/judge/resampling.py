@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 
 from reprune.judge.binary import sums_by_source
-from reprune.judge.bootstrap import Floats, Integers, Mask, resampled, resampled_sums
-from reprune.judge.examples import Examples
+from reprune.judge.bootstrap import Floats, Integers, resampled, resampled_sums
+from reprune.judge.examples import Examples, Members
 from reprune.judge.metrics import Columns, Metric
 from reprune.judge.studentised import (
     MOST_SOURCES,
@@ -42,22 +42,22 @@ class Records:
         """The arm keys that have this metric's records."""
         return [key for name, key in self.tables if name == metric]
 
-    def columns(self, group: Group, mask: Mask, key: str) -> dict[str, Integers]:
-        return {name: rows[..., mask] for name, rows in self.tables[group[0], key].items()}
+    def columns(self, group: Group, members: Members, key: str) -> dict[str, Integers]:
+        return {name: rows[..., members] for name, rows in self.tables[group[0], key].items()}
 
-    def prepared(self, group: Group, mask: Mask, key: str) -> Weighted:
+    def prepared(self, group: Group, members: Members, key: str) -> Weighted:
         """The group's statistic as a function of the units' weights."""
         statistic = self.metrics[group[0]].statistic
         if statistic is None:
             raise TypeError(f"{group[0]} is no statistic")
-        return statistic(self.columns(group, mask, key), self.examples.rows[mask])
+        return statistic(self.columns(group, members, key), self.examples.rows[members])
 
-    def value(self, group: Group, mask: Mask, key: str) -> float:
+    def value(self, group: Group, members: Members, key: str) -> float:
         """The statistic over the group; NaN where it is not defined."""
-        if not mask.any():
+        if len(members) == 0:
             return float("nan")
         units = np.ones((self.examples.units_in_all, 1), dtype=np.float64)
-        return float(self.prepared(group, mask, key)(units)[0])
+        return float(self.prepared(group, members, key)(units)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +73,15 @@ class Resamples:
 
 def resample(
     records: Records,
-    groups: Mapping[Group, Mask],
+    groups: Mapping[Group, Members],
     pairs: Sequence[tuple[str, str]],
     seed: str,
 ) -> Resamples:
     """Resamples what is not 0/1. What is drawn is a source, or an example where none are declared."""
     blocks = dict(_blocks(records, groups))
     statistics = {
-        (group, key): records.prepared(group, mask, key)
-        for group, mask in groups.items()
+        (group, key): records.prepared(group, members, key)
+        for group, members in groups.items()
         for key in records.keys(group[0])
         if records.metrics[group[0]].form == "statistic"
     }
@@ -96,13 +96,15 @@ def resample(
     )
 
 
-def _blocks(records: Records, groups: Mapping[Group, Mask]) -> Iterator[tuple[Place, Integers]]:
+def _blocks(records: Records, groups: Mapping[Group, Members]) -> Iterator[tuple[Place, Integers]]:
     """Numerators and denominators of each ratio metric, a row a unit."""
     sources = records.examples.sources
-    for group, mask in groups.items():
+    for group, members in groups.items():
         if records.metrics[group[0]].form == "ratio":
             for key in records.keys(group[0]):
-                block = (records.parts[group[0], key] * mask).T
+                parts = records.parts[group[0], key]
+                block = np.zeros((parts.shape[1], 2), dtype=np.int64)
+                block[members] = parts[:, members].T
                 yield (group, key), block if sources is None else sums_by_source(block, sources)
 
 
@@ -111,7 +113,7 @@ class _Influencing:
     """What the sources' influences are computed from."""
 
     records: Records
-    groups: Mapping[Group, Mask]
+    groups: Mapping[Group, Members]
     blocks: Mapping[Place, Integers]
     statistics: Mapping[Place, Weighted]
 

@@ -14,7 +14,7 @@ from reprune.judge.binary import binary_level, compare_binary
 from reprune.judge.bootstrap import Floats, Integers, Mask
 from reprune.judge.comparisons import Comparison, Level
 from reprune.judge.evidence import Evidence
-from reprune.judge.examples import NEWER, Examples, read_examples
+from reprune.judge.examples import NEWER, Examples, Members, read_examples
 from reprune.judge.family import slice_baselines
 from reprune.judge.grouping import Slices, divide
 from reprune.judge.metrics import Metric
@@ -37,7 +37,7 @@ class Scores:
     """
 
     records: Records
-    groups: Mapping[Group, Mask]
+    groups: Mapping[Group, Members]
     slices: Mapping[str, Slices]
     resamples: Resamples
     none_newer: bool = False
@@ -93,7 +93,7 @@ class Scores:
     def _moved(self, group: Group, base: str, mine: str) -> Mask:
         """In which examples of the group the two arms have different records."""
         one, two = (self.records.columns(group, self.groups[group], key) for key in (base, mine))
-        moved = np.zeros(int(np.count_nonzero(self.groups[group])), dtype=np.bool_)
+        moved = np.zeros(len(self.groups[group]), dtype=np.bool_)
         for name, rows in one.items():
             moved |= np.any(np.atleast_2d(rows) != np.atleast_2d(two[name]), axis=0)
         return moved
@@ -110,16 +110,18 @@ class Scores:
                 denominator_sums=sums[:, _DENOMINATOR],
                 higher_is_better=metric.higher_is_better,
             )
-        mask = self.groups[group]
-        columns = self.records.columns(group, mask, key)
+        members = self.groups[group]
+        columns = self.records.columns(group, members, key)
         return Replicated(
-            statistic=self.records.value(group, mask, key),
+            statistic=self.records.value(group, members, key),
             values=self.resamples.values.get((group, key), _NO_VALUES),
-            examples=int(np.count_nonzero(mask)),
+            examples=len(members),
             bounds=metric.bounds,
             higher_is_better=metric.higher_is_better,
             own=None if metric.marks is None else metric.marks(columns),
-            noise=0.0 if metric.noise is None else metric.noise(columns, self.examples.rows[mask]),
+            noise=0.0
+            if metric.noise is None
+            else metric.noise(columns, self.examples.rows[members]),
         )
 
 
@@ -132,7 +134,7 @@ def read_scores(evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric
     """The scores of evidence that has no problems (see judge.checks)."""
     examples = read_examples(evidence.quality, evidence.champion_newest)
     records = _read_records(examples, evidence, policy, metrics)
-    everybody = np.ones(examples.count, dtype=np.bool_)
+    everybody = np.arange(examples.count, dtype=np.int64)
     slices: dict[str, Slices] = {}
     for name, rules in policy.quality.items():
         if rules.slices is not None:
@@ -147,7 +149,7 @@ def read_scores(evidence: Evidence, policy: Policy, metrics: Mapping[str, Metric
                 partial(_defined, records, name, bases),
                 resampled=metrics[name].form != "binary",
             )
-    judged: dict[Group, Mask] = {(name, EVERYTHING): everybody for name in policy.quality}
+    judged: dict[Group, Members] = {(name, EVERYTHING): everybody for name in policy.quality}
     judged |= {
         (name, label): m for name, each in slices.items() for label, m in each.judged.items()
     }
@@ -190,17 +192,17 @@ def _read_records(
     return Records(examples=examples, metrics=metrics, parts=parts, tables=tables)
 
 
-def _defined(records: Records, name: str, bases: Sequence[str], mask: Mask) -> bool:
+def _defined(records: Records, name: str, bases: Sequence[str], members: Members) -> bool:
     """Whether the metric has a value on these examples, of every arm that a candidate is compared with.
 
     Whether it has one of the candidate, too, is the candidate's doing: it must not leave the slice by it.
     """
     form = records.metrics[name].form
     if form == "binary":
-        return bool(mask.any())
+        return len(members) > 0
     if form == "ratio":
-        return all(int(records.parts[name, key][_DENOMINATOR][mask].sum()) > 0 for key in bases)
-    return not any(math.isnan(records.value((name, EVERYTHING), mask, key)) for key in bases)
+        return all(int(records.parts[name, key][_DENOMINATOR][members].sum()) > 0 for key in bases)
+    return not any(math.isnan(records.value((name, EVERYTHING), members, key)) for key in bases)
 
 
 def _pairs(evidence: Evidence, policy: Policy) -> list[tuple[str, str]]:
