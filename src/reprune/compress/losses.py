@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,20 @@ def first_batches(task: Task, split: Split, *, examples: int, seed: int) -> list
     if not found:
         raise TaskError(f"the split '{split}' is empty", fix="give the task's split some examples")
     return found
+
+
+def part_of(batch: Batch, places: slice, targets: object) -> Batch:
+    """The batch's examples at `places`, of which `targets` are the targets."""
+    return replace(
+        batch,
+        inputs=tuple(tensor[places] for tensor in batch.inputs),
+        targets=targets,
+        ids=batch.ids[places],
+        slices={name: values[places] for name, values in batch.slices.items()},
+        source=None if batch.source is None else batch.source[places],
+        time=None if batch.time is None else batch.time[places],
+        labels=None if batch.labels is None else batch.labels[places],
+    )
 
 
 def mean_loss(task: Task, module: nn.Module, batches: Iterable[Batch], *, seed: int) -> float:

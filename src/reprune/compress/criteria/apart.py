@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from torch import Tensor, nn
 
-from reprune.compress.losses import first_batches
+from reprune.compress.losses import first_batches, part_of
 from reprune.compress.paired import batch_losses
 from reprune.core.params import PruneParams
 from reprune.task.protocol import Batch, Task
@@ -75,16 +74,7 @@ def singles(batch: Batch) -> Iterator[Batch]:
 
 
 def _part(batch: Batch, places: slice) -> Batch:
-    return replace(
-        batch,
-        inputs=tuple(tensor[places] for tensor in batch.inputs),
-        targets=_sliced(batch.targets, places),
-        ids=batch.ids[places],
-        slices={name: values[places] for name, values in batch.slices.items()},
-        source=None if batch.source is None else batch.source[places],
-        time=None if batch.time is None else batch.time[places],
-        labels=None if batch.labels is None else batch.labels[places],
-    )
+    return part_of(batch, places, _sliced(batch.targets, places))
 
 
 def _is_divisible(batch: Batch) -> bool:

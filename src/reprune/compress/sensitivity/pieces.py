@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from reprune.compress.losses import part_of
 from reprune.task.protocol import Batch
 
 
@@ -21,7 +22,8 @@ def pieces(batches: Sequence[Batch], size: int) -> Iterator[Batch]:
             continue
         parts = -(-count // size)
         for number in range(parts):
-            yield _part(batch, slice(count * number // parts, count * (number + 1) // parts))
+            places = slice(count * number // parts, count * (number + 1) // parts)
+            yield part_of(batch, places, _taken(batch.targets, places))
 
 
 def _sliceable(value: object, count: int) -> bool:
@@ -30,18 +32,6 @@ def _sliceable(value: object, count: int) -> bool:
     if isinstance(value, Tensor):
         return value.dim() > 0 and len(value) == count
     return isinstance(value, list | tuple) and len(value) == count
-
-
-def _part(batch: Batch, part: slice) -> Batch:
-    return Batch(
-        inputs=tuple(tensor[part] for tensor in batch.inputs),
-        targets=_taken(batch.targets, part),
-        ids=batch.ids[part],
-        slices={name: values[part] for name, values in batch.slices.items()},
-        source=None if batch.source is None else batch.source[part],
-        time=None if batch.time is None else batch.time[part],
-        labels=None if batch.labels is None else batch.labels[part],
-    )
 
 
 def _taken(value: Any, part: slice) -> Any:
