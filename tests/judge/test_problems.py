@@ -538,6 +538,9 @@ def test_metrics_that_cannot_be_had() -> None:
     metrics, words = find_metrics(rules)
     assert sorted(metrics) == ["accuracy", "mae"]
     assert words[0].startswith("The policy's metric 'nonsense' cannot be had:")
+    # One sentence: whoever raises it adds what to do, once.
+    assert "\n" not in words[0]
+    assert "use one of: accuracy" in words[0]
     assert words[1:] == ["A floor makes no sense for mae, of which less is better."]
     assert find_metrics(policy(quality={"mae": {"vs_parent": MARGIN}}))[1] == []
 

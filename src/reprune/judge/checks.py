@@ -28,7 +28,12 @@ def find_metrics(policy: Policy) -> tuple[dict[str, Metric], list[str]]:
     for name, rules in policy.quality.items():
         try:
             metrics[name] = get_metric(name)
-        except (UnknownName, ImportError, AttributeError) as error:
+        except UnknownName as error:
+            problems.append(
+                f"The policy's metric '{name}' cannot be had: {error.what} ({error.fix})"
+            )
+            continue
+        except (ImportError, AttributeError) as error:
             problems.append(f"The policy's metric '{name}' cannot be had: {error}")
             continue
         if rules.floor is not None and not metrics[name].higher_is_better:
