@@ -14,7 +14,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -245,6 +245,7 @@ class Api:
         self.seen: list[tuple[str, str]] = []
         self.created: list[dict[str, Any]] = []
         self.tokens: list[str] = []
+        self.when_asked: Callable[[], object] = lambda: None
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:  # noqa: PLR0911
         root = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainjobs"
@@ -265,6 +266,7 @@ class Api:
         if method == "DELETE":
             del self.jobs[name]
             return 200, {"kind": "Status"}
+        self.when_asked()
         state = self.after_creation[0]
         if len(self.after_creation) > 1:
             self.after_creation.pop(0)
@@ -431,7 +433,7 @@ def test_the_end_of_the_task_is_the_jobs_end(api):
     here, cluster = api
     here.after_creation = [RUNNING]
     before = signal.getsignal(signal.SIGTERM)
-    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    here.when_asked = lambda: os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
         run_trainjob(cluster, MANIFEST, HERE)
     assert ended.value.code == 143
