@@ -54,7 +54,10 @@ build() {
   if [ "$name" = tensorrt ]; then
     base="${TENSORRT_BASE:-}" extras="${TENSORRT_EXTRAS:-}" index="${TENSORRT_TORCH_INDEX:-}"
   fi
+  local own
+  own="$(sed -n 's/^FROM \(.*\) AS default$/\1/p' "images/$name.Containerfile")"
   local arguments=(
+    --label "org.opencontainers.image.base.name=${base:-$own}"
     --build-arg "VERSION=$version" --build-arg "REVISION=$revision"
     --build-arg "SOURCE_DATE_EPOCH=$epoch"
     --build-arg "CREATED=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)"

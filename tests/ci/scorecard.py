@@ -255,15 +255,42 @@ def sbom(files: Files) -> Iterator[str]:
         yield "nothing writes it"
 
 
+# Where pins are, by the ecosystem that reads them.
+UPDATED = (
+    ("pip", "/"),
+    ("pip", "/.ci"),
+    ("docker", "/images"),
+    ("docker", "/.ci"),
+    ("github-actions", "/"),
+)
+
+
 def dependency_update_tool(files: Files) -> Iterator[str]:
-    """One that knows every kind of pin there is."""
+    """One that knows every kind of pin there is, and pins that stand where it reads them."""
     text = files.get(".github/dependabot.yml", b"{}").decode()
-    found = {each["package-ecosystem"]: each for each in load(text).get("updates", ())}
-    wanted = {"pip": "/", "docker": "/images", "github-actions": "/"}
-    for ecosystem, place in wanted.items():
-        entry = found.get(ecosystem, {})
-        if place not in [entry.get("directory"), *entry.get("directories", ())]:
+    entries = load(text).get("updates", ())
+    read = {
+        (each["package-ecosystem"], place)
+        for each in entries
+        for place in [each.get("directory"), *each.get("directories", ())]
+    }
+    for ecosystem, place in UPDATED:
+        if (ecosystem, place) not in read:
             yield f"nothing updates {ecosystem} in {place}"
+    yield from _unread(files)
+
+
+def _unread(files: Files) -> Iterator[str]:
+    """Images that Dependabot does not read: it takes them from FROM alone, without arguments."""
+    seen = set()
+    for name, text in texts(files, "Containerfile").items():
+        seen |= set(re.findall(r"^FROM (\S+@\S+)", text, re.MULTILINE))
+        for argument, image in re.findall(r"^ARG (\w+)=(\S+@\S+)$", text, re.MULTILINE):
+            yield f"{name}: nothing updates {argument}, {image}"
+    for name, text in texts(files, "gitlab/reprune.yml").items():
+        for image in re.findall(r"^ *image: *(\S+)$", text, re.MULTILINE):
+            if image not in seen:
+                yield f"{name}: nothing updates {image}"
 
 
 def ci_tests(files: Files) -> Iterator[str]:

@@ -174,8 +174,9 @@ if [ "$1" = build ]; then echo "$*" >> "$BUILT"; fi
 
 
 def built(tmp_path: Path, **variables: str) -> dict[str, dict[str, str]]:
-    """The build arguments of each image that `images/build.sh` builds with these variables."""
+    """The build arguments, and the base's label, of each image that `images/build.sh` builds with these."""
     stub, log = tmp_path / "docker", tmp_path / "built"
+    log.unlink(missing_ok=True)
     stub.write_text(DOCKER)
     stub.chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH")}
@@ -187,6 +188,7 @@ def built(tmp_path: Path, **variables: str) -> dict[str, dict[str, str]]:
     for line in log.read_text().splitlines():
         (name,) = re.findall(r"--file images/(\w+).Containerfile", line)
         found[name] = dict(re.findall(r"--build-arg (\w+)=(\S+)", line))
+        found[name] |= dict(re.findall(r"--label \S+(base\.name)=(\S*)", line))
     assert tuple(found) == OURS
     return found
 
@@ -220,7 +222,26 @@ def test_what_is_said_of_tensorrt_is_said_of_no_other(tmp_path: Path) -> None:
         "NVIDIA_INDEX": "https://nvidia.example",
     }
     declared = set(re.findall(r"^ARG (\w+)", text("tensorrt"), re.MULTILINE))
-    assert declared >= said["tensorrt"].keys()
+    assert declared >= said["tensorrt"].keys() - {"base.name"}
+
+
+def test_an_image_says_what_it_is_built_on(tmp_path: Path) -> None:
+    """What somebody names, or what the file itself has after FROM, where Dependabot finds it."""
+    named = built(tmp_path, BASE="debian@sha256:1", TENSORRT_BASE="cuda@sha256:2")
+    assert [named[name]["base.name"] for name in OURS] == ["debian@sha256:1"] * 2 + [
+        "cuda@sha256:2"
+    ]
+    default = built(tmp_path)
+    for name in ("control", "compress"):
+        (image,) = re.findall(
+            r"^FROM (\S+@sha256:[0-9a-f]{64}) AS default$", text(name), re.MULTILINE
+        )
+        assert default[name]["base.name"] == image
+        assert "BASE" not in default[name]
+        assert text(name).index("\nARG BASE=default\n") < text(name).index(
+            f"\nFROM {image} AS default\n"
+        )
+        assert "\nFROM ${BASE} AS python\n" in text(name)
 
 
 def test_an_image_for_gpus_is_found_out_where_it_cannot_use_one() -> None:
