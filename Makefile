@@ -106,9 +106,11 @@ test-chart-security: .venv-checkov/.stamp ## ask checkov about what the chart re
 images: ## build the images that can be built here (TENSORRT_BASE=... adds tensorrt)
 	@images/build.sh control compress $(if $(TENSORRT_BASE),tensorrt)
 
-# The same commit gives the same bytes, wherever and whenever it is built.
+# The same commit gives the same bytes, wherever and whenever it is built. An archive of sources has no git:
+# its PKG-INFO carries the commit's time, as all that is in it.
 dist: env ## build the wheel and the archive of sources, and the bill of materials, into dist/
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist .
+	epoch=$$(date -r PKG-INFO +%s 2>/dev/null || git log -1 --format=%ct) && \
+	  SOURCE_DATE_EPOCH=$$epoch $(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python -m supply.sbom dist/sbom.cdx.json
 
 sbom: env ## write dist/sbom.cdx.json, all that is locked, in CycloneDX

@@ -19,7 +19,10 @@ install() {
   { apt-get update -qq && apt-get install -y -qq --no-install-recommends docker.io debootstrap; } >&2
 }
 
-alive() { [ -s "$1/dockerd.pid" ] && kill -0 "$(cat "$1/dockerd.pid")" 2>/dev/null; }
+# A dockerd that was killed leaves its file behind, and its number goes to another process.
+alive() {
+  [ -s "$1/dockerd.pid" ] && [ "$(cat "/proc/$(cat "$1/dockerd.pid")/comm" 2>/dev/null)" = dockerd ]
+}
 
 # Without a bridge and firewall rules, so that it runs inside a container too: containers get no network
 # or the host's.

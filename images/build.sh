@@ -2,8 +2,9 @@
 # Builds the named images (control, compress, tensorrt) with docker's BuildKit and prints what each is.
 #
 # By environment: PREFIX (before the name, default "reprune/"), TAG (default: Reprune's version),
-# BASE and TENSORRT_BASE (what they are built on), EXTRAS (of Reprune, instead of the image's own),
-# TORCH_INDEX and NVIDIA_INDEX (pip's indexes for torch and for TensorRT's libraries),
+# BASE (what control and compress are built on), EXTRAS (of Reprune, instead of compress' own),
+# TORCH_INDEX (pip's index for compress' torch); of tensorrt alone TENSORRT_BASE, TENSORRT_EXTRAS,
+# TENSORRT_TORCH_INDEX (one with torch for CUDA), TENSORRT_VERSION, NVIDIA_INDEX (for TensorRT's libraries),
 # BUILD_CA and BUILD_PIP (files: a proxy's CA, pip's configuration; secrets of the build, in no layer),
 # BUILD_OPTIONS (more for `docker build`), PUSH=1 (push afterwards; the digest is then printed).
 # `images/build.sh --client` prints the docker client that builds; `--list NAME...` builds nothing and
@@ -48,20 +49,27 @@ if [ -n "${BUILD_CA:-}" ]; then secrets+=(--secret "id=ca,src=$BUILD_CA"); fi
 if [ -n "${BUILD_PIP:-}" ]; then secrets+=(--secret "id=pip,src=$BUILD_PIP"); fi
 
 build() {
-  local name="$1" image="$2" base="${BASE:-}"
-  if [ "$name" = tensorrt ]; then base="${TENSORRT_BASE:-}"; fi
+  local name="$1" image="$2" base="${BASE:-}" extras="${EXTRAS:-}" index="${TORCH_INDEX:-}"
+  # What is said of compress is wrong here: its torch is for CPUs, and its extras have no TensorRT.
+  if [ "$name" = tensorrt ]; then
+    base="${TENSORRT_BASE:-}" extras="${TENSORRT_EXTRAS:-}" index="${TENSORRT_TORCH_INDEX:-}"
+  fi
+  local own
+  own="$(sed -n 's/^FROM \(.*\) AS default$/\1/p' "images/$name.Containerfile")"
   local arguments=(
+    --label "org.opencontainers.image.base.name=${base:-$own}"
     --build-arg "VERSION=$version" --build-arg "REVISION=$revision"
     --build-arg "SOURCE_DATE_EPOCH=$epoch"
     --build-arg "CREATED=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)"
   )
   if [ -n "$base" ]; then arguments+=(--build-arg "BASE=$base"); fi
   if [ "$name" != control ]; then
-    if [ -n "${TORCH_INDEX:-}" ]; then arguments+=(--build-arg "TORCH_INDEX=$TORCH_INDEX"); fi
-    if [ -n "${EXTRAS:-}" ]; then arguments+=(--build-arg "EXTRAS=$EXTRAS"); fi
+    if [ -n "$index" ]; then arguments+=(--build-arg "TORCH_INDEX=$index"); fi
+    if [ -n "$extras" ]; then arguments+=(--build-arg "EXTRAS=$extras"); fi
   fi
-  if [ "$name" = tensorrt ] && [ -n "${NVIDIA_INDEX:-}" ]; then
-    arguments+=(--build-arg "NVIDIA_INDEX=$NVIDIA_INDEX")
+  if [ "$name" = tensorrt ]; then
+    if [ -n "${TENSORRT_VERSION:-}" ]; then arguments+=(--build-arg "TENSORRT=$TENSORRT_VERSION"); fi
+    if [ -n "${NVIDIA_INDEX:-}" ]; then arguments+=(--build-arg "NVIDIA_INDEX=$NVIDIA_INDEX"); fi
   fi
   # shellcheck disable=SC2086  # several options in one variable
   "$docker" build ${BUILD_OPTIONS:-} "${secrets[@]}" "${arguments[@]}" \

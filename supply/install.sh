@@ -8,7 +8,7 @@
 # sources alone with the locked tools. By environment: PYTHON makes the environment if there is none;
 # TORCH is the build of torch: `cpu`, which is on PyTorch's own index; `any`, which is PyPI's, by digest too
 # but with the libraries that it asks for by version alone (CUDA's, on Linux); without it, cpu where pip
-# finds that and any where not.
+# finds that and any where it finds none. One with another digest is refused.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -34,9 +34,22 @@ locked "$aside/builders.lock"
 # torch goes first, alone: then nothing pulls in another build.
 if grep -q '^torch==' "$aside/wanted.lock"; then
   torch="${TORCH:-}"
-  if [ "$torch" != any ] && ! locked supply/torch-cpu.lock; then
+  found=1
+  if [ "$torch" != any ]; then
+    locked supply/torch-cpu.lock 2>"$aside/said" || found=
+    cat "$aside/said" >&2
+  fi
+  if [ -z "$found" ]; then
+    # Only a build that is nowhere may be replaced: another file in its place is refused, as everywhere.
+    if ! grep -q 'No matching distribution found for torch' "$aside/said"; then
+      cat >&2 <<MESSAGE
+install: what pip found as the locked CPU build of torch is not it, or could not be installed: nothing is taken in
+its place. If the lock lists no build for this Python and machine (supply/torch-cpu.lock), say TORCH=any.
+MESSAGE
+      exit 1
+    fi
     cat >&2 <<MESSAGE
-install: the locked CPU build of torch could not be installed. It is not on PyPI: tell pip of PyTorch's own
+install: the locked CPU build of torch is nowhere. It is not on PyPI: tell pip of PyTorch's own
 index of CPU builds (PIP_EXTRA_INDEX_URL, or a folder in PIP_FIND_LINKS), or say TORCH=any.
 MESSAGE
     if [ "$torch" = cpu ]; then exit 1; fi

@@ -35,6 +35,8 @@ COMPILED = re.compile(
 WRITES: dict[str, set[str]] = {
     ".github/workflows/ci.yml:check": set(),
     ".github/workflows/codeql.yml:analyse": {"security-events"},
+    **{f".github/workflows/nightly.yml:{job}": set() for job in ("deep", "containers", "chart")},
+    ".github/workflows/release.yml:check": set(),
     ".github/workflows/release.yml:build": set(),
     ".github/workflows/release.yml:attest": {"id-token", "attestations"},
     ".github/workflows/release.yml:release": {"contents"},
@@ -255,19 +257,50 @@ def sbom(files: Files) -> Iterator[str]:
         yield "nothing writes it"
 
 
+# Where pins are, by the ecosystem that reads them.
+UPDATED = (
+    ("pip", "/"),
+    ("pip", "/.ci"),
+    ("docker", "/images"),
+    ("docker", "/.ci"),
+    ("github-actions", "/"),
+)
+
+
 def dependency_update_tool(files: Files) -> Iterator[str]:
-    """One that knows every kind of pin there is."""
+    """One that knows every kind of pin there is, and pins that stand where it reads them."""
     text = files.get(".github/dependabot.yml", b"{}").decode()
-    found = {each["package-ecosystem"]: each for each in load(text).get("updates", ())}
-    wanted = {"pip": "/", "docker": "/images", "github-actions": "/"}
-    for ecosystem, place in wanted.items():
-        entry = found.get(ecosystem, {})
-        if place not in [entry.get("directory"), *entry.get("directories", ())]:
+    entries = load(text).get("updates", ())
+    read = {
+        (each["package-ecosystem"], place)
+        for each in entries
+        for place in [each.get("directory"), *each.get("directories", ())]
+    }
+    for ecosystem, place in UPDATED:
+        if (ecosystem, place) not in read:
             yield f"nothing updates {ecosystem} in {place}"
+    yield from _unread(files)
+
+
+def _unread(files: Files) -> Iterator[str]:
+    """Images that Dependabot does not read: it takes them from FROM alone, without arguments."""
+    seen = set()
+    for name, text in texts(files, "Containerfile").items():
+        seen |= set(re.findall(r"^FROM (\S+@\S+)", text, re.MULTILINE))
+        for argument, image in re.findall(r"^ARG (\w+)=(\S+@\S+)$", text, re.MULTILINE):
+            yield f"{name}: nothing updates {argument}, {image}"
+    for name, text in texts(files, "gitlab/reprune.yml").items():
+        for image in re.findall(r"^ *image: *(\S+)$", text, re.MULTILINE):
+            if image not in seen:
+                yield f"{name}: nothing updates {image}"
+
+
+# Targets that take too long for a pull request.
+NIGHTLY = ("test-deep", "test-containers", "test-chart-security")
 
 
 def ci_tests(files: Files) -> Iterator[str]:
-    """Each pull request runs the whole check."""
+    """Each pull request runs the whole check, and each night what takes longer."""
     runs = [
         step.get("run", "").strip()
         for where, job, workflow in jobs(files)
@@ -278,11 +311,24 @@ def ci_tests(files: Files) -> Iterator[str]:
         yield "no pull request runs .ci/run"
     if "\nmake check " not in files[".ci/run"].decode():
         yield ".ci/run does not run `make check`"
+    scheduled = [
+        step.get("run", "")
+        for where, job, workflow in jobs(files)
+        if where.startswith(".github/") and "schedule" in workflow["on"]
+        for step in job["steps"]
+    ]
+    for target in NIGHTLY:
+        if not any(each.endswith(f"make {target}") for each in scheduled):
+            yield f"nothing runs `make {target}` by itself"
+
+
+ON_MAIN = "git merge-base --is-ancestor HEAD origin/main"
 
 
 def packaging(files: Files) -> Iterator[str]:
-    """A tag is built twice, compared, attested and published without a password."""
+    """A tag on main is checked, built twice, compared, attested and published without a password."""
     release = _release(files)
+    yield from _unchecked(load(release)["jobs"])
     for what, pattern in {
         "nothing publishes": r"pypa/gh-action-pypi-publish@[0-9a-f]{40}",
         "it is not attested": r"actions/attest-build-provenance@[0-9a-f]{40}",
@@ -294,6 +340,23 @@ def packaging(files: Files) -> Iterator[str]:
             yield what
     if re.search(r"^[^#\n]*(password|secrets\.)", release, re.MULTILINE):
         yield "a password is used"
+
+
+def _unchecked(release: dict[str, Any]) -> Iterator[str]:
+    """Jobs that do not wait for one that ran the whole check on a commit of main, or may go on without."""
+    passed = {
+        name
+        for name, job in release.items()
+        if {".ci/run", ON_MAIN} <= {step.get("run", "").strip() for step in job["steps"]}
+        and not any("if" in each or "continue-on-error" in each for each in [job, *job["steps"]])
+    }
+    # One that stands before what it waits for is named too.
+    for name, job in release.items():
+        needs = job.get("needs", [])
+        if passed & set([needs] if isinstance(needs, str) else needs) and "if" not in job:
+            passed.add(name)
+        elif name not in passed:
+            yield f"{name} waits for no check of a commit on main"
 
 
 def _release(files: Files) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -100,3 +101,31 @@ def test_the_wheel_holds_the_package_alone(
     assert any(each.endswith(".dist-info/licenses/LICENSE") for each in held)
     assert "reprune/catalogue/components/gate/component.py" in held
     assert len(dates) == 1
+
+
+@pytest.mark.slow
+def test_the_archive_alone_gives_the_same_bytes(
+    pair: tuple[dict[str, bytes], dict[str, bytes]], tmp_path: Path
+) -> None:
+    """`make dist` there, where no git tells the commit's time."""
+    (name,) = [name for name in pair[0] if name.endswith(".tar.gz")]
+    (tmp_path / name).write_bytes(pair[0][name])
+    with tarfile.open(tmp_path / name) as archive:
+        archive.extractall(tmp_path, filter="data")
+    source = tmp_path / name.removesuffix(".tar.gz")
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "venv" / ".stamp").touch()
+    done = subprocess.run(
+        ["make", "dist", f"VENV={tmp_path / 'venv'}"],
+        cwd=source,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (source / "dist" / "sbom.cdx.json").exists()
+    assert {each: (source / "dist" / each).read_bytes() for each in pair[0]} == pair[0]

@@ -43,6 +43,7 @@ def test_there_are_twelve() -> None:
 
 CI = ".github/workflows/ci.yml"
 RELEASE = ".github/workflows/release.yml"
+NIGHTLY = ".github/workflows/nightly.yml"
 CODEQL = ".github/workflows/codeql.yml"
 JUDGE = "written/reprune-judge.yml"
 GITLAB = "src/reprune/template-ci/gitlab/reprune.yml"
@@ -83,8 +84,20 @@ PLANTED = [
     ("SBOM", RELEASE, "python -m supply.sbom", "true", "no bill"),
     ("Dependency-Update-Tool", ".github/dependabot.yml", "ecosystem: docker", "ecosystem: x", "docker"),
     ("Dependency-Update-Tool", ".github/dependabot.yml", "ecosystem: pip", "ecosystem: npm", "pip"),
+    ("Dependency-Update-Tool", ".github/dependabot.yml", "      - /.ci\n", "", "in /.ci"),
+    ("Dependency-Update-Tool", CONTROL, "ARG BASE=default", "ARG BASE=python:3@sha256:1", "updates BASE"),
+    ("Dependency-Update-Tool", GITLAB, "bookworm@sha256:7", "bookworm@sha256:8", "updates python"),
     ("CI-Tests", CI, "run: .ci/run", "run: true", "no pull request"),
     ("CI-Tests", ".ci/run", "make check", "make lint", "`make check`"),
+    ("CI-Tests", NIGHTLY, "make test-deep", "make test", "`make test-deep`"),
+    ("CI-Tests", NIGHTLY, "make test-containers", "make images", "`make test-containers`"),
+    ("CI-Tests", NIGHTLY, "make test-chart-security", "true", "`make test-chart-security`"),
+    ("CI-Tests", NIGHTLY, "  schedule:", "  pull_request:", "`make test-deep`"),
+    ("Packaging", RELEASE, "    needs: check\n", "", "build waits for no check"),
+    ("Packaging", RELEASE, "run: .ci/run", "run: make lint", "publish waits for no check"),
+    ("Packaging", RELEASE, "HEAD origin/main", "HEAD HEAD", "release waits for no check"),
+    ("Packaging", RELEASE, "needs: attest", "needs: attest\n    if: always()", "publish waits for no check"),
+    ("Packaging", RELEASE, "run: .ci/run", "continue-on-error: true\n        run: .ci/run", "no check"),
     ("Packaging", RELEASE, "diff -r dist", "true", "not compared"),
     ("Packaging", RELEASE, "actions/attest-build", "actions/attest-x", "not attested"),
     ("Packaging", RELEASE, "environment: pypi", "env: {P: '${{ secrets.PYPI }}'}", "password"),
@@ -124,7 +137,7 @@ NEWER = re.compile('undefined variable "vars"|unknown permission scope "attestat
 @pytest.mark.slow
 def test_actionlint_finds_nothing_in_our_own_workflows() -> None:
     files = {n: t for n, t in texts(repository(), ".yml").items() if n.startswith(".github/w")}
-    assert len(files) == 3
+    assert len(files) == 4
     found = {
         name: [one for one in said if not NEWER.match(one)]
         for name, said in findings(files).items()

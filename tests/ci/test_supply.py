@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -168,13 +169,14 @@ def test_a_part_of_the_lock_is_closed(wanted: list[str]) -> None:
     }
 
 
-def wheel(folder: Path, word: str) -> Path:
-    """A wheel of one module that says that word."""
-    path = folder / "sample-1.0-py3-none-any.whl"
-    info = "sample-1.0.dist-info"
+def wheel(folder: Path, word: str, name: str = "sample", version: str = "1.0") -> Path:
+    """A wheel of one module, `sample`, that says that word."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("sample.py", f"WORD = {word!r}\n")
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: sample\nVersion: 1.0\n")
+        about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        archive.writestr(f"{info}/METADATA", about)
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
         archive.writestr(f"{info}/RECORD", "")
     return path
@@ -197,6 +199,50 @@ def test_another_file_under_the_same_version_is_refused(tmp_path: Path) -> None:
     assert bad.returncode != 0
     assert "DO NOT MATCH THE HASHES" in bad.stderr
     assert "good" in (tmp_path / "into" / "sample.py").read_text()
+
+
+# pip is asked about torch's CPU build alone; what else it would install is written down.
+PYTHON = """\
+#!/bin/sh
+case "$*" in
+  *torch-cpu.lock) exec "$REAL" "$@" --target "$FOLDER/into" ;;
+  *"pip install"*) echo "$*" >> "$FOLDER/asked" ;;
+  *) exec "$REAL" "$@" ;;
+esac
+"""
+
+
+def install(folder: Path, **variables: str) -> tuple[int, str, str]:
+    """`supply/install.sh` where pip sees the wheels of `folder` alone: exit code, stderr, what it took."""
+    python = folder / "bin" / "python"
+    python.parent.mkdir(exist_ok=True)
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    (folder / "asked").unlink(missing_ok=True)
+    given = {"REAL": sys.executable, "FOLDER": str(folder), "PIP_CONFIG_FILE": os.devnull}
+    given |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PATH": os.environ["PATH"]}
+    run = ["supply/install.sh", str(folder)]
+    done = subprocess.run(
+        run, cwd=ROOT, env=given | variables, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stderr, (folder / "asked").read_text()
+
+
+@pytest.mark.slow
+def test_another_build_of_torch_is_refused_and_replaced_by_nothing(tmp_path: Path) -> None:
+    """Only where there is none PyPI's is taken, whose libraries have no digests."""
+    code, said, asked = install(tmp_path)
+    assert (code, "taking PyPI's build instead" in said) == (0, True)
+    assert "-c constraints.txt torch" in asked
+    code, said, asked = install(tmp_path, TORCH="cpu")
+    assert (code, "torch" in asked) == (1, False)
+    ((_, (version, _)),) = locked(constraints(TORCH_CPU)).items()
+    wheel(tmp_path, "evil", "torch", version)
+    code, said, asked = install(tmp_path)
+    assert (code, "torch" in asked) == (1, False)
+    assert "DO NOT MATCH THE HASHES" in said
+    assert "say TORCH=any" in said
+    assert not (tmp_path / "into").exists()
 
 
 def constraints_litert() -> str:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reprune.compress.bundle import load_bundle
+from reprune.compress.training import worker
 from reprune.compress.training.crew import Crew
 from reprune.compress.training.joint_norms import join_norms
 from reprune.compress.training.lesson import Lesson
 from reprune.compress.training.pupil import Pupil
 from reprune.compress.training.shares import check_shares, share_of
-from reprune.compress.training.workers import Order, train_here
+from reprune.compress.training.workers import NEEDS_GPU, Order, train_here
 from reprune.core import store
 from reprune.core.artifacts import MASKS, ModelBundle
 from reprune.core.errors import CompressionError, InputError, RepruneError, TaskError
@@ -99,6 +100,18 @@ def test_what_one_process_raises_is_the_steps_error(inputs, tmp_path, monkeypatc
     with pytest.raises(RepruneError, match="ZeroDivisionError: the fifth example is broken"):
         distilled(inputs, tmp_path / "two", epochs=1, processes=2)
     assert not (tmp_path / "two").exists()
+
+
+def test_a_process_that_was_given_a_gpu_does_not_train_on_the_cpu(monkeypatch):
+    """An image without CUDA is the input's fault. Who says ACCELERATE_USE_CPU has decided otherwise."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv(NEEDS_GPU, "1")
+    assert worker._device(1) == torch.device("cpu")
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    with pytest.raises(InputError, match=r"process 1 was given a GPU(.|\n)*compress_image"):
+        worker._device(1)
+    monkeypatch.delenv(NEEDS_GPU)
+    assert worker._device(1) == torch.device("cpu")
 
 
 @pytest.mark.deep

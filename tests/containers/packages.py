@@ -18,6 +18,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LISTS = ("find-links", "extra-index-url", "index-url")
+# In every pip.conf of ours and nowhere else: where pip names no place, all else is in pip's own files too.
+# It is the same in each run, so that it is found in a layer that an earlier one left.
+CANARY = "canary-68a7bd2d29959572bee70f79946cd7ea"
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -53,7 +56,10 @@ def configured() -> dict[str, str]:
 
 @contextmanager
 def pip_for_builds(path: Path) -> Iterator[Path]:
-    """A pip.conf at `path` that holds inside a build on the host's network while the block runs."""
+    """A pip.conf at `path` that holds inside a build on the host's network while the block runs.
+
+    Its last line is the canary.
+    """
     lines = ["[global]"]
     with ExitStack() as stack:
         for option, value in configured().items():
@@ -61,7 +67,7 @@ def pip_for_builds(path: Path) -> Iterator[Path]:
                 continue
             places = [_reachable(place, stack) for place in value.split()]
             lines.append(f"{option} = " + "\n    ".join(places))
-        path.write_text("\n".join(lines) + "\n")
+        path.write_text("\n".join([*lines, f"# {CANARY}"]) + "\n")
         yield path
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from reprune import __version__
 from tests.containers.conftest import BASE, PREFIX, TAG, USER, Builder, call
-from tests.containers.packages import authority
+from tests.containers.packages import CANARY, authority
 
 pytestmark = pytest.mark.containers
 
@@ -112,8 +112,11 @@ def test_no_layer_holds_a_secret_of_the_build(image: str, builder: Builder, tmp_
     """Neither the proxy's certificates nor pip's configuration, nor anything of the repository's own."""
     saved = tmp_path / "image.tar"
     call("docker", "save", "-o", str(saved), image)
-    config = Path(builder.secrets[1].rpartition("src=")[2]).read_bytes()
-    forbidden = {"pip.conf": config.splitlines()[-1].strip()}
+    *config, canary = Path(builder.secrets[1].rpartition("src=")[2]).read_bytes().splitlines()
+    assert canary == f"# {CANARY}".encode()
+    forbidden = {"pip.conf": CANARY.encode()}
+    if config[1:]:
+        forbidden["a place that pip.conf names"] = config[-1].strip()
     own = _own_certificate()
     if own:
         forbidden["a certificate that this machine alone trusts"] = own

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from reprune import __version__
 from reprune.core.overrides import OVERRIDES_FILE
@@ -161,3 +164,102 @@ def test_an_image_is_built_from_all_that_a_wheel_is_made_of(name: str) -> None:
     assert {f"!{part}" for part in parts} <= set(let_through)
     sent = re.findall(r"^COPY (?!--from)(.*) \S+$", text(name), re.MULTILINE)
     assert {f"!{each}" for line in sent for each in line.split()} <= set(let_through)
+
+
+# Says what it was to build, a line each: the image's name, then the arguments.
+DOCKER = """\
+#!/bin/sh
+if [ "$1" = build ]; then echo "$*" >> "$BUILT"; fi
+"""
+
+
+def built(tmp_path: Path, **variables: str) -> dict[str, dict[str, str]]:
+    """The build arguments, and the base's label, of each image that `images/build.sh` builds with these."""
+    stub, log = tmp_path / "docker", tmp_path / "built"
+    log.unlink(missing_ok=True)
+    stub.write_text(DOCKER)
+    stub.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH")}
+    kept |= {"BUILT": str(log), "PATH": f"{tmp_path}:{kept['PATH']}"}
+    subprocess.run(
+        ["images/build.sh", *OURS], env=kept | variables, check=True, capture_output=True
+    )
+    found = {}
+    for line in log.read_text().splitlines():
+        (name,) = re.findall(r"--file images/(\w+).Containerfile", line)
+        found[name] = dict(re.findall(r"--build-arg (\w+)=(\S+)", line))
+        found[name] |= dict(re.findall(r"--label \S+(base\.name)=(\S*)", line))
+    assert tuple(found) == OURS
+    return found
+
+
+def test_what_is_said_of_compress_is_not_said_of_tensorrt(tmp_path: Path) -> None:
+    """compress takes torch for CPUs and other extras: tensorrt would have neither CUDA nor TensorRT."""
+    said = built(tmp_path, BASE="debian", EXTRAS="torch,kfp", TORCH_INDEX="https://cpu.example")
+    compress = {"BASE": "debian", "EXTRAS": "torch,kfp", "TORCH_INDEX": "https://cpu.example"}
+    always = said["tensorrt"].keys()
+    assert not always & compress.keys()
+    assert {name: said["compress"][name] for name in said["compress"].keys() - always} == compress
+    assert said["control"].keys() - always == {"BASE"}
+
+
+def test_what_is_said_of_tensorrt_is_said_of_no_other(tmp_path: Path) -> None:
+    said = built(
+        tmp_path,
+        TENSORRT_BASE="cuda",
+        TENSORRT_EXTRAS="tensorrt",
+        TENSORRT_TORCH_INDEX="https://cuda.example",
+        TENSORRT_VERSION="10.16.1.11",
+        NVIDIA_INDEX="https://nvidia.example",
+    )
+    always = said["control"].keys()
+    assert said["compress"].keys() == always
+    assert {name: said["tensorrt"][name] for name in said["tensorrt"].keys() - always} == {
+        "BASE": "cuda",
+        "EXTRAS": "tensorrt",
+        "TORCH_INDEX": "https://cuda.example",
+        "TENSORRT": "10.16.1.11",
+        "NVIDIA_INDEX": "https://nvidia.example",
+    }
+    declared = set(re.findall(r"^ARG (\w+)", text("tensorrt"), re.MULTILINE))
+    assert declared >= said["tensorrt"].keys() - {"base.name"}
+
+
+def test_an_image_says_what_it_is_built_on(tmp_path: Path) -> None:
+    """What somebody names, or what the file itself has after FROM, where Dependabot finds it."""
+    named = built(tmp_path, BASE="debian@sha256:1", TENSORRT_BASE="cuda@sha256:2")
+    assert [named[name]["base.name"] for name in OURS] == ["debian@sha256:1"] * 2 + [
+        "cuda@sha256:2"
+    ]
+    default = built(tmp_path)
+    for name in ("control", "compress"):
+        (image,) = re.findall(
+            r"^FROM (\S+@sha256:[0-9a-f]{64}) AS default$", text(name), re.MULTILINE
+        )
+        assert default[name]["base.name"] == image
+        assert "BASE" not in default[name]
+        assert text(name).index("\nARG BASE=default\n") < text(name).index(
+            f"\nFROM {image} AS default\n"
+        )
+        assert "\nFROM ${BASE} AS python\n" in text(name)
+
+
+def test_an_image_for_gpus_is_found_out_where_it_cannot_use_one() -> None:
+    """Its build ends where torch is for CPUs or TensorRT is missing, whose version is a pin that fits."""
+    content = text("tensorrt")
+    (check,) = re.findall(r'python3 -c "(import [^"]*torch[^"]*)"', content.replace("\\\n", " "))
+    tree = ast.parse(check)
+    asserted = [ast.unparse(each.test) for each in tree.body if isinstance(each, ast.Assert)]
+    assert asserted == ["torch.version.cuda", "importlib.util.find_spec('tensorrt')"]
+    (pin,) = re.findall(r"^ARG TENSORRT=(.*)$", content, re.MULTILINE)
+    run = [sys.executable, "images/needs.py", "pyproject.toml", "tensorrt"]
+    needed = [Requirement(line) for line in subprocess.check_output(run, text=True).splitlines()]
+    (tensorrt,) = (each for each in needed if each.name == "tensorrt-cu13")
+    assert pin in tensorrt.specifier
+    assert 'echo "tensorrt-cu13==$TENSORRT" >> /build/constraints.txt' in content
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_image_with_proprietary_libraries_says_so(name: str) -> None:
+    (licences,) = re.findall(r'image.licenses="(.*)"', text(name))
+    assert ("LicenseRef-NVIDIA" in licences) == (name == "tensorrt")

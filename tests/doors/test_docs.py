@@ -20,6 +20,7 @@ import yaml
 from reprune.core.documents import decode_yaml
 from reprune.core.params import Params
 from reprune.doors.cli import COMMANDS
+from reprune.runtimes.base import RUNTIMES, get_runtime
 from reprune.steps import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -132,3 +133,15 @@ def test_every_link_leads_somewhere(page: str) -> None:
                 re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads
             }
             assert anchor[1:] in slugs, f"{page}: {path}{anchor}"
+
+
+def test_the_table_of_targets_has_each_runtime_with_its_precisions() -> None:
+    """Those that `build` takes, no fewer and no more."""
+    table = (
+        (ROOT / "docs" / "targets.md").read_text(encoding="utf-8").partition("## What there is")[2]
+    )
+    told: dict[str, set[str]] = {}
+    for names, precisions in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", table, re.MULTILINE):
+        words = set(re.findall(r"[a-z]+\d+(?:-\w+)?", precisions))
+        told |= dict.fromkeys(re.findall(r"`([\w-]+)`", names), words)
+    assert told == {name: set(get_runtime(name).capabilities.precisions) for name in RUNTIMES}

@@ -19,6 +19,7 @@ import yaml
 from msgspec import UNSET
 from securesystemslib.signer import CryptoSigner
 
+from reprune import __version__
 from reprune.core.artifacts import Waiver
 from reprune.core.errors import InputError
 from reprune.core.lock import LOCK_FILE, lock_text, read_lock
@@ -41,6 +42,7 @@ from tests.registry import stand
 TOKEN = "a-token-that-nobody-may-see"
 DIGEST = f"sha256:{'a' * 64}"
 IMAGE = f"you/digits@{DIGEST}"
+NAMED = Request(experiment="e", image=IMAGE, control_image=IMAGE)
 SIGNED_S = 1_800_000_000
 SIGNER = CryptoSigner.generate_ed25519()
 PACKAGE = {
@@ -54,8 +56,8 @@ PACKAGE = {
                 "params": {"parameterType": "STRING"},
                 "policy": {"parameterType": "STRING"},
                 "machines": {"parameterType": "LIST", "defaultValue": [{"name": ""}]},
-                "compress_image": {"parameterType": "STRING", "defaultValue": "reprune/compress:1"},
-                "control_image": {"parameterType": "STRING", "defaultValue": "reprune/control:1"},
+                "compress_image": {"parameterType": "STRING", "defaultValue": "you/compress:1"},
+                "control_image": {"parameterType": "STRING", "defaultValue": "you/control:1"},
                 "share": {"parameterType": "NUMBER_DOUBLE", "isOptional": True},
             }
         },
@@ -490,17 +492,43 @@ def test_our_own_pipeline_takes_what_is_sent(repository: Repository) -> None:
     request = Request(
         experiment="e",
         machines=repository.root / "machines.yaml",
+        image=IMAGE,
         control_image=IMAGE,
         settings=("read_secret=other",),
     )
     shipped = prepare(repository.documents, request)
     assert shipped.pipeline_spec["pipelineInfo"]["name"] == "continuous-compression"
     assert "platforms" in shipped.platform_spec
-    parameters = shipped.pipeline_spec["root"]["inputDefinitions"]["parameters"]
-    default = parameters["compress_image"]["defaultValue"]
-    assert shipped.parameters["machines"][0]["image"] == default
-    request = replace(request, image=IMAGE)
-    assert prepare(repository.documents, request).parameters["compress_image"] == IMAGE
+    assert shipped.parameters["machines"][0]["image"] == IMAGE
+    assert shipped.parameters["compress_image"] == IMAGE
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ([], "compress_image, control_image"),
+        (["--image", IMAGE], "control_image"),
+        (["--control-image", IMAGE], "compress_image"),
+        (["--image", "reprune/compress", "--control-image", IMAGE], "compress_image, machines"),
+        (
+            ["--image", IMAGE, "--control-image", IMAGE, "--machines", "machines.yaml"],
+            "machines",
+        ),
+    ],
+)
+def test_images_that_nobody_named_are_refused(
+    repository: Repository, server: KfpServer, run: Submit, words: list[str], where: str
+) -> None:
+    """Whoever owns the default names at a public registry would be handed the run's secrets."""
+    (repository.root / f"{PIPELINE}.yaml").unlink()
+    (repository.root / "machines.yaml").write_text(
+        f"schema: 1\nmachines: [{{image: reprune/tensorrt:{__version__}}}]\n"
+    )
+    code, answer, _ = run(*words)
+    assert (code, answer["code"], answer["where"]) == (2, InputError.code, where)
+    assert "built-in default" in answer["what"]
+    assert "--control-image" in answer["fix"]
+    assert server.requests == []
 
 
 @pytest.fixture
@@ -515,14 +543,14 @@ def perception(tmp_path: Path) -> Documents:
 
 def test_a_set_goes_through_the_pipeline_for_sets(perception: Documents) -> None:
     """With every member; who gives members a secret of their own names all of them."""
-    plain = prepare(perception, Request(experiment="e"))
+    plain = prepare(perception, NAMED)
     assert plain.pipeline_spec["pipelineInfo"]["name"] == "perception"
     assert plain.parameters["members"] == [{"name": "depth"}, {"name": "detector"}]
     own = [{"name": "detector", "read_secret": "detector-read"}, {"name": "depth"}]
-    request = Request(experiment="e", settings=(f"members={json.dumps(own)}",))
+    request = replace(NAMED, settings=(f"members={json.dumps(own)}",))
     assert prepare(perception, request).parameters["members"] == own
     single = catalogue_folder() / "pipelines" / PIPELINE / f"{PIPELINE}.yaml"
-    other = prepare(perception, Request(experiment="e", pipeline=single))
+    other = prepare(perception, replace(NAMED, pipeline=single))
     assert "members" not in other.parameters
 
 
@@ -542,14 +570,14 @@ def test_members_that_are_not_those_of_the_set_are_refused(
     perception: Documents, members: str, says: str
 ) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
-        prepare(perception, Request(experiment="e", settings=(f"members={members}",)))
+        prepare(perception, replace(NAMED, settings=(f"members={members}",)))
 
 
 def test_the_pipeline_for_sets_takes_no_model_of_its_own(repository: Repository) -> None:
     """It would have nothing to fetch."""
     package = catalogue_folder() / "pipelines" / "perception" / "perception.yaml"
     with pytest.raises(InputError, match="names no members") as raised:
-        prepare(repository.documents, Request(experiment="e", pipeline=package))
+        prepare(repository.documents, replace(NAMED, pipeline=package))
     assert "continuous_compression" in raised.value.fix
 
 
@@ -600,7 +628,7 @@ def test_for_people(
     ]
     assert "warning: the image digits:latest is named by no digest" in err
     # What the package brings counts too.
-    assert "warning: the image reprune/control:1 is named by no digest" in err
+    assert "warning: the image you/control:1 is named by no digest" in err
 
 
 # ---- machines ----------------------------------------------------------------------------------
@@ -669,7 +697,7 @@ def test_a_machine_without_an_image_has_the_packages(
     run_two("--machines", "machines.yaml", "--no-wait")
     sent = server.posted()[0]["runtime_config"]["parameters"]
     assert [each["image"] for each in sent["machines"]] == [
-        "reprune/compress:1",
+        "you/compress:1",
         "you/jetson@sha256:1",
     ]
     assert "compress_image" not in sent
@@ -717,7 +745,7 @@ def test_one_machine_for_all_needs_no_name(
     )
     run("--machines", "machines.yaml", "--no-wait")
     (sent,) = server.posted()[0]["runtime_config"]["parameters"]["machines"]
-    assert (sent["name"], sent["image"]) == ("", "reprune/compress:1")
+    assert (sent["name"], sent["image"]) == ("", "you/compress:1")
 
 
 # ---- progress ----------------------------------------------------------------------------------

@@ -178,6 +178,26 @@ def test_the_manifest_is_what_the_api_takes(nodes, each, bare, kind):
 
 
 @pytest.mark.parametrize(
+    ("resources", "told"),
+    [
+        ({"nvidia.com/gpu": "2", "memory": "16Gi"}, True),
+        ({"nvidia.com/mig-1g.5gb": "1"}, True),
+        ({"amd.com/gpu": "1"}, True),
+        ({"nvidia.com/gpu": "0"}, False),
+        ({"cpu": "8", "memory": "16Gi"}, False),
+        ({}, False),
+    ],
+)
+def test_processes_that_were_given_a_gpu_are_told(resources, told):
+    """So that an image without CUDA ends the training, instead of taking days on a CPU."""
+    trainer = msgspec.structs.replace(TRAINER, resources=resources)
+    manifest = trainjob("reprune-a", ARGUMENTS, 4, "/workspace", trainer)
+    env = {each["name"]: each["value"] for each in manifest["spec"]["trainer"]["env"]}
+    assert env.get("REPRUNE_NEEDS_GPU") == ("1" if told else None)
+    assert env["DATA_URI"] == "s3://bucket/data"
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"processes": 3}, "evenly over 2 nodes"),

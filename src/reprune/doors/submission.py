@@ -15,6 +15,7 @@ from reprune.core.step import Documents
 from reprune.doors.cluster import machines_parameter
 from reprune.doors.commands import OUTCOME_EXIT
 from reprune.doors.kfp.catalogue import catalogue_folder
+from reprune.doors.kfp.images import built_in
 from reprune.doors.kfp.members import MEMBERS, check_members, every_member
 from reprune.orchestrate.described import SUCCEEDED, Run
 from reprune.orchestrate.endpoint import Endpoint
@@ -75,7 +76,8 @@ def prepare(
     """The submission for the lock, checked against the package; nothing is sent.
 
     `texts` are those of the three files, where they are not to be read below the root. Raises
-    InputError or DocumentError naming the parameter, the machine or the file.
+    InputError or DocumentError naming the parameter, the machine or the file; InputError too where an
+    image is still the built-in default.
     """
     package = read_package(request.pipeline or package_file(documents))
     given: dict[str, object] = dict(texts or _texts(documents.root))
@@ -100,7 +102,7 @@ def prepare(
             raise InputError(f"--set {name}: the parameter was given already, by {by}")
         given[name] = read_parameter(package.spec, name, value)
     lock = documents.lock
-    return Submission(
+    submission = Submission(
         name=run_name(lock.name, lock.digest),
         experiment=request.experiment,
         pipeline_spec=package.spec,
@@ -109,6 +111,20 @@ def prepare(
         description=about(lock.name, lock.dense.version, lock.digest),
         service_account=request.service_account,
     )
+    _refuse_built_in(submission)
+    return submission
+
+
+def _refuse_built_in(submission: Submission) -> None:
+    """Returns only if every image was named by somebody: the default ones would be given the secrets."""
+    ours = [(name, image) for name, image in _images(submission) if built_in(image)]
+    if ours:
+        raise InputError(
+            f"the image {ours[0][1]} is the built-in default: nobody publishes it, and it holds no project",
+            where=", ".join(sorted({name for name, _ in ours})),
+            fix="build your project's images (`reprune init` writes their Containerfile), and give "
+            "--image and --control-image, by digest",
+        )
 
 
 def _parameters(
@@ -141,14 +157,19 @@ def package_file(documents: Documents) -> Path:
 
 def unpinned(submission: Submission) -> tuple[str, ...]:
     """The images of the run that are named by a tag, so that nobody can say later what ran."""
+    return tuple(sorted({image for _, image in _images(submission) if "@sha256:" not in image}))
+
+
+def _images(submission: Submission) -> list[tuple[str, str]]:
+    """What the run's tasks run in, each with the parameter that names it."""
     declared = declared_parameters(submission.pipeline_spec)
     used = {name: about.get("defaultValue") for name, about in declared.items()}
     used |= submission.parameters
+    found = [(name, used.get(name)) for name in (IMAGE, "control_image")]
     machines = used.get("machines")
-    images = [used.get(name) for name in (IMAGE, "control_image")]
     if isinstance(machines, list):
-        images += [each.get("image") for each in machines if isinstance(each, dict)]
-    return tuple(sorted({each for each in images if each and "@sha256:" not in str(each)}))
+        found += [("machines", each.get("image")) for each in machines if isinstance(each, dict)]
+    return [(name, str(image)) for name, image in found if image]
 
 
 def start(

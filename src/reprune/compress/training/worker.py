@@ -23,7 +23,7 @@ from reprune.compress.masks.shaper import MaskShaper
 from reprune.compress.training.crew import Crew, LostTouch
 from reprune.compress.training.lesson import Second
 from reprune.compress.training.recover import Lesson, recover
-from reprune.compress.training.workers import EXIT_SAID_WHY, Order, Why, why_file
+from reprune.compress.training.workers import EXIT_SAID_WHY, NEEDS_GPU, Order, Why, why_file
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle
 from reprune.core.documents import canonical
@@ -121,9 +121,20 @@ def _join(order: Order) -> Crew:
 
 
 def _device(local: int) -> torch.device:
-    """The GPU of this process's own, or the CPU where there is none or ACCELERATE_USE_CPU is set."""
+    """The GPU of this process's own, or the CPU where there is none or ACCELERATE_USE_CPU is set.
+
+    Raises InputError where there are fewer GPUs than processes, or none though one was asked for.
+    """
     told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "t", "on")
-    if told or not torch.cuda.is_available():
+    if told:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        if os.environ.get(NEEDS_GPU) == "1":
+            raise InputError(
+                f"process {local} was given a GPU, and its torch {torch.__version__} finds no CUDA",
+                where="parameter 'trainer' (image)",
+                fix="name an image whose torch is for CUDA: as the trainer's `image`, or as compress_image",
+            )
         return torch.device("cpu")
     if local >= torch.cuda.device_count():
         raise InputError(

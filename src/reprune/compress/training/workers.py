@@ -25,6 +25,8 @@ from reprune.core.store import write_bytes
 EXIT_SAID_WHY = 3
 MODULE = "reprune.compress.training.worker"
 ORDER = "order.json"
+# Set to 1 by who gives a process a GPU: without CUDA it then ends, instead of training on the CPU unseen.
+NEEDS_GPU = "REPRUNE_NEEDS_GPU"
 # Longer than any process keeps the others waiting: a look at one batch, or a checkpoint being written.
 HANG_SECONDS = 1800.0
 # How long the others may take to say why, or to fall over, once one has ended badly.

@@ -7,8 +7,20 @@ What a pipeline is given as a parameter wins over both.
 from __future__ import annotations
 
 import os
+import re
 
 from reprune import __version__
+
+_OURS = re.compile(r"reprune/(control|compress|tensorrt)(:[^@]*)?")
+
+
+def built_in(image: str) -> bool:
+    """Whether it is named as Reprune's own images are before anybody says where theirs lie.
+
+    Nobody publishes these names, so a cluster would run whatever their owner puts there; and our own
+    images hold no project.
+    """
+    return _OURS.fullmatch(image) is not None
 
 
 def _image(name: str) -> str:

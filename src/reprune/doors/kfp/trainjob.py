@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from reprune.compress.training.workers import NEEDS_GPU
 from reprune.core.documents import Document
 from reprune.core.errors import InputError
 
@@ -44,8 +45,9 @@ class Trainer(Document, kw_only=True):
 
     `claim` is the PersistentVolumeClaim that the pipeline's workspace lies on (ReadWriteMany for more
     than one node), mounted at the workspace's path. `resources` are limits, and so requests, of each
-    node ({"nvidia.com/gpu": "2", "memory": "32Gi"}); image and claim may be those of the pod that asks
-    (see trainer.as_here). `runtime` is a (Cluster)TrainingRuntime for torch.
+    node ({"nvidia.com/gpu": "2", "memory": "32Gi"}); where they name a GPU, a process without CUDA ends.
+    Image and claim may be those of the pod that asks (see trainer.as_here). `runtime` is a
+    (Cluster)TrainingRuntime for torch.
     `deadline_seconds` after its creation the job is given up and deleted.
     """
 
@@ -86,7 +88,7 @@ def trainjob(
     Equal arguments give equal manifests. Raises InputError for what the API would refuse or ignore.
     """
     _refuse(name, processes, workspace, trainer)
-    env = {"PYTHONSAFEPATH": "1"} | trainer.env
+    env = {"PYTHONSAFEPATH": "1"} | ({NEEDS_GPU: "1"} if _has_gpu(trainer) else {}) | trainer.env
     spec: dict[str, Any] = {
         "image": trainer.image,
         "command": ["torchrun", *arguments],
@@ -111,6 +113,14 @@ def trainjob(
             "runtimePatches": [_patch(workspace, trainer, mounts)],
         },
     }
+
+
+def _has_gpu(trainer: Trainer) -> bool:
+    """Whether each node is given one, whoever made it: nvidia.com/gpu, nvidia.com/mig-1g.5gb, amd.com/gpu."""
+    return any(
+        ("gpu" in name or name.startswith("nvidia.com/")) and amount != "0"
+        for name, amount in trainer.resources.items()
+    )
 
 
 def _patch(workspace: str, trainer: Trainer, mounts: Sequence[Mount]) -> dict[str, Any]:
