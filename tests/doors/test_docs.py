@@ -154,6 +154,12 @@ def test_every_link_leads_somewhere(page: str) -> None:
             assert anchor[1:] in slugs, f"{page}: {path}{anchor}"
 
 
+def test_every_page_is_named_in_the_readme() -> None:
+    """Else only who knows of it finds it."""
+    named = {path for path, _ in _LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
+    assert [page for page in PAGES if page.startswith("docs/") and page not in named] == []
+
+
 @pytest.mark.parametrize("page", TABLED)
 def test_every_row_of_a_table_has_the_cells_of_its_head(page: str) -> None:
     """A blank line within one ends it: what follows is no row, and is shown as text with bars."""

@@ -122,10 +122,11 @@ def test_a_way_out_of_what_is_there_is_named(
 
 
 @pytest.mark.slow
-def test_ones_own_training_is_left_alone(here: Path) -> None:
+def test_ones_own_training_is_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A repository with a train.py of its own is the usual one: the template's is only the example's."""
     (here / "train.py").write_text("mine\n")
     assert main(["init", "--no-train", "--no-scm"]) == 0
+    assert "register a version (docs/task.md), then:" in capsys.readouterr().out
     assert (here / "train.py").read_text() == "mine\n"
     assert all((here / name).exists() for name in FILES)
 

@@ -97,7 +97,8 @@ def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
             print("\n".join(said))
             if version:
                 print(f"trained and registered the example's dense model as version {version}")
-            print(f"commit these files, then:\n  {follow}")
+            first = "" if there or not parsed.no_train else ", register a version (docs/task.md)"
+            print(f"commit these files{first}, then:\n  {follow}")
         return 0
 
     return execute
