@@ -101,7 +101,9 @@ def test_a_hugging_face_checkpoint_is_registered_as_it_is(here: Path) -> None:
     with torch.no_grad():
         same = theirs(input_ids=ids, attention_mask=mask).logits
         assert torch.equal(module(*inputs), same)
-    with pytest.raises(TaskError, match="SequenceClassifierOutput, not a tensor"):
+    with pytest.raises(
+        TaskError, match=r"SequenceClassifierOutput, not a tensor[^\n]*\n.*task\.md"
+    ):
         outputs_of(theirs, inputs)
     units = {group.unit for group in survey(module, inputs, ()).groups}
     assert units >= {"head", "channel"}
