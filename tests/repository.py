@@ -7,6 +7,7 @@ left out so that a whole generation takes seconds. `tests/pipeline/test_dvc.py` 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import yaml
 from reprune.core.params import read_params
 from reprune.core.step import run
 from reprune.core.store import Artifact
-from reprune.doors.init import init
+from reprune.doors.init import SCRIPT, TEMPLATE, init
 from reprune.doors.local import STAGES, Stage, artifact
 from reprune.doors.steps import read_documents
 from reprune.registry.open import open_registry
@@ -110,9 +111,10 @@ class Repository:
 
 
 def make_repository(root: Path) -> Repository:
-    """`reprune init` in `root`, with quick knobs and the plain-folder registry; no model yet."""
+    """`reprune init` in `root`, with train.py, quick knobs and the plain-folder registry; no model yet."""
     root.mkdir(parents=True, exist_ok=True)
     init(root, train=False)
+    shutil.copy(TEMPLATE / SCRIPT, root)
     repository = Repository(root)
     repository.edit("params.yaml", lambda params: params.update(QUICK))
     repository.edit("policy.yaml", lambda policy: policy.update({"looks": [8, 15, 30]}))

@@ -28,8 +28,13 @@ PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md")
 )
+TABLED = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"))
+)
 _BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`(reprune [^`]+)`")
+_TABLE = re.compile(r"(?:^ *\|.*(?:\n|\Z))+", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
 # Whatever stands for something: it is what a reader replaces.
 _END = re.compile(r"\s(?:#|&&|\||;|>)\s?.*$")
@@ -54,6 +59,21 @@ def command_lines(page: str) -> Iterator[str]:
                 if part.startswith("reprune "):
                     yield part
     yield from _INLINE.findall(_BLOCK.sub("", text))
+
+
+def broken_tables(text: str) -> Iterator[str]:
+    """Every row without the cells of its head, and every row that no head and line of dashes stand above."""
+    for table in _TABLE.findall(_BLOCK.sub("", text)):
+        head, *rows = table.strip().splitlines()
+        if not rows or re.fullmatch(r"[|: -]+", rows[0]) is None:
+            yield f"no head: {head}"
+            continue
+        yield from (f"other cells than its head: {row}" for row in rows if bars(row) != bars(head))
+
+
+def bars(row: str) -> int:
+    """How many bars end its cells: one in code does too, unless it is escaped."""
+    return row.replace("\\|", "").count("|")
 
 
 def words(line: str) -> list[str]:
@@ -145,3 +165,30 @@ def test_the_table_of_targets_has_each_runtime_with_its_precisions() -> None:
         words = set(re.findall(r"[a-z]+\d+(?:-\w+)?", precisions))
         told |= dict.fromkeys(re.findall(r"`([\w-]+)`", names), words)
     assert told == {name: set(get_runtime(name).capabilities.precisions) for name in RUNTIMES}
+
+
+def test_every_page_is_named_in_the_readme() -> None:
+    """Else only who knows of it finds it."""
+    named = {path for path, _ in _LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
+    assert [page for page in PAGES if page.startswith("docs/") and page not in named] == []
+
+
+@pytest.mark.parametrize("page", TABLED)
+def test_every_row_of_a_table_has_the_cells_of_its_head(page: str) -> None:
+    """A blank line within one ends it: what follows is no row, and is shown as text with bars."""
+    assert list(broken_tables((ROOT / page).read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| a | b |\n|---|---|\n| 1 |",
+        "| a | b |\n|---|---|\n| 1 | 2 | 3 |",
+        "| a | b |\n|---|---|\n\n| 1 | 2 |\n| 3 | 4 |",
+        "| a | b |\n|---|---|\n| 1 | 2 |\n\n| 3 | 4 |\nand more",
+        "| a | b |\n|---|---|\n| 1 | 2",
+    ],
+)
+def test_a_broken_table_is_found(text: str) -> None:
+    assert list(broken_tables(text))
+    assert list(broken_tables("| a | b |\n|---|--:|\n| `x\\|y` | \\| |\n")) == []

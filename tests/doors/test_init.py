@@ -100,6 +100,54 @@ def test_what_somebody_wrote_is_never_overwritten(
     assert path.read_text() == "mine\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "out"),
+    [
+        ("train.py", [], "run `reprune init --no-train`"),
+        ("dvc.yaml", [], "`reprune init --no-train compress`"),
+        ("params.yaml", ["--no-train"], "params.yaml, policy.yaml and dvc.yaml are needed"),
+        ("task/__init__.py", ["--no-train"], "what is in task/ are only the example"),
+    ],
+)
+def test_a_way_out_of_what_is_there_is_named(
+    name: str, words: list[str], out: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What of the template is needed, and what is only the example."""
+    path = here / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine\n")
+    assert main(["init", *words]) == 2
+    assert out in (said := capsys.readouterr().err)
+    assert f"never overwritten: {name}" in said
+
+
+@pytest.mark.slow
+def test_ones_own_training_is_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A repository with a train.py of its own is the usual one: the template's is only the example's."""
+    (here / "train.py").write_text("mine\n")
+    assert main(["init", "--no-train", "--no-scm"]) == 0
+    assert "register a version (docs/task.md), then:" in capsys.readouterr().out
+    assert (here / "train.py").read_text() == "mine\n"
+    assert all((here / name).exists() for name in FILES)
+
+
+@pytest.mark.slow
+def test_a_folder_of_its_own_lies_beside_somebodys_pipeline(here: Path) -> None:
+    """Below a repository with DVC and files of the same names, of which none changes; no train.py comes."""
+    subprocess.run(["git", "init", "-q"], cwd=here, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=here, check=True)
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        (here / name).write_text("{}\n" if name != ".dvcignore" else "")
+    before = {path: path.read_bytes() for path in here.glob("*.*") if path.is_file()}
+    assert main(["init", "--no-train", "compress"]) == 0
+    assert {path: path.read_bytes() for path in here.glob("*.*") if path.is_file()} == before
+    assert not (here / "compress/train.py").exists()
+    told = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
+    for folder, stages in ((here, 0), (here / "compress", 12)):
+        found = subprocess.run(told, cwd=folder, check=True, capture_output=True, text=True)
+        assert len(found.stdout.split()) == stages
+
+
 def _cut_short(at: Path, where: str) -> None:
     """What `init` leaves when it is ended there."""
     if where == "in the template":

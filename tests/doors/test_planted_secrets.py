@@ -15,6 +15,7 @@ from msgspec import UNSET
 from reprune.core.addresses import shown
 from reprune.core.params import Params, read_params
 from reprune.doors import cli
+from reprune.doors.init import TEMPLATE
 from tests.registry.promotion import promoted, ready
 
 SECRET = "pl4nted/s3cret+of=nobody"
@@ -143,9 +144,18 @@ def test_law_no_shown_address_holds_what_stands_where_secrets_stand(
     assert shown(f"./{host}{path}") == f"./{host}{path}"
 
 
+def test_what_init_writes_asks_for_no_picture_of_an_example() -> None:
+    """Whoever keeps its params.yaml and brings data of patients publishes none of them."""
+    written = read_params(TEMPLATE / "params.yaml")
+    assert written.benchmark.shown_examples is UNSET
+    assert written.build.shown_maps is UNSET
+    assert written.report.show_examples is False
+
+
 def test_examples_are_shown_to_nobody_unless_somebody_asked() -> None:
     """Neither stored with the verdict nor put into the page, pictures and text alike."""
     given_nothing = Params(name="x", task="task.x:X")
     assert given_nothing.benchmark.shown_examples is UNSET
+    assert given_nothing.build.shown_maps is UNSET
     assert given_nothing.report.show_examples is False
     assert os.environ.get("REPRUNE_SHOW_EXAMPLES") is None

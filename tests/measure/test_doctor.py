@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from reprune.core.machine import this_machine
+from reprune.core.params import Params
 from reprune.doors.cli import main
 from reprune.doors.output import DoctorOutput
 from reprune.runtimes.base import RUNTIMES
@@ -128,6 +130,13 @@ def test_a_device_is_asked_and_proven_where_it_is(
     assert Path(output["kept"]).is_file()
     names = {check["name"] for check in output["selftest"]["checks"]}
     assert names == {"builds", "agrees with the module, and is timed", "refuses a damaged file"}
+
+
+def test_the_machine_has_the_name_that_samples_have() -> None:
+    """What the promoter's configuration is to list is what `benchmark` will write, whatever `threads` is."""
+    params = Params(name="digits", task="task.digits:DigitsTask", threads=3)
+    assert _machine(params).machine == this_machine(3)
+    assert _machine(params).machine.instance != this_machine(1).instance
 
 
 def test_what_spoils_a_measurement_is_said() -> None:

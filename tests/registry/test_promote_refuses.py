@@ -45,6 +45,7 @@ from tests.registry.promotion import (
 )
 
 DAY_S = 86_400
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture
@@ -240,6 +241,15 @@ def test_a_refusal_names_the_users_file(root: Path) -> None:
 def test_the_unbroken_template_passes(root: Path) -> None:
     """What the refusals above break is promoted when nothing is broken."""
     assert promoted(root).promoted
+
+
+@pytest.mark.parametrize("page", ["devices.md", "trust.md"])
+def test_what_init_writes_takes_samples_of_any_machine(root: Path, page: str) -> None:
+    """As the pages say; `machine_not_trusted` above is where the configuration names some."""
+    assert read_promoter(root).promoter.machines == ()
+    assert promoted(root).promoted
+    text = " ".join((DOCS / page).read_text(encoding="utf-8").split())
+    assert "`machines: []`, as `reprune init` writes it, takes" in text
 
 
 @pytest.mark.parametrize(

@@ -373,7 +373,9 @@ class BenchmarkParams(Document, kw_only=True):
 
 
 class ReportParams(Document, kw_only=True):
-    """`show_examples` puts examples that changed their answer into the HTML page."""
+    """`show_examples` lists the ids of the examples that changed their answer in the HTML page. The examples
+    themselves are there wherever the benchmark stored some (`benchmark.shown_examples`).
+    """
 
     show_examples: bool = False
 

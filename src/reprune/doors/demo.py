@@ -28,6 +28,7 @@ from reprune.core.errors import EXIT_BROKEN, EXIT_DONE, RepruneError
 from reprune.core.params import PARAMS_FILE, read_params
 from reprune.core.step import exclusive
 from reprune.core.store import write_bytes
+from reprune.doors.init import SCRIPT, TEMPLATE
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import known_versions
 
@@ -120,6 +121,8 @@ def _prepare(workspace: Path) -> None:
     aside.mkdir(parents=True)
     _run(["git", "init", "-q"], aside)
     _reprune(["init", "--no-train"], aside)
+    # Each generation trains for itself, by the script that `reprune init` would train with.
+    shutil.copy(TEMPLATE / SCRIPT, aside)
     aside.rename(workspace)
 
 
@@ -134,7 +137,7 @@ def _generation(workspace: Path, number: int, generation: Generation) -> Generat
     if len(versions) >= number:
         print(f"reusing dense version {versions[number - 1]}, trained before", file=sys.stderr)
     else:
-        _run([sys.executable, "train.py", *generation.train], workspace)
+        _run([sys.executable, SCRIPT, *generation.train], workspace)
     _reprune(["update"], workspace)
     _run([sys.executable, "-m", "dvc", "repro"], workspace)
     _reprune(["check", "--recompute"], workspace, ok=(0, 3, 4))

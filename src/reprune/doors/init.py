@@ -32,6 +32,7 @@ from reprune.doors.root import enter
 TEMPLATE = Path(reprune.__file__).parent / "template"
 IGNORED = (".reprune/",)
 GITIGNORE = ".gitignore"
+SCRIPT = "train.py"
 # What DVC is told; the last one is about git.
 SETTINGS = (("analytics", "false"), ("check_update", "false"), ("autostage", "true"))
 
@@ -43,13 +44,15 @@ def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
     parser.description = (
         "Writes task/, train.py, params.yaml, policy.yaml, dvc.yaml, Containerfile and the lines for "
         ".gitignore, sets up DVC where it is not, makes a local signing key, then trains the example's "
-        "dense model and registers it as the first version. With --ci it writes the workflows that update, "
-        "judge and promote; where params.yaml is there already, only them. Never overwrites a file; cut "
-        "short and run again, it goes on."
+        "dense model and registers it as the first version. With --no-train neither train.py nor a version. "
+        "With --ci it writes the workflows that update, judge and promote; where params.yaml is there "
+        "already, only them. Never overwrites a file; cut short and run again, it goes on."
     )
     parser.add_argument("directory", nargs="?", default=".", metavar="DIR", type=Path)
     parser.add_argument(
-        "--no-train", action="store_true", help="write the files only; register a model yourself"
+        "--no-train",
+        action="store_true",
+        help="write the files only, and no train.py; register a model yourself",
     )
     parser.add_argument(
         "--no-scm", action="store_true", help="set up DVC without git, as `dvc init --no-scm` does"
@@ -66,7 +69,7 @@ def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         enter(parsed.root)
         if parsed.ci is not None:
             check_place(parsed.directory, parsed.ci)
-        there = parsed.ci is not None and _set_up(parsed.directory)
+        there = parsed.ci is not None and _set_up(parsed.directory, train=not parsed.no_train)
         written, version = (
             ([], None)
             if there
@@ -94,27 +97,29 @@ def define_init(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
             print("\n".join(said))
             if version:
                 print(f"trained and registered the example's dense model as version {version}")
-            print(f"commit these files, then:\n  {follow}")
+            first = "" if there or not parsed.no_train else ", register a version (docs/task.md)"
+            print(f"commit these files{first}, then:\n  {follow}")
         return 0
 
     return execute
 
 
 def init(root: Path, *, train: bool, scm: bool = True) -> tuple[list[str], str | None]:
-    """Afterwards `root` holds the template, DVC, a signing key and, with `train`, a dense version.
+    """Afterwards `root` holds the template, DVC, a signing key and, with `train`, a dense version. Without
+    `train`, train.py is neither written nor looked at: it is the example's.
 
     Returns what was not there before, and the dense version if one was trained. What an earlier call left
     when it was cut short is kept. Raises InputError or MissingExtra, having written nothing, if a file of
     the template is there and says something else, or if what this needs is not installed.
     """
-    sources = _sources()
+    sources = _sources(train=train)
     with store.disk_errors(root):
         other = _other(root, sources)
         if other:
             raise InputError(
                 f"these files are already there and are never overwritten: {', '.join(other)}",
                 where=str(root),
-                fix="move them away, or run `reprune init` in another folder",
+                fix=_way_out(other),
             )
         _look_for_needed(root, train=train, scm=scm)
     written = [name for name in sources if not (root / name).exists()]
@@ -133,8 +138,21 @@ def init(root: Path, *, train: bool, scm: bool = True) -> tuple[list[str], str |
     return written, _train(root, fresh=fresh) if train else None
 
 
-def _sources() -> dict[str, Path]:
-    return {path.relative_to(TEMPLATE).as_posix(): path for path in files(TEMPLATE)}
+def _sources(*, train: bool) -> dict[str, Path]:
+    """The files of the template by their paths; train.py only where it is to be run."""
+    found = {path.relative_to(TEMPLATE).as_posix(): path for path in files(TEMPLATE)}
+    return {name: path for name, path in found.items() if train or name != SCRIPT}
+
+
+def _way_out(other: list[str]) -> str:
+    """What to do about files that are somebody's own."""
+    if other == [SCRIPT]:
+        return f"run `reprune init --no-train`: {SCRIPT} is the example's, and yours stays as it is"
+    return (
+        f"{SCRIPT} and what is in task/ are only the example, Containerfile is for Kubernetes alone; "
+        "params.yaml, policy.yaml and dvc.yaml are needed. Give them a folder of their own "
+        "(`reprune init --no-train compress`), or merge yours with them by hand (docs/task.md)"
+    )
 
 
 def _other(root: Path, sources: dict[str, Path]) -> list[str]:
@@ -146,12 +164,12 @@ def _other(root: Path, sources: dict[str, Path]) -> list[str]:
     )
 
 
-def _set_up(root: Path) -> bool:
+def _set_up(root: Path, *, train: bool) -> bool:
     """Whether somebody works with params.yaml already, and no `init` was cut short before DVC was there."""
     with store.disk_errors(root):
         if not (root / PARAMS_FILE).exists():
             return False
-        return (root / ".dvc").exists() or bool(_other(root, _sources()))
+        return (root / ".dvc").exists() or bool(_other(root, _sources(train=train)))
 
 
 def _look_for_needed(root: Path, *, train: bool, scm: bool) -> None:
@@ -237,10 +255,10 @@ def _train(root: Path, *, fresh: bool) -> str | None:
         with contextlib.suppress(RegistryUnreachable, VersionNotFound):
             if open_registry(params.registry, root).versions(params.name):
                 return None
-    done = subprocess.run([sys.executable, "train.py"], cwd=root, check=False)
+    done = subprocess.run([sys.executable, SCRIPT], cwd=root, check=False)
     if done.returncode != 0:
         raise RepruneError(
-            "train.py failed",
+            f"{SCRIPT} failed",
             where=str(root),
             fix="its own words are above; once what they name is mended, `reprune init` goes on from here",
         )

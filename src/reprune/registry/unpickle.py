@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # What a file unpacks to, as a multiple of its size: tied weights count once for each name.
 MOST_TIMES, SLACK_BYTES = 16, 2**20
-_FIX = "save the state dict with safetensors.torch.save_file and register that"
+_FIX = "save module.state_dict() with safetensors.torch.save_file and register that (docs/task.md)"
+_MORE = "it holds more than tensors, as a whole module does (torch.save, mlflow.pytorch.log_model)"
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +55,10 @@ def _convert(source: Path, out: BinaryIO) -> bytes:
     try:
         loaded = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise _refused(str(error).strip().partition("\n")[0][:300], source) from error
+        text = str(error).strip()
+        # torch's own first line tells how to load it all the same.
+        why = _MORE if "Unsupported global" in text else text.partition("\n")[0][:300]
+        raise _refused(why, source) from error
     if not isinstance(loaded, Mapping):
         raise _refused(f"it holds a {type(loaded).__name__}, not a state dict", source)
     wrong = [key for key, value in loaded.items() if not isinstance(value, torch.Tensor)]

@@ -79,13 +79,13 @@ def find_weights(folder: Path, *, allow_pickle: bool, where: str) -> Path:
             f"holds only pickled weights ({names}); {RISK}",
             where=where,
             fix="save the state dict with safetensors.torch.save_file and register that, "
-            "or set registry.allow_pickle: true in params.yaml",
+            "or, for a state dict and not a whole module, set registry.allow_pickle: true in params.yaml",
         )
     if len(found) > 1:
         raise CheckpointError(
             f"holds several weight files ({names}); it is not clear which to take",
             where=where,
-            fix="register a folder with exactly one",
+            fix="register a folder with exactly one; docs/task.md says how shards become one",
         )
     return found[0]
 

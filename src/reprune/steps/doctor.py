@@ -291,7 +291,8 @@ def _machine(params: Params | None) -> MachineHealth:
     threads = max([1, *(t.threads for t in (params.targets if params else {}).values())])
     quota = _read(_QUOTA)
     health = MachineHealth(
-        machine=this_machine(1),
+        # As the steps name it there: `threads` is a part of the instance.
+        machine=this_machine(params.threads if params else 1),
         disk_free_bytes=_free(work_root()),
         load=round(os.getloadavg()[0], 2),
         governor=_read(_CPU),

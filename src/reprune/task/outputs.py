@@ -35,7 +35,7 @@ def outputs_of(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
         raise TaskError(
             f"returns {type(returned).__name__}, not a tensor or a tuple of tensors",
             where=type(module).__name__,
-            fix="return tensors in a fixed order: an engine has no names for anything else",
+            fix="return tensors in a fixed order: an engine has no names for anything else (docs/task.md)",
         )
     return tuple(found)
 
