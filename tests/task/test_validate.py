@@ -19,7 +19,7 @@ from reprune.core.artifacts import (
     VerdictSummary,
 )
 from reprune.core.documents import decode_yaml
-from reprune.core.errors import DocumentError, TaskError
+from reprune.core.errors import DocumentError, InputError, TaskError
 from reprune.core.lock import DenseRef, Lock
 from reprune.core.params import MIN_EXAMPLES, Params
 from reprune.core.policy import Policy
@@ -350,6 +350,15 @@ def test_a_policy_that_no_data_could_answer_is_refused(
     assert caught.value.where.startswith("policy.yaml (quality")
     if "lft" in words:
         assert "did you mean 'side=left'" in caught.value.what
+
+
+def test_speed_of_an_emulation_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no `reprune update` did: a service writes locks too."""
+    monkeypatch.setattr(f"{__name__}.PARAMS", f"{PARAMS}targets: {{mcu: {{runtime: qnn}}}}")
+    speed = "{targets: {mcu: required}, latency: {vs_parent: {max_ratio: 0.9}}, quality: {%s}}"
+    monkeypatch.setattr(f"{__name__}.POLICY", speed)
+    with pytest.raises(InputError, match="the policy demands speed of 'mcu'"):
+        validated(tmp_path)
 
 
 def test_a_required_slice_that_eval_has_is_none_of_it(tmp_path: Path) -> None:
