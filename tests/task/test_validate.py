@@ -352,6 +352,23 @@ def test_a_policy_that_no_data_could_answer_is_refused(
         assert "did you mean 'side=left'" in caught.value.what
 
 
+BOXES = (
+    "one = lambda self, outputs, batch: np.ones(len(batch), np.int64)\n"
+    "type(self).records = lambda *given: {'numerator': one(*given), 'denominator': one(*given)}"
+)
+
+
+def test_a_metric_that_the_task_does_not_record_is_refused(tmp_path: Path) -> None:
+    """A detector has no `correct`: said before a look at its sealed examples is spent."""
+    with pytest.raises(DocumentError) as caught:
+        validated(tmp_path / "a", BOXES)
+    assert "'accuracy' is computed from correct" in caught.value.what
+    assert "it records denominator, numerator" in caught.value.what
+    assert caught.value.where == "policy.yaml (quality.accuracy)"
+    assert not (tmp_path / "a" / ATTEMPTS_FILE).exists()
+    assert validated(tmp_path / "c", BOXES, quality="f1: {floor: 0.5}")[0].passed
+
+
 def test_speed_of_an_emulation_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no `reprune update` did: a service writes locks too."""
     monkeypatch.setattr(f"{__name__}.PARAMS", f"{PARAMS}targets: {{mcu: {{runtime: qnn}}}}")

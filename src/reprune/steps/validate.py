@@ -21,7 +21,7 @@ from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
 from reprune.judge.power import plan_power, propose_margin
 from reprune.measure.attempts import ATTEMPTS_FILE, Look, local_attempts
-from reprune.steps.answerable import refuse_absent_slices, refuse_unknown_metrics
+from reprune.steps.answerable import refuse_absent_slices, refuse_unknown_metrics, refuse_unrecorded
 from reprune.steps.contract import demands
 from reprune.steps.expectations import check_demands
 from reprune.steps.looking import required_here
@@ -61,7 +61,7 @@ def validate(
     refuse_untimed(required_here(ctx.targets, policy), policy, anywhere=True)
     fact = dense.manifest.task
     task = load_task(fact.entry, dense.path / "task")
-    check_task(task, seed=seed)
+    refuse_unrecorded(policy, check_task(task, seed=seed))
     view = Sealed(task)
     censuses = {split: view.census(split) for split in SPLITS}
     timed = censuses["eval"].times is not None
