@@ -366,6 +366,9 @@ def test_a_metric_that_the_task_does_not_record_is_refused(tmp_path: Path) -> No
     assert "it records denominator, numerator" in caught.value.what
     assert caught.value.where == "policy.yaml (quality.accuracy)"
     assert not (tmp_path / "a" / ATTEMPTS_FILE).exists()
+    rules = "f1: {floor: 0.5}, iou: {floor: 0.5}"
+    with pytest.raises(DocumentError, match="'iou' is computed from intersection, union"):
+        validated(tmp_path / "b", BOXES, quality=rules)
     assert validated(tmp_path / "c", BOXES, quality="f1: {floor: 0.5}")[0].passed
 
 
