@@ -94,8 +94,9 @@ def test_a_mask_is_sound_whatever_it_is_read_in(
         bad = MASK.copy()
         bad.flat[place] = other
         save_file({"mask": bad}, path)
-        with pytest.raises(NonFiniteWeights, match="mask"):
+        with pytest.raises(NonFiniteWeights, match="mask") as caught:
             check_weights(path)
+        assert "`reprune update --dense-version N`" in caught.value.fix
 
 
 def test_integers_are_left_alone(tmp_path: Path) -> None:

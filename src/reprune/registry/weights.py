@@ -229,5 +229,5 @@ def _check_finite(stream: BinaryIO, start: int, name: str, tensor: Tensor, path:
             raise NonFiniteWeights(
                 f"the tensor {name!r} holds values that are not finite (NaN or infinity)",
                 where=str(path),
-                fix="train again, or pin an earlier version with `reprune update --version N`",
+                fix="train again, or pin an earlier version with `reprune update --dense-version N`",
             )
