@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -132,6 +133,14 @@ def test_every_link_leads_somewhere(page: str) -> None:
                 re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads
             }
             assert anchor[1:] in slugs, f"{page}: {path}{anchor}"
+
+
+def test_a_figure_in_the_params_is_the_measured_one() -> None:
+    """What a later generation cost: as the committed result has it."""
+    text = (ROOT / "src/reprune/template/params.yaml").read_text(encoding="utf-8")
+    result = json.loads((ROOT / "benchmarks/results/generations.json").read_text(encoding="utf-8"))
+    (told,) = re.findall(r"later generation then took ([\d.]+) of", text)
+    assert told == f"{result['figures']['warm_total_cost_ratio']:.2f}"
 
 
 def texts(path: Path) -> Iterator[str]:

@@ -23,7 +23,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 Quiet = Callable[[], AbstractContextManager[None]]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_the_candidate_is_measured_anew_and_not_made_anew(tmp_path: Path, quiet: Quiet) -> None:
     """The commands that stand in the advice, in their order, up to promoting."""
     repository = make_repository(tmp_path / "repo")
