@@ -230,6 +230,16 @@ def test_an_attention_mask_is_no_divergence(tmp_path: Path) -> None:
     assert torch.equal(again.mask, module.mask)
 
 
+def test_what_learns_is_no_mask(tmp_path: Path) -> None:
+    """A bias that went to negative infinity holds what a mask holds; it is a parameter, so it is refused."""
+    module = Masked()
+    with torch.no_grad():
+        module.layer.bias.fill_(float("-inf"))
+    save_file(stored_tensors(module), tmp_path / "weights.safetensors")
+    with pytest.raises(NonFiniteWeights, match=r"1 tensors hold NaN or infinity: layer\.bias"):
+        load_module(tmp_path / "weights.safetensors", None, Masked)
+
+
 class Extra(nn.Linear):
     def get_extra_state(self) -> dict[str, int]:
         return {"version": 1}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -192,3 +193,51 @@ def test_every_row_of_a_table_has_the_cells_of_its_head(page: str) -> None:
 def test_a_broken_table_is_found(text: str) -> None:
     assert list(broken_tables(text))
     assert list(broken_tables("| a | b |\n|---|--:|\n| `x\\|y` | \\| |\n")) == []
+
+
+def test_a_figure_in_the_params_is_the_measured_one() -> None:
+    """What a later generation cost: as the committed result has it."""
+    text = (ROOT / "src/reprune/template/params.yaml").read_text(encoding="utf-8")
+    result = json.loads((ROOT / "benchmarks/results/generations.json").read_text(encoding="utf-8"))
+    (told,) = re.findall(r"later generation then took ([\d.]+) of", text)
+    assert told == f"{result['figures']['warm_total_cost_ratio']:.2f}"
+
+
+def texts(path: Path) -> Iterator[str]:
+    """The string literals of a module, its docstrings among them; what is filled in is an X."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    parts = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for part in ast.walk(node)
+        if part is not node
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            values = (getattr(part, "value", None) for part in node.values)
+            yield "".join(value if isinstance(value, str) else "X" for value in values)
+        elif isinstance(node, ast.Constant) and id(node) not in parts:
+            yield str(node.value)
+
+
+def said(text: str) -> Iterator[str]:
+    """The command lines in what the code says: between backticks, or the whole of it. Not those whose command
+    is filled in.
+    """
+    yield from (line for line in _INLINE.findall(text) if not line.startswith("reprune X"))
+    if re.fullmatch(r"reprune [a-z-]+( (-|[A-Z]).*)?", text):
+        yield text
+
+
+@pytest.mark.slow
+def test_every_command_line_that_the_code_says_is_one() -> None:
+    """Advice in errors, reports and pages: nobody types it before somebody has to."""
+    modules = sorted((ROOT / "src").rglob("*.py"))
+    telling = [
+        path for path in modules if re.search(r'[`"]reprune [a-z{]', path.read_text("utf-8"))
+    ]
+    told = [(path, line) for path in telling for text in texts(path) for line in said(text)]
+    assert len(told) > 100
+    wrong = [f"{path.name}: {fault}" for path, line in told for fault in faults(line)]
+    assert wrong == []

@@ -135,8 +135,9 @@ def test_more_overlap_never_lowers_dice(parts: list[tuple[int, int]], place: int
     better[place % len(parts)] = denominator[place % len(parts)]
     for name in ("dice", "iou", "f1"):
         metric = get_metric(name)
-        before = metric.value({"numerator": numerator, "denominator": denominator})
-        assert metric.value({"numerator": better, "denominator": denominator}) >= before
+        above, below = metric.columns
+        before = metric.value({above: numerator, below: denominator})
+        assert metric.value({above: better, below: denominator}) >= before
 
 
 @LAWS

@@ -38,6 +38,8 @@ GOOD = {
     **{name: [3, 1, 0] for name in ("answer", "actual", "predicted", "target", "box_000")},
     "denominator": [1, 1, 2],
     "detection_000": [-1, -1, -1],
+    "intersection": [0, 1, 1],
+    "union": [1, 1, 2],
 }
 HAS = ("against_dense", "derive", "marks", "noise", "relative", "problem", "statistic")
 

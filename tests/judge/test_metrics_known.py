@@ -270,6 +270,8 @@ def test_a_metric_of_a_member_is_that_metric_of_its_records() -> None:
         "confidence": score,
         "numerator": [2, 0, 4, 2],
         "denominator": [4, 2, 4, 4],
+        "intersection": [1, 0, 2, 1],
+        "union": [3, 2, 2, 3],
         "answer": [0, 1, 2, 2],
         "actual": [0, 1, 1, 2],
         "predicted": score,

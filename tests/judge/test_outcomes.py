@@ -52,7 +52,7 @@ def test_targets_and_metrics_are_judged_in_the_order_of_their_names() -> None:
     columns = {"correct": (1,) * 20, "numerator": (1,) * 20, "denominator": (1,) * 20}
     records = {f"candidate@{target}": columns for target in ("a", "b")} | {"dense": columns}
     evidence = msgspec.structs.replace(evidence, quality=make_quality(records))
-    quality = {**MARGIN, "iou": MARGIN["accuracy"]}
+    quality = {**MARGIN, "dice": MARGIN["accuracy"]}
     forwards = policy(targets={"a": "required", "b": "advisory"}, quality=quality)
     backwards = policy(
         targets={"b": "advisory", "a": "required"}, quality=dict(reversed(quality.items()))
@@ -60,9 +60,9 @@ def test_targets_and_metrics_are_judged_in_the_order_of_their_names() -> None:
     found = judge(evidence, forwards)
     assert [(one.target, one.rule) for one in found.rules if one.rule != "parity"] == [
         ("a", "accuracy.vs_parent"),
-        ("a", "iou.vs_parent"),
+        ("a", "dice.vs_parent"),
         ("b", "accuracy.vs_parent"),
-        ("b", "iou.vs_parent"),
+        ("b", "dice.vs_parent"),
     ]
     assert judge(evidence, backwards) == found
 

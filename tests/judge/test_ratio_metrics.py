@@ -55,7 +55,8 @@ def test_metrics_by_hand() -> None:
     """Accuracy is a mean, Dice a ratio of sums; an unknown name names the nearest."""
     assert get_metric("accuracy").value({"correct": [1, 0, 1, 1]}) == 0.75
     records = {"numerator": [2, 0, 6], "denominator": [4, 2, 6]}
-    assert {get_metric(name).value(records) for name in ("dice", "iou", "f1")} == {8 / 12}
+    assert {get_metric(name).value(records) for name in ("dice", "f1")} == {8 / 12}
+    assert get_metric("iou").missing(records) == ["intersection", "union"]
     assert get_metric("accuracy").form == "binary"
     less = {name for name in METRICS if not get_metric(name).higher_is_better}
     assert less == {"ece", "mae", "mse"}

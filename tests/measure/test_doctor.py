@@ -21,14 +21,15 @@ from tests.devices import SRC, local_device
 
 PARAMS = "schema: 1\nname: digits\ntask: task.digits:DigitsTask\ntargets:\n"
 POLICY = "schema: 1\nsize: {vs_parent: {max_ratio: 0.9}}\ntargets:\n"
+SPEED = POLICY.replace("size", "latency")
 
 
-def write(root: Path, **targets: tuple[str, str]) -> None:
+def write(root: Path, policy: str = POLICY, /, **targets: tuple[str, str]) -> None:
     """Two files: each target's text, and whether it is required."""
     lines = [f"  {name}: {text}\n" for name, (text, _) in targets.items()]
     (root / "params.yaml").write_text(PARAMS + "".join(lines))
     rules = [f"  {name}: {how}\n" for name, (_, how) in targets.items()]
-    (root / "policy.yaml").write_text(POLICY + "".join(rules))
+    (root / "policy.yaml").write_text(policy + "".join(rules))
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +98,20 @@ def test_a_required_target_that_cannot_be_built_is_exit_2(
     text = capsys.readouterr().out
     assert "there is no runtime 'nothing'" in text
     assert "onnxruntime" in text
+
+
+@pytest.mark.slow
+def test_speed_that_is_demanded_of_an_emulation_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As benchmark would say after the training; not of one that decides nothing."""
+    names = ["microcontroller", "onnxruntime"]
+    monkeypatch.setattr("reprune.steps.doctor.runtime_names", lambda: names)
+    for how, usable in (("required", False), ("advisory", True)):
+        write(tmp_path, SPEED, cpu=("{}", "required"), mcu=("{runtime: microcontroller}", how))
+        found = diagnose(tmp_path)
+        assert found.usable == usable
+        assert ("demands speed of 'mcu'" in found.targets[1].words) != usable
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle, Previous
@@ -190,6 +192,17 @@ def test_nan_weights_are_refused(root: Path, source: Registry, tmp_path: Path) -
     source.register("digits", weights.parent, {})
     with pytest.raises(NonFiniteWeights, match=r"conv\.weight"):
         fetched(documents(root, weights))
+
+
+def test_a_mask_among_the_weights_is_fetched(root: Path, source: Registry, tmp_path: Path) -> None:
+    """A causal mask that is a persistent buffer: a bundle takes it, so the registry hands it over."""
+    weights = tmp_path / "in" / "weights.safetensors"
+    weights.parent.mkdir()
+    mask = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    save_file({"head.weight": np.ones((2, 2), np.float32), "mask": mask}, weights)
+    source.register("digits", weights.parent, {})
+    bundle = fetched(documents(root, weights))
+    assert bundle.file("weights.safetensors").read_bytes() == weights.read_bytes()
 
 
 @pytest.mark.slow

@@ -46,6 +46,8 @@ from tests.registry.promotion import (
 
 DAY_S = 86_400
 DOCS = Path(__file__).parents[2] / "docs"
+# Whether alone, and which stage.
+FORCED = re.compile(r"dvc repro (-s )?-f ([a-z-]+)")
 
 
 @pytest.fixture
@@ -310,16 +312,27 @@ def test_every_target_has_an_age_of_its_own(root: Path, second: float | None, re
 
 def test_what_is_to_be_run_again_is_a_stage(root: Path) -> None:
     """The cures of old evidence and of a missed attempt name stages that `reprune init` writes."""
-    stages = yaml.safe_load(files("reprune").joinpath("template/dvc.yaml").read_text())["stages"]
     for fix, stage_name in ((MEASURE_AGAIN, "benchmark"), (COUNT_AGAIN, "previous")):
-        assert re.findall(r"dvc repro -f ([a-z-]+)", fix) == [stage_name]
-        assert stage_name in stages
+        assert [name for _, name in FORCED.findall(fix)] == [stage_name]
         assert "then `dvc repro`" in fix
     shorter(root)
     with pytest.raises(PromotionRefused) as caught:
         promoted(root)
     assert caught.value.fix == MEASURE_AGAIN
     assert "reprune update --again" in MEASURE_AGAIN
+
+
+def test_a_stage_is_forced_alone_where_others_lead_to_it() -> None:
+    """Without `-s` DVC forces these too: what is profiled anew may be planned otherwise."""
+    package = files("reprune")
+    stages = yaml.safe_load(package.joinpath("template/dvc.yaml").read_text())["stages"]
+    source = Path(str(package))
+    pages = [*source.rglob("*.py"), *(source.parents[1] / "docs").glob("*.md")]
+    told = [each for page in pages for each in FORCED.findall(page.read_text(encoding="utf-8"))]
+    assert len(told) > 4
+    for alone, name in told:
+        follows = any(dep.startswith("artifacts/") for dep in stages[name]["deps"])
+        assert bool(alone) == follows, name
 
 
 def test_a_block_is_recorded_whatever_has_changed_since(tmp_path: Path) -> None:

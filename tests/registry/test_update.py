@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from reprune.core.errors import (
+    EXIT_INPUT,
     DocumentError,
     PickleRefused,
     RegistryUnreachable,
@@ -20,6 +21,7 @@ from reprune.core.params import read_params
 from reprune.core.policy import read_policy
 from reprune.core.step import Documents
 from reprune.core.store import file_digest
+from reprune.doors.cli import main
 from reprune.registry.dense import register_dense
 from reprune.registry.open import open_registry
 from reprune.registry.protocol import Registry
@@ -85,6 +87,22 @@ def test_a_metric_that_there_is_not_is_refused(root: Path, source: Registry) -> 
         update(root)
     assert caught.value.where == f"{path} (quality)"
     assert not (root / "reprune.lock.yaml").exists()
+
+
+def test_speed_of_an_emulation_is_refused(
+    root: Path, source: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a model is made that no verdict could be given on: exit 2, and no lock is written."""
+    train(source, root)
+    given = root / "params.yaml"
+    given.write_text(given.read_text() + "targets: {cpu: {}, mcu: {runtime: microcontroller}}\n")
+    speed = "targets: {cpu: required, mcu: %s}\nlatency: {vs_parent: {max_ratio: 0.9}}\n"
+    (root / "policy.yaml").write_text(speed % "required")
+    assert main(["update", "-C", str(root)]) == EXIT_INPUT
+    assert "the policy demands speed of 'mcu'" in capsys.readouterr().err
+    assert not (root / "reprune.lock.yaml").exists()
+    (root / "policy.yaml").write_text(speed % "advisory")
+    assert main(["update", "-C", str(root)]) == 0
 
 
 def test_nothing_new_leaves_the_file_untouched(root: Path, source: Registry) -> None:

@@ -41,7 +41,7 @@ def test_a_value_that_is_not_finite_is_named_by_its_tensor(
     tmp_path: Path, value: float, kind: type[np.floating]
 ) -> None:
     """One NaN or infinity anywhere is refused, and the tensor that holds it is named."""
-    bad = np.zeros(1000, kind)
+    bad = np.ones(1000, kind)
     bad[-1] = value
     save_file({"good": np.ones(3, np.float32), "layer.bad": bad}, tmp_path / "w.safetensors")
     with pytest.raises(NonFiniteWeights, match=r"layer\.bad"):
@@ -52,10 +52,12 @@ def test_a_value_that_is_not_finite_is_named_by_its_tensor(
     ("dtype", "bits", "finite"),
     [
         ("BF16", 0x7FC0, False),
-        ("BF16", 0xFF80, False),
+        ("BF16", 0x7F80, False),
+        ("BF16", 0xFF80, True),
         ("BF16", 0x7F7F, True),
         ("F8_E5M2", 0x7C, False),
         ("F8_E5M2", 0x7B, True),
+        ("F8_E5M2", 0xFC, True),
         ("F8_E4M3", 0xFF, False),
         ("F8_E4M3", 0x7E, True),
     ],
@@ -63,7 +65,9 @@ def test_a_value_that_is_not_finite_is_named_by_its_tensor(
 def test_formats_that_numpy_does_not_know_are_checked_too(
     tmp_path: Path, dtype: str, bits: int, finite: bool
 ) -> None:
-    """NaN and infinity are seen in bfloat16 and the 8-bit floats; the largest numbers are not."""
+    """NaN and infinity are seen in bfloat16 and the 8-bit floats; the largest numbers are not, nor negative
+    infinity beside a zero, which is a mask.
+    """
     size = 2 if dtype == "BF16" else 1
     data = (0).to_bytes(size, "little") + bits.to_bytes(size, "little")
     header = {"w": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2 * size]}}
@@ -73,6 +77,26 @@ def test_formats_that_numpy_does_not_know_are_checked_too(
     else:
         with pytest.raises(NonFiniteWeights):
             check_weights(path)
+
+
+MASK = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+
+
+def test_a_mask_is_sound_whatever_it_is_read_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeros and negative infinities alone, as a bundle has it; one other number, and it is none."""
+    path = tmp_path / "w.safetensors"
+    monkeypatch.setattr("reprune.registry.weights._CHUNK", 3)
+    save_file({"mask": MASK}, path)
+    check_weights(path)
+    for place, other in ((0, 1.0), (15, 1.0), (5, np.nan), (5, np.inf)):
+        bad = MASK.copy()
+        bad.flat[place] = other
+        save_file({"mask": bad}, path)
+        with pytest.raises(NonFiniteWeights, match="mask") as caught:
+            check_weights(path)
+        assert "`reprune update --dense-version N`" in caught.value.fix
 
 
 def test_integers_are_left_alone(tmp_path: Path) -> None:

@@ -269,7 +269,10 @@ def test_a_tripped_guard_is_never_dropped(told: Told) -> None:
     text = render_markdown(known)
     assert "Waiting on `ort-cpu` tripped: In 38 of 60 units" in text
     assert text.count("stop what else runs on the machine.") == 1
-    assert "do what is said of waiting on ort-cpu, then `dvc repro -f benchmark`." in text
+    assert (
+        "do what is said of waiting on ort-cpu, then `dvc repro -s -f benchmark` and `dvc repro`."
+        in text
+    )
     many = tuple(
         msgspec.structs.replace(TRIPPED.guards[1], words=f"{i} " + HOSTILE) for i in range(90)
     )

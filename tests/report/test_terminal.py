@@ -99,7 +99,10 @@ def test_a_terminal_says_who_overrode_and_what_tripped(tmp_path: Path) -> None:
     assert "judged on 23 times; the policy warns above 20" in render_explanation(waived)
     assert "- guard tripped: Waiting on ort-cpu: In 38 of 60" in render_terminal(tripped.manifest)
     told = render_explanation(tripped)
-    assert "do what is said of waiting on ort-cpu, then dvc repro -f benchmark." in told
+    assert (
+        "do what is said of waiting on ort-cpu, then dvc repro -s -f benchmark and dvc repro."
+        in told
+    )
     guards = told.partition("Guards of the measurement\n")[2].splitlines()[:4]
     assert [line.partition(":")[0].strip(" -") for line in guards] == [
         "tripped",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from reprune.core.artifacts import TargetProfile
-from reprune.core.errors import InputError
+from reprune.core.errors import InputError, UnknownName
 from reprune.core.params import PlanParams, Target
 from reprune.core.policy import LatencyRules, MaxRatio, Policy
 from reprune.runtimes import base
@@ -97,6 +98,29 @@ def test_speed_is_not_demanded_of_an_emulation(targets: dict[str, Target]) -> No
     refuse_untimed(required_here(here, advisory), advisory)
     size_only = msgspec.structs.replace(policy, latency=None)
     refuse_untimed(required_here(here, size_only), size_only)
+
+
+def test_what_another_machine_would_time_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a lock is written nobody knows where its targets are timed: Core ML may be on a Mac, an emulation
+    nowhere, and what only the other machine has is judged there.
+    """
+    speed = LatencyRules(vs_parent=MaxRatio(max_ratio=0.9))
+    policy = Policy(targets={"it": "required"}, latency=speed)
+    here = Capabilities(precisions=("fp32",), extra="", modules=(), latency=False)
+    there = msgspec.structs.replace(here, latency_elsewhere=True)
+    for can, refused in ((here, True), (there, False)):
+        monkeypatch.setattr(Sparse, "capabilities", can)
+        monkeypatch.setattr(base, "RUNTIMES", {**base.RUNTIMES, "sparse": f"{__name__}:Sparse"})
+        asked = [("it", Target(runtime="sparse"))]
+        with pytest.raises(InputError, match="demands speed of 'it'"):
+            refuse_untimed(asked, policy)
+        with pytest.raises(InputError, match="of 'it'") if refused else nullcontext():
+            refuse_untimed(asked, policy, anywhere=True)
+    absent = [("it", Target(runtime="absent"))]
+    refuse_untimed(absent, policy, anywhere=True)
+    with pytest.raises(UnknownName):
+        refuse_untimed(absent, policy)
+    assert get_runtime("microcontroller").capabilities.latency_elsewhere is False
 
 
 def test_every_built_in_runtime_tells_what_it_can() -> None:

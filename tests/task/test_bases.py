@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reprune.core.errors import TaskError
+from reprune.judge.metrics import get_metric
 from reprune.task.bases import (
     Detection,
     Examples,
@@ -205,7 +206,9 @@ class Masks(Segmentation):
 
 
 def test_segmentation_records_are_the_parts_of_dice() -> None:
-    """2|P and T| and |P| + |T| by hand, an empty pair among them; the loss falls towards the truth."""
+    """2|P and T| and |P| + |T| by hand, an empty pair among them; the loss falls towards the truth. What is
+    called IoU is the intersection over the union of the same masks.
+    """
     task = Masks()
     check_task(task, seed=0)
     masks = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]])
@@ -214,6 +217,9 @@ def test_segmentation_records_are_the_parts_of_dice() -> None:
     found = task.records((logits,), batch)
     assert found["numerator"].tolist() == [2, 0, 8]
     assert found["denominator"].tolist() == [4, 0, 8]
+    together = {name: column.tolist() for name, column in found.items()}
+    assert get_metric("dice").value(together) == 10 / 12
+    assert get_metric("iou").value(together) == 5 / 7
     generator = torch.Generator()
     sure = task.loss(
         nn.Identity(),

@@ -19,7 +19,7 @@ from reprune.core.artifacts import (
     VerdictSummary,
 )
 from reprune.core.documents import decode_yaml
-from reprune.core.errors import DocumentError, TaskError
+from reprune.core.errors import DocumentError, InputError, TaskError
 from reprune.core.lock import DenseRef, Lock
 from reprune.core.params import MIN_EXAMPLES, Params
 from reprune.core.policy import Policy
@@ -350,6 +350,35 @@ def test_a_policy_that_no_data_could_answer_is_refused(
     assert caught.value.where.startswith("policy.yaml (quality")
     if "lft" in words:
         assert "did you mean 'side=left'" in caught.value.what
+
+
+BOXES = (
+    "one = lambda self, outputs, batch: np.ones(len(batch), np.int64)\n"
+    "type(self).records = lambda *given: {'numerator': one(*given), 'denominator': one(*given)}"
+)
+
+
+def test_a_metric_that_the_task_does_not_record_is_refused(tmp_path: Path) -> None:
+    """A detector has no `correct`: said before a look at its sealed examples is spent."""
+    with pytest.raises(DocumentError) as caught:
+        validated(tmp_path / "a", BOXES)
+    assert "'accuracy' is computed from correct" in caught.value.what
+    assert "it records denominator, numerator" in caught.value.what
+    assert caught.value.where == "policy.yaml (quality.accuracy)"
+    assert not (tmp_path / "a" / ATTEMPTS_FILE).exists()
+    rules = "f1: {floor: 0.5}, iou: {floor: 0.5}"
+    with pytest.raises(DocumentError, match="'iou' is computed from intersection, union"):
+        validated(tmp_path / "b", BOXES, quality=rules)
+    assert validated(tmp_path / "c", BOXES, quality="f1: {floor: 0.5}")[0].passed
+
+
+def test_speed_of_an_emulation_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no `reprune update` did: a service writes locks too."""
+    monkeypatch.setattr(f"{__name__}.PARAMS", f"{PARAMS}targets: {{mcu: {{runtime: qnn}}}}")
+    speed = "{targets: {mcu: required}, latency: {vs_parent: {max_ratio: 0.9}}, quality: {%s}}"
+    monkeypatch.setattr(f"{__name__}.POLICY", speed)
+    with pytest.raises(InputError, match="the policy demands speed of 'mcu'"):
+        validated(tmp_path)
 
 
 def test_a_required_slice_that_eval_has_is_none_of_it(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from reprune.core.errors import (
     PickleRefused,
 )
 from reprune.core.store import Artifact, disk_errors
+from reprune.registry.weights import is_mask
 from reprune.task.check_model import refuse_unfinished
 from reprune.task.load import load_task
 from reprune.task.protocol import Split
@@ -105,7 +106,7 @@ def load_module(
                 fix="the task's model() must build the architecture that was cut; restore its code",
             ) from error
     _refuse_mismatch(module, tensors, weights)
-    _refuse_non_finite(tensors, weights)
+    _refuse_non_finite(tensors, module, weights)
     module.load_state_dict(tensors, strict=False)
     return module.float().eval()
 
@@ -142,7 +143,7 @@ def save_bundle(
     CheckpointError for masks of weights that are not zero.
     """
     tensors = stored_tensors(module)
-    _refuse_non_finite(tensors, out / WEIGHTS)
+    _refuse_non_finite(tensors, module, out / WEIGHTS)
     check_masks(module, masks or {}, out / MASKS)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -218,16 +219,21 @@ def _form(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)}{kind}"
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+def _refuse_non_finite(tensors: Mapping[str, Tensor], module: nn.Module, path: Path) -> None:
     """NaN is never a weight. An infinity may be a mask, so it is allowed where nothing learns: in
-    tensors that hold only zeros and negative infinity.
+    buffers (or frozen parameters) that hold only zeros and negative infinity.
     """
+    learnt = {
+        name
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if parameter.requires_grad
+    }
     found = sorted(
         name
         for name, tensor in tensors.items()
         if tensor.is_floating_point()
         and not bool(torch.isfinite(tensor).all())
-        and not bool(((tensor == 0) | (tensor == float("-inf"))).all())
+        and (name in learnt or not is_mask(tensor))
     )
     if found:
         listed = ", ".join(found[:LISTED])

@@ -474,6 +474,14 @@ class Params(Document, kw_only=True):
 def read_params(path: Path) -> Params:
     """The params at `path`. Raises DocumentError with file, key and line."""
     params = read_yaml(path, Params)
+    check_params(params, path)
+    return params
+
+
+def check_params(params: Params, path: Path) -> None:
+    """Returns only if `params` could be the file at `path`: nothing in it contradicts itself, and each knob
+    does something. Raises DocumentError.
+    """
     if not params.targets:
         raise DocumentError("names no target", where=f"{path} (targets)", fix="name at least one")
     if params.members is not UNSET:
@@ -502,7 +510,6 @@ def read_params(path: Path) -> Params:
             where=f"{path} (plan.latency_target)",
             fix="name another target, reach the device by `run`, or plan for macs or params",
         )
-    return params
 
 
 def _check_members(members: Mapping[str, str], name: str, path: Path) -> None:

@@ -27,6 +27,8 @@ _RANGES: dict[str, tuple[int, int]] = {
     "correct": (0, 1),
     "numerator": (0, _ANY),
     "denominator": (0, _ANY),
+    "intersection": (0, _ANY),
+    "union": (0, _ANY),
     "answer": (0, _ANY),
     "actual": (0, _ANY),
     "score": (-_ANY, _ANY),

@@ -30,7 +30,7 @@ METRICS: dict[str, str] = {
     "dice": "reprune.judge.metrics:SHARE",
     "ece": "reprune.judge.calibration:ECE",
     "f1": "reprune.judge.metrics:SHARE",
-    "iou": "reprune.judge.metrics:SHARE",
+    "iou": "reprune.judge.metrics:IOU",
     "macro_f1": "reprune.judge.answers:MACRO_F1",
     "mae": "reprune.judge.association:MAE",
     "map": "reprune.judge.detections:MEAN_AP",
@@ -53,7 +53,8 @@ class Metric:
 
     `binary`: one column of 0 and 1, the value is its mean. `ratio`: two columns, numerator and
     denominator with 0 <= numerator <= denominator, the value is sum / sum (so that large examples
-    weigh more: for Dice a record is 2 |A and B| and |A| + |B|, for F1 it is 2 TP and 2 TP + FP + FN).
+    weigh more: for Dice a record is 2 |A and B| and |A| + |B|, for F1 it is 2 TP and 2 TP + FP + FN; for
+    IoU |A and B| and |A or B|, as intersection and union).
     `statistic`: any function of the records and of whole-number weights (see judge.weighted), for
     what is no mean of examples; NaN where it is not defined.
 
@@ -181,3 +182,5 @@ def _get_metric(name: str) -> Metric:
 
 ACCURACY = Metric(columns=("correct",), form="binary", problem=out_of_range)
 SHARE = Metric(columns=("numerator", "denominator"), form="ratio")
+# Columns of its own: those of a Dice coefficient are told apart from an IoU's by nothing.
+IOU = Metric(columns=("intersection", "union"), form="ratio")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -32,12 +33,12 @@ RISK = "unpickling runs code that the file's author chose; only do it for files 
 UNPICKLE_SECONDS = 600
 
 _CHUNK = 2**22
-Bits: TypeAlias = tuple[type[np.generic], int]
-# Formats numpy does not know: all bits of the exponent set (E4M3: of the whole number) is not finite.
-_MASKS: dict[str, Bits] = {
-    "BF16": (np.uint16, 0x7F80),
-    "F8_E5M2": (np.uint8, 0x7C),
-    "F8_E4M3": (np.uint8, 0x7F),
+Values: TypeAlias = np.ndarray[Any, Any]
+# Formats numpy does not know, as they are read, and as one that it does. E4M3 has a NaN and no infinity.
+_WIDENED: dict[str, tuple[type[np.generic], Callable[[Values], Values]]] = {
+    "BF16": (np.uint16, lambda bits: (bits.astype(np.uint32) << 16).view(np.float32)),
+    "F8_E5M2": (np.uint8, lambda bits: (bits.astype(np.uint16) << 8).view(np.float16)),
+    "F8_E4M3": (np.uint8, lambda bits: np.where(bits & 0x7F == 0x7F, np.nan, 1.0)),
 }
 _FLOATS: dict[str, type[np.generic]] = {
     "F64": np.float64,
@@ -114,7 +115,9 @@ def take_weights(found: Path, out: Path) -> None:
 
 
 def check_weights(path: Path) -> None:
-    """Returns only if `path` is a sound safetensors file within our limits and every value is finite.
+    """Returns only if `path` is a sound safetensors file within our limits and every value is finite, but for
+    tensors that are masks (`is_mask`): a file does not say what is a buffer, a bundle refuses them where they
+    learn.
 
     Raises NonFiniteWeights naming the tensor, CheckpointError for anything else.
     """
@@ -123,6 +126,13 @@ def check_weights(path: Path) -> None:
     with path.open("rb") as stream:
         for name, tensor in header.items():
             _check_finite(stream, start, name, tensor, path)
+
+
+def is_mask(values: Any) -> bool:
+    """Whether an array or tensor holds nothing but zeros and negative infinities, as what is added to the
+    scores of attention does.
+    """
+    return bool(((values == 0) | (values == -math.inf)).all())
 
 
 def unpickle(found: Path, out: Path) -> None:
@@ -197,7 +207,7 @@ def _check_structure(path: Path, header: dict[str, Tensor]) -> None:
 def _check_finite(stream: BinaryIO, start: int, name: str, tensor: Tensor, path: Path) -> None:
     if tensor.dtype in _WHOLE:
         return
-    kind = _FLOATS.get(tensor.dtype) or _MASKS.get(tensor.dtype, (None, 0))[0]
+    kind, widen = _WIDENED.get(tensor.dtype, (_FLOATS.get(tensor.dtype), np.asarray))
     if kind is None:
         raise CheckpointError(
             f"the tensor {name!r} has the type {tensor.dtype}, which is not supported",
@@ -206,21 +216,18 @@ def _check_finite(stream: BinaryIO, start: int, name: str, tensor: Tensor, path:
         )
     stream.seek(start + tensor.data_offsets[0])
     left = math.prod(tensor.shape)
+    finite, mask = True, tensor.dtype != "C64"
     while left > 0:
         values = np.fromfile(stream, dtype=kind, count=min(left, _CHUNK))
         if not len(values):
             raise CheckpointError(f"ends inside the tensor {name!r}", where=str(path))
         left -= len(values)
-        if not _all_finite(values, tensor.dtype):
+        numbers = widen(values)
+        finite = finite and bool(np.isfinite(numbers).all())
+        mask = mask and is_mask(numbers)
+        if not finite and not mask:
             raise NonFiniteWeights(
                 f"the tensor {name!r} holds values that are not finite (NaN or infinity)",
                 where=str(path),
-                fix="train again, or pin an earlier version with `reprune update --version N`",
+                fix="train again, or pin an earlier version with `reprune update --dense-version N`",
             )
-
-
-def _all_finite(values: np.ndarray[Any, Any], dtype: str) -> bool:
-    if dtype in _MASKS:
-        mask = _MASKS[dtype][1]
-        return not bool(np.any((values & mask) == mask))
-    return bool(np.all(np.isfinite(values)))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET
+from pathlib import Path
+
+from msgspec import UNSET, structs
 
 from reprune.core.artifacts import Outcome, RuleResult, SliceResult
+from reprune.core.errors import DocumentError
 from reprune.core.overrides import not_held
+from reprune.core.params import PARAMS_FILE, Params, PlanParams, check_params
+from reprune.core.plan_checks import PLAN_KNOBS
 from reprune.report import cells, guards, words
 from reprune.report.facts import ReportFacts
 from reprune.report.measured import Expected, expected_losses
@@ -13,7 +18,15 @@ from reprune.report.parents import missed_by_the_parent, mostly_the_parents
 from reprune.report.phrases import Code, Phrase, sentence
 
 DRY_RUN: Phrase = ("the policy says ", Code("mode: dry-run"))
-AFTERWARDS: Phrase = ("then ", Code("dvc repro"), ".")
+# Every step refuses a lock that was written before a knob changed.
+AFTERWARDS: Phrase = ("then ", Code("reprune update"), " and ", Code("dvc repro"), ".")
+_REPAIRED: Phrase = (
+    "Repair what is named above, then ",
+    Code("dvc repro"),
+    "; if that changed params.yaml, policy.yaml or the task, ",
+    Code("reprune update"),
+    " before it.",
+)
 RECOMPUTE = "reprune check artifacts/verdict --recompute"
 OVERRIDE = "reprune override --by NAME --reason TEXT --expires DATE"
 _OVERRIDE: tuple[Phrase, ...] = (
@@ -123,7 +136,7 @@ def to_try(facts: ReportFacts) -> list[Phrase]:
     if outcome == "pass":
         return []
     if outcome == "error":
-        return [("Repair what is named above, ", *AFTERWARDS)]
+        return [_REPAIRED]
     instead = () if facts.judgement.dry_run is True or not not_held(facts.judgement) else _OVERRIDE
     broken = any(one.required and one.outcome == "block" for one in facts.judgement.rules)
     if outcome == "inconclusive" or (instead and not broken):
@@ -135,7 +148,8 @@ def to_try(facts: ReportFacts) -> list[Phrase]:
         lines += _cut_more(facts, also_better=bool(lines))
     if _asks(facts, "parity"):
         lines.append(("Look at the export: the engine does not compute what its model computes.",))
-    lines = lines or [("Read the reasons above, change the task or ", Code("params.yaml"), ".")]
+    change: Phrase = ("Read the reasons above, change the task or ", Code("params.yaml"), ", ")
+    lines = lines or [(*change, *AFTERWARDS)]
     return [*lines, *instead]
 
 
@@ -231,20 +245,51 @@ def _cut_more(facts: ReportFacts, *, also_better: bool = False) -> list[Phrase]:
     if params is None:
         less = [("Cut more: lower ", Code("plan.fraction"), ", ", *AFTERWARDS)]
         return [] if also_better else less
-    fraction, budget = params.plan.fraction, params.plan.budget
-    lines: list[Phrase] = []
     if params.plan.method != "channels":
-        knob = Code("plan.method: channels")
-        return [
-            ("Masks alone make nothing faster or smaller: cut channels, ", knob, ", ", *AFTERWARDS)
-        ]
-    if any(_asks(facts, kind) for kind in _TIMES) and budget != "latency":
-        knob = Code("plan.budget: latency")
-        lines.append(("Plan by measured time: ", knob, f" (now {budget}), ", *AFTERWARDS))
+        return [_cut_channels(params.plan)]
+    lines = _plan_by_time(facts, params)
     if also_better:
         return lines
+    fraction = params.plan.fraction
     more = max(0.05, round(0.75 * fraction, 2))
     if more < fraction:
         knob = Code(f"plan.fraction: {more:g}")
         lines.append(("Cut more: ", knob, f" (now {fraction:g}), ", *AFTERWARDS))
     return lines
+
+
+def _cut_channels(plan: PlanParams) -> Phrase:
+    """What only masks read is refused beside channels, so it is named."""
+    plain = type(plan)()
+    knobs = [knob.removeprefix("plan.") for knob in PLAN_KNOBS]
+    idle = [f"plan.{knob}" for knob in knobs if getattr(plan, knob) != getattr(plain, knob)]
+    without: Phrase = ()
+    for place, knob in enumerate(idle):
+        without += ("without " if place == 0 else "and ", Code(knob), ", ")
+    why = "Masks alone make nothing faster or smaller: cut channels, "
+    return (why, Code("plan.method: channels"), ", ", *without, *AFTERWARDS)
+
+
+def _plan_by_time(facts: ReportFacts, params: Params) -> list[Phrase]:
+    """The budget of latency on the first target that is too slow and that params.yaml could have one on."""
+    budget = params.plan.budget
+    slow = (
+        one.target
+        for one in words.worst_first(facts.judgement.rules)
+        if one.required and one.outcome != "pass" and words.family(one) in _TIMES
+    )
+    for target in slow:
+        if budget == "latency" or target is None:
+            continue
+        plan = structs.replace(params.plan, budget="latency", latency_target=target)
+        try:
+            check_params(structs.replace(params, plan=plan), Path(PARAMS_FILE))
+        except DocumentError:
+            continue
+        both: Phrase = (
+            Code("plan.budget: latency"),
+            " and ",
+            Code(f"plan.latency_target: {target}"),
+        )
+        return [("Plan by measured time: ", *both, f" (now {budget}), ", *AFTERWARDS)]
+    return []

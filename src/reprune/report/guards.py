@@ -37,7 +37,7 @@ def to_do(facts: ReportFacts) -> list[Phrase]:
         return []
     named = words.listing(stopped[:5]) + (" and more" if len(stopped) > 5 else "")
     why = f"The measurement cannot be trusted: do what is said of {named}, then "
-    return [(why, Code("dvc repro -f benchmark"), ".")]
+    return [(why, Code("dvc repro -s -f benchmark"), " and ", Code("dvc repro"), ".")]
 
 
 def is_told(decide: str, target: str | None, facts: ReportFacts) -> bool:

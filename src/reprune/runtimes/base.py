@@ -48,11 +48,12 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     channel counts should be a multiple of. `dynamic_batch` False: an engine runs the batch size that it was
     built for. `fixed_threads`: nor other threads. `options` are the names that Target.options may have.
     `latency` False: what it takes here means nothing for the device (an emulation, a file for another
-    machine). `devices` are the words that Target.device may begin with, its usual one first. `modules` are
-    what must be installed, from `extra`; `converter` those that only `build` needs, in the environment of
-    Target.python where that is named. `may_crash`: its library has been seen to end the process, so that
-    steps run it in one of its own (runtimes.guarded). `revision` is raised with every change of our own
-    code that makes another engine of the same source: older ones are built again.
+    machine); `latency_elsewhere`: on a machine of another kind it would. `devices` are the words that
+    Target.device may begin with, its usual one first. `modules` are what must be installed, from `extra`;
+    `converter` those that only `build` needs, in the environment of Target.python where that is named.
+    `may_crash`: its library has been seen to end the process, so that steps run it in one of its own
+    (runtimes.guarded). `revision` is raised with every change of our own code that makes another engine of
+    the same source: older ones are built again.
     """
 
     precisions: tuple[Precision, ...]
@@ -67,6 +68,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     alignment: dict[Precision, int] = {}
     options: tuple[str, ...] = ()
     latency: bool = True
+    latency_elsewhere: bool = False
     may_crash: bool = False
     revision: int = 1
 

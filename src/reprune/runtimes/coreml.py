@@ -50,6 +50,7 @@ class CoreMl:
         stores_sparse=("unstructured", "2:4"),
         alignment={"fp16": 8},
         latency=sys.platform == "darwin",
+        latency_elsewhere=sys.platform != "darwin",
         # 2: layers that the target names, to be left in float, are refused where weights are small.
         revision=2,
     )

@@ -47,9 +47,11 @@ AGAIN = "run `dvc repro` again; do not edit what it wrote"
 COUNT_AGAIN = (
     "run `dvc repro -f previous`, which counts the attempts, then `dvc repro`, and promote"
 )
+# Alone (-s): DVC forces every stage before the one that is named too, and a profile that is timed anew can
+# plan another candidate. Under a new lock the champion's history is another, so that all runs anew anyway.
 MEASURE_AGAIN = (
-    "measure again: `dvc repro -f benchmark`, then `dvc repro`, and promote; if this verdict is already "
-    "registered, run `reprune update --again` first"
+    "measure again: `dvc repro -s -f benchmark`, then `dvc repro`, and promote; if this verdict is already "
+    "registered, run `reprune update --again` and `dvc repro` instead"
 )
 
 

@@ -11,6 +11,8 @@ from reprune.core.store import Artifact
 from reprune.judge.checks import find_metrics
 from reprune.judge.examples import NEWER
 
+MOST_NAMED = 8
+
 
 def refuse_unanswerable(policy: Policy, data: Artifact[DataReport]) -> None:
     """Both of the following, by what `validate` found; again, for the policy may be another since."""
@@ -28,6 +30,21 @@ def refuse_unknown_metrics(policy: Policy, where: str = POLICY_FILE) -> None:
             where=f"{where} (quality)",
             fix="name a metric of docs/metrics.md, or install the package that has it, here and for the gate",
         )
+
+
+def refuse_unrecorded(policy: Policy, recorded: Collection[str]) -> None:
+    """Raises DocumentError for a metric whose columns are not among those that the task records. With none
+    recorded nothing is known, and nothing is said.
+    """
+    metrics, _ = find_metrics(policy)
+    for name, metric in metrics.items() if recorded else ():
+        if missing := metric.missing(recorded):
+            raise DocumentError(
+                f"'{name}' is computed from {', '.join(missing)}, which the task does not record; it records "
+                f"{', '.join(sorted(recorded)[:MOST_NAMED])}",
+                where=f"{POLICY_FILE} (quality.{name})",
+                fix="demand a metric of what it records (docs/metrics.md), or record that too",
+            )
 
 
 def refuse_absent_slices(

@@ -90,7 +90,7 @@ def diagnose(root: Path) -> Diagnosis:
     runtimes = tuple(_runtime(name) for name in runtime_names())
     by_name = {runtime.name: runtime for runtime in runtimes}
     targets = tuple(
-        _target(name, target, by_name, required=_required(name, policy))
+        _target(name, target, by_name, policy)
         for name, target in sorted((params.targets if params else {}).items())
     )
     bad = [t for t in targets if t.required and t.status in ("missing", "cannot run")]
@@ -201,14 +201,14 @@ def _proven(name: str, version: str, can: Capabilities) -> tuple[str, ...]:
 
 
 def _target(
-    name: str, target: Target, runtimes: Mapping[str, RuntimeHealth], *, required: bool
+    name: str, target: Target, runtimes: Mapping[str, RuntimeHealth], policy: Policy | None
 ) -> TargetHealth:
     place: Literal["here", "run", "kit"] = "run" if target.run else "kit" if target.kit else "here"
-    status, words, fix = _ability(name, target, runtimes)
+    status, words, fix = _ability(name, target, runtimes, policy)
     return TargetHealth(
         name=name,
         runtime=target.runtime,
-        required=required,
+        required=_required(name, policy),
         place=place,
         status=status,
         words=words,
@@ -217,10 +217,10 @@ def _target(
 
 
 def _ability(
-    name: str, target: Target, runtimes: Mapping[str, RuntimeHealth]
+    name: str, target: Target, runtimes: Mapping[str, RuntimeHealth], policy: Policy | None
 ) -> tuple[Status, str, str]:
     """Whether the target can be built here and measured where it runs."""
-    for trouble in _troubles(name, target, runtimes):
+    for trouble in _troubles(name, target, runtimes, policy):
         return trouble
     if target.run:
         return _called(name, target)
@@ -230,9 +230,10 @@ def _ability(
 
 
 def _troubles(
-    name: str, target: Target, runtimes: Mapping[str, RuntimeHealth]
+    name: str, target: Target, runtimes: Mapping[str, RuntimeHealth], policy: Policy | None
 ) -> Iterator[tuple[Status, str, str]]:
-    from reprune.steps.looking import check_reach
+    from reprune.steps.looking import check_reach, required_here
+    from reprune.steps.target_demands import refuse_untimed
 
     runtime = runtimes.get(target.runtime)
     if runtime is None:
@@ -249,6 +250,8 @@ def _troubles(
         yield "cannot run", f"{target.runtime} has no device {target.device}", "change its device"
     try:
         check_reach({name: target})
+        if policy is not None:
+            refuse_untimed(required_here({name: target}, policy), policy)
     except RepruneError as error:
         yield "cannot run", error.what, error.fix
     lacking = _converter_lacks(target, can)

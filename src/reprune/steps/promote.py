@@ -143,8 +143,8 @@ def _check_not_rolled_back(desk: Desk, registered: list[_Found]) -> None:
                 reason="rolled_back",
                 where=f"{desk.registry.identity}: {desk.compressed}",
                 fix="`reprune history` says who did it and why; to judge it again, run "
-                "`reprune update --again`, `dvc repro -f benchmark` and `dvc repro`, then promote the "
-                f"new verdict; if the rollback was wrong: `reprune rollback --to {info.version}`",
+                "`reprune update --again` and `dvc repro`, then promote the new verdict; "
+                f"if the rollback was wrong: `reprune rollback --to {info.version}`",
             )
 
 

@@ -16,6 +16,7 @@ from reprune.judge.evidence import Start, Unit, decode_units
 
 RECORDS_FILE = "records.safetensors"
 EXAMPLES_FILE = "examples.json"
+_MEASURE = "run `dvc repro -s -f benchmark`, then `dvc repro`"
 
 T = TypeVar("T")
 
@@ -80,10 +81,8 @@ def _bytes(path: Path) -> bytes:
     try:
         return read_bounded(path, max_bytes=MAX_SAMPLES_BYTES)
     except (FileNotFoundError, NotADirectoryError):
-        raise PayloadCorrupt(
-            "is not among the samples", where=str(path), fix="run `dvc repro -f benchmark`"
-        ) from None
+        raise PayloadCorrupt("is not among the samples", where=str(path), fix=_MEASURE) from None
 
 
 def _corrupt(path: Path, what: str) -> PayloadCorrupt:
-    return PayloadCorrupt(what, where=str(path), fix="run `dvc repro -f benchmark`")
+    return PayloadCorrupt(what, where=str(path), fix=_MEASURE)

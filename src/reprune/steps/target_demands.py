@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import UNSET, structs
 
 from reprune.core.artifacts import Profile
-from reprune.core.errors import InputError
+from reprune.core.errors import InputError, RepruneError
 from reprune.core.params import PlanParams, Target
 from reprune.core.policy import Policy
 from reprune.runtimes.base import get_runtime
@@ -85,14 +85,25 @@ def refuse_unoffered(targets: Mapping[str, Target]) -> None:
                 )
 
 
-def refuse_untimed(required_here: Iterable[tuple[str, Target]], policy: Policy) -> None:
+def refuse_untimed(
+    required_here: Iterable[tuple[str, Target]], policy: Policy, *, anywhere: bool = False
+) -> None:
     """Raises InputError where the policy demands speed of a required target that is only emulated here:
     times of an emulation are no evidence, and none at all would be a demand that nobody checked.
+
+    With `anywhere`, where another machine may be the one that times, only of what is emulated on all of them;
+    a runtime that is not installed here is left to the one that has it.
     """
     if policy.latency is None and policy.throughput is None:
         return
     for name, target in required_here:
-        if not get_runtime(target.runtime).capabilities.latency:
+        try:
+            can = get_runtime(target.runtime).capabilities
+        except (RepruneError, ImportError):
+            if anywhere:
+                continue
+            raise
+        if not can.latency and not (anywhere and can.latency_elsewhere):
             raise InputError(
                 f"the policy demands speed of '{name}', and what {target.runtime} takes on this machine "
                 "says nothing of the device",

@@ -57,10 +57,13 @@ def update(
     the lock is one that no verdict was registered for: if need be, its `look` is raised.
     The lock is written whole or not at all, and only if it changes. The task is imported, to ask for
     its data version. Raises DocumentError, VersionNotFound, RegistryUnreachable, ChampionLost,
-    ChampionForeign, PickleRefused, CheckpointError or TaskError.
+    ChampionForeign, PickleRefused, CheckpointError or TaskError; InputError for speed that is demanded where
+    it cannot be measured.
     """
-    # The judge brings numpy along, which who only reads a lock needs not.
+    # The judge and the runtimes bring numpy along, which who only reads a lock needs not.
     from reprune.steps.answerable import refuse_unknown_metrics
+    from reprune.steps.looking import required_here
+    from reprune.steps.target_demands import refuse_untimed
 
     path = root / LOCK_FILE
     with exclusive(f"update:{root.resolve()}", what="another `reprune update` runs here"):
@@ -68,6 +71,7 @@ def update(
         policy = read_policy(root / POLICY_FILE)
         check_together(given, policy, root)
         refuse_unknown_metrics(policy, where=str(root / POLICY_FILE))
+        refuse_untimed(required_here(given.targets, policy), policy, anywhere=True)
         registry = open_registry(given.registry, root)
         dense = pinned(registry, given, version)
         if say:

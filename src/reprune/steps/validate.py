@@ -21,9 +21,11 @@ from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
 from reprune.judge.power import plan_power, propose_margin
 from reprune.measure.attempts import ATTEMPTS_FILE, Look, local_attempts
-from reprune.steps.answerable import refuse_absent_slices, refuse_unknown_metrics
+from reprune.steps.answerable import refuse_absent_slices, refuse_unknown_metrics, refuse_unrecorded
 from reprune.steps.contract import demands
 from reprune.steps.expectations import check_demands
+from reprune.steps.looking import required_here
+from reprune.steps.target_demands import refuse_untimed
 from reprune.task.protocol import SPLITS
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def validate(
     """Checks the task's data and the policy's power; a broken contract is a result that later steps refuse.
 
     Only ids, labels, slices and digests of the inputs are looked at. Raises TaskError for a task
-    that does not keep the promises of the protocol, DocumentError for a policy that no data could answer.
+    that does not keep the promises of the protocol, DocumentError for a policy that no data could answer,
+    InputError for one that demands speed of a target which is timed nowhere.
     """
     # A task brings torch along; the step's module must be importable without it.
     from reprune.task.check import check_task
@@ -55,9 +58,10 @@ def validate(
     from reprune.task.trained_on import TRAINED_ON, marks
 
     refuse_unknown_metrics(policy)
+    refuse_untimed(required_here(ctx.targets, policy), policy, anywhere=True)
     fact = dense.manifest.task
     task = load_task(fact.entry, dense.path / "task")
-    check_task(task, seed=seed)
+    refuse_unrecorded(policy, check_task(task, seed=seed))
     view = Sealed(task)
     censuses = {split: view.census(split) for split in SPLITS}
     timed = censuses["eval"].times is not None

@@ -18,8 +18,9 @@ from reprune.task.protocol import SPLITS, Task
 from reprune.task.seal import Sealed
 
 
-def check_task(task: Task, *, seed: int) -> None:
-    """Afterwards `task` keeps the promises of the Task protocol, as far as a few batches show.
+def check_task(task: Task, *, seed: int) -> frozenset[str]:
+    """Afterwards `task` keeps the promises of the Task protocol, as far as a few batches show; returns the
+    columns that it records, none where no split with examples tells.
 
     A sealed task is checked in its open splits. torch's global random state is as it was before.
     Raises TaskError; a task that generates sequences is refused.
@@ -30,6 +31,7 @@ def check_task(task: Task, *, seed: int) -> None:
     # A view's own class says nothing about where the user's code is.
     users = task.task_type if isinstance(task, Sealed) else type(task)
     name, folder = users.__name__, Path(inspect.getfile(users)).resolve().parent
+    recorded: frozenset[str] = frozenset()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for fact in ("data_version", "preprocess_digest"):
@@ -42,11 +44,12 @@ def check_task(task: Task, *, seed: int) -> None:
                 doing=f"reading {name}.batches('{split}')",
             )
             if first is not None and split in ("train", "tune"):
-                guarded(
+                recorded |= guarded(
                     partial(check_loss_and_records, task, first, name, seed=seed),
                     folder=folder,
                     doing=f"computing the loss and records of {name}",
                 )
+    return recorded
 
 
 def _check_fact(task: Task, fact: str, folder: Path) -> None:

@@ -96,8 +96,10 @@ def check_inputs(inputs: Any, module: nn.Module, *, where: str, size: int) -> No
             )
 
 
-def check_loss_and_records(task: Task, batch: Batch, name: str, *, seed: int) -> None:
-    """On one batch: the loss is a finite scalar with a gradient; records are int64, one an example."""
+def check_loss_and_records(task: Task, batch: Batch, name: str, *, seed: int) -> frozenset[str]:
+    """On one batch: the loss is a finite scalar with a gradient; records are int64, one an example. Returns
+    the names of their columns.
+    """
     module = task.model()
     module.train()
     generator = torch.Generator().manual_seed(seed)
@@ -134,6 +136,7 @@ def check_loss_and_records(task: Task, batch: Batch, name: str, *, seed: int) ->
             raise TaskError(
                 "gives a numerator above its denominator", where=f"{name}.records ({column})"
             )
+    return frozenset(records)
 
 
 def _check_column(column: str, values: Any, size: int, name: str) -> None:

@@ -102,12 +102,12 @@ class Task(Protocol):
     def records(self, outputs: tuple[Tensor, ...], batch: Batch) -> Records:
         """One small record an example: int64 columns of len(batch), as the policy's metrics need them.
 
-        `correct` (0/1) for accuracy; `numerator` and `denominator` for ratios (Dice, IoU, F1); `answer`
-        and `actual` (class numbers) for macro_f1, f1[class] and agreement; `score` and `label` for auc and
-        average_precision; `confidence` beside `correct` for ece; `target` and `predicted` for mae, mse and
-        the correlations; `detection_000`..., `box_000`... for map and ap[class]. Scores, confidences and
-        values are in millionths; core.records says so in detail and docs/metrics.md what each metric reads.
-        The same columns come for every batch and every model.
+        `correct` (0/1) for accuracy; `numerator` and `denominator` for dice and f1; `intersection` and
+        `union` for iou; `answer` and `actual` (class numbers) for macro_f1, f1[class] and agreement; `score`
+        and `label` for auc and average_precision; `confidence` beside `correct` for ece; `target` and
+        `predicted` for mae, mse and the correlations; `detection_000`..., `box_000`... for map and
+        ap[class]. Scores, confidences and values are in millionths; core.records says so in detail and
+        docs/metrics.md what each metric reads. The same columns come for every batch and every model.
         """
 
     def workload(self) -> Sequence[Work]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class Segmentation(ArrayTask):
     """Targets are masks of 0 and 1 (N, H, W); the module's only output is logits (N, 1, H, W).
 
-    Loss: binary cross entropy and soft Dice in equal parts. Records: the parts of each example's
-    Dice coefficient of the positive class (logit above 0), 2|P and T| over |P| + |T|.
+    Loss: binary cross entropy and soft Dice in equal parts. Records, of the positive class (logit
+    above 0): the parts of each example's Dice coefficient, 2|P and T| over |P| + |T|, and of its IoU,
+    |P and T| over |P or T|.
     """
 
     def loss(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:  # noqa: ARG002  the loss is not random
@@ -40,4 +41,6 @@ class Segmentation(ArrayTask):
         return {
             "numerator": (2 * overlap_N).cpu().numpy().astype(np.int64),
             "denominator": total_N.cpu().numpy().astype(np.int64),
+            "intersection": overlap_N.cpu().numpy().astype(np.int64),
+            "union": (total_N - overlap_N).cpu().numpy().astype(np.int64),
         }
