@@ -227,6 +227,27 @@ def test_the_runner_is_that_of_params() -> None:
     assert load(next(iter(GITLAB.values())))["reprune measure"]["tags"] == ["gpu"]
 
 
+@pytest.mark.parametrize("kind", ["github", "gitlab"])
+def test_what_is_judged_is_the_folder_of_params(kind: str, tmp_path: Path) -> None:
+    """A change of the task's code is judged wherever params.yaml says that it lies."""
+    (tmp_path / "params.yaml").write_text("name: m\ntask: vision.nets.small:Task\n")
+    texts = [(tmp_path / name).read_text() for name in write_ci(tmp_path, kind, "main")]
+    place = {"github": "dvc.yaml vision\n", "gitlab": 'dvc.yaml, "vision/**/*"]'}[kind]
+    assert (
+        sum(place in text.replace("; then", "") for text in texts)
+        == {"github": 1, "gitlab": 1}[kind]
+    )
+    assert not any(re.search(r"dvc\.yaml,? \W?task\b|__\w+__", text) for text in texts)
+
+
+def test_gitlab_waits_for_no_machine_of_githubs(tmp_path: Path) -> None:
+    """Where params.yaml names none, its own hosted machines take the jobs, which have no tags."""
+    (tmp_path / "params.yaml").write_text("name: m\ntask: task.m:T\n")
+    (name,) = write_ci(tmp_path, "gitlab", "main")
+    jobs = load((tmp_path / name).read_text())
+    assert all(job.get("tags", []) == [] for job in jobs.values())
+
+
 def test_update_starts_the_judge_that_there_is() -> None:
     """The file's name, and the event that `reprune serve` sends."""
     from reprune.doors.service.dispatching import EVENT
