@@ -103,6 +103,24 @@ def test_a_pipeline_that_fails_is_told_as_such(world: World) -> None:
     assert git(world.remote, "rev-parse", "mine") == head
 
 
+def test_a_verdict_that_could_not_be_kept_passes_nothing(world: World) -> None:
+    """`dvc push` fails after a pass: what would be promoted lies nowhere, so the check is no success."""
+    locked = (world.root / "locked.yaml").read_text()
+    head = world.pushed("Lock", {LOCK_FILE: locked}, "mine")
+    (world.root / "kept").write_text("no folder that a remote could be")
+    world.forge.world.pulls = [Pull(4, "mine", head)]
+    event = pull_event(head, "mine", "them")
+    jobs = world.run(
+        "judge", "pull_request", event, branch="mine", head_ref="mine", base_ref="main"
+    )
+    assert "--- Run the pipeline (0)" in jobs["measure"].log
+    assert (jobs["measure"].result, jobs["tell"].result) == ("failure", "failure")
+    (said,) = world.forge.bodies()
+    assert "gave no verdict" in said
+    assert [each["conclusion"] for each in world.forge.world.checks] == ["failure"]
+    assert git(world.remote, "rev-parse", "mine") == head
+
+
 def test_a_fork_is_told_by_the_second_of_the_pair(world: World) -> None:
     """The fork's own run tells nothing; the other judges its samples again and passes nothing."""
     locked = (world.root / "locked.yaml").read_text()
