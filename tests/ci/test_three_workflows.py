@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
 
 from reprune.core.lock import LOCK_FILE
 from reprune.core.marker import read_marker
 from reprune.registry.protocol import known_alias
+from tests.ci.workflows import Job
 from tests.ci.world import BRANCH, World, git, pull_event
 from tests.forge_server import Pull
 from tests.registry.promotion import COMPRESSED, registry_of
@@ -23,8 +26,11 @@ def champion(world: World) -> str | None:
 def test_from_an_event_to_the_champion(world: World) -> None:
     """An update opens one pull request; the judge records, tells and checks; merged, it is promoted."""
     told = {"action": "reprune", "client_payload": {"model": "digits", "version": "1"}}
-    update = world.run("update", "repository_dispatch", told)["update"]
-    assert update.result == "success", update.log
+    update = world.run("update", "repository_dispatch", told)
+    assert {name: job.result for name, job in update.items()} == {
+        "update": "success",
+        "propose": "success",
+    }, "\n".join(job.log for job in update.values())
     (pull,) = world.forge.world.pulls
     assert (pull.branch, pull.base) == (BRANCH, "main")
     assert [each["workflow"] for each in world.forge.world.dispatches] == ["reprune-judge.yml"]
@@ -56,7 +62,7 @@ def test_from_an_event_to_the_champion(world: World) -> None:
     assert champion(world) == "1"
 
     # What the same lock would propose is on the base now, but for the champion, which moved.
-    assert world.run("update", "schedule")["update"].result == "success"
+    assert world.run("update", "schedule")["propose"].result == "success"
     assert "champion" in git(world.remote, "diff", f"main..{BRANCH}", "--", LOCK_FILE)
     git(world.root / "first", "revert", "--no-edit", "HEAD~1..HEAD")
     git(world.root / "first", "push", "-q", str(world.remote), "main")
@@ -119,6 +125,72 @@ def test_a_verdict_that_could_not_be_kept_passes_nothing(world: World) -> None:
     assert "gave no verdict" in said
     assert [each["conclusion"] for each in world.forge.world.checks] == ["failure"]
     assert git(world.remote, "rev-parse", "mine") == head
+
+
+def test_a_remote_whose_package_is_missing_is_told_before_anything_is_measured(
+    world: World,
+) -> None:
+    """What is computed could not be kept; other remotes that do not answer cost no more than time."""
+    head = world.pushed("Lock", {LOCK_FILE: (world.root / "locked.yaml").read_text()}, "mine")
+    config = "[core]\nremote = kept\n['remote \"kept\"']\nurl = s3://bucket/model\n"
+    event = pull_event(head, "mine", "them")
+    with_s3 = world.pushed("Lock", {".dvc/config": config, LOCK_FILE: "x"}, "cloud")
+    for branch, commit in (("mine", head), ("cloud", with_s3)):
+        event = pull_event(commit, branch, "them")
+        judged = world.run(
+            "judge", "pull_request", event, branch=branch, base_ref="main", only=("look", "measure")
+        )["measure"]
+        assert judged.result == ("success" if branch == "mine" else "failure")
+        assert ("--- Run the pipeline" in judged.log) is (branch == "mine")
+    assert "::error title=dvc pull::the DVC remote needs a package (dvc-s3 for s3://)" in judged.log
+
+
+def test_what_the_project_needs_is_installed(world: World) -> None:
+    """What the task imports, where it is run; and where a token is, what the main branch names: never what
+    the judged commit does.
+    """
+    task = (world.root / "first" / "task" / "digits.py").read_text()
+    first = {
+        "requirements.txt": wheel(world.root, "for_the_task"),
+        "requirements-control.txt": wheel(world.root, "of_main"),
+        "task/digits.py": f"import for_the_task\n{task}",
+    }
+    world.pushed("Need", first, "main")
+    update = world.run("update", "schedule")["update"]
+    assert update.result == "success", update.log
+    assert installed(update) == {"for_the_task", "of_main"}
+
+    change = {
+        LOCK_FILE: (world.root / "locked.yaml").read_text(),
+        "requirements-control.txt": wheel(world.root, "of_the_change"),
+    }
+    head = world.pushed("Lock", change, "mine")
+    world.forge.world.pulls = [Pull(4, "mine", head)]
+    event = pull_event(head, "mine", "them")
+    judge = world.run(
+        "judge", "pull_request", event, branch="mine", head_ref="mine", base_ref="main"
+    )
+    assert judge["measure"].result == judge["tell"].result == "success", judge["tell"].log
+    assert installed(judge["measure"]) == {"for_the_task", "of_the_change"}
+    assert installed(judge["tell"]) == {"of_main"}
+    promote = world.run("promote", "push")
+    assert installed(promote["promote"]) == {"of_main"}
+
+
+def wheel(folder: Path, name: str) -> str:
+    """The line of a list that names a wheel, which is made, with an empty module of that name."""
+    path = folder / f"{name}-1-py3-none-any.whl"
+    info = f"{name}-1.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return f"{path}\n"
+
+
+def installed(job: Job) -> set[str]:
+    return {path.stem for path in job.site.glob("*.py")}
 
 
 def test_a_fork_is_told_by_the_second_of_the_pair(world: World) -> None:
