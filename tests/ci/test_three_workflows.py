@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -202,16 +203,7 @@ def test_a_fork_is_told_by_the_second_of_the_pair(world: World) -> None:
     jobs = world.run("judge", "pull_request", event, branch="theirs", base_ref="main")
     assert (jobs["measure"].result, jobs["tell"].result) == ("success", "skipped")
     assert world.forge.bodies() == []
-    done = {
-        "workflow_run": {
-            "id": 501,
-            "run_attempt": 1,
-            "event": "pull_request",
-            "head_sha": head,
-            "head_branch": "theirs",
-            "head_repository": {"full_name": "stranger/model", "owner": {"login": "stranger"}},
-        }
-    }
+    done = run_event(head, "theirs")
     world.forge.world.files[("policy.yaml", "main")] = (
         world.root / "first" / "policy.yaml"
     ).read_bytes()
@@ -222,3 +214,61 @@ def test_a_fork_is_told_by_the_second_of_the_pair(world: World) -> None:
     assert [each["conclusion"] for each in world.forge.world.checks] == ["action_required"]
     own = {"workflow_run": {**done["workflow_run"], "head_repository": {"full_name": "them/model"}}}
     assert world.run("fork", "workflow_run", own)["tell"].result == "skipped"
+    waits = {"workflow_run": {**done["workflow_run"], "conclusion": "action_required"}}
+    assert world.run("fork", "workflow_run", waits)["tell"].result == "skipped"
+
+
+def test_a_fork_that_changes_nothing_is_not_judged(world: World) -> None:
+    """Its run has no token to say so, and leaves nothing behind: the forge says what the commit changes."""
+    head = world.pushed("Write", {"README.md": "words"}, "theirs")
+    began = git(world.remote, "rev-parse", "main")
+    pull = Pull(9, "theirs", head, owner="stranger", began=began, changed=("README.md",))
+    world.forge.world.pulls = [pull]
+    event = pull_event(head, "theirs", "stranger")
+    world.forge.world.denied = ("/comments", "/check-runs", "/statuses")
+    jobs = world.run("judge", "pull_request", event, branch="theirs", base_ref="main")
+    assert (jobs["look"].result, jobs["measure"].result) == ("success", "skipped")
+    assert world.forge.world.checks == []
+    world.forge.world.denied = ()
+    params = (world.root / "first" / "params.yaml").read_bytes()
+    world.forge.world.files[("params.yaml", "main")] = params
+    told = world.run("fork", "workflow_run", run_event(head, "theirs"))["tell"]
+    assert told.result == "success", told.log
+    (check,) = world.forge.world.checks
+    assert (check["name"], check["conclusion"]) == ("reprune/digits", "success")
+    assert world.forge.bodies() == []
+
+
+def test_a_forks_pipeline_that_fails_is_told_as_such(world: World) -> None:
+    """There is no verdict and, where it ends before its look, no artefact: the name is the base branch's."""
+    locked = (world.root / "locked.yaml").read_text()
+    head = world.pushed("Lock", {LOCK_FILE: locked}, "theirs")
+    shutil.rmtree(world.measured)
+    began = git(world.remote, "rev-parse", "main")
+    pull = Pull(9, "theirs", head, owner="stranger", began=began, changed=(LOCK_FILE,))
+    world.forge.world.pulls = [pull]
+    event = pull_event(head, "theirs", "stranger")
+    jobs = world.run("judge", "pull_request", event, branch="theirs", base_ref="main")
+    assert (jobs["measure"].result, jobs["tell"].result) == ("failure", "skipped")
+    params = (world.root / "first" / "params.yaml").read_bytes()
+    world.forge.world.files[("params.yaml", "main")] = params
+    told = world.run("fork", "workflow_run", run_event(head, "theirs"))["tell"]
+    assert told.result == "success", told.log
+    (said,) = world.forge.bodies()
+    assert "gave no verdict" in said
+    (check,) = world.forge.world.checks
+    assert (check["name"], check["conclusion"]) == ("reprune/digits", "failure")
+
+
+def run_event(head: str, branch: str) -> dict[str, Any]:
+    """A run of the judge for a fork is completed."""
+    return {
+        "workflow_run": {
+            "id": 501,
+            "run_attempt": 1,
+            "event": "pull_request",
+            "head_sha": head,
+            "head_branch": branch,
+            "head_repository": {"full_name": "stranger/model", "owner": {"login": "stranger"}},
+        }
+    }

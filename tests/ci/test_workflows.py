@@ -18,7 +18,7 @@ import pytest
 from reprune.core.errors import InputError
 from reprune.doors.ci import rendered, write_ci
 from reprune.doors.cli import main
-from tests.ci.workflows import CONTEXTS, EXPRESSION, FUNCTIONS, commands, load, tokens
+from tests.ci.workflows import CONTEXTS, EXPRESSION, FUNCTIONS, commands, filled, load, tokens
 from tests.report.scenes import SCENES
 from tests.report.verdicts import write_verdict
 
@@ -188,7 +188,7 @@ def test_the_forks_run_and_what_tells_for_it_are_a_pair() -> None:
     assert not any("checkout" in step.get("uses", "") for step in job["steps"])
     runs = [step["run"] for step in job["steps"] if "run" in step]
     assert all(run.startswith(("python -m pip install", "reprune comment ")) for run in runs)
-    assert "--recompute --foreign" in runs[-1]
+    assert "--recompute --foreign --judged reprune.lock.yaml" in runs[-1]
     uploaded = next(s for s in judge["jobs"]["measure"]["steps"] if "upload" in s.get("uses", ""))
     downloaded = next(s for s in job["steps"] if "download" in s.get("uses", ""))
     assert uploaded["with"]["name"] == downloaded["with"]["name"]
@@ -274,6 +274,20 @@ def test_the_runner_is_that_of_params() -> None:
         assert load(next(iter(GITLAB.values())))[job]["tags"] == ["gpu"]
 
 
+def test_forks_with_one_name_of_a_branch_do_not_wait_for_each_other() -> None:
+    """A run on a branch, by hand or for its pull request, is one of a group; a fork's of another."""
+    group = load(WORKFLOWS["judge"])["concurrency"]["group"]
+
+    def named(owner: str) -> str:
+        pull = {"head": {"repo": {"full_name": f"{owner}/model"}}}
+        here = {"repository": "them/model", "ref_name": "9/merge", "head_ref": "patch-1"}
+        return filled(group, {"github": here | {"event": {"pull_request": pull}}})
+
+    by_hand = {"repository": "them/model", "ref_name": "patch-1", "head_ref": "", "event": {}}
+    assert filled(group, {"github": by_hand}) == named("them")
+    assert len({named("them"), named("stranger"), named("another")}) == 3
+
+
 @pytest.mark.parametrize("kind", ["github", "gitlab"])
 def test_what_is_judged_is_the_folder_of_params(kind: str, tmp_path: Path) -> None:
     """A change of the task's code is judged wherever params.yaml says that it lies."""
@@ -282,7 +296,7 @@ def test_what_is_judged_is_the_folder_of_params(kind: str, tmp_path: Path) -> No
     place = {"github": "dvc.yaml vision\n", "gitlab": 'dvc.yaml, "vision/**/*"]'}[kind]
     assert (
         sum(place in text.replace("; then", "") for text in texts)
-        == {"github": 1, "gitlab": 1}[kind]
+        == {"github": 2, "gitlab": 1}[kind]
     )
     assert not any(re.search(r"dvc\.yaml,? \W?task\b|__\w+__", text) for text in texts)
 
