@@ -55,8 +55,9 @@ class Pull:
     head: str
     owner: str = "them"
     base: str = "main"
-    # The commit that the branch left the base at.
+    # The commit that the branch left the base at, and what it changed since: names, or pairs of two.
     began: str = ""
+    changed: tuple[str | tuple[str, str], ...] = ()
     title: str = ""
     body: str = ""
 
@@ -221,10 +222,15 @@ class ForgeServer:
 
     def compare(self, request: Request, pair: str) -> tuple[int, Any]:
         head = pair.rpartition("...")[2]
-        pull = next((each for each in self.world.pulls if each.head == head), None)
+        pulls = [each for each in self.world.pulls if each.head == head]
+        pull = next((each for each in pulls if each.base == pair.partition("...")[0]), None)
         if pull is None or not pull.began:
             return 404, {"message": "No common ancestor"}
-        return 200, {"merge_base_commit": {"sha": pull.began}}
+        found: dict[str, Any] = {"merge_base_commit": {"sha": pull.began}}
+        # Only the first page has the files.
+        if request.query.get("page", "1") == "1":
+            found["files"] = [_file_row(each) for each in pull.changed][:300]
+        return 200, found
 
     def gitlab_pull(self, request: Request, number: str) -> tuple[int, Any]:
         pull = next(each for each in self.world.pulls if each.number == int(number))
@@ -297,6 +303,13 @@ GITLAB: list[Route] = [
     ("PUT", r"/merge_requests/(\d+)", ForgeServer.refresh),
 ]
 _SYSTEM = {"id": 1, "body": "changed the title", "author": {"username": "root"}, "system": True}
+
+
+def _file_row(changed: str | tuple[str, str]) -> dict[str, str]:
+    if isinstance(changed, str):
+        return {"filename": changed, "status": "modified"}
+    before, after = changed
+    return {"filename": after, "previous_filename": before, "status": "renamed"}
 
 
 def _github_pull(pull: Pull) -> dict[str, Any]:

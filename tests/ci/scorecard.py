@@ -56,6 +56,8 @@ BY_VERSION = (
     ("images/", "--no-deps --no-build-isolation --prefix /out /build/reprune", "it is this repository"),
     ("images/tensorrt.Containerfile", "-c /build/constraints.txt", "CUDA: only the nodes' owner can tell"),
     ("src/reprune/template/Containerfile", '-r "$needs"', "the project's own list"),
+    ("written/", '-r "$needs"', "the project's own lists"),
+    ("src/reprune/template-ci/", '-r "$needs"', "as above, before it is written"),
     ("written/", '"reprune', "a release cannot hold its own digest; the version is exact"),
     ("src/reprune/template-ci/", '"reprune', "as above, before it is written"),
     ("action.yml", '"$ACTION[$extra]"', "this repository, with the versions of its constraints"),

@@ -18,7 +18,7 @@ import pytest
 from reprune.core.errors import InputError
 from reprune.doors.ci import rendered, write_ci
 from reprune.doors.cli import main
-from tests.ci.workflows import CONTEXTS, EXPRESSION, FUNCTIONS, commands, load, tokens
+from tests.ci.workflows import CONTEXTS, EXPRESSION, FUNCTIONS, commands, filled, load, tokens
 from tests.report.scenes import SCENES
 from tests.report.verdicts import write_verdict
 
@@ -29,7 +29,8 @@ WORKFLOWS = {Path(name).stem.removeprefix("reprune-"): text for name, text in GI
 ACTION = (ROOT / "action.yml").read_text(encoding="utf-8")
 # All that each job may write; a line more here is a decision.
 WRITES = {
-    "update/update": {"contents", "pull-requests", "actions"},
+    "update/update": set(),
+    "update/propose": {"contents", "pull-requests", "actions"},
     "judge/look": {"checks", "pull-requests"},
     "judge/measure": set(),
     "judge/tell": {"contents", "pull-requests", "checks"},
@@ -187,21 +188,65 @@ def test_the_forks_run_and_what_tells_for_it_are_a_pair() -> None:
     assert not any("checkout" in step.get("uses", "") for step in job["steps"])
     runs = [step["run"] for step in job["steps"] if "run" in step]
     assert all(run.startswith(("python -m pip install", "reprune comment ")) for run in runs)
-    assert "--recompute --foreign" in runs[-1]
+    assert "--recompute --foreign --judged reprune.lock.yaml" in runs[-1]
     uploaded = next(s for s in judge["jobs"]["measure"]["steps"] if "upload" in s.get("uses", ""))
     downloaded = next(s for s in job["steps"] if "download" in s.get("uses", ""))
     assert uploaded["with"]["name"] == downloaded["with"]["name"]
 
 
-def test_the_code_under_judgement_never_sees_a_token_that_may_write() -> None:
-    """What runs `dvc repro` has no credentials in its clone; what pushes runs neither DVC nor the task."""
-    for name in ("judge/measure", "promote/promote"):
-        job = load(WORKFLOWS[name.partition("/")[0]])["jobs"][name.partition("/")[2]]
+# What imports the task, or runs what a stage of dvc.yaml says.
+TASK_RUNS = re.compile(r"\bdvc \w|\breprune update\b")
+
+
+@pytest.mark.parametrize("where", sorted(WRITES))
+def test_the_code_under_judgement_never_sees_a_token_that_may_write(where: str) -> None:
+    """What runs DVC or imports the task has no credentials in its clone, and no token; what may write runs
+    neither, nor pip where the judged commit's files lie.
+    """
+    job = load(WORKFLOWS[where.partition("/")[0]])["jobs"][where.partition("/")[2]]
+    runs = [step.get("run", "") for step in job["steps"]]
+    if not WRITES[where]:
         checkout = next(step for step in job["steps"] if "checkout" in step.get("uses", ""))
         assert checkout["with"]["persist-credentials"] == "false"
         assert "github.token" not in str(job)
-    tell = load(WORKFLOWS["judge"])["jobs"]["tell"]
-    assert not re.search(r"\bdvc \w", "".join(step.get("run", "") for step in tell["steps"]))
+        return
+    assert not TASK_RUNS.search("\n".join(runs))
+    assert "secrets.REPRUNE_" not in str(job).replace("secrets.REPRUNE_REGISTRY_TOKEN", "")
+    judged = False
+    for step in job["steps"]:
+        judged = judged or "head.sha" in str(step.get("with", {}).get("ref"))
+        before, pip, _ = step.get("run", "").partition("python -m pip")
+        assert not (judged and pip) or before.endswith('\ncd "$RUNNER_TEMP/main"\n')
+
+
+def test_each_workflow_that_runs_the_task_is_known() -> None:
+    """The jobs that do are those two, beside promote's `dvc pull`."""
+    found = {
+        f"{name}/{job_name}"
+        for name, text in WORKFLOWS.items()
+        for job_name, job in load(text)["jobs"].items()
+        if TASK_RUNS.search("\n".join(step.get("run", "") for step in job["steps"]))
+    }
+    assert found == {"update/update", "judge/measure", "promote/promote"}
+
+
+def test_the_credentials_of_every_kind_of_registry_are_handed_on() -> None:
+    """To whoever reads it, those that read; to promote alone those that write, which nobody else has."""
+    names = (
+        "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
+        "REPRUNE_REGISTRY_TOKEN",
+    )  # fmt: skip
+    found = {
+        f"{name}/{job_name}": [job.get("env", {}).get(each, "") for each in names]
+        for name, text in WORKFLOWS.items()
+        for job_name, job in load(text)["jobs"].items()
+    }
+    reads = [f"${{{{ secrets.{name} }}}}" for name in names]
+    for where in ("update/update", "judge/measure", "judge/tell", "promote/sweep"):
+        assert found.pop(where) == reads, where
+    writes = found.pop("promote/promote")
+    assert all(each.startswith("${{ secrets.REPRUNE_PROMOTE_") for each in writes)
+    assert not any("".join(each) for each in found.values())
 
 
 def test_promote_measures_nothing() -> None:
@@ -224,7 +269,44 @@ def test_the_runner_is_that_of_params() -> None:
     runs_on = load(WORKFLOWS["judge"])["jobs"]["measure"]["runs-on"]
     assert """fromJSON('["self-hosted", "gpu"]')""" in runs_on
     assert """fromJSON('["ubuntu-latest"]')""" in runs_on
-    assert load(next(iter(GITLAB.values())))["reprune measure"]["tags"] == ["gpu"]
+    assert """fromJSON('["self-hosted", "gpu"]')""" in WORKFLOWS["update"]
+    for job in ("reprune measure", "reprune update"):
+        assert load(next(iter(GITLAB.values())))[job]["tags"] == ["gpu"]
+
+
+def test_forks_with_one_name_of_a_branch_do_not_wait_for_each_other() -> None:
+    """A run on a branch, by hand or for its pull request, is one of a group; a fork's of another."""
+    group = load(WORKFLOWS["judge"])["concurrency"]["group"]
+
+    def named(owner: str) -> str:
+        pull = {"head": {"repo": {"full_name": f"{owner}/model"}}}
+        here = {"repository": "them/model", "ref_name": "9/merge", "head_ref": "patch-1"}
+        return filled(group, {"github": here | {"event": {"pull_request": pull}}})
+
+    by_hand = {"repository": "them/model", "ref_name": "patch-1", "head_ref": "", "event": {}}
+    assert filled(group, {"github": by_hand}) == named("them")
+    assert len({named("them"), named("stranger"), named("another")}) == 3
+
+
+@pytest.mark.parametrize("kind", ["github", "gitlab"])
+def test_what_is_judged_is_the_folder_of_params(kind: str, tmp_path: Path) -> None:
+    """A change of the task's code is judged wherever params.yaml says that it lies."""
+    (tmp_path / "params.yaml").write_text("name: m\ntask: vision.nets.small:Task\n")
+    texts = [(tmp_path / name).read_text() for name in write_ci(tmp_path, kind, "main")]
+    place = {"github": "dvc.yaml vision\n", "gitlab": 'dvc.yaml, "vision/**/*"]'}[kind]
+    assert (
+        sum(place in text.replace("; then", "") for text in texts)
+        == {"github": 2, "gitlab": 1}[kind]
+    )
+    assert not any(re.search(r"dvc\.yaml,? \W?task\b|__\w+__", text) for text in texts)
+
+
+def test_gitlab_waits_for_no_machine_of_githubs(tmp_path: Path) -> None:
+    """Where params.yaml names none, its own hosted machines take the jobs, which have no tags."""
+    (tmp_path / "params.yaml").write_text("name: m\ntask: task.m:T\n")
+    (name,) = write_ci(tmp_path, "gitlab", "main")
+    jobs = load((tmp_path / name).read_text())
+    assert all(job.get("tags", []) == [] for job in jobs.values())
 
 
 def test_update_starts_the_judge_that_there_is() -> None:

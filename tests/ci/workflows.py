@@ -111,11 +111,14 @@ def filled(text: str, context: dict[str, Any]) -> str:
 
 @dataclass
 class Job:
-    """What a job came to: success, failure or skipped; its outputs; what its steps printed."""
+    """What a job came to: success, failure or skipped; its outputs; what its steps printed; and `site`, where
+    what it installed from lists lies.
+    """
 
     result: str
     outputs: dict[str, str] = field(default_factory=dict)
     log: str = ""
+    site: Path = Path("nowhere")
 
 
 @dataclass
@@ -165,7 +168,7 @@ class Runner:
         (place / "work").mkdir(parents=True)
         (place / "temp").mkdir()
         variables = {k: filled(v, context) for k, v in job.get("env", {}).items()}
-        found = Job("success")
+        found = Job("success", site=place / "temp" / "site")
         context = context | {"steps": {}}
         for step in job["steps"]:
             condition = step.get("if", "")
@@ -198,7 +201,8 @@ class Runner:
         event = place / "event.json"
         event.write_text(json.dumps(context["github"]["event"]))
         done = subprocess.run(
-            ["bash", "-e", "-o", "pipefail", "-c", step["run"]],
+            # Where a step names no shell, GitHub does not ask for pipefail.
+            ["bash", "-e", "-c", step["run"]],
             cwd=place / "work",
             env=self.environment
             | {
@@ -255,13 +259,18 @@ class Runner:
 
 
 def commands(folder: Path, source: Path) -> Path:
-    """`reprune` and `dvc` as programs, and a `python` that installs nothing."""
+    """`reprune` and `dvc` as programs, and a `python` that installs what lists name (`-r`), from disk and for
+    its job alone, and nothing else.
+    """
     folder.mkdir()
-    python = f'PYTHONPATH="{source}" exec "{sys.executable}"'
+    site = '"$RUNNER_TEMP/site"'
+    python = f'PYTHONPATH="{source}":{site} exec "{sys.executable}"'
+    install = f'exec "{sys.executable}" -m pip install -q --no-index --target {site} -r "$5"'
     texts = {
         "reprune": f'{python} -m reprune.doors.cli "$@"',
         "dvc": f'{python} -m dvc "$@"',
-        "python": f'if [ "$1 $2" = "-m pip" ]; then exit 0; fi\n{python} "$@"',
+        "python": f'if [ "$1 $2 $4" = "-m pip -r" ]; then {install}; fi\n'
+        f'if [ "$1 $2" = "-m pip" ]; then exit 0; fi\n{python} "$@"',
     }
     for name, text in texts.items():
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")

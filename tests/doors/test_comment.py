@@ -224,6 +224,96 @@ def test_the_run_of_a_fork_is_told_by_another(
     assert (marker.head, marker.order) == (HEAD, (55, 2))
 
 
+def fork_event() -> dict[str, Any]:
+    before = {
+        "id": 55,
+        "run_attempt": 1,
+        "head_sha": HEAD,
+        "head_branch": "feature",
+        "head_repository": {"owner": {"login": "stranger"}},
+    }
+    return {"workflow_run": before, "repository": {"default_branch": "main"}}
+
+
+JUDGED = ("--foreign", "--judged", "reprune.lock.yaml", "policy.yaml", "task")
+PARAMS = b"name: digits\ntask: task.digits:DigitsTask\ntargets: {ort-cpu: {}}\n"
+
+
+@pytest.mark.parametrize(
+    ("changed", "check"),
+    [
+        (("README.md", "tasks/x.py", "docs/policy.yaml"), "success"),
+        (("README.md", "task/digits.py"), "failure"),
+        (("policy.yaml",), "failure"),
+        ((("task/net.py", "net.py"),), "failure"),
+        (tuple(f"docs/{index}.md" for index in range(299)), "success"),
+        # GitHub lists no more, and does not say whether there are.
+        (tuple(f"docs/{index}.md" for index in range(300)), "failure"),
+    ],
+)
+def test_what_a_fork_changes_the_forge_says(
+    changed: tuple[str | tuple[str, str], ...],
+    check: str,
+    github: Callable[..., None],
+    server: ForgeServer,
+    told: Run,
+) -> None:
+    """Neither verdict nor clone: nothing to judge, or no verdict; the model's name is the base's."""
+    pull = Pull(9, "feature", HEAD, owner="stranger", began="b" * 40, changed=changed)
+    server.world.pulls = [pull]
+    server.world.files[("params.yaml", "main")] = PARAMS
+    github("workflow_run", fork_event(), GITHUB_SHA="d" * 40)
+    found = told(None, *JUDGED)
+    assert (found.conclusion, found.check) == (check, check)
+    assert [each["name"] for each in server.world.checks] == ["reprune/digits"]
+    assert [read_marker(body).key for body in server.bodies()] == [  # type: ignore[union-attr]
+        "digits@ort-cpu" for _ in range(check == "failure")
+    ]
+
+
+def test_a_verdict_of_a_fork_that_changes_nothing_is_not_told(
+    github: Callable[..., None], server: ForgeServer, told: Run
+) -> None:
+    """Anybody can make an artefact; there is nothing that it could be about."""
+    pull = Pull(9, "feature", HEAD, owner="stranger", began="b" * 40, changed=("README.md",))
+    server.world.pulls = [pull]
+    server.world.files[("params.yaml", "main")] = PARAMS
+    github("workflow_run", fork_event())
+    found = told(BLOCKED, *JUDGED)
+    assert (found.comment, found.check) == ("nothing", "success")
+
+
+def test_one_commit_in_two_pull_requests_changes_what_either_does(
+    github: Callable[..., None], server: ForgeServer, told: Run
+) -> None:
+    """What is nothing against a branch with somebody's unjudged lock is that lock against main; a check is
+    the commit's.
+    """
+    there = Pull(8, "feature", HEAD, "stranger", "other", "b" * 40, changed=("README.md",))
+    here = Pull(9, "feature", HEAD, "stranger", "main", "b" * 40, changed=("README.md",))
+    server.world.pulls = [there, here]
+    server.world.files = {("params.yaml", base): PARAMS for base in ("main", "other")}
+    github("workflow_run", fork_event())
+    assert told(None, *JUDGED).check == "success"
+    here.changed = ("README.md", LOCK_FILE)
+    assert told(None, *JUDGED).check == "failure"
+
+
+def test_what_a_fork_changes_is_not_guessed(
+    github: Callable[..., None], server: ForgeServer, told: Run
+) -> None:
+    """The forge does not say, or the pull request went on: no success, and a run of its own is told so."""
+    github("workflow_run", fork_event())
+    server.world.files[("params.yaml", "main")] = PARAMS
+    pull = Pull(9, "feature", HEAD, owner="stranger", changed=("README.md",))
+    server.world.pulls = [pull]
+    found = told(None, *JUDGED)
+    assert found.check == "failure"
+    assert any("what the pull request changes is not known" in each for each in found.warnings)
+    pull.head, pull.began = "e" * 40, "b" * 40
+    assert told(None, *JUDGED).check == "failure"
+
+
 def test_a_forks_run_for_a_commit_that_is_past_comments_nowhere(
     github: Callable[..., None], server: ForgeServer, told: Run
 ) -> None:

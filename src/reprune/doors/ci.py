@@ -21,6 +21,8 @@ BY_HAND = {
 }
 PLACES = {"github": ".github/workflows", "gitlab": ".gitlab"}
 KINDS = tuple(PLACES)
+# A hosted machine of GitHub's. GitLab's own take the jobs without a tag, and no machine has this one.
+HOSTED = CiParams().runner
 MAIN = "main"
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
 
@@ -28,16 +30,17 @@ _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
 def write_ci(root: Path, kind: str, branch: str = "") -> list[str]:
     """Writes the workflows for `kind` into `root`; returns those that were not there before.
 
-    The runner's labels are `ci.runner` of params.yaml, the Reprune that they install is this one, and what
-    promotes runs on `branch` (default: the remote's own, else main). Raises InputError, having written
-    nothing, where one of the files is there and says something else, or where no forge would read it.
+    The runner's labels and the task's folder are those of params.yaml, the Reprune that they install is this
+    one, and what promotes runs on `branch` (default: the remote's own, else main). Raises InputError, having
+    written nothing, where one of the files is there and says something else, or where no forge would read it.
     """
     check_place(root, kind)
     named = branch or _default_branch(root)
     if not _BRANCH.fullmatch(named):
         raise InputError(f"'{named}' is no name of a branch that a workflow can hold")
-    runner = (read_params(root / PARAMS_FILE).ci or CiParams()).runner
-    wanted = rendered(kind, runner, named)
+    params = read_params(root / PARAMS_FILE)
+    runner = params.ci.runner if params.ci else HOSTED
+    wanted = rendered(kind, runner, named, params.task.partition(":")[0].partition(".")[0])
     other = sorted(
         name
         for name, text in wanted.items()
@@ -72,13 +75,15 @@ def check_place(root: Path, kind: str) -> None:
     )
 
 
-def rendered(kind: str, runner: tuple[str, ...], branch: str) -> dict[str, str]:
-    """The workflows by path from the repository's root."""
+def rendered(kind: str, runner: tuple[str, ...], branch: str, task: str = "task") -> dict[str, str]:
+    """The workflows by path from the repository's root; `task` is the folder of the task's code."""
     folder = TEMPLATES / kind
+    labels = () if kind == "gitlab" and runner == HOSTED else runner
     values = {
         "__VERSION__": reprune.__version__,
-        "__RUNNER__": json.dumps(list(runner)),
+        "__RUNNER__": json.dumps(list(labels)),
         "__BRANCH__": json.dumps(branch),
+        "__TASK__": task,
     }
     found = {}
     for path in files(folder):

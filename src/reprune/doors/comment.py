@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,9 @@ def _execute(parsed: argparse.Namespace) -> int:
         return _dry_run(parsed, prepare(Path.cwd(), wish, around, None))
     forge = open_forge(parsed, around)
     around, unknown = locate(around, forge)
+    if parsed.judged:
+        wish, more = _unless_untouched(wish, around, forge, parsed.judged)
+        unknown = (*unknown, *more)
     prepared = prepare(Path.cwd(), wish, around, forge)
     prepared = replace(prepared, warnings=(*unknown, *prepared.warnings))
     _summarise(prepared, around)
@@ -78,6 +81,17 @@ def _wish(parsed: argparse.Namespace) -> Wish:
         nothing=parsed.nothing,
         foreign=parsed.foreign,
     )
+
+
+def _unless_untouched(
+    wish: Wish, around: Surroundings, forge: Forge, judged: Sequence[str]
+) -> tuple[Wish, tuple[str, ...]]:
+    from reprune.steps.forks import untouched
+
+    if not isinstance(forge, GitHub):
+        raise InputError("--judged is for GitHub alone", fix="say --nothing where that is so")
+    nothing, warnings = untouched(forge, around, judged)
+    return replace(wish, nothing=wish.nothing or nothing), warnings
 
 
 def around_us(parsed: argparse.Namespace) -> Surroundings:

@@ -50,6 +50,14 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
         help="tell no verdict: the pull request changes nothing that is judged",
     )
     parser.add_argument(
+        "--judged",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="on GitHub, do as --nothing does where the pull request changes none of these files and "
+        "folders, by what GitHub says",
+    )
+    parser.add_argument(
         "--sweep",
         default="",
         metavar="BRANCH",

@@ -35,6 +35,8 @@ TO_OPEN = (
 )
 TO_START = "the job needs `permissions: {actions: write}`"
 MAX_DESCRIPTION = 140
+# More files than so many a comparison does not list, and does not say so.
+MAX_FILES = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +164,21 @@ class GitHub:
                 return ""
             raise
         return text(found, "merge_base_commit", "sha")
+
+    def changed(self, base: str, head: str) -> list[str] | None:
+        """The files, by their names before and after, that `head` changed since it left `base`; None where
+        not all of them are listed.
+        """
+        # The first page has the files, and all of them, however many commits are asked for.
+        query = {"per_page": "1", "page": "1"}
+        found = self._ask("GET", f"/compare/{quote(base)}...{head}", query=query, needs=TO_READ)
+        rows = found.get("files") if isinstance(found, dict) else None
+        if not isinstance(rows, list) or len(rows) >= MAX_FILES:
+            return None
+        if not all(text(row, "filename") for row in rows):
+            return None
+        names = [text(row, key) for row in rows for key in ("filename", "previous_filename")]
+        return [name for name in names if name]
 
     def open(self, proposal: Proposal) -> int:
         owner = self.repository.partition("/")[0]

@@ -65,6 +65,8 @@ def _github(environ: Mapping[str, str], event: Mapping[str, Any]) -> Surrounding
         order = _order(run, str(before.get("run_attempt", "")))
         head, branch = _text(before, "head_sha"), _text(before, "head_branch")
         owner = _text(before, "head_repository", "owner", "login")
+        # Until the pull request is found, which names its own.
+        base = _text(event, "repository", "default_branch")
         foreign = True
     return Surroundings(
         kind="github",

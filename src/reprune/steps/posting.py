@@ -50,6 +50,7 @@ from reprune.report.posted import (
     policy_words,
     without_verdict,
 )
+from reprune.steps.forks import names_there
 from reprune.steps.minimum_policy import at_least
 
 NO_CHECK = "none"
@@ -110,12 +111,12 @@ def prepare(root: Path, wish: Wish, around: Surroundings, forge: Forge | None) -
         run_link=around.run_link,
     )
     if wish.nothing:
-        name, key, _ = _names(root)
+        name, key, _ = _names(root, wish, around, forge)
         return Prepared(draft=nothing_to_judge(key, bare), name=name, warnings=())
     try:
         facts = _facts(root, wish)
     except (ArtifactError, DocumentError) as error:
-        name, key, lock = _names(root)
+        name, key, lock = _names(root, wish, around, forge)
         missing = without_verdict(key, lock, _why(error), bare)
         return Prepared(draft=missing, name=name, warnings=())
     policy, unknown = _policy(root, wish, around, facts, forge)
@@ -198,12 +199,17 @@ def _check_of_this_lock(root: Path, verdict: Artifact[Verdict]) -> None:
         )
 
 
-def _names(root: Path) -> tuple[str, str, str]:
+def _names(
+    root: Path, wish: Wish, around: Surroundings, forge: Forge | None
+) -> tuple[str, str, str]:
     """The model's name, the report's key and the lock's digest, from the repository."""
     path = root / LOCK_FILE
     if path.exists():
         lock = read_lock(path)
         return lock.name, report_key(lock.name, lock.targets), lock.digest
+    if wish.foreign and forge and around.base and not (root / PARAMS_FILE).exists():
+        # What tells for a fork has no clone.
+        return (*names_there(forge, around.base, pause=wish.pause), "")
     params = read_params(root / PARAMS_FILE)
     return params.name, report_key(params.name, sorted(params.targets)), ""
 
