@@ -138,7 +138,7 @@ def _is_known(word: str, known: dict[str, Any]) -> bool:
         outputs = known["needs"].get(rest[0])
         return outputs is not None and asked and (rest[1] == "result" or rest[2] in outputs)
     if first == "steps":
-        return rest[0] in known["steps"] and rest[1] == "outputs"
+        return rest[0] in known["steps"] and rest[1] in ("outputs", "outcome")
     return first != "inputs" or rest[0] in known["inputs"]
 
 
@@ -382,6 +382,48 @@ def test_the_action_says_the_verdict_and_nothing_where_there_is_none(
         )
         assert written.read_text() == f"outcome={outcome}\nexit-code={code}\n"
         assert done.returncode == (code if fail == "true" else 0)
+
+
+@pytest.mark.parametrize(
+    ("fails", "remote", "ran", "told"),
+    [
+        ("", "s3", 0, True),
+        ("push", "s3", 1, False),
+        ("push", "", 0, True),
+        ("repro", "s3", 1, False),
+        ("pull", "s3", 0, True),
+        ("packageless pull", "s3", 1, False),
+    ],
+)
+def test_the_action_tells_no_verdict_of_a_run_that_failed(
+    fails: str, remote: str, ran: int, told: bool, tmp_path: Path
+) -> None:
+    """It may have judged before: what could not be kept cannot be promoted, so no check is green by it."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    said = "s3 is supported, but requires 'dvc-s3' to be installed" if " " in fails else "no"
+    fault = fails.removeprefix("packageless ") or "nothing"
+    dvc = f'case "$1" in\nremote) echo "{remote}" ;;\n{fault}) echo "{said}" >&2; exit 1 ;;\nesac\n'
+    for name, text in {"dvc": dvc, "reprune": 'echo "$@" > "$CALLED"\n'}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}")
+        (programs / name).chmod(0o755)
+    (tmp_path / "at").mkdir()
+    steps = {step["name"]: step["run"] for step in load(ACTION)["runs"]["steps"]}
+    env = {"PATH": f"{programs}:{os.environ['PATH']}", "RUNNER_TEMP": str(tmp_path)}
+    env |= {"CALLED": str(tmp_path / "called"), "VERDICT": "at", "RUN": "dvc"}
+
+    def run(name: str, **more: str) -> int:
+        words = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", steps[name]]
+        return subprocess.run(
+            words, cwd=tmp_path, env=os.environ | env | more, check=False
+        ).returncode
+
+    found = run("Run the pipeline")
+    assert found == ran
+    outcome = "failure" if found else "success"
+    assert run("Tell the verdict", RAN=outcome, CHECK="", REGISTRY="true") == 0
+    words = (tmp_path / "called").read_text().split()
+    assert (tmp_path / words[words.index("--verdict") + 1]).is_dir() == told
 
 
 def test_init_writes_them_once(
