@@ -199,6 +199,17 @@ def test_a_forge_that_is_down_changes_nothing(
     assert "Demand" in (tmp_path / "summary.md").read_text()
 
 
+def fork_event(run_attempt: int = 1) -> dict[str, Any]:
+    before = {
+        "id": 55,
+        "run_attempt": run_attempt,
+        "head_sha": HEAD,
+        "head_branch": "feature",
+        "head_repository": {"owner": {"login": "stranger"}},
+    }
+    return {"workflow_run": before, "repository": {"default_branch": "main"}}
+
+
 def test_the_run_of_a_fork_is_told_by_another(
     github: Callable[..., None], server: ForgeServer, told: Run
 ) -> None:
@@ -209,30 +220,12 @@ def test_the_run_of_a_fork_is_told_by_another(
         Pull(3, "feature", HEAD, owner="them"),
         Pull(9, "feature", HEAD, owner="stranger"),
     ]
-    before = {
-        "id": 55,
-        "run_attempt": 2,
-        "head_sha": HEAD,
-        "head_branch": "feature",
-        "head_repository": {"owner": {"login": "stranger"}},
-    }
-    github("workflow_run", {"workflow_run": before}, GITHUB_SHA="d" * 40)
+    github("workflow_run", fork_event(run_attempt=2), GITHUB_SHA="d" * 40)
     found = told(PASSED)
     assert (found.number, found.check) == (9, "action_required")
     marker = read_marker(server.bodies()[0])
     assert marker is not None
     assert (marker.head, marker.order) == (HEAD, (55, 2))
-
-
-def fork_event() -> dict[str, Any]:
-    before = {
-        "id": 55,
-        "run_attempt": 1,
-        "head_sha": HEAD,
-        "head_branch": "feature",
-        "head_repository": {"owner": {"login": "stranger"}},
-    }
-    return {"workflow_run": before, "repository": {"default_branch": "main"}}
 
 
 JUDGED = ("--foreign", "--judged", "reprune.lock.yaml", "policy.yaml", "task")
@@ -319,14 +312,7 @@ def test_a_forks_run_for_a_commit_that_is_past_comments_nowhere(
 ) -> None:
     """The pull request went on meanwhile: what an older commit measured is not told there."""
     server.world.pulls = [Pull(9, "feature", "e" * 40, owner="stranger")]
-    before = {
-        "id": 55,
-        "run_attempt": 1,
-        "head_sha": HEAD,
-        "head_branch": "feature",
-        "head_repository": {"owner": {"login": "stranger"}},
-    }
-    github("workflow_run", {"workflow_run": before})
+    github("workflow_run", fork_event())
     assert told(PASSED).comment == "no-pull-request"
     assert server.bodies() == []
 
