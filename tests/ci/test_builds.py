@@ -75,14 +75,20 @@ def test_two_builds_are_the_same_bytes(
     print(f"2 files of 2 builds, {sum(map(len, second.values()))} bytes, the same")
 
 
+def laid(files: dict[str, bytes], suffix: str, folder: Path) -> Path:
+    """The one of these files that ends so, in the folder."""
+    (name,) = [name for name in files if name.endswith(suffix)]
+    (folder / name).write_bytes(files[name])
+    return folder / name
+
+
 @pytest.mark.slow
 def test_the_archive_holds_all_that_is_tracked(
     pair: tuple[dict[str, bytes], dict[str, bytes]], tmp_path: Path
 ) -> None:
     """So whoever has it alone has the tests, the locks, SECURITY.md, the images and the docs."""
-    (name,) = [name for name in pair[0] if name.endswith(".tar.gz")]
-    (tmp_path / name).write_bytes(pair[0][name])
-    with tarfile.open(tmp_path / name) as archive:
+    file = laid(pair[0], ".tar.gz", tmp_path)
+    with tarfile.open(file) as archive:
         held = {Path(*Path(each.name).parts[1:]).as_posix() for each in archive if each.isfile()}
     assert held == {*tracked(), "PKG-INFO"}
 
@@ -92,9 +98,7 @@ def test_the_wheel_holds_the_package_alone(
     pair: tuple[dict[str, bytes], dict[str, bytes]], tmp_path: Path
 ) -> None:
     """No test, no lock, nothing at the top but the package and its metadata; and the licence."""
-    (name,) = [name for name in pair[0] if name.endswith(".whl")]
-    (tmp_path / name).write_bytes(pair[0][name])
-    with zipfile.ZipFile(tmp_path / name) as wheel:
+    with zipfile.ZipFile(laid(pair[0], ".whl", tmp_path)) as wheel:
         held = wheel.namelist()
         dates = {entry.date_time for entry in wheel.infolist()}
     assert {each.partition("/")[0].partition("-")[0] for each in held} == {"reprune"}
@@ -108,11 +112,10 @@ def test_the_archive_alone_gives_the_same_bytes(
     pair: tuple[dict[str, bytes], dict[str, bytes]], tmp_path: Path
 ) -> None:
     """`make dist` there, where no git tells the commit's time."""
-    (name,) = [name for name in pair[0] if name.endswith(".tar.gz")]
-    (tmp_path / name).write_bytes(pair[0][name])
-    with tarfile.open(tmp_path / name) as archive:
+    file = laid(pair[0], ".tar.gz", tmp_path)
+    with tarfile.open(file) as archive:
         archive.extractall(tmp_path, filter="data")
-    source = tmp_path / name.removesuffix(".tar.gz")
+    source = tmp_path / file.name.removesuffix(".tar.gz")
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
