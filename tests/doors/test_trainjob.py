@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -448,17 +449,37 @@ def test_the_job_goes_before_the_task_that_waits_for_it(api):
     assert not here.jobs
 
 
-def test_the_end_of_the_task_is_the_jobs_end(api):
-    """As when somebody terminates the run."""
+WAITING = """
+import json, signal, sys
+from reprune.doors.kfp.cluster import Cluster
+from reprune.doors.kfp.trainer import Here, run_trainjob
+from reprune.doors.kfp.trainjob import Trainer
+
+url, manifest = json.loads(sys.argv[1])
+cluster = Cluster(url=url, namespace="team", timeout_s=60.0, poll_s=0.01, patience_s=60.0)
+run_trainjob(cluster, manifest, Here(trainer=Trainer(image="i", claim="c")))
+assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+"""
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_end_of_the_task_is_the_jobs_end(api, ended):
+    """As when somebody terminates the run: a process of its own, since it is one that is ended."""
     here, cluster = api
-    here.after_creation = [RUNNING]
-    before = signal.getsignal(signal.SIGTERM)
-    here.when_asked = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended:
-        run_trainjob(cluster, MANIFEST, HERE)
-    assert ended.value.code == 143
-    assert not here.jobs
-    assert signal.getsignal(signal.SIGTERM) == before
+    asked = threading.Event()
+    here.after_creation = [RUNNING] if ended else [RUNNING, condition("Complete")]
+    here.when_asked = asked.set
+    words = json.dumps([cluster.url, MANIFEST])
+    with subprocess.Popen([sys.executable, "-c", WAITING, words]) as task:
+        try:
+            assert asked.wait(120)
+            if ended:
+                task.send_signal(signal.SIGTERM)
+            task.wait(120)
+        finally:
+            task.kill()
+    assert task.returncode == (143 if ended else 0)
+    assert bool(here.jobs) != ended
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "drop", "half"])
