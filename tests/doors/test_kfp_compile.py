@@ -96,12 +96,15 @@ def test_a_version_is_named_by_what_it_holds(package: Package) -> None:
     assert len(set(names)) == 2
 
 
-def test_options_reach_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Images become defaults of parameters, the one machine's too; a workspace is claimed."""
     monkeypatch.chdir(tmp_path)
     digest = f"mine/compress@sha256:{'a' * 64}"
     words = ["--compress-image", digest, "--control-image", "mine/control:3", "--retries", "0"]
     assert main(["compile", NAME, "--out", "made", *words, "--workspace", "5Gi"]) == 0
+    assert "nobody publishes" not in capsys.readouterr().err
     spec, platform = read_documents(Path("made", f"{NAME}.yaml").read_bytes())
     given = spec["root"]["inputDefinitions"]["parameters"]
     assert given["compress_image"]["defaultValue"] == digest
@@ -114,12 +117,15 @@ def test_options_reach_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", ["continuous_compression", "perception", "sharded_sensitivity"])
 def test_a_registry_of_any_kind_is_reached_where_it_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    """What fetches and what promotes has the folder of its files, and a token under each kind's name."""
+    """What fetches and what promotes has the folder of its files, and a token under each kind's name; that no
+    image was named is said.
+    """
     monkeypatch.chdir(tmp_path)
     words = ["--registry-claim", "versions:/mnt/versions", "--data-claim", "data"]
     assert main(["compile", name, "--out", "made", *words]) == 0
+    assert "no --control-image and --compress-image: " in capsys.readouterr().err
     _, platform = read_documents(Path("made", f"{name}.yaml").read_bytes())
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     users = {each for each in executors if each.startswith(("exec-fetch-", "exec-promote"))}

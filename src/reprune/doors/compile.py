@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -92,7 +93,21 @@ def _execute(parsed: argparse.Namespace) -> int:
     else:
         for each in written:
             print(f"{each.path}  {each.digest}")
+    _tell_of_built_in(options)
     return EXIT_DONE
+
+
+def _tell_of_built_in(options: Options) -> None:
+    from reprune.doors.kfp.images import built_in
+
+    images = {"--control-image": options.control_image, "--compress-image": options.compress_image}
+    left = [flag for flag, image in images.items() if built_in(image)]
+    if left:
+        print(
+            f"no {' and '.join(left)}: the default is a name that nobody publishes; each run needs its "
+            "images named (`reprune submit --image --control-image`)",
+            file=sys.stderr,
+        )
 
 
 def _options(parsed: argparse.Namespace) -> Options:
