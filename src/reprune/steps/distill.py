@@ -20,6 +20,7 @@ from reprune.core.artifacts import (
     Recovery,
 )
 from reprune.core.errors import ChainBroken, InputError, RepruneError
+from reprune.core.memory import keep_freed
 from reprune.core.params import DistillParams, GenerationsParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact, write_bytes
@@ -58,6 +59,7 @@ def distill(
     another; CompressionError where training diverges.
     """
     _refuse(student, teacher, data)
+    keep_freed()
     # torch is imported here, after the cheap refusals: the command line loads this module for help.
     import torch
 

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from reprune.core.artifacts import DataReport, ModelBundle, Sensitivity
 from reprune.core.documents import digest_of
+from reprune.core.memory import keep_freed
 from reprune.core.params import GenerationsParams, PlanParams, PruneParams, SensitivityParams
 from reprune.core.plugins import lookup
 from reprune.core.step import Context
@@ -57,6 +58,7 @@ def open_work(
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data})
+    keep_freed()
     plan, prune, seed, threads = knobs.plan, knobs.prune, knobs.seed, knobs.threads
     if masks_weights(plan):
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)

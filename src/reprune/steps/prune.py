@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from reprune.core.artifacts import DataReport, ModelBundle, Plan
 from reprune.core.errors import CompressionError, nearest
+from reprune.core.memory import keep_freed
 from reprune.core.params import DistillParams, PruneParams
 from reprune.core.step import Context, step
 from reprune.core.store import Artifact
@@ -47,6 +48,7 @@ def prune(
     """
     refuse_failed_data(data)
     refuse_strangers(dense, {"data report": data, "plan": chosen})
+    keep_freed()
     sparsity = chosen.manifest.sparsity
     if sparsity is not UNSET:
         whole = open_for_masks(dense, seed=seed, threads=threads, say=ctx.say)

@@ -28,6 +28,7 @@ from reprune.core import store
 from reprune.core.artifacts import ModelBundle
 from reprune.core.documents import canonical
 from reprune.core.errors import EXIT_BROKEN, InputError, RepruneError
+from reprune.core.memory import keep_freed
 
 # torchrun's names; Accelerate would start a process group of its own on seeing them.
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -61,6 +62,7 @@ def main(arguments: list[str]) -> int:
 def _train(order: Order) -> None:
     student = store.read(Path(order.student), ModelBundle)
     teacher = store.read(Path(order.teacher), ModelBundle)
+    keep_freed()
     torch.set_num_threads(order.threads)
     torch.manual_seed(order.seed)
     crew = _join(order)
