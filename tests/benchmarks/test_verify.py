@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import allocators, gate_cost, latency_plans, perception, pipeline_overhead, trust
+from benchmarks import (
+    allocators,
+    gate_cost,
+    kept_memory,
+    latency_plans,
+    perception,
+    pipeline_overhead,
+    trust,
+)
 from benchmarks import resnet20_cifar10 as resnet20
 from benchmarks.common import committed
 from benchmarks.jobs import Outcome, is_done
@@ -176,3 +184,13 @@ def test_a_result_says_whether_its_seeds_are_models_or_draws():
     assert one_shot.concluded([row])["claims_over"] == "calibration draws of one dense model"
     over = one_shot_masks.concluded([])["claims_over"]
     assert over == {"resnet20": "calibration draws of one dense model", "minilm": "dense models"}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "same", "code"), [(1.0, True, 0), (1.2, True, 1), (0.8, False, 1)]
+)
+def test_kept_memory_asks_for_no_slower_step_and_the_same_weights(ratio, same, code, monkeypatch):
+    row = committed("kept_memory")["rows"][0] | {"time_ratio": ratio, "same_weights": same}
+    monkeypatch.setattr(kept_memory, "measured", lambda name, pairs: row)
+    arguments(monkeypatch)
+    assert kept_memory.main() == code
