@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kept import GIVEN, other, plain, without_given
+from reprune.core.memory import keep_freed
 from reprune.core.store import write_bytes
 
 
@@ -258,6 +259,7 @@ def _serve(pipe: Connection, work: Work, folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
+    keep_freed()  # as the steps that train
     while True:
         try:
             name, given = pipe.recv()

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from reprune.compress.planning.latency import FEWEST, LOOKS
 from reprune.compress.tables.table import OperatorTable, read_tables
 from reprune.core import store
 from reprune.core.artifacts import ModelBundle, Plan, Profile
@@ -133,14 +134,17 @@ def test_a_device_tells_of_the_same_layers_as_this_machine(devices: Devices) -> 
 
 
 def test_a_latency_budget_of_a_device_is_timed_on_it(devices: Devices) -> None:
-    """The loop closes there: one call says who it is, and one a trial what it takes; that is in the plan."""
+    """The loop closes there: one call says who it is, and one a trial what it takes; that is in the plan.
+    Where the first looks of a trial disagree, each further one is a call.
+    """
     before = devices.called
     made = devices.plan("plan", devices.params)
     found = store.read(devices.world.path("plan"), Plan).manifest.predicted.latencies
     assert set(found) == {"jet"}
     assert found["jet"].measured is not None
     assert found["jet"].measured <= 0.9
-    assert devices.called - before == 1 + found["jet"].trials
+    trials, more = found["jet"].trials, LOOKS - FEWEST
+    assert trials <= devices.called - before - 1 <= trials * (1 + more)
     assert "not here" not in made.file("plan.yaml").read_text()
 
 
