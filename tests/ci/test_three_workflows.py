@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,30 @@ def test_what_the_project_needs_is_installed(world: World) -> None:
     assert installed(judge["tell"]) == {"of_main"}
     promote = world.run("promote", "push")
     assert installed(promote["promote"]) == {"of_main"}
+
+
+def test_data_that_dvc_tracks_are_there_when_the_task_tells_their_version(world: World) -> None:
+    """They are fetched before the task is imported; where they cannot be, the job goes on without."""
+    first = world.root / "first"
+    task = (first / "task" / "digits.py").read_text()
+    reading = task.replace('"data-1"', 'open("parts.txt").read()')
+    assert reading != task
+    (first / "task" / "digits.py").write_text(reading)
+    (first / "parts.txt").write_text("data-7")
+    for words in (["add", "-q", "parts.txt"], ["push", "-q"]):
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=first, check=True)
+    git(first, "add", ".")
+    git(first, "commit", "-qm", "Track the data")
+    git(first, "push", "-q", str(world.remote), "main")
+    update = world.run("update", "schedule")
+    assert update["propose"].result == "success", update["update"].log
+    assert "data_version: data-7" in git(world.remote, "show", f"{BRANCH}:{LOCK_FILE}")
+
+    shutil.rmtree(world.root / "kept")
+    update = world.run("update", "schedule")
+    assert update["update"].result == "failure"
+    assert "::warning title=dvc pull::data that DVC tracks could not be" in update["update"].log
+    assert "parts.txt" in update["update"].log
 
 
 def wheel(folder: Path, name: str) -> str:
