@@ -10,10 +10,10 @@ import pytest
 from benchmarks import (
     allocators,
     gate_cost,
-    kept_memory,
     latency_plans,
     perception,
     pipeline_overhead,
+    training_step,
     trust,
 )
 from benchmarks import resnet20_cifar10 as resnet20
@@ -189,8 +189,8 @@ def test_a_result_says_whether_its_seeds_are_models_or_draws():
 @pytest.mark.parametrize(
     ("ratio", "same", "code"), [(1.0, True, 0), (1.2, True, 1), (0.8, False, 1)]
 )
-def test_kept_memory_asks_for_no_slower_step_and_the_same_weights(ratio, same, code, monkeypatch):
-    row = committed("kept_memory")["rows"][0] | {"time_ratio": ratio, "same_weights": same}
-    monkeypatch.setattr(kept_memory, "measured", lambda name, pairs: row)
+def test_training_step_asks_for_no_slower_step_and_the_same_weights(ratio, same, code, monkeypatch):
+    row = committed("training_step")["rows"][0] | {"time_ratio_kept": ratio, "same_weights": same}
+    monkeypatch.setattr(training_step, "measured", lambda name, count: row)
     arguments(monkeypatch)
-    assert kept_memory.main() == code
+    assert training_step.main() == code

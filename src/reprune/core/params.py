@@ -298,6 +298,9 @@ class DistillParams(Document, kw_only=True):
     those away. Epochs before the last mask do not count for either. With
     `quantize` the model trains, and is judged, with weights and activations rounded to that; what is
     returned are its float weights.
+
+    With `memory_format` channels-last, the weights of convolutions over images lie in that order while the
+    model trains, and in the usual one afterwards.
     """
 
     epochs: Annotated[int, Meta(ge=0, le=10_000)] = 4
@@ -326,6 +329,7 @@ class DistillParams(Document, kw_only=True):
     patience: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
     quantize: Literal["none", "int8", "int4"] = "none"
     precision: Literal["no", "fp16", "bf16"] = "no"
+    memory_format: Literal["contiguous", "channels-last"] | UnsetType = UNSET
     processes: Annotated[int, Meta(ge=1, le=1024)] = 1
     launcher: str = ""
     checkpoint_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0

@@ -21,6 +21,7 @@ from reprune.compress.training.averaging import average
 from reprune.compress.training.checkpoint import Running
 from reprune.compress.training.devices import accelerator_of, gradients_are_finite, unscale
 from reprune.compress.training.joint_norms import JointNorms, join_norms
+from reprune.compress.training.layout import lay_out
 from reprune.compress.training.lesson import Lesson, identity_of, not_finite, on_cpu
 from reprune.compress.training.optimizer_state import give_moments
 from reprune.compress.training.quantization import FakeQuantizer
@@ -87,13 +88,18 @@ class Pupil:
         if lesson.crew.together:
             check_crew(params, shapers)
         accelerator = accelerator_of(params.precision)
-        student = copy.deepcopy(lesson.student).float().to(accelerator.device)
+        task, device = lesson.task, accelerator.device
+        student = copy.deepcopy(lesson.student).float().to(device)
+        lay_out(student, task, params)
         freeze(student, params.freeze)
         judged = copy.deepcopy(student).requires_grad_(False) if params.ema else student
-        teacher = teacher_of(lesson, params, judged).to(accelerator.device)
-        second = second_of(lesson, accelerator.device)
-        teaching = Teaching.of(lesson.task, teacher, params, accelerator.autocast, second)
-        optimizer = build_optimizer(lesson.task, student, params)
+        teacher = teacher_of(lesson, params, judged).to(device)
+        lay_out(teacher, task, params)
+        second = second_of(lesson, device)
+        if second is not None:
+            lay_out(second.module, task, params)
+        teaching = Teaching.of(task, teacher, params, accelerator.autocast, second)
+        optimizer = build_optimizer(task, student, params)
         pupil = cls(
             lesson=lesson,
             params=params,
