@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from msgspec.structs import replace
 from torch import nn
 
+from reprune.compress.masks.shaper import MaskShaper
 from reprune.compress.training.recover import Lesson, recover
 from reprune.core.errors import InputError
 from reprune.core.params import DistillParams
@@ -119,3 +121,29 @@ def test_a_model_that_would_be_another_is_refused(
     assert not list((tmp_path).rglob("*.safetensors"))
     plain = replace(PLAIN, epochs=1)
     assert recover(given, plain, seed=0, work=tmp_path / "plain", say=quiet).recovery.epochs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"ema": 0.9, "teacher": "ema"},
+        {"quantize": "int8"},
+        {"features": 1.0, "attention": 1.0, "feature_modules": ("conv2",)},
+        {"clip_norm": 0.5, "optimizer": "adamw", "learning_rate": 0.002},
+        {},
+    ],
+    ids=["average", "quantised", "features", "clipped", "masked"],
+)
+def test_all_that_a_training_can_do_it_does(tmp_path: Path, more: dict[str, Any]) -> None:
+    """With nothing that counts on the usual order; without `more` under masks, which hold."""
+    held = {"conv2.weight": torch.rand_like(halved().conv2.weight) > 0.5}
+    losses, module = {}, dense()
+    for name, params in (("plain", PLAIN), ("last", LAST)):
+        shapers = [] if more else [MaskShaper(masks=dict(held))]
+        asked = replace(params, **more)
+        made = recover(lesson(), asked, seed=0, work=tmp_path / name, say=quiet, shapers=shapers)
+        losses[name], module = made.recovery.epochs[-1].tune_loss, made.module
+    assert losses["last"] == pytest.approx(losses["plain"], rel=0.05)
+    if not more:
+        assert not module.conv2.weight[~held["conv2.weight"]].any()
