@@ -15,7 +15,7 @@ from reprune.compress.training.recover import Lesson, recover
 from reprune.core.errors import InputError
 from reprune.core.params import DistillParams
 from tests.compress.small_digits import DigitsTask
-from tests.compress.test_recover import dense, halved, lesson, quiet, same_weights
+from tests.compress.test_recover import Stop, dense, halved, lesson, quiet, same_weights, stop
 
 PLAIN = DistillParams(epochs=2, learning_rate=0.05)
 LAST = replace(PLAIN, memory_format="channels-last")
@@ -65,13 +65,6 @@ def test_the_same_is_learnt(tmp_path: Path) -> None:
 
 
 def test_what_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(text: str) -> None:
-        if "epoch 1 of" in text:
-            raise Stop
-
     with pytest.raises(Stop):
         recover(lesson(), LAST, seed=3, work=tmp_path / "a", say=stop)
     resumed = recover(lesson(), LAST, seed=3, work=tmp_path / "a", say=quiet)

@@ -67,6 +67,16 @@ def quiet(_: str) -> None:
     pass
 
 
+class Stop(Exception):
+    pass
+
+
+def stop(text: str) -> None:
+    """Ends a training as its first epoch ends."""
+    if "epoch 1 of" in text:
+        raise Stop
+
+
 @pytest.mark.slow
 def test_recovery_learns_back_what_the_cut_took(tmp_path):
     """After recovery the cut model is far better than before, and near its teacher."""
@@ -176,14 +186,6 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
 @pytest.mark.slow
 def test_an_adaptive_optimiser_of_the_task_is_used_and_resumed(tmp_path):
     """The task's own optimizer(params) trains, and its state survives in the checkpoint."""
-
-    class Stop(Exception):
-        pass
-
-    def stop(text: str) -> None:
-        if "epoch 1 of" in text:
-            raise Stop
-
     with pytest.raises(Stop):
         recover(lesson(AdamTask()), FAST, seed=0, work=tmp_path / "a", say=stop)
     resumed = recover(lesson(AdamTask()), FAST, seed=0, work=tmp_path / "a", say=quiet)
@@ -196,14 +198,6 @@ def test_an_adaptive_optimiser_of_the_task_is_used_and_resumed(tmp_path):
 
 def test_the_best_epoch_before_a_stop_is_not_forgotten(tmp_path):
     """Where epoch 1 was the best, a run that was stopped after it still returns its weights."""
-
-    class Stop(Exception):
-        pass
-
-    def stop(text: str) -> None:
-        if "epoch 1 of" in text:
-            raise Stop
-
     params = DistillParams(epochs=3, learning_rate=0.01, weight=0.0)
     with pytest.raises(Stop):
         recover(lesson(SpoiltTask()), params, seed=0, work=tmp_path / "a", say=stop)
