@@ -15,7 +15,7 @@ def keep_freed() -> None:
 
     A training step frees and takes its activations again, hundreds of MB of them. glibc gives blocks of
     32 MB and more back to the system at once, which hands them out again page by page, each zeroed first:
-    a quarter of a step's time on some virtual machines (`python -m benchmarks.training_step`). For steps
+    up to a quarter of a step's time on a virtual machine (`python -m benchmarks.training_step`). For steps
     that train or evaluate; not where latency is measured, since a service's memory is as it is.
 
     Does nothing without glibc, and where the environment says how malloc is to be: MALLOC_TRIM_THRESHOLD_,
