@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from benchmarks.cifar_models import MobileNetV2, ResNet20
 from benchmarks.common import options, result, table, write
+from reprune.compress.training.layout import to_channels_last
 from reprune.core.memory import keep_freed
 
 TURNS, QUICK_TURNS, WARMUP = 25, 5, 3
@@ -139,8 +140,8 @@ def serve(name: str, way: str) -> int:
     model = MODELS[name]
     student, teacher = model.make(), model.make().eval()
     if way == "last":
-        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
-        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(student)
+        to_channels_last(teacher)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9)
     batch = model.inputs()
     labels = torch.randint(0, model.classes, (len(batch),))

@@ -455,10 +455,11 @@ from reprune.doors.kfp.cluster import Cluster
 from reprune.doors.kfp.trainer import Here, run_trainjob
 from reprune.doors.kfp.trainjob import Trainer
 
+before = signal.getsignal(signal.SIGTERM)
 url, manifest = json.loads(sys.argv[1])
 cluster = Cluster(url=url, namespace="team", timeout_s=60.0, poll_s=0.01, patience_s=60.0)
 run_trainjob(cluster, manifest, Here(trainer=Trainer(image="i", claim="c")))
-assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+assert signal.getsignal(signal.SIGTERM) == before
 """
 
 

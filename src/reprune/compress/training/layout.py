@@ -44,7 +44,7 @@ def lay_out(module: nn.Module, task: Task, params: DistillParams) -> None:
     inputs = tuple(each[:EXAMPLES].to(weights[0].device) for each in given)
     with torch.no_grad():
         before = outputs_of(probe, inputs)
-        _convert(probe)
+        to_channels_last(probe)
         try:
             after = outputs_of(probe, inputs)
         except RuntimeError as error:
@@ -60,10 +60,11 @@ def lay_out(module: nn.Module, task: Task, params: DistillParams) -> None:
             where=WHERE,
             fix="take it out: something in its forward depends on how its inputs lie in memory",
         )
-    _convert(module)
+    to_channels_last(module)
 
 
-def _convert(module: nn.Module) -> None:
+def to_channels_last(module: nn.Module) -> None:
+    """In place, and only what has four dimensions: `Module.to` raises where a weight has five."""
     for weight in module.parameters():
         if weight.dim() == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
